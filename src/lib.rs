@@ -1,0 +1,34 @@
+//! The QEMU guest agent in Rust.
+//!
+//! The tree is built in floors. A floor uses lower floors, never upward, and sideways only where
+//! named here; `tests/layering.rs` holds the imports against this table.
+//!
+//! | floor | module | lives there |
+//! |---|---|---|
+//! | 0 | [`protocol`] | framing, JSON dialect, replies, error texts, argument decoding: pure, no I/O |
+//! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
+//! | 1 | [`probe`] | parsers of /proc, /sys, /run/udev, os-release |
+//! | 2 | [`transport`] | virtio-serial, isa-serial, unix-listen, vsock-listen, socket activation: one `Channel` |
+//! | 2 | [`child`] | helper processes: bounded capture, deadline, the whole process group |
+//! | 2 | [`state`] | state directory: frozen marker, last report |
+//! | 3 | [`hooks`] | hook discovery, order, run, the hook log; the hook master |
+//! | 3 | [`freeze`] | plan, engine (the transaction), ops (real and simulated), report; uses [`hooks`] |
+//! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
+//! | 5 | [`config`], [`logging`], [`agent`] | options and keyfile; log lines and the gate while frozen; session and dispatch |
+//! | 5 | [`operator`] | subcommands for people: selftest |
+//! | 6 | [`app`] | wiring |
+
+pub mod agent;
+pub mod app;
+pub mod child;
+pub mod commands;
+pub mod config;
+pub mod freeze;
+pub mod hooks;
+pub mod logging;
+pub mod operator;
+pub mod probe;
+pub mod protocol;
+pub mod state;
+pub mod sys;
+pub mod transport;

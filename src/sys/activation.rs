@@ -34,7 +34,7 @@ impl std::fmt::Display for ActivationError {
             Self::Invalid(errno) => write!(
                 f,
                 "Socket activation failed: invalid file descriptor fd = {FIRST_FD}: {}",
-                errno.desc()
+                super::strerror(&(*errno).into())
             ),
             Self::Unsupported => f.write_str("unsupported listen fd type"),
         }

@@ -6,4 +6,5 @@
 //! odd input: what can't be understood is left out.
 #![forbid(unsafe_code)]
 
+pub mod filesystems;
 pub mod mountinfo;

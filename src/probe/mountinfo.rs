@@ -13,6 +13,9 @@ use std::path::Path;
 
 use nix::sys::stat::{major, minor};
 
+/// Major and minor number of a device.
+pub type DeviceNumber = (u32, u32);
+
 /// One mount, as one line of the table describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
@@ -41,7 +44,7 @@ pub struct Mount {
 
 impl Mount {
     /// Major and minor device number.
-    pub fn device(&self) -> (u32, u32) {
+    pub fn device(&self) -> DeviceNumber {
         (self.major, self.minor)
     }
 }
@@ -76,7 +79,7 @@ pub fn read(root: &Path) -> io::Result<Vec<Mount>> {
 
 /// Major and minor number of the block device at `path` (taken below `root`), or `None` if there
 /// is none.
-pub fn block_device(root: &Path, path: &[u8]) -> Option<(u32, u32)> {
+pub fn block_device(root: &Path, path: &[u8]) -> Option<DeviceNumber> {
     let relative = path.strip_prefix(b"/")?;
     let metadata = fs::metadata(root.join(OsStr::from_bytes(relative))).ok()?;
     if !metadata.file_type().is_block_device() {
@@ -122,7 +125,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
 }
 
 /// The older table, fstab(5)'s format: `SOURCE MOUNTPOINT TYPE OPTIONS 0 0`.
-fn parse_mounts(table: &[u8], stat: &dyn Fn(&[u8]) -> Option<(u32, u32)>) -> Vec<Mount> {
+fn parse_mounts(table: &[u8], stat: &dyn Fn(&[u8]) -> Option<DeviceNumber>) -> Vec<Mount> {
     let line = |line: &[u8]| {
         let mut fields = line.split(|&byte| byte == b' ');
         let source = unescape(fields.next()?);
@@ -153,7 +156,7 @@ fn number(field: &[u8]) -> Option<u64> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
 
-fn device_number(field: &[u8]) -> Option<(u32, u32)> {
+fn device_number(field: &[u8]) -> Option<DeviceNumber> {
     let (major, minor) = std::str::from_utf8(field).ok()?.split_once(':')?;
     Some((major.parse().ok()?, minor.parse().ok()?))
 }

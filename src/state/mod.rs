@@ -119,7 +119,11 @@ impl StateDir {
     /// The directory is missing or not writable.
     pub fn prepare(&self) -> Result<(), StateError> {
         let path = self.dir.join("qga.state");
-        let made = OpenOptions::new().write(true).create_new(true).mode(0o666).open(&path);
+        let made = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o666)
+            .open(&path);
         let result = match made {
             Ok(mut file) => writeln!(file, "[global]\nfd_counter={FIRST_HANDLE}"),
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -188,7 +192,12 @@ mod tests {
         let file = dir.path().join("file");
         fs::write(&file, "").unwrap();
         let error = StateDir::new(&file).is_marked_frozen().unwrap_err();
-        assert!(error.text.starts_with("unable to access state file at path "), "{error}");
+        assert!(
+            error
+                .text
+                .starts_with("unable to access state file at path "),
+            "{error}"
+        );
         assert!(error.text.ends_with(": Not a directory"), "{error}");
     }
 
@@ -198,11 +207,24 @@ mod tests {
         let state = StateDir::new(dir.path());
         state.prepare().unwrap();
         let path = dir.path().join("qga.state");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "[global]\nfd_counter=1000\n");
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "[global]\nfd_counter=1000\n"
+        );
         fs::write(&path, "[global]\nfd_counter=1007\n").unwrap();
         state.prepare().unwrap();
-        assert_eq!(fs::read_to_string(&path).unwrap(), "[global]\nfd_counter=1007\n");
-        let missing = StateDir::new(dir.path().join("none")).prepare().unwrap_err();
-        assert!(missing.text.contains("none/qga.state: No such file or directory"), "{missing}");
+        assert_eq!(
+            fs::read_to_string(&path).unwrap(),
+            "[global]\nfd_counter=1007\n"
+        );
+        let missing = StateDir::new(dir.path().join("none"))
+            .prepare()
+            .unwrap_err();
+        assert!(
+            missing
+                .text
+                .contains("none/qga.state: No such file or directory"),
+            "{missing}"
+        );
     }
 }

@@ -70,7 +70,9 @@ pub fn take() -> Result<Option<Activated>, ActivationError> {
     // SAFETY: open (checked above), and systemd hands its ownership to this process.
     let socket = unsafe { OwnedFd::from_raw_fd(FIRST_FD) };
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(ActivationError::Invalid)?;
-    let family = getsockname::<SockaddrStorage>(socket.as_raw_fd()).ok().and_then(|a| a.family());
+    let family = getsockname::<SockaddrStorage>(socket.as_raw_fd())
+        .ok()
+        .and_then(|a| a.family());
     match family {
         Some(AddressFamily::Unix) => Ok(Some(Activated::Unix(socket))),
         Some(AddressFamily::Vsock) => Ok(Some(Activated::Vsock(socket))),

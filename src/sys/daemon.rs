@@ -34,7 +34,10 @@ pub fn settle() -> io::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     setsid()?;
     chdir("/")?;
-    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    let null = std::fs::File::options()
+        .read(true)
+        .write(true)
+        .open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     nix::unistd::dup2_stdout(&null)?;
     nix::unistd::dup2_stderr(&null)?;

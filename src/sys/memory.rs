@@ -9,7 +9,9 @@ use std::io;
 /// # Errors
 /// EPERM or ENOMEM: not allowed, or over RLIMIT_MEMLOCK.
 pub fn lock_all() -> io::Result<()> {
-    Ok(mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE)?)
+    Ok(mlockall(
+        MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE,
+    )?)
 }
 
 /// Undoes [`lock_all`].

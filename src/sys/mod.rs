@@ -12,7 +12,9 @@ pub mod memory;
 pub fn strerror(error: &std::io::Error) -> String {
     let text = error.to_string();
     match error.raw_os_error() {
-        Some(code) => text.trim_end_matches(&format!(" (os error {code})")).to_owned(),
+        Some(code) => text
+            .trim_end_matches(&format!(" (os error {code})"))
+            .to_owned(),
         None => text,
     }
 }
@@ -24,6 +26,9 @@ mod tests {
         let text = |code| super::strerror(&std::io::Error::from_raw_os_error(code));
         assert_eq!(text(nix::libc::EOPNOTSUPP), "Operation not supported");
         assert_eq!(text(nix::libc::ENOENT), "No such file or directory");
-        assert_eq!(super::strerror(&std::io::Error::other("own words")), "own words");
+        assert_eq!(
+            super::strerror(&std::io::Error::other("own words")),
+            "own words"
+        );
     }
 }

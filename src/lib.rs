@@ -6,6 +6,7 @@
 //! | floor | module | lives there |
 //! |---|---|---|
 //! | 0 | [`protocol`] | framing, JSON dialect, replies, error texts, argument decoding: pure, no I/O |
+//! | 0 | [`version`] | the protocol version that is announced, and our own |
 //! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
 //! | 1 | [`probe`] | parsers of /proc, /sys, /run/udev, os-release |
 //! | 2 | [`transport`] | virtio-serial, isa-serial, unix-listen, vsock-listen, socket activation: one `Channel` |
@@ -32,3 +33,4 @@ pub mod protocol;
 pub mod state;
 pub mod sys;
 pub mod transport;
+pub mod version;

@@ -6,6 +6,7 @@ pub mod activation;
 pub mod daemon;
 pub mod fsfreeze;
 pub mod localtime;
+pub mod loopdev;
 pub mod memory;
 pub mod process;
 mod strerror;

@@ -10,10 +10,14 @@
 #![forbid(unsafe_code)]
 
 pub mod error;
+pub mod framing;
 pub mod text;
 pub mod value;
 
 mod dict;
+mod lexer;
+mod literal;
 mod number;
 mod output;
+mod parser;
 

@@ -11,6 +11,8 @@
 
 pub mod error;
 pub mod framing;
+pub mod reply;
+pub mod request;
 pub mod text;
 pub mod value;
 

@@ -22,4 +22,5 @@ mod literal;
 mod number;
 mod output;
 mod parser;
+mod ser;
 

@@ -9,6 +9,7 @@
 //! was finished or dropped is given back.
 #![forbid(unsafe_code)]
 
+pub mod base64;
 pub mod error;
 pub mod framing;
 pub mod reply;

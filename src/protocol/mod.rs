@@ -9,6 +9,7 @@
 //! was finished or dropped is given back.
 #![forbid(unsafe_code)]
 
+pub mod arguments;
 pub mod base64;
 pub mod error;
 pub mod framing;
@@ -25,3 +26,5 @@ mod output;
 mod parser;
 mod ser;
 
+#[cfg(test)]
+mod tests;

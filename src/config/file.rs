@@ -128,19 +128,19 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
         else {
             continue;
         };
-        if let Some(oddity) = oddity(group, &entry.key) {
+        let mut warn = |text: String| {
             let (path, line, key) = (path.display(), entry.line, &entry.key);
             config.warnings.push(format!(
-                "{path}, line {line}: key '{key}' in {group} {oddity}"
+                "{path}, line {line}: key '{key}' in {group} {text}"
             ));
+        };
+        if let Some(oddity) = oddity(group, &entry.key) {
+            warn(oddity);
         }
         if let Some(earlier) = last.insert((group, &entry.key), entry) {
-            config.warnings.push(format!(
-                "{}: key '{}' in {group} stands in lines {} and {}: only the last one counts",
-                path.display(),
-                entry.key,
-                earlier.line,
-                entry.line,
+            warn(format!(
+                "stands in line {} too: only the last one counts",
+                earlier.line
             ));
         }
     }

@@ -78,7 +78,7 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry<'_>>, Problem> {
         };
         if !is_key(key) {
             return Err(problem(
-                format!("Invalid key name: {}", String::from_utf8_lossy(key)),
+                format!("Invalid key name: {}", shown(&String::from_utf8_lossy(key))),
                 "a key has no brackets",
             ));
         }
@@ -94,11 +94,20 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry<'_>>, Problem> {
 }
 
 fn neither(line: &[u8]) -> String {
-    let shown: String = String::from_utf8_lossy(line).chars().take(80).collect();
-    format!(
-        "'{}' is neither a group, a key with a value nor a comment",
-        shown.escape_debug()
-    )
+    let line = shown(&String::from_utf8_lossy(line));
+    format!("'{line}' is neither a group, a key with a value nor a comment")
+}
+
+/// `text` for a message: cut, and with what cannot be seen escaped.
+fn shown(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars().take(80) {
+        match c {
+            '\\' | '\'' | '"' => shown.push(c),
+            c => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
 }
 
 fn group_name(line: &[u8]) -> Result<Cow<'_, str>, (String, &'static str)> {
@@ -111,7 +120,7 @@ fn group_name(line: &[u8]) -> Result<Cow<'_, str>, (String, &'static str)> {
     };
     let bad = |b: &u8| b.is_ascii_control() || matches!(b, b'[' | b']');
     if name.is_empty() || name.iter().any(bad) {
-        let shown = String::from_utf8_lossy(name).escape_debug().to_string();
+        let shown = shown(&String::from_utf8_lossy(name));
         return Err((
             format!("Invalid group name: {shown}"),
             "write a group as [name]",
@@ -142,12 +151,17 @@ impl Entry<'_> {
     }
 
     fn text(&self) -> Result<&str, Problem> {
-        std::str::from_utf8(self.raw).map_err(|_| {
-            self.problem(
+        match std::str::from_utf8(self.raw) {
+            Err(_) => Err(self.problem(
                 format!("the value of '{}' is not UTF-8", self.key),
                 "save the file as UTF-8",
-            )
-        })
+            )),
+            Ok(text) if text.contains('\0') => Err(self.problem(
+                format!("the value of '{}' holds a NUL byte", self.key),
+                "write it anew",
+            )),
+            Ok(text) => Ok(text),
+        }
     }
 
     /// The value with its escapes (`\s \t \n \r \\`) resolved.
@@ -188,13 +202,9 @@ impl Entry<'_> {
             "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
             other => {
-                let shown: String = other.chars().take(40).collect();
+                let shown = shown(other);
                 Err(self.problem(
-                    format!(
-                        "the value '{}' of '{}' is not a boolean",
-                        shown.escape_debug(),
-                        self.key
-                    ),
+                    format!("the value '{}' of '{}' is not a boolean", shown, self.key),
                     "use true or false",
                 ))
             }

@@ -39,8 +39,8 @@ pub(super) fn help(program: &str) -> String {
             left.clear();
         }
     }
-    text += "\nThe configuration file takes the long names as keys of its group [general], \
-             with one\nexception: daemon=true is --daemonize. See --dump-conf for an example.\n";
+    text += "\nThe configuration file takes the long names as keys of its group [general];\n\
+             only --daemonize is called daemon there. --dump-conf shows an example.\n";
     text
 }
 

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::kept::{BOUNDS, Bounds, Kept, Kind};
+use super::kept::{BOUNDS, Bounds, Dropped, Kept, Kind};
 use super::line::{self, Level};
 use super::{AuditSink, LogError, LogOptions};
 
@@ -153,23 +153,7 @@ impl Core {
                 Kind::Audit => state.send(when, text, &mut retries),
             }
         }
-        let dropped = kept.dropped();
-        let now = (state.outputs.clock)();
-        if dropped.log > 0 || dropped.audit > 0 {
-            let text = format!(
-                "the memory for log lines was full while filesystems were frozen: {} log lines \
-                 and {} audit lines are missing",
-                dropped.log, dropped.audit
-            );
-            state.write(Level::Warning, now, &text);
-        }
-        if dropped.audit > 0 {
-            let text = format!(
-                "info: {} lines from the time of the freeze are missing",
-                dropped.audit
-            );
-            state.send(now, &text, &mut retries);
-        }
+        state.tell_dropped(kept.dropped(), &mut retries);
     }
 }
 
@@ -187,6 +171,26 @@ impl State {
                     format!("{error}; until the agent is restarted the log goes to standard error");
                 self.write(Level::Critical, now, &line::tame(&text));
             }
+        }
+    }
+
+    fn tell_dropped(&mut self, dropped: Dropped, retries: &mut u32) {
+        if dropped == Dropped::default() {
+            return;
+        }
+        let now = (self.outputs.clock)();
+        let text = format!(
+            "the memory for log lines was full while filesystems were frozen: {} log lines and {} \
+             audit lines are missing",
+            dropped.log, dropped.audit
+        );
+        self.write(Level::Warning, now, &text);
+        if dropped.audit > 0 {
+            let text = format!(
+                "info: {} lines from the time of the freeze are missing",
+                dropped.audit
+            );
+            self.send(now, &text, retries);
         }
     }
 

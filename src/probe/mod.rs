@@ -10,9 +10,14 @@ use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
+pub mod address;
+#[cfg(test)]
+pub mod capture;
 pub mod filesystems;
 pub mod mountinfo;
 pub mod osrelease;
+pub mod sysblock;
+pub mod udev;
 
 /// A system to look at: the directory that stands for `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -19,6 +19,9 @@
 //! | 5 | [`operator`] | subcommands for people: selftest |
 //! | 6 | [`app`] | wiring |
 
+/// Target of the tracing events that go to the system's log as audit lines, whatever the level.
+pub const AUDIT: &str = "audit";
+
 pub mod agent;
 pub mod app;
 pub mod child;

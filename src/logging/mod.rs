@@ -2,7 +2,8 @@
 //!
 //! The code logs through `tracing`'s macros; [`init`] installs a small subscriber of our own that
 //! writes `<seconds>.<microseconds>: <level>: <text>` to standard error or to the log file.
-//! What the host did is told by [`audit`] to the system log, whatever the verbosity. While the
+//! What the host did is told to the system log, whatever the verbosity, by events whose target is
+//! [`crate::AUDIT`]. While the
 //! [`Gate`] is shut nothing is written anywhere, because the log may stand on a filesystem that is
 //! frozen: lines are kept in bounded memory and written, in order and with the time at which they
 //! were made, when the gate opens. What is written is always one line per message, never over-long.
@@ -83,14 +84,6 @@ pub fn init(options: LogOptions) -> Result<Gate, LogError> {
     let subscriber = subscriber::LogSubscriber::new(Arc::clone(&core), verbose);
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::Started)?;
     Ok(Gate(Some(core)))
-}
-
-/// Tells the system log what the host asked for, as `info: <message>`. Before [`init`] there is no
-/// log, and nothing happens.
-pub fn audit(message: &str) {
-    if let Some(core) = CORE.get() {
-        core.audit(message);
-    }
 }
 
 /// The gate of this process's log. Before [`init`] it has nothing to hold back.

@@ -44,17 +44,22 @@ fn level(level: &tracing::Level) -> Level {
 
 impl Subscriber for LogSubscriber {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.is_event() && *metadata.level() <= self.limit
+        metadata.is_event()
+            && (*metadata.level() <= self.limit || metadata.target() == crate::AUDIT)
     }
 
     fn max_level_hint(&self) -> Option<LevelFilter> {
-        Some(self.limit)
+        // Audit lines have the level info.
+        Some(self.limit.max(LevelFilter::INFO))
     }
 
     fn event(&self, event: &Event<'_>) {
         let mut text = Text::default();
         event.record(&mut text);
         text.message += &text.fields;
+        if event.metadata().target() == crate::AUDIT {
+            return self.core.audit(&text.message);
+        }
         self.core
             .log(level(event.metadata().level()), text.message.trim_start());
     }

@@ -71,7 +71,15 @@ impl Syslog {
     /// Nobody listens (ENOENT, ECONNREFUSED), or the daemon's queue is full (`WouldBlock`): the
     /// message is lost.
     pub fn send(&mut self, severity: Severity, text: &str) -> io::Result<()> {
-        let message = self.message(severity, text);
+        self.send_at(SystemTime::now(), severity, text)
+    }
+
+    /// As [`Syslog::send`], with the time at which the message was made.
+    ///
+    /// # Errors
+    /// As [`Syslog::send`].
+    pub fn send_at(&mut self, when: SystemTime, severity: Severity, text: &str) -> io::Result<()> {
+        let message = self.message(when, severity, text);
         if let Some(socket) = &self.socket {
             match socket.send(&message) {
                 Ok(_) => return Ok(()),
@@ -86,8 +94,8 @@ impl Syslog {
         Ok(())
     }
 
-    fn message(&self, severity: Severity, text: &str) -> Vec<u8> {
-        let date = format_local(SystemTime::now(), c"%b %e %H:%M:%S");
+    fn message(&self, when: SystemTime, severity: Severity, text: &str) -> Vec<u8> {
+        let date = format_local(when, c"%b %e %H:%M:%S");
         let priority = FACILITY_USER | severity as u8;
         let end = (0..=LONGEST.min(text.len()))
             .rev()

@@ -45,10 +45,10 @@ pub fn run(story: &mut Story) -> anyhow::Result<()> {
         // Whatever is still frozen must not hold the writer, which is to be waited for.
         client.call("guest-fsfreeze-thaw").ok();
     }
+    story.agent_log = fs::read_to_string(Agent::log()).unwrap_or_default();
     result?;
     story.writer_stood_still = Some(writer.stop()?.as_secs_f64());
     story.step("agent ended by SIGTERM", || agent.stop())?;
-    story.agent_log = fs::read_to_string(Agent::log()).unwrap_or_default();
     story.step("hooks ran before the freeze and after the thaw", || {
         check_hooks(HOOK_LOG)
     })?;

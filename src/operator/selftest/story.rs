@@ -8,7 +8,7 @@
 use crate::freeze::report::Report;
 use crate::hooks::HookStatus;
 use serde::Serialize;
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
 /// One step that was taken.
@@ -78,7 +78,10 @@ impl Story {
         name: &'static str,
         act: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        self.say(&format!("  …     {name}\r"));
+        if std::io::stdout().is_terminal() && !self.json {
+            // Overwritten when the step ends; without a terminal it would only double the line.
+            self.say(&format!("  …      {name}\r"));
+        }
         let start = Instant::now();
         let result = act();
         let seconds = start.elapsed().as_secs_f64();

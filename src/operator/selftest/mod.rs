@@ -66,5 +66,5 @@ pub fn cli(args: &[OsString]) -> u8 {
 fn run_inside(command: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
     sandbox::enter()?;
     let error = Command::new(&command[0]).args(&command[1..]).exec();
-    Err(error).with_context(|| format!("cannot run {}", command[0].display()))
+    Err(error).with_context(|| format!("cannot run {}", command[0].to_string_lossy()))
 }

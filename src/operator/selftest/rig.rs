@@ -148,7 +148,7 @@ impl Agent {
     /// Ends it as a service manager does; it must leave with status 0.
     pub fn stop(mut self) -> anyhow::Result<()> {
         kill(
-            Pid::from_raw(self.child.id().cast_signed()),
+            Pid::from_raw(i32::try_from(self.child.id())?),
             Signal::SIGTERM,
         )?;
         let start = Instant::now();

@@ -287,7 +287,12 @@ fn sigterm_lets_it_clean_up() {
     let script = "trap 'echo cleaned; exit 0' TERM; echo ready; while :; do sleep 0.01; done";
     let outcome = run_and_cancel(sh(script).grace(Duration::from_secs(1000)), 1);
     assert_eq!(outcome.status, Status::Cancelled);
-    assert_eq!(text(&outcome), "ready\ncleaned\n");
+    // In between the shell may tell that its own child was terminated.
+    let text = text(&outcome);
+    assert!(
+        text.starts_with("ready\n") && text.ends_with("cleaned\n"),
+        "{text}"
+    );
 }
 
 #[test]

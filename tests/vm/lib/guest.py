@@ -47,10 +47,13 @@ class Guest:
         """The agent's process id inside the guest (0 while systemd has none)."""
         return int(self.oob.run("systemctl show -p MainPID --value qemu-guest-agent.service").strip() or 0)
 
-    def switches(self, pid):
-        """Voluntary context switches of all threads of a guest process: how often it woke up."""
-        out = self.oob.run(f"cat /proc/{pid}/task/*/status")
-        return sum(int(line.split()[1]) for line in out.splitlines() if line.startswith("voluntary_ctxt_switches"))
+    def save_logs(self):
+        """Keeps the guest's journal and hook log beside its console log."""
+        try:
+            text = self.oob.run("journalctl -b --no-pager; echo; cat /var/log/qga-fsfreeze-hook.log", timeout=30, check=False)
+        except (channel.ChannelError, OSError) as error:
+            text = f"could not be read: {error}\n"
+        (self.work / "journal.log").write_text(text)
 
     def wakeups(self, pid, seconds):
         """How often the process woke up during `seconds`; counted wholly inside the guest."""
@@ -78,6 +81,16 @@ class RawGuest(Guest):
         self.log = open(work / "qemu.log", "wb")
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=subprocess.STDOUT)
+
+    def thaw_anyway(self):
+        """After a failed check: nothing may stay frozen for the next one."""
+        try:
+            with channel.Agent(self.agent_path) as agent:
+                agent.send(b"\xff")
+                agent.sync(20)
+                agent.command("guest-fsfreeze-thaw")
+        except (channel.ChannelError, OSError, ValueError):
+            pass
 
     def stop(self):
         """Ends QEMU at once; the disks stay as they are."""

@@ -94,7 +94,7 @@ def _settle(tree):
     (tree / "var/log/journal").mkdir(exist_ok=True)
     units = tree / "etc/systemd/system"
     for name, to in (("qemu-guest-agent.service", "/lib/systemd/system/"), ("60-qemu-guest-agent.rules", "/lib/udev/rules.d/"),
-                     ("oob.service", "/etc/systemd/system/"), ("oob.py", "/usr/local/lib/oob/"), ("writer.py", "/usr/local/lib/oob/")):
+                     ("oob.service", "/etc/systemd/system/"), ("oob.py", "/usr/local/lib/oob/"), ("writer.py", "/usr/local/lib/oob/"), ("churn.py", "/usr/local/lib/oob/")):
         write(to + name, (paths.GUEST_FILES / name).read_text())
     (units / "multi-user.target.wants").mkdir(exist_ok=True)
     (units / "multi-user.target.wants/oob.service").symlink_to("/etc/systemd/system/oob.service")

@@ -1,6 +1,223 @@
-//! Floor 6: wiring.
+//! Floor 6: wiring. From the command line to a running agent, in the documented order: options,
+//! socket activation, marker, log, state, channel, daemon, service.
+
+use crate::agent::{self, Session, pidfile::PidFile};
+use crate::commands::{self, Context, policy::Policy};
+use crate::config::{self, Action, Config, ConfigError, Method};
+use crate::freeze::Freezer;
+use crate::freeze::engine::Engine;
+use crate::freeze::real::{Gate, RealOps};
+use crate::logging::{self, LogOptions};
+use crate::state::StateDir;
+use crate::sys::activation::{self, Activated};
+use crate::sys::daemon::{self, Side};
+use crate::sys::syslog::{Severity, Syslog};
+use crate::transport::{Address, Endpoint, OpenError};
+use crate::{hooks, operator};
+use std::ffi::OsString;
+use std::io::{self, Write};
 
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
-    0
+    let args: Vec<OsString> = std::env::args_os().collect();
+    match args.get(1).and_then(|word| word.to_str()) {
+        Some("hook") => hooks::cli(&args[2..]),
+        Some("selftest") => operator::selftest::cli(&args[2..]),
+        _ => match config::parse(&args, &|name| std::env::var_os(name)) {
+            Ok(action) => act(action),
+            Err(error) => {
+                print(&mut io::stderr(), &error.stderr);
+                print(&mut io::stdout(), &error.stdout);
+                ConfigError::EXIT_STATUS
+            }
+        },
+    }
+}
+
+fn act(action: Action) -> u8 {
+    match action {
+        Action::Help(text) | Action::Version(text) => print(&mut io::stdout(), &text),
+        Action::ListCommands => {
+            let names: String = commands::all()
+                .iter()
+                .map(|c| format!("{}\n", c.name))
+                .collect();
+            print(&mut io::stdout(), &names)
+        }
+        Action::DumpConf(mut config) => match activation::take() {
+            Ok(activated) => {
+                note_activation(&mut config, activated.as_ref());
+                u8::from(io::stdout().write_all(&config.dump()).is_err())
+            }
+            Err(error) => complain(&error),
+        },
+        Action::Run(config) => match activation::take() {
+            Ok(activated) => run(config, activated),
+            Err(error) => complain(&error),
+        },
+    }
+}
+
+/// 1 if the text cannot be written, which is all that can be told.
+fn print(stream: &mut dyn Write, text: &str) -> u8 {
+    u8::from(stream.write_all(text.as_bytes()).is_err())
+}
+
+fn complain(error: &dyn std::fmt::Display) -> u8 {
+    print(&mut io::stderr(), &format!("qemu-ga: {error}\n"));
+    1
+}
+
+fn note_activation(config: &mut Config, activated: Option<&Activated>) {
+    match activated {
+        Some(Activated::Unix(_)) => config.use_activated_socket(Method::UnixListen),
+        Some(Activated::Vsock(_)) => config.use_activated_socket(Method::VsockListen),
+        None => {}
+    }
+}
+
+impl Gate for logging::Gate {
+    fn shut(&self) {
+        self.shut();
+    }
+
+    fn open(&self) {
+        self.open();
+    }
+}
+
+fn run(mut config: Config, activated: Option<Activated>) -> u8 {
+    note_activation(&mut config, activated.as_ref());
+    let state = StateDir::new(&config.statedir);
+    let inherited = match state.is_marked_frozen() {
+        Ok(inherited) => inherited,
+        Err(error) => return complain(&error),
+    };
+    let mut syslog = Syslog::connect("qemu-ga");
+    let gate = match logging::init(LogOptions {
+        logfile: config.logfile.clone(),
+        verbose: config.verbose,
+        frozen: inherited,
+        audit: Some(Box::new(move |when, text| {
+            syslog.send_at(when, Severity::Info, text)
+        })),
+    }) {
+        Ok(gate) => gate,
+        Err(error) => return complain(&error),
+    };
+    if inherited {
+        // The log is shut already; a person who looks must see why.
+        complain(&format_args!(
+            "an earlier instance left filesystems frozen ({} exists): only the freeze family, \
+             guest-sync, guest-ping and guest-info answer until guest-fsfreeze-thaw",
+            state.marker().display()
+        ));
+    } else if let Err(error) = state.prepare() {
+        return give_up(&error);
+    }
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+    serve(config, state, gate, inherited, activated)
+}
+
+/// Logs why the agent cannot start.
+fn give_up(error: &dyn std::fmt::Display) -> u8 {
+    tracing::error!("{error}");
+    tracing::error!("error initializing guest agent");
+    1
+}
+
+fn serve(
+    config: Config,
+    state: StateDir,
+    gate: logging::Gate,
+    inherited: bool,
+    activated: Option<Activated>,
+) -> u8 {
+    let first = match Endpoint::open(address(&config, activated)) {
+        Ok(endpoint) => Some(endpoint),
+        Err(error) if config.retry_path => {
+            tracing::warn!("{error}");
+            None
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            tracing::error!("failed to create guest agent channel");
+            tracing::error!("failed to initialize guest agent channel");
+            tracing::error!("error initializing guest agent");
+            return 1;
+        }
+    };
+    let mut pidfile = None;
+    if config.daemon {
+        match daemon::fork_daemon() {
+            Ok(Side::Parent) => return 0,
+            Ok(Side::Child) => {}
+            Err(error) => return give_up(&format_args!("cannot fork: {error}")),
+        }
+        if let Err(text) = become_daemon(&config, inherited, &mut pidfile) {
+            return give_up(&text);
+        }
+    }
+    let allow = config.allow_rpcs.names().map(str::to_owned).collect();
+    let block = config.block_rpcs.names().map(str::to_owned).collect();
+    let hook = config.hook().map(ToOwned::to_owned);
+    let ops = RealOps::new(state, hook, Box::new(gate));
+    let freezer = Freezer::new(Engine::new(ops, inherited));
+    let session = Session::new(Context {
+        freezer,
+        policy: Policy::new(allow, block),
+    });
+    let reopen = config.retry_path.then(|| {
+        let config = config.clone();
+        move || Endpoint::open(address(&config, None))
+    });
+    match serve_forever(session, first, reopen) {
+        Ok(()) => 0,
+        Err(error) => give_up(&format_args!("{error:#}")),
+    }
+}
+
+fn serve_forever(
+    session: Session,
+    first: Option<Endpoint>,
+    reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    tracing::debug!(
+        "guest agent {} started, protocol {}",
+        crate::version::AGENT_VERSION,
+        crate::version::PROTOCOL_VERSION
+    );
+    runtime.block_on(agent::run(session, first, reopen))
+}
+
+/// The daemon's own steps. An agent that starts frozen writes no pid file: its directory may be
+/// frozen.
+fn become_daemon(
+    config: &Config,
+    inherited: bool,
+    pidfile: &mut Option<PidFile>,
+) -> Result<(), String> {
+    if !inherited {
+        *pidfile = Some(PidFile::create(&config.pidfile)?);
+    }
+    daemon::settle().map_err(|e| format!("cannot become a daemon: {}", crate::sys::strerror(&e)))
+}
+
+fn address(config: &Config, activated: Option<Activated>) -> Address {
+    if let Some(activated) = activated {
+        return Address::Activated(activated);
+    }
+    let path = config.path.clone().unwrap_or_default();
+    match &config.method {
+        Method::VirtioSerial => Address::Virtio(path),
+        Method::IsaSerial => Address::Serial(path),
+        Method::UnixListen => Address::Unix(path),
+        Method::VsockListen => Address::Vsock(path.to_string_lossy().into_owned()),
+        Method::Unknown(name) => Address::Unknown(name.clone()),
+    }
 }

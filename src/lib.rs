@@ -6,6 +6,7 @@
 //! | floor | module | lives there |
 //! |---|---|---|
 //! | 0 | [`protocol`] | framing, JSON dialect, replies, error texts, argument decoding: pure, no I/O |
+//! | 0 | [`version`] | the protocol version that is announced, and our own |
 //! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
 //! | 1 | [`probe`] | parsers of /proc, /sys, /run/udev, os-release |
 //! | 2 | [`transport`] | virtio-serial, isa-serial, unix-listen, vsock-listen, socket activation: one `Channel` |
@@ -17,6 +18,9 @@
 //! | 5 | [`config`], [`logging`], [`agent`] | options and keyfile; log lines and the gate while frozen; session and dispatch |
 //! | 5 | [`operator`] | subcommands for people: selftest |
 //! | 6 | [`app`] | wiring |
+
+/// Target of the tracing events that go to the system's log as audit lines, whatever the level.
+pub const AUDIT: &str = "audit";
 
 pub mod agent;
 pub mod app;
@@ -32,3 +36,4 @@ pub mod protocol;
 pub mod state;
 pub mod sys;
 pub mod transport;
+pub mod version;

@@ -1,1 +1,221 @@
-//! (see the crate's table of floors)
+//! Floor 4: what the agent can do, one file per domain.
+//!
+//! Each domain has a table of [`Command`]s; [`all`] joins them in the upstream order of
+//! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
+//! what works while frozen all follow from the table: a new command is one entry and its handler.
+
+//mod fs;
+mod fsfreeze;
+//mod info;
+pub mod policy;
+mod sync;
+
+use crate::freeze::Freezer;
+use crate::protocol::error::CommandError;
+use crate::protocol::value::{Dict, Value, to_value};
+use policy::Policy;
+use serde::Serialize;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::LazyLock;
+
+/// What the handlers work on.
+pub struct Context {
+    /// Freezes and thaws.
+    pub freezer: Freezer,
+    /// Which commands are allowed.
+    pub policy: Policy,
+}
+
+/// A reply's shape.
+#[derive(Debug)]
+pub enum Answer {
+    /// `{"return": …}`.
+    Value(Value),
+    /// The same behind a 0xFF byte (guest-sync-delimited).
+    Delimited(Value),
+    /// Success says nothing (guest-shutdown and the suspend commands).
+    Silence,
+}
+
+/// What a handler comes to.
+pub type Outcome = Result<Answer, CommandError>;
+
+/// A handler that has to wait.
+pub type Waiting<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+
+/// How a command is carried out.
+#[derive(Clone, Copy)]
+pub enum Handler {
+    /// At once.
+    Now(fn(&mut Context, Dict) -> Outcome),
+    /// On another thread, awaited.
+    Later(for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>),
+}
+
+/// One command.
+#[derive(Clone, Copy)]
+pub struct Command {
+    /// Place in the upstream order of registration, from 1; ours follow from 1000.
+    pub position: u16,
+    /// Name on the wire.
+    pub name: &'static str,
+    /// Whether it works while filesystems are frozen.
+    pub while_frozen: bool,
+    /// Whether success is answered.
+    pub answers: bool,
+    /// The work.
+    pub handler: Handler,
+}
+
+impl Command {
+    /// A command that is carried out at once.
+    const fn now(
+        position: u16,
+        name: &'static str,
+        handler: fn(&mut Context, Dict) -> Outcome,
+    ) -> Self {
+        Self {
+            position,
+            name,
+            while_frozen: false,
+            answers: true,
+            handler: Handler::Now(handler),
+        }
+    }
+
+    /// A command that is awaited.
+    const fn later(
+        position: u16,
+        name: &'static str,
+        handler: for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>,
+    ) -> Self {
+        Self {
+            position,
+            name,
+            while_frozen: false,
+            answers: true,
+            handler: Handler::Later(handler),
+        }
+    }
+
+    /// Works while frozen, too: it must not write to any filesystem.
+    const fn also_frozen(self) -> Self {
+        Self {
+            while_frozen: true,
+            ..self
+        }
+    }
+}
+
+/// Every command, in the order of registration.
+pub fn all() -> &'static [Command] {
+    static ALL: LazyLock<Vec<Command>> = LazyLock::new(|| {
+        let tables = [sync::COMMANDS, fsfreeze::COMMANDS];
+        let mut all = tables.concat();
+        all.sort_by_key(|command| command.position);
+        all
+    });
+    &ALL
+}
+
+/// The command of that exact name.
+pub fn find(name: &str) -> Option<&'static Command> {
+    all().iter().find(|command| command.name == name)
+}
+
+/// A handler's reply as an answer.
+fn answer(reply: impl Serialize) -> Outcome {
+    Ok(Answer::Value(to_value(&reply)))
+}
+
+/// The empty reply `{}`.
+fn empty() -> Outcome {
+    Ok(Answer::Value(Value::Object(Dict::default())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The upstream schema's commands for Linux in the order of registration (QEMU's
+    /// qga/qapi-schema.json; unchanged from 10.0 to 11.1).
+    const UPSTREAM: [&str; 43] = [
+        "guest-sync-delimited",
+        "guest-sync",
+        "guest-ping",
+        "guest-get-time",
+        "guest-set-time",
+        "guest-info",
+        "guest-shutdown",
+        "guest-file-open",
+        "guest-file-close",
+        "guest-file-read",
+        "guest-file-write",
+        "guest-file-seek",
+        "guest-file-flush",
+        "guest-fsfreeze-status",
+        "guest-fsfreeze-freeze",
+        "guest-fsfreeze-freeze-list",
+        "guest-fsfreeze-thaw",
+        "guest-fstrim",
+        "guest-suspend-disk",
+        "guest-suspend-ram",
+        "guest-suspend-hybrid",
+        "guest-network-get-interfaces",
+        "guest-get-vcpus",
+        "guest-set-vcpus",
+        "guest-get-disks",
+        "guest-get-fsinfo",
+        "guest-set-user-password",
+        "guest-get-memory-blocks",
+        "guest-set-memory-blocks",
+        "guest-get-memory-block-info",
+        "guest-exec-status",
+        "guest-exec",
+        "guest-get-host-name",
+        "guest-get-users",
+        "guest-get-timezone",
+        "guest-get-osinfo",
+        "guest-ssh-get-authorized-keys",
+        "guest-ssh-add-authorized-keys",
+        "guest-ssh-remove-authorized-keys",
+        "guest-get-diskstats",
+        "guest-get-cpustats",
+        "guest-get-load",
+        "guest-network-get-route",
+    ];
+
+    #[test]
+    fn positions_are_those_of_the_upstream_list() {
+        for command in all() {
+            let position = usize::from(command.position);
+            assert_eq!(
+                UPSTREAM.get(position - 1),
+                Some(&command.name),
+                "position {position}"
+            );
+        }
+        let mut positions: Vec<u16> = all().iter().map(|c| c.position).collect();
+        positions.dedup();
+        assert_eq!(positions.len(), all().len(), "a position is used twice");
+    }
+
+    #[test]
+    fn exactly_the_documented_commands_work_while_frozen() {
+        let names: Vec<&str> = all()
+            .iter()
+            .filter(|c| c.while_frozen)
+            .map(|c| c.name)
+            .collect();
+        let documented = [
+            "guest-sync-delimited",
+            "guest-sync",
+            "guest-ping",
+            "guest-info",
+            "guest-fsfreeze-status",
+            "guest-fsfreeze-thaw",
+        ];
+        assert_eq!(names, documented);
+    }
+}

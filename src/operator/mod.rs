@@ -1,1 +1,3 @@
-//! (see the crate's table of floors)
+//! Floor 5: subcommands for people.
+
+pub mod selftest;

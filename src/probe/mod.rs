@@ -1,1 +1,162 @@
-//! (see the crate's table of floors)
+//! Floor 1: what the running system says about itself, read from /proc, /sys, /run/udev and
+//! os-release.
+//!
+//! Each parser is a function of text. Each reader takes the [`System`] it looks at, which is a root
+//! directory, so that a captured system is test data. Nothing here forks a process, keeps state or
+//! panics on odd input: what can't be understood is left out.
+#![forbid(unsafe_code)]
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub mod address;
+#[cfg(test)]
+pub mod capture;
+pub mod filesystems;
+pub mod mountinfo;
+pub mod osrelease;
+pub mod sysblock;
+pub mod udev;
+
+/// A system to look at: the directory that stands for `/`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct System {
+    root: PathBuf,
+}
+
+impl System {
+    /// The running system.
+    pub fn host() -> Self {
+        Self {
+            root: PathBuf::from("/"),
+        }
+    }
+
+    /// The system whose root directory is `root`.
+    ///
+    /// # Errors
+    /// `root` can't be resolved.
+    pub fn at(root: &Path) -> io::Result<Self> {
+        Ok(Self {
+            root: root.canonicalize()?,
+        })
+    }
+
+    /// The root directory, without symbolic links.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the absolute `path` of this system really is.
+    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+        let path = path.as_ref();
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
+    }
+
+    /// The mount table.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn mounts(&self) -> io::Result<Vec<mountinfo::Mount>> {
+        mountinfo::read(&self.root)
+    }
+
+    /// The filesystems with a block device among `mounts`, in file order, and the mounts left out.
+    pub fn block_filesystems(
+        &self,
+        mounts: &[mountinfo::Mount],
+    ) -> (Vec<filesystems::Filesystem>, Vec<filesystems::Skipped>) {
+        filesystems::block_filesystems(mounts, &|source| {
+            mountinfo::block_device(&self.root, source)
+        })
+    }
+
+    /// `realpath(path)` as this system sees it.
+    fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
+        let fail = |source| Error {
+            call: "realpath",
+            path: path.to_owned(),
+            source,
+        };
+        let real = self.path(path).canonicalize().map_err(fail)?;
+        match real.strip_prefix(&self.root) {
+            Ok(below) => Ok(Path::new("/").join(below)),
+            Err(_) => Err(fail(io::Error::other("it leads out of the root directory"))),
+        }
+    }
+
+    /// The names in a directory, in the order the kernel tells them.
+    fn names(&self, path: &Path) -> Result<Vec<std::ffi::OsString>, Error> {
+        let fail = |call| {
+            move |source| Error {
+                call,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let entries = std::fs::read_dir(self.path(path)).map_err(fail("opendir"))?;
+        entries
+            .map(|entry| Ok(entry.map_err(fail("readdir"))?.file_name()))
+            .collect()
+    }
+}
+
+/// A path that can't be read, and what was tried.
+#[derive(Debug)]
+pub struct Error {
+    /// The call that failed, by its C name.
+    pub call: &'static str,
+    /// What it was called for.
+    pub path: PathBuf,
+    /// Why it failed.
+    pub source: io::Error,
+}
+
+impl Error {
+    /// The thing is not there (ENOENT), which is often no failure.
+    fn is_missing(&self) -> bool {
+        self.source.kind() == io::ErrorKind::NotFound
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}(\"{}\"): {}",
+            self.call,
+            self.path.display(),
+            self.source
+        )
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_stay_below_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        let system = System::at(root.path()).unwrap();
+        let real = root.path().canonicalize().unwrap();
+        assert_eq!(system.path("/a/b"), real.join("a/b"));
+        std::fs::create_dir_all(real.join("a/b")).unwrap();
+        std::os::unix::fs::symlink("a/b", real.join("in")).unwrap();
+        std::os::unix::fs::symlink("/", real.join("out")).unwrap();
+        assert_eq!(system.resolve(Path::new("/in")).unwrap(), Path::new("/a/b"));
+        let error = system.resolve(Path::new("/out")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "realpath(\"/out\"): it leads out of the root directory"
+        );
+        assert!(system.resolve(Path::new("/none")).unwrap_err().is_missing());
+    }
+}

@@ -1,1 +1,15 @@
-//! (see the crate's table of floors)
+//! Floor 1: the only `unsafe` of the crate, each file a safe and owning API over one corner of the
+//! system. Nothing here knows of the agent; every function reports the error number it got.
+//! What the `nix` crate already makes safe is used from there.
+
+pub mod activation;
+pub mod daemon;
+pub mod fsfreeze;
+pub mod localtime;
+pub mod loopdev;
+pub mod memory;
+pub mod process;
+mod strerror;
+pub mod syslog;
+
+pub use strerror::strerror;

@@ -1,0 +1,58 @@
+//! The agent's life: channel after channel until it is asked to stop.
+
+use super::session::{Ended, Session, serve};
+use super::stop::Stop;
+use crate::sys::strerror;
+use crate::transport::{Endpoint, OpenError};
+use anyhow::Context as _;
+use std::time::Duration;
+
+/// Pause before a lost channel is opened again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Serves `first`, and with `reopen` every channel that it gives after one is lost.
+///
+/// # Errors
+/// The runtime cannot watch the channel or the signals.
+pub async fn run(
+    mut session: Session,
+    first: Option<Endpoint>,
+    reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+) -> anyhow::Result<()> {
+    let mut stop = Stop::new().context("cannot handle signals")?;
+    let mut next = first;
+    loop {
+        if let Some(endpoint) = next.take() {
+            let mut channel = endpoint.start().context("cannot watch the channel")?;
+            match serve(&mut session, &mut channel, &mut stop).await {
+                Ended::Stopped => return Ok(()),
+                Ended::Lost(error) => {
+                    tracing::warn!("error reading channel: {}", strerror(&error));
+                }
+            }
+        }
+        let Some(reopen) = &reopen else { break };
+        tracing::warn!(
+            "the channel is lost; it is opened again in {} s",
+            RETRY.as_secs()
+        );
+        let freezer = session.context().freezer.clone();
+        tokio::select! {
+            () = tokio::time::sleep(RETRY) => {}
+            () = stop.requested(&freezer) => return Ok(()),
+        }
+        match reopen() {
+            Ok(endpoint) => next = Some(endpoint),
+            Err(error) => tracing::error!("{error}"),
+        }
+    }
+    // Nobody can ask for the thaw any more.
+    let freezer = session.context().freezer.clone();
+    if freezer.is_frozen() {
+        if let Err(error) = freezer.thaw().await {
+            tracing::error!("failed to clean up frozen filesystems: {error}");
+            tracing::info!(target: crate::AUDIT, "failed to clean up frozen filesystems: {error}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,59 @@
+//! The freeze family.
+
+use super::{Command, Context, Outcome, Waiting, answer};
+use crate::protocol::arguments::{NoArguments, decode};
+use crate::protocol::error::CommandError;
+use crate::protocol::text;
+use crate::protocol::value::Dict;
+use serde::Deserialize;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::now(14, "guest-fsfreeze-status", |context, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        answer(if context.freezer.is_frozen() {
+            "frozen"
+        } else {
+            "thawed"
+        })
+    })
+    .also_frozen(),
+    Command::later(15, "guest-fsfreeze-freeze", |context, arguments| {
+        Box::pin(async move {
+            let NoArguments {} = decode(arguments)?;
+            freeze(context, None).await
+        })
+    }),
+    Command::later(16, "guest-fsfreeze-freeze-list", freeze_list),
+    Command::later(17, "guest-fsfreeze-thaw", |context, arguments| {
+        Box::pin(async move {
+            let NoArguments {} = decode(arguments)?;
+            counted(context.freezer.thaw().await)
+        })
+    })
+    .also_frozen(),
+];
+
+#[derive(Deserialize)]
+struct FreezeList {
+    mountpoints: Option<Vec<String>>,
+}
+
+fn freeze_list(context: &mut Context, arguments: Dict) -> Waiting<'_> {
+    Box::pin(async move {
+        let FreezeList { mountpoints } = decode(arguments)?;
+        let bytes = |names: Vec<String>| names.iter().map(|n| text::to_os_bytes(n)).collect();
+        freeze(context, mountpoints.map(bytes)).await
+    })
+}
+
+async fn freeze(context: &Context, only: Option<Vec<Vec<u8>>>) -> Outcome {
+    tracing::info!(target: crate::AUDIT, "guest-fsfreeze called");
+    counted(context.freezer.freeze(only).await)
+}
+
+fn counted(result: Result<u64, crate::freeze::FreezeError>) -> Outcome {
+    match result {
+        Ok(count) => answer(count),
+        Err(error) => Err(CommandError::generic(error.0)),
+    }
+}

@@ -1,0 +1,182 @@
+//! Finds the configuration file and applies it to a [`Config`].
+//!
+//! A file that was named with `-c` must exist; the default one, and the one that `QGA_CONF` names,
+//! may be missing. Anything else that is wrong with the file is fatal, as an agent that runs
+//! without the block list its operator wrote would be worse than one that does not start. An
+//! unknown key in a known group is a warning, an unknown group is none.
+
+use std::collections::HashMap;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+
+use super::Config;
+use super::keyfile::{self, Entry, Problem};
+use super::options::{self, Arg, CONF_FILE, Group, OPTIONS};
+
+/// No sane configuration is larger, and one read must not take the guest's memory.
+const MAX_SIZE: u64 = 1 << 20;
+
+/// A file to read.
+pub(super) struct Choice {
+    path: PathBuf,
+    must_exist: bool,
+}
+
+/// The file that counts: the `named` one, else that of the environment, else the first default one
+/// that exists.
+pub(super) fn choose(named: Option<PathBuf>, env: Option<PathBuf>, dirs: &[&Path]) -> Choice {
+    let must_exist = named.is_some();
+    let path = named
+        .or(env)
+        .unwrap_or_else(|| first_existing(dirs, CONF_FILE));
+    Choice { path, must_exist }
+}
+
+/// `name` in the first of `dirs` that has it, else in the first.
+pub(super) fn first_existing(dirs: &[&Path], name: &str) -> PathBuf {
+    // A link that leads nowhere exists too: reading it will tell.
+    let found = dirs
+        .iter()
+        .map(|dir| dir.join(name))
+        .find(|path| path.symlink_metadata().is_ok());
+    found
+        .or_else(|| dirs.first().map(|dir| dir.join(name)))
+        .unwrap_or_else(|| name.into())
+}
+
+/// Applies the file to `config`; the error is the whole text to print.
+pub(super) fn load(config: &mut Config, choice: &Choice) -> Result<(), String> {
+    let fail = |reason: &dyn std::fmt::Display| {
+        format!(
+            "error loading configuration from path: {}, {reason}",
+            choice.path.display()
+        )
+    };
+    let text = match read(&choice.path) {
+        Ok(text) => text,
+        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
+            if choice.must_exist {
+                return Err(fail(&format_args!(
+                    "{}: check the path after -c",
+                    plain(&error)
+                )));
+            }
+            return Ok(());
+        }
+        Err(Failure::Io(error)) => {
+            return Err(fail(&format_args!(
+                "{}: make it readable for the agent",
+                plain(&error)
+            )));
+        }
+        Err(Failure::Other(reason)) => return Err(fail(&reason)),
+    };
+    let entries = keyfile::parse(&text).map_err(|problem| fail(&problem))?;
+    apply(config, &entries, &choice.path).map_err(|problem| fail(&problem))
+}
+
+enum Failure {
+    Io(io::Error),
+    Other(&'static str),
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Self {
+        Failure::Io(error)
+    }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Failure> {
+    // Looked at before it is opened, since opening a FIFO waits for a writer.
+    if !fs::metadata(path)?.is_file() {
+        return Err(Failure::Other(
+            "Not a regular file: name a configuration file",
+        ));
+    }
+    let mut text = Vec::new();
+    File::open(path)?
+        .take(MAX_SIZE + 1)
+        .read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_SIZE {
+        return Err(Failure::Other(
+            "larger than 1 MiB: name a configuration file",
+        ));
+    }
+    Ok(text)
+}
+
+/// The system's text for an error, without Rust's addition of the number.
+fn plain(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(number) => Errno::from_raw(number).desc().into(),
+        None => error.to_string(),
+    }
+}
+
+/// Values are taken in the table's order and of repeated keys only the last counts, so a bad value
+/// that is overridden does no harm.
+fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), Problem> {
+    let mut last: HashMap<(Group, &str), &Entry<'_>> = HashMap::new();
+    for entry in entries {
+        let Some(group) = Group::ALL
+            .into_iter()
+            .find(|group| group.name() == entry.group)
+        else {
+            continue;
+        };
+        let mut warn = |text: String| {
+            let (path, line, key) = (path.display(), entry.line, &entry.key);
+            config.warnings.push(format!(
+                "{path}, line {line}: key '{key}' in {group} {text}"
+            ));
+        };
+        if let Some(oddity) = oddity(group, &entry.key) {
+            warn(oddity);
+        }
+        if let Some(earlier) = last.insert((group, &entry.key), entry) {
+            warn(format!(
+                "stands in line {} too: only the last one counts",
+                earlier.line
+            ));
+        }
+    }
+    for spec in OPTIONS {
+        let Some((group, key)) = spec.key else {
+            continue;
+        };
+        for key in spec.old.iter().copied().chain([key]) {
+            let Some(entry) = last.get(&(group, key)) else {
+                continue;
+            };
+            match spec.arg {
+                Arg::Switch => config.switch(spec.id, entry.boolean()?),
+                Arg::Value(_) | Arg::Attached(_) | Arg::List(_) => {
+                    config.set(spec.id, OsStr::new(&entry.string()?));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+/// What is odd about a key, if anything.
+fn oddity(group: Group, key: &str) -> Option<String> {
+    if options::by_key(group, key).is_some() {
+        return None;
+    }
+    if let Some((_, new)) = options::by_old_key(group, key).and_then(|spec| spec.key) {
+        return Some(format!("is an old spelling, understood as '{new}'"));
+    }
+    let meant = OPTIONS
+        .iter()
+        .find(|spec| spec.long == key)
+        .and_then(|spec| spec.key);
+    Some(match meant {
+        Some((_, right)) => format!("is unknown and ignored: did you mean '{right}'?"),
+        None => "is unknown and ignored: check its spelling".into(),
+    })
+}

@@ -1,0 +1,96 @@
+//! Command line and file as the caller sees them. Expected dumps are what the original prints for
+//! the same input.
+
+mod command_line;
+mod conf_file;
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+
+use super::*;
+use crate::version::PROTOCOL_VERSION;
+
+const NO_DIRS: [&str; 1] = ["/nonexistent/qemu"];
+
+fn args(args: &[&str]) -> Vec<OsString> {
+    std::iter::once("qga")
+        .chain(args.iter().copied())
+        .map(OsString::from)
+        .collect()
+}
+
+fn try_run(list: &[&str]) -> Result<Action, ConfigError> {
+    parse_in(&args(list), &|_| None, &NO_DIRS.map(Path::new))
+}
+
+fn run(list: &[&str]) -> Config {
+    match try_run(list) {
+        Ok(Action::Run(config) | Action::DumpConf(config)) => config,
+        other => panic!("{list:?}: {other:?}"),
+    }
+}
+
+fn error(list: &[&str]) -> ConfigError {
+    match try_run(list) {
+        Err(error) => error,
+        Ok(action) => panic!("{list:?}: {action:?}"),
+    }
+}
+
+fn dump(config: &Config) -> String {
+    String::from_utf8(config.dump()).unwrap()
+}
+
+/// The value of one key in the dump.
+fn dumped(config: &Config, key: &str) -> Option<String> {
+    let dump = dump(config);
+    let line = dump
+        .lines()
+        .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+    line.map(str::to_owned)
+}
+
+/// A file that lasts as long as this, and its path.
+struct File(
+    #[expect(dead_code, reason = "removed when dropped")] tempfile::TempDir,
+    String,
+);
+
+fn file(text: impl AsRef<[u8]>) -> File {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("qemu-ga.conf");
+    fs::write(&path, text).unwrap();
+    let path = path.to_str().unwrap().to_owned();
+    File(dir, path)
+}
+
+fn from_file(text: impl AsRef<[u8]>) -> Config {
+    run(&["-c", &file(text).1])
+}
+
+/// The complaint about a file, without what stands before the reason.
+fn bad_file(text: impl AsRef<[u8]>) -> String {
+    let file = file(text);
+    let error = error(&["-c", &file.1]);
+    assert_eq!(error.stdout, "");
+    let head = format!("qga: error loading configuration from path: {}, ", file.1);
+    error
+        .stderr
+        .strip_prefix(&head)
+        .unwrap_or_else(|| panic!("{error}"))
+        .to_owned()
+}
+
+const DEFAULTS: &str = "[general]
+daemon=false
+method=virtio-serial
+path=/dev/virtio-ports/org.qemu.guest_agent.0
+pidfile=/var/run/qemu-ga.pid
+statedir=/var/run
+verbose=false
+retry-path=false
+block-rpcs=
+allow-rpcs=
+";

@@ -1,0 +1,98 @@
+//! What the engine needs from the world. One implementation acts ([`super::real::RealOps`]), one
+//! in the tests fails at any step it is told to.
+
+use super::plan::Survey;
+use super::report::Report;
+use crate::hooks::Phase;
+use crate::hooks::master::MasterReport;
+use crate::probe::filesystems::Filesystem;
+use std::io;
+use std::time::{Duration, SystemTime};
+
+/// Why a filesystem that was chosen is not held open.
+#[derive(Debug)]
+pub enum OpenError {
+    /// open(2) of the mountpoint failed.
+    Failed(io::Error),
+    /// The path leads to another filesystem: a later mount covers this one.
+    Covered,
+    /// A development build refuses to touch anything but its own test images.
+    Refused(String),
+}
+
+impl std::fmt::Display for OpenError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Failed(error) => f.write_str(&crate::sys::strerror(error)),
+            Self::Covered => f.write_str("another filesystem is mounted over it"),
+            Self::Refused(why) => f.write_str(why),
+        }
+    }
+}
+
+/// The engine's hands. Methods are called in the order of the transaction, one at a time.
+pub trait Ops {
+    /// Keeps a filesystem reachable from its opening to its thaw.
+    type Handle: Send;
+
+    /// Reads the mount table once.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn survey(&mut self) -> io::Result<Survey>;
+
+    /// Opens the root of a filesystem and makes sure that it is the one meant.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    fn open(&mut self, filesystem: &Filesystem) -> Result<Self::Handle, OpenError>;
+
+    /// Writes back what is dirty, all filesystems side by side; one result each.
+    fn flush(&mut self, handles: &[&Self::Handle]) -> Vec<io::Result<()>>;
+
+    /// FIFREEZE.
+    ///
+    /// # Errors
+    /// The kernel's.
+    fn freeze(&mut self, handle: &Self::Handle) -> io::Result<()>;
+
+    /// FITHAW.
+    ///
+    /// # Errors
+    /// The kernel's; EINVAL if the filesystem is not frozen.
+    fn thaw(&mut self, handle: &Self::Handle) -> io::Result<()>;
+
+    /// Calls the hook master; `None` if there is none.
+    fn call_hooks(&mut self, phase: Phase) -> Option<MasterReport>;
+
+    /// Leaves the marker for a successor.
+    ///
+    /// # Errors
+    /// One line that says what could not be written.
+    fn mark_frozen(&mut self) -> Result<(), String>;
+
+    /// Takes the marker away.
+    ///
+    /// # Errors
+    /// One line that says what could not be removed.
+    fn mark_thawed(&mut self) -> Result<(), String>;
+
+    /// From here to [`Ops::speak`] nothing is logged or written, and the agent's memory stays
+    /// resident.
+    fn hush(&mut self);
+
+    /// Logging goes on, the kept lines first.
+    fn speak(&mut self);
+
+    /// Time since a fixed moment, monotonic.
+    fn now(&mut self) -> Duration;
+
+    /// The time of day.
+    fn wall_clock(&mut self) -> SystemTime;
+
+    /// Keeps the report of a finished run.
+    ///
+    /// # Errors
+    /// One line that says what could not be written.
+    fn keep(&mut self, report: &Report) -> Result<(), String>;
+}

@@ -1,0 +1,115 @@
+//! The receiver of `tracing`'s events: renders them and passes them to the log.
+//!
+//! Whether a call site logs depends on its level alone and is fixed at the start, so `tracing`
+//! caches it: a debug event costs one load where debugging is off. There are no spans.
+
+use std::error::Error;
+use std::fmt::{self, Write};
+use std::sync::Arc;
+
+use tracing::field::{Field, Visit};
+use tracing::level_filters::LevelFilter;
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+use super::core::Core;
+use super::line::Level;
+
+/// See the module.
+pub(super) struct LogSubscriber {
+    core: Arc<Core>,
+    limit: LevelFilter,
+}
+
+impl LogSubscriber {
+    /// Passes everything if `verbose`, else what is at least a warning.
+    pub fn new(core: Arc<Core>, verbose: bool) -> Self {
+        let limit = if verbose {
+            LevelFilter::TRACE
+        } else {
+            LevelFilter::WARN
+        };
+        LogSubscriber { core, limit }
+    }
+}
+
+fn level(level: &tracing::Level) -> Level {
+    match *level {
+        tracing::Level::ERROR => Level::Critical,
+        tracing::Level::WARN => Level::Warning,
+        tracing::Level::INFO => Level::Info,
+        _ => Level::Debug,
+    }
+}
+
+impl Subscriber for LogSubscriber {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.is_event()
+            && (*metadata.level() <= self.limit || metadata.target() == crate::AUDIT)
+    }
+
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        // Audit lines have the level info.
+        Some(self.limit.max(LevelFilter::INFO))
+    }
+
+    fn event(&self, event: &Event<'_>) {
+        let mut text = Text::default();
+        event.record(&mut text);
+        text.message += &text.fields;
+        if event.metadata().target() == crate::AUDIT {
+            return self.core.audit(&text.message);
+        }
+        self.core
+            .log(level(event.metadata().level()), text.message.trim_start());
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// An event's text: its message, then ` key=value` for each other field.
+#[derive(Default)]
+struct Text {
+    message: String,
+    fields: String,
+}
+
+impl Text {
+    fn put(&mut self, field: &Field, value: &dyn fmt::Display) {
+        // Writing to memory does not fail; a value that fails to show itself stays cut short.
+        let _ = match field.name() {
+            "message" => write!(self.message, "{value}"),
+            name => write!(self.fields, " {name}={value}"),
+        };
+    }
+}
+
+impl Visit for Text {
+    fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        self.put(field, &format_args!("{value:?}"));
+    }
+
+    fn record_str(&mut self, field: &Field, value: &str) {
+        let plain = field.name() == "message"
+            || !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"');
+        if plain {
+            self.put(field, &value);
+        } else {
+            self.put(field, &format_args!("{value:?}"));
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
+        self.put(field, &value);
+    }
+}

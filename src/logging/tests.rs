@@ -1,0 +1,424 @@
+//! The log with its outputs and its clock injected.
+
+use std::io::{self, Write};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, mem};
+
+use super::core::{Core, Outputs, Target};
+use super::kept::{BOUNDS, Bounds};
+use super::line::{self, Level, MAX_TEXT};
+use super::subscriber::LogSubscriber;
+use super::*;
+
+/// Everything that comes out of a log, as text, in one place.
+#[derive(Clone, Default)]
+struct Bench {
+    console: Sink,
+    file: Sink,
+    audit: Sink,
+    /// The time, in milliseconds; each look at the clock takes one.
+    clock: Arc<AtomicU64>,
+    /// How many audit lines a full system log refuses.
+    refuse: Arc<AtomicU64>,
+    pauses: Arc<AtomicU64>,
+}
+
+#[derive(Clone, Default)]
+struct Sink(Arc<Mutex<Vec<u8>>>, Arc<AtomicBool>);
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if self.1.load(Relaxed) {
+            return Err(io::Error::from_raw_os_error(28));
+        }
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Sink {
+    fn take(&self) -> String {
+        String::from_utf8(mem::take(&mut *self.0.lock().unwrap())).unwrap()
+    }
+
+    fn fails(&self, fails: bool) {
+        self.1.store(fails, Relaxed);
+    }
+}
+
+impl Bench {
+    fn core(&self, target: Target, bounds: Bounds, shut: bool) -> Arc<Core> {
+        let (clock, pauses, refuse) = (
+            Arc::clone(&self.clock),
+            Arc::clone(&self.pauses),
+            Arc::clone(&self.refuse),
+        );
+        let mut audit = self.audit.clone();
+        let outputs = Outputs {
+            target,
+            console: Box::new(self.console.clone()),
+            audit: Some(Box::new(move |when, text| {
+                if refuse.load(Relaxed) > 0 {
+                    refuse.fetch_sub(1, Relaxed);
+                    return Err(io::ErrorKind::WouldBlock.into());
+                }
+                let when = when.duration_since(UNIX_EPOCH).unwrap().as_millis();
+                writeln!(audit, "{when} {text}")
+            })),
+            clock: Box::new(move || {
+                UNIX_EPOCH + Duration::from_millis(clock.fetch_add(1, Relaxed))
+            }),
+            pause: Box::new(move |_| {
+                pauses.fetch_add(1, Relaxed);
+            }),
+        };
+        Arc::new(Core::with(outputs, bounds, shut))
+    }
+
+    fn console(&self) -> Arc<Core> {
+        self.core(Target::Console, BOUNDS, false)
+    }
+}
+
+#[test]
+fn line_layout() {
+    let bench = Bench::default();
+    let core = bench.console();
+    bench.clock.store(1_700_000_000_042, Relaxed);
+    core.log(Level::Critical, "a");
+    core.log(Level::Warning, "b");
+    core.log(Level::Info, "c\n");
+    core.log(Level::Debug, "d");
+    assert_eq!(
+        bench.console.take(),
+        "1700000000.042000: critical: a\n1700000000.043000: warning: b\n\
+         1700000000.044000: info: c\n1700000000.045000: debug: d\n"
+    );
+}
+
+#[test]
+fn texts_are_tamed() {
+    assert_eq!(line::tame("a\tbé\n"), "a\tbé");
+    assert_eq!(
+        line::tame("a\n1.0: critical: b\r\u{1b}[0m"),
+        "a\\n1.0: critical: b\\r\\u{1b}[0m"
+    );
+    let long = "é".repeat(MAX_TEXT);
+    let tame = line::tame(&long);
+    assert_eq!(
+        tame,
+        format!("{} [{MAX_TEXT} bytes cut]", "é".repeat(MAX_TEXT / 2))
+    );
+    let just = "x".repeat(MAX_TEXT);
+    assert_eq!(line::tame(&just), just);
+}
+
+#[test]
+fn gate_keeps_order_and_time() {
+    let bench = Bench::default();
+    let core = bench.console();
+    let gate = Gate(Some(Arc::clone(&core)));
+    core.log(Level::Warning, "before");
+    gate.shut();
+    gate.clone().shut();
+    assert!(gate.is_shut());
+    core.audit("guest-ping called");
+    core.log(Level::Debug, "one");
+    core.audit("guest-info called");
+    core.log(Level::Critical, "two\nlines");
+    assert_eq!(bench.console.take(), "0.000000: warning: before\n");
+    assert_eq!(bench.audit.take(), "");
+
+    bench.clock.store(9000, Relaxed);
+    gate.open();
+    gate.open();
+    assert!(!gate.is_shut());
+    core.log(Level::Warning, "after");
+    core.audit("after");
+    let console = bench.console.take();
+    let (kept, after) = console.split_at(console.find("9.").unwrap());
+    assert_eq!(
+        kept,
+        "0.002000: debug: one\n0.004000: critical: two\\nlines\n"
+    );
+    assert!(after.ends_with(": warning: after\n"), "{after}");
+    let audit = bench.audit.take();
+    let (kept, after) = audit.split_at(audit.find("9").unwrap());
+    assert_eq!(
+        kept,
+        "1 info: guest-ping called\n3 info: guest-info called\n"
+    );
+    assert!(after.ends_with(" info: after\n"), "{after}");
+}
+
+#[test]
+fn gate_shuts_again() {
+    let bench = Bench::default();
+    let core = bench.console();
+    for text in ["a", "b"] {
+        core.shut();
+        core.log(Level::Info, text);
+        assert_eq!(bench.console.take(), "");
+        core.open();
+        assert_eq!(
+            bench
+                .console
+                .take()
+                .matches(&format!("info: {text}\n"))
+                .count(),
+            1
+        );
+    }
+}
+
+#[test]
+fn what_finds_no_place_is_counted() {
+    let bench = Bench::default();
+    let core = bench.core(
+        Target::Console,
+        Bounds {
+            lines: 8,
+            bytes: 1000,
+        },
+        false,
+    );
+    core.shut();
+    for i in 0..10 {
+        core.log(Level::Debug, &format!("d{i}"));
+    }
+    core.log(Level::Warning, "w");
+    core.audit("a0");
+    core.audit("a1");
+    core.open();
+    let console = bench.console.take();
+    let mut texts = console
+        .lines()
+        .filter_map(|line| Some(line.split_once(": ")?.1));
+    for expected in ["d0", "d1", "d2", "d3", "d4", "d5"] {
+        assert_eq!(texts.next(), Some(format!("debug: {expected}").as_str()));
+    }
+    assert_eq!(texts.next(), Some("warning: w"));
+    let told = "warning: the memory for log lines was full while filesystems were frozen: 4 log \
+                lines and 1 audit lines are missing";
+    assert_eq!(texts.collect::<Vec<_>>(), [told]);
+    let audit = bench.audit.take();
+    assert!(
+        audit.contains("info: a0\n") && !audit.contains("a1"),
+        "{audit}"
+    );
+    assert!(
+        audit.ends_with("info: 1 lines from the time of the freeze are missing\n"),
+        "{audit}"
+    );
+}
+
+#[test]
+fn memory_is_bounded() {
+    let bench = Bench::default();
+    let core = bench.core(
+        Target::Console,
+        Bounds {
+            lines: 1000,
+            bytes: 100,
+        },
+        true,
+    );
+    let text = "x".repeat(30);
+    for _ in 0..10 {
+        core.log(Level::Info, &text);
+    }
+    for _ in 0..10 {
+        core.log(Level::Critical, &text);
+    }
+    core.open();
+    let console = bench.console.take();
+    assert_eq!(console.matches("info").count(), 2);
+    assert_eq!(console.matches("critical").count(), 1);
+    assert!(console.contains("17 log lines"), "{console}");
+}
+
+#[test]
+fn log_file_that_fails() {
+    let bench = Bench::default();
+    let file = Box::new(bench.file.clone());
+    let target = Target::File {
+        path: "/x".into(),
+        file,
+        failing: false,
+    };
+    let core = bench.core(target, BOUNDS, false);
+    core.log(Level::Info, "a");
+    bench.file.fails(true);
+    core.log(Level::Info, "b");
+    core.log(Level::Info, "c");
+    bench.file.fails(false);
+    core.log(Level::Info, "d");
+    assert_eq!(bench.file.take(), "0.000000: info: a\n0.003000: info: d\n");
+    let console = bench.console.take();
+    let notice = "0.001000: critical: cannot write to the log file '/x': No space left on device";
+    assert!(console.starts_with(notice), "{console}");
+    assert!(
+        console.ends_with("\n0.001000: info: b\n0.002000: info: c\n"),
+        "{console}"
+    );
+    assert_eq!(console.lines().count(), 3);
+}
+
+#[test]
+fn deferred_log_file_opens_with_the_gate() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("log");
+    fs::write(&path, "old\n").unwrap();
+    let bench = Bench::default();
+    let core = bench.core(Target::Deferred(path.clone()), BOUNDS, true);
+    core.log(Level::Warning, "frozen");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "old\n");
+    core.open();
+    core.log(Level::Warning, "thawed");
+    assert_eq!(
+        fs::read_to_string(&path).unwrap(),
+        "old\n0.000000: warning: frozen\n0.001000: warning: thawed\n"
+    );
+    assert_eq!(bench.console.take(), "");
+}
+
+#[test]
+fn deferred_log_file_that_cannot_be_opened() {
+    let bench = Bench::default();
+    let core = bench.core(Target::Deferred("/nonexistent/log".into()), BOUNDS, true);
+    core.log(Level::Warning, "frozen");
+    core.open();
+    let console = bench.console.take();
+    assert!(
+        console.starts_with(
+            "0.001000: critical: unable to open specified log file: No such file or directory \
+             ('/nonexistent/log'): "
+        ),
+        "{console}"
+    );
+    assert!(
+        console.ends_with("standard error\n0.000000: warning: frozen\n"),
+        "{console}"
+    );
+}
+
+#[test]
+fn log_file_at_the_start() {
+    let open = |path: &str, frozen| {
+        let logfile = Some(path.into());
+        Core::new(LogOptions {
+            logfile,
+            frozen,
+            ..LogOptions::default()
+        })
+    };
+    let Err(error) = open("/nonexistent/log", false) else {
+        panic!("opened")
+    };
+    let text = error.to_string();
+    assert!(text.starts_with("unable to open specified log file: No such file or directory"));
+    assert!(open("/nonexistent/log", true).unwrap().is_shut());
+}
+
+#[test]
+fn full_system_log_is_tried_again_after_the_thaw_only() {
+    let bench = Bench::default();
+    let core = bench.console();
+    bench.refuse.store(1, Relaxed);
+    core.audit("lost");
+    assert_eq!(bench.pauses.load(Relaxed), 0);
+    assert!(bench.console.take().contains("takes no audit lines"));
+
+    core.shut();
+    core.audit("kept");
+    bench.refuse.store(3, Relaxed);
+    core.open();
+    assert_eq!(bench.pauses.load(Relaxed), 3);
+    assert_eq!(bench.audit.take(), "1 info: kept\n");
+
+    core.shut();
+    core.audit("kept");
+    bench.refuse.store(u64::MAX, Relaxed);
+    core.open();
+    assert_eq!(bench.pauses.load(Relaxed), 103);
+}
+
+#[test]
+fn lost_audit_lines_are_counted() {
+    let bench = Bench::default();
+    let core = bench.console();
+    bench.refuse.store(3, Relaxed);
+    for i in 0..5 {
+        core.audit(&i.to_string());
+    }
+    assert_eq!(bench.audit.take(), "3 info: 3\n4 info: 4\n");
+    let console = bench.console.take();
+    assert_eq!(console.lines().count(), 2, "{console}");
+    assert!(console.contains("lost: info: 0\n"), "{console}");
+    assert!(
+        console.ends_with("takes audit lines again; 3 were lost\n"),
+        "{console}"
+    );
+}
+
+#[test]
+fn events_are_rendered() {
+    let logged = |verbose| {
+        let bench = Bench::default();
+        let subscriber = LogSubscriber::new(bench.console(), verbose);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::error!("e {}", 1);
+            tracing::warn!(count = 2, path = %"/x y", "w");
+            tracing::info!(a = "b", c = "d e", "i");
+            tracing::debug!(ok = true);
+            tracing::trace!(
+                error = &io::Error::other("why") as &dyn std::error::Error,
+                "t"
+            );
+        });
+        bench.console.take()
+    };
+    let quiet = "0.000000: critical: e 1\n0.001000: warning: w count=2 path=/x y\n";
+    let rest = "0.002000: info: i a=b c=\"d e\"\n0.003000: debug: ok=true\n\
+                0.004000: debug: t error=why\n";
+    assert_eq!(logged(true), format!("{quiet}{rest}"));
+    assert_eq!(logged(false), quiet);
+}
+
+#[test]
+fn without_a_log_nothing_is_held_back() {
+    let gate = Gate(None);
+    gate.shut();
+    assert!(!gate.is_shut());
+    gate.open();
+}
+
+#[test]
+fn real_clock_is_used() {
+    let before = SystemTime::now();
+    let times = Arc::new(Mutex::new(Vec::new()));
+    let seen = Arc::clone(&times);
+    let core = Core::new(LogOptions {
+        frozen: true,
+        audit: Some(Box::new(move |when, text| {
+            seen.lock().unwrap().push((when, text.to_owned()));
+            Ok(())
+        })),
+        ..LogOptions::default()
+    })
+    .unwrap();
+    core.audit("x");
+    let after = SystemTime::now();
+    core.open();
+    let times = times.lock().unwrap();
+    let [(when, text)] = &times[..] else {
+        panic!("{times:?}")
+    };
+    assert!((before..=after).contains(when) && text == "info: x");
+}

@@ -1,0 +1,298 @@
+//! Which mounts count as filesystems of their own: those that freeze, trim and get-fsinfo act on.
+//! Floor 1.
+//!
+//! The rule is that of protocol.md 4.9.3, read off the mount table alone: a mount counts if its
+//! filesystem has a block device number, and of several mounts of one device only the first does.
+//! Every other mount is accounted for with a reason, so that nothing is left out silently. The
+//! cost is linear in the number of mounts.
+
+use std::collections::HashMap;
+use std::fmt;
+
+use super::mountinfo::{DeviceNumber, Mount};
+
+/// A mounted filesystem with a block device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Filesystem {
+    /// Where it was mounted first.
+    pub mountpoint: Vec<u8>,
+    /// Filesystem type.
+    pub fstype: String,
+    /// Major number of its block device.
+    pub major: u32,
+    /// Minor number of its block device.
+    pub minor: u32,
+    /// The kernel's number of the mount; 0 if not known.
+    pub mount_id: u64,
+}
+
+impl Filesystem {
+    /// Major and minor device number.
+    pub fn device(&self) -> DeviceNumber {
+        (self.major, self.minor)
+    }
+}
+
+/// A mount that is left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Skipped {
+    /// Where it is mounted.
+    pub mountpoint: Vec<u8>,
+    /// Filesystem type.
+    pub fstype: String,
+    /// Why it is left out.
+    pub reason: SkipReason,
+}
+
+/// Why a mount is left out. The `Display` text completes 'skipped: …' for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SkipReason {
+    /// Made by the kernel or held in memory: proc, sysfs, tmpfs …
+    Pseudo,
+    /// Lives on another machine: nfs, cifs …
+    Network,
+    /// Lives on the hypervisor's host: 9p, virtiofs …
+    HostShare,
+    /// A program in user space serves it.
+    Fuse,
+    /// Made of directories of other filesystems: overlay …
+    Layered,
+    /// A further mount (bind mount, subvolume) of a device that already counts.
+    SecondMount {
+        /// Where the device is mounted first.
+        first: Vec<u8>,
+    },
+    /// btrfs whose source can't be found as a block device.
+    BtrfsSource {
+        /// What the mount table names as the source.
+        source: Vec<u8>,
+    },
+    /// Stands on disks, but the kernel shows no device number: zfs, bcachefs …
+    NoDeviceNumber,
+    /// Of a type unknown here, and without a device number.
+    NoDevice,
+}
+
+impl fmt::Display for SkipReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pseudo => f.write_str("a pseudo filesystem, nothing of it is on a disk"),
+            Self::Network => f.write_str("a network filesystem, its data are on another machine"),
+            Self::HostShare => f.write_str("shared by the host, its data are not on a guest disk"),
+            Self::Fuse => f.write_str("FUSE without a block device, it cannot be frozen"),
+            Self::Layered => f.write_str("made of directories of other filesystems"),
+            Self::SecondMount { first } => {
+                write!(
+                    f,
+                    "the same filesystem as {}",
+                    String::from_utf8_lossy(first)
+                )
+            }
+            Self::BtrfsSource { source } => {
+                let source = String::from_utf8_lossy(source);
+                write!(f, "btrfs whose source '{source}' is not a block device")
+            }
+            Self::NoDeviceNumber => {
+                f.write_str("it has no block device number, so it cannot be frozen from here")
+            }
+            Self::NoDevice => f.write_str("it has no block device"),
+        }
+    }
+}
+
+/// Splits a mount table, in file order, into the filesystems that count and the mounts that do not.
+///
+/// `stat_source` tells the number of the block device at a path, `None` if there is none; it is
+/// asked for btrfs alone, which hides its devices behind a number of its own.
+pub fn block_filesystems(
+    mounts: &[Mount],
+    stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
+) -> (Vec<Filesystem>, Vec<Skipped>) {
+    let mut filesystems: Vec<Filesystem> = Vec::new();
+    let mut skipped = Vec::new();
+    let mut first_of: HashMap<DeviceNumber, usize> = HashMap::new();
+    for mount in mounts {
+        let result = device_of(mount, stat_source).and_then(|device| match first_of.get(&device) {
+            Some(&index) => Err(SkipReason::SecondMount {
+                first: filesystems
+                    .get(index)
+                    .map(|fs| fs.mountpoint.clone())
+                    .unwrap_or_default(),
+            }),
+            None => Ok(device),
+        });
+        match result {
+            Ok((major, minor)) => {
+                first_of.insert((major, minor), filesystems.len());
+                filesystems.push(Filesystem {
+                    mountpoint: mount.mountpoint.clone(),
+                    fstype: mount.fstype.clone(),
+                    major,
+                    minor,
+                    mount_id: mount.mount_id,
+                });
+            }
+            Err(reason) => skipped.push(Skipped {
+                mountpoint: mount.mountpoint.clone(),
+                fstype: mount.fstype.clone(),
+                reason,
+            }),
+        }
+    }
+    (filesystems, skipped)
+}
+
+fn device_of(
+    mount: &Mount,
+    stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
+) -> Result<DeviceNumber, SkipReason> {
+    if mount.major != 0 {
+        return Ok(mount.device());
+    }
+    if mount.fstype != "btrfs" {
+        return Err(reason_without_device(&mount.fstype));
+    }
+    stat_source(&mount.source).ok_or_else(|| SkipReason::BtrfsSource {
+        source: mount.source.clone(),
+    })
+}
+
+/// The reason for a filesystem type whose device number has major 0.
+fn reason_without_device(fstype: &str) -> SkipReason {
+    let family = fstype.split_once('.').map_or(fstype, |(family, _)| family);
+    match family {
+        "fuse" => SkipReason::Fuse,
+        "overlay" | "overlayfs" | "aufs" | "ecryptfs" | "unionfs" | "shiftfs" => {
+            SkipReason::Layered
+        }
+        "nfs" | "nfs4" | "cifs" | "smb3" | "smbfs" | "ceph" | "afs" | "lustre" | "glusterfs"
+        | "orangefs" | "beegfs" | "gpfs" | "coda" | "ncpfs" => SkipReason::Network,
+        "9p" | "virtiofs" | "vboxsf" | "vmhgfs" | "prl_fs" => SkipReason::HostShare,
+        "zfs" | "bcachefs" | "ubifs" | "jffs2" => SkipReason::NoDeviceNumber,
+        "autofs" | "binfmt_misc" | "bpf" | "cgroup" | "cgroup2" | "configfs" | "debugfs"
+        | "devpts" | "devtmpfs" | "efivarfs" | "fusectl" | "hugetlbfs" | "mqueue" | "nfsd"
+        | "nsfs" | "proc" | "pstore" | "ramfs" | "resctrl" | "rootfs" | "rpc_pipefs"
+        | "securityfs" | "selinuxfs" | "smackfs" | "sysfs" | "tmpfs" | "tracefs" | "xenfs" => {
+            SkipReason::Pseudo
+        }
+        _ => SkipReason::NoDevice,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::mountinfo;
+    use super::*;
+
+    fn stat(source: &[u8]) -> Option<DeviceNumber> {
+        match source {
+            b"/dev/vdb" => Some((254, 16)),
+            b"/dev/vda1" => Some((254, 1)),
+            _ => None,
+        }
+    }
+
+    fn split(table: &str) -> (Vec<Filesystem>, Vec<Skipped>) {
+        block_filesystems(&mountinfo::parse(table.as_bytes()), &stat)
+    }
+
+    fn points(filesystems: &[Filesystem]) -> Vec<&str> {
+        filesystems
+            .iter()
+            .map(|fs| std::str::from_utf8(&fs.mountpoint).unwrap())
+            .collect()
+    }
+
+    #[test]
+    fn every_block_device_counts_once_in_file_order() {
+        let (filesystems, skipped) = split(
+            "28 1 254:1 / / rw - ext4 /dev/vda1 rw\n\
+             30 28 7:0 / /snap/x ro - squashfs /dev/loop0 ro\n\
+             31 28 254:1 /srv /mnt/bind rw - ext4 /dev/vda1 rw\n\
+             32 28 254:2 / /boot/efi rw - vfat /dev/vda2 rw\n\
+             33 28 8:1 / /mnt/ntfs rw - fuseblk /dev/sda1 rw\n",
+        );
+        assert_eq!(
+            points(&filesystems),
+            ["/", "/snap/x", "/boot/efi", "/mnt/ntfs"]
+        );
+        assert_eq!(
+            filesystems[0],
+            Filesystem {
+                mountpoint: b"/".to_vec(),
+                fstype: "ext4".into(),
+                major: 254,
+                minor: 1,
+                mount_id: 28
+            }
+        );
+        assert_eq!(skipped.len(), 1);
+        assert_eq!(skipped[0].mountpoint, b"/mnt/bind");
+        assert_eq!(skipped[0].reason.to_string(), "the same filesystem as /");
+    }
+
+    #[test]
+    fn btrfs_counts_by_its_source() {
+        let (filesystems, skipped) = split(
+            "28 1 0:30 /@ / rw - btrfs /dev/vdb rw\n\
+             29 28 0:30 /@home /home rw - btrfs /dev/vdb rw\n\
+             30 28 0:31 / /mnt/lost rw - btrfs /dev/gone rw\n\
+             31 28 254:1 / /mnt/same rw - ext4 /dev/vda1 rw\n\
+             32 28 0:33 / /mnt/clash rw - btrfs /dev/vda1 rw\n",
+        );
+        assert_eq!(points(&filesystems), ["/", "/mnt/same"]);
+        assert_eq!(filesystems[0].device(), (254, 16));
+        assert_eq!(
+            skipped[0].reason,
+            SkipReason::SecondMount {
+                first: b"/".to_vec()
+            }
+        );
+        assert_eq!(
+            skipped[1].reason.to_string(),
+            "btrfs whose source '/dev/gone' is not a block device"
+        );
+        assert_eq!(
+            skipped[2].reason,
+            SkipReason::SecondMount {
+                first: b"/mnt/same".to_vec()
+            }
+        );
+    }
+
+    #[test]
+    fn every_other_mount_has_its_reason() {
+        let kinds = [
+            ("tmpfs", SkipReason::Pseudo),
+            ("proc", SkipReason::Pseudo),
+            ("nfs4", SkipReason::Network),
+            ("virtiofs", SkipReason::HostShare),
+            ("fuse.sshfs", SkipReason::Fuse),
+            ("fuse", SkipReason::Fuse),
+            ("overlay", SkipReason::Layered),
+            ("zfs", SkipReason::NoDeviceNumber),
+            ("newfs", SkipReason::NoDevice),
+        ];
+        for (fstype, reason) in kinds {
+            let (filesystems, skipped) = split(&format!("30 1 0:9 / /m rw - {fstype} x rw\n"));
+            assert!(filesystems.is_empty());
+            assert_eq!(
+                (skipped[0].fstype.as_str(), &skipped[0].reason),
+                (fstype, &reason)
+            );
+            assert!(!reason.to_string().is_empty());
+        }
+    }
+
+    #[test]
+    fn a_container_host_is_accounted_for_whole() {
+        let mut table = String::from("28 1 254:1 / / rw - ext4 /dev/vda1 rw\n");
+        for id in 0..10_000 {
+            table += &format!("{id} 28 0:{id} / /c/{id} rw - overlay overlay rw\n");
+            table += &format!("{id} 28 254:1 /c/{id} /b/{id} rw - ext4 /dev/vda1 rw\n");
+        }
+        let (filesystems, skipped) = split(&table);
+        assert_eq!(points(&filesystems), ["/"]);
+        assert_eq!(skipped.len(), 20_000);
+    }
+}

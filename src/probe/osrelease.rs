@@ -1,0 +1,193 @@
+//! The distribution's name and version (os-release(5)). Floor 1.
+//!
+//! What the original agent understands reads the same here: an unquoted value ends at its first
+//! space or semicolon, later lines win. Beyond it single quotes are understood, and a line that is
+//! no assignment, or not UTF-8, is left out alone instead of voiding the file.
+
+use std::fs;
+use std::path::Path;
+
+use super::System;
+
+/// The members of os-release that the agent tells; absent ones are `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct OsRelease {
+    /// `ID`, a lower-case word such as `debian`.
+    pub id: Option<String>,
+    /// `NAME`, such as `Debian GNU/Linux`.
+    pub name: Option<String>,
+    /// `PRETTY_NAME`, name and version for people.
+    pub pretty_name: Option<String>,
+    /// `VERSION`, for people.
+    pub version: Option<String>,
+    /// `VERSION_ID`, for programs.
+    pub version_id: Option<String>,
+    /// `VARIANT`, for people.
+    pub variant: Option<String>,
+    /// `VARIANT_ID`, for programs.
+    pub variant_id: Option<String>,
+}
+
+/// Reads the file named by `override_path` if there is one, else /etc/os-release, else
+/// /usr/lib/os-release. A file that can't be read says nothing, as an empty one does.
+pub fn read(system: &System, override_path: Option<&Path>) -> OsRelease {
+    let content = match override_path {
+        Some(path) => fs::read(path),
+        None => fs::read(system.path("/etc/os-release"))
+            .or_else(|_| fs::read(system.path("/usr/lib/os-release"))),
+    };
+    content.map(|content| parse(&content)).unwrap_or_default()
+}
+
+/// The members of an os-release file.
+pub fn parse(content: &[u8]) -> OsRelease {
+    let mut found = OsRelease::default();
+    for line in content.split(|&byte| byte == b'\n') {
+        let Ok(line) = std::str::from_utf8(line) else {
+            continue;
+        };
+        let line = line.strip_suffix('\r').unwrap_or(line).trim_start();
+        if line.starts_with('#') {
+            continue;
+        }
+        let Some((key, value)) = line.split_once('=') else {
+            continue;
+        };
+        let member = match key.trim_end() {
+            "ID" => &mut found.id,
+            "NAME" => &mut found.name,
+            "PRETTY_NAME" => &mut found.pretty_name,
+            "VERSION" => &mut found.version,
+            "VERSION_ID" => &mut found.version_id,
+            "VARIANT" => &mut found.variant,
+            "VARIANT_ID" => &mut found.variant_id,
+            _ => continue,
+        };
+        *member = Some(unquote(value.trim_start()));
+    }
+    found
+}
+
+/// The value as a shell would read it, as far as os-release(5) allows shell syntax.
+fn unquote(value: &str) -> String {
+    if let Some(quoted) = value.strip_prefix('\'') {
+        return quoted.split('\'').next().unwrap_or_default().to_owned();
+    }
+    let Some(quoted) = value.strip_prefix('"') else {
+        return value
+            .split([' ', ';'])
+            .next()
+            .unwrap_or_default()
+            .to_owned();
+    };
+    let mut text = String::with_capacity(quoted.len());
+    let mut characters = quoted.chars();
+    while let Some(character) = characters.next() {
+        match character {
+            '"' => break,
+            '\\' => match characters.next() {
+                Some(escaped @ ('$' | '\'' | '"' | '\\' | '`')) => text.push(escaped),
+                Some(other) => text.extend(['\\', other]),
+                None => text.push('\\'),
+            },
+            _ => text.push(character),
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn some(text: &str) -> Option<String> {
+        Some(text.to_owned())
+    }
+
+    #[test]
+    fn debian() {
+        let found = parse(
+            b"PRETTY_NAME=\"Debian GNU/Linux 12 (bookworm)\"\nNAME=\"Debian GNU/Linux\"\n\
+              VERSION_ID=\"12\"\nVERSION=\"12 (bookworm)\"\nVERSION_CODENAME=bookworm\nID=debian\n\
+              HOME_URL=\"https://www.debian.org/\"\n",
+        );
+        let expected = OsRelease {
+            id: some("debian"),
+            name: some("Debian GNU/Linux"),
+            pretty_name: some("Debian GNU/Linux 12 (bookworm)"),
+            version: some("12 (bookworm)"),
+            version_id: some("12"),
+            variant: None,
+            variant_id: None,
+        };
+        assert_eq!(found, expected);
+    }
+
+    /// Each pair was answered the same by the original agent.
+    #[test]
+    fn values_as_the_original_reads_them() {
+        for (line, value) in [
+            ("NAME=plain", "plain"),
+            ("NAME=", ""),
+            ("NAME=\"\"", ""),
+            ("  NAME  =  foo  ", "foo"),
+            ("NAME = \"a b\" c", "a b"),
+            ("NAME=a\tb;c", "a\tb"),
+            ("NAME=a;b c", "a"),
+            ("NAME=;x", ""),
+            ("NAME=a # c", "a"),
+            ("NAME=a#b", "a#b"),
+            ("NAME=a\\b", "a\\b"),
+            ("NAME=a\"b\"c", "a\"b\"c"),
+            ("NAME=\"a\\nb\\$c\\'d\\\"e\\\\f\\`g\"", "a\\nb$c'd\"e\\f`g"),
+            ("NAME=\"b\"\r", "b"),
+            ("NAME=\"é\"", "é"),
+            ("NAME=x\nNAME=y", "y"),
+        ] {
+            assert_eq!(parse(line.as_bytes()).name, some(value), "{line:?}");
+        }
+    }
+
+    #[test]
+    fn comments_and_other_keys_say_nothing() {
+        let content = b"\n#NAME=x\n # NAME=y\nNAME[de]=x\nexport NAME=z\nname=a\nID_LIKE=b\n";
+        assert_eq!(parse(content), OsRelease::default());
+    }
+
+    #[test]
+    fn single_quotes_hold_a_value() {
+        assert_eq!(
+            parse(b"NAME='Foo \"Bar\" \\x' tail").name,
+            some("Foo \"Bar\" \\x")
+        );
+        assert_eq!(parse(b"NAME='open").name, some("open"));
+        assert_eq!(parse(b"NAME=\"open").name, some("open"));
+    }
+
+    #[test]
+    fn a_bad_line_voids_itself_alone() {
+        let found = parse(b"ID=debian\nnonsense\n[section]\n=x\nVERSION=\xff\nNAME=Debian");
+        assert_eq!((found.id, found.name), (some("debian"), some("Debian")));
+        assert_eq!(found.version, None);
+    }
+
+    #[test]
+    fn the_files_in_their_order() {
+        let root = tempfile::tempdir().unwrap();
+        let system = System::at(root.path()).unwrap();
+        let write = |path: &str, content: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(&path, content).unwrap();
+            path
+        };
+        assert_eq!(read(&system, None), OsRelease::default());
+        write("usr/lib/os-release", "ID=vendor");
+        assert_eq!(read(&system, None).id, some("vendor"));
+        write("etc/os-release", "ID=admin");
+        assert_eq!(read(&system, None).id, some("admin"));
+        let own = write("own", "ID=own");
+        assert_eq!(read(&system, Some(&own)).id, some("own"));
+        assert_eq!(read(&system, Some(&root.path().join("none"))).id, None);
+    }
+}

@@ -1,0 +1,154 @@
+//! Block devices in sysfs: from a device number to the hardware below it. Floor 1.
+//!
+//! A filesystem's device may be virtual (device mapper, RAID, loop); what it stands on is found by
+//! its `slaves`, down to devices with hardware. Nothing is opened but sysfs directories.
+
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
+
+use super::mountinfo::DeviceNumber;
+use super::{Error, System};
+
+/// Layers of virtual devices that are followed down; real stacks have three or four.
+const MAX_LAYERS: usize = 32;
+
+/// The device's real path (`/sys/devices/…`); `None` if sysfs does not know the number.
+///
+/// # Errors
+/// The link is there but can't be resolved.
+pub fn sysfs_path(system: &System, device: DeviceNumber) -> Result<Option<PathBuf>, Error> {
+    let (major, minor) = device;
+    match system.resolve(Path::new(&format!("/sys/dev/block/{major}:{minor}"))) {
+        Ok(path) => Ok(Some(path)),
+        Err(error) if error.is_missing() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The kernel's name of a device: the last component of its path.
+pub fn name(sysfs_path: &Path) -> String {
+    sysfs_path
+        .file_name()
+        .unwrap_or(OsStr::new(""))
+        .to_string_lossy()
+        .into_owned()
+}
+
+/// Whether the device is made of other devices, or of nothing, and has no hardware of its own.
+pub fn is_virtual(sysfs_path: &Path) -> bool {
+    sysfs_path.starts_with("/sys/devices/virtual/block")
+}
+
+/// The devices that a virtual device directly stands on; none if it has no such list.
+///
+/// # Errors
+/// The list is there but can't be read.
+pub fn slaves(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let directory = sysfs_path.join("slaves");
+    let names = match system.names(&directory) {
+        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        names => names?,
+    };
+    let mut paths = Vec::with_capacity(names.len());
+    // The original answers the reverse of the directory's order.
+    for name in names.iter().rev() {
+        match system.resolve(&directory.join(name)) {
+            Ok(path) => paths.push(path),
+            // Unplugged in this moment.
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(paths)
+}
+
+/// The devices with hardware that a device stands on: itself, or for a virtual one what its slaves
+/// come down to, each as often as it is met.
+///
+/// # Errors
+/// A list of slaves can't be read.
+pub fn hardware(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error> {
+    let mut found = Vec::new();
+    descend(system, sysfs_path, MAX_LAYERS, &mut found)?;
+    Ok(found)
+}
+
+fn descend(
+    system: &System,
+    sysfs_path: &Path,
+    layers: usize,
+    found: &mut Vec<PathBuf>,
+) -> Result<(), Error> {
+    if !is_virtual(sysfs_path) {
+        found.push(sysfs_path.to_owned());
+    } else if layers > 0 {
+        for slave in slaves(system, sysfs_path)? {
+            descend(system, &slave, layers - 1, found)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::capture;
+    use super::*;
+
+    fn hardware_names(system: &System, device: DeviceNumber) -> Vec<String> {
+        let path = sysfs_path(system, device).unwrap().unwrap();
+        let mut names: Vec<_> = hardware(system, &path)
+            .unwrap()
+            .iter()
+            .map(|path| name(path))
+            .collect();
+        names.sort();
+        names
+    }
+
+    #[test]
+    fn a_number_leads_to_the_device() {
+        let (_root, system) = capture::build(capture::I440FX);
+        assert_eq!(
+            sysfs_path(&system, (254, 1)).unwrap().unwrap(),
+            Path::new("/sys/devices/pci0000:00/0000:00:05.0/virtio0/block/vda/vda1")
+        );
+        assert_eq!(sysfs_path(&system, (1, 1)).unwrap(), None);
+    }
+
+    #[test]
+    fn virtual_devices_come_down_to_hardware() {
+        let (_root, system) = capture::build(capture::LVM);
+        assert_eq!(hardware_names(&system, (254, 1)), ["vda1"]);
+        assert_eq!(hardware_names(&system, (253, 0)), ["vda2"]);
+        assert_eq!(hardware_names(&system, (253, 2)), ["vda2"]);
+        assert_eq!(hardware_names(&system, (9, 127)), ["vda1", "vdb"]);
+        let (_root, system) = capture::build(capture::I440FX);
+        assert!(hardware_names(&system, (7, 0)).is_empty());
+    }
+
+    #[test]
+    fn a_circle_ends() {
+        let (_root, system) = capture::build(
+            "disk 253:0 virtual/block/dm-0\nslave virtual/block/dm-0 virtual/block/dm-0\n",
+        );
+        assert!(hardware_names(&system, (253, 0)).is_empty());
+    }
+
+    #[test]
+    fn a_list_that_cannot_be_read_is_an_error() {
+        let (root, system) = capture::build("dir virtual/block/dm-0\n");
+        let path = Path::new("/sys/devices/virtual/block/dm-0");
+        assert!(slaves(&system, path).unwrap().is_empty());
+        std::fs::write(
+            root.path().join("sys/devices/virtual/block/dm-0/slaves"),
+            "",
+        )
+        .unwrap();
+        let error = slaves(&system, path).unwrap_err();
+        assert!(
+            error.to_string().starts_with(
+                "opendir(\"/sys/devices/virtual/block/dm-0/slaves\"): Not a directory"
+            )
+        );
+    }
+}

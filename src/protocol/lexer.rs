@@ -1,0 +1,246 @@
+//! Bytes to tokens, in any pieces. Floor 0.
+//!
+//! The dialect: JSON's tokens, strings also between apostrophes, keywords of lower-case letters
+//! (the parser knows which exist). A byte that fits nowhere makes a [`Kind::Stray`]; the lexer
+//! then skips to the next structural character, control character or 0xFE/0xFF, so that a broken
+//! message costs at most what is left of it. 0xFE and 0xFF fit nowhere at all: sending one always
+//! ends whatever came before.
+
+/// The longest token, in bytes, quotes included.
+pub(super) const TOKEN_LIMIT: usize = 64 << 20;
+
+/// A token's buffer larger than this is given back when the token is done.
+const KEPT_CAPACITY: usize = 4096;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    OpenBrace,
+    CloseBrace,
+    OpenBracket,
+    CloseBracket,
+    Comma,
+    Colon,
+    String,
+    Number,
+    Word,
+    /// No token: what was collected, the offending byte last.
+    Stray,
+    /// A token beyond [`TOKEN_LIMIT`], given up in its middle.
+    Oversized,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum State {
+    #[default]
+    Start,
+    Recovery,
+    String(u8),
+    Escape(u8),
+    Minus,
+    Zero,
+    Integer,
+    Point,
+    Fraction,
+    Exponent,
+    ExponentSign,
+    ExponentDigits,
+    Word,
+}
+
+enum Step {
+    /// The byte belongs to no token.
+    Skip(State),
+    /// The byte belongs to the token, which may go on.
+    Collect(State),
+    /// The byte is the token's last.
+    Close(Kind),
+    /// The token ended before this byte.
+    End(Kind),
+    Stray,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Lexer {
+    state: State,
+    text: Vec<u8>,
+    done: bool,
+}
+
+impl Lexer {
+    /// The bytes of the token that [`Self::next`] just returned.
+    pub(super) fn text(&self) -> &[u8] {
+        &self.text
+    }
+
+    /// Takes bytes from the front of `input` until a token is complete; `None` when all are used.
+    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<Kind> {
+        self.release();
+        while let Some((&byte, rest)) = input.split_first() {
+            match self.state.step(byte) {
+                Step::Skip(state) => {
+                    self.state = state;
+                    *input = rest;
+                }
+                Step::Collect(state @ State::String(quote)) => {
+                    let room = (TOKEN_LIMIT + 1).saturating_sub(self.text.len()).max(1);
+                    let run = rest
+                        .iter()
+                        .take(room - 1)
+                        .take_while(|&&b| is_plain(b, quote));
+                    let (head, tail) = input.split_at(1 + run.count());
+                    self.text.extend_from_slice(head);
+                    self.state = state;
+                    *input = tail;
+                }
+                Step::Collect(state) => {
+                    self.text.push(byte);
+                    self.state = state;
+                    *input = rest;
+                }
+                Step::Close(kind) => {
+                    self.text.push(byte);
+                    *input = rest;
+                    return self.finish(kind, State::Start);
+                }
+                Step::End(kind) => return self.finish(kind, State::Start),
+                Step::Stray => {
+                    self.text.push(byte);
+                    *input = rest;
+                    return self.finish(Kind::Stray, State::Recovery);
+                }
+            }
+            if self.text.len() > TOKEN_LIMIT {
+                return self.finish(Kind::Oversized, State::Start);
+            }
+        }
+        None
+    }
+
+    /// Forgets the finished token, if any, and gives a large buffer back.
+    pub(super) fn release(&mut self) {
+        if self.done {
+            self.done = false;
+            self.text.clear();
+            self.text.shrink_to(KEPT_CAPACITY);
+        }
+    }
+
+    fn finish(&mut self, kind: Kind, next: State) -> Option<Kind> {
+        self.state = next;
+        self.done = true;
+        Some(kind)
+    }
+}
+
+fn is_plain(byte: u8, quote: u8) -> bool {
+    (0x20..=0xFD).contains(&byte) && byte != quote && byte != b'\\'
+}
+
+impl State {
+    fn step(self, byte: u8) -> Step {
+        use Step::{Close, Collect, End, Skip, Stray};
+        match (self, byte) {
+            (Self::Recovery, b'{' | b'}' | b'[' | b']' | b':' | b',' | 0xFE | 0xFF) => {
+                Self::Start.step(byte)
+            }
+            (Self::Recovery, b'\t' | 0x20..) => Skip(Self::Recovery),
+            (Self::Recovery, _) => Self::Start.step(byte),
+
+            (Self::Start, b' ' | b'\t' | b'\r' | b'\n') => Skip(Self::Start),
+            (Self::Start, b'{') => Close(Kind::OpenBrace),
+            (Self::Start, b'}') => Close(Kind::CloseBrace),
+            (Self::Start, b'[') => Close(Kind::OpenBracket),
+            (Self::Start, b']') => Close(Kind::CloseBracket),
+            (Self::Start, b':') => Close(Kind::Colon),
+            (Self::Start, b',') => Close(Kind::Comma),
+            (Self::Start, b'"' | b'\'') => Collect(Self::String(byte)),
+            (Self::Start, b'-') => Collect(Self::Minus),
+            (Self::Start | Self::Minus, b'0') => Collect(Self::Zero),
+            (Self::Start | Self::Minus, b'1'..=b'9') => Collect(Self::Integer),
+            (Self::Start, b'a'..=b'z') => Collect(Self::Word),
+
+            (Self::String(quote), _) if byte == quote => Close(Kind::String),
+            (Self::String(quote), b'\\') => Collect(Self::Escape(quote)),
+            (Self::String(quote) | Self::Escape(quote), 0x20..=0xFD) => {
+                Collect(Self::String(quote))
+            }
+
+            (Self::Zero, b'0'..=b'9') => Stray,
+            (Self::Zero | Self::Integer, b'.') => Collect(Self::Point),
+            (Self::Integer, b'0'..=b'9') => Collect(Self::Integer),
+            (Self::Point | Self::Fraction, b'0'..=b'9') => Collect(Self::Fraction),
+            (Self::Integer | Self::Fraction, b'e' | b'E') => Collect(Self::Exponent),
+            (Self::Exponent, b'+' | b'-') => Collect(Self::ExponentSign),
+            (Self::Exponent | Self::ExponentSign | Self::ExponentDigits, b'0'..=b'9') => {
+                Collect(Self::ExponentDigits)
+            }
+            (Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits, _) => {
+                End(Kind::Number)
+            }
+
+            (Self::Word, b'a'..=b'z') => Collect(Self::Word),
+            (Self::Word, _) => End(Kind::Word),
+            _ => Stray,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokens(mut input: &[u8]) -> Vec<(Kind, String)> {
+        let mut lexer = Lexer::default();
+        let mut found = Vec::new();
+        while let Some(kind) = lexer.next(&mut input) {
+            found.push((kind, String::from_utf8_lossy(lexer.text()).into_owned()));
+        }
+        found
+    }
+
+    #[test]
+    fn recovery_stops_at_structure_and_control_only() {
+        let kinds = |input| {
+            tokens(input)
+                .into_iter()
+                .map(|(kind, _)| kind)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            kinds(b"@\"a\"\t'b' 1 true\n1 "),
+            [Kind::Stray, Kind::Number]
+        );
+        assert_eq!(kinds(b"@x]"), [Kind::Stray, Kind::CloseBracket]);
+        assert_eq!(kinds(b"@\x0B"), [Kind::Stray, Kind::Stray]);
+        assert_eq!(kinds(b"@\x7F\x80{"), [Kind::Stray, Kind::OpenBrace]);
+        assert_eq!(kinds(b"\xFF\xFE"), [Kind::Stray, Kind::Stray]);
+    }
+
+    #[test]
+    fn a_number_ends_where_it_must() {
+        for (input, first) in [
+            (&b"0e1 "[..], (Kind::Number, "0")),
+            (b"-0e1 ", (Kind::Number, "-0")),
+            (b"0.5e1 ", (Kind::Number, "0.5e1")),
+            (b"1E+5,", (Kind::Number, "1E+5")),
+            (b"12\xFF", (Kind::Number, "12")),
+            (b"1.{", (Kind::Stray, "1.{")),
+            (b"1e+\n", (Kind::Stray, "1e+\n")),
+            (b"-}", (Kind::Stray, "-}")),
+            (b"00", (Kind::Stray, "00")),
+        ] {
+            assert_eq!(tokens(input)[0], (first.0, first.1.to_owned()));
+        }
+        assert_eq!(tokens(b"12"), [], "nothing proves that the number ended");
+    }
+
+    #[test]
+    fn a_large_token_gives_its_memory_back() {
+        let mut lexer = Lexer::default();
+        let text = [&b"'"[..], &[b'a'; 100_000], b"'"].concat();
+        assert_eq!(lexer.next(&mut &text[..]), Some(Kind::String));
+        assert!(lexer.text.capacity() > 100_000);
+        lexer.release();
+        assert!(lexer.text.capacity() <= KEPT_CAPACITY);
+    }
+}

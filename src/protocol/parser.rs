@@ -1,0 +1,172 @@
+//! Tokens to values, without recursion. Floor 0.
+//!
+//! A message is complete when its braces and its brackets are each balanced (or one of them
+//! closes too often); the first problem in it is told then, not earlier. Values are built as
+//! tokens come, so nothing is kept of a message that has already failed but its counts.
+
+use super::dict::Dict;
+use super::error::CommandError;
+use super::framing::Event;
+use super::lexer::{Kind, TOKEN_LIMIT};
+use super::literal;
+use super::value::Value;
+
+/// Deepest nesting of a message, objects and arrays together.
+pub(super) const DEPTH_LIMIT: i32 = 1024;
+/// Most tokens of a message.
+pub(super) const COUNT_LIMIT: usize = 1 << 21;
+
+#[derive(Debug)]
+enum Frame {
+    Array(Vec<Value>),
+    /// With the key whose value is awaited.
+    Object(Dict, Option<String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Expect {
+    #[default]
+    Value,
+    /// Right after `[`: a value or `]`.
+    FirstValue,
+    /// Right after `{`: a key or `}`.
+    FirstKey,
+    Colon,
+    Separator,
+}
+
+/// The message being read.
+#[derive(Debug, Default)]
+pub(super) struct Parser {
+    stack: Vec<Frame>,
+    expect: Expect,
+    result: Option<Result<Value, CommandError>>,
+    braces: i32,
+    brackets: i32,
+    tokens: usize,
+    bytes: usize,
+}
+
+impl Parser {
+    /// Adds one token; returns the event if it ends the message.
+    pub(super) fn push(&mut self, kind: Kind, text: &[u8]) -> Option<Event> {
+        if let Err(error) = self.count(kind, text) {
+            *self = Self::default();
+            return Some(Event::Malformed(error));
+        }
+        if !matches!(self.result, Some(Err(_))) {
+            if let Err(error) = self.accept(kind, text) {
+                self.stack = Vec::new();
+                self.result = Some(Err(error));
+            }
+        }
+        let open = self.braces >= 0 && self.brackets >= 0 && self.braces + self.brackets > 0;
+        if open {
+            return None;
+        }
+        match std::mem::take(self).result {
+            Some(Ok(value)) => Some(Event::Message(value)),
+            Some(Err(error)) => Some(Event::Malformed(error)),
+            None => None,
+        }
+    }
+
+    /// Counts the token; errors are those that end the message at once.
+    fn count(&mut self, kind: Kind, text: &[u8]) -> Result<(), CommandError> {
+        match kind {
+            Kind::Stray => return Err(CommandError::stray(text)),
+            Kind::Oversized => return Err(CommandError::limit("token size")),
+            Kind::OpenBrace => self.braces += 1,
+            Kind::CloseBrace => self.braces -= 1,
+            Kind::OpenBracket => self.brackets += 1,
+            Kind::CloseBracket => self.brackets -= 1,
+            Kind::Comma | Kind::Colon | Kind::String | Kind::Number | Kind::Word => {}
+        }
+        self.tokens += 1;
+        self.bytes += text.len();
+        if self.bytes >= TOKEN_LIMIT {
+            return Err(CommandError::limit("token size"));
+        }
+        if self.tokens > COUNT_LIMIT {
+            return Err(CommandError::limit("token count"));
+        }
+        if self.braces + self.brackets > DEPTH_LIMIT {
+            return Err(CommandError::limit("nesting depth"));
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self, kind: Kind, text: &[u8]) -> Result<(), CommandError> {
+        match self.expect {
+            Expect::Colon if kind == Kind::Colon => self.expect = Expect::Value,
+            Expect::Colon => return Err(CommandError::syntax("missing : in object pair")),
+            Expect::Separator => return self.accept_separator(kind),
+            Expect::FirstKey if kind == Kind::CloseBrace => return self.close(),
+            Expect::FirstValue if kind == Kind::CloseBracket => return self.close(),
+            Expect::Value | Expect::FirstValue | Expect::FirstKey => match kind {
+                Kind::OpenBrace => {
+                    self.stack.push(Frame::Object(Dict::new(), None));
+                    self.expect = Expect::FirstKey;
+                }
+                Kind::OpenBracket => {
+                    self.stack.push(Frame::Array(Vec::new()));
+                    self.expect = Expect::FirstValue;
+                }
+                Kind::String => return self.deliver(Value::String(literal::string(text)?)),
+                Kind::Number => return self.deliver(literal::number(text)),
+                Kind::Word => return self.deliver(literal::keyword(text)?),
+                _ => return Err(CommandError::syntax("expecting value")),
+            },
+        }
+        Ok(())
+    }
+
+    fn accept_separator(&mut self, kind: Kind) -> Result<(), CommandError> {
+        let problem = match (self.stack.last(), kind) {
+            (Some(_), Kind::Comma) => {
+                self.expect = Expect::Value;
+                return Ok(());
+            }
+            (Some(Frame::Array(_)), Kind::CloseBracket)
+            | (Some(Frame::Object(..)), Kind::CloseBrace) => return self.close(),
+            (Some(Frame::Object(..)), _) => "expected separator in dict",
+            _ => "expected separator in list",
+        };
+        Err(CommandError::syntax(problem))
+    }
+
+    fn close(&mut self) -> Result<(), CommandError> {
+        match self.stack.pop() {
+            Some(Frame::Array(elements)) => self.deliver(Value::Array(elements)),
+            Some(Frame::Object(members, _)) => self.deliver(Value::Object(members)),
+            None => Err(CommandError::syntax("expecting value")),
+        }
+    }
+
+    /// Puts a finished value where it belongs: an element, a key, a member's value, the message.
+    fn deliver(&mut self, value: Value) -> Result<(), CommandError> {
+        match self.stack.last_mut() {
+            None => self.result = Some(Ok(value)),
+            Some(Frame::Array(elements)) => {
+                elements.push(value);
+                self.expect = Expect::Separator;
+            }
+            Some(Frame::Object(members, pending)) => match (pending.take(), value) {
+                (Some(key), value) => {
+                    if members.insert(key, value).is_some() {
+                        return Err(CommandError::syntax("duplicate key"));
+                    }
+                    self.expect = Expect::Separator;
+                }
+                (None, Value::String(key)) => {
+                    *pending = Some(key);
+                    self.expect = Expect::Colon;
+                }
+                (None, _) => {
+                    return Err(CommandError::syntax("key is not a string in object"));
+                }
+            },
+        }
+        Ok(())
+    }
+}

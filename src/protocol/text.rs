@@ -1,0 +1,137 @@
+//! Text: the protocol's modified UTF-8 on one side, Rust strings on the other. Floor 0.
+//!
+//! The wire's strings hold any Unicode character except the 66 non-characters; U+0000 travels as
+//! `\u0000` or as the two bytes C0 80, and reaches system calls as those two bytes. Inside the
+//! agent it is a plain U+0000 in a `String`.
+
+/// Text made of bytes that came from the system: file names, os-release, key files.
+///
+/// Each malformed sequence becomes one U+FFFD. A sequence is a lead byte with as many of the
+/// continuation bytes it announces as really follow (up to five, as in the original UTF-8), or a
+/// single byte that can start nothing. Non-characters count as malformed.
+#[must_use]
+pub fn from_os_bytes(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    let mut rest = bytes;
+    while !rest.is_empty() {
+        rest = copy_ascii(rest, |byte| byte.is_ascii(), &mut text);
+        if !rest.is_empty() {
+            let (character, length) = decode(rest);
+            text.push(character.unwrap_or(char::REPLACEMENT_CHARACTER));
+            rest = &rest[length..];
+        }
+    }
+    text
+}
+
+/// The bytes that a string of the protocol means to the system: UTF-8, U+0000 as C0 80.
+#[must_use]
+pub fn to_os_bytes(text: &str) -> Vec<u8> {
+    let mut bytes = Vec::with_capacity(text.len());
+    bytes.extend(modified_utf8(text));
+    bytes
+}
+
+/// The bytes of [`to_os_bytes`], one at a time.
+pub(super) fn modified_utf8(text: &str) -> impl Iterator<Item = u8> + '_ {
+    text.bytes().flat_map(|byte| {
+        let (first, second) = if byte == 0 {
+            (0xC0, Some(0x80))
+        } else {
+            (byte, None)
+        };
+        std::iter::once(first).chain(second)
+    })
+}
+
+/// Copies the leading run of ASCII bytes that `plain` accepts to `out`; returns what follows it.
+pub(super) fn copy_ascii<'a>(
+    bytes: &'a [u8],
+    plain: impl Fn(u8) -> bool,
+    out: &mut String,
+) -> &'a [u8] {
+    let run = bytes
+        .iter()
+        .take_while(|&&byte| byte.is_ascii() && plain(byte))
+        .count();
+    let (head, tail) = bytes.split_at(run);
+    // An ASCII run is always valid UTF-8.
+    out.push_str(std::str::from_utf8(head).unwrap_or_default());
+    tail
+}
+
+/// The character at the front of `bytes` (not empty), `None` if the sequence there is malformed,
+/// and the sequence's length, at least 1.
+pub(super) fn decode(bytes: &[u8]) -> (Option<char>, usize) {
+    let lead = bytes[0];
+    let (announced, least, bits) = match lead {
+        0x00..=0x7F => return (Some(char::from(lead)), 1),
+        0xC0..=0xDF => (1, 0x80, lead & 0x1F),
+        0xE0..=0xEF => (2, 0x800, lead & 0x0F),
+        0xF0..=0xF7 => (3, 0x1_0000, lead & 0x07),
+        0xF8..=0xFB => (4, 0x20_0000, lead & 0x03),
+        0xFC..=0xFD => (5, 0x400_0000, lead & 0x01),
+        _ => return (None, 1),
+    };
+    let mut code = u32::from(bits);
+    let mut length = 1;
+    while length <= announced {
+        match bytes.get(length) {
+            Some(&byte) if byte & 0xC0 == 0x80 => code = code << 6 | u32::from(byte & 0x3F),
+            _ => return (None, length),
+        }
+        length += 1;
+    }
+    let shortest = code >= least || (code == 0 && length == 2);
+    (if shortest { character(code) } else { None }, length)
+}
+
+/// The character with this code, unless it is a surrogate, a non-character or out of range.
+pub(super) fn character(code: u32) -> Option<char> {
+    char::from_u32(code).filter(|&c| !is_noncharacter(c))
+}
+
+/// U+FDD0 to U+FDEF and the last two code points of each plane: legal Unicode scalars that the
+/// protocol refuses.
+pub(super) fn is_noncharacter(c: char) -> bool {
+    let code = u32::from(c);
+    matches!(code, 0xFDD0..=0xFDEF) || code & 0xFFFE == 0xFFFE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_replacement_for_each_malformed_sequence() {
+        for (bytes, text) in [
+            (&b"plain"[..], "plain"),
+            (b"\xC3\xA9\xF0\x9F\x98\x80", "\u{E9}\u{1F600}"),
+            (b"\xE2\x82", "\u{FFFD}"),
+            (b"\xE2\x82!", "\u{FFFD}!"),
+            (b"\xE0\x80\x80", "\u{FFFD}"),
+            (b"\xF8\x88\x80\x80\x80", "\u{FFFD}"),
+            (b"\xF8\x88\x80\x80\x80\x80\x80", "\u{FFFD}\u{FFFD}\u{FFFD}"),
+            (b"\xFC\x84\x80\x80\x80\x80", "\u{FFFD}"),
+            (b"\xFD\x80\x80", "\u{FFFD}"),
+            (b"\x80\x80", "\u{FFFD}\u{FFFD}"),
+            (b"\xFE\xFF", "\u{FFFD}\u{FFFD}"),
+            (b"\xED\xA0\x80", "\u{FFFD}"),
+            (b"\xF4\x90\x80\x80", "\u{FFFD}"),
+            (b"\xC0\x80", "\0"),
+            (b"\xC1\x80", "\u{FFFD}"),
+            (b"\xC0\xAF", "\u{FFFD}"),
+            (b"\xEF\xBF\xBF", "\u{FFFD}"),
+            (b"\xEF\xB7\x90", "\u{FFFD}"),
+            (b"\xE0\xA0\xC3\xA9", "\u{FFFD}\u{E9}"),
+        ] {
+            assert_eq!(from_os_bytes(bytes), text, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn nul_is_two_bytes_for_the_system() {
+        assert_eq!(to_os_bytes("a\0\u{E9}"), b"a\xC0\x80\xC3\xA9");
+        assert_eq!(from_os_bytes(&to_os_bytes("a\0\u{E9}")), "a\0\u{E9}");
+    }
+}

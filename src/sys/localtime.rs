@@ -1,0 +1,80 @@
+//! Local time as text (floor 1), by localtime_r(3) and strftime(3).
+//!
+//! The program never calls setlocale(3), so names of days and months are the C locale's.
+
+use std::ffi::CStr;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::libc;
+
+/// What date(1) prints in the C locale.
+pub const DATE: &CStr = c"%a %b %e %H:%M:%S %Z %Y";
+
+unsafe extern "C" {
+    fn tzset();
+}
+
+/// `time` in the zone of `TZ` or /etc/localtime, by a strftime(3) format whose result has at most
+/// 255 bytes; empty if it is longer or the time has no calendar date.
+pub fn format_local(time: SystemTime, format: &CStr) -> String {
+    let seconds = match time.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
+        Err(before) => {
+            // The floor, so that a fraction before the epoch falls into the second before it.
+            let gone = before.duration();
+            let whole = i64::try_from(gone.as_secs()).unwrap_or(i64::MAX);
+            -whole - i64::from(gone.subsec_nanos() > 0)
+        }
+    };
+    let seconds = seconds as libc::time_t;
+    // SAFETY: an all-zero `tm` is a valid value of that plain C struct (null zone name included).
+    let mut fields: libc::tm = unsafe { std::mem::zeroed() };
+    // SAFETY: tzset takes nothing; both pointers of localtime_r outlive the call. localtime_r is
+    // not obliged to read TZ by itself, hence tzset.
+    let done = unsafe {
+        tzset();
+        libc::localtime_r(&seconds, &mut fields)
+    };
+    if done.is_null() {
+        return String::new();
+    }
+    let mut text = [0u8; 256];
+    // SAFETY: the length is the buffer's own, the format ends in a NUL, `fields` was filled above.
+    let length = unsafe {
+        libc::strftime(
+            text.as_mut_ptr().cast(),
+            text.len(),
+            format.as_ptr(),
+            &fields,
+        )
+    };
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::process::Command;
+    use std::time::Duration;
+
+    #[test]
+    fn is_what_date_prints() {
+        for seconds in [0, 951_782_400, 1_700_735_885] {
+            let time = UNIX_EPOCH + Duration::from_secs(seconds);
+            let out = Command::new("date")
+                .env("LC_ALL", "C")
+                .args(["-d", &format!("@{seconds}")])
+                .output()
+                .expect("date runs");
+            let said = String::from_utf8(out.stdout).expect("text");
+            assert_eq!(format_local(time, DATE), said.trim_end());
+        }
+    }
+
+    #[test]
+    fn times_before_the_epoch_and_beyond_the_calendar() {
+        let before = UNIX_EPOCH - Duration::from_millis(500);
+        assert_eq!(format_local(before, c"%s"), "-1");
+        assert_eq!(format_local(UNIX_EPOCH, c""), "");
+    }
+}

@@ -1,0 +1,88 @@
+//! Loop devices (loop(4)), made so that they go away with their last user.
+
+use nix::errno::Errno;
+use nix::libc;
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+/// `LO_FLAGS_AUTOCLEAR`: detach when the last user closes the device.
+const AUTOCLEAR: u32 = 4;
+
+/// `struct loop_info64` of linux/loop.h.
+#[repr(C)]
+struct LoopInfo {
+    device: u64,
+    inode: u64,
+    rdevice: u64,
+    offset: u64,
+    size_limit: u64,
+    number: u32,
+    encrypt_type: u32,
+    encrypt_key_size: u32,
+    flags: u32,
+    file_name: [u8; 64],
+    crypt_name: [u8; 64],
+    encrypt_key: [u8; 32],
+    init: [u64; 2],
+}
+
+mod request {
+    use super::LoopInfo;
+    use nix::libc::c_ulong;
+
+    nix::ioctl_none_bad!(get_free, 0x4C82);
+    nix::ioctl_write_int_bad!(set_fd, 0x4C00);
+    nix::ioctl_write_ptr_bad!(set_status, 0x4C04 as c_ulong, LoopInfo);
+}
+
+/// An attached loop device. It stays while this value, or a mount of it, lives.
+#[derive(Debug)]
+pub struct LoopDevice {
+    path: PathBuf,
+    _open: File,
+}
+
+impl LoopDevice {
+    /// Attaches `image` to a free loop device.
+    ///
+    /// # Errors
+    /// No loop driver, no permission, or no free device.
+    pub fn attach(image: &Path) -> io::Result<Self> {
+        let image = OpenOptions::new().read(true).write(true).open(image)?;
+        let control = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/loop-control")?;
+        loop {
+            // SAFETY: takes no argument; the descriptor is open.
+            let number = unsafe { request::get_free(control.as_raw_fd()) }?;
+            let path = PathBuf::from(format!("/dev/loop{number}"));
+            let device = OpenOptions::new().read(true).write(true).open(&path)?;
+            // SAFETY: both descriptors are open for the whole call.
+            match unsafe { request::set_fd(device.as_raw_fd(), image.as_raw_fd()) } {
+                Ok(_) => {}
+                // Another process took it between the two calls.
+                Err(Errno::EBUSY) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            // SAFETY: all-zero is a valid value of this plain struct.
+            let mut info: LoopInfo = unsafe { std::mem::zeroed() };
+            info.flags = AUTOCLEAR;
+            // SAFETY: `info` is the struct that this request reads, and lives over the call.
+            unsafe { request::set_status(device.as_raw_fd(), &info) }?;
+            return Ok(Self {
+                path,
+                _open: device,
+            });
+        }
+    }
+
+    /// `/dev/loopN`.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+const _: () = assert!(size_of::<LoopInfo>() == 232 && size_of::<libc::c_int>() == 4);

@@ -1,0 +1,23 @@
+//! Keeps the agent's pages resident while filesystems are frozen: a page fault may need memory
+//! that only a write to a frozen filesystem would free (mlockall(2)).
+
+use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
+use std::io;
+
+/// Makes every page of the process resident and keeps it so until [`unlock_all`].
+///
+/// # Errors
+/// EPERM or ENOMEM: not allowed, or over RLIMIT_MEMLOCK.
+pub fn lock_all() -> io::Result<()> {
+    Ok(mlockall(
+        MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE,
+    )?)
+}
+
+/// Undoes [`lock_all`].
+///
+/// # Errors
+/// None that the kernel documents for this call.
+pub fn unlock_all() -> io::Result<()> {
+    Ok(munlockall()?)
+}

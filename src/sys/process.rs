@@ -1,0 +1,186 @@
+//! Child processes (floor 1): what runs between fork and exec, waiting without reaping, and
+//! signals that cannot hit a stranger who got a dead process's number.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::libc;
+
+/// What a child leaves its parent's family for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Family {
+    /// A session of its own, setsid(2): no controlling terminal.
+    Session,
+    /// A process group of its own in the caller's session, setpgid(2).
+    Group,
+}
+
+/// Prepares `command` so that its child starts in its own `family`, with no signal blocked, with
+/// SIGPIPE at its default, and with every descriptor from 3 up closed at exec but those of `keep`,
+/// whose numbers must stay open until the spawn.
+pub fn prepare(command: &mut Command, family: Family, keep: Vec<RawFd>) {
+    let hook = move || {
+        join(family)?;
+        reset_signals()?;
+        close_at_exec_from(3)?;
+        for &fd in &keep {
+            // SAFETY: fcntl with F_SETFD takes an integer; a bad number is an error answer.
+            if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: the closure runs between fork and exec of a program that may have threads. It calls
+    // only async-signal-safe functions and bare system calls, allocates nothing (its vector was
+    // filled before), takes no lock, and cannot panic.
+    unsafe { command.pre_exec(hook) };
+}
+
+fn join(family: Family) -> io::Result<()> {
+    // SAFETY: both calls take integers only and act on the calling process.
+    let done = unsafe {
+        match family {
+            Family::Session => libc::setsid(),
+            Family::Group => libc::setpgid(0, 0),
+        }
+    };
+    if done < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}
+
+fn reset_signals() -> io::Result<()> {
+    // SAFETY: the set is initialised by sigemptyset before it is used; SIG_DFL is a valid handler.
+    unsafe {
+        let mut none: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut none);
+        if libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        if libc::signal(libc::SIGPIPE, libc::SIG_DFL) == libc::SIG_ERR {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Sets close-on-exec on every descriptor from `first` up.
+fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
+    // SAFETY: three integers; nothing is closed now, and a kernel without the call says ENOSYS
+    // (before 5.9) or EINVAL (without the flag, before 5.11).
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        )
+    };
+    if done == 0 {
+        return Ok(());
+    }
+    // Older kernels. The agent opens everything close-on-exec, so this only has to catch what it
+    // was itself given at its start: low numbers.
+    for fd in first..1024 {
+        // SAFETY: integers only; EBADF for a number that is not open is what most answer.
+        unsafe { libc::fcntl(fd as RawFd, libc::F_SETFD, libc::FD_CLOEXEC) };
+    }
+    Ok(())
+}
+
+/// True if the child `pid` has ended; it stays a zombie, so that its number stays its own.
+///
+/// # Errors
+/// ECHILD if `pid` is no child of this process or was reaped already.
+pub fn has_ended(pid: i32) -> io::Result<bool> {
+    let id = libc::id_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
+    loop {
+        // SAFETY: all-zero is a valid siginfo_t, and the pointer is good for the call. With WNOHANG
+        // the kernel leaves si_pid 0 where the child has not ended.
+        let (done, pid_of) = unsafe {
+            let mut info: libc::siginfo_t = std::mem::zeroed();
+            let flags = libc::WEXITED | libc::WNOWAIT | libc::WNOHANG;
+            let done = libc::waitid(libc::P_PID, id, &mut info, flags);
+            (done, info.si_pid())
+        };
+        if done == 0 {
+            return Ok(pid_of != 0);
+        }
+        let error = io::Error::last_os_error();
+        if error.kind() != io::ErrorKind::Interrupted {
+            return Err(error);
+        }
+    }
+}
+
+/// A descriptor that stands for one process and becomes readable when it ends.
+#[derive(Debug)]
+pub struct PidFd(OwnedFd);
+
+impl PidFd {
+    /// Opens the process `pid`, pidfd_open(2).
+    ///
+    /// # Errors
+    /// ESRCH if there is none; ENOSYS before Linux 5.3.
+    pub fn open(pid: i32) -> io::Result<PidFd> {
+        // SAFETY: integers only; the descriptor that comes back is new and ours alone, and the
+        // kernel sets close-on-exec on it.
+        unsafe {
+            let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
+            match RawFd::try_from(fd) {
+                Ok(fd) if fd >= 0 => Ok(PidFd(OwnedFd::from_raw_fd(fd))),
+                _ => Err(io::Error::last_os_error()),
+            }
+        }
+    }
+
+    /// Sends `signal` to that very process, pidfd_send_signal(2).
+    ///
+    /// # Errors
+    /// ESRCH if it has ended and was reaped; EPERM.
+    pub fn send(&self, signal: i32) -> io::Result<()> {
+        // SAFETY: the descriptor is open as long as self lives; a null siginfo is allowed.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if done < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+}
+
+impl std::os::fd::AsFd for PidFd {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// kill(2): a signal by number, for kernels without pidfd and for whole groups (negative `pid`).
+///
+/// # Errors
+/// As kill(2) says: ESRCH, EPERM.
+pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
+    // 0 and -1 would reach our own group or everybody.
+    if pid == 0 || pid == -1 {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    // SAFETY: integers only.
+    if unsafe { libc::kill(pid, signal) } < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
+    }
+}

@@ -1,0 +1,158 @@
+//! A small client of the system log (floor 1): datagrams to /dev/log as syslog(3) writes them.
+//!
+//! Never blocks: a message that the log daemon cannot take now is an error to the caller, so that
+//! a stuck daemon, or one whose disk is frozen, cannot stop the agent. Connects when first used
+//! and again after the daemon was restarted.
+
+use std::io;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use super::localtime::format_local;
+
+/// Where the system log listens.
+const SOCKET: &str = "/dev/log";
+/// Longest text of one message, in bytes; more is cut. Within what every daemon takes.
+const LONGEST: usize = 8000;
+/// syslog(3)'s LOG_USER.
+const FACILITY_USER: u8 = 1 << 3;
+
+/// Severity of a message, by its syslog(3) number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Severity {
+    /// LOG_ERR
+    Error = 3,
+    /// LOG_WARNING
+    Warning = 4,
+    /// LOG_NOTICE
+    Notice = 5,
+    /// LOG_INFO
+    Info = 6,
+    /// LOG_DEBUG
+    Debug = 7,
+}
+
+/// A sender to the system log under one tag; see the module.
+#[derive(Debug)]
+pub struct Syslog {
+    tag: String,
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+}
+
+impl Syslog {
+    /// A sender whose messages carry `tag`. If nobody listens yet, each `send` tries again.
+    pub fn connect(tag: &str) -> Syslog {
+        Syslog::connect_to(Path::new(SOCKET), tag)
+    }
+
+    /// As [`Syslog::connect`], to a socket of the caller's choice.
+    pub fn connect_to(path: &Path, tag: &str) -> Syslog {
+        let mut log = Syslog {
+            tag: tag.to_owned(),
+            path: path.to_owned(),
+            socket: None,
+        };
+        log.socket = log.open().ok();
+        log
+    }
+
+    fn open(&self) -> io::Result<UnixDatagram> {
+        let socket = UnixDatagram::unbound()?;
+        socket.set_nonblocking(true)?;
+        socket.connect(&self.path)?;
+        Ok(socket)
+    }
+
+    /// Sends one message of facility user; line ends and NULs in `text` become spaces.
+    ///
+    /// # Errors
+    /// Nobody listens (ENOENT, ECONNREFUSED), or the daemon's queue is full (`WouldBlock`): the
+    /// message is lost.
+    pub fn send(&mut self, severity: Severity, text: &str) -> io::Result<()> {
+        self.send_at(SystemTime::now(), severity, text)
+    }
+
+    /// As [`Syslog::send`], with the time at which the message was made.
+    ///
+    /// # Errors
+    /// As [`Syslog::send`].
+    pub fn send_at(&mut self, when: SystemTime, severity: Severity, text: &str) -> io::Result<()> {
+        let message = self.message(when, severity, text);
+        if let Some(socket) = &self.socket {
+            match socket.send(&message) {
+                Ok(_) => return Ok(()),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
+                // The daemon was restarted: its new socket has the old name.
+                Err(_) => self.socket = None,
+            }
+        }
+        let socket = self.open()?;
+        socket.send(&message)?;
+        self.socket = Some(socket);
+        Ok(())
+    }
+
+    fn message(&self, when: SystemTime, severity: Severity, text: &str) -> Vec<u8> {
+        let date = format_local(when, c"%b %e %H:%M:%S");
+        let priority = FACILITY_USER | severity as u8;
+        let end = (0..=LONGEST.min(text.len()))
+            .rev()
+            .find(|&at| text.is_char_boundary(at));
+        let text = text[..end.unwrap_or(0)]
+            .trim_end_matches('\n')
+            .replace(['\n', '\0'], " ");
+        format!("<{priority}>{date} {}: {text}", self.tag).into_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn receive(socket: &UnixDatagram) -> String {
+        let mut buffer = [0; 10_000];
+        let length = socket.recv(&mut buffer).expect("a message");
+        String::from_utf8(buffer[..length].to_vec()).expect("text")
+    }
+
+    #[test]
+    fn one_line_a_message_and_reconnects() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("log");
+        let mut log = Syslog::connect_to(&path, "qemu-ga");
+        assert!(log.send(Severity::Info, "nobody").is_err());
+
+        let daemon = UnixDatagram::bind(&path).expect("bind");
+        log.send(Severity::Info, "info: guest-ping called")
+            .expect("sent");
+        let got = receive(&daemon);
+        assert!(got.starts_with("<14>"), "{got}");
+        assert!(got.ends_with(" qemu-ga: info: guest-ping called"), "{got}");
+        assert_eq!(
+            got.len(),
+            "<14>Nov 21 02:55:37 qemu-ga: info: guest-ping called".len()
+        );
+
+        drop(daemon);
+        std::fs::remove_file(&path).expect("gone");
+        let daemon = UnixDatagram::bind(&path).expect("bind again");
+        log.send(Severity::Error, "a\nb\n")
+            .expect("sent to the new one");
+        assert!(receive(&daemon).ends_with(": a b"));
+    }
+
+    #[test]
+    fn never_blocks_on_a_daemon_that_does_not_read() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("log");
+        let _daemon = UnixDatagram::bind(&path).expect("bind");
+        let mut log = Syslog::connect_to(&path, "t");
+        let full = (0..100_000).find_map(|_| log.send(Severity::Debug, "x").err());
+        assert_eq!(
+            full.map(|error| error.kind()),
+            Some(io::ErrorKind::WouldBlock)
+        );
+    }
+}

@@ -1,0 +1,167 @@
+//! Listening sockets: one client at a time, the next is served when it has gone.
+
+use super::OpenError;
+use super::address::parse_vsock;
+use crate::sys::strerror;
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, listen, socket,
+};
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::Path;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{UnixListener, UnixStream};
+use tokio_vsock::{VsockListener, VsockStream};
+
+/// Clients that may wait while one is served.
+const BACKLOG: i32 = 1;
+
+fn failed(what: &str, errno: Errno) -> OpenError {
+    OpenError(format!("{what}: {}", strerror(&errno.into())))
+}
+
+fn listening(
+    family: AddressFamily,
+    address: &dyn SockaddrLike,
+    place: &str,
+) -> Result<OwnedFd, OpenError> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let kind = if family == AddressFamily::Unix {
+        "Unix socket"
+    } else {
+        "socket"
+    };
+    let fd = socket(family, SockType::Stream, flags, None)
+        .map_err(|e| failed(&format!("Failed to create {kind}"), e))?;
+    bind(fd.as_raw_fd(), address)
+        .map_err(|e| failed(&format!("Failed to bind socket{place}"), e))?;
+    let backlog = Backlog::new(BACKLOG).map_err(|e| failed("Failed to listen on socket", e))?;
+    listen(&fd, backlog).map_err(|e| failed("Failed to listen on socket", e))?;
+    Ok(fd)
+}
+
+/// Listens at `path`; what was there before is removed.
+pub fn listen_unix(path: &Path) -> Result<OwnedFd, OpenError> {
+    let shown = path.display();
+    let address = UnixAddr::new(path)
+        .map_err(|_| OpenError(format!("UNIX socket path '{shown}' is too long")))?;
+    match std::fs::remove_file(path) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => {
+            return Err(OpenError(format!(
+                "Failed to unlink socket {shown}: {}",
+                strerror(&e)
+            )));
+        }
+        _ => {}
+    }
+    listening(AddressFamily::Unix, &address, &format!(" to {shown}"))
+}
+
+/// Listens at `<cid>:<port>`.
+pub fn listen_vsock(text: &str) -> Result<OwnedFd, OpenError> {
+    listening(AddressFamily::Vsock, &parse_vsock(text)?, "")
+}
+
+/// Makes a socket from the service manager fit for the runtime.
+pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, OpenError> {
+    use nix::fcntl::{FcntlArg, OFlag, fcntl};
+    fcntl(&fd, FcntlArg::F_GETFL)
+        .and_then(|flags| {
+            let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+            fcntl(&fd, FcntlArg::F_SETFL(flags))
+        })
+        .map_err(|e| failed("Failed to make the passed socket non-blocking", e))?;
+    Ok(fd)
+}
+
+/// A listening socket that the runtime watches.
+pub enum Listener {
+    Unix(UnixListener),
+    Vsock(VsockListener),
+}
+
+impl Listener {
+    /// Watches a listening AF_UNIX socket.
+    pub fn unix(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self::Unix(UnixListener::from_std(fd.into())?))
+    }
+
+    /// Watches a listening AF_VSOCK socket.
+    pub fn vsock(fd: OwnedFd) -> io::Result<Self> {
+        Ok(Self::Vsock(VsockListener::from(fd)))
+    }
+
+    async fn accept(&mut self) -> io::Result<Client> {
+        Ok(match self {
+            Self::Unix(listener) => Client::Unix(listener.accept().await?.0),
+            Self::Vsock(listener) => Client::Vsock(listener.accept().await?.0),
+        })
+    }
+}
+
+enum Client {
+    Unix(UnixStream),
+    Vsock(VsockStream),
+}
+
+/// A listener and the client being served.
+pub struct SocketChannel {
+    listener: Listener,
+    client: Option<Client>,
+}
+
+impl SocketChannel {
+    /// Serves whoever connects to `listener`.
+    pub fn new(listener: Listener) -> Self {
+        Self {
+            listener,
+            client: None,
+        }
+    }
+
+    /// Reads from the client, or from the next one. An error on a connection ends that
+    /// connection, not the channel.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            let client = match &mut self.client {
+                Some(client) => client,
+                None => match self.listener.accept().await {
+                    Ok(client) => self.client.insert(client),
+                    Err(e) if is_passing(&e) => {
+                        tracing::warn!("error accepting connection: {}", strerror(&e));
+                        continue;
+                    }
+                    Err(e) => return Err(e),
+                },
+            };
+            let result = match client {
+                Client::Unix(stream) => stream.read(buffer).await,
+                Client::Vsock(stream) => stream.read(buffer).await,
+            };
+            match result {
+                Ok(count) if count > 0 => return Ok(count),
+                Ok(_) => tracing::debug!("received EOF"),
+                Err(e) => tracing::warn!("error reading channel: {}", strerror(&e)),
+            }
+            self.client = None;
+        }
+    }
+
+    /// Writes to the client; without one the data are dropped.
+    pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
+        match &mut self.client {
+            Some(Client::Unix(stream)) => stream.write_all(data).await,
+            Some(Client::Vsock(stream)) => stream.write_all(data).await,
+            None => Ok(()),
+        }
+    }
+}
+
+/// Whether the next accept(2) may well succeed.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error().map(Errno::from_raw),
+        Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO)
+    )
+}

@@ -1,0 +1,107 @@
+//! A virtio-serial port (linux/virtio_console.h; drivers/char/virtio_console.c for its poll).
+//!
+//! While no host is connected the port polls as hung up and reads as end of file, both for ever.
+//! So it is watched by an epoll instance of its own, edge-triggered: one wakeup when the host
+//! comes or sends, none while it is away. The runtime watches that instance, for a hang-up that
+//! it saw on the port itself would count as readiness for ever.
+
+use super::{OpenError, cannot_open};
+use nix::errno::Errno;
+use nix::fcntl::OFlag;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
+use nix::sys::stat::Mode;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
+use std::path::Path;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+
+/// Opens a port without waiting for a host.
+pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
+    let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
+    nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| cannot_open(path, &e.into()))
+}
+
+struct Watch(Epoll);
+
+impl AsRawFd for Watch {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.0.as_raw_fd()
+    }
+}
+
+/// A port and its watch.
+pub struct VirtioChannel {
+    port: OwnedFd,
+    watch: AsyncFd<Watch>,
+}
+
+impl VirtioChannel {
+    /// Starts to watch an open port.
+    pub fn new(port: OwnedFd) -> io::Result<Self> {
+        let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
+        let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
+        epoll.add(&port, EpollEvent::new(events, 0))?;
+        #[allow(
+            deprecated,
+            reason = "its replacement is unsafe; `Watch` owns its descriptor, which is what that asks for"
+        )]
+        let watch = AsyncFd::with_interest(Watch(epoll), Interest::READABLE)?;
+        Ok(Self { port, watch })
+    }
+
+    /// Waits until something about the port changes.
+    async fn edge(&self) -> io::Result<()> {
+        let mut guard = self.watch.readable().await?;
+        let mut events = [EpollEvent::empty(); 1];
+        while self
+            .watch
+            .get_ref()
+            .0
+            .wait(&mut events, EpollTimeout::ZERO)?
+            > 0
+        {}
+        guard.clear_ready();
+        Ok(())
+    }
+
+    /// Waits for a host and its bytes.
+    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        loop {
+            match nix::unistd::read(&self.port, buffer) {
+                Ok(0) | Err(Errno::EAGAIN) => self.edge().await?,
+                Ok(count) => return Ok(count),
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+    }
+
+    /// Writes while the host is there.
+    pub async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
+        while !data.is_empty() {
+            match nix::unistd::write(&self.port, data) {
+                Ok(count) => data = &data[count..],
+                Err(Errno::EAGAIN) if self.is_hung_up()? => {
+                    return Err(io::Error::new(
+                        io::ErrorKind::BrokenPipe,
+                        "the host disconnected before it took the whole reply",
+                    ));
+                }
+                Err(Errno::EAGAIN) => self.edge().await?,
+                Err(Errno::EINTR) => {}
+                Err(e) => return Err(e.into()),
+            }
+        }
+        Ok(())
+    }
+
+    fn is_hung_up(&self) -> io::Result<bool> {
+        let mut fds = [PollFd::new(self.port.as_fd(), PollFlags::empty())];
+        poll(&mut fds, PollTimeout::ZERO)?;
+        Ok(fds[0]
+            .revents()
+            .is_some_and(|events| events.contains(PollFlags::POLLHUP)))
+    }
+}

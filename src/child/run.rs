@@ -214,7 +214,6 @@ struct Watch<'a> {
 }
 
 /// What poll(2) found.
-#[derive(Default)]
 struct Ready {
     ended: bool,
     output: bool,
@@ -260,35 +259,36 @@ impl Watch<'_> {
             (Some(left), Some(look)) => Some(left.min(look)),
             (left, look) => left.or(look),
         };
-        let mut fds: Vec<(PollFd<'_>, fn(&mut Ready) -> &mut bool)> = Vec::with_capacity(4);
-        if let Some(fd) = &self.pidfd {
-            fds.push((PollFd::new(fd.as_fd(), PollFlags::POLLIN), |r| &mut r.ended));
-        }
-        if let Some(fd) = &self.reader {
-            fds.push((PollFd::new(fd.as_fd(), PollFlags::POLLIN), |r| {
-                &mut r.output
-            }));
-        }
-        if let Some(feed) = &self.writer {
-            fds.push((PollFd::new(feed.pipe.as_fd(), PollFlags::POLLOUT), |r| {
-                &mut r.input
-            }));
-        }
-        if let Some(fd) = &self.cancel {
-            fds.push((PollFd::new(fd.as_fd(), PollFlags::POLLIN), |r| {
-                &mut r.cancel
-            }));
-        }
-        let (mut polled, places): (Vec<_>, Vec<_>) = fds.into_iter().unzip();
-        match poll(&mut polled, timeout(left)) {
+        let ended = self.pidfd.as_ref().map(AsFd::as_fd);
+        let output = self.reader.as_ref().map(AsFd::as_fd);
+        let input = self.writer.as_ref().map(|feed| feed.pipe.as_fd());
+        let cancel = self.cancel.as_ref().map(AsFd::as_fd);
+        let watched = [ended, output, input, cancel];
+        let flags = [
+            PollFlags::POLLIN,
+            PollFlags::POLLIN,
+            PollFlags::POLLOUT,
+            PollFlags::POLLIN,
+        ];
+        let present = watched.iter().zip(flags);
+        let mut fds: Vec<PollFd<'_>> = present
+            .filter_map(|(fd, flags)| Some(PollFd::new((*fd)?, flags)))
+            .collect();
+        match poll(&mut fds, timeout(left)) {
             Ok(_) | Err(Errno::EINTR) => (),
             Err(errno) => return Err(ChildError::Read(errno.into())),
         }
-        let mut ready = Ready::default();
-        for (fd, place) in polled.iter().zip(places) {
-            *place(&mut ready) = fd.any().unwrap_or(true);
-        }
-        Ok(ready)
+        let mut found = fds.iter();
+        let mut is_ready = |fd: &Option<_>| {
+            fd.is_some() && found.next().is_some_and(|fd| fd.any().unwrap_or(true))
+        };
+        // In the order of `watched`.
+        Ok(Ready {
+            ended: is_ready(&ended),
+            output: is_ready(&output),
+            input: is_ready(&input),
+            cancel: is_ready(&cancel),
+        })
     }
 
     /// Takes in what is there now; at the end of file the pipe is closed.

@@ -4,9 +4,9 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
-//mod fs;
+mod fs;
 mod fsfreeze;
-//mod info;
+mod info;
 pub mod policy;
 mod sync;
 
@@ -111,7 +111,12 @@ impl Command {
 /// Every command, in the order of registration.
 pub fn all() -> &'static [Command] {
     static ALL: LazyLock<Vec<Command>> = LazyLock::new(|| {
-        let tables = [sync::COMMANDS, fsfreeze::COMMANDS];
+        let tables = [
+            sync::COMMANDS,
+            fsfreeze::COMMANDS,
+            info::COMMANDS,
+            fs::COMMANDS,
+        ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);
         all

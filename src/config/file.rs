@@ -11,11 +11,10 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use nix::errno::Errno;
-
 use super::Config;
 use super::keyfile::{self, Entry, Problem};
 use super::options::{self, Arg, CONF_FILE, Group, OPTIONS};
+use crate::sys::strerror;
 
 /// No sane configuration is larger, and one read must not take the guest's memory.
 const MAX_SIZE: u64 = 1 << 20;
@@ -62,7 +61,7 @@ pub(super) fn load(config: &mut Config, choice: &Choice) -> Result<(), String> {
             if choice.must_exist {
                 return Err(fail(&format_args!(
                     "{}: check the path after -c",
-                    plain(&error)
+                    strerror(&error)
                 )));
             }
             return Ok(());
@@ -70,7 +69,7 @@ pub(super) fn load(config: &mut Config, choice: &Choice) -> Result<(), String> {
         Err(Failure::Io(error)) => {
             return Err(fail(&format_args!(
                 "{}: make it readable for the agent",
-                plain(&error)
+                strerror(&error)
             )));
         }
         Err(Failure::Other(reason)) => return Err(fail(&reason)),
@@ -107,14 +106,6 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         ));
     }
     Ok(text)
-}
-
-/// The system's text for an error, without Rust's addition of the number.
-fn plain(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().into(),
-        None => error.to_string(),
-    }
 }
 
 /// Values are taken in the table's order and of repeated keys only the last counts, so a bad value

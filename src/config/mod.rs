@@ -235,6 +235,12 @@ impl std::error::Error for ConfigError {}
 
 /// Reads the command line (`args`, the program's name first), the environment and the
 /// configuration file.
+///
+/// Call it before the socket of the service manager is taken, which removes the variables that
+/// announce it.
+///
+/// # Errors
+/// An option or the file cannot be understood, or a path is missing: the text says what to do.
 pub fn parse(
     args: &[OsString],
     env: &dyn Fn(&str) -> Option<OsString>,

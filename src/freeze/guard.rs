@@ -6,7 +6,7 @@ use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::Mount;
 
 /// Major number of loop devices (devices.txt).
-const LOOP_MAJOR: u32 = 7;
+pub const LOOP_MAJOR: u32 = 7;
 
 /// Why this build refuses to open `filesystem` for freezing; `None`: it may.
 pub fn refusal(mounts: &[Mount], filesystem: &Filesystem) -> Option<String> {

@@ -1,1 +1,604 @@
+//! The runner on real little scripts, the log line by line, and the agent's side with a foreign
+//! master. What needs the built binary is in `tests/hook_master.rs`.
 
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use super::log::{HookLog, TAG};
+use super::master::{Limits, MasterReport, call, call_within};
+use super::runner::{Options, Summary, TAIL, run};
+use super::trust::Refusal;
+use super::{HookRecord, HookStatus, Phase, RECORDS_ENV};
+use crate::sys::syslog::Syslog;
+
+/// A hook directory and a log of its own.
+struct House {
+    root: TempDir,
+}
+
+impl House {
+    fn new() -> House {
+        let root = tempfile::tempdir().expect("dir");
+        fs::create_dir(root.path().join("d")).expect("dir");
+        set_mode(&root.path().join("d"), 0o755);
+        House { root }
+    }
+
+    fn dir(&self) -> PathBuf {
+        self.root.path().join("d")
+    }
+
+    fn hook(&self, name: &str, script: &str) -> PathBuf {
+        self.file(name, &format!("#!/bin/sh\n{script}\n"), 0o755)
+    }
+
+    fn file(&self, name: &str, content: &str, mode: u32) -> PathBuf {
+        let path = self.dir().join(name);
+        fs::write(&path, content).expect("file");
+        set_mode(&path, mode);
+        path
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.root.path().join("hook.log")
+    }
+
+    fn options(&self) -> Options {
+        Options {
+            dir: self.dir(),
+            log: HookLog::new(&self.log_path()),
+            deadline: None,
+            stop: None,
+            records: None,
+        }
+    }
+
+    fn run(&self, phase: Phase) -> Summary {
+        run(phase, self.options()).expect("not refused")
+    }
+
+    fn refused(&self, phase: Phase) -> Refusal {
+        run(phase, self.options()).expect_err("refused")
+    }
+
+    /// The log's lines; a dated line loses its date (which is checked), and paths lose the
+    /// directory.
+    fn log(&self) -> Vec<String> {
+        let bytes = fs::read(self.log_path()).unwrap_or_default();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        assert!(text.is_empty() || text.ends_with('\n'), "{text:?}");
+        let dir = format!("{}/", self.dir().display());
+        text.lines()
+            .map(|line| undated(line).unwrap_or(line).replace(&dir, ""))
+            .collect()
+    }
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode");
+}
+
+/// What follows `<date>: ` where the line begins with a date as date(1) prints it in the C locale:
+/// `Thu Nov 23 13:38:05 MSK 2023`.
+fn undated(line: &str) -> Option<&str> {
+    let days = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
+    let months = [
+        "Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec",
+    ];
+    let shape = |text: &str, pattern: &str| {
+        text.len() == pattern.len()
+            && text
+                .bytes()
+                .zip(pattern.bytes())
+                .all(|(got, want)| match want {
+                    b'9' => got.is_ascii_digit(),
+                    b'_' => got.is_ascii_digit() || got == b' ',
+                    _ => got == want,
+                })
+    };
+    let days_match = days.contains(&line.get(..3)?);
+    let months_match = months.contains(&line.get(4..7)?);
+    let time_matches = shape(line.get(7..20)?, " _9 99:99:99 ");
+    let (zone, rest) = line.get(20..)?.split_once(' ')?;
+    let zone_matches = zone
+        .chars()
+        .all(|c| c.is_ascii_alphanumeric() || c == '+' || c == '-');
+    let year_matches = shape(rest.get(..6)?, "9999: ");
+    (days_match && months_match && time_matches && zone_matches && year_matches).then(|| &rest[6..])
+}
+
+fn names(summary: &Summary) -> Vec<&str> {
+    summary
+        .hooks
+        .iter()
+        .map(|hook| hook.path.rsplit('/').next().unwrap_or_default())
+        .collect()
+}
+
+#[test]
+fn the_date_matcher_matches_dates_alone() {
+    assert_eq!(
+        undated("Thu Nov 23 13:38:05 MSK 2023: execute x freeze"),
+        Some("execute x freeze")
+    );
+    assert_eq!(undated("Thu Nov  3 13:38:05 +03 2023: x"), Some("x"));
+    for line in [
+        "Thu Nov 23 13:38:05 2023: x",
+        "2023-11-23: x",
+        "Thu Nov 23 13:38:05 MSK 2023 x",
+        "",
+    ] {
+        assert_eq!(undated(line), None, "{line}");
+    }
+}
+
+#[test]
+fn byte_order_on_freeze_and_reverse_on_thaw_with_exact_lines() {
+    let house = House::new();
+    for name in ["b", "10-x", "B", "é", "a.sh"] {
+        house.hook(name, "echo \"$# $1 of $0\"");
+    }
+    let order = ["10-x", "B", "a.sh", "b", "é"];
+    let expected = |order: Vec<&str>, phase: &str| -> Vec<String> {
+        let one = |name: &&str| {
+            [
+                format!("execute {name} {phase}"),
+                format!("1 {phase} of {name}"),
+                format!("{name} finished with status=0"),
+            ]
+        };
+        order.iter().flat_map(one).collect()
+    };
+    let summary = house.run(Phase::Freeze);
+    assert_eq!(names(&summary), order);
+    assert_eq!(house.log(), expected(order.to_vec(), "freeze"));
+    fs::remove_file(house.log_path()).expect("a log");
+    let summary = house.run(Phase::Thaw);
+    let reversed: Vec<&str> = order.iter().rev().copied().collect();
+    assert_eq!(names(&summary), reversed);
+    assert_eq!(house.log(), expected(reversed, "thaw"));
+}
+
+#[test]
+fn the_raw_line_has_date_path_and_status() {
+    let house = House::new();
+    let path = house.hook("h", "");
+    house.run(Phase::Freeze);
+    let text = fs::read_to_string(house.log_path()).expect("log");
+    let lines: Vec<&str> = text
+        .lines()
+        .map(|line| undated(line).expect("a date"))
+        .collect();
+    let path = path.display();
+    let finished = format!("{path} finished with status=0");
+    assert_eq!(lines, [format!("execute {path} freeze"), finished]);
+    assert_eq!(
+        fs::metadata(house.log_path())
+            .expect("log")
+            .permissions()
+            .mode()
+            & 0o777,
+        0o600
+    );
+}
+
+#[test]
+fn skipped_names_directories_and_links() {
+    let house = House::new();
+    let endings = [
+        "~",
+        ".bak",
+        ".orig",
+        ".rpmnew",
+        ".rpmorig",
+        ".rpmsave",
+        ".sample",
+        ".dpkg-old",
+        ".dpkg-new",
+        ".dpkg-tmp",
+        ".dpkg-dist",
+        ".dpkg-bak",
+        ".dpkg-backup",
+        ".dpkg-remove",
+    ];
+    for ending in endings {
+        house.hook(&format!("x{ending}"), "echo no");
+    }
+    house.hook(".hidden", "echo no");
+    fs::create_dir(house.dir().join("directory")).expect("dir");
+    house.hook("x.bak.sh", "");
+    let elsewhere = house.root.path().join("elsewhere");
+    fs::write(&elsewhere, "#!/bin/sh\necho linked\n").expect("file");
+    set_mode(&elsewhere, 0o700);
+    symlink("../elsewhere", house.dir().join("link")).expect("link");
+    symlink("nowhere", house.dir().join("broken")).expect("link");
+    house.run(Phase::Freeze);
+    assert_eq!(
+        house.log(),
+        [
+            "broken skipped: it leads nowhere: No such file or directory",
+            "execute link freeze",
+            "linked",
+            "link finished with status=0",
+            "execute x.bak.sh freeze",
+            "x.bak.sh finished with status=0",
+        ]
+    );
+}
+
+#[test]
+fn not_executable_names_the_remedy() {
+    let house = House::new();
+    let path = house.file("quiet", "#!/bin/sh\necho no\n", 0o644);
+    let summary = house.run(Phase::Freeze);
+    let why = format!(
+        "not executable (mode 0644); to have it run: chmod +x {}",
+        path.display()
+    );
+    assert_eq!(summary.hooks[0].status, HookStatus::Skipped(why));
+    assert_eq!(
+        house.log(),
+        ["quiet skipped: not executable (mode 0644); to have it run: chmod +x quiet"]
+    );
+}
+
+#[test]
+fn failures_are_told_and_stop_nothing() {
+    let house = House::new();
+    house.hook("1", "echo out; echo err >&2; exit 3");
+    house.hook("2", "kill -9 $$");
+    house.file("3", "#!/nonexistent/interpreter\n", 0o755);
+    house.file("4", "\u{7f}ELF not really\0", 0o755);
+    house.hook("5", "printf 'no end of line'; exit 1");
+    house.hook("6", r"printf 'a\0\377b'");
+    let summary = house.run(Phase::Thaw);
+    let statuses: Vec<i32> = summary
+        .hooks
+        .iter()
+        .rev()
+        .map(|hook| hook.status.number())
+        .collect();
+    assert_eq!(statuses[..3], [3, 137, 127]);
+    assert_eq!(statuses[4..], [1, 0]);
+    assert_ne!(statuses[3], 0, "what is no program fails");
+    assert_eq!(summary.hooks[5].output, "out\nerr\n");
+    assert_eq!(summary.hooks[1].output, "no end of line");
+    assert_eq!(summary.hooks[0].output, "", "a hook that succeeded");
+    let log = house.log();
+    assert_eq!(
+        log[..6],
+        [
+            "execute 6 thaw",
+            "a\0\u{fffd}b",
+            "6 finished with status=0",
+            "execute 5 thaw",
+            "no end of line",
+            "5 finished with status=1",
+        ]
+    );
+    assert_eq!(
+        log[log.len() - 9..],
+        [
+            "execute 3 thaw",
+            "3 cannot be run: No such file or directory; check that the interpreter in its first \
+             line is installed",
+            "3 finished with status=127",
+            "execute 2 thaw",
+            "2 finished with status=137",
+            "execute 1 thaw",
+            "out",
+            "err",
+            "1 finished with status=3",
+        ]
+    );
+    let raw = fs::read(house.log_path()).expect("log");
+    assert!(
+        raw.windows(5).any(|bytes| bytes == b"a\0\xffb\n"),
+        "bytes as they came"
+    );
+}
+
+#[test]
+fn output_is_in_the_log_as_it_comes() {
+    let house = House::new();
+    // The hook itself sees its first line in the log before it ends.
+    house.hook(
+        "h",
+        &format!("echo early; grep -c early {}", house.log_path().display()),
+    );
+    house.run(Phase::Freeze);
+    assert_eq!(house.log()[1..3], ["early", "1"]);
+}
+
+#[test]
+fn a_lock_holder_left_behind_can_still_write() {
+    let house = House::new();
+    let go = house.root.path().join("go");
+    let script = format!(
+        "(while [ ! -e {0} ]; do sleep 0.01; done; echo late; touch {0}.done) &",
+        go.display()
+    );
+    house.hook("h", &script);
+    house.run(Phase::Freeze);
+    assert_eq!(
+        house.log(),
+        ["execute h freeze", "h finished with status=0"]
+    );
+    fs::write(&go, "").expect("go");
+    // Ends with the test runner's own limit if the holder was killed.
+    while !house.root.path().join("go.done").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(house.log()[2], "late");
+}
+
+#[test]
+fn huge_output_and_a_bounded_tail() {
+    let house = House::new();
+    house.hook("h", "head -c 10000000 /dev/zero | tr '\\0' x; exit 1");
+    let summary = house.run(Phase::Freeze);
+    assert_eq!(summary.hooks[0].output, "x".repeat(TAIL));
+    assert_eq!(house.log()[1].len(), 10_000_000);
+    assert_eq!(house.log()[2], "h finished with status=1");
+}
+
+#[test]
+fn a_deadline_ends_the_hook_and_the_next_one_runs() {
+    let house = House::new();
+    house.hook("1", "[ $1 = thaw ] || sleep 1000 & wait");
+    house.hook("2", "");
+    let mut options = house.options();
+    options.deadline = Some(Duration::from_millis(500));
+    let summary = run(Phase::Freeze, options).expect("not refused");
+    assert_eq!(summary.hooks[0].status, HookStatus::TimedOut);
+    assert!(!summary.stopped);
+    let log = house.log();
+    assert_eq!(
+        log[..3],
+        [
+            "execute 1 freeze",
+            "1 did not finish within 0.5 s and was ended",
+            "1 finished with status=124"
+        ]
+    );
+    assert_eq!(log[3], "execute 2 freeze");
+}
+
+#[test]
+fn no_directory_or_an_empty_one_is_no_work() {
+    let house = House::new();
+    assert!(house.run(Phase::Freeze).hooks.is_empty());
+    assert!(!house.log_path().exists(), "nothing to tell, no log");
+    fs::remove_dir(house.dir()).expect("removed");
+    assert!(house.run(Phase::Thaw).hooks.is_empty());
+    fs::write(house.dir(), "").expect("a file in its place");
+    let said = house.refused(Phase::Freeze).to_string();
+    assert!(
+        said.starts_with("cannot read the hook directory ") && said.ends_with("Not a directory")
+    );
+}
+
+#[test]
+fn refuses_what_others_may_change_before_anything_runs() {
+    let house = House::new();
+    house.hook("1", "echo no");
+    let second = house.hook("2", "echo no");
+    set_mode(&second, 0o757);
+    let remedy = |path: &Path, mode: &str| {
+        format!(
+            "refusing to run hooks: {0} is writable by everybody (mode {mode}); after checking its \
+             content, mend it with: chmod go-w {0}",
+            path.display()
+        )
+    };
+    assert_eq!(house.refused(Phase::Freeze).0, remedy(&second, "0757"));
+    let in_log = fs::read_to_string(house.log_path()).expect("log");
+    assert_eq!(
+        undated(in_log.trim_end()),
+        Some(remedy(&second, "0757").as_str())
+    );
+
+    // One that does not run anyway harms nobody.
+    set_mode(&second, 0o646);
+    house.run(Phase::Freeze);
+    set_mode(&second, 0o755);
+
+    for mode in [0o777, 0o1777] {
+        set_mode(&house.dir(), mode);
+        assert_eq!(
+            house.refused(Phase::Thaw).0,
+            remedy(&house.dir(), &format!("{mode:04o}"))
+        );
+    }
+    set_mode(&house.dir(), 0o755);
+
+    set_mode(house.root.path(), 0o777);
+    assert_eq!(
+        house.refused(Phase::Thaw).0,
+        remedy(house.root.path(), "0777")
+    );
+    // As /tmp: nobody can replace another's directory in it.
+    set_mode(house.root.path(), 0o1777);
+    house.run(Phase::Thaw);
+    set_mode(house.root.path(), 0o755);
+
+    // A link's target counts, and so does what leads to it.
+    let open = house.root.path().join("open");
+    fs::create_dir(&open).expect("dir");
+    fs::write(open.join("tool"), "#!/bin/sh\n").expect("file");
+    set_mode(&open.join("tool"), 0o755);
+    symlink(open.join("tool"), house.dir().join("3")).expect("link");
+    house.run(Phase::Freeze);
+    set_mode(&open, 0o777);
+    assert_eq!(house.refused(Phase::Freeze).0, remedy(&open, "0777"));
+}
+
+#[test]
+fn refuses_other_owners_and_groups() {
+    if !nix::unistd::geteuid().is_root() {
+        return; // only root can give files away
+    }
+    let house = House::new();
+    let path = house.hook("1", "echo no");
+    std::os::unix::fs::chown(&path, Some(1234), None).expect("chown");
+    let said = house.refused(Phase::Freeze).0;
+    assert!(
+        said.contains(" is owned by user 1234, not by root (mode 0755); "),
+        "{said}"
+    );
+    assert!(
+        said.ends_with(&format!("chown root: {}", path.display())),
+        "{said}"
+    );
+    std::os::unix::fs::chown(&path, Some(0), Some(1234)).expect("chown");
+    house.run(Phase::Freeze);
+    set_mode(&path, 0o775);
+    let said = house.refused(Phase::Freeze).0;
+    assert!(
+        said.contains(" is writable by group 1234 (mode 0775); "),
+        "{said}"
+    );
+    std::os::unix::fs::chown(&path, Some(0), Some(0)).expect("chown");
+    house.run(Phase::Freeze);
+}
+
+#[test]
+fn the_system_log_takes_the_lines_without_date() {
+    let house = House::new();
+    let path = house.hook("h", "echo one; printf two; exit 2");
+    let socket = house.root.path().join("socket");
+    let daemon = UnixDatagram::bind(&socket).expect("bind");
+    daemon.set_nonblocking(true).expect("mode");
+    let mut options = house.options();
+    options.log = HookLog::to_system(Syslog::connect_to(&socket, TAG));
+    let summary = run(Phase::Freeze, options).expect("not refused");
+    assert_eq!(
+        (summary.lost_lines, summary.hooks[0].output.as_str()),
+        (0, "one\ntwo")
+    );
+    let mut got = Vec::new();
+    let mut buffer = [0; 1000];
+    while let Ok(length) = daemon.recv(&mut buffer) {
+        let message = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        assert!(message.starts_with("<13>"), "{message}");
+        got.push(
+            message
+                .split_once(" qemu-ga-freeze-hook: ")
+                .expect("tag")
+                .1
+                .to_owned(),
+        );
+    }
+    let path = path.display();
+    let expected = [
+        format!("execute {path} freeze"),
+        "one".to_owned(),
+        "two".to_owned(),
+        format!("{path} finished with status=2"),
+    ];
+    assert_eq!(got, expected);
+}
+
+#[test]
+fn an_unwritable_log_stops_no_hook() {
+    let house = House::new();
+    let ran = house.root.path().join("ran");
+    house.hook("h", &format!("touch {}", ran.display()));
+    fs::create_dir(house.log_path()).expect("a directory in the log's place");
+    let summary = house.run(Phase::Freeze);
+    assert_eq!(summary.hooks[0].status, HookStatus::Exited(0));
+    assert!(ran.exists());
+}
+
+#[test]
+fn records_are_one_json_line_each() {
+    let house = House::new();
+    let good = house.hook("1", "");
+    house.hook("2", "echo why; kill -15 $$");
+    house.file("3", "", 0o600);
+    let file = tempfile::NamedTempFile::new().expect("file");
+    let mut options = house.options();
+    options.records = Some(file.reopen().expect("file"));
+    let summary = run(Phase::Freeze, options).expect("not refused");
+    let text = fs::read_to_string(file.path()).expect("records");
+    let told: Vec<HookRecord> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a record"))
+        .collect();
+    assert_eq!(told, summary.hooks);
+    let start = format!(
+        r#"{{"path":"{}","phase":"freeze","status":{{"exited":0}},"elapsed":"#,
+        good.display()
+    );
+    assert!(text.starts_with(&start), "{text}");
+    assert_eq!(
+        (&told[1].status, told[1].output.as_str()),
+        (&HookStatus::Signaled(15), "why\n")
+    );
+}
+
+fn foreign(script: &str) -> (TempDir, PathBuf) {
+    let dir = tempfile::tempdir().expect("dir");
+    let path = dir.path().join("master");
+    fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("file");
+    set_mode(&path, 0o755);
+    (dir, path)
+}
+
+fn call_foreign(script: &str) -> MasterReport {
+    let (_dir, path) = foreign(script);
+    call(&path, Phase::Freeze)
+}
+
+#[test]
+fn a_foreign_master_decides_by_its_status() {
+    let report = call_foreign("[ $# = 1 ] && [ $1 = freeze ]");
+    assert_eq!((report.failure, report.hooks), (None, vec![]));
+    let report = call_foreign("echo no; exit 1");
+    let text = "child process has failed to execute fsfreeze hook: no\n";
+    assert_eq!(report.failure.as_deref(), Some(text));
+    let report = call(Path::new("/nonexistent/hook"), Phase::Thaw);
+    let text = "child process has failed to execute fsfreeze hook: failed to exec \
+                '/nonexistent/hook': No such file or directory\n";
+    assert_eq!(report.failure.as_deref(), Some(text));
+    let report = call_foreign("[ -x \"$QGA_BINARY\" ] || { echo none; exit 1; }");
+    assert_eq!(report.failure, None);
+}
+
+#[test]
+fn records_survive_noise_and_a_torn_line() {
+    let record = r#"{"path":"/h","phase":"thaw","status":{"exited":4},"elapsed":0.25}"#;
+    let script = format!(
+        "exec 3>>/dev/fd/${RECORDS_ENV}; echo noise >&3; echo '{record}' >&3; \
+         printf '{{\"path\":\"/to' >&3; exit 9"
+    );
+    let report = call_foreign(&script);
+    let text = "child process has failed to execute fsfreeze hook: exit status 9";
+    assert_eq!(report.failure.as_deref(), Some(text));
+    let expected = HookRecord {
+        path: "/h".to_owned(),
+        phase: Phase::Thaw,
+        status: HookStatus::Exited(4),
+        elapsed: 0.25,
+        output: String::new(),
+    };
+    assert_eq!(report.hooks, [expected]);
+}
+
+#[test]
+fn limits_end_a_master_that_hangs() {
+    let (_dir, path) = foreign("sleep 1000");
+    let limits = Limits {
+        deadline: Some(Duration::from_millis(50)),
+        ..Limits::default()
+    };
+    let failure = call_within(&path, Phase::Freeze, limits)
+        .failure
+        .expect("a failure");
+    assert!(failure.contains("not finished in time"), "{failure}");
+}

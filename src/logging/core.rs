@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::kept::{BOUNDS, Bounds, Dropped, Kept, Kind};
 use super::line::{self, Level};
 use super::{AuditSink, LogError, LogOptions};
+use crate::sys::strerror;
 
 /// How often, and after what pause each time, a full system log is tried again when the gate
 /// opens: its queue may be short, and what was kept comes all at once.
@@ -212,7 +213,7 @@ impl State {
                         "cannot write to the log file '{}': {}; lines go to standard error while \
                          this lasts",
                         path.display(),
-                        line::reason(&error)
+                        strerror(&error)
                     );
                     let mut notice = Vec::new();
                     line::format(&mut notice, Level::Critical, when, &line::tame(&text));
@@ -247,7 +248,7 @@ impl State {
                 if self.audit_lost == 1 {
                     let text = format!(
                         "the system log takes no audit lines: {}; lost: {text}",
-                        line::reason(&error)
+                        strerror(&error)
                     );
                     self.write(Level::Warning, when, &line::tame(&text));
                 }

@@ -1,10 +1,8 @@
 //! What a line looks like: level names, the layout, and what is done to a text that would break it.
 
 use std::borrow::Cow;
-use std::io::{self, Write};
+use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use nix::errno::Errno;
 
 /// Longest text of one line in bytes, without the notice that it was cut.
 pub(super) const MAX_TEXT: usize = 4096;
@@ -59,12 +57,4 @@ pub(super) fn tame(text: &str) -> Cow<'_, str> {
         }
     }
     Cow::Owned(tame)
-}
-
-/// The system's text for an error, without Rust's addition of the number.
-pub(super) fn reason(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(number) => Errno::from_raw(number).desc().into(),
-        None => error.to_string(),
-    }
 }

@@ -21,6 +21,7 @@ use std::time::SystemTime;
 use std::{fmt, io};
 
 use self::core::Core;
+use crate::sys::strerror;
 
 /// Sends an audit line, made at that time, to the system log, without ever blocking: an error of
 /// the kind `WouldBlock` when it cannot be taken now.
@@ -61,7 +62,7 @@ impl fmt::Display for LogError {
                 f,
                 "unable to open specified log file: {} ('{}'): its directory must exist and be \
                  writable, or choose another file with --logfile",
-                line::reason(error),
+                strerror(error),
                 path.display()
             ),
             LogError::Started => write!(f, "the log was set up already: set it up only once"),

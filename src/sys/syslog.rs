@@ -155,4 +155,16 @@ mod tests {
             Some(io::ErrorKind::WouldBlock)
         );
     }
+
+    #[test]
+    fn carries_the_time_it_is_given() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("log");
+        let daemon = UnixDatagram::bind(&path).expect("bind");
+        let mut log = Syslog::connect_to(&path, "t");
+        let when = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(951_782_400);
+        log.send_at(when, Severity::Info, "x").expect("sent");
+        let date = format_local(when, c"%b %e %H:%M:%S");
+        assert_eq!(receive(&daemon), format!("<14>{date} t: x"));
+    }
 }

@@ -4,7 +4,8 @@
 //! away; a filesystem of that kind has no block device, so no freeze can reach what lies below.
 //! Before anyone may act in it, the mount table is read back and searched for a block device.
 
-use crate::probe::filesystems::block_filesystems;
+use crate::freeze::guard::LOOP_MAJOR;
+use crate::probe::filesystems::{Filesystem, block_filesystems};
 use crate::probe::mountinfo;
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
@@ -85,15 +86,25 @@ pub fn enter() -> anyhow::Result<()> {
         // A directory that is empty here, such as /tmp, may lack it.
         chdir(&directory).ok();
     }
-    check()
+    check(&[])
 }
 
-/// Reads the mount table back: no filesystem in sight may be one that can be frozen.
-fn check() -> anyhow::Result<()> {
+/// Reads the mount table back: but for the mountpoints of `own`, which must be loop devices, no
+/// filesystem in sight may be one that can be frozen.
+///
+/// # Errors
+/// One is; nothing may be frozen then.
+pub fn check(own: &[&str]) -> anyhow::Result<()> {
     let mounts = mountinfo::read(Path::new("/")).context("cannot read the mount table")?;
     let source = |path: &[u8]| mountinfo::block_device(Path::new("/"), path);
     let (real, _) = block_filesystems(&mounts, &source);
-    if let Some(filesystem) = real.first() {
+    let is_own = |filesystem: &Filesystem| {
+        filesystem.major == LOOP_MAJOR
+            && own
+                .iter()
+                .any(|name| name.as_bytes() == filesystem.mountpoint)
+    };
+    if let Some(filesystem) = real.iter().find(|filesystem| !is_own(filesystem)) {
         bail!(
             "the private namespace still shows {} on device {}:{}; nothing was done in it",
             String::from_utf8_lossy(&filesystem.mountpoint),

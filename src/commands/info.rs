@@ -1,0 +1,164 @@
+//! Floor 4: what the guest is: guest-get-time, guest-get-host-name, guest-get-osinfo.
+//!
+//! Read-only, and read anew at each call: names and clocks change while the agent runs.
+
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use nix::errno::Errno;
+use nix::sys::utsname::uname;
+use nix::unistd::gethostname;
+use serde::Serialize;
+
+use super::{Command, answer};
+use crate::probe::{System, osrelease};
+use crate::protocol::arguments::{NoArguments, decode};
+use crate::protocol::error::CommandError;
+use crate::protocol::text::from_os_bytes;
+use crate::sys::strerror;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::now(4, "guest-get-time", |_, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        answer(get_time(SystemTime::now()))
+    }),
+    Command::now(33, "guest-get-host-name", |_, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        answer(get_host_name()?)
+    }),
+    Command::now(36, "guest-get-osinfo", |_, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        let override_path = std::env::var_os("QGA_OS_RELEASE").map(PathBuf::from);
+        answer(get_osinfo(&System::host(), override_path.as_deref()))
+    }),
+];
+
+/// Nanoseconds since the epoch, in steps of a microsecond as the original's clock has them.
+fn get_time(now: SystemTime) -> i64 {
+    let microseconds = match now.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+        // A guest whose clock starts before 1970: round down, as everywhere.
+        Err(before) => {
+            let nanoseconds = before.duration().as_nanos();
+            i64::try_from(nanoseconds.div_ceil(1000)).map_or(i64::MIN, |before| -before)
+        }
+    };
+    microseconds.saturating_mul(1000)
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct HostName {
+    host_name: String,
+}
+
+fn get_host_name() -> Result<HostName, CommandError> {
+    let host_name = gethostname().map_err(|errno: Errno| {
+        CommandError::generic(format!("cannot get hostname: {}", strerror(&errno.into())))
+    })?;
+    Ok(HostName {
+        host_name: from_os_bytes(host_name.as_bytes()),
+    })
+}
+
+/// The kernel and the distribution; what is not known is left out.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct OsInfo {
+    kernel_release: Option<String>,
+    kernel_version: Option<String>,
+    machine: Option<String>,
+    id: Option<String>,
+    name: Option<String>,
+    pretty_name: Option<String>,
+    version: Option<String>,
+    version_id: Option<String>,
+    variant: Option<String>,
+    variant_id: Option<String>,
+}
+
+fn get_osinfo(system: &System, override_path: Option<&Path>) -> OsInfo {
+    let distribution = osrelease::read(system, override_path);
+    let kernel = uname().ok();
+    let kernel = kernel.as_ref();
+    OsInfo {
+        kernel_release: kernel.map(|kernel| from_os_bytes(kernel.release().as_bytes())),
+        kernel_version: kernel.map(|kernel| from_os_bytes(kernel.version().as_bytes())),
+        machine: kernel.map(|kernel| from_os_bytes(kernel.machine().as_bytes())),
+        id: distribution.id,
+        name: distribution.name,
+        pretty_name: distribution.pretty_name,
+        version: distribution.version,
+        version_id: distribution.version_id,
+        variant: distribution.variant,
+        variant_id: distribution.variant_id,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{reply, value::to_value};
+    use std::fs;
+    use std::time::Duration;
+
+    fn told(reply: impl Serialize) -> String {
+        let mut line = Vec::new();
+        reply::write(&mut line, None, Ok(&to_value(&reply)), false);
+        String::from_utf8(line).unwrap()
+    }
+
+    #[test]
+    fn time_counts_in_microseconds() {
+        let at = |nanoseconds| get_time(UNIX_EPOCH + Duration::from_nanos(nanoseconds));
+        assert_eq!(at(0), 0);
+        assert_eq!(at(1_795_224_479_051_720_999), 1_795_224_479_051_720_000);
+        assert_eq!(get_time(UNIX_EPOCH - Duration::from_nanos(1)), -1000);
+        assert_eq!(get_time(UNIX_EPOCH - Duration::from_micros(1)), -1000);
+        let far = UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert_eq!(get_time(far), i64::MAX);
+    }
+
+    #[test]
+    fn the_host_name_is_the_kernel_s() {
+        let kernel = fs::read_to_string("/proc/sys/kernel/hostname").unwrap();
+        let expected = format!(
+            "{{\"return\": {{\"host-name\": \"{}\"}}}}\n",
+            kernel.trim_end()
+        );
+        assert_eq!(told(get_host_name().unwrap()), expected);
+    }
+
+    #[test]
+    fn osinfo_joins_kernel_and_distribution() {
+        let root = tempfile::tempdir().unwrap();
+        let system = System::at(root.path()).unwrap();
+        let bare = get_osinfo(&system, None);
+        let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+        assert_eq!(bare.kernel_release.as_deref(), Some(release.trim_end()));
+        let version = fs::read_to_string("/proc/sys/kernel/version").unwrap();
+        assert_eq!(bare.kernel_version.as_deref(), Some(version.trim_end()));
+        assert_eq!((bare.id, bare.variant_id), (None, None));
+
+        let own = root.path().join("own");
+        fs::write(
+            &own,
+            "ID=a\nNAME=b\nPRETTY_NAME=c\nVERSION=d\nVERSION_ID=e\nVARIANT=f\nVARIANT_ID=g",
+        )
+        .unwrap();
+        let full = get_osinfo(&system, Some(&own));
+        let full = OsInfo {
+            kernel_release: Some("r".into()),
+            kernel_version: Some("v".into()),
+            machine: Some("m".into()),
+            ..full
+        };
+        assert_eq!(
+            told(full),
+            "{\"return\": {\"name\": \"b\", \"kernel-release\": \"r\", \"version\": \"d\", \
+             \"variant\": \"f\", \"pretty-name\": \"c\", \"version-id\": \"e\", \
+             \"variant-id\": \"g\", \"kernel-version\": \"v\", \"machine\": \"m\", \"id\": \"a\"}}\n"
+        );
+    }
+}

@@ -1,0 +1,168 @@
+//! The limits of a message and how the stream goes on behind them.
+
+use std::iter;
+
+use super::*;
+
+fn parse_error(problem: &str) -> String {
+    generic(&format!("JSON parse error, {problem}"))
+}
+
+fn generic(desc: &str) -> String {
+    format!("{{\"error\": {{\"class\": \"GenericError\", \"desc\": \"{desc}\"}}}}\n")
+}
+
+fn not_an_object() -> String {
+    generic("QMP input must be a JSON object")
+}
+
+const TOKEN_LIMIT: usize = 64 << 20;
+
+#[test]
+fn nesting() {
+    assert_eq!(ask(&[[b'['; 1024], [b']'; 1024]].concat()), not_an_object());
+    let over = generic("JSON nesting depth limit exceeded");
+    let lone = parse_error("expecting value");
+    assert_eq!(
+        ask(&[[b'['; 1025], [b']'; 1025]].concat()),
+        format!("{over}{}", lone.repeat(1025))
+    );
+    assert_eq!(
+        ask(&[[b'['; 1030], [b']'; 1030]].concat()),
+        format!("{over}{}{}", not_an_object(), lone.repeat(1025))
+    );
+    assert_eq!(ask(&[&b"{\"a\":["[..]; 512].concat()), "");
+    let mixed = [b"{\"a\":[".repeat(512), b"[".to_vec()].concat();
+    assert_eq!(ask(&mixed), over);
+    assert_eq!(
+        ask(&b"{\"a\":".repeat(1025)),
+        format!("{over}{}{lone}", not_an_object())
+    );
+}
+
+#[test]
+fn token_count() {
+    let list = |elements: usize, last: &str| {
+        let mut list = b"[".to_vec();
+        list.extend(iter::repeat_n(*b"1,", elements).flatten());
+        list.extend_from_slice(last.as_bytes());
+        list
+    };
+    let over = generic("JSON token count limit exceeded");
+    let half = 1 << 20;
+    assert_eq!(
+        ask(&list(half - 2, "[]]")),
+        not_an_object(),
+        "exactly at the limit"
+    );
+    assert_eq!(ask(&list(half - 1, "1]")), over);
+    assert_eq!(
+        ask(&list(half - 1, "1,")),
+        over,
+        "at once, not at the end of the message"
+    );
+    let tail = format!(
+        "{over}{}{}",
+        parse_error("expecting value"),
+        not_an_object()
+    );
+    assert_eq!(ask(&list(half - 1, "1],'a'")), tail);
+}
+
+fn string(length: usize) -> Vec<u8> {
+    [&b"\""[..], &vec![b'a'; length - 2], b"\""].concat()
+}
+
+#[test]
+fn token_size_of_one_token() {
+    let over = generic("JSON token size limit exceeded");
+    assert_eq!(ask(&string(TOKEN_LIMIT - 1)), not_an_object());
+    let tail = format!(
+        "{over}{}{}",
+        parse_error("expecting value"),
+        not_an_object()
+    );
+    assert_eq!(ask(&[string(TOKEN_LIMIT), b",1 ".to_vec()].concat()), tail);
+    // Given up in its middle, one byte beyond the limit; what is left is read as garbage.
+    let word = [vec![b'a'; TOKEN_LIMIT + 3], b" ".to_vec()].concat();
+    assert_eq!(
+        ask(&word),
+        format!("{over}{}", parse_error("invalid keyword 'aa'"))
+    );
+}
+
+#[test]
+fn token_size_of_a_message() {
+    let over = generic("JSON token size limit exceeded");
+    let lone = parse_error("expecting value");
+    let list = |a, b| {
+        [
+            b"[".to_vec(),
+            string(a),
+            b",".to_vec(),
+            string(b),
+            b"]".to_vec(),
+        ]
+        .concat()
+    };
+    let half = TOKEN_LIMIT / 2;
+    assert_eq!(ask(&list(half, half - 4)), not_an_object());
+    assert_eq!(
+        ask(&list(half, half - 3)),
+        over,
+        "the bracket is the byte too many"
+    );
+    assert_eq!(ask(&list(half, half - 2)), format!("{over}{lone}"));
+}
+
+#[test]
+fn a_stray_token_is_quoted_whole() {
+    let text = [&b"\""[..], &[b'b'; 2000], b"\x01"].concat();
+    assert_eq!(
+        ask(&text),
+        parse_error(&format!("stray '\\\"{}\\u0001'", "b".repeat(2000)))
+    );
+}
+
+/// Parsing, echoing, comparing and dropping the deepest message, on a small stack.
+#[test]
+fn deep_nesting_needs_little_stack() {
+    let deep = |open: &str, close: &str, depth: usize| {
+        let id = [open.repeat(depth), "1".to_owned(), close.repeat(depth)].concat();
+        format!("{{\"execute\": \"guest-ping\", \"id\": {id}}}")
+    };
+    for request in [deep("[", "]", 1023), deep("{\"a\": ", "}", 1023)] {
+        let echo = request.replacen("\"execute\": \"guest-ping\"", "\"return\": {}", 1) + "\n";
+        let answers = std::thread::Builder::new()
+            .stack_size(STACK)
+            .spawn(move || ask(request.as_bytes()))
+            .unwrap()
+            .join()
+            .unwrap();
+        assert_eq!(answers, echo);
+    }
+}
+
+/// Unoptimized frames are several times larger.
+const STACK: usize = if cfg!(debug_assertions) {
+    1024 << 10
+} else {
+    256 << 10
+};
+
+/// A large object, sent, checked, echoed and refused: quadratic behaviour would take hours.
+#[test]
+fn very_many_members() {
+    let members: Vec<_> = (0..200_000).map(|n| format!("'k{n}':{n}")).collect();
+    let request = format!(
+        "{{'execute':'guest-ping','arguments':{{{}}}}}",
+        members.join(",")
+    );
+    let answer = ask(request.as_bytes());
+    assert_eq!(answer, generic("Parameter 'k199999' is unexpected"));
+    let request = format!("{{'execute':'guest-ping','id':{{{}}}}}", members.join(","));
+    let answer: serde_json::Value = serde_json::from_str(&ask(request.as_bytes())).unwrap();
+    assert_eq!(answer["id"].as_object().unwrap().len(), 200_000);
+    let request = format!("{{{}}}", members.join(","));
+    assert!(ask(request.as_bytes()).contains("' is unexpected"));
+}

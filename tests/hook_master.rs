@@ -1,0 +1,305 @@
+//! The built binary as hook master, called as the agent, the master script and an operator call it.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "tests"
+)]
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+
+use qemu_ga::hooks::master::{Limits, call, call_within};
+use qemu_ga::hooks::{HookStatus, Phase};
+use tempfile::TempDir;
+
+const BINARY: &str = env!("CARGO_BIN_EXE_qemu-ga");
+
+fn script(path: &Path, text: &str) {
+    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("script");
+    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode");
+}
+
+/// A layout as a distribution installs it, with the shipped master script.
+fn layout() -> (TempDir, PathBuf) {
+    let root = tempfile::tempdir().expect("dir");
+    let place = root.path().join("etc qemu");
+    fs::create_dir_all(place.join("fsfreeze-hook.d")).expect("dir");
+    for dir in [place.clone(), place.join("fsfreeze-hook.d")] {
+        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("mode");
+    }
+    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/fsfreeze-hook");
+    fs::copy(shipped, place.join("fsfreeze-hook")).expect("copy");
+    (root, place)
+}
+
+fn hook(args: &[&str]) -> Output {
+    Command::new(BINARY)
+        .arg("hook")
+        .args(args)
+        .output()
+        .expect("runs")
+}
+
+fn text(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(bytes).into_owned()
+}
+
+/// The names and statuses of the lines that end in a status.
+fn finished(log: &str) -> Vec<String> {
+    let ends = log
+        .lines()
+        .filter_map(|line| line.rsplit_once('/')?.1.split_once(" finished with "));
+    ends.map(|(name, status)| format!("{name} {status}"))
+        .collect()
+}
+
+#[test]
+fn by_hand_with_the_log_on_the_terminal() {
+    let (_root, place) = layout();
+    let dir = place.join("fsfreeze-hook.d");
+    script(&dir.join("10-a"), "echo to out; echo to err >&2; exit 3");
+    script(
+        &dir.join("20-b"),
+        "echo $1; ls /proc/$$/fd | wc -l; grep SigBlk /proc/$$/status",
+    );
+    let dir = dir.to_str().expect("text");
+    let out = hook(&["thaw", "--log=-", "--dir", dir]);
+    assert_eq!(
+        (out.status.code(), text(&out.stderr).as_str()),
+        (Some(0), "")
+    );
+    let said = text(&out.stdout);
+    assert_eq!(finished(&said), ["20-b status=0", "10-a status=3"]);
+    let inside: Vec<&str> = said.lines().filter(|line| !line.contains(dir)).collect();
+    // dash keeps its script open as a fourth descriptor; bash too.
+    assert_eq!(
+        inside,
+        ["thaw", "4", "SigBlk:\t0000000000000000", "to out", "to err"]
+    );
+}
+
+#[test]
+fn mistakes_are_told() {
+    let cases: [(&[&str], &str); 7] = [
+        (&[], "say freeze or thaw"),
+        (&["frieze"], "unknown argument 'frieze'"),
+        (&["freeze", "thaw"], "give freeze or thaw once"),
+        (&["freeze", "--dir"], "--dir needs a path"),
+        (&["freeze", "--log="], "--log needs a path"),
+        (&["freeze", "--dirs=/x"], "unknown argument '--dirs=/x'"),
+        (&["--help=x"], "unknown argument '--help=x'"),
+    ];
+    for (args, expected) in cases {
+        let out = hook(args);
+        let said = text(&out.stderr);
+        assert_eq!(out.status.code(), Some(2), "{args:?}");
+        let first = said.lines().next().unwrap_or_default();
+        assert_eq!(first, format!("qemu-ga hook: {expected}"));
+        assert!(said.contains("Usage: qemu-ga hook freeze|thaw"), "{said}");
+    }
+    let out = hook(&["--help"]);
+    assert_eq!(out.status.code(), Some(0));
+    assert!(text(&out.stdout).starts_with("Usage: "));
+}
+
+#[test]
+fn a_refusal_is_the_masters_failure() {
+    let (_root, place) = layout();
+    let dir = place.join("fsfreeze-hook.d");
+    script(&dir.join("h"), "echo no");
+    fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("mode");
+    let out = hook(&[
+        "freeze",
+        "--log=/dev/null",
+        "--dir",
+        dir.to_str().expect("text"),
+    ]);
+    assert_eq!(out.status.code(), Some(1));
+    let said = text(&out.stderr);
+    assert_eq!(said.lines().count(), 1, "{said}");
+    assert!(
+        said.ends_with(&format!("chmod go-w '{}'\n", dir.display())),
+        "{said}"
+    );
+}
+
+/// The shipped script as the agent calls it. The agent here is the test, whose own binary is not
+/// qemu-ga: a wrapper tells the script where that is, and keeps the log out of /var/log.
+fn wrapped(place: &Path) -> PathBuf {
+    let wrapper = place.join("wrapper");
+    let log = place.join("log");
+    let front = place.join("qemu-ga");
+    script(
+        &front,
+        &format!("exec {BINARY} \"$@\" --log '{}'", log.display()),
+    );
+    let master = place.join("fsfreeze-hook");
+    let call = format!(
+        "QGA_BINARY='{}' exec '{}' \"$@\"",
+        front.display(),
+        master.display()
+    );
+    script(&wrapper, &call);
+    wrapper
+}
+
+#[test]
+fn the_agent_hears_of_every_hook_through_the_script() {
+    let (_root, place) = layout();
+    let dir = place.join("fsfreeze-hook.d");
+    script(&dir.join("1"), "exit 0");
+    script(
+        &dir.join("2"),
+        "echo broken; [ -z \"${QGA_HOOK_RECORDS_FD-}\" ] && exit 7",
+    );
+    let report = call(&wrapped(&place), Phase::Freeze);
+    assert_eq!(report.failure, None);
+    let told: Vec<(HookStatus, String)> = report
+        .hooks
+        .iter()
+        .map(|hook| (hook.status.clone(), hook.output.clone()))
+        .collect();
+    let seven = (HookStatus::Exited(7), "broken\n".to_owned());
+    assert_eq!(told, [(HookStatus::Exited(0), String::new()), seven]);
+    let log = fs::read_to_string(place.join("log")).expect("log");
+    assert_eq!(finished(&log), ["1 status=0", "2 status=7"]);
+}
+
+#[test]
+fn the_script_takes_the_directory_beside_the_name_it_was_called_by() {
+    let (root, place) = layout();
+    let agent = place.join("echo-agent");
+    script(&agent, "printf '%s|' \"$@\"");
+    let other = root.path().join("other");
+    fs::create_dir(&other).expect("dir");
+    symlink(place.join("fsfreeze-hook"), other.join("fsfreeze-hook")).expect("link");
+    let run = |program: &str, dir: &Path| {
+        let mut command = Command::new("sh");
+        command
+            .args(["-c", &format!("{program} thaw")])
+            .current_dir(dir);
+        let out = command
+            .env("QGA_BINARY", &agent)
+            .env("CDPATH", "/")
+            .output()
+            .expect("runs");
+        assert_eq!(out.status.code(), Some(0), "{}", text(&out.stderr));
+        text(&out.stdout)
+    };
+    let expected = |dir: &Path| format!("hook|thaw|--dir|{}/fsfreeze-hook.d|", dir.display());
+    assert_eq!(run("./fsfreeze-hook", &place), expected(&place));
+    assert_eq!(run("sh fsfreeze-hook", &place), expected(&place));
+    assert_eq!(run("./fsfreeze-hook", &other), expected(&other));
+    assert_eq!(run("PATH=.:$PATH; fsfreeze-hook", &other), expected(&other));
+}
+
+#[test]
+fn the_script_says_what_is_missing() {
+    let (_root, place) = layout();
+    let master = place.join("fsfreeze-hook");
+    let out = Command::new(&master).output().expect("runs");
+    assert_eq!(out.status.code(), Some(2));
+    assert!(text(&out.stderr).contains("freeze|thaw"));
+    let places = ["/usr/sbin/qemu-ga", "/usr/bin/qemu-ga"];
+    if places.iter().any(|path| fs::exists(path).expect("stat")) {
+        return; // an installed agent would be found
+    }
+    let out = Command::new(&master).arg("freeze").output().expect("runs");
+    assert_eq!(out.status.code(), Some(127));
+    assert!(
+        text(&out.stderr).contains("no qemu-ga found in"),
+        "{}",
+        text(&out.stderr)
+    );
+}
+
+#[test]
+fn a_signal_ends_the_running_hook_and_the_run() {
+    let (_root, place) = layout();
+    let dir = place.join("fsfreeze-hook.d");
+    script(&dir.join("1"), "echo hook $$; exec sleep 1000");
+    script(&dir.join("2"), "echo no");
+    let mut master = Command::new(BINARY)
+        .args(["hook", "freeze", "--log=-", "--dir"])
+        .arg(&dir)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("runs");
+    let out = BufReader::new(master.stdout.take().expect("stdout"));
+    let mut lines = out.lines().map_while(Result::ok);
+    let pid = lines
+        .find_map(|line| Some(line.strip_prefix("hook ")?.to_owned()))
+        .expect("a pid");
+    let raw = i32::try_from(master.id()).expect("pid");
+    qemu_ga::sys::process::kill(raw, nix::libc::SIGTERM).expect("sent");
+    let rest: Vec<String> = lines.collect();
+    let ends = [
+        "/1 was ended because the run was stopped",
+        "/1 finished with status=143",
+        ": stopped by a signal; the hooks that follow are not called",
+    ];
+    assert_eq!(rest.len(), ends.len(), "{rest:?}");
+    for (line, end) in rest.iter().zip(ends) {
+        assert!(line.ends_with(end), "{rest:?}");
+    }
+    assert_eq!(master.wait().expect("ended").code(), Some(1));
+    assert!(
+        !fs::exists(format!("/proc/{pid}")).expect("proc"),
+        "the hook is gone"
+    );
+}
+
+#[test]
+fn the_agents_limit_leaves_nothing_behind() {
+    let (_root, place) = layout();
+    let dir = place.join("fsfreeze-hook.d");
+    let pids = place.join("pids");
+    // One hook leaves a holder behind, the next ignores SIGTERM and hangs; the fifo tells when it
+    // has got there.
+    script(
+        &dir.join("1"),
+        &format!("sleep 1000 & echo $! >>'{}'", pids.display()),
+    );
+    let there = place.join("there");
+    assert!(
+        Command::new("mkfifo")
+            .arg(&there)
+            .status()
+            .expect("mkfifo")
+            .success()
+    );
+    let hang = format!(
+        "trap '' TERM; echo $$ >>'{}'; echo >'{}'; while :; do sleep 1000; done",
+        pids.display(),
+        there.display()
+    );
+    script(&dir.join("2"), &hang);
+    let (cancel, trigger) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe");
+    let limits = Limits {
+        cancel: Some(cancel),
+        ..Limits::default()
+    };
+    let waiter = std::thread::spawn(move || {
+        let told = fs::read(there);
+        drop(trigger);
+        told
+    });
+    let report = call_within(&wrapped(&place), Phase::Freeze, limits);
+    assert_eq!(waiter.join().expect("joined").expect("told"), b"\n");
+    let failure = report.failure.expect("a failure");
+    assert!(failure.contains(": cancelled after "), "{failure}");
+    let statuses: Vec<&HookStatus> = report.hooks.iter().map(|hook| &hook.status).collect();
+    assert_eq!(statuses, [&HookStatus::Exited(0), &HookStatus::Cancelled]);
+    let pids = fs::read_to_string(pids).expect("pids");
+    assert_eq!(pids.lines().count(), 2);
+    for pid in pids.lines() {
+        let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+        assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
+    }
+}

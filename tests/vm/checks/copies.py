@@ -95,7 +95,7 @@ def copy_while_frozen_is_clean_and_copy_under_load_is_not(g):
         holds(not replay(frozen[number]), f"{name}: the copy taken while frozen needs no replay")
         holds(len(seen[number]) > 100, f"{name}: the writers were at work: {len(seen[number])} files")
         lost = len(throughout[number] - names_on_disk(*loaded)[number])
-        holds(lost > 20, f"{name}: the copy taken under load lacks files until the replay (else this check proves nothing): {lost}")
+        holds(lost > 0, f"{name}: the copy taken under load lacks files until the replay (else this check proves nothing): {lost}")
         difference = names_on_disk(*frozen)[number] ^ seen[number]
         equal(difference, set(), f"{name}: files that differ between the guest's view while frozen and the bare copy")
     status, text = read_only(["e2fsck", "-fn", frozen[0]])

@@ -8,7 +8,7 @@ mod fs;
 mod fsfreeze;
 mod info;
 pub mod policy;
-mod sync;
+pub mod sync;
 
 use crate::freeze::Freezer;
 use crate::protocol::error::CommandError;
@@ -64,6 +64,8 @@ pub struct Command {
     pub while_frozen: bool,
     /// Whether success is answered.
     pub answers: bool,
+    /// Whether a guest-sync that arrives while it is at work is answered before it.
+    pub gives_way: bool,
     /// The work.
     pub handler: Handler,
 }
@@ -80,6 +82,7 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Now(handler),
         }
     }
@@ -95,7 +98,16 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Later(handler),
+        }
+    }
+
+    /// May take long: a client that gives up waiting is heard.
+    const fn giving_way(self) -> Self {
+        Self {
+            gives_way: true,
+            ..self
         }
     }
 

@@ -6,6 +6,7 @@ use crate::commands::{self, Context, policy::Policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
+use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
@@ -16,6 +17,9 @@ use crate::transport::{Address, Endpoint, OpenError};
 use crate::{hooks, operator};
 use std::ffi::OsString;
 use std::io::{self, Write};
+
+const HOLD_LIMIT: std::time::Duration = std::time::Duration::from_secs(900);
+const STEP_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// A word that, as the first argument, makes the binary something else than the agent.
 struct Subcommand {
@@ -42,6 +46,9 @@ const SUBCOMMANDS: [Subcommand; 2] = [
 pub fn main() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
     let word = args.get(1);
+    if word.is_some_and(|word| word == "guardian") {
+        return guardian::process::cli();
+    }
     if let Some(found) = SUBCOMMANDS
         .iter()
         .find(|s| word.is_some_and(|word| word == s.name))
@@ -195,8 +202,8 @@ fn serve(
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let ops = RealOps::new(state, hook, Box::new(gate));
-    let freezer = Freezer::new(Engine::new(ops, inherited));
+    let ops = RealOps::new(state, hook, Box::new(gate), STEP_LIMIT);
+    let freezer = Freezer::new(Engine::new(ops, inherited, Some(HOLD_LIMIT)));
     let session = Session::new(Context {
         freezer,
         policy: Policy::new(allow, block),

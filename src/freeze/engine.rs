@@ -3,14 +3,16 @@
 //! The engine is plain sequential code over [`Ops`]. Any failure on the way in undoes what was
 //! done, in reverse; undoing goes on past errors and reports them all.
 
+use super::guardian::{Claim, Order};
 use super::ops::{OpenError, Ops};
-use super::plan::{Survey, freeze_order};
-use super::report::{FilesystemRecord, Outcome, Report};
-use crate::hooks::Phase;
-use crate::probe::filesystems::Filesystem;
+use super::plan::freeze_order;
+use super::report::{Outcome, Report};
+use crate::hooks::{Phase, ThawReason};
+use crate::state::Expiry;
 use crate::sys::strerror;
 use nix::libc;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, UNIX_EPOCH};
 
 /// Why a freeze or thaw failed; the text is what goes over the wire.
@@ -56,14 +58,17 @@ enum State<H> {
 pub struct Engine<O: Ops> {
     ops: O,
     state: State<O::Handle>,
+    hold_limit: Option<Duration>,
     report: Report,
 }
 
 impl<O: Ops> Engine<O> {
-    /// An engine that holds nothing; `inherited` if an earlier process left its marker.
-    pub fn new(mut ops: O, inherited: bool) -> Self {
+    /// An engine that holds nothing; `inherited` if an earlier process left its marker. A freeze
+    /// is ended after `hold_limit` without a thaw.
+    pub fn new(mut ops: O, inherited: bool, hold_limit: Option<Duration>) -> Self {
         let state = if inherited {
             ops.hush();
+            ops.find_guardian();
             State::Inherited
         } else {
             State::Thawed
@@ -71,8 +76,29 @@ impl<O: Ops> Engine<O> {
         Self {
             ops,
             state,
+            hold_limit,
             report: Report::default(),
         }
+    }
+
+    /// How long until the hold limit ends the freeze at work; `None`: never, or nothing is frozen,
+    /// or it is the guardian of a predecessor who knows.
+    pub fn time_left(&mut self) -> Option<Duration> {
+        let State::Frozen { since, .. } = self.state else {
+            return None;
+        };
+        let held = self.ops.now().saturating_sub(since);
+        Some(self.hold_limit?.saturating_sub(held))
+    }
+
+    /// Whether a freeze is ended without a thaw.
+    pub fn has_limit(&self) -> bool {
+        self.hold_limit.is_some()
+    }
+
+    /// A descriptor that becomes readable when the guardian has something to say.
+    pub fn guardian_line(&self) -> Option<OwnedFd> {
+        self.ops.guardian_line()
     }
 
     /// Whether filesystems are frozen as far as this agent knows.
@@ -95,25 +121,17 @@ impl<O: Ops> Engine<O> {
         if self.is_frozen() {
             return Err(FreezeError("filesystems are already frozen".into()));
         }
-        self.begin_report();
+        self.report = Report::begin(self.ops.wall_clock());
+        // A thaw that never came for an earlier freeze cannot be meant by one that comes now.
+        self.ops.take_expired();
         let result = self.prepare(only).and_then(|held| self.freeze_held(held));
-        match &result {
-            Ok(0) | Err(_) => self.finish(),
-            Ok(_) => {}
+        if self.is_frozen() {
+            let limit_ms = self.hold_limit.map(|limit| limit.as_millis() as u64);
+            self.ops.tell_guardian(Order::Frozen { limit_ms });
+        } else {
+            self.finish();
         }
         result
-    }
-
-    fn begin_report(&mut self) {
-        let started = self
-            .ops
-            .wall_clock()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default();
-        self.report = Report {
-            started: started.as_secs_f64(),
-            ..Report::default()
-        };
     }
 
     /// Everything before the first FIFREEZE.
@@ -123,7 +141,7 @@ impl<O: Ops> Engine<O> {
             .survey()
             .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
         let order = freeze_order(&survey, only);
-        self.record_plan(&survey, &order);
+        self.report.plan(&survey, &order);
         let mut held = Vec::with_capacity(order.len());
         for (record, filesystem) in order.iter().enumerate() {
             let name = String::from_utf8_lossy(&filesystem.mountpoint).into_owned();
@@ -135,11 +153,12 @@ impl<O: Ops> Engine<O> {
                 }),
                 Err(error @ OpenError::Covered) => {
                     tracing::warn!("{name} is not frozen: {error}");
-                    self.note(record, Outcome::Skipped, &error.to_string());
+                    self.report
+                        .explain(record, Outcome::Skipped, &error.to_string());
                 }
                 Err(error) => {
                     let text = format!("failed to open {name}: {error}");
-                    self.note(record, Outcome::Failed, &text);
+                    self.report.explain(record, Outcome::Failed, &text);
                     return Err(self.fail(text));
                 }
             }
@@ -148,67 +167,52 @@ impl<O: Ops> Engine<O> {
             tracing::warn!("nothing to freeze: no mounted filesystem was chosen, no hook was run");
             return Ok(held);
         }
-        self.report.stages.flush = self.flush(&held);
-        if let Err(error) = self.call_hooks(Phase::Freeze) {
+        self.report.stages.flush = self.flush(&held)?;
+        let entrusted: Vec<_> = held.iter().map(|h| (&h.handle, h.name.as_str())).collect();
+        if let Err(text) = self.ops.stand_guard(&entrusted) {
+            self.warn(text);
+        }
+        let quieted = self.call_hooks(Phase::Freeze, None).and_then(|()| {
+            self.report.stages.flush_again = self.flush(&held)?;
+            Ok(())
+        });
+        if let Err(error) = quieted {
             // What this meets is in the log and the report; the answer names the culprit.
-            self.call_hooks(Phase::Thaw).err();
+            self.call_hooks(Phase::Thaw, Some(ThawReason::Failed)).err();
             return Err(error);
         }
-        self.report.stages.flush_again = self.flush(&held);
         Ok(held)
     }
 
-    fn record_plan(&mut self, survey: &Survey, order: &[Filesystem]) {
-        let record = |mountpoint: &[u8], fstype: &str, device, outcome, detail| FilesystemRecord {
-            mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
-            fstype: fstype.to_owned(),
-            device,
-            outcome,
-            detail,
-            freeze_seconds: 0.0,
-        };
-        self.report.filesystems = order
-            .iter()
-            .map(|f| {
-                let device = format!("{}:{}", f.major, f.minor);
-                record(&f.mountpoint, &f.fstype, device, Outcome::Untouched, None)
-            })
-            .collect();
-        self.report.skipped = survey
-            .skipped
-            .iter()
-            .map(|s| {
-                let reason = Some(s.reason.to_string());
-                record(
-                    &s.mountpoint,
-                    &s.fstype,
-                    String::new(),
-                    Outcome::Skipped,
-                    reason,
-                )
-            })
-            .collect();
-    }
-
-    /// Flushes side by side; a failure is told but does not stop the run: FIFREEZE flushes again
-    /// and decides.
-    fn flush(&mut self, held: &[Held<O::Handle>]) -> f64 {
+    /// Flushes side by side; returns how long it took. A failure is told but does not stop the
+    /// run, for FIFREEZE flushes again and decides; a filesystem that does not answer does.
+    fn flush(&mut self, held: &[Held<O::Handle>]) -> Result<f64, FreezeError> {
         let start = self.ops.now();
         let handles: Vec<&O::Handle> = held.iter().map(|h| &h.handle).collect();
+        let mut hangs = None;
         for (result, held) in self.ops.flush(&handles).into_iter().zip(held) {
-            if let Err(e) = result {
-                let text = format!("failed to flush {}: {}", held.name, strerror(&e));
-                tracing::warn!("{text}");
-                self.report.errors.push(text);
+            let Err(e) = result else { continue };
+            let text = format!("failed to flush {}: {}", held.name, strerror(&e));
+            if e.kind() == io::ErrorKind::TimedOut {
+                self.report.explain(held.record, Outcome::Failed, &text);
+                hangs.get_or_insert(text);
+            } else {
+                self.warn(text);
             }
         }
-        self.seconds_since(start)
+        match hangs {
+            Some(text) => Err(self.fail(text)),
+            None => Ok(self.seconds_since(start)),
+        }
     }
 
     /// Calls the hook master, if there is one; its failure is recorded and returned.
-    fn call_hooks(&mut self, phase: Phase) -> Result<(), FreezeError> {
+    fn call_hooks(&mut self, phase: Phase, reason: Option<ThawReason>) -> Result<(), FreezeError> {
+        if phase == Phase::Freeze {
+            self.ops.tell_guardian(Order::HooksCalled);
+        }
         let start = self.ops.now();
-        let called = self.ops.call_hooks(phase);
+        let called = self.ops.call_hooks(phase, reason);
         let seconds = self.seconds_since(start);
         match phase {
             Phase::Freeze => self.report.stages.freeze_hooks = seconds,
@@ -232,8 +236,7 @@ impl<O: Ops> Engine<O> {
             held.len()
         );
         if let Err(text) = self.ops.mark_frozen() {
-            tracing::warn!("{text}");
-            self.report.errors.push(text);
+            self.warn(text);
         }
         self.ops.hush();
         let start = self.ops.now();
@@ -251,11 +254,11 @@ impl<O: Ops> Engine<O> {
                 Err(e) => match tolerated(&e) {
                     Some(reason) => {
                         tracing::warn!("{} is not frozen: {reason}", held.name);
-                        self.note(held.record, Outcome::Skipped, reason);
+                        self.report.explain(held.record, Outcome::Skipped, reason);
                     }
                     None => {
                         let text = format!("failed to freeze {}: {}", held.name, strerror(&e));
-                        self.note(held.record, Outcome::Failed, &text);
+                        self.report.explain(held.record, Outcome::Failed, &text);
                         failure = Some(text);
                         break;
                     }
@@ -271,13 +274,13 @@ impl<O: Ops> Engine<O> {
         };
         let Some(text) = failure else {
             if count == 0 {
-                self.unfreeze().err();
+                self.undo(ThawReason::Failed).err();
             }
             return Ok(count);
         };
         let error = self.fail(text);
         // What the roll-back meets is in the log and the report; the answer names the culprit.
-        self.unfreeze().err();
+        self.undo(ThawReason::Failed).err();
         Err(error)
     }
 
@@ -286,22 +289,73 @@ impl<O: Ops> Engine<O> {
     /// frozen, every filesystem of the mount table is asked instead.
     ///
     /// # Errors
-    /// A filesystem that stays frozen (the agent then stays frozen, and thaw can be asked again),
-    /// or a hook master that fails (everything is thawed all the same).
+    /// The freeze was ended before (told once), a filesystem that stays frozen (the agent then
+    /// stays frozen, and thaw can be asked again), or a hook master that fails (everything is
+    /// thawed all the same).
     pub fn thaw(&mut self) -> Result<u64, FreezeError> {
-        match self.state {
-            State::Thawed => self.thaw_strangers(),
-            State::Frozen { .. } | State::Inherited => {
-                let result = self.unfreeze();
+        if self.is_frozen() {
+            match self.ops.claim() {
+                Claim::Ours => {}
+                Claim::Ended(expiry) => self.settle(&expiry),
+            }
+        }
+        let reason = match self.state {
+            State::Thawed => {
+                return match self.ops.take_expired() {
+                    Some(expiry) => Err(FreezeError(expiry.to_string())),
+                    None => self.thaw_strangers(),
+                };
+            }
+            State::Frozen { .. } => ThawReason::Ok,
+            State::Inherited => ThawReason::Recovered,
+        };
+        let result = self.undo(reason);
+        if !self.is_frozen() {
+            self.finish();
+        }
+        result
+    }
+
+    /// Looks after a freeze that nobody thaws: hears what the guardian did, and ends it when the
+    /// hold limit has passed.
+    pub fn look_after(&mut self) {
+        if !self.is_frozen() {
+            return;
+        }
+        if let Some(expiry) = self.ops.hear_guardian() {
+            return self.settle(&expiry);
+        }
+        if self.time_left() != Some(Duration::ZERO) {
+            return;
+        }
+        match self.ops.claim() {
+            Claim::Ended(expiry) => self.settle(&expiry),
+            Claim::Ours => {
+                self.undo(ThawReason::TimedOut).err();
                 if !self.is_frozen() {
                     self.finish();
                 }
-                result
             }
         }
     }
 
-    fn unfreeze(&mut self) -> Result<u64, FreezeError> {
+    /// The guardian has ended the freeze.
+    fn settle(&mut self, expiry: &Expiry) {
+        self.state = State::Thawed;
+        self.report.stages.held += expiry.held;
+        for record in 0..self.report.filesystems.len() {
+            if self.report.filesystems[record].outcome == Outcome::Frozen {
+                self.report.set(record, Outcome::Thawed);
+            }
+        }
+        self.ops.dismiss_guardian();
+        self.ops.speak();
+        self.warn(expiry.to_string());
+        self.finish();
+    }
+
+    /// Thaws, and tells the hooks why.
+    fn undo(&mut self, reason: ThawReason) -> Result<u64, FreezeError> {
         let Thawed { count, stuck } = match std::mem::replace(&mut self.state, State::Thawed) {
             State::Thawed => return Ok(0),
             State::Frozen { held, since } => {
@@ -309,7 +363,7 @@ impl<O: Ops> Engine<O> {
                 self.thaw_each(held, Outcome::ThawedByOthers)
             }
             State::Inherited => {
-                self.begin_report();
+                self.report = Report::begin(self.ops.wall_clock());
                 match self.thaw_everything() {
                     Ok(thawed) => thawed,
                     Err(error) => {
@@ -329,12 +383,30 @@ impl<O: Ops> Engine<O> {
         }
         self.ops.speak();
         if let Err(text) = self.ops.mark_thawed() {
-            tracing::warn!("{text}");
-            self.report.errors.push(text);
+            self.warn(text);
+        }
+        if reason == ThawReason::TimedOut {
+            self.remember_expiry(count);
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
-        self.call_hooks(Phase::Thaw)?;
+        let hooks = self.call_hooks(Phase::Thaw, Some(reason));
+        self.ops.dismiss_guardian();
+        hooks?;
         Ok(count)
+    }
+
+    fn remember_expiry(&mut self, count: u64) {
+        let when = self.ops.wall_clock().duration_since(UNIX_EPOCH);
+        let expiry = Expiry {
+            when: when.unwrap_or_default().as_secs_f64(),
+            held: self.report.stages.held,
+            reason: "no guest-fsfreeze-thaw came within the hold limit".into(),
+            count,
+        };
+        self.warn(expiry.to_string());
+        if let Err(text) = self.ops.mark_expired(&expiry) {
+            self.warn(text);
+        }
     }
 
     /// FITHAW in the reverse of the freeze order, past every error. What stays frozen is returned
@@ -347,12 +419,12 @@ impl<O: Ops> Engine<O> {
             match self.ops.thaw(&next.handle) {
                 Ok(()) => {
                     count += 1;
-                    self.set_outcome(next.record, Outcome::Thawed);
+                    self.report.set(next.record, Outcome::Thawed);
                 }
-                Err(e) if is_not_frozen(&e) => self.set_outcome(next.record, idle),
+                Err(e) if is_not_frozen(&e) => self.report.set(next.record, idle),
                 Err(e) => {
                     let text = format!("failed to thaw {}: {}", next.name, strerror(&e));
-                    self.note(next.record, Outcome::Failed, &text);
+                    self.report.explain(next.record, Outcome::Failed, &text);
                     stuck.push((next, text));
                 }
             }
@@ -370,7 +442,7 @@ impl<O: Ops> Engine<O> {
             .survey()
             .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
         let order = freeze_order(&survey, None);
-        self.record_plan(&survey, &order);
+        self.report.plan(&survey, &order);
         let mut held = Vec::new();
         for (record, filesystem) in order.iter().enumerate() {
             let name = String::from_utf8_lossy(&filesystem.mountpoint).into_owned();
@@ -383,7 +455,7 @@ impl<O: Ops> Engine<O> {
                 Err(error) => {
                     let text = format!("failed to open {name}: {error}");
                     tracing::warn!("{text}");
-                    self.note(record, Outcome::Skipped, &text);
+                    self.report.explain(record, Outcome::Skipped, &text);
                 }
             }
         }
@@ -404,30 +476,24 @@ impl<O: Ops> Engine<O> {
         Ok(count)
     }
 
+    /// The end of a run, whatever came of it.
     fn finish(&mut self) {
+        self.ops.dismiss_guardian();
         if let Err(text) = self.ops.keep(&self.report) {
             tracing::warn!("{text}");
         }
     }
 
+    /// Logs and records what does not stop the run.
+    fn warn(&mut self, text: String) {
+        tracing::warn!("{text}");
+        self.report.errors.push(text);
+    }
+
     /// Records an error and makes it the answer.
     fn fail(&mut self, text: String) -> FreezeError {
-        tracing::warn!("{text}");
-        self.report.errors.push(text.clone());
+        self.warn(text.clone());
         FreezeError(text)
-    }
-
-    fn note(&mut self, record: usize, outcome: Outcome, detail: &str) {
-        if let Some(entry) = self.report.filesystems.get_mut(record) {
-            entry.outcome = outcome;
-            entry.detail = Some(detail.to_owned());
-        }
-    }
-
-    fn set_outcome(&mut self, record: usize, outcome: Outcome) {
-        if let Some(entry) = self.report.filesystems.get_mut(record) {
-            entry.outcome = outcome;
-        }
     }
 
     fn seconds_since(&mut self, start: Duration) -> f64 {

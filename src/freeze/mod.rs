@@ -11,6 +11,8 @@
 pub mod engine;
 mod freezer;
 pub mod guard;
+pub mod guardian;
+mod limited;
 pub mod ops;
 pub mod plan;
 pub mod real;

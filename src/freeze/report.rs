@@ -1,7 +1,10 @@
 //! The story of one run, from the request to freeze until the last thaw hook.
 
+use super::plan::Survey;
 use crate::hooks::HookRecord;
+use crate::probe::filesystems::Filesystem;
 use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What became of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -76,4 +79,61 @@ pub struct Report {
     pub stages: Stages,
     /// Everything that went wrong, in order.
     pub errors: Vec<String>,
+}
+
+impl Report {
+    /// An empty report of a run that begins at `when`.
+    pub fn begin(when: SystemTime) -> Self {
+        let started = when.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            started: started.as_secs_f64(),
+            ..Self::default()
+        }
+    }
+
+    /// Enters what was planned; filesystem `n` of `order` becomes record `n`.
+    pub fn plan(&mut self, survey: &Survey, order: &[Filesystem]) {
+        let record = |mountpoint: &[u8], fstype: &str, device, outcome, detail| FilesystemRecord {
+            mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
+            fstype: fstype.to_owned(),
+            device,
+            outcome,
+            detail,
+            freeze_seconds: 0.0,
+        };
+        let chosen = |f: &Filesystem| {
+            let device = format!("{}:{}", f.major, f.minor);
+            record(&f.mountpoint, &f.fstype, device, Outcome::Untouched, None)
+        };
+        self.filesystems = order.iter().map(chosen).collect();
+        self.skipped = survey
+            .skipped
+            .iter()
+            .map(|s| {
+                let why = Some(s.reason.to_string());
+                record(
+                    &s.mountpoint,
+                    &s.fstype,
+                    String::new(),
+                    Outcome::Skipped,
+                    why,
+                )
+            })
+            .collect();
+    }
+
+    /// Sets what became of a filesystem.
+    pub fn set(&mut self, record: usize, outcome: Outcome) {
+        if let Some(entry) = self.filesystems.get_mut(record) {
+            entry.outcome = outcome;
+        }
+    }
+
+    /// Sets what became of a filesystem, and why.
+    pub fn explain(&mut self, record: usize, outcome: Outcome, detail: &str) {
+        self.set(record, outcome);
+        if let Some(entry) = self.filesystems.get_mut(record) {
+            entry.detail = Some(detail.to_owned());
+        }
+    }
 }

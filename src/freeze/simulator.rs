@@ -2,15 +2,19 @@
 //! engine driven through every such step.
 
 use super::engine::{Engine, FreezeError};
+use super::guardian::machine::{Action, Event, Machine};
+use super::guardian::{Claim, Order};
 use super::ops::{OpenError, Ops};
 use super::plan::Survey;
 use super::report::{Outcome, Report};
-use crate::hooks::Phase;
 use crate::hooks::master::MasterReport;
+use crate::hooks::{Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
+use crate::state::Expiry;
 use nix::libc;
 use std::cell::RefCell;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -36,9 +40,50 @@ struct World {
     freeze_hooks: u32,
     thaw_hooks: u32,
     kept: Vec<Report>,
+    guardian: Option<Machine>,
+    entrusted: Vec<usize>,
+    /// The guardian's last word.
+    ended: Option<Expiry>,
+    /// What the next thaw must hear.
+    expired: Option<Expiry>,
     steps: Vec<String>,
     fault: Option<(usize, Fault)>,
     clock: Duration,
+}
+
+impl World {
+    /// Something happens to the guardian, if there is one.
+    fn guardian_sees(&mut self, event: Event) {
+        let actions = self
+            .guardian
+            .as_mut()
+            .map(|g| g.on(event))
+            .unwrap_or_default();
+        for action in actions {
+            match action {
+                Action::Yield => {}
+                Action::Undo { hooks, tell, .. } => {
+                    for &index in &self.entrusted {
+                        self.frozen[index] = false;
+                    }
+                    self.marker = false;
+                    self.thaw_hooks += u32::from(hooks && self.has_hook);
+                    self.ended = Some(expiry());
+                    self.expired = tell.then(expiry);
+                }
+                Action::Leave => self.guardian = None,
+            }
+        }
+    }
+}
+
+fn expiry() -> Expiry {
+    Expiry {
+        when: 0.0,
+        held: 900.0,
+        reason: "of the test".into(),
+        count: 3,
+    }
 }
 
 struct Died;
@@ -152,20 +197,29 @@ impl Ops for Simulator {
         })?
     }
 
-    fn call_hooks(&mut self, phase: Phase) -> Option<MasterReport> {
+    fn call_hooks(&mut self, phase: Phase, reason: Option<ThawReason>) -> Option<MasterReport> {
         if !self.0.borrow().has_hook {
             return None;
         }
+        assert_eq!(reason.is_some(), phase == Phase::Thaw);
+        let count = |world: &mut World| match phase {
+            Phase::Freeze => world.freeze_hooks += 1,
+            Phase::Thaw => {
+                world.thaw_hooks += 1;
+                world.guardian_sees(Event::Order(Order::HooksThawed));
+            }
+        };
         let result = self.step(format!("hooks {}", phase.as_str()), |world| {
             assert!(!world.hushed, "hooks run while the log gate is shut");
             assert!(
                 !world.frozen.contains(&true),
                 "hooks run while something is frozen"
             );
+            count(world);
         });
-        match phase {
-            Phase::Freeze => self.0.borrow_mut().freeze_hooks += 1,
-            Phase::Thaw => self.0.borrow_mut().thaw_hooks += 1,
+        if result.is_err() {
+            // It ran, and failed.
+            count(&mut self.0.borrow_mut());
         }
         let failure = result.err().map(text);
         Some(MasterReport {
@@ -173,6 +227,59 @@ impl Ops for Simulator {
             hooks: Vec::new(),
             elapsed: Duration::ZERO,
         })
+    }
+
+    fn stand_guard(&mut self, held: &[(&usize, &str)]) -> Result<(), String> {
+        self.step("guard".into(), |world| {
+            world.guardian = Some(Machine::default());
+            world.entrusted = held.iter().map(|&(&index, _)| index).collect();
+        })
+        .map_err(text)
+    }
+
+    fn find_guardian(&mut self) {}
+
+    fn tell_guardian(&mut self, order: Order) {
+        if self.0.borrow().guardian.is_none() {
+            return;
+        }
+        let told = self.step(format!("tell {order:?}"), |world| {
+            world.guardian_sees(Event::Order(order));
+        });
+        if told.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+    }
+
+    fn claim(&mut self) -> Claim {
+        if let Some(expiry) = self.0.borrow_mut().ended.take() {
+            return Claim::Ended(expiry);
+        }
+        self.tell_guardian(Order::Claim);
+        Claim::Ours
+    }
+
+    fn hear_guardian(&mut self) -> Option<Expiry> {
+        self.0.borrow_mut().ended.take()
+    }
+
+    fn dismiss_guardian(&mut self) {
+        self.tell_guardian(Order::Done);
+        self.0.borrow_mut().guardian = None;
+    }
+
+    fn guardian_line(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+        let expiry = expiry.clone();
+        self.step("mark expired".into(), |world| world.expired = Some(expiry))
+            .map_err(text)
+    }
+
+    fn take_expired(&mut self) -> Option<Expiry> {
+        self.0.borrow_mut().expired.take()
     }
 
     fn mark_frozen(&mut self) -> Result<(), String> {
@@ -212,12 +319,13 @@ impl Ops for Simulator {
     }
 }
 
+const LIMIT: Option<Duration> = Some(Duration::from_secs(900));
 const MOUNTS: [&str; 3] = ["/", "/data", "/data/inner"];
 
 #[test]
 fn the_whole_transaction_in_order() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false);
+    let mut engine = Engine::new(world.clone(), false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     assert!(engine.is_frozen() && world.0.borrow().marker);
     assert_eq!(engine.thaw(), Ok(3));
@@ -231,6 +339,8 @@ fn the_whole_transaction_in_order() {
         "flush 2",
         "flush 1",
         "flush 0",
+        "guard",
+        "tell HooksCalled",
         "hooks freeze",
         "flush 2",
         "flush 1",
@@ -239,11 +349,14 @@ fn the_whole_transaction_in_order() {
         "freeze /data/inner",
         "freeze /data",
         "freeze /",
+        "tell Frozen { limit_ms: Some(900000) }",
+        "tell Claim",
         "thaw /",
         "thaw /data",
         "thaw /data/inner",
         "unmark",
         "hooks thaw",
+        "tell Done",
         "keep",
     ];
     assert_eq!(steps, expected);
@@ -261,7 +374,7 @@ fn the_whole_transaction_in_order() {
 #[test]
 fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false);
+    let mut engine = Engine::new(world.clone(), false, LIMIT);
     assert_eq!(
         engine.freeze(Some(&[b"/data".to_vec(), b"/zzz".to_vec()])),
         Ok(1)
@@ -277,21 +390,22 @@ fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
 #[test]
 fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
     for code in [libc::EOPNOTSUPP, libc::EBUSY] {
-        let world = Simulator::new(&["/only"]).failing(6, Fault::Errno(code));
-        let mut engine = Engine::new(world.clone(), false);
+        let world = Simulator::new(&["/only"]).failing(8, Fault::Errno(code));
+        let mut engine = Engine::new(world.clone(), false, LIMIT);
         assert_eq!(engine.freeze(None), Ok(0), "{:?}", world.steps());
-        assert_eq!(world.steps()[6], "freeze /only");
+        assert_eq!(world.steps()[8], "freeze /only");
         assert!(!engine.is_frozen());
         let world = world.0.borrow();
         assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
         assert_eq!(world.kept[0].filesystems[0].outcome, Outcome::Skipped);
+        assert!(world.guardian.is_none());
     }
 }
 
 #[test]
 fn a_thaw_without_a_freeze_runs_no_hook_but_frees_what_others_froze() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false);
+    let mut engine = Engine::new(world.clone(), false, LIMIT);
     assert_eq!(engine.thaw(), Ok(0));
     world.0.borrow_mut().frozen[1] = true;
     assert_eq!(engine.thaw(), Ok(1));
@@ -305,7 +419,7 @@ fn a_thaw_without_a_freeze_runs_no_hook_but_frees_what_others_froze() {
 #[test]
 fn a_filesystem_thawed_by_others_is_not_counted() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false);
+    let mut engine = Engine::new(world.clone(), false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     world.0.borrow_mut().frozen[2] = false;
     assert_eq!(engine.thaw(), Ok(2));
@@ -318,9 +432,9 @@ fn a_filesystem_thawed_by_others_is_not_counted() {
 #[test]
 fn a_successor_inherits_the_freeze() {
     let world = Simulator::new(&MOUNTS);
-    assert_eq!(Engine::new(world.clone(), false).freeze(None), Ok(3));
+    assert_eq!(Engine::new(world.clone(), false, LIMIT).freeze(None), Ok(3));
     let marker = world.0.borrow().marker;
-    let mut successor = Engine::new(world.clone(), marker);
+    let mut successor = Engine::new(world.clone(), marker, LIMIT);
     assert!(successor.is_frozen());
     assert!(successor.freeze(None).is_err());
     assert_eq!(successor.thaw(), Ok(3));
@@ -336,14 +450,14 @@ fn a_successor_inherits_the_freeze() {
 fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
     let whole = {
         let world = Simulator::new(&MOUNTS);
-        let mut engine = Engine::new(world.clone(), false);
+        let mut engine = Engine::new(world.clone(), false, LIMIT);
         engine.freeze(None).and_then(|_| engine.thaw()).unwrap();
         world.steps().len()
     };
     for step in 0..whole {
         for code in [libc::EIO, libc::EPERM, libc::ENOSPC, libc::ENOENT] {
             let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
-            let mut engine = Engine::new(world.clone(), false);
+            let mut engine = Engine::new(world.clone(), false, LIMIT);
             let frozen = engine.freeze(None);
             let name = world.steps()[step.min(world.steps().len() - 1)].clone();
             let at = format!("step {step} ({name}), errno {code}: {frozen:?}");
@@ -351,6 +465,7 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
                 assert!(!engine.is_frozen(), "{at}");
                 assert!(!world.0.borrow().frozen.contains(&true), "{at}");
                 assert!(!world.0.borrow().kept.is_empty(), "{at}");
+                let name = world.steps()[step].clone();
                 let culprit = name.rsplit(' ').next().unwrap();
                 if name.starts_with("freeze") || name.starts_with("open") {
                     assert!(error.contains(&format!("{culprit}:")), "{at}");
@@ -371,6 +486,7 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
             assert!(!world.frozen.contains(&true), "{at}");
             assert!(!world.hushed, "{at}");
             assert_eq!(world.freeze_hooks, world.thaw_hooks, "{at}");
+            assert!(world.guardian.is_none(), "{at}");
             if struck != "unmark" {
                 assert!(!world.marker, "{at}");
             }
@@ -378,13 +494,14 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
     }
 }
 
-/// The agent dies at every step; its successor thaws.
+/// The agent dies at every step. Before everything was frozen, and once it has begun to thaw, the
+/// guardian undoes; in between it holds for a successor.
 #[test]
-fn whenever_the_agent_dies_its_successor_can_thaw() {
+fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
     for fault in [Fault::Death, Fault::DeathAfter] {
         for step in 0.. {
             let world = Simulator::new(&MOUNTS).failing(step, fault);
-            let mut engine = Engine::new(world.clone(), false);
+            let mut engine = Engine::new(world.clone(), false, LIMIT);
             let run = catch_unwind(AssertUnwindSafe(|| {
                 engine.freeze(None).and_then(|_| engine.thaw())
             }));
@@ -392,14 +509,110 @@ fn whenever_the_agent_dies_its_successor_can_thaw() {
                 assert!(step > 20, "the fault struck at every step");
                 break;
             }
-            let at = format!("{fault:?} at {}", world.steps()[step]);
+            let at = format!("{fault:?} at {step}, {}", world.steps()[step]);
             world.0.borrow_mut().hushed = false;
+            world.0.borrow_mut().guardian_sees(Event::Gone);
             let marker = world.0.borrow().marker;
-            assert!(marker || !world.0.borrow().frozen.contains(&true), "{at}");
-            let mut successor = Engine::new(world.clone(), marker);
+            let held = world.0.borrow().frozen.iter().all(|&frozen| frozen);
+            assert!(
+                !world.0.borrow().frozen.contains(&true) || (held && marker),
+                "{at}: half frozen"
+            );
+            let mut successor = Engine::new(world.clone(), marker, LIMIT);
             successor.thaw().unwrap();
             let world = world.0.borrow();
             assert!(!world.frozen.contains(&true) && !world.marker, "{at}");
+            assert!(world.freeze_hooks <= world.thaw_hooks, "{at}");
+            assert!(world.thaw_hooks <= 1, "{at}");
         }
     }
+}
+
+#[test]
+fn after_the_hold_limit_the_agent_thaws_and_the_late_thaw_hears_of_it_once() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    engine.look_after();
+    assert!(engine.is_frozen(), "too early");
+    world.0.borrow_mut().clock += Duration::from_secs(900);
+    engine.look_after();
+    assert!(!engine.is_frozen());
+    assert_eq!(world.0.borrow().thaw_hooks, 1);
+    let late = engine.thaw().unwrap_err().0;
+    assert!(
+        late.contains("hold limit") && late.contains("3 filesystems"),
+        "{late}"
+    );
+    assert_eq!(engine.thaw(), Ok(0));
+    assert_eq!(world.0.borrow().thaw_hooks, 1);
+}
+
+#[test]
+fn without_a_hold_limit_a_freeze_holds_for_ever() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = Engine::new(world.clone(), false, None);
+    assert_eq!(engine.freeze(None), Ok(3));
+    world.0.borrow_mut().clock += Duration::from_secs(1_000_000);
+    engine.look_after();
+    assert!(engine.is_frozen());
+    assert_eq!(engine.thaw(), Ok(3));
+}
+
+/// The agent was stopped when the limit passed: the guardian has acted, and the agent must not.
+#[test]
+fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
+    for looks_first in [true, false] {
+        let world = Simulator::new(&MOUNTS);
+        let mut engine = Engine::new(world.clone(), false, LIMIT);
+        assert_eq!(engine.freeze(None), Ok(3));
+        world.0.borrow_mut().guardian_sees(Event::Limit);
+        world.0.borrow_mut().clock += Duration::from_secs(2000);
+        assert!(!world.0.borrow().frozen.contains(&true));
+        if looks_first {
+            engine.look_after();
+            assert!(!engine.is_frozen());
+        }
+        let late = engine.thaw().unwrap_err().0;
+        assert!(late.contains("was ended"), "{late}");
+        assert_eq!(engine.thaw(), Ok(0));
+        let world = world.0.borrow();
+        assert_eq!((world.thaw_hooks, world.hushed), (1, false));
+    }
+}
+
+/// A guardian that is told to end while it holds thaws; one that is told earlier or later leaves
+/// it to the agent.
+#[test]
+fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    world.0.borrow_mut().guardian_sees(Event::Asked);
+    assert!(!world.0.borrow().frozen.contains(&true));
+    assert!(engine.thaw().is_err());
+
+    let mut claimed = Machine::default();
+    for order in [
+        Order::HooksCalled,
+        Order::Frozen { limit_ms: None },
+        Order::Claim,
+    ] {
+        claimed.on(Event::Order(order));
+    }
+    assert_eq!(claimed.on(Event::Asked), []);
+    assert_eq!(claimed.on(Event::Limit), []);
+    assert!(matches!(
+        claimed.on(Event::ClaimLimit)[..],
+        [Action::Undo { hooks: true, .. }, _]
+    ));
+}
+
+#[test]
+fn a_new_freeze_forgets_the_expired_one() {
+    let world = Simulator::new(&MOUNTS);
+    world.0.borrow_mut().expired = Some(expiry());
+    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert_eq!(engine.thaw(), Ok(3));
 }

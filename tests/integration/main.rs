@@ -6,15 +6,15 @@
 //! deliberate difference (tests/COMPAT.md) then pass over it.
 
 // mod cli;
-// mod freeze_edges;
-// mod freezing;
-// mod hook_log;
-// mod hooks;
+mod freeze_edges;
+mod freezing;
+mod hook_log;
+mod hooks;
 mod info;
 mod limits;
-// mod log_gate;
-// mod restart;
-// mod serial;
+mod log_gate;
+mod restart;
+mod serial;
 mod sessions;
 // mod startup;
 mod support;

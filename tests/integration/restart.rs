@@ -1,5 +1,6 @@
 //! The agent's end and its successor, while filesystems are frozen and otherwise.
 
+use crate::serial::{self, line_to, unlink};
 use crate::support::{Agent, Disk, Place, disabled, in_namespace, is_ours, returned};
 use nix::sys::signal::Signal;
 use std::fs;
@@ -176,14 +177,11 @@ fn a_lost_channel_thaws_since_nobody_could_ask_for_it_any_more() {
     in_namespace(|| {
         let place = Place::new();
         let disk = Disk::ext4(&place.path("m"));
-        let (mut host, path) = crate::serial::pty();
-        let mut command = place.command();
-        command.args(["-m", "isa-serial", "-p", &path]);
-        command.arg("-t").arg(place.path("state"));
-        command.arg("-l").arg(place.path("log"));
-        let mut agent = Agent::adopt(command.spawn().expect("starts"));
+        let mut host = line_to(&place);
+        let mut agent = serial::agent(&place, "isa-serial", &[]);
         assert_eq!(host.call("guest-fsfreeze-freeze"), returned(1));
         assert!(disk.is_frozen());
+        unlink(&place);
         drop(host);
         assert!(agent.wait().success());
         assert!(!disk.is_frozen());

@@ -147,8 +147,12 @@ impl CommandError {
             .iter()
             .position(|&byte| byte == 0)
             .unwrap_or(collected.len());
-        let shown = text::from_os_bytes(&collected[..end]);
-        Self::generic(format!("JSON parse error, stray '{shown}'"))
+        // The token may be tens of megabytes: one copy is enough.
+        let mut desc = String::with_capacity(end + 64);
+        desc.push_str("JSON parse error, stray '");
+        text::push_os_bytes(&mut desc, &collected[..end]);
+        desc.push('\'');
+        Self::generic(desc)
     }
 
     /// A message whose tokens are good but whose grammar is not.

@@ -170,3 +170,47 @@ impl Parser {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_is_kept_of_a_message_that_failed() {
+        let mut parser = Parser::default();
+        assert_eq!(parser.push(Kind::OpenBracket, b"["), None);
+        for _ in 0..1000 {
+            assert_eq!(parser.push(Kind::String, b"'a'"), None);
+            assert_eq!(parser.push(Kind::Comma, b","), None);
+        }
+        assert_eq!(
+            parser.push(Kind::Word, b"x"),
+            None,
+            "told at the end, not before"
+        );
+        assert_eq!(parser.stack.capacity(), 0);
+        assert_eq!(parser.tokens, 2002, "but still counted");
+        let error = CommandError::syntax("invalid keyword 'x'");
+        assert_eq!(
+            parser.push(Kind::CloseBracket, b"]"),
+            Some(Event::Malformed(error))
+        );
+        assert_eq!((parser.tokens, parser.bytes), (0, 0));
+    }
+
+    #[test]
+    fn a_stray_byte_drops_the_message() {
+        let mut parser = Parser::default();
+        assert_eq!(parser.push(Kind::OpenBrace, b"{"), None);
+        let error = CommandError::generic("JSON parse error, stray '@'");
+        assert_eq!(
+            parser.push(Kind::Stray, b"@"),
+            Some(Event::Malformed(error))
+        );
+        assert_eq!((parser.stack.capacity(), parser.braces), (0, 0));
+        assert_eq!(
+            parser.push(Kind::Number, b"1"),
+            Some(Event::Message(Value::Int(1)))
+        );
+    }
+}

@@ -12,16 +12,21 @@
 #[must_use]
 pub fn from_os_bytes(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
+    push_os_bytes(&mut text, bytes);
+    text
+}
+
+/// Appends what [`from_os_bytes`] makes of `bytes`.
+pub(super) fn push_os_bytes(text: &mut String, bytes: &[u8]) {
     let mut rest = bytes;
     while !rest.is_empty() {
-        rest = copy_ascii(rest, |byte| byte.is_ascii(), &mut text);
+        rest = copy_ascii(rest, |byte| byte.is_ascii(), text);
         if !rest.is_empty() {
             let (character, length) = decode(rest);
             text.push(character.unwrap_or(char::REPLACEMENT_CHARACTER));
             rest = &rest[length..];
         }
     }
-    text
 }
 
 /// The bytes that a string of the protocol means to the system: UTF-8, U+0000 as C0 80.

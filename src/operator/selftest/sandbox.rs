@@ -35,7 +35,11 @@ const EMPTY: [&str; 9] = [
 /// Not root, or a mount fails; the process must then end.
 pub fn enter() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
-        bail!("a private mount namespace needs root: run this with sudo");
+        let program = std::env::current_exe().unwrap_or_default();
+        bail!(
+            "a private mount namespace needs root: sudo {} selftest",
+            program.display()
+        );
     }
     let working_directory = std::env::current_dir().ok();
     unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;

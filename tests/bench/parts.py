@@ -228,8 +228,9 @@ def stall_slow_disk(machine, rounds):
 
 def stall_loop(machine, rounds):
     """600 MB dirty on a loop-mounted ext4 whose image lies in memory."""
-    machine.oob.run("umount /slow 2>/dev/null; mkdir -p /images /loop && mount -t tmpfs -o size=1200M tmpfs /images && "
-                    "truncate -s 1100M /images/loop.img && mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /images/loop.img && "
+    # Larger than its memory could hold: ext4 writes back by itself once half of the free space is promised.
+    machine.oob.run("umount /slow 2>/dev/null; mkdir -p /images /loop && mount -t tmpfs -o size=1600M tmpfs /images && "
+                    "truncate -s 2400M /images/loop.img && mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /images/loop.img && "
                     "modprobe loop && mount -o loop /images/loop.img /loop", timeout=120)
     return stall(machine, rounds, "fast loop mount", "/loop", 600, 1 / 6)
 

@@ -1,7 +1,7 @@
 //! SIGTERM and SIGINT: the agent leaves between two requests, and not while anything is frozen.
 
 use crate::freeze::Freezer;
-use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -22,7 +22,7 @@ pub fn hold_back() -> io::Result<()> {
 }
 
 fn signals() -> SigSet {
-    SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT])
+    SigSet::from_iter([Number::SIGTERM, Number::SIGINT])
 }
 
 impl Stop {

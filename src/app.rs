@@ -174,6 +174,9 @@ fn serve(
     inherited: bool,
     activated: Option<Activated>,
 ) -> u8 {
+    if let Err(error) = agent::hold_back_signals() {
+        return give_up(&format_args!("cannot hold back signals: {error}"));
+    }
     let first = match Endpoint::open(address(&config, activated)) {
         Ok(endpoint) => Some(endpoint),
         Err(error) if config.retry_path => {

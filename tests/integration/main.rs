@@ -5,18 +5,18 @@
 //! `QGA_BINARY_UNDER_TEST` names another agent to hold against the same cases; those that show a
 //! deliberate difference (tests/COMPAT.md) then pass over it.
 
-// mod cli;
-// mod freeze_edges;
-// mod freezing;
-// mod hook_log;
-// mod hooks;
+mod cli;
+mod freeze_edges;
+mod freezing;
+mod hook_log;
+mod hooks;
 mod info;
 mod limits;
-// mod log_gate;
-// mod restart;
-// mod serial;
+mod log_gate;
+mod restart;
+mod serial;
 mod sessions;
-// mod startup;
+mod startup;
 mod support;
-// mod transports;
+mod transports;
 mod wire;

@@ -61,6 +61,11 @@ pub fn has(program: &str) -> bool {
 /// Makes `special` appear at `target`.
 pub fn bind(special: &Path, target: &Path) {
     fs::create_dir_all(target).expect("mountpoint");
+    bind_file(special, target);
+}
+
+/// [`bind`] where the target is a file that exists.
+pub fn bind_file(special: &Path, target: &Path) {
     mount(Some(special), target, NONE, MsFlags::MS_BIND, NONE).expect("bind");
 }
 
@@ -137,6 +142,18 @@ impl Disk {
     /// FITHAW by this test.
     pub fn thaw(&self) -> io::Result<()> {
         fsfreeze::thaw(&self.root)
+    }
+
+    /// Thaws when dropped: what another filesystem stands on has to thaw before that one.
+    pub fn thaw_first(&self) -> impl Drop + use<> {
+        struct Guard(File);
+        impl Drop for Guard {
+            fn drop(&mut self) {
+                // Not frozen is what it should be.
+                fsfreeze::thaw(&self.0).ok();
+            }
+        }
+        Guard(self.root.try_clone().expect("descriptor"))
     }
 
     /// Whether it is frozen: asked by freezing it, and undone.

@@ -49,6 +49,8 @@ class Guest:
 
     def save_logs(self):
         """Keeps the guest's journal and hook log beside its console log."""
+        if self.oob is None:
+            return
         try:
             text = self.oob.run("journalctl -b --no-pager; echo; cat /var/log/qga-fsfreeze-hook.log", timeout=30, check=False)
         except (channel.ChannelError, OSError) as error:

@@ -15,6 +15,7 @@ pub mod guardian;
 mod limited;
 pub mod ops;
 pub mod plan;
+pub mod policy;
 pub mod real;
 pub mod report;
 #[cfg(test)]

@@ -160,7 +160,7 @@ impl Ops for Simulator {
                     .enumerate()
                     .map(filesystem)
                     .collect(),
-                skipped: Vec::new(),
+                ..Survey::default()
             }
         })
     }

@@ -2,11 +2,12 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, policy::Policy};
+use crate::commands::{self, Context, policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
+use crate::freeze::policy::{Limits, Policy};
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
@@ -17,9 +18,6 @@ use crate::transport::{Address, Endpoint, OpenError};
 use crate::{hooks, operator};
 use std::ffi::OsString;
 use std::io::{self, Write};
-
-const HOLD_LIMIT: std::time::Duration = std::time::Duration::from_secs(900);
-const STEP_LIMIT: std::time::Duration = std::time::Duration::from_secs(300);
 
 /// A word that, as the first argument, makes the binary something else than the agent.
 struct Subcommand {
@@ -205,11 +203,12 @@ fn serve(
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let ops = RealOps::new(state, hook, Box::new(gate), STEP_LIMIT);
-    let freezer = Freezer::new(Engine::new(ops, inherited, Some(HOLD_LIMIT)));
+    let (policy, limits) = (Policy::default(), Limits::default());
+    let ops = RealOps::new(state, hook, Box::new(gate), limits.step);
+    let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
-        policy: Policy::new(allow, block),
+        policy: policy::Policy::new(allow, block),
     });
     let reopen = config.retry_path.then(|| {
         let config = config.clone();

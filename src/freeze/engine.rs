@@ -5,7 +5,8 @@
 
 use super::guardian::{Claim, Order};
 use super::ops::{OpenError, Ops};
-use super::plan::freeze_order;
+use super::plan;
+use super::policy::{Limits, Mode, Policy};
 use super::report::{Outcome, Report};
 use crate::hooks::{Phase, ThawReason};
 use crate::state::Expiry;
@@ -31,6 +32,8 @@ impl std::error::Error for FreezeError {}
 struct Held<H> {
     handle: H,
     name: String,
+    /// It may fail without failing the run.
+    optional: bool,
     /// Index in the report's list.
     record: usize,
 }
@@ -58,14 +61,14 @@ enum State<H> {
 pub struct Engine<O: Ops> {
     ops: O,
     state: State<O::Handle>,
+    policy: Policy,
     hold_limit: Option<Duration>,
     report: Report,
 }
 
 impl<O: Ops> Engine<O> {
-    /// An engine that holds nothing; `inherited` if an earlier process left its marker. A freeze
-    /// is ended after `hold_limit` without a thaw.
-    pub fn new(mut ops: O, inherited: bool, hold_limit: Option<Duration>) -> Self {
+    /// An engine that holds nothing; `inherited` if an earlier process left its marker.
+    pub fn new(mut ops: O, inherited: bool, policy: Policy, limits: Limits) -> Self {
         let state = if inherited {
             ops.hush();
             ops.find_guardian();
@@ -76,7 +79,8 @@ impl<O: Ops> Engine<O> {
         Self {
             ops,
             state,
-            hold_limit,
+            policy,
+            hold_limit: limits.hold,
             report: Report::default(),
         }
     }
@@ -140,30 +144,29 @@ impl<O: Ops> Engine<O> {
             .ops
             .survey()
             .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
-        let order = freeze_order(&survey, only);
-        self.report.plan(&survey, &order);
-        let mut held = Vec::with_capacity(order.len());
-        for (record, filesystem) in order.iter().enumerate() {
-            let name = String::from_utf8_lossy(&filesystem.mountpoint).into_owned();
-            match self.ops.open(filesystem) {
+        let plan = plan::make(&survey, &self.policy, only).map_err(|e| self.fail(e.to_string()))?;
+        for note in &plan.notes {
+            tracing::info!("{note}");
+        }
+        self.report.plan(&plan);
+        let mut held = Vec::with_capacity(plan.targets.len());
+        for (record, target) in plan.targets.iter().enumerate() {
+            let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
+            match self.ops.open(target) {
                 Ok(handle) => held.push(Held {
                     handle,
                     name,
                     record,
+                    optional: target.optional,
                 }),
-                Err(error @ OpenError::Covered) => {
-                    tracing::warn!("{name} is not frozen: {error}");
-                    self.report
-                        .explain(record, Outcome::Skipped, &error.to_string());
-                }
                 Err(error) => {
+                    let covered = matches!(error, OpenError::Covered) && !self.policy.strict;
                     let text = format!("failed to open {name}: {error}");
-                    self.report.explain(record, Outcome::Failed, &text);
-                    return Err(self.fail(text));
+                    self.leave_out(record, text, covered || target.optional)?;
                 }
             }
         }
-        if held.is_empty() {
+        if held.is_empty() && self.policy.freeze != Mode::HooksOnly {
             tracing::warn!("nothing to freeze: no mounted filesystem was chosen, no hook was run");
             return Ok(held);
         }
@@ -228,7 +231,7 @@ impl<O: Ops> Engine<O> {
 
     /// From the marker to the last FIFREEZE, with roll-back.
     fn freeze_held(&mut self, held: Vec<Held<O::Handle>>) -> Result<u64, FreezeError> {
-        if held.is_empty() {
+        if held.is_empty() && self.policy.freeze != Mode::HooksOnly {
             return Ok(0);
         }
         tracing::info!(
@@ -251,18 +254,14 @@ impl<O: Ops> Engine<O> {
                     self.report.filesystems[held.record].outcome = Outcome::Frozen;
                     frozen.push(held);
                 }
-                Err(e) => match tolerated(&e) {
-                    Some(reason) => {
-                        tracing::warn!("{} is not frozen: {reason}", held.name);
-                        self.report.explain(held.record, Outcome::Skipped, reason);
-                    }
-                    None => {
-                        let text = format!("failed to freeze {}: {}", held.name, strerror(&e));
-                        self.report.explain(held.record, Outcome::Failed, &text);
+                Err(e) => {
+                    let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
+                    let passes = held.optional || self.tolerates(&e);
+                    if let Err(FreezeError(text)) = self.leave_out(held.record, text, passes) {
                         failure = Some(text);
                         break;
                     }
-                },
+                }
             }
         }
         self.report.stages.freeze = self.seconds_since(start);
@@ -273,12 +272,12 @@ impl<O: Ops> Engine<O> {
             since,
         };
         let Some(text) = failure else {
-            if count == 0 {
+            if count == 0 && self.policy.freeze != Mode::HooksOnly {
                 self.undo(ThawReason::Failed).err();
             }
             return Ok(count);
         };
-        let error = self.fail(text);
+        let error = FreezeError(text);
         // What the roll-back meets is in the log and the report; the answer names the culprit.
         self.undo(ThawReason::Failed).err();
         Err(error)
@@ -441,16 +440,17 @@ impl<O: Ops> Engine<O> {
             .ops
             .survey()
             .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
-        let order = freeze_order(&survey, None);
-        self.report.plan(&survey, &order);
+        let targets = plan::everything(&survey);
+        self.report.everything(&targets);
         let mut held = Vec::new();
-        for (record, filesystem) in order.iter().enumerate() {
-            let name = String::from_utf8_lossy(&filesystem.mountpoint).into_owned();
-            match self.ops.open(filesystem) {
+        for (record, target) in targets.iter().enumerate() {
+            let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
+            match self.ops.open(target) {
                 Ok(handle) => held.push(Held {
                     handle,
                     name,
                     record,
+                    optional: true,
                 }),
                 Err(error) => {
                     let text = format!("failed to open {name}: {error}");
@@ -474,6 +474,26 @@ impl<O: Ops> Engine<O> {
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
         Ok(count)
+    }
+
+    /// Whether a refusal of FIFREEZE leaves the filesystem out instead of failing the run.
+    fn tolerates(&self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => !self.policy.strict,
+            Some(libc::EBUSY) => self.policy.ignore_frozen,
+            _ => false,
+        }
+    }
+
+    /// A filesystem cannot be opened or frozen: either the run passes over it, or it fails.
+    fn leave_out(&mut self, record: usize, text: String, passes: bool) -> Result<(), FreezeError> {
+        if passes {
+            self.report.explain(record, Outcome::Skipped, &text);
+            self.warn(text);
+            return Ok(());
+        }
+        self.report.explain(record, Outcome::Failed, &text);
+        Err(self.fail(text))
     }
 
     /// The end of a run, whatever came of it.
@@ -501,12 +521,12 @@ impl<O: Ops> Engine<O> {
     }
 }
 
-/// Refusals of FIFREEZE that leave a filesystem out instead of failing the run.
-fn tolerated(error: &io::Error) -> Option<&'static str> {
+/// What FIFREEZE's refusals mean.
+fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP) => Some("this type of filesystem cannot be frozen"),
-        Some(libc::EBUSY) => Some("someone else has frozen it already"),
-        _ => None,
+        Some(libc::EOPNOTSUPP) => "this type of filesystem cannot be frozen".into(),
+        Some(libc::EBUSY) => "someone else has frozen it already".into(),
+        _ => strerror(error),
     }
 }
 

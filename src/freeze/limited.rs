@@ -14,16 +14,17 @@ enum Slot<T> {
     Abandoned,
 }
 
-/// Runs `call`; after `limit` it is left alone and answers TimedOut. If it succeeds all the same
+/// Runs `call`; after `limit`, if there is one, it is left alone and answers TimedOut. If it succeeds all the same
 /// later, `undo` is called there and then: nobody else will know of it.
 ///
 /// # Errors
 /// The call's, that no thread could be started, or `TimedOut`.
 pub fn limited<T: Send + 'static>(
-    limit: Duration,
+    limit: Option<Duration>,
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
     undo: impl FnOnce(T) + Send + 'static,
 ) -> io::Result<T> {
+    let Some(limit) = limit else { return call() };
     let shared = Arc::new((Mutex::new(Slot::Empty), Condvar::new()));
     let worker = shared.clone();
     std::thread::Builder::new()
@@ -63,7 +64,7 @@ mod tests {
 
     #[test]
     fn answers_what_the_call_answers() {
-        let far = Duration::from_secs(1000);
+        let far = Some(Duration::from_secs(1000));
         assert_eq!(limited(far, || Ok(7), |_| ()).unwrap(), 7);
         let error = limited(
             far,
@@ -78,7 +79,7 @@ mod tests {
         let (release, wait) = mpsc::channel::<()>();
         let (tell, told) = mpsc::channel();
         let result = limited(
-            Duration::from_millis(20),
+            Some(Duration::from_millis(20)),
             move || {
                 wait.recv().ok();
                 Ok(7)

@@ -2,11 +2,10 @@
 //! in the tests fails at any step it is told to.
 
 use super::guardian::{Claim, Order};
-use super::plan::Survey;
+use super::plan::{Survey, Target};
 use super::report::Report;
 use crate::hooks::master::MasterReport;
 use crate::hooks::{Phase, ThawReason};
-use crate::probe::filesystems::Filesystem;
 use crate::state::Expiry;
 use std::io;
 use std::os::fd::OwnedFd;
@@ -44,11 +43,11 @@ pub trait Ops {
     /// It cannot be read.
     fn survey(&mut self) -> io::Result<Survey>;
 
-    /// Opens the root of a filesystem and makes sure that it is the one meant.
+    /// Opens a filesystem, by another of its mountpoints if the first is covered, and makes sure that it is the one meant.
     ///
     /// # Errors
     /// See [`OpenError`].
-    fn open(&mut self, filesystem: &Filesystem) -> Result<Self::Handle, OpenError>;
+    fn open(&mut self, target: &Target) -> Result<Self::Handle, OpenError>;
 
     /// Writes back what is dirty, all filesystems side by side; one result each.
     fn flush(&mut self, handles: &[&Self::Handle]) -> Vec<io::Result<()>>;

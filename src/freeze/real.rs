@@ -5,7 +5,7 @@ use super::guardian::link::{Heard, Link};
 use super::guardian::{Claim, Order};
 use super::limited::limited;
 use super::ops::{OpenError, Ops};
-use super::plan::Survey;
+use super::plan::{Survey, Target};
 use super::report::Report;
 use crate::hooks::{Phase, ThawReason, master};
 use crate::probe::System;
@@ -41,7 +41,7 @@ pub struct RealOps {
     state: StateDir,
     hook: Option<PathBuf>,
     gate: Box<dyn Gate>,
-    step_limit: Duration,
+    step_limit: Option<Duration>,
     mounts: Vec<Mount>,
     guardian: Option<Link>,
     epoch: Instant,
@@ -54,7 +54,7 @@ impl RealOps {
         state: StateDir,
         hook: Option<PathBuf>,
         gate: Box<dyn Gate>,
-        step_limit: Duration,
+        step_limit: Option<Duration>,
     ) -> Self {
         Self {
             state,
@@ -68,23 +68,15 @@ impl RealOps {
     }
 }
 
-impl Ops for RealOps {
-    type Handle = Arc<File>;
-
-    fn survey(&mut self) -> io::Result<Survey> {
-        self.mounts = mountinfo::read(Path::new("/"))?;
-        Ok(Survey::take(&System::host(), &self.mounts))
-    }
-
-    fn open(&mut self, filesystem: &Filesystem) -> Result<Arc<File>, OpenError> {
-        if let Some(why) = guard::refusal(&self.mounts, filesystem) {
-            return Err(OpenError::Refused(why));
-        }
-        let path = OsStr::from_bytes(&filesystem.mountpoint).to_owned();
+impl RealOps {
+    /// Opens `path` and makes sure that it leads to `filesystem`.
+    fn open_at(&self, path: &[u8], filesystem: &Filesystem) -> Result<Arc<File>, OpenError> {
+        let path = OsStr::from_bytes(path).to_owned();
         let open = move || {
+            // Non-blocking: what is mounted may be a single file, and that a FIFO.
             let root = OpenOptions::new()
                 .read(true)
-                .custom_flags(libc::O_CLOEXEC)
+                .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
                 .open(path)?;
             let device = root.metadata()?.dev();
             Ok((root, device))
@@ -97,6 +89,27 @@ impl Ops for RealOps {
             return Err(OpenError::Covered);
         }
         Ok(Arc::new(root))
+    }
+}
+
+impl Ops for RealOps {
+    type Handle = Arc<File>;
+
+    fn survey(&mut self) -> io::Result<Survey> {
+        self.mounts = mountinfo::read(Path::new("/"))?;
+        Ok(Survey::take(&System::host(), &self.mounts))
+    }
+
+    fn open(&mut self, target: &Target) -> Result<Arc<File>, OpenError> {
+        if let Some(why) = guard::refusal(&self.mounts, &target.filesystem) {
+            return Err(OpenError::Refused(why));
+        }
+        let first = self.open_at(&target.filesystem.mountpoint, &target.filesystem);
+        if first.is_ok() {
+            return first;
+        }
+        let other = |path: &Vec<u8>| self.open_at(path, &target.filesystem).ok();
+        target.alternatives.iter().find_map(other).map_or(first, Ok)
     }
 
     fn flush(&mut self, handles: &[&Arc<File>]) -> Vec<io::Result<()>> {

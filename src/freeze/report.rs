@@ -1,8 +1,7 @@
 //! The story of one run, from the request to freeze until the last thaw hook.
 
-use super::plan::Survey;
+use super::plan::{LeftOut, Plan, Target};
 use crate::hooks::HookRecord;
-use crate::probe::filesystems::Filesystem;
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -32,7 +31,7 @@ pub struct FilesystemRecord {
     pub mountpoint: String,
     /// Filesystem type.
     pub fstype: String,
-    /// `major:minor`.
+    /// Its device's name, or `major:minor`.
     pub device: String,
     /// What became of it.
     pub outcome: Outcome,
@@ -91,35 +90,31 @@ impl Report {
         }
     }
 
-    /// Enters what was planned; filesystem `n` of `order` becomes record `n`.
-    pub fn plan(&mut self, survey: &Survey, order: &[Filesystem]) {
-        let record = |mountpoint: &[u8], fstype: &str, device, outcome, detail| FilesystemRecord {
-            mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
-            fstype: fstype.to_owned(),
-            device,
-            outcome,
-            detail,
+    /// Enters what was planned; target `n` becomes record `n`.
+    pub fn plan(&mut self, plan: &Plan) {
+        self.everything(&plan.targets);
+        let left_out = |left: &LeftOut| FilesystemRecord {
+            mountpoint: String::from_utf8_lossy(&left.mountpoint).into_owned(),
+            fstype: left.fstype.clone(),
+            device: String::new(),
+            outcome: Outcome::Skipped,
+            detail: Some(left.reason.clone()),
             freeze_seconds: 0.0,
         };
-        let chosen = |f: &Filesystem| {
-            let device = format!("{}:{}", f.major, f.minor);
-            record(&f.mountpoint, &f.fstype, device, Outcome::Untouched, None)
+        self.skipped = plan.skipped.iter().map(left_out).collect();
+    }
+
+    /// Enters filesystems that nobody planned to freeze.
+    pub fn everything(&mut self, targets: &[Target]) {
+        let record = |target: &Target| FilesystemRecord {
+            mountpoint: String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned(),
+            fstype: target.filesystem.fstype.clone(),
+            device: target.device.clone(),
+            outcome: Outcome::Untouched,
+            detail: None,
+            freeze_seconds: 0.0,
         };
-        self.filesystems = order.iter().map(chosen).collect();
-        self.skipped = survey
-            .skipped
-            .iter()
-            .map(|s| {
-                let why = Some(s.reason.to_string());
-                record(
-                    &s.mountpoint,
-                    &s.fstype,
-                    String::new(),
-                    Outcome::Skipped,
-                    why,
-                )
-            })
-            .collect();
+        self.filesystems = targets.iter().map(record).collect();
     }
 
     /// Sets what became of a filesystem.

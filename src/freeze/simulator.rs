@@ -5,7 +5,8 @@ use super::engine::{Engine, FreezeError};
 use super::guardian::machine::{Action, Event, Machine};
 use super::guardian::{Claim, Order};
 use super::ops::{OpenError, Ops};
-use super::plan::Survey;
+use super::plan::{Survey, Target};
+use super::policy::{Limits, Policy};
 use super::report::{Outcome, Report};
 use crate::hooks::master::MasterReport;
 use crate::hooks::{Phase, ThawReason};
@@ -165,7 +166,8 @@ impl Ops for Simulator {
         })
     }
 
-    fn open(&mut self, filesystem: &Filesystem) -> Result<usize, OpenError> {
+    fn open(&mut self, target: &Target) -> Result<usize, OpenError> {
+        let filesystem = &target.filesystem;
         let index = filesystem.minor as usize;
         let name = String::from_utf8_lossy(&filesystem.mountpoint).into_owned();
         self.step(format!("open {name}"), |_| index)
@@ -320,12 +322,29 @@ impl Ops for Simulator {
 }
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(900));
+fn engine_of(world: &Simulator, inherited: bool, hold: Option<Duration>) -> Engine<Simulator> {
+    with_policy(world, inherited, hold, Policy::default())
+}
+
+fn with_policy(
+    world: &Simulator,
+    inherited: bool,
+    hold: Option<Duration>,
+    policy: Policy,
+) -> Engine<Simulator> {
+    let limits = Limits {
+        hold,
+        ..Limits::default()
+    };
+    Engine::new(world.clone(), inherited, policy, limits)
+}
+
 const MOUNTS: [&str; 3] = ["/", "/data", "/data/inner"];
 
 #[test]
 fn the_whole_transaction_in_order() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     assert!(engine.is_frozen() && world.0.borrow().marker);
     assert_eq!(engine.thaw(), Ok(3));
@@ -374,7 +393,7 @@ fn the_whole_transaction_in_order() {
 #[test]
 fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(
         engine.freeze(Some(&[b"/data".to_vec(), b"/zzz".to_vec()])),
         Ok(1)
@@ -391,7 +410,7 @@ fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
 fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
     for code in [libc::EOPNOTSUPP, libc::EBUSY] {
         let world = Simulator::new(&["/only"]).failing(8, Fault::Errno(code));
-        let mut engine = Engine::new(world.clone(), false, LIMIT);
+        let mut engine = engine_of(&world, false, LIMIT);
         assert_eq!(engine.freeze(None), Ok(0), "{:?}", world.steps());
         assert_eq!(world.steps()[8], "freeze /only");
         assert!(!engine.is_frozen());
@@ -405,7 +424,7 @@ fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
 #[test]
 fn a_thaw_without_a_freeze_runs_no_hook_but_frees_what_others_froze() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.thaw(), Ok(0));
     world.0.borrow_mut().frozen[1] = true;
     assert_eq!(engine.thaw(), Ok(1));
@@ -419,7 +438,7 @@ fn a_thaw_without_a_freeze_runs_no_hook_but_frees_what_others_froze() {
 #[test]
 fn a_filesystem_thawed_by_others_is_not_counted() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     world.0.borrow_mut().frozen[2] = false;
     assert_eq!(engine.thaw(), Ok(2));
@@ -432,9 +451,9 @@ fn a_filesystem_thawed_by_others_is_not_counted() {
 #[test]
 fn a_successor_inherits_the_freeze() {
     let world = Simulator::new(&MOUNTS);
-    assert_eq!(Engine::new(world.clone(), false, LIMIT).freeze(None), Ok(3));
+    assert_eq!(engine_of(&world, false, LIMIT).freeze(None), Ok(3));
     let marker = world.0.borrow().marker;
-    let mut successor = Engine::new(world.clone(), marker, LIMIT);
+    let mut successor = engine_of(&world, marker, LIMIT);
     assert!(successor.is_frozen());
     assert!(successor.freeze(None).is_err());
     assert_eq!(successor.thaw(), Ok(3));
@@ -450,14 +469,14 @@ fn a_successor_inherits_the_freeze() {
 fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
     let whole = {
         let world = Simulator::new(&MOUNTS);
-        let mut engine = Engine::new(world.clone(), false, LIMIT);
+        let mut engine = engine_of(&world, false, LIMIT);
         engine.freeze(None).and_then(|_| engine.thaw()).unwrap();
         world.steps().len()
     };
     for step in 0..whole {
         for code in [libc::EIO, libc::EPERM, libc::ENOSPC, libc::ENOENT] {
             let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
-            let mut engine = Engine::new(world.clone(), false, LIMIT);
+            let mut engine = engine_of(&world, false, LIMIT);
             let frozen = engine.freeze(None);
             let name = world.steps()[step.min(world.steps().len() - 1)].clone();
             let at = format!("step {step} ({name}), errno {code}: {frozen:?}");
@@ -501,7 +520,7 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
     for fault in [Fault::Death, Fault::DeathAfter] {
         for step in 0.. {
             let world = Simulator::new(&MOUNTS).failing(step, fault);
-            let mut engine = Engine::new(world.clone(), false, LIMIT);
+            let mut engine = engine_of(&world, false, LIMIT);
             let run = catch_unwind(AssertUnwindSafe(|| {
                 engine.freeze(None).and_then(|_| engine.thaw())
             }));
@@ -518,7 +537,7 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
                 !world.0.borrow().frozen.contains(&true) || (held && marker),
                 "{at}: half frozen"
             );
-            let mut successor = Engine::new(world.clone(), marker, LIMIT);
+            let mut successor = engine_of(&world, marker, LIMIT);
             successor.thaw().unwrap();
             let world = world.0.borrow();
             assert!(!world.frozen.contains(&true) && !world.marker, "{at}");
@@ -531,7 +550,7 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
 #[test]
 fn after_the_hold_limit_the_agent_thaws_and_the_late_thaw_hears_of_it_once() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     engine.look_after();
     assert!(engine.is_frozen(), "too early");
@@ -551,7 +570,7 @@ fn after_the_hold_limit_the_agent_thaws_and_the_late_thaw_hears_of_it_once() {
 #[test]
 fn without_a_hold_limit_a_freeze_holds_for_ever() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false, None);
+    let mut engine = engine_of(&world, false, None);
     assert_eq!(engine.freeze(None), Ok(3));
     world.0.borrow_mut().clock += Duration::from_secs(1_000_000);
     engine.look_after();
@@ -564,7 +583,7 @@ fn without_a_hold_limit_a_freeze_holds_for_ever() {
 fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
     for looks_first in [true, false] {
         let world = Simulator::new(&MOUNTS);
-        let mut engine = Engine::new(world.clone(), false, LIMIT);
+        let mut engine = engine_of(&world, false, LIMIT);
         assert_eq!(engine.freeze(None), Ok(3));
         world.0.borrow_mut().guardian_sees(Event::Limit);
         world.0.borrow_mut().clock += Duration::from_secs(2000);
@@ -586,7 +605,7 @@ fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
 #[test]
 fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
     let world = Simulator::new(&MOUNTS);
-    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     world.0.borrow_mut().guardian_sees(Event::Asked);
     assert!(!world.0.borrow().frozen.contains(&true));
@@ -612,7 +631,7 @@ fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
 fn a_new_freeze_forgets_the_expired_one() {
     let world = Simulator::new(&MOUNTS);
     world.0.borrow_mut().expired = Some(expiry());
-    let mut engine = Engine::new(world.clone(), false, LIMIT);
+    let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     assert_eq!(engine.thaw(), Ok(3));
 }

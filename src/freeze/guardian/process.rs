@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How long one FITHAW may take before the next filesystem is thawed without it.
-const THAW_LIMIT: Duration = Duration::from_secs(10);
+const THAW_LIMIT: Option<Duration> = Some(Duration::from_secs(10));
 /// How long the hook master may take when nobody waits for its answer.
 const HOOKS_LIMIT: Duration = Duration::from_secs(300);
 

@@ -13,6 +13,7 @@ mod freezer;
 pub mod guard;
 pub mod ops;
 pub mod plan;
+pub mod policy;
 pub mod real;
 pub mod report;
 #[cfg(test)]

@@ -5,7 +5,8 @@ use super::ops::{OpenError, Ops};
 use super::plan::Survey;
 use super::report::Report;
 use crate::hooks::{Phase, master};
-use crate::probe::filesystems::{Filesystem, block_filesystems};
+use crate::probe::System;
+use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{self, Mount};
 use crate::state::StateDir;
 use crate::sys::{fsfreeze, memory, strerror};
@@ -57,12 +58,7 @@ impl Ops for RealOps {
 
     fn survey(&mut self) -> io::Result<Survey> {
         self.mounts = mountinfo::read(Path::new("/"))?;
-        let source = |path: &[u8]| mountinfo::block_device(Path::new("/"), path);
-        let (filesystems, skipped) = block_filesystems(&self.mounts, &source);
-        Ok(Survey {
-            filesystems,
-            skipped,
-        })
+        Ok(Survey::take(&System::host(), &self.mounts))
     }
 
     fn open(&mut self, filesystem: &Filesystem) -> Result<File, OpenError> {

@@ -115,7 +115,7 @@ impl Ops for Simulator {
                     .enumerate()
                     .map(filesystem)
                     .collect(),
-                skipped: Vec::new(),
+                ..Survey::default()
             }
         })
     }

@@ -10,15 +10,19 @@ use std::os::unix::ffi::OsStrExt;
 
 use super::System;
 use super::filesystems::device_number;
-use super::mountinfo::{self, DeviceNumber, Mount};
+use super::mountinfo::{DeviceNumber, Mount};
 
 /// Overlays on overlays that are followed down; the kernel itself allows two.
 const MAX_OVERLAYS: usize = 4;
+
+/// Tells the number of the block device at a path.
+pub type StatSource<'a> = &'a dyn Fn(&[u8]) -> Option<DeviceNumber>;
 
 /// Finds the filesystems that hold files.
 pub struct Locator<'a> {
     system: &'a System,
     mounts: &'a [Mount],
+    stat_source: StatSource<'a>,
     /// The mounts at each mountpoint, by index, in mount order.
     at: HashMap<&'a [u8], Vec<usize>>,
 }
@@ -39,13 +43,19 @@ pub struct Location {
 }
 
 impl<'a> Locator<'a> {
-    /// A finder over the mount table of `system`.
-    pub fn new(system: &'a System, mounts: &'a [Mount]) -> Self {
+    /// A finder over the mount table of `system`; `stat_source` as for
+    /// [`block_filesystems`](super::filesystems::block_filesystems).
+    pub fn new(system: &'a System, mounts: &'a [Mount], stat_source: StatSource<'a>) -> Self {
         let mut at: HashMap<&[u8], Vec<usize>> = HashMap::new();
         for (index, mount) in mounts.iter().enumerate() {
             at.entry(&mount.mountpoint).or_default().push(index);
         }
-        Self { system, mounts, at }
+        Self {
+            system,
+            mounts,
+            stat_source,
+            at,
+        }
     }
 
     /// Where the file at `path` lies; `None` without any mount before it.
@@ -88,9 +98,7 @@ impl<'a> Locator<'a> {
 
     /// The number of the block device of a mount's filesystem; `None` if it has none.
     pub fn device(&self, mount: &Mount) -> Option<DeviceNumber> {
-        device_number(mount, &|source| {
-            mountinfo::block_device(self.system.root(), source)
-        })
+        device_number(mount, self.stat_source)
     }
 
     /// The filesystems with a block device that keep the layers of an overlay, each once; for any
@@ -209,6 +217,7 @@ fn unescape(text: &[u8]) -> Vec<u8> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::mountinfo;
     use super::*;
 
     const TABLE: &str = "\
@@ -231,7 +240,7 @@ mod tests {
         }
         let system = System::at(root.path()).unwrap();
         let mounts = mountinfo::parse(TABLE.as_bytes());
-        Locator::new(&system, &mounts).file(path.as_bytes())
+        Locator::new(&system, &mounts, &|_| None).file(path.as_bytes())
     }
 
     #[test]

@@ -1,8 +1,10 @@
 //! Which filesystem holds a file, told from its path and the mount table. Floor 1.
 //!
 //! The path is one that the kernel shows, so it is absolute and has no links. The mount with the
-//! longest mountpoint before it holds it, the last one made if there are several. A file on an
-//! overlay is held by the filesystems of the overlay's layers.
+//! longest mountpoint before it holds it, the last one made if there are several. A file that is
+//! not there (deleted, covered, or named in another mount namespace or a mount that is detached) is
+//! sought by the device number of its filesystem, if the caller can tell it. A file on an overlay
+//! is held by the filesystems of the overlay's layers.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -28,17 +30,15 @@ pub struct Locator<'a> {
 }
 
 /// Where a file lies.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {
-    /// The mountpoint before the path.
-    pub mountpoint: Vec<u8>,
-    /// Type of the filesystem that is mounted there.
-    pub fstype: String,
+    /// Where its filesystem is mounted, and of what type that is; `None` if it is not to be found
+    /// from here.
+    pub mount: Option<(Vec<u8>, String)>,
     /// The filesystems with a block device that hold the file: one; several for an overlay; none
     /// for one in memory or on another machine.
     pub devices: Vec<DeviceNumber>,
-    /// Other filesystems that may hold it, since the path does not lead to it from here: the file
-    /// is deleted, covered by a later mount, or seen in another mount namespace.
+    /// Filesystems that may hold it, by its path, if there is no better knowledge.
     pub perhaps: Vec<DeviceNumber>,
 }
 
@@ -58,34 +58,55 @@ impl<'a> Locator<'a> {
         }
     }
 
-    /// Where the file at `path` lies; `None` without any mount before it.
+    /// Where the file at `path` lies. If the path does not lead to it, `device` is asked for the
+    /// number of its filesystem, `(0, n)` for one without a block device.
     ///
     /// A file that is in use can be looked up without any I/O, as the kernel keeps its directories
-    /// in memory; it is looked up on filesystems with a block device alone, for those of other
-    /// machines may not answer.
-    pub fn file(&self, path: &[u8]) -> Option<Location> {
+    /// in memory; it is not looked up on filesystems of other machines, for they may not answer.
+    pub fn file(&self, path: &[u8], device: &dyn Fn() -> Option<DeviceNumber>) -> Location {
         let (path, deleted) = match path.strip_suffix(b" (deleted)") {
             Some(bare) if !self.exists(path) => (bare, true),
             _ => (path, false),
         };
-        let mount = self.mounts_before(path).next()?;
-        let mut location = Location {
-            mountpoint: mount.mountpoint.clone(),
-            fstype: mount.fstype.clone(),
+        let by_path = self.mounts_before(path).next();
+        if let Some(mount) = by_path {
+            let checked = self.may_be_looked_up(mount);
+            if !checked || (!deleted && self.exists(path)) {
+                return self.on(mount);
+            }
+        }
+        let number = device();
+        let by_number = number.and_then(|n| self.mounts.iter().find(|m| m.device() == n));
+        match (by_number, number) {
+            (Some(mount), _) => self.on(mount),
+            // A number of a disk that is not mounted here says enough. One of those that the
+            // kernel makes up does not: a btrfs shows others to its files than to its mounts.
+            (None, Some((1.., _))) => Location::default(),
+            (None, _) => Location {
+                perhaps: self.perhaps(path),
+                ..Location::default()
+            },
+        }
+    }
+
+    fn on(&self, mount: &Mount) -> Location {
+        Location {
+            mount: Some((mount.mountpoint.clone(), mount.fstype.clone())),
             devices: self.holders(mount, MAX_OVERLAYS),
             perhaps: Vec::new(),
-        };
-        if !location.devices.is_empty() && (deleted || !self.exists(path)) {
-            location.devices.clear();
-            for mount in self.mounts_before(path) {
-                for device in self.holders(mount, MAX_OVERLAYS) {
-                    if !location.perhaps.contains(&device) {
-                        location.perhaps.push(device);
-                    }
+        }
+    }
+
+    fn perhaps(&self, path: &[u8]) -> Vec<DeviceNumber> {
+        let mut perhaps = Vec::new();
+        for mount in self.mounts_before(path) {
+            for device in self.holders(mount, MAX_OVERLAYS) {
+                if !perhaps.contains(&device) {
+                    perhaps.push(device);
                 }
             }
         }
-        Some(location)
+        perhaps
     }
 
     /// The filesystems with a block device that hold the directory at `path`.
@@ -146,12 +167,17 @@ impl<'a> Locator<'a> {
             .filter_map(|&index| self.mounts.get(index))
     }
 
+    /// Whether looking up a file there needs nobody's answer.
+    fn may_be_looked_up(&self, mount: &Mount) -> bool {
+        matches!(
+            mount.fstype.as_str(),
+            "tmpfs" | "ramfs" | "rootfs" | "devtmpfs"
+        ) || !self.holders(mount, MAX_OVERLAYS).is_empty()
+    }
+
     fn exists(&self, path: &[u8]) -> bool {
-        let on_device = self
-            .mounts_before(path)
-            .next()
-            .is_some_and(|mount| !self.holders(mount, MAX_OVERLAYS).is_empty());
-        on_device
+        let mount = self.mounts_before(path).next();
+        mount.is_some_and(|mount| self.may_be_looked_up(mount))
             && self
                 .system
                 .path(OsStr::from_bytes(path))
@@ -231,7 +257,7 @@ mod tests {
 35 34 254:4 / /data/deep rw - ext4 /dev/vda4 rw
 ";
 
-    fn located(files: &[&str], path: &str) -> Option<Location> {
+    fn located(files: &[&str], path: &str, number: Option<DeviceNumber>) -> Location {
         let root = tempfile::tempdir().unwrap();
         for file in files {
             let path = root.path().join(&file[1..]);
@@ -240,54 +266,80 @@ mod tests {
         }
         let system = System::at(root.path()).unwrap();
         let mounts = mountinfo::parse(TABLE.as_bytes());
-        Locator::new(&system, &mounts, &|_| None).file(path.as_bytes())
+        Locator::new(&system, &mounts, &|_| None).file(path.as_bytes(), &|| number)
+    }
+
+    fn on(mountpoint: &str, fstype: &str, devices: &[DeviceNumber]) -> Location {
+        Location {
+            mount: Some((mountpoint.into(), fstype.into())),
+            devices: devices.to_vec(),
+            perhaps: vec![],
+        }
     }
 
     #[test]
     fn the_longest_and_latest_mountpoint_holds_a_file() {
-        for (path, mountpoint, device) in [
-            ("/x.img", "/", (254, 1)),
-            ("/database", "/", (254, 1)),
-            ("/data/x.img", "/data", (254, 2)),
-            ("/data/deeper", "/data", (254, 2)),
-            ("/data/deep/x", "/data/deep", (254, 4)),
+        for (path, mountpoint, fstype, device) in [
+            ("/x.img", "/", "ext4", (254, 1)),
+            ("/database", "/", "ext4", (254, 1)),
+            ("/data/x.img", "/data", "xfs", (254, 2)),
+            ("/data/deeper", "/data", "xfs", (254, 2)),
+            ("/data/deep/x", "/data/deep", "ext4", (254, 4)),
         ] {
-            let found = located(&[path], path).unwrap();
-            assert_eq!(found.mountpoint, mountpoint.as_bytes(), "{path}");
-            assert_eq!((found.devices, found.perhaps), (vec![device], vec![]));
+            // What the path leads to needs no number.
+            let found = located(&[path], path, Some((9, 9)));
+            assert_eq!(found, on(mountpoint, fstype, &[device]), "{path}");
         }
-        assert_eq!(located(&[], "relative"), None);
+        assert_eq!(located(&[], "relative", None), Location::default());
     }
 
     #[test]
     fn memory_and_other_machines_hold_it_on_no_device() {
-        for (path, fstype) in [("/run/x.img", "tmpfs"), ("/data/nfs/x.img", "nfs4")] {
-            let found = located(&[], path).unwrap();
-            assert_eq!(found.fstype, fstype);
-            assert!(found.devices.is_empty() && found.perhaps.is_empty());
-        }
+        let file = "/run/x.img";
+        assert_eq!(located(&[file], file, None), on("/run", "tmpfs", &[]));
+        // Other machines are not asked.
+        let file = "/data/nfs/x.img";
+        assert_eq!(
+            located(&[], file, Some((254, 1))),
+            on("/data/nfs", "nfs4", &[])
+        );
     }
 
     #[test]
-    fn a_file_that_the_path_does_not_lead_to_is_only_perhaps_there() {
+    fn a_file_that_the_path_does_not_lead_to_is_found_by_its_number() {
+        for path in ["/data/deep/gone", "/data/x (deleted)", "/x", "/run/x", "?"] {
+            let found = |number| located(&[], path, Some(number));
+            assert_eq!(found((254, 2)), on("/data", "xfs", &[(254, 2)]), "{path}");
+            assert_eq!(found((0, 30)), on("/run", "tmpfs", &[]));
+            assert_eq!(
+                found((0, 32)),
+                on("/merged", "overlay", &[(254, 2), (254, 1)])
+            );
+            assert_eq!(found((254, 77)), Location::default());
+        }
+        // A number that the kernel made up says nothing.
+        assert!(!located(&[], "/x", Some((0, 77))).perhaps.is_empty());
+    }
+
+    #[test]
+    fn without_a_number_it_is_only_perhaps_there() {
         for path in ["/data/deep/gone", "/data/deep/gone (deleted)"] {
-            let found = located(&[], path).unwrap();
-            assert!(found.devices.is_empty());
+            let found = located(&[], path, None);
+            assert_eq!((found.mount, found.devices), (None, vec![]));
             assert_eq!(found.perhaps, [(254, 4), (254, 3), (254, 2), (254, 1)]);
         }
         // A name may really end so.
         let odd = "/data/x (deleted)";
-        assert_eq!(located(&[odd], odd).unwrap().devices, [(254, 2)]);
+        assert_eq!(located(&[odd], odd, None).devices, [(254, 2)]);
         // Another file took the name.
-        let found = located(&["/data/x"], odd).unwrap();
+        let found = located(&["/data/x"], odd, None);
         assert_eq!((found.devices, found.perhaps[0]), (vec![], (254, 2)));
     }
 
     #[test]
     fn overlays_come_down_to_their_layers() {
         for path in ["/merged/x.img", "/twice/x.img"] {
-            let found = located(&[path], path).unwrap();
-            assert_eq!(found.fstype, "overlay");
+            let found = located(&[path], path, None);
             assert_eq!(found.devices, [(254, 2), (254, 1)]);
         }
     }

@@ -24,8 +24,13 @@ pub enum Layer {
         /// Such as `vg-root`.
         dm_name: Option<String>,
     },
-    /// The file behind the loop device that comes right before it.
-    File(Vec<u8>),
+    /// The file behind a loop device.
+    File {
+        /// Its path, as the kernel tells it.
+        path: Vec<u8>,
+        /// The kernel's name of the loop device.
+        device: String,
+    },
 }
 
 /// What devices are made of.
@@ -35,16 +40,6 @@ pub struct Stack {
     pub layers: Vec<Layer>,
     /// What could not be read: one line each.
     pub problems: Vec<String>,
-}
-
-impl Stack {
-    /// The files behind loop devices.
-    pub fn files(&self) -> impl Iterator<Item = &[u8]> {
-        self.layers.iter().filter_map(|layer| match layer {
-            Layer::File(path) => Some(path.as_slice()),
-            Layer::Device { .. } => None,
-        })
-    }
 }
 
 /// What the devices of these numbers are made of. A number that sysfs does not know has no layers.
@@ -73,7 +68,10 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
             dm_name: udev::block_device(system, &path).dm_name,
         });
         match backing_file(system, &path) {
-            Ok(Some(file)) => stack.layers.push(Layer::File(file)),
+            Ok(Some(file)) => stack.layers.push(Layer::File {
+                path: file,
+                device: sysblock::name(&path),
+            }),
             Ok(None) => {}
             Err(error) => {
                 let file = path.join("loop/backing_file");
@@ -142,7 +140,7 @@ mod tests {
                 dm_name: Some(dm),
             } => format!("{name}={dm}"),
             Layer::Device { name, .. } => name.clone(),
-            Layer::File(path) => String::from_utf8_lossy(path).into_owned(),
+            Layer::File { path, .. } => String::from_utf8_lossy(path).into_owned(),
         };
         stack.layers.iter().map(line).collect()
     }
@@ -175,8 +173,11 @@ mod tests {
         );
         assert_eq!(told(&system, &[(7, 1)]), ["loop1"]);
         assert_eq!(
-            below(&system, &[(7, 0)]).files().collect::<Vec<_>>(),
-            [b"/srv/disk image.img"]
+            below(&system, &[(7, 0)]).layers[1],
+            Layer::File {
+                path: b"/srv/disk image.img".to_vec(),
+                device: "loop0".into()
+            }
         );
     }
 

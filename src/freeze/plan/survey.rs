@@ -7,15 +7,19 @@
 use std::collections::{HashMap, HashSet};
 
 use crate::probe::filesystems::{Filesystem, SkipReason, Skipped, block_filesystems};
-use crate::probe::location::{Locator, StatSource};
+use crate::probe::location::{Location, Locator, StatSource};
 use crate::probe::mountinfo::{self, DeviceNumber, Mount};
 use crate::probe::stack::{self, Layer};
 use crate::probe::swaps;
 use crate::probe::{System, sysblock, udev};
+use crate::sys::loopdev;
 
 /// Further mountpoints that are kept of a filesystem: enough to find one that is not covered, where
 /// containers make thousands.
 const MAX_ALTERNATIVES: usize = 16;
+
+/// Where the file behind a loop device lies, by the kernel's name of the device and the file's path.
+type FindFile<'a> = &'a dyn Fn(&str, &[u8]) -> Location;
 
 /// From each device of a filesystem to the number by which it goes.
 type Numbers = HashMap<DeviceNumber, DeviceNumber>;
@@ -75,18 +79,24 @@ pub struct SwapSpace {
 
 impl Survey {
     /// Looks at `system`, whose mount table is `mounts`. Reads /proc, /sys and /run/udev, and looks
-    /// up the files behind loop devices; opens no device.
+    /// up the files behind loop devices; opens no device but a loop device whose file is not where
+    /// its path says.
     pub fn take(system: &System, mounts: &[Mount]) -> Self {
-        Self::take_with(system, mounts, &|source| {
-            mountinfo::block_device(system.root(), source)
-        })
+        Self::take_with(
+            system,
+            mounts,
+            &|source| mountinfo::block_device(system.root(), source),
+            &|name| loopdev::backing_filesystem(&system.path("/dev").join(name)).ok(),
+        )
     }
 
-    /// [`Survey::take`] with the question for device nodes answered by `stat_source`.
+    /// [`Survey::take`] with the question for device nodes answered by `stat_source`, and that for
+    /// the filesystem of the file behind a loop device by `loop_status`.
     pub(super) fn take_with(
         system: &System,
         mounts: &[Mount],
         stat_source: StatSource<'_>,
+        loop_status: &dyn Fn(&str) -> Option<DeviceNumber>,
     ) -> Self {
         let (filesystems, skipped) = block_filesystems(mounts, stat_source);
         let mut survey = Self {
@@ -97,11 +107,12 @@ impl Survey {
         let members = stack::btrfs_members(system);
         survey.fold_btrfs(&members);
         let locator = Locator::new(system, mounts, stat_source);
-        survey.find_names_and_stacks(system, mounts, &members, &locator);
+        let file = |device: &str, path: &[u8]| locator.file(path, &|| loop_status(device));
+        survey.find_names_and_stacks(system, mounts, &members, &file);
         let own = survey.own_numbers(&members);
         survey.settle_numbers(&own);
         survey.find_mounts(mounts, &own, &locator);
-        survey.find_swaps(system, &own, &locator, stat_source);
+        survey.find_swaps(system, &own, &file, stat_source);
         survey
     }
 
@@ -152,7 +163,7 @@ impl Survey {
         system: &System,
         mounts: &[Mount],
         members: &[Vec<DeviceNumber>],
-        locator: &Locator<'_>,
+        find_file: FindFile<'_>,
     ) {
         let sources: HashMap<(u64, &[u8]), &[u8]> = mounts
             .iter()
@@ -197,7 +208,7 @@ impl Survey {
                 )
             }));
             for layer in &stack.layers {
-                details.add_layer(layer, locator);
+                details.add_layer(layer, find_file);
             }
             self.details.insert(own, details);
         }
@@ -264,20 +275,20 @@ impl Survey {
         &mut self,
         system: &System,
         own: &Numbers,
-        locator: &Locator<'_>,
+        find_file: FindFile<'_>,
         stat_source: StatSource<'_>,
     ) {
-        let holders = |path: &[u8]| -> Vec<DeviceNumber> {
-            let devices = locator.file(path).map(|location| location.devices);
+        let holders = |device: &str, path: &[u8]| -> Vec<DeviceNumber> {
+            let devices = find_file(device, path).devices;
             let settle = |device| own.get(&device).copied().unwrap_or(device);
-            devices.into_iter().flatten().map(settle).collect()
+            devices.into_iter().map(settle).collect()
         };
         for swap in swaps::read(system) {
             let name = String::from_utf8_lossy(&swap.path).into_owned();
             // Filesystems that pages are written through, to follow down.
             let mut waiting: Vec<DeviceNumber> = Vec::new();
             if swap.is_file {
-                for on in holders(&swap.path) {
+                for on in holders("", &swap.path) {
                     waiting.extend(self.certainly_under(on));
                     self.swaps.push(SwapSpace {
                         name: name.clone(),
@@ -287,7 +298,11 @@ impl Survey {
                 }
             } else if let Some(device) = stat_source(&swap.path) {
                 let stack = stack::below(system, &[device]);
-                waiting.extend(stack.files().flat_map(holders));
+                for layer in &stack.layers {
+                    if let Layer::File { path, device } = layer {
+                        waiting.extend(holders(device, path));
+                    }
+                }
             }
             let mut seen = HashSet::new();
             while let Some(on) = waiting.pop() {
@@ -311,8 +326,8 @@ impl Survey {
 }
 
 impl Details {
-    fn add_layer(&mut self, layer: &Layer, locator: &Locator<'_>) {
-        let path = match layer {
+    fn add_layer(&mut self, layer: &Layer, find_file: FindFile<'_>) {
+        let (path, device) = match layer {
             Layer::Device { name, dm_name } => {
                 self.stands_on.push(match dm_name {
                     Some(dm_name) => format!("{name} ({dm_name})"),
@@ -320,25 +335,20 @@ impl Details {
                 });
                 return;
             }
-            Layer::File(path) => path,
+            Layer::File { path, device } => (path, device),
         };
         let file = String::from_utf8_lossy(path);
-        let Some(location) = locator.file(path) else {
-            self.stands_on.push(format!("file {file}"));
-            return;
-        };
-        let (mountpoint, fstype) = (
-            String::from_utf8_lossy(&location.mountpoint),
-            &location.fstype,
-        );
-        self.stands_on.push(if location.perhaps.is_empty() {
-            format!("file {file} on {mountpoint} ({fstype})")
-        } else {
-            format!("file {file}, which is not to be found from here")
+        let location = find_file(device, path);
+        self.stands_on.push(match location.mount {
+            Some((mountpoint, fstype)) => {
+                let mountpoint = String::from_utf8_lossy(&mountpoint);
+                format!("file {file} on {mountpoint} ({fstype})")
+            }
+            None => format!("file {file}, which is not to be found from here"),
         });
-        let certain = location.devices.iter().map(|device| (device, true));
-        let perhaps = location.perhaps.iter().map(|device| (device, false));
-        for (&device, certain) in certain.chain(perhaps) {
+        let certain = location.devices.into_iter().map(|device| (device, true));
+        let perhaps = location.perhaps.into_iter().map(|device| (device, false));
+        for (device, certain) in certain.chain(perhaps) {
             self.under.push(Under { device, certain });
         }
     }

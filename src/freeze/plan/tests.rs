@@ -15,6 +15,8 @@ struct Guest<'a> {
     swaps: &'a str,
     mounts: &'a str,
     nodes: &'a [(&'a str, DeviceNumber)],
+    /// The filesystems of the files behind loop devices.
+    loops: &'a [(&'a str, DeviceNumber)],
 }
 
 impl Guest<'_> {
@@ -32,9 +34,12 @@ impl Guest<'_> {
 
     fn take(&self, system: &System) -> Survey {
         let mounts = mountinfo::parse(self.mounts.as_bytes());
-        Survey::take_with(system, &mounts, &|path| {
-            let node = |(name, _): &&(&str, _)| name.as_bytes() == path;
-            self.nodes.iter().find(node).map(|(_, number)| *number)
+        let look = |list: &[(&str, DeviceNumber)], name: &[u8]| {
+            let entry = |(other, _): &&(&str, _)| other.as_bytes() == name;
+            list.iter().find(entry).map(|(_, number)| *number)
+        };
+        Survey::take_with(system, &mounts, &|path| look(self.nodes, path), &|name| {
+            look(self.loops, name.as_bytes())
         })
     }
 }
@@ -74,6 +79,7 @@ const PLAIN: Guest<'_> = Guest {
 33 28 0:33 / /merged rw - overlay overlay rw,lowerdir=/l,upperdir=/data/u,workdir=/data/w
 ",
     nodes: &[],
+    loops: &[],
 };
 
 #[test]

@@ -26,6 +26,7 @@ udev 253:1 DM_NAME=vg-srv
 31 28 254:1 / /boot rw - ext4 /dev/vda1 rw
 ",
     nodes: &[],
+    loops: &[],
 };
 
 #[test]
@@ -148,6 +149,7 @@ loop virtual/block/loop0 /pool/home/disk.img
         ("/dev/vdc", (254, 32)),
         ("/dev/loop0", (7, 0)),
     ],
+    loops: &[],
 };
 
 #[test]
@@ -178,7 +180,7 @@ fn a_btrfs_of_two_devices_is_one_filesystem() {
 }
 
 /// A loop device whose file is at `path`, beside mounts of every kind.
-fn loop_at(path: &str, files: &[&str]) -> Plan {
+fn loop_at(path: &str, files: &[&str], loops: &[(&str, DeviceNumber)]) -> Plan {
     let description = format!(
         "disk 8:0 x/sda\ndisk 8:16 x/sdb\ndisk 7:0 virtual/block/loop0\nloop virtual/block/loop0 {path}\n"
     );
@@ -192,6 +194,7 @@ fn loop_at(path: &str, files: &[&str]) -> Plan {
 31 28 0:31 / /tmp rw - tmpfs tmpfs rw
 32 28 0:32 / /merged rw - overlay overlay rw,lowerdir=/lower,upperdir=/data/upper,workdir=/data/w
 ",
+        loops,
         ..Guest::default()
     };
     planned(&guest.survey())
@@ -199,7 +202,7 @@ fn loop_at(path: &str, files: &[&str]) -> Plan {
 
 #[test]
 fn a_file_in_memory_holds_nothing_back() {
-    let plan = loop_at("/tmp/x.img", &["/tmp/x.img"]);
+    let plan = loop_at("/tmp/x.img", &["/tmp/x.img"], &[]);
     assert_eq!(names(&plan), ["/data", "/mnt/loop", "/"]);
     assert_eq!(
         plan.targets[1].stands_on,
@@ -209,7 +212,7 @@ fn a_file_in_memory_holds_nothing_back() {
 
 #[test]
 fn a_file_on_an_overlay_stands_on_its_layers() {
-    let plan = loop_at("/merged/x.img", &["/merged/x.img"]);
+    let plan = loop_at("/merged/x.img", &["/merged/x.img"], &[]);
     assert_eq!(names(&plan), ["/mnt/loop", "/data", "/"]);
     assert_eq!(
         plan.targets[0].stands_on,
@@ -220,7 +223,7 @@ fn a_file_on_an_overlay_stands_on_its_layers() {
 #[test]
 fn a_file_out_of_sight_goes_before_where_it_may_be() {
     for path in ["/data/gone.img (deleted)", "/data/of/another/namespace"] {
-        let plan = loop_at(path, &[]);
+        let plan = loop_at(path, &[], &[]);
         assert_eq!(names(&plan), ["/mnt/loop", "/data", "/"], "{path}");
         assert_eq!(
             plan.targets[0].stands_on[1],
@@ -228,8 +231,25 @@ fn a_file_out_of_sight_goes_before_where_it_may_be() {
         );
     }
     // A path that would mean that the filesystem stands on itself is one of another namespace.
-    let plan = loop_at("/mnt/loop/x.img", &[]);
+    let plan = loop_at("/mnt/loop/x.img", &[], &[]);
     assert_eq!(names(&plan), ["/data", "/mnt/loop", "/"]);
+}
+
+#[test]
+fn a_file_named_in_another_namespace_is_found_by_its_device() {
+    // The path would say the root's filesystem, which goes last anyway.
+    let plan = loop_at("/x.img", &[], &[("loop0", (8, 16))]);
+    assert_eq!(names(&plan), ["/mnt/loop", "/data", "/"]);
+    assert_eq!(
+        plan.targets[0].stands_on,
+        ["loop0", "file /x.img on /data (ext4)"]
+    );
+    let plan = loop_at("/data/x.img (deleted)", &[], &[("loop0", (0, 31))]);
+    assert_eq!(names(&plan), ["/data", "/mnt/loop", "/"]);
+    assert_eq!(
+        plan.targets[1].stands_on[1],
+        "file /data/x.img (deleted) on /tmp (tmpfs)"
+    );
 }
 
 #[test]
@@ -285,6 +305,7 @@ fn swap_space_on_a_filesystem_is_told() {
                 /mnt/loop/swap file 1 0 -3\n/dev/loop0 partition 1 0 -4\n/dev/vda1 partition 1 0 1\n",
         mounts: LOOP_ON_LVM.mounts,
         nodes: &[("/dev/loop0", (7, 0)), ("/dev/vda1", (254, 1))],
+        loops: &[],
     };
     let survey = guest.survey();
     let found: Vec<(&str, DeviceNumber, bool)> = survey

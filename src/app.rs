@@ -7,7 +7,6 @@ use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
-use crate::freeze::policy::{Limits, Policy};
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
@@ -205,7 +204,7 @@ fn serve(
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let (policy, limits) = (Policy::default(), Limits::default());
+    let (policy, limits) = (config.policy.clone(), config.limits);
     let ops = RealOps::new(state, hook, Box::new(gate), limits.step);
     let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {

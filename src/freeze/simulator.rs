@@ -6,7 +6,7 @@ use super::guardian::machine::{Action, Event, Machine};
 use super::guardian::{Claim, Order};
 use super::ops::{OpenError, Ops};
 use super::plan::{Survey, Target};
-use super::policy::{Limits, Policy};
+use super::policy::{Limits, Mode, Pattern, Policy};
 use super::report::{Outcome, Report};
 use crate::hooks::master::MasterReport;
 use crate::hooks::{Phase, ThawReason};
@@ -410,7 +410,11 @@ fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
 fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
     for code in [libc::EOPNOTSUPP, libc::EBUSY] {
         let world = Simulator::new(&["/only"]).failing(8, Fault::Errno(code));
-        let mut engine = engine_of(&world, false, LIMIT);
+        let as_original = Policy {
+            ignore_frozen: true,
+            ..Policy::default()
+        };
+        let mut engine = with_policy(&world, false, LIMIT, as_original);
         assert_eq!(engine.freeze(None), Ok(0), "{:?}", world.steps());
         assert_eq!(world.steps()[8], "freeze /only");
         assert!(!engine.is_frozen());
@@ -419,6 +423,59 @@ fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
         assert_eq!(world.kept[0].filesystems[0].outcome, Outcome::Skipped);
         assert!(world.guardian.is_none());
     }
+}
+
+#[test]
+fn a_stranger_s_freeze_and_in_strict_mode_any_refusal_fails_the_run() {
+    let strict = Policy {
+        strict: true,
+        ..Policy::default()
+    };
+    for (policy, code) in [(Policy::default(), libc::EBUSY), (strict, libc::EOPNOTSUPP)] {
+        let world = Simulator::new(&MOUNTS).failing(15, Fault::Errno(code));
+        let mut engine = with_policy(&world, false, LIMIT, policy);
+        let error = engine.freeze(None).unwrap_err().0;
+        assert_eq!(world.steps()[15], "freeze /data");
+        assert!(error.starts_with("failed to freeze /data: "), "{error}");
+        assert!(!world.0.borrow().frozen.contains(&true));
+    }
+}
+
+#[test]
+fn what_is_optional_may_fail() {
+    for (step, code) in [(2, libc::ENOENT), (15, libc::EIO)] {
+        let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
+        let policy = Policy {
+            optional: vec![Pattern::parse("/data").unwrap()],
+            ..Policy::default()
+        };
+        let mut engine = with_policy(&world, false, LIMIT, policy);
+        assert_eq!(engine.freeze(None), Ok(2));
+        assert_eq!(engine.thaw(), Ok(2));
+        assert_eq!(
+            world.0.borrow().kept[0].filesystems[1].outcome,
+            Outcome::Skipped
+        );
+    }
+}
+
+#[test]
+fn with_hooks_only_the_applications_are_held_until_the_thaw() {
+    let world = Simulator::new(&MOUNTS);
+    let policy = Policy {
+        freeze: Mode::HooksOnly,
+        ..Policy::default()
+    };
+    let mut engine = with_policy(&world, false, LIMIT, policy);
+    assert_eq!(engine.freeze(None), Ok(0));
+    assert!(engine.is_frozen());
+    assert_eq!(world.0.borrow().thaw_hooks, 0);
+    assert_eq!(engine.thaw(), Ok(0));
+    let world = world.0.borrow();
+    assert_eq!(
+        (world.freeze_hooks, world.thaw_hooks, world.marker),
+        (1, 1, false)
+    );
 }
 
 #[test]

@@ -24,6 +24,8 @@ const INBOX: usize = 32;
 /// A request that waits for its turn.
 struct Waiting {
     event: Event,
+    /// The client that sent it ([`Channel::generation`]); no other gets the answer.
+    client: u64,
     /// The client has given it up: it is carried out, but not answered.
     muted: bool,
 }
@@ -53,11 +55,12 @@ impl Session {
 }
 
 /// Cuts bytes into requests.
-fn sort_in(framer: &mut Framer, inbox: &mut VecDeque<Waiting>, mut bytes: &[u8]) {
+fn sort_in(framer: &mut Framer, inbox: &mut VecDeque<Waiting>, client: u64, mut bytes: &[u8]) {
     tracing::debug!("read data, count: {}", bytes.len());
     while let Some(event) = framer.next_event(&mut bytes) {
         inbox.push_back(Waiting {
             event,
+            client,
             muted: false,
         });
     }
@@ -103,7 +106,7 @@ async fn answer(
             read = channel.read(buffer), if lost.is_none() && inbox.len() < INBOX => read,
         };
         match read {
-            Ok(count) => sort_in(framer, inbox, &buffer[..count]),
+            Ok(count) => sort_in(framer, inbox, channel.generation(), &buffer[..count]),
             Err(error) => lost = Some(error),
         }
         while let Some(overtaking) = take_sync(inbox) {
@@ -159,14 +162,24 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
     let mut out = Vec::new();
     let freezer = session.context.freezer.clone();
     loop {
-        let Some(Waiting { event, muted }) = session.inbox.pop_front() else {
+        let Some(Waiting {
+            event,
+            client,
+            muted,
+        }) = session.inbox.pop_front()
+        else {
             let read = tokio::select! {
                 biased;
                 read = channel.read(&mut buffer) => read,
                 () = stop.requested(&freezer) => return Ended::Stopped,
             };
             match read {
-                Ok(count) => sort_in(&mut session.framer, &mut session.inbox, &buffer[..count]),
+                Ok(count) => sort_in(
+                    &mut session.framer,
+                    &mut session.inbox,
+                    channel.generation(),
+                    &buffer[..count],
+                ),
                 Err(error) => return Ended::Lost(error),
             }
             continue;
@@ -182,7 +195,7 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
                 Ok(())
             }
         };
-        if muted {
+        if muted || client != channel.generation() {
             out.clear();
         }
         let written = tokio::select! {

@@ -11,6 +11,7 @@
 mod cli;
 mod freeze_edges;
 mod freezing;
+mod guardian;
 mod hook_log;
 mod hooks;
 mod info;

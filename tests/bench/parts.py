@@ -177,7 +177,7 @@ def bench_guest(made, work):
 def idle(machine, rounds):
     """Wakeups with the host silent and gone, and memory, each in a fresh process that has answered a few requests."""
     gone, silent = Row("wakeups, host gone", "/s", most=0), Row("wakeups, host silent", "/s", most=0)
-    rss, pss = Row("VmRSS, idle", "KiB", ratio=1), Row("Pss, idle", "KiB")
+    rss, pss = Row("resident (Rss), idle", "KiB", ratio=1), Row("shared out (Pss), idle", "KiB")
     dirty, threads = Row("private dirty, idle", "KiB", ratio=1), Row("threads", "")
     for turn, side in alternate(rounds):
         pid = machine.run_agent(IN_GUEST[side])
@@ -188,12 +188,13 @@ def idle(machine, rounds):
         # The hang-up itself may wake the agent: it is not part of being gone.
         time.sleep(1)
         gone.add(side, machine.wakeups(pid, IDLE_SECONDS) / IDLE_SECONDS)
+        # Rss of smaps_rollup is counted when read; VmRSS of status lags behind by what the kernel has not summed up yet.
         text = machine.oob.run(f"cat /proc/{pid}/status /proc/{pid}/smaps_rollup")
         values = {line.split()[0].rstrip(":"): line.split()[1] for line in text.splitlines() if len(line.split()) in (2, 3)}
-        for row, key in ((rss, "VmRSS"), (pss, "Pss"), (dirty, "Private_Dirty"), (threads, "Threads")):
+        for row, key in ((rss, "Rss"), (pss, "Pss"), (dirty, "Private_Dirty"), (threads, "Threads")):
             row.add(side, int(values[key]))
         say(f"idle, run {turn}, {side}: {gone.runs[side][-1]:.1f}/s gone, {silent.runs[side][-1]:.1f}/s silent, "
-            f"VmRSS {values['VmRSS']} KiB, Pss {values['Pss']} KiB, private dirty {values['Private_Dirty']} KiB")
+            f"Rss {values['Rss']} KiB (VmRSS {values['VmRSS']}), Pss {values['Pss']} KiB, private dirty {values['Private_Dirty']} KiB")
     return [gone, silent, rss, pss, dirty, threads]
 
 

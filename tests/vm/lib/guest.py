@@ -88,10 +88,12 @@ class RawGuest(Guest):
 
     def run_agent(self, program):
         """Replaces the service's process by another program (no hooks), also while the guest is frozen; returns its pid."""
-        drop_in = "/run/systemd/system/qemu-guest-agent.service.d"
         old = self.agent_pid()
-        self.oob.run(f"mkdir -p {drop_in}; printf '[Service]\\nExecStart=\\nExecStart=-{program}\\n' >{drop_in}/program.conf; "
-                     f"systemctl daemon-reload; systemctl reset-failed qemu-guest-agent; kill -9 {old}")
+        drop_in = "/run/systemd/system/qemu-guest-agent.service.d"
+        # Set up once, then only a link in tmpfs is turned: even `mkdir -p` of what exists asks the root for a write.
+        unit = "[Unit]\\nStartLimitIntervalSec=0\\n[Service]\\nExecStart=\\nExecStart=-/run/agent/qemu-ga\\n"
+        self.oob.run(f"[ -e {drop_in}/link.conf ] || {{ mkdir -p {drop_in} /run/agent; printf '{unit}' >{drop_in}/link.conf; "
+                     f"systemctl daemon-reload; }}; ln -sfn {program} /run/agent/qemu-ga; kill -9 {old}")
         while self.agent_pid() in (0, old):
             time.sleep(0.1)
         channel.wait_for_agent(self.agent_path, 60)

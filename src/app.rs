@@ -2,7 +2,7 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, policy::Policy};
+use crate::commands::{self, Context, file::Files, policy::Policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
@@ -163,11 +163,13 @@ fn serve(
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
+    let files = Files::new(state.clone());
     let ops = RealOps::new(state, hook, Box::new(gate));
     let freezer = Freezer::new(Engine::new(ops, inherited));
     let session = Session::new(Context {
         freezer,
         policy: Policy::new(allow, block),
+        files,
     });
     let reopen = config.retry_path.then(|| {
         let config = config.clone();

@@ -4,6 +4,7 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
+pub mod file;
 mod fs;
 mod fsfreeze;
 mod info;
@@ -25,6 +26,8 @@ pub struct Context {
     pub freezer: Freezer,
     /// Which commands are allowed.
     pub policy: Policy,
+    /// Files that clients hold open.
+    pub files: file::Files,
 }
 
 /// A reply's shape.
@@ -116,6 +119,7 @@ pub fn all() -> &'static [Command] {
             fsfreeze::COMMANDS,
             info::COMMANDS,
             fs::COMMANDS,
+            file::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);

@@ -2,7 +2,7 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, file::Files, policy::Policy};
+use crate::commands::{self, Context, exec::Children, file::Files, policy::Policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
@@ -170,6 +170,7 @@ fn serve(
         freezer,
         policy: Policy::new(allow, block),
         files,
+        children: Children::default(),
     });
     let reopen = config.retry_path.then(|| {
         let config = config.clone();

@@ -4,6 +4,7 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
+pub mod exec;
 pub mod file;
 mod fs;
 mod fsfreeze;
@@ -28,6 +29,8 @@ pub struct Context {
     pub policy: Policy,
     /// Files that clients hold open.
     pub files: file::Files,
+    /// Programs that clients have started.
+    pub children: exec::Children,
 }
 
 /// A reply's shape.
@@ -120,6 +123,7 @@ pub fn all() -> &'static [Command] {
             info::COMMANDS,
             fs::COMMANDS,
             file::COMMANDS,
+            exec::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);

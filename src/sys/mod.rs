@@ -9,6 +9,7 @@ pub mod localtime;
 pub mod loopdev;
 pub mod memory;
 pub mod process;
+pub mod spawn;
 mod strerror;
 pub mod syslog;
 

@@ -313,7 +313,7 @@ mod tests {
         assert_eq!(read(&mut stream, 9), (b"789".to_vec(), true));
         assert_eq!(read(&mut stream, 0), (vec![], false));
         // The file has grown meanwhile.
-        fs::OpenOptions::new()
+        OpenOptions::new()
             .append(true)
             .open(&path)
             .unwrap()

@@ -173,7 +173,7 @@ mod tests {
 
     #[test]
     fn long_input_with_line_feeds_and_in_pieces() {
-        let bytes: Vec<u8> = (0..5000_u32).map(|i| (i * 31 >> 3) as u8).collect();
+        let bytes: Vec<u8> = (0..5000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
         for length in [767, 768, 769, 770, 4999, 5000] {
             let text = encode(&bytes[..length]);
             assert_eq!(text.len(), length.div_ceil(3) * 4);

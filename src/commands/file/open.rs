@@ -82,7 +82,7 @@ pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
 /// permissions, and because open(2) with O_EXCL does not follow a link.
 fn open_or_make(path: &Path, mode: Mode) -> io::Result<(File, bool)> {
     if mode.create {
-        let made = options(mode).create_new(true).mode(0).open(path);
+        let made = options(mode).create_new(true).mode(0o000).open(path);
         match made {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
             made => return made.map(|file| (file, true)),

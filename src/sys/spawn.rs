@@ -281,7 +281,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let script = dir.path().join("script");
         let script = script.to_str().unwrap();
-        std::fs::write(script, "echo \"$0 $*\"; kill -9 $$").unwrap();
+        // Made by another process: no thread that forks meanwhile keeps it open for writing.
+        let made = std::process::Command::new("sh")
+            .args([
+                "-c",
+                r#"echo 'echo "$0 $*"; kill -9 $$' >"$0"; chmod 644 "$0""#,
+                script,
+            ])
+            .status();
+        assert!(made.unwrap().success());
         let missing = "/nonexistent/x";
         assert_eq!(run(&[], &["x"], None), Err(libc::ENOENT));
         assert_eq!(run(&[missing], &["x"], None), Err(libc::ENOENT));

@@ -8,9 +8,13 @@ pub mod exec;
 pub mod file;
 mod fs;
 mod fsfreeze;
+mod fstrim;
 mod info;
 pub mod policy;
+mod power;
 mod sync;
+mod time;
+mod worker;
 
 use crate::freeze::Freezer;
 use crate::protocol::error::CommandError;
@@ -112,6 +116,14 @@ impl Command {
             ..self
         }
     }
+
+    /// Says nothing on success: the guest is on its way down.
+    const fn silent(self) -> Self {
+        Self {
+            answers: false,
+            ..self
+        }
+    }
 }
 
 /// Every command, in the order of registration.
@@ -124,6 +136,9 @@ pub fn all() -> &'static [Command] {
             fs::COMMANDS,
             file::COMMANDS,
             exec::COMMANDS,
+            power::COMMANDS,
+            time::COMMANDS,
+            fstrim::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);
@@ -212,6 +227,22 @@ mod tests {
         let mut positions: Vec<u16> = all().iter().map(|c| c.position).collect();
         positions.dedup();
         assert_eq!(positions.len(), all().len(), "a position is used twice");
+    }
+
+    #[test]
+    fn exactly_the_documented_commands_are_silent() {
+        let names: Vec<&str> = all()
+            .iter()
+            .filter(|c| !c.answers)
+            .map(|c| c.name)
+            .collect();
+        let documented = [
+            "guest-shutdown",
+            "guest-suspend-disk",
+            "guest-suspend-ram",
+            "guest-suspend-hybrid",
+        ];
+        assert_eq!(names, documented);
     }
 
     #[test]

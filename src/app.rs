@@ -17,26 +17,58 @@ use crate::{hooks, operator};
 use std::ffi::OsString;
 use std::io::{self, Write};
 
+/// A word that, as the first argument, makes the binary something else than the agent.
+struct Subcommand {
+    name: &'static str,
+    summary: &'static str,
+    /// Takes the arguments behind the word, returns the exit status.
+    run: fn(&[OsString]) -> u8,
+}
+
+const SUBCOMMANDS: [Subcommand; 2] = [
+    Subcommand {
+        name: "hook",
+        summary: "call the freeze hooks, as the hook master does",
+        run: hooks::cli,
+    },
+    Subcommand {
+        name: "selftest",
+        summary: "freeze and thaw filesystems made for the purpose",
+        run: operator::selftest::cli,
+    },
+];
+
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
-    match args.get(1).and_then(|word| word.to_str()) {
-        Some("hook") => hooks::cli(&args[2..]),
-        Some("selftest") => operator::selftest::cli(&args[2..]),
-        _ => match config::parse(&args, &|name| std::env::var_os(name)) {
-            Ok(action) => act(action),
-            Err(error) => {
-                print(&mut io::stderr(), &error.stderr);
-                print(&mut io::stdout(), &error.stdout);
-                ConfigError::EXIT_STATUS
-            }
-        },
+    let word = args.get(1);
+    if let Some(found) = SUBCOMMANDS
+        .iter()
+        .find(|s| word.is_some_and(|word| word == s.name))
+    {
+        return (found.run)(&args[2..]);
     }
+    match config::parse(&args, &|name| std::env::var_os(name)) {
+        Ok(action) => act(action),
+        Err(error) => {
+            print(&mut io::stderr(), &error.stderr);
+            print(&mut io::stdout(), &error.stdout);
+            ConfigError::EXIT_STATUS
+        }
+    }
+}
+
+/// The subcommands' part of the help.
+fn subcommands_help() -> String {
+    let line = |s: &Subcommand| format!("  qemu-ga {:<12} {}\n", s.name, s.summary);
+    let lines: String = SUBCOMMANDS.iter().map(line).collect();
+    format!("\nFor people, each with a --help of its own:\n{lines}")
 }
 
 fn act(action: Action) -> u8 {
     match action {
-        Action::Help(text) | Action::Version(text) => print(&mut io::stdout(), &text),
+        Action::Help(text) => print(&mut io::stdout(), &(text + &subcommands_help())),
+        Action::Version(text) => print(&mut io::stdout(), &text),
         Action::ListCommands => {
             let names: String = commands::all()
                 .iter()

@@ -87,7 +87,13 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
         let mut input = &buffer[..count];
         while let Some(event) = session.framer.next_event(&mut input) {
             session.answer(event, &mut out).await;
-            if let Err(error) = channel.write_all(&out).await {
+            let written = tokio::select! {
+                biased;
+                written = channel.write_all(&out) => written,
+                // A host that does not take its reply must not keep the agent from leaving.
+                () = stop.requested(&freezer) => return Ended::Stopped,
+            };
+            if let Err(error) = written {
                 tracing::warn!("error writing to channel: {}", strerror(&error));
             }
             out.clear();

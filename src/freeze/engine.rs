@@ -149,7 +149,11 @@ impl<O: Ops> Engine<O> {
             return Ok(held);
         }
         self.report.stages.flush = self.flush(&held);
-        self.freeze_hooks()?;
+        if let Err(error) = self.call_hooks(Phase::Freeze) {
+            // What this meets is in the log and the report; the answer names the culprit.
+            self.call_hooks(Phase::Thaw).err();
+            return Err(error);
+        }
         self.report.stages.flush_again = self.flush(&held);
         Ok(held)
     }
@@ -201,27 +205,15 @@ impl<O: Ops> Engine<O> {
         self.seconds_since(start)
     }
 
-    fn freeze_hooks(&mut self) -> Result<(), FreezeError> {
+    /// Calls the hook master, if there is one; its failure is recorded and returned.
+    fn call_hooks(&mut self, phase: Phase) -> Result<(), FreezeError> {
         let start = self.ops.now();
-        let called = self.ops.call_hooks(Phase::Freeze);
-        self.report.stages.freeze_hooks = self.seconds_since(start);
-        let Some(master) = called else { return Ok(()) };
-        self.report.hooks.extend(master.hooks);
-        match master.failure {
-            None => Ok(()),
-            Some(text) => {
-                let error = self.fail(text);
-                self.thaw_hooks().err();
-                Err(error)
-            }
+        let called = self.ops.call_hooks(phase);
+        let seconds = self.seconds_since(start);
+        match phase {
+            Phase::Freeze => self.report.stages.freeze_hooks = seconds,
+            Phase::Thaw => self.report.stages.thaw_hooks = seconds,
         }
-    }
-
-    /// Tells the hooks to thaw; its failure is recorded and returned.
-    fn thaw_hooks(&mut self) -> Result<(), FreezeError> {
-        let start = self.ops.now();
-        let called = self.ops.call_hooks(Phase::Thaw);
-        self.report.stages.thaw_hooks = self.seconds_since(start);
         let Some(master) = called else { return Ok(()) };
         self.report.hooks.extend(master.hooks);
         match master.failure {
@@ -341,7 +333,7 @@ impl<O: Ops> Engine<O> {
             self.report.errors.push(text);
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
-        self.thaw_hooks()?;
+        self.call_hooks(Phase::Thaw)?;
         Ok(count)
     }
 

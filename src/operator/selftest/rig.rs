@@ -50,7 +50,10 @@ impl Filesystems {
         for (number, mountpoint) in MOUNTPOINTS.iter().enumerate() {
             let image = PathBuf::from(format!("{HOME}/disk{number}.img"));
             File::create(&image)?.set_len(IMAGE_BYTES)?;
+            // A root shell opened by su may lack the directories of system programs.
+            let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
             let made = Command::new("mkfs.ext4")
+                .env("PATH", path)
                 .args(["-q", "-F"])
                 .arg(&image)
                 .stdin(Stdio::null())

@@ -5,7 +5,10 @@
 //! `QGA_BINARY_UNDER_TEST` names another agent to hold against the same cases; those that show a
 //! deliberate difference (tests/COMPAT.md) then pass over it.
 
+mod acting;
 mod cli;
+mod exec;
+mod files;
 mod freeze_edges;
 mod freezing;
 mod hook_log;
@@ -13,6 +16,7 @@ mod hooks;
 mod info;
 mod limits;
 mod log_gate;
+mod power;
 mod restart;
 mod serial;
 mod sessions;

@@ -1,6 +1,7 @@
 //! SIGTERM and SIGINT: the agent leaves between two requests, and not while anything is frozen.
 
 use crate::freeze::Freezer;
+use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -11,14 +12,28 @@ pub struct Stop {
     asked: bool,
 }
 
+/// Keeps the signals back until [`Stop::new`] can hear them. Call it before the channel is opened:
+/// whoever sees the channel may already send one.
+///
+/// # Errors
+/// None that the kernel documents for this call.
+pub fn hold_back() -> io::Result<()> {
+    Ok(signals().thread_block()?)
+}
+
+fn signals() -> SigSet {
+    SigSet::from_iter([Number::SIGTERM, Number::SIGINT])
+}
+
 impl Stop {
-    /// Installs the handlers.
+    /// Installs the handlers and lets the signals through that were held back.
     ///
     /// # Errors
     /// The kernel refuses one.
     pub fn new() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        signals().thread_unblock()?;
         Ok(Self {
             terminate,
             interrupt,

@@ -2,10 +2,10 @@
 
 use crate::support::disk::{bind, detach, tmpfs};
 use crate::support::{
-    Agent, Disk, Place, binary, failed, freeze_list, in_namespace, is_ours, returned,
+    Agent, Disk, Place, binary, failed, freeze_list, in_namespace, install, is_ours, returned,
 };
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::fs::chown;
 use std::process::Command;
 
 const THAWED: &str = r#"{"return": "thawed"}"#;
@@ -201,9 +201,7 @@ fn an_agent_without_privileges_may_not_freeze() {
         let disk = Disk::ext4(&place.path("m"));
         // nobody:nogroup, who also cannot run what lies in a private directory
         let (uid, gid) = (65534, 65534);
-        fs::copy(binary(), place.path("qemu-ga")).expect("copy");
-        let all = fs::Permissions::from_mode(0o755);
-        fs::set_permissions(place.path("qemu-ga"), all).expect("mode");
+        install(&binary(), &place.path("qemu-ga"));
         for path in [place.path(""), place.path("state")] {
             chown(path, Some(uid), Some(gid)).expect("chown");
         }

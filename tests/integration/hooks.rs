@@ -1,7 +1,9 @@
 //! The agent's side of the hook: any program given with `-F`.
 
 use crate::support::disk::tmpfs;
-use crate::support::{Client, Disk, Place, failed, freeze_list, in_namespace, is_ours, returned};
+use crate::support::{
+    Client, Disk, Place, failed, freeze_list, in_namespace, install, is_ours, returned,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -215,7 +217,7 @@ fn both_distributions_places_are_looked_at() {
             let line = format!("echo /etc/{dir} $1 >>'{}'", place.name("calls"));
             let hook = place.script("hook", &line);
             fs::create_dir(format!("/etc/{dir}")).expect("dir");
-            fs::copy(hook, format!("/etc/{dir}/fsfreeze-hook")).expect("copy");
+            install(&hook, Path::new(&format!("/etc/{dir}/fsfreeze-hook")));
             let agent = place.agent(&["-F"]);
             assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
             assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));

@@ -39,6 +39,28 @@ fn a_log_on_the_frozen_filesystem_stops_nothing_and_loses_nothing() {
     });
 }
 
+#[test]
+fn what_the_host_sends_is_not_in_the_log() {
+    if !is_ours() {
+        return; // its verbose log has every byte
+    }
+    let place = Place::new();
+    let agent = place.agent(&["-v"]);
+    let secret = r#"{"execute":"guest-ping","arguments":{"secret1":"secret2"},"id":"secret3"}"#;
+    assert!(
+        agent
+            .connect()
+            .ask(secret)
+            .contains("'secret1' is unexpected")
+    );
+    assert!(agent.stop().success());
+    let log = place.read("log");
+    assert!(
+        log.contains("processing command guest-ping") && !log.contains("secret"),
+        "{log}"
+    );
+}
+
 /// The time of a log line, which must have the shape of one.
 fn stamp(line: &str) -> f64 {
     let mut parts = line.splitn(3, ": ");

@@ -5,6 +5,9 @@
 //! `QGA_BINARY_UNDER_TEST` names another agent to hold against the same cases; those that show a
 //! deliberate difference (tests/COMPAT.md) then pass over it.
 
+// Helpers of tests, outside of #[test] itself.
+#![allow(clippy::expect_used, clippy::panic)]
+
 mod acting;
 mod cli;
 mod exec;

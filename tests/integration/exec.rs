@@ -1,5 +1,7 @@
 //! guest-exec: what a host may rely on beyond the observed exchanges.
 
+use crate::log_gate::{audit_lines, system_log};
+use crate::support::disk::detach;
 use crate::support::{
     Agent, Client, Disk, Place, disabled, failed, in_namespace, is_ours, wait_until,
 };
@@ -243,5 +245,47 @@ fn no_program_is_started_while_frozen() {
         client.call("guest-fsfreeze-thaw");
         assert_eq!(end(&mut client, before)["exitcode"], 4);
         assert!(!place.path("touched").exists());
+    });
+}
+
+#[test]
+fn the_system_log_tells_who_did_what_and_no_input() {
+    in_namespace(|| {
+        let place = Place::new();
+        let log = system_log(&place);
+        let agent = place.agent(&[]);
+        let mut client = agent.connect();
+        let name = place.name("f");
+        let arguments = json!({ "path": "cat", "arg": ["-", "a b"], "input-data": "c2VjcmV0" });
+        let pid = exec(&mut client, &arguments);
+        end(&mut client, pid);
+        let mut ask = |command: &str, arguments: Value| {
+            let request = json!({ "execute": command, "arguments": arguments });
+            client.ask(&request.to_string())
+        };
+        ask("guest-file-open", json!({ "path": name, "mode": "w" }));
+        ask("guest-file-open", json!({ "path": name }));
+        let data = json!({ "handle": 1001, "buf-b64": "c2VjcmV0" });
+        assert!(ask("guest-file-write", data).contains("error"));
+        ask("guest-file-close", json!({ "handle": 1001 }));
+        ask("guest-shutdown", json!({ "mode": "bogus" }));
+        let last = "info: guest-shutdown called, mode: bogus";
+        let mut lines = audit_lines(&log, last);
+        // As many as the client was impatient.
+        let status = format!("info: guest-exec-status called, pid: {pid}");
+        assert!(lines.contains(&status), "{lines:?}");
+        lines.retain(|line| *line != status);
+        let expected = [
+            "info: guest-exec called: \"cat - a b\"".to_owned(),
+            format!("info: guest-file-open called, filepath: {name}, mode: w"),
+            "info: guest-file-open, handle: 1000".to_owned(),
+            format!("info: guest-file-open called, filepath: {name}, mode: r"),
+            "info: guest-file-open, handle: 1001".to_owned(),
+            "info: guest-file-write failed, handle: 1001".to_owned(),
+            "info: guest-file-close called, handle: 1001".to_owned(),
+            last.to_owned(),
+        ];
+        assert_eq!(lines, expected);
+        detach(&place.path("null"));
     });
 }

@@ -1,7 +1,7 @@
 //! guest-shutdown, guest-suspend-*, guest-set-time and guest-fstrim, with stubs in the place of
 //! the helpers. Nothing here starts before it has seen that the stub is where the helper was.
 
-use crate::support::disk::bind_file;
+use crate::support::disk::{bind_file, detach};
 use crate::support::{Agent, Disk, Place, failed, in_namespace, is_ours, not_run, returned};
 use std::fs;
 use std::path::Path;
@@ -80,6 +80,7 @@ fn a_shutdown_that_fails_is_answered() {
             ask(&agent, "guest-shutdown", ""),
             failed("child process has failed to shutdown: exit status 3")
         );
+        detach(Path::new("/sbin/shutdown"));
         stub(&place, "/sbin/shutdown", "echo not now; exit 1");
         assert_eq!(
             ask(&agent, "guest-shutdown", ""),
@@ -196,6 +197,7 @@ fn set_time_from_the_hardware_clock_and_refusals() {
                 "{arguments}"
             );
         }
+        detach(Path::new("/sbin/hwclock"));
         stub(&place, "/sbin/hwclock", "echo no clock; exit 1");
         let text = r"child process has failed to set hardware clock to system time: no clock\n";
         assert_eq!(ask(&agent, "guest-set-time", ""), failed(text));

@@ -332,4 +332,39 @@ mod tests {
         assert_eq!(kernel.seek(SeekFrom::End(0)).unwrap(), 0);
         assert!(kernel.seek(SeekFrom::End(-1)).is_err());
     }
+
+    #[test]
+    fn a_failed_write_out_is_told_once() {
+        let file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/full")
+            .unwrap();
+        let mut stream = Stream::new(file, true, true).unwrap();
+        let no_space = |failure| match failure {
+            Failure::Itself(e) | Failure::Flush(e) | Failure::Seek(e) => {
+                assert_eq!(e.raw_os_error(), Some(libc::ENOSPC));
+            }
+        };
+        stream.write(b"x").unwrap();
+        assert!(stream.flush().is_err());
+        stream.flush().unwrap();
+        no_space(stream.write(&[b'x'; 10_000]).unwrap_err());
+        stream.write(b"x").unwrap();
+        no_space(stream.turn_to_reading().unwrap_err());
+        assert_eq!(read(&mut stream, 3), (vec![0; 3], false));
+        stream.close().unwrap();
+    }
+
+    #[test]
+    fn a_seek_reads_anew() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("f");
+        fs::write(&path, "old text").unwrap();
+        let mut stream = stream(&path);
+        assert_eq!(read(&mut stream, 3), (b"old".to_vec(), false));
+        fs::write(&path, "new text").unwrap();
+        assert_eq!(stream.seek(SeekFrom::Start(0)).unwrap(), 0);
+        assert_eq!(read(&mut stream, 8), (b"new text".to_vec(), false));
+    }
 }

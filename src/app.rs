@@ -2,7 +2,7 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, policy};
+use crate::commands::{self, Context, exec::Children, file::Files, policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
@@ -205,11 +205,14 @@ fn serve(
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
+    let files = Files::new(state.clone());
     let ops = RealOps::new(state, hook, Box::new(gate), limits.step);
     let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
         policy: policy::Policy::new(allow, block),
+        files,
+        children: Children::default(),
     });
     let reopen = config.retry_path.then(|| {
         let config = config.clone();

@@ -8,6 +8,8 @@
 //! | `qga.state.expired` | a freeze that ended before its thaw, until that thaw has heard of it |
 //! | `qga.report.json` | what the last freeze did (ours alone) |
 
+mod counter;
+
 use crate::sys::localtime::{DATE, format_local};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -177,10 +179,10 @@ impl StateDir {
     }
 
     /// Makes `qga.state` if it is missing, which also shows at start that the directory is
-    /// writable.
+    /// writable; one that is there must be readable.
     ///
     /// # Errors
-    /// The directory is missing or not writable.
+    /// The directory is missing or not writable, or the file is no key file.
     pub fn prepare(&self) -> Result<(), StateError> {
         let path = self.dir.join("qga.state");
         let made = OpenOptions::new()
@@ -190,7 +192,9 @@ impl StateDir {
             .open(&path);
         let result = match made {
             Ok(mut file) => writeln!(file, "[global]\nfd_counter={FIRST_HANDLE}"),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return self.next_handle().map(drop);
+            }
             Err(e) => Err(e),
         };
         result.map_err(|e| StateError {

@@ -90,7 +90,7 @@ fn join(family: Family) -> io::Result<()> {
     }
 }
 
-fn reset_signals() -> io::Result<()> {
+pub(super) fn reset_signals() -> io::Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is used; SIG_DFL is a valid handler.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -106,7 +106,7 @@ fn reset_signals() -> io::Result<()> {
 }
 
 /// Sets close-on-exec on every descriptor from `first` up.
-fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
+pub(super) fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
     // SAFETY: three integers; nothing is closed now, and a kernel without the call says ENOSYS
     // (before 5.9) or EINVAL (without the flag, before 5.11).
     let done = unsafe {

@@ -8,7 +8,10 @@
 // Helpers of tests, outside of #[test] itself.
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod acting;
 mod cli;
+mod exec;
+mod files;
 mod freeze_edges;
 mod freezing;
 mod guardian;
@@ -17,6 +20,7 @@ mod hooks;
 mod info;
 mod limits;
 mod log_gate;
+mod power;
 mod restart;
 mod serial;
 mod sessions;

@@ -9,10 +9,10 @@ use std::os::unix::ffi::OsStrExt;
 use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
-use super::{Command, answer};
+use super::{Command, answer, wire};
 use crate::probe::address::{self, CcwAddress, PciAddress};
 use crate::probe::filesystems::Filesystem;
-use crate::probe::{self, System, sysblock};
+use crate::probe::{System, sysblock};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text::from_os_bytes;
@@ -190,15 +190,6 @@ fn sizes(system: &System, mountpoint: &[u8]) -> Option<Sizes> {
 /// The C library's counters, whose width depends on the machine.
 fn wide(count: impl TryInto<u64>) -> u64 {
     count.try_into().unwrap_or(u64::MAX)
-}
-
-fn wire(error: probe::Error) -> CommandError {
-    let probe::Error { call, path, source } = error;
-    CommandError::generic(format!(
-        "{call}(\"{}\"): {}",
-        path.display(),
-        strerror(&source)
-    ))
 }
 
 #[cfg(test)]

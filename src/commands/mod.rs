@@ -7,10 +7,12 @@
 mod fs;
 mod fsfreeze;
 mod info;
+mod network;
 pub mod policy;
 mod sync;
 
 use crate::freeze::Freezer;
+use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
 use policy::Policy;
@@ -116,6 +118,7 @@ pub fn all() -> &'static [Command] {
             fsfreeze::COMMANDS,
             info::COMMANDS,
             fs::COMMANDS,
+            network::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);
@@ -137,6 +140,21 @@ fn answer(reply: impl Serialize) -> Outcome {
 /// The empty reply `{}`.
 fn empty() -> Outcome {
     Ok(Answer::Value(Value::Object(Dict::default())))
+}
+
+/// A reader's failure in the original's words: `CALL("PATH"): REASON`.
+fn wire(error: probe::Error) -> CommandError {
+    let probe::Error { call, path, source } = error;
+    let reason = crate::sys::strerror(&source);
+    CommandError::generic(format!("{call}(\"{}\"): {reason}", path.display()))
+}
+
+/// What a reply looks like on the wire.
+#[cfg(test)]
+fn told(reply: impl Serialize) -> String {
+    let mut line = Vec::new();
+    crate::protocol::reply::write(&mut line, None, Ok(&to_value(&reply)), false);
+    String::from_utf8(line).unwrap()
 }
 
 #[cfg(test)]

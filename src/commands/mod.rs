@@ -4,12 +4,15 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
+mod cpu;
 mod fs;
 mod fsfreeze;
 mod info;
+mod memory;
 mod network;
 pub mod policy;
 mod sync;
+mod worker;
 
 use crate::freeze::Freezer;
 use crate::probe;
@@ -119,6 +122,8 @@ pub fn all() -> &'static [Command] {
             info::COMMANDS,
             fs::COMMANDS,
             network::COMMANDS,
+            cpu::COMMANDS,
+            memory::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);

@@ -13,11 +13,13 @@ use std::path::{Path, PathBuf};
 pub mod address;
 #[cfg(test)]
 pub mod capture;
+pub mod diskstats;
 pub mod filesystems;
 pub mod interfaces;
 pub mod mountinfo;
 pub mod netdev;
 pub mod osrelease;
+pub mod procstat;
 pub mod route;
 pub mod sysblock;
 pub mod udev;

@@ -5,6 +5,7 @@
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
 mod cpu;
+mod disk;
 mod fs;
 mod fsfreeze;
 mod info;
@@ -124,6 +125,7 @@ pub fn all() -> &'static [Command] {
             network::COMMANDS,
             cpu::COMMANDS,
             memory::COMMANDS,
+            disk::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);

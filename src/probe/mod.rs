@@ -18,6 +18,7 @@ pub mod filesystems;
 pub mod interfaces;
 pub mod mountinfo;
 pub mod netdev;
+pub mod nvme;
 pub mod osrelease;
 pub mod procstat;
 pub mod route;
@@ -98,7 +99,10 @@ impl System {
     }
 
     /// `realpath(path)` as this system sees it.
-    fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
+    ///
+    /// # Errors
+    /// It can't be resolved, or leads out of the root directory.
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
         let fail = |source| Error {
             call: "realpath",
             path: path.to_owned(),

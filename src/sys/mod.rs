@@ -9,6 +9,7 @@ pub mod load;
 pub mod localtime;
 pub mod loopdev;
 pub mod memory;
+pub mod nvme;
 pub mod process;
 mod strerror;
 pub mod syslog;

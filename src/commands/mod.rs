@@ -11,8 +11,10 @@ mod fsfreeze;
 mod info;
 mod memory;
 mod network;
+mod password;
 pub mod policy;
 mod sync;
+mod users;
 mod worker;
 
 use crate::freeze::Freezer;
@@ -126,6 +128,8 @@ pub fn all() -> &'static [Command] {
             cpu::COMMANDS,
             memory::COMMANDS,
             disk::COMMANDS,
+            users::COMMANDS,
+            password::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);

@@ -24,6 +24,7 @@ pub mod procstat;
 pub mod route;
 pub mod sysblock;
 pub mod udev;
+pub mod utmp;
 
 /// A system to look at: the directory that stands for `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -78,11 +79,11 @@ impl System {
         })
     }
 
-    /// A whole file as text; what is not UTF-8 in it becomes U+FFFD.
+    /// A whole file.
     ///
     /// # Errors
     /// It can't be opened or read.
-    pub fn text(&self, path: impl AsRef<Path>) -> Result<String, Error> {
+    pub fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
         let path = path.as_ref();
         let fail = |call| {
             move |source| Error {
@@ -94,7 +95,15 @@ impl System {
         let mut file = std::fs::File::open(self.path(path)).map_err(fail("open"))?;
         let mut bytes = Vec::new();
         io::Read::read_to_end(&mut file, &mut bytes).map_err(fail("read"))?;
-        Ok(String::from_utf8(bytes)
+        Ok(bytes)
+    }
+
+    /// A whole file as text; what is not UTF-8 in it becomes U+FFFD.
+    ///
+    /// # Errors
+    /// It can't be opened or read.
+    pub fn text(&self, path: impl AsRef<Path>) -> Result<String, Error> {
+        Ok(String::from_utf8(self.bytes(path)?)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
     }
 

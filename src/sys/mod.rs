@@ -5,6 +5,7 @@
 pub mod activation;
 pub mod daemon;
 pub mod fsfreeze;
+pub mod identity;
 pub mod load;
 pub mod localtime;
 pub mod loopdev;

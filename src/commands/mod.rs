@@ -13,6 +13,7 @@ mod memory;
 mod network;
 mod password;
 pub mod policy;
+mod ssh;
 mod sync;
 mod users;
 mod worker;
@@ -130,6 +131,7 @@ pub fn all() -> &'static [Command] {
             disk::COMMANDS,
             users::COMMANDS,
             password::COMMANDS,
+            ssh::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);

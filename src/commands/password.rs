@@ -17,8 +17,11 @@ use crate::protocol::error::CommandError;
 use crate::protocol::text::to_os_bytes;
 use crate::protocol::value::Dict;
 
-pub(super) const COMMANDS: &[Command] =
-    &[Command::later(27, "guest-set-user-password", set_user_password_here)];
+pub(super) const COMMANDS: &[Command] = &[Command::later(
+    27,
+    "guest-set-user-password",
+    set_user_password_here,
+)];
 
 const ACTION: &str = "set user password";
 /// A directory service may be slow; one that never answers must not keep the host waiting for ever.
@@ -50,14 +53,20 @@ fn set_user_password(helper: &Path, arguments: SetUserPassword) -> Result<(), Co
     } = arguments;
     let encoded = Wiped(password.into_bytes());
     // Made of a string, so it is one.
-    let password = Wiped(base64::decode(std::str::from_utf8(&encoded.0).unwrap_or_default())?);
+    let password = Wiped(base64::decode(
+        std::str::from_utf8(&encoded.0).unwrap_or_default(),
+    )?);
     let line = credentials(&to_os_bytes(&username), &password.0)?;
     let mut child = Child::new(helper).stdin(line).deadline(Some(DEADLINE));
     if crypted {
         child = child.arg("-e");
     }
-    let outcome = child.run().map_err(|error| CommandError::generic(error.text(ACTION)))?;
-    outcome.failure(ACTION).map_or(Ok(()), |text| Err(CommandError::generic(text)))
+    let outcome = child
+        .run()
+        .map_err(|error| CommandError::generic(error.text(ACTION)))?;
+    outcome
+        .failure(ACTION)
+        .map_or(Ok(()), |text| Err(CommandError::generic(text)))
 }
 
 /// The helper's line: `USER:PASSWORD`.
@@ -65,7 +74,9 @@ fn credentials(username: &[u8], password: &[u8]) -> Result<Vec<u8>, CommandError
     // As the original has it: a NUL ends the password.
     let password = password.split(|&byte| byte == 0).next().unwrap_or_default();
     if password.contains(&b'\n') {
-        return Err(CommandError::generic("forbidden characters in raw password"));
+        return Err(CommandError::generic(
+            "forbidden characters in raw password",
+        ));
     }
     if username.iter().any(|byte| matches!(byte, b'\n' | b':')) {
         return Err(CommandError::generic("forbidden characters in username"));

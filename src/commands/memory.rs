@@ -263,8 +263,11 @@ mod tests {
         ] {
             let block = memory.join(format!("memory{index}"));
             fs::create_dir_all(&block).unwrap();
-            state.map(|state| fs::write(block.join("state"), state).unwrap());
-            removable.map(|text| fs::write(block.join("removable"), text).unwrap());
+            for (name, text) in [("state", state), ("removable", removable)] {
+                if let Some(text) = text {
+                    fs::write(block.join(name), text).unwrap();
+                }
+            }
         }
         fs::create_dir_all(memory.join("power")).unwrap();
         fs::write(memory.join("block_size_bytes"), "8000000\n").unwrap();

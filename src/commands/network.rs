@@ -243,7 +243,9 @@ mod tests {
         let directory = root.path().join("proc/net");
         fs::create_dir_all(&directory).unwrap();
         for (name, text) in [("route", ipv4), ("ipv6_route", ipv6)] {
-            text.map(|text| fs::write(directory.join(name), text).unwrap());
+            if let Some(text) = text {
+                fs::write(directory.join(name), text).unwrap();
+            }
         }
         get_route(&System::at(root.path()).unwrap()).map(told)
     }

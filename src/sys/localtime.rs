@@ -37,7 +37,7 @@ pub fn format_local(time: SystemTime, format: &CStr) -> String {
 /// has no calendar date.
 pub fn zone(time: SystemTime) -> Option<(String, i64)> {
     let offset = fields(time)?.tm_gmtoff;
-    Some((format_local(time, c"%Z"), offset.into()))
+    Some((format_local(time, c"%Z"), offset as i64))
 }
 
 /// The calendar date of `time`; `None` if it has none.

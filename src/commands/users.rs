@@ -3,6 +3,7 @@
 //! Read-only, and read anew at each call.
 
 use std::collections::HashMap;
+use std::ffi::c_long;
 use std::path::Path;
 use std::time::SystemTime;
 
@@ -68,7 +69,7 @@ struct Timezone {
     /// Abbreviation as of now, such as `CEST`.
     zone: Option<String>,
     /// Seconds east of UTC.
-    offset: i64,
+    offset: c_long,
 }
 
 /// `name` is the value of the variable `TZ`.

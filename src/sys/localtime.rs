@@ -35,9 +35,9 @@ pub fn format_local(time: SystemTime, format: &CStr) -> String {
 
 /// Abbreviation of the zone that holds at `time`, and its seconds east of UTC; `None` if the time
 /// has no calendar date.
-pub fn zone(time: SystemTime) -> Option<(String, i64)> {
+pub fn zone(time: SystemTime) -> Option<(String, libc::c_long)> {
     let offset = fields(time)?.tm_gmtoff;
-    Some((format_local(time, c"%Z"), offset as i64))
+    Some((format_local(time, c"%Z"), offset))
 }
 
 /// The calendar date of `time`; `None` if it has none.

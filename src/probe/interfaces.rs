@@ -33,7 +33,7 @@ pub enum Entry {
     Link(HardwareAddress),
     /// An address and the number of one-bits in its netmask.
     Address(IpAddr, u32),
-    /// Anything else.
+    /// Anything else: as the first of a name, a link without an address.
     Other,
 }
 
@@ -58,7 +58,11 @@ pub fn group(entries: impl IntoIterator<Item = (String, Entry)>) -> Vec<Interfac
             None => {
                 let link = label_owner(&name).and_then(|owner| index_of.get(owner));
                 let owner = link.and_then(|&link| interfaces.get(link));
-                let hardware_address = owner.and_then(|owner| owner.hardware_address);
+                let hardware_address = match entry {
+                    // A link without an address, such as a tunnel's.
+                    Entry::Other => Some(HardwareAddress::default()),
+                    _ => owner.and_then(|owner| owner.hardware_address),
+                };
                 interfaces.push(Interface {
                     name: name.clone(),
                     hardware_address,
@@ -171,7 +175,7 @@ mod tests {
         let expected = [
             ("lo", Some(0), "127.0.0.1/8"),
             ("eth0", Some(1), "192.0.2.2/24 fe80::1/64"),
-            ("odd0", None, ""),
+            ("odd0", Some(0), ""),
             ("eth0:1", Some(1), "192.0.2.3/32 192.0.2.4/32"),
             ("gone:1", None, "192.0.2.5/0"),
         ];

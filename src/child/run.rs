@@ -201,6 +201,14 @@ struct Feed {
     at: usize,
 }
 
+impl Drop for Feed {
+    fn drop(&mut self) {
+        // It may have been a password.
+        self.bytes.fill(0);
+        std::hint::black_box(&mut self.bytes);
+    }
+}
+
 struct Watch<'a> {
     leader: i32,
     pidfd: Option<PidFd>,

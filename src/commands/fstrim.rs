@@ -47,7 +47,7 @@ fn fstrim(arguments: Dict) -> Waiting<'static> {
         tracing::info!(target: crate::AUDIT, "guest-fstrim called");
         // A negative number is a huge one, which most filesystems refuse.
         let minimum = minimum.unwrap_or(0) as u64;
-        let report = worker::run("fstrim", move || {
+        let report = worker::run(move || {
             trim_all(&System::host(), &|path| {
                 let file = File::open(OsStr::from_bytes(path)).map_err(Failure::Open)?;
                 trim(file, minimum).map_err(Failure::Trim)

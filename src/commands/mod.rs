@@ -4,19 +4,27 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
+mod cpu;
+mod disk;
 pub mod exec;
 pub mod file;
 mod fs;
 mod fsfreeze;
 mod fstrim;
 mod info;
+mod memory;
+mod network;
+mod password;
 pub mod policy;
 mod power;
+mod ssh;
 pub mod sync;
 mod time;
+mod users;
 mod worker;
 
 use crate::freeze::Freezer;
+use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
 use policy::Policy;
@@ -151,6 +159,13 @@ pub fn all() -> &'static [Command] {
             power::COMMANDS,
             time::COMMANDS,
             fstrim::COMMANDS,
+            network::COMMANDS,
+            cpu::COMMANDS,
+            memory::COMMANDS,
+            disk::COMMANDS,
+            users::COMMANDS,
+            password::COMMANDS,
+            ssh::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);
@@ -172,6 +187,21 @@ fn answer(reply: impl Serialize) -> Outcome {
 /// The empty reply `{}`.
 fn empty() -> Outcome {
     Ok(Answer::Value(Value::Object(Dict::default())))
+}
+
+/// A reader's failure in the original's words: `CALL("PATH"): REASON`.
+fn wire(error: probe::Error) -> CommandError {
+    let probe::Error { call, path, source } = error;
+    let reason = crate::sys::strerror(&source);
+    CommandError::generic(format!("{call}(\"{}\"): {reason}", path.display()))
+}
+
+/// What a reply looks like on the wire.
+#[cfg(test)]
+fn told(reply: impl Serialize) -> String {
+    let mut line = Vec::new();
+    crate::protocol::reply::write(&mut line, None, Ok(&to_value(&reply)), false);
+    String::from_utf8(line).unwrap()
 }
 
 #[cfg(test)]

@@ -45,7 +45,7 @@ struct SetTime {
 fn set_time(arguments: Dict) -> Waiting<'static> {
     Box::pin(async move {
         let SetTime { time } = decode(arguments)?;
-        worker::run("set-time", move || {
+        worker::run(move || {
             set_clocks(time, HWCLOCK.as_ref(), &|time| {
                 Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
             })

@@ -3,6 +3,7 @@
 use super::engine::{Engine, FreezeError};
 use super::ops::Ops;
 use super::real::RealOps;
+use super::report::Report;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -103,6 +104,14 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         self.run(Engine::thaw).await
     }
 
+    /// [`Engine::reports`] on a thread of its own.
+    ///
+    /// # Errors
+    /// No thread could be started.
+    pub async fn reports(&self) -> Result<Vec<Report>, FreezeError> {
+        self.run(|engine| Ok(engine.reports())).await
+    }
+
     /// Looks after a freeze, if there is one: ends it at its limit, and hears of it when the
     /// guardian has ended it. Call it once more for a freeze that an earlier agent left.
     pub fn look_after(&self) {
@@ -111,10 +120,10 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         }
     }
 
-    async fn run(
+    async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Engine<O>) -> Result<u64, FreezeError> + Send + 'static,
-    ) -> Result<u64, FreezeError> {
+        job: impl FnOnce(&mut Engine<O>) -> Result<T, FreezeError> + Send + 'static,
+    ) -> Result<T, FreezeError> {
         let (tell, told) = oneshot::channel();
         let this = self.clone();
         let started = std::thread::Builder::new()
@@ -162,7 +171,7 @@ async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
         }
         let done = freezer.run(|engine| {
             engine.look_after();
-            Ok(0)
+            Ok(())
         });
         if let Err(error) = done.await {
             tracing::error!("{error}");

@@ -3,6 +3,7 @@
 use super::guard;
 use super::guardian::link::{Heard, Link};
 use super::guardian::{Claim, Order};
+use super::history;
 use super::limited::limited;
 use super::ops::{OpenError, Ops};
 use super::plan::{Survey, Target};
@@ -205,7 +206,9 @@ impl Ops for RealOps {
     }
 
     fn claim(&mut self) -> Claim {
-        self.guardian.as_mut().map_or(Claim::Ours, Link::claim)
+        self.guardian
+            .as_mut()
+            .map_or(Claim::Ours(None), Link::claim)
     }
 
     fn hear_guardian(&mut self) -> Option<Expiry> {
@@ -268,14 +271,15 @@ impl Ops for RealOps {
         SystemTime::now()
     }
 
+    fn reports(&mut self) -> Vec<Report> {
+        let (reports, wrong) = history::read(&self.state);
+        if let Some(text) = wrong {
+            tracing::warn!("{text}");
+        }
+        reports
+    }
+
     fn keep(&mut self, report: &Report) -> Result<(), String> {
-        let json = serde_json::to_vec_pretty(report).map_err(|e| e.to_string())?;
-        self.state.write_report(&json).map_err(|e| {
-            format!(
-                "the report {} is not kept: {}",
-                self.state.report().display(),
-                strerror(&e)
-            )
-        })
+        history::keep(&self.state, report)
     }
 }

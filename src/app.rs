@@ -2,10 +2,11 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, policy::Policy};
+use crate::commands::{self, Context, exec::Children, file::Files, policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
+use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
@@ -14,8 +15,10 @@ use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::transport::{Address, Endpoint, OpenError};
 use crate::{hooks, operator};
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 /// A word that, as the first argument, makes the binary something else than the agent.
 struct Subcommand {
@@ -42,6 +45,9 @@ const SUBCOMMANDS: [Subcommand; 2] = [
 pub fn main() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
     let word = args.get(1);
+    if word.is_some_and(|word| word == "guardian") {
+        return guardian::process::cli();
+    }
     if let Some(found) = SUBCOMMANDS
         .iter()
         .find(|s| word.is_some_and(|word| word == s.name))
@@ -167,6 +173,9 @@ fn serve(
     inherited: bool,
     activated: Option<Activated>,
 ) -> u8 {
+    if let Err(error) = agent::hold_back_signals() {
+        return give_up(&format_args!("cannot hold back signals: {error}"));
+    }
     let first = match Endpoint::open(address(&config, activated)) {
         Ok(endpoint) => Some(endpoint),
         Err(error) if config.retry_path => {
@@ -195,27 +204,34 @@ fn serve(
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let ops = RealOps::new(state, hook, Box::new(gate));
-    let freezer = Freezer::new(Engine::new(ops, inherited));
+    let (policy, limits) = (config.policy.clone(), config.limits);
+    let files = Files::new(state.clone());
+    let ops = RealOps::new(state, hook, Box::new(gate), limits.step);
+    let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
-        policy: Policy::new(allow, block),
+        policy: policy::Policy::new(allow, block),
+        files,
+        children: Children::default(),
     });
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
     });
-    match serve_forever(session, first, reopen) {
+    let deferred_pidfile = (config.daemon && inherited).then(|| config.pidfile.clone());
+    match serve_forever(session, first, reopen, deferred_pidfile) {
         Ok(()) => 0,
         Err(error) => give_up(&format_args!("{error:#}")),
     }
 }
 
 fn serve_forever(
-    session: Session,
+    mut session: Session,
     first: Option<Endpoint>,
     reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+    deferred_pidfile: Option<PathBuf>,
 ) -> anyhow::Result<()> {
+    let freezer = session.context().freezer.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -224,11 +240,31 @@ fn serve_forever(
         crate::version::AGENT_VERSION,
         crate::version::PROTOCOL_VERSION
     );
-    runtime.block_on(agent::run(session, first, reopen))
+    runtime.block_on(async {
+        tokio::select! {
+            ended = agent::run(session, first, reopen) => ended,
+            never = hold_pidfile_after_thaw(freezer, deferred_pidfile) => match never {},
+        }
+    })
 }
 
-/// The daemon's own steps. An agent that starts frozen writes no pid file: its directory may be
-/// frozen.
+/// Makes the pid file of an agent that started frozen, and holds it until dropped.
+async fn hold_pidfile_after_thaw(freezer: Freezer, path: Option<PathBuf>) -> Infallible {
+    let mut held = None;
+    if let Some(path) = path {
+        freezer.thawed().await;
+        match PidFile::create(&path) {
+            Ok(pidfile) => held = Some(pidfile),
+            Err(text) => tracing::error!("{text}"),
+        }
+    }
+    let never = std::future::pending().await;
+    drop(held);
+    never
+}
+
+/// The daemon's own steps. An agent that starts frozen writes its pid file after the thaw: the
+/// directory may be frozen.
 fn become_daemon(
     config: &Config,
     inherited: bool,

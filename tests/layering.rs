@@ -1,5 +1,7 @@
 //! The floors of src/lib.rs, held against what the files import.
 
+#![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

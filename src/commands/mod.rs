@@ -4,11 +4,17 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
+pub mod exec;
+pub mod file;
 mod fs;
 mod fsfreeze;
+mod fstrim;
 mod info;
 pub mod policy;
-mod sync;
+mod power;
+pub mod sync;
+mod time;
+mod worker;
 
 use crate::freeze::Freezer;
 use crate::protocol::error::CommandError;
@@ -25,6 +31,10 @@ pub struct Context {
     pub freezer: Freezer,
     /// Which commands are allowed.
     pub policy: Policy,
+    /// Files that clients hold open.
+    pub files: file::Files,
+    /// Programs that clients have started.
+    pub children: exec::Children,
 }
 
 /// A reply's shape.
@@ -64,6 +74,8 @@ pub struct Command {
     pub while_frozen: bool,
     /// Whether success is answered.
     pub answers: bool,
+    /// Whether a guest-sync that arrives while it is at work is answered before it.
+    pub gives_way: bool,
     /// The work.
     pub handler: Handler,
 }
@@ -80,6 +92,7 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Now(handler),
         }
     }
@@ -95,7 +108,16 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Later(handler),
+        }
+    }
+
+    /// May take long: a client that gives up waiting is heard.
+    const fn giving_way(self) -> Self {
+        Self {
+            gives_way: true,
+            ..self
         }
     }
 
@@ -103,6 +125,14 @@ impl Command {
     const fn also_frozen(self) -> Self {
         Self {
             while_frozen: true,
+            ..self
+        }
+    }
+
+    /// Says nothing on success: the guest is on its way down.
+    const fn silent(self) -> Self {
+        Self {
+            answers: false,
             ..self
         }
     }
@@ -116,6 +146,11 @@ pub fn all() -> &'static [Command] {
             fsfreeze::COMMANDS,
             info::COMMANDS,
             fs::COMMANDS,
+            file::COMMANDS,
+            exec::COMMANDS,
+            power::COMMANDS,
+            time::COMMANDS,
+            fstrim::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);
@@ -204,6 +239,22 @@ mod tests {
         let mut positions: Vec<u16> = all().iter().map(|c| c.position).collect();
         positions.dedup();
         assert_eq!(positions.len(), all().len(), "a position is used twice");
+    }
+
+    #[test]
+    fn exactly_the_documented_commands_are_silent() {
+        let names: Vec<&str> = all()
+            .iter()
+            .filter(|c| !c.answers)
+            .map(|c| c.name)
+            .collect();
+        let documented = [
+            "guest-shutdown",
+            "guest-suspend-disk",
+            "guest-suspend-ram",
+            "guest-suspend-hybrid",
+        ];
+        assert_eq!(names, documented);
     }
 
     #[test]

@@ -14,8 +14,11 @@ pub mod address;
 #[cfg(test)]
 pub mod capture;
 pub mod filesystems;
+pub mod location;
 pub mod mountinfo;
 pub mod osrelease;
+pub mod stack;
+pub mod swaps;
 pub mod sysblock;
 pub mod udev;
 

@@ -5,10 +5,13 @@
 pub mod activation;
 pub mod daemon;
 pub mod fsfreeze;
+pub mod fstrim;
+pub mod guardian;
 pub mod localtime;
 pub mod loopdev;
 pub mod memory;
 pub mod process;
+pub mod spawn;
 mod strerror;
 pub mod syslog;
 

@@ -237,3 +237,15 @@ fn unknown_keys_and_groups_do_no_harm() {
         assert!(!log.contains("maybe"), "{log}");
     }
 }
+
+#[test]
+fn a_dump_leaves_the_pid_file_of_a_running_daemon_alone() {
+    if !is_ours() {
+        return; // it deletes it
+    }
+    let place = Place::new();
+    fs::write(place.path("pid"), "1\n").expect("file");
+    let text = dump(&place, &["-d", "-f", &place.name("pid")]);
+    assert!(text.starts_with("[general]\ndaemon=true\n"), "{text}");
+    assert_eq!(place.read("pid"), "1\n");
+}

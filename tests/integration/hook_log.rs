@@ -1,7 +1,7 @@
 //! Our own hook master at the agent's call: order, and the log that operators read.
 
 use crate::support::disk::tmpfs;
-use crate::support::{Agent, Disk, Place, in_namespace, is_ours, returned};
+use crate::support::{Agent, Disk, Place, in_namespace, install, is_ours, returned};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -22,7 +22,7 @@ impl Rig {
         let disk = Disk::ext4(&place.path("m"));
         fs::create_dir_all(place.path("etc/fsfreeze-hook.d")).expect("dir");
         let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/fsfreeze-hook");
-        fs::copy(shipped, place.path("etc/fsfreeze-hook")).expect("copy");
+        install(Path::new(shipped), &place.path("etc/fsfreeze-hook"));
         Self { place, disk }
     }
 

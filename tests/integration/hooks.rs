@@ -1,7 +1,9 @@
 //! The agent's side of the hook: any program given with `-F`.
 
 use crate::support::disk::tmpfs;
-use crate::support::{Client, Disk, Place, failed, freeze_list, in_namespace, is_ours, returned};
+use crate::support::{
+    Client, Disk, Place, failed, freeze_list, in_namespace, install, is_ours, returned,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -14,13 +16,22 @@ const FAILED: &str = "child process has failed to execute fsfreeze hook: ";
 /// Runs `body` with a client of an agent whose hook notes its argument in `calls` and then does
 /// `text`, and one filesystem.
 fn with_hook(text: &str, body: impl FnOnce(&Place, &Disk, &mut Client) + Send + 'static) {
+    with_hook_and(&[], text, body);
+}
+
+fn with_hook_and(
+    args: &'static [&str],
+    text: &str,
+    body: impl FnOnce(&Place, &Disk, &mut Client) + Send + 'static,
+) {
     let text = text.to_owned();
     in_namespace(move || {
         let place = Place::new();
         let disk = Disk::ext4(&place.path("m"));
         let calls = place.name("calls");
         let hook = place.script("hook", &format!("echo $1 >>'{calls}'; {text}"));
-        let agent = place.agent(&[&format!("-F{}", hook.display())]);
+        let hook = format!("-F{}", hook.display());
+        let agent = place.agent(&[args, &[&hook]].concat());
         body(&place, &disk, &mut agent.connect());
     });
 }
@@ -132,7 +143,12 @@ fn no_hook_runs_where_nothing_is_to_be_done() {
 
 #[test]
 fn a_freeze_that_froze_nothing_gives_its_hook_the_thaw() {
-    with_hook("exit 0", |place, disk, client| {
+    let as_original: &[&str] = if is_ours() {
+        &["--fsfreeze-ignore-frozen"]
+    } else {
+        &[]
+    };
+    with_hook_and(as_original, "exit 0", |place, disk, client| {
         disk.freeze();
         assert_eq!(client.call("guest-fsfreeze-freeze"), returned(0));
         disk.thaw().expect("thaw");
@@ -215,7 +231,7 @@ fn both_distributions_places_are_looked_at() {
             let line = format!("echo /etc/{dir} $1 >>'{}'", place.name("calls"));
             let hook = place.script("hook", &line);
             fs::create_dir(format!("/etc/{dir}")).expect("dir");
-            fs::copy(hook, format!("/etc/{dir}/fsfreeze-hook")).expect("copy");
+            install(&hook, Path::new(&format!("/etc/{dir}/fsfreeze-hook")));
             let agent = place.agent(&["-F"]);
             assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
             assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));

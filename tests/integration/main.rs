@@ -5,14 +5,22 @@
 //! `QGA_BINARY_UNDER_TEST` names another agent to hold against the same cases; those that show a
 //! deliberate difference (tests/COMPAT.md) then pass over it.
 
+// Helpers of tests, outside of #[test] itself.
+#![allow(clippy::expect_used, clippy::panic)]
+
+mod acting;
 mod cli;
+mod exec;
+mod files;
 mod freeze_edges;
 mod freezing;
+mod guardian;
 mod hook_log;
 mod hooks;
 mod info;
 mod limits;
 mod log_gate;
+mod power;
 mod restart;
 mod serial;
 mod sessions;

@@ -1,11 +1,12 @@
 //! What can go wrong at the start, and what the agent leaves at its end.
 
-use crate::support::{Agent, Client, Place, is_ours, returned, wait_until};
+use crate::support::{Agent, Client, Place, in_namespace, is_ours, returned, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 /// Starts an agent that must end with status 1, and returns all that it said.
 fn refused(place: &Place, args: &[&str]) -> String {
@@ -146,17 +147,25 @@ fn the_state_file_of_an_earlier_instance_stays() {
     assert_eq!(place.read("state/qga.state"), text);
 }
 
-/// A daemon's process id from its pid file; it is ended when dropped.
+/// A daemon that listens on the socket of a place; ended when dropped.
 struct Daemon(Pid);
 
 impl Daemon {
+    /// Searches it, as its pid file may be what is in question.
     fn of(place: &Place) -> Self {
-        let mut pid = None;
-        wait_until("the pid file", || {
-            pid = place.read("pid").trim_end().parse().ok();
-            pid.is_some()
+        let socket = place.name("sock");
+        let mut found = None;
+        wait_until("the daemon runs", || {
+            let mut processes = fs::read_dir("/proc").expect("proc").flatten();
+            found = processes.find_map(|process| {
+                let arguments = fs::read(process.path().join("cmdline")).ok()?;
+                let mut arguments = arguments.split(|byte| *byte == 0);
+                let is_it = arguments.any(|argument| argument == socket.as_bytes());
+                process.file_name().to_str()?.parse().ok().filter(|_| is_it)
+            });
+            found.is_some()
         });
-        Self(Pid::from_raw(pid.expect("a pid")))
+        Self(Pid::from_raw(found.expect("a pid")))
     }
 }
 
@@ -178,17 +187,19 @@ fn a_daemon_its_pid_file_and_a_second_one() {
     };
     start("log1");
     let daemon = Daemon::of(&place);
-    assert_eq!(place.read("pid"), format!("{}\n", daemon.0));
+    let line = format!("{}\n", daemon.0);
+    wait_until("the pid file", || place.read("pid") == line);
     let mode = fs::metadata(&pidfile)
         .expect("pid file")
         .permissions()
         .mode();
     assert_eq!(mode & 0o7777, 0o600);
     let proc = format!("/proc/{}", daemon.0);
-    assert_eq!(
-        fs::read_link(format!("{proc}/cwd")).expect("cwd"),
-        std::path::Path::new("/")
-    );
+    // The pid file comes first.
+    let cwd = format!("{proc}/cwd");
+    wait_until("it goes to /", || {
+        fs::read_link(&cwd).expect("cwd") == Path::new("/")
+    });
     let status = fs::read_to_string(format!("{proc}/status")).expect("status");
     assert!(status.contains("\nUmask:\t0077\n"), "{status}");
     // The second one takes the socket over, as the original does, and finds the lock then.
@@ -197,9 +208,30 @@ fn a_daemon_its_pid_file_and_a_second_one() {
     wait_until("the second one's error", || {
         place.read("log2").contains(locked)
     });
-    assert_eq!(place.read("pid"), format!("{}\n", daemon.0));
+    assert_eq!(place.read("pid"), line);
     kill(daemon.0, Signal::SIGTERM).expect("signal");
     wait_until("the pid file goes", || !place.path("pid").exists());
+}
+
+#[test]
+fn a_daemon_that_starts_frozen_writes_its_pid_file_after_the_thaw() {
+    in_namespace(|| {
+        let place = Place::new();
+        fs::write(place.marker(), "").expect("marker");
+        let pidfile = place.name("pid");
+        let status = place.agent_command(&["-d", "-f", &pidfile]).status();
+        assert!(status.expect("runs").success());
+        let daemon = Daemon::of(&place);
+        let stream = UnixStream::connect(place.path("sock")).expect("connects");
+        let mut client = Client::new(stream);
+        assert_eq!(client.call("guest-fsfreeze-status"), returned("\"frozen\""));
+        assert!(!place.path("pid").exists());
+        assert_eq!(client.call("guest-fsfreeze-thaw"), returned(0));
+        let line = format!("{}\n", daemon.0);
+        wait_until("the pid file", || place.read("pid") == line);
+        kill(daemon.0, Signal::SIGTERM).expect("signal");
+        wait_until("the pid file goes", || !place.path("pid").exists());
+    });
 }
 
 #[test]
@@ -224,24 +256,4 @@ fn a_daemon_tells_its_caller_that_the_channel_cannot_be_opened() {
     );
     assert!(said.contains("error opening channel"), "{said}");
     assert!(!place.path("pid").exists());
-}
-
-#[test]
-fn a_socket_of_another_program_is_replaced() {
-    let place = Place::new();
-    let old = UnixListener::bind(place.path("sock")).expect("socket");
-    let child = place.agent_command(&[]).spawn().expect("starts");
-    let agent = Agent::adopt(child);
-    old.set_nonblocking(true).expect("nonblocking");
-    let mut reply = None;
-    wait_until("the agent answers", || {
-        let mut client = Client::new(UnixStream::connect(place.path("sock")).expect("a socket"));
-        // Before it took the path over, the old listener gets the connection.
-        if old.accept().is_err() {
-            reply = Some(client.call("guest-ping"));
-        }
-        reply.is_some()
-    });
-    assert_eq!(reply, Some(returned("{}")));
-    drop(agent);
 }

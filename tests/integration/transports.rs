@@ -148,7 +148,8 @@ fn vsock_over_the_loopback() {
             stream.is_some()
         });
         let mut stream = BufReader::new(File::from(stream.expect("connected")));
-        let limit = nix::sys::time::TimeVal::new(PATIENCE.as_secs().cast_signed(), 0);
+        let limit =
+            nix::sys::time::TimeVal::new(i64::try_from(PATIENCE.as_secs()).expect("seconds"), 0);
         let option = nix::sys::socket::sockopt::ReceiveTimeout;
         nix::sys::socket::setsockopt(stream.get_ref(), option, &limit).expect("timeout");
         let request = crate::support::cmd("guest-ping");

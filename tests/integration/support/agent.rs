@@ -30,6 +30,16 @@ pub fn is_ours() -> bool {
     *OURS
 }
 
+/// Copies a program. Another process does it, for what any process of ours, even one that a test
+/// beside this one is just starting, holds open for writing cannot be executed (ETXTBSY).
+pub fn install(from: &Path, to: &Path) {
+    let done = Command::new("install")
+        .args(["-m", "755"])
+        .args([from, to])
+        .status();
+    assert!(done.expect("install").success());
+}
+
 /// A directory with all that one agent needs.
 pub struct Place {
     dir: TempDir,
@@ -74,8 +84,9 @@ impl Place {
     /// An executable shell script.
     pub fn script(&self, name: &str, text: &str) -> PathBuf {
         let path = self.path(name);
-        fs::write(&path, format!("#!/bin/sh\n{text}\n")).expect("script");
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        let draft = self.path("draft");
+        fs::write(&draft, format!("#!/bin/sh\n{text}\n")).expect("script");
+        install(&draft, &path);
         path
     }
 
@@ -166,8 +177,16 @@ impl Agent {
         self.connect().call(command)
     }
 
+    pub fn pid(&self) -> i32 {
+        self.child.id().try_into().expect("a pid")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// It is gone.
     pub fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
         kill(pid, signal).expect("signal");
     }
 

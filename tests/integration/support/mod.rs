@@ -5,11 +5,12 @@ pub mod client;
 pub mod disk;
 pub mod json;
 
-pub use agent::{Agent, Place, binary, is_ours};
+pub use agent::{Agent, Place, binary, install, is_ours};
 pub use client::Client;
 pub use disk::{Disk, in_namespace};
 pub use json::{cmd, disabled, failed, freeze_list, returned};
 
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 /// How long anything may take before a test gives up; far more than a loaded machine needs.
@@ -27,7 +28,8 @@ pub fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
     }
 }
 
-/// Tells whoever runs the tests that a case did not run, and why.
+/// Tells whoever runs the tests that a case did not run, and why; not by `eprintln`, whose text is
+/// shown for failed tests alone.
 pub fn not_run(why: &str) {
-    eprintln!("NOT RUN: {why}");
+    writeln!(std::io::stderr(), "NOT RUN: {why}").expect("stderr");
 }

@@ -22,6 +22,7 @@ pub mod nvme;
 pub mod osrelease;
 pub mod procstat;
 pub mod route;
+pub mod rtnetlink;
 pub mod sysblock;
 pub mod udev;
 pub mod utmp;

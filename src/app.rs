@@ -2,10 +2,11 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, policy::Policy};
+use crate::commands::{self, Context, exec::Children, file::Files, policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
+use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
@@ -14,29 +15,66 @@ use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::transport::{Address, Endpoint, OpenError};
 use crate::{hooks, operator};
+use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::path::PathBuf;
+
+/// A word that, as the first argument, makes the binary something else than the agent.
+struct Subcommand {
+    name: &'static str,
+    summary: &'static str,
+    /// Takes the arguments behind the word, returns the exit status.
+    run: fn(&[OsString]) -> u8,
+}
+
+const SUBCOMMANDS: [Subcommand; 2] = [
+    Subcommand {
+        name: "hook",
+        summary: "call the freeze hooks, as the hook master does",
+        run: hooks::cli,
+    },
+    Subcommand {
+        name: "selftest",
+        summary: "freeze and thaw filesystems made for the purpose",
+        run: operator::selftest::cli,
+    },
+];
 
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
-    match args.get(1).and_then(|word| word.to_str()) {
-        Some("hook") => hooks::cli(&args[2..]),
-        Some("selftest") => operator::selftest::cli(&args[2..]),
-        _ => match config::parse(&args, &|name| std::env::var_os(name)) {
-            Ok(action) => act(action),
-            Err(error) => {
-                print(&mut io::stderr(), &error.stderr);
-                print(&mut io::stdout(), &error.stdout);
-                ConfigError::EXIT_STATUS
-            }
-        },
+    let word = args.get(1);
+    if word.is_some_and(|word| word == "guardian") {
+        return guardian::process::cli();
     }
+    if let Some(found) = SUBCOMMANDS
+        .iter()
+        .find(|s| word.is_some_and(|word| word == s.name))
+    {
+        return (found.run)(&args[2..]);
+    }
+    match config::parse(&args, &|name| std::env::var_os(name)) {
+        Ok(action) => act(action),
+        Err(error) => {
+            print(&mut io::stderr(), &error.stderr);
+            print(&mut io::stdout(), &error.stdout);
+            ConfigError::EXIT_STATUS
+        }
+    }
+}
+
+/// The subcommands' part of the help.
+fn subcommands_help() -> String {
+    let line = |s: &Subcommand| format!("  qemu-ga {:<12} {}\n", s.name, s.summary);
+    let lines: String = SUBCOMMANDS.iter().map(line).collect();
+    format!("\nFor people, each with a --help of its own:\n{lines}")
 }
 
 fn act(action: Action) -> u8 {
     match action {
-        Action::Help(text) | Action::Version(text) => print(&mut io::stdout(), &text),
+        Action::Help(text) => print(&mut io::stdout(), &(text + &subcommands_help())),
+        Action::Version(text) => print(&mut io::stdout(), &text),
         Action::ListCommands => {
             let names: String = commands::all()
                 .iter()
@@ -135,6 +173,9 @@ fn serve(
     inherited: bool,
     activated: Option<Activated>,
 ) -> u8 {
+    if let Err(error) = agent::hold_back_signals() {
+        return give_up(&format_args!("cannot hold back signals: {error}"));
+    }
     let first = match Endpoint::open(address(&config, activated)) {
         Ok(endpoint) => Some(endpoint),
         Err(error) if config.retry_path => {
@@ -163,27 +204,34 @@ fn serve(
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let ops = RealOps::new(state, hook, Box::new(gate));
-    let freezer = Freezer::new(Engine::new(ops, inherited));
+    let (policy, limits) = (config.policy.clone(), config.limits);
+    let files = Files::new(state.clone());
+    let ops = RealOps::new(state, hook, Box::new(gate), limits.step);
+    let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
-        policy: Policy::new(allow, block),
+        policy: policy::Policy::new(allow, block),
+        files,
+        children: Children::default(),
     });
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
     });
-    match serve_forever(session, first, reopen) {
+    let deferred_pidfile = (config.daemon && inherited).then(|| config.pidfile.clone());
+    match serve_forever(session, first, reopen, deferred_pidfile) {
         Ok(()) => 0,
         Err(error) => give_up(&format_args!("{error:#}")),
     }
 }
 
 fn serve_forever(
-    session: Session,
+    mut session: Session,
     first: Option<Endpoint>,
     reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+    deferred_pidfile: Option<PathBuf>,
 ) -> anyhow::Result<()> {
+    let freezer = session.context().freezer.clone();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()?;
@@ -192,11 +240,31 @@ fn serve_forever(
         crate::version::AGENT_VERSION,
         crate::version::PROTOCOL_VERSION
     );
-    runtime.block_on(agent::run(session, first, reopen))
+    runtime.block_on(async {
+        tokio::select! {
+            ended = agent::run(session, first, reopen) => ended,
+            never = hold_pidfile_after_thaw(freezer, deferred_pidfile) => match never {},
+        }
+    })
 }
 
-/// The daemon's own steps. An agent that starts frozen writes no pid file: its directory may be
-/// frozen.
+/// Makes the pid file of an agent that started frozen, and holds it until dropped.
+async fn hold_pidfile_after_thaw(freezer: Freezer, path: Option<PathBuf>) -> Infallible {
+    let mut held = None;
+    if let Some(path) = path {
+        freezer.thawed().await;
+        match PidFile::create(&path) {
+            Ok(pidfile) => held = Some(pidfile),
+            Err(text) => tracing::error!("{text}"),
+        }
+    }
+    let never = std::future::pending().await;
+    drop(held);
+    never
+}
+
+/// The daemon's own steps. An agent that starts frozen writes its pid file after the thaw: the
+/// directory may be frozen.
 fn become_daemon(
     config: &Config,
     inherited: bool,

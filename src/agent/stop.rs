@@ -1,6 +1,7 @@
 //! SIGTERM and SIGINT: the agent leaves between two requests, and not while anything is frozen.
 
 use crate::freeze::Freezer;
+use nix::sys::signal::{SigSet, Signal as Number};
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -11,14 +12,28 @@ pub struct Stop {
     asked: bool,
 }
 
+/// Keeps the signals back until [`Stop::new`] can hear them. Call it before the channel is opened:
+/// whoever sees the channel may already send one.
+///
+/// # Errors
+/// None that the kernel documents for this call.
+pub fn hold_back() -> io::Result<()> {
+    Ok(signals().thread_block()?)
+}
+
+fn signals() -> SigSet {
+    SigSet::from_iter([Number::SIGTERM, Number::SIGINT])
+}
+
 impl Stop {
-    /// Installs the handlers.
+    /// Installs the handlers and lets the signals through that were held back.
     ///
     /// # Errors
     /// The kernel refuses one.
     pub fn new() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
+        signals().thread_unblock()?;
         Ok(Self {
             terminate,
             interrupt,
@@ -27,7 +42,8 @@ impl Stop {
     }
 
     /// Waits until the agent is to leave. A signal that comes while filesystems are frozen is
-    /// remembered until the thaw: leaving would strand them.
+    /// remembered until the thaw, for leaving would strand them, unless a guardian ends the freeze
+    /// at its limit: then a successor can take over at once.
     pub async fn requested(&mut self, freezer: &Freezer) {
         if !self.asked {
             let name = tokio::select! {
@@ -36,10 +52,12 @@ impl Stop {
             };
             self.asked = true;
             tracing::debug!("received {name}, quitting");
-            if freezer.is_frozen() {
+            if freezer.is_frozen() && !freezer.is_guarded() {
                 tracing::warn!("{name} waits: the agent leaves after guest-fsfreeze-thaw");
             }
         }
-        freezer.thawed().await;
+        if !freezer.is_guarded() {
+            freezer.thawed().await;
+        }
     }
 }

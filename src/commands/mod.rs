@@ -6,15 +6,20 @@
 
 mod cpu;
 mod disk;
+pub mod exec;
+pub mod file;
 mod fs;
 mod fsfreeze;
+mod fstrim;
 mod info;
 mod memory;
 mod network;
 mod password;
 pub mod policy;
+mod power;
 mod ssh;
-mod sync;
+pub mod sync;
+mod time;
 mod users;
 mod worker;
 
@@ -34,6 +39,10 @@ pub struct Context {
     pub freezer: Freezer,
     /// Which commands are allowed.
     pub policy: Policy,
+    /// Files that clients hold open.
+    pub files: file::Files,
+    /// Programs that clients have started.
+    pub children: exec::Children,
 }
 
 /// A reply's shape.
@@ -73,6 +82,8 @@ pub struct Command {
     pub while_frozen: bool,
     /// Whether success is answered.
     pub answers: bool,
+    /// Whether a guest-sync that arrives while it is at work is answered before it.
+    pub gives_way: bool,
     /// The work.
     pub handler: Handler,
 }
@@ -89,6 +100,7 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Now(handler),
         }
     }
@@ -104,7 +116,16 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Later(handler),
+        }
+    }
+
+    /// May take long: a client that gives up waiting is heard.
+    const fn giving_way(self) -> Self {
+        Self {
+            gives_way: true,
+            ..self
         }
     }
 
@@ -112,6 +133,14 @@ impl Command {
     const fn also_frozen(self) -> Self {
         Self {
             while_frozen: true,
+            ..self
+        }
+    }
+
+    /// Says nothing on success: the guest is on its way down.
+    const fn silent(self) -> Self {
+        Self {
+            answers: false,
             ..self
         }
     }
@@ -125,6 +154,11 @@ pub fn all() -> &'static [Command] {
             fsfreeze::COMMANDS,
             info::COMMANDS,
             fs::COMMANDS,
+            file::COMMANDS,
+            exec::COMMANDS,
+            power::COMMANDS,
+            time::COMMANDS,
+            fstrim::COMMANDS,
             network::COMMANDS,
             cpu::COMMANDS,
             memory::COMMANDS,
@@ -226,6 +260,10 @@ mod tests {
     fn positions_are_those_of_the_upstream_list() {
         for command in all() {
             let position = usize::from(command.position);
+            if command.name.starts_with("x-") {
+                assert!(position >= 1000, "{}", command.name);
+                continue;
+            }
             assert_eq!(
                 UPSTREAM.get(position - 1),
                 Some(&command.name),
@@ -235,6 +273,22 @@ mod tests {
         let mut positions: Vec<u16> = all().iter().map(|c| c.position).collect();
         positions.dedup();
         assert_eq!(positions.len(), all().len(), "a position is used twice");
+    }
+
+    #[test]
+    fn exactly_the_documented_commands_are_silent() {
+        let names: Vec<&str> = all()
+            .iter()
+            .filter(|c| !c.answers)
+            .map(|c| c.name)
+            .collect();
+        let documented = [
+            "guest-shutdown",
+            "guest-suspend-disk",
+            "guest-suspend-ram",
+            "guest-suspend-hybrid",
+        ];
+        assert_eq!(names, documented);
     }
 
     #[test]
@@ -251,6 +305,7 @@ mod tests {
             "guest-info",
             "guest-fsfreeze-status",
             "guest-fsfreeze-thaw",
+            "x-guest-fsfreeze-report",
         ];
         assert_eq!(names, documented);
     }

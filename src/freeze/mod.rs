@@ -11,8 +11,12 @@
 pub mod engine;
 mod freezer;
 pub mod guard;
+pub mod guardian;
+pub mod history;
+mod limited;
 pub mod ops;
 pub mod plan;
+pub mod policy;
 pub mod real;
 pub mod report;
 #[cfg(test)]

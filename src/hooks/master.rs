@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{BINARY_ENV, HookRecord, Phase, RECORDS_ENV};
-use crate::child::Child;
+use super::{BINARY_ENV, HookRecord, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, ThawReason};
+use crate::child::{Announcement, Child};
 
 /// Most bytes of records that are read.
 const RECORDS_CAP: u64 = 256 * 1024;
 /// What the wire's texts say that failed.
 const ACTION: &str = "execute fsfreeze hook";
 
-/// What bounds a call of the master; by default nothing does.
+/// What bounds a call of the master, and what goes with it; by default nothing.
 #[derive(Debug, Default)]
 pub struct Limits {
     /// Time for all hooks together, after which the master and all that it started are ended.
@@ -29,6 +29,10 @@ pub struct Limits {
     pub grace: Option<Duration>,
     /// Ends the call when it becomes readable.
     pub cancel: Option<OwnedFd>,
+    /// Why hooks are told to thaw.
+    pub reason: Option<ThawReason>,
+    /// What the master says as it starts.
+    pub announcement: Option<Announcement>,
 }
 
 /// What came of one call of the master.
@@ -40,6 +44,8 @@ pub struct MasterReport {
     pub hooks: Vec<HookRecord>,
     /// How long the call took.
     pub elapsed: Duration,
+    /// It is ours: it would have told of every hook.
+    pub is_ours: bool,
 }
 
 /// Calls the master at `program` for `phase`, without a limit. Blocks until it ends.
@@ -52,13 +58,18 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
     let started = Instant::now();
     let mut child = Child::new(program)
         .arg(phase.as_str())
-        .deadline(limits.deadline);
+        .deadline(limits.deadline)
+        .announce(limits.announcement);
     if let Some(grace) = limits.grace {
         child = child.grace(grace);
     }
     if let Some(cancel) = limits.cancel {
         child = child.cancel_on(cancel);
     }
+    child = match limits.reason {
+        Some(reason) => child.env(REASON_ENV, reason.as_str()),
+        None => child.env_remove(REASON_ENV),
+    };
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
     }
@@ -70,11 +81,12 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
         Ok(outcome) => outcome.failure(ACTION),
         Err(error) => Some(error.text(ACTION)),
     };
-    let hooks = records.map(|ours| read_records(&ours)).unwrap_or_default();
+    let (hooks, is_ours) = records.map(|ours| read_records(&ours)).unwrap_or_default();
     MasterReport {
         failure,
         hooks,
         elapsed: started.elapsed(),
+        is_ours,
     }
 }
 
@@ -85,19 +97,23 @@ fn records_file() -> Option<File> {
         .map(File::from)
 }
 
-/// Every line that is a record; a torn last line and foreign text are passed over.
-fn read_records(file: &File) -> Vec<HookRecord> {
+/// Every line that is a record, and whether our master wrote them; a torn last line and foreign
+/// text are passed over.
+fn read_records(file: &File) -> (Vec<HookRecord>, bool) {
     let length = file
         .metadata()
         .map_or(0, |data| data.size())
         .min(RECORDS_CAP);
     let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
     if file.read_exact_at(&mut text, 0).is_err() {
-        return Vec::new();
+        return (Vec::new(), false);
     }
-    text.split(|&byte| byte == b'\n')
+    let is_ours = text.starts_with(RECORDS_HEAD.as_bytes());
+    let records = text
+        .split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect()
+        .collect();
+    (records, is_ours)
 }
 
 /// Where this very program can be executed from: its path, or, if that was replaced by an upgrade
@@ -110,4 +126,76 @@ fn own_binary() -> Option<PathBuf> {
             .is_ok_and(|there| there.dev() == own.dev() && there.ino() == own.ino())
     });
     Some(same.unwrap_or_else(|| format!("/proc/{}/exe", std::process::id()).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use tempfile::TempDir;
+
+    use super::*;
+    use crate::hooks::HookStatus;
+
+    fn foreign(script: &str) -> (TempDir, PathBuf) {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("master");
+        fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("file");
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).expect("mode");
+        (dir, path)
+    }
+
+    fn call_foreign(script: &str) -> MasterReport {
+        let (_dir, path) = foreign(script);
+        call(&path, Phase::Freeze)
+    }
+
+    #[test]
+    fn a_foreign_master_decides_by_its_status() {
+        let report = call_foreign("[ $# = 1 ] && [ $1 = freeze ]");
+        assert_eq!((report.failure, report.hooks), (None, vec![]));
+        let report = call_foreign("echo no; exit 1");
+        let text = "child process has failed to execute fsfreeze hook: no\n";
+        assert_eq!(report.failure.as_deref(), Some(text));
+        let report = call(Path::new("/nonexistent/hook"), Phase::Thaw);
+        let text = "child process has failed to execute fsfreeze hook: failed to exec \
+                '/nonexistent/hook': No such file or directory\n";
+        assert_eq!(report.failure.as_deref(), Some(text));
+        let report = call_foreign("[ -x \"$QGA_BINARY\" ] || { echo none; exit 1; }");
+        assert_eq!(report.failure, None);
+    }
+
+    #[test]
+    fn records_survive_noise_and_a_torn_line() {
+        let record = r#"{"path":"/h","phase":"thaw","status":{"exited":4},"elapsed":0.25}"#;
+        let script = format!(
+            "exec 3>>/dev/fd/${RECORDS_ENV}; echo noise >&3; echo '{record}' >&3; \
+         printf '{{\"path\":\"/to' >&3; exit 9"
+        );
+        let report = call_foreign(&script);
+        let text = "child process has failed to execute fsfreeze hook: exit status 9";
+        assert_eq!(report.failure.as_deref(), Some(text));
+        let expected = HookRecord {
+            path: "/h".to_owned(),
+            phase: Phase::Thaw,
+            status: HookStatus::Exited(4),
+            elapsed: 0.25,
+            output: String::new(),
+        };
+        assert_eq!(report.hooks, [expected]);
+    }
+
+    #[test]
+    fn limits_end_a_master_that_hangs() {
+        let (_dir, path) = foreign("sleep 1000");
+        let limits = Limits {
+            deadline: Some(Duration::from_millis(50)),
+            ..Limits::default()
+        };
+        let failure = call_within(&path, Phase::Freeze, limits)
+            .failure
+            .expect("a failure");
+        assert!(failure.contains("not finished in time"), "{failure}");
+    }
 }

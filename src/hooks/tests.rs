@@ -1,5 +1,4 @@
-//! The runner on real little scripts, the log line by line, and the agent's side with a foreign
-//! master. What needs the built binary is in `tests/hook_master.rs`.
+//! The runner on real little scripts, and the log line by line. What needs the built binary is in `tests/hook_master.rs`.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
@@ -10,10 +9,9 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::log::{HookLog, TAG};
-use super::master::{Limits, MasterReport, call, call_within};
 use super::runner::{Options, Summary, TAIL, run};
 use super::trust::Refusal;
-use super::{HookRecord, HookStatus, Phase, RECORDS_ENV};
+use super::{HookRecord, HookStatus, Phase};
 use crate::sys::syslog::Syslog;
 
 /// A hook directory and a log of its own.
@@ -540,65 +538,4 @@ fn records_are_one_json_line_each() {
         (&told[1].status, told[1].output.as_str()),
         (&HookStatus::Signaled(15), "why\n")
     );
-}
-
-fn foreign(script: &str) -> (TempDir, PathBuf) {
-    let dir = tempfile::tempdir().expect("dir");
-    let path = dir.path().join("master");
-    fs::write(&path, format!("#!/bin/sh\n{script}\n")).expect("file");
-    set_mode(&path, 0o755);
-    (dir, path)
-}
-
-fn call_foreign(script: &str) -> MasterReport {
-    let (_dir, path) = foreign(script);
-    call(&path, Phase::Freeze)
-}
-
-#[test]
-fn a_foreign_master_decides_by_its_status() {
-    let report = call_foreign("[ $# = 1 ] && [ $1 = freeze ]");
-    assert_eq!((report.failure, report.hooks), (None, vec![]));
-    let report = call_foreign("echo no; exit 1");
-    let text = "child process has failed to execute fsfreeze hook: no\n";
-    assert_eq!(report.failure.as_deref(), Some(text));
-    let report = call(Path::new("/nonexistent/hook"), Phase::Thaw);
-    let text = "child process has failed to execute fsfreeze hook: failed to exec \
-                '/nonexistent/hook': No such file or directory\n";
-    assert_eq!(report.failure.as_deref(), Some(text));
-    let report = call_foreign("[ -x \"$QGA_BINARY\" ] || { echo none; exit 1; }");
-    assert_eq!(report.failure, None);
-}
-
-#[test]
-fn records_survive_noise_and_a_torn_line() {
-    let record = r#"{"path":"/h","phase":"thaw","status":{"exited":4},"elapsed":0.25}"#;
-    let script = format!(
-        "exec 3>>/dev/fd/${RECORDS_ENV}; echo noise >&3; echo '{record}' >&3; \
-         printf '{{\"path\":\"/to' >&3; exit 9"
-    );
-    let report = call_foreign(&script);
-    let text = "child process has failed to execute fsfreeze hook: exit status 9";
-    assert_eq!(report.failure.as_deref(), Some(text));
-    let expected = HookRecord {
-        path: "/h".to_owned(),
-        phase: Phase::Thaw,
-        status: HookStatus::Exited(4),
-        elapsed: 0.25,
-        output: String::new(),
-    };
-    assert_eq!(report.hooks, [expected]);
-}
-
-#[test]
-fn limits_end_a_master_that_hangs() {
-    let (_dir, path) = foreign("sleep 1000");
-    let limits = Limits {
-        deadline: Some(Duration::from_millis(50)),
-        ..Limits::default()
-    };
-    let failure = call_within(&path, Phase::Freeze, limits)
-        .failure
-        .expect("a failure");
-    assert!(failure.contains("not finished in time"), "{failure}");
 }

@@ -5,6 +5,8 @@
 pub mod activation;
 pub mod daemon;
 pub mod fsfreeze;
+pub mod fstrim;
+pub mod guardian;
 pub mod identity;
 pub mod load;
 pub mod localtime;
@@ -13,6 +15,7 @@ pub mod memory;
 pub mod netdevice;
 pub mod nvme;
 pub mod process;
+pub mod spawn;
 mod strerror;
 pub mod syslog;
 

@@ -2,7 +2,7 @@
 
 use super::{OpenError, cannot_open};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
@@ -10,7 +10,7 @@ use tokio_serial::{SerialPortBuilderExt, SerialStream};
 /// The speed that hypervisors' serial ports are driven at.
 const BAUD: u32 = 38400;
 
-/// How long to wait after a hang-up before the line is read again.
+/// How long to wait after a hang-up before the line is opened again.
 const AFTER_HANG_UP: Duration = Duration::from_secs(1);
 
 /// Tells, before a daemon forks, whether the line can be opened at all.
@@ -18,25 +18,44 @@ pub fn probe(path: &Path) -> Result<(), OpenError> {
     super::virtio::open(path).map(drop)
 }
 
+fn open(path: &Path) -> io::Result<SerialStream> {
+    tokio_serial::new(path.to_string_lossy(), BAUD)
+        .open_native_async()
+        .map_err(|e| io::Error::other(cannot_open(path, &e.into())))
+}
+
 /// An open line.
 pub struct SerialChannel {
-    stream: SerialStream,
+    path: PathBuf,
+    /// `None` after a hang-up.
+    stream: Option<SerialStream>,
 }
 
 impl SerialChannel {
     /// Opens `path` in raw mode.
     pub fn open(path: &Path) -> io::Result<Self> {
-        let stream = tokio_serial::new(path.to_string_lossy(), BAUD)
-            .open_native_async()
-            .map_err(|e| io::Error::other(cannot_open(path, &e.into())))?;
-        Ok(Self { stream })
+        Ok(Self {
+            path: path.to_owned(),
+            stream: Some(open(path)?),
+        })
     }
 
-    /// Reads; an end of file is a hang-up of the line, after which it may come back.
+    /// Reads. An end of file is a hang-up, after which the descriptor is dead for good (tty_ioctl(4),
+    /// vhangup(2)): the line is opened again, and lost only if that fails.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
-            match self.stream.read(buffer).await? {
-                0 => tokio::time::sleep(AFTER_HANG_UP).await,
+            let stream = match &mut self.stream {
+                Some(stream) => stream,
+                None => {
+                    tokio::time::sleep(AFTER_HANG_UP).await;
+                    self.stream.insert(open(&self.path)?)
+                }
+            };
+            match stream.read(buffer).await? {
+                0 => {
+                    tracing::warn!("{} hung up; opening it again", self.path.display());
+                    self.stream = None;
+                }
                 count => return Ok(count),
             }
         }
@@ -44,6 +63,9 @@ impl SerialChannel {
 
     /// Writes.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-        self.stream.write_all(data).await
+        match &mut self.stream {
+            Some(stream) => stream.write_all(data).await,
+            None => Ok(()),
+        }
     }
 }

@@ -14,8 +14,10 @@ use nix::sys::stat::Mode;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::Path;
+use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
+use tokio::time::{Instant, timeout_at};
 
 /// Opens a port without waiting for a host.
 pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
@@ -31,10 +33,16 @@ impl AsRawFd for Watch {
     }
 }
 
+/// How long a reply waits for a host that seems absent. The driver may hand over a new host's first
+/// bytes before it has noted that host's arrival, and refuses writes until then.
+const ARRIVAL: Duration = Duration::from_secs(1);
+
 /// A port and its watch.
 pub struct VirtioChannel {
     port: OwnedFd,
     watch: AsyncFd<Watch>,
+    /// Until when replies to what was read wait for a host; later ones are dropped at once.
+    arrival: Option<Instant>,
 }
 
 impl VirtioChannel {
@@ -48,7 +56,11 @@ impl VirtioChannel {
             reason = "its replacement is unsafe; `Watch` owns its descriptor, which is what that asks for"
         )]
         let watch = AsyncFd::with_interest(Watch(epoll), Interest::READABLE)?;
-        Ok(Self { port, watch })
+        Ok(Self {
+            port,
+            watch,
+            arrival: None,
+        })
     }
 
     /// Waits until something about the port changes.
@@ -70,7 +82,10 @@ impl VirtioChannel {
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match nix::unistd::read(&self.port, buffer) {
-                Ok(0) | Err(Errno::EAGAIN) => self.edge().await?,
+                Ok(0) | Err(Errno::EAGAIN) => {
+                    self.arrival = None;
+                    self.edge().await?;
+                }
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
@@ -82,12 +97,21 @@ impl VirtioChannel {
     pub async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             match nix::unistd::write(&self.port, data) {
-                Ok(count) => data = &data[count..],
+                Ok(count) => {
+                    self.arrival = None;
+                    data = &data[count..];
+                }
                 Err(Errno::EAGAIN) if self.is_hung_up()? => {
-                    return Err(io::Error::new(
-                        io::ErrorKind::BrokenPipe,
-                        "the host disconnected before it took the whole reply",
-                    ));
+                    let until = *self.arrival.get_or_insert_with(|| Instant::now() + ARRIVAL);
+                    match timeout_at(until, self.edge()).await {
+                        Ok(edge) => edge?,
+                        Err(_) => {
+                            return Err(io::Error::new(
+                                io::ErrorKind::BrokenPipe,
+                                "the host disconnected before it took the whole reply",
+                            ));
+                        }
+                    }
                 }
                 Err(Errno::EAGAIN) => self.edge().await?,
                 Err(Errno::EINTR) => {}

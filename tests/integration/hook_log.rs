@@ -1,0 +1,220 @@
+//! Our own hook master at the agent's call: order, and the log that operators read.
+
+use crate::support::disk::tmpfs;
+use crate::support::{Agent, Disk, Place, in_namespace, install, is_ours, returned};
+use serde_json::{Value, json};
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+use std::process::Command;
+
+/// A layout as a package installs it in the directory `etc`, and one filesystem.
+struct Rig {
+    place: Place,
+    disk: Disk,
+}
+
+impl Rig {
+    /// Call it in a namespace: the log is private to that.
+    fn new() -> Self {
+        tmpfs(Path::new("/var/log"));
+        let place = Place::new();
+        let disk = Disk::ext4(&place.path("m"));
+        fs::create_dir_all(place.path("etc/fsfreeze-hook.d")).expect("dir");
+        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/fsfreeze-hook");
+        install(Path::new(shipped), &place.path("etc/fsfreeze-hook"));
+        Self { place, disk }
+    }
+
+    fn hook(&self, name: &str, text: &str) {
+        self.place
+            .script(&format!("etc/fsfreeze-hook.d/{name}"), text);
+    }
+
+    fn agent(&self) -> Agent {
+        let hook = format!("-F{}", self.place.name("etc/fsfreeze-hook"));
+        let mut command = self.place.agent_command(&[&hook]);
+        // Another agent does not tell the script where ours is.
+        command.env("QGA_BINARY", env!("CARGO_BIN_EXE_qemu-ga"));
+        Agent::start(command, &self.place.path("sock"))
+    }
+
+    fn freeze_and_thaw(&self) {
+        let agent = self.agent();
+        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+    }
+
+    /// The log, with the hooks' directory as `D` and each valid date as `T`.
+    fn log(&self) -> Vec<String> {
+        let text = fs::read_to_string("/var/log/qga-fsfreeze-hook.log").unwrap_or_default();
+        let dir = self.place.name("etc/fsfreeze-hook.d");
+        text.lines()
+            .map(|line| dateless(&line.replace(&dir, "D")))
+            .collect()
+    }
+}
+
+/// The line with `T` for what date(1) takes for a date in its default format.
+fn dateless(line: &str) -> String {
+    let Some((date, rest)) = line.split_once(": ") else {
+        return line.to_owned();
+    };
+    let again = Command::new("date")
+        .arg("-d")
+        .arg(date)
+        .env("LC_ALL", "C")
+        .output();
+    let again = again.expect("date").stdout;
+    if String::from_utf8_lossy(&again).trim_end() == date {
+        format!("T: {rest}")
+    } else {
+        line.to_owned()
+    }
+}
+
+#[test]
+fn the_log_line_by_line() {
+    in_namespace(|| {
+        let rig = Rig::new();
+        rig.hook("10-app", "echo app told to $1");
+        rig.hook("20-db", "echo db $1 >&2; [ $1 = thaw ] || exit 7");
+        rig.hook("30-killed", "[ $1 = thaw ] || kill -9 $$");
+        rig.hook("40-old.sample", "echo never");
+        fs::write(rig.place.path("etc/fsfreeze-hook.d/README.bak"), "").expect("file");
+        rig.freeze_and_thaw();
+        let expected = [
+            "T: execute D/10-app freeze",
+            "app told to freeze",
+            "T: D/10-app finished with status=0",
+            "T: execute D/20-db freeze",
+            "db freeze",
+            "T: D/20-db finished with status=7",
+            "T: execute D/30-killed freeze",
+            "T: D/30-killed finished with status=137",
+            "T: execute D/30-killed thaw",
+            "T: D/30-killed finished with status=0",
+            "T: execute D/20-db thaw",
+            "db thaw",
+            "T: D/20-db finished with status=0",
+            "T: execute D/10-app thaw",
+            "app told to thaw",
+            "T: D/10-app finished with status=0",
+        ];
+        assert_eq!(rig.log(), expected);
+        assert!(!rig.disk.is_frozen());
+        if is_ours() {
+            report_of(&rig);
+        }
+    });
+}
+
+/// What the report keeps of the hooks of [`the_log_line_by_line`].
+fn report_of(rig: &Rig) {
+    let report = rig.place.report();
+    let hooks = report["hooks"].as_array().expect("a list");
+    let told: Vec<(String, &Value, &Value)> = hooks
+        .iter()
+        .map(|hook| {
+            let path = hook["path"].as_str().expect("a path");
+            let name = path.rsplit('/').next().unwrap_or_default();
+            let phase = hook["phase"].as_str().expect("a phase");
+            (format!("{name} {phase}"), &hook["status"], &hook["output"])
+        })
+        .collect();
+    let told: Vec<(&str, &Value, &Value)> = told
+        .iter()
+        .map(|(name, s, o)| (name.as_str(), *s, *o))
+        .collect();
+    let none = &Value::Null;
+    let good = &json!({"exited": 0});
+    let expected = [
+        ("10-app freeze", good, none),
+        ("20-db freeze", &json!({"exited": 7}), &json!("db freeze\n")),
+        ("30-killed freeze", &json!({"signaled": 9}), none),
+        ("30-killed thaw", good, none),
+        ("20-db thaw", good, none),
+        ("10-app thaw", good, none),
+    ];
+    assert_eq!(told, expected);
+}
+
+#[test]
+fn a_hook_that_is_not_executable_is_named_with_the_remedy() {
+    in_namespace(|| {
+        let rig = Rig::new();
+        rig.hook("10-runs", "exit 0");
+        let plain = rig.place.path("etc/fsfreeze-hook.d/20-plain");
+        fs::write(&plain, "#!/bin/sh\n").expect("file");
+        fs::set_permissions(&plain, fs::Permissions::from_mode(0o644)).expect("mode");
+        rig.freeze_and_thaw();
+        let log = rig.log();
+        let skipped = "T: D/20-plain skipped: not executable (mode 0644); to have it run: chmod +x D/20-plain";
+        let count = log.iter().filter(|line| *line == skipped).count();
+        assert_eq!(count, 2, "{log:?}");
+        let ran = log.iter().filter(|l| l.ends_with("finished with status=0"));
+        assert_eq!(ran.count(), 2);
+    });
+}
+
+#[test]
+fn no_directory_no_hooks() {
+    in_namespace(|| {
+        let rig = Rig::new();
+        fs::remove_dir(rig.place.path("etc/fsfreeze-hook.d")).expect("rmdir");
+        rig.freeze_and_thaw();
+        assert!(rig.log().is_empty());
+    });
+}
+
+#[test]
+fn a_directory_that_everybody_may_write_fails_the_freeze_with_one_line() {
+    in_namespace(|| {
+        let rig = Rig::new();
+        rig.hook("10-app", "echo never");
+        let dir = rig.place.path("etc/fsfreeze-hook.d");
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).expect("mode");
+        let agent = rig.agent();
+        let reply = agent.call("guest-fsfreeze-freeze");
+        let line = format!(
+            "refusing to run hooks: {0} is writable by everybody (mode 0777); after checking its content, mend it with: chmod go-w {0}",
+            dir.display()
+        );
+        let text =
+            format!("child process has failed to execute fsfreeze hook: qemu-ga hook: {line}\\n");
+        assert_eq!(reply, crate::support::failed(&text));
+        assert_eq!(agent.call("guest-fsfreeze-status"), returned("\"thawed\""));
+        assert!(!rig.disk.is_frozen());
+        assert!(rig.log().contains(&format!(
+            "T: {}",
+            line.replace(&rig.place.name("etc/fsfreeze-hook.d"), "D")
+        )));
+        // Mended as told, it works.
+        fs::set_permissions(&dir, fs::Permissions::from_mode(0o755)).expect("mode");
+        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+    });
+}
+
+#[test]
+fn a_hook_s_background_child_may_write_to_the_log_and_delays_nothing() {
+    in_namespace(|| {
+        let rig = Rig::new();
+        // It lives until the thaw hook tells it to end, which a waiting master would never call.
+        let fifo = rig.place.name("fifo");
+        let made = Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.expect("mkfifo").success());
+        rig.hook(
+            "10-lock",
+            &format!(
+                "case $1 in\n\
+                 freeze) (read word <'{fifo}'; echo lock $word; echo gone >'{fifo}') & ;;\n\
+                 thaw) echo released >'{fifo}'; read word <'{fifo}' ;;\n\
+                 esac"
+            ),
+        );
+        rig.freeze_and_thaw();
+        let log = rig.log();
+        assert!(log.contains(&"lock released".to_owned()), "{log:?}");
+    });
+}

@@ -1,0 +1,247 @@
+//! The binary under test and the directory in which it runs.
+
+use super::{Client, PATIENCE, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
+use std::sync::LazyLock;
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// The agent under test.
+pub fn binary() -> PathBuf {
+    match std::env::var_os("QGA_BINARY_UNDER_TEST") {
+        Some(path) => path.into(),
+        None => env!("CARGO_BIN_EXE_qemu-ga").into(),
+    }
+}
+
+/// Whether the agent under test is ours; another one is not held to what differs on purpose.
+pub fn is_ours() -> bool {
+    static OURS: LazyLock<bool> = LazyLock::new(|| {
+        let said = Command::new(binary()).arg("-V").output().expect("runs");
+        String::from_utf8_lossy(&said.stdout).contains("qemu-ga-rs")
+    });
+    *OURS
+}
+
+/// Copies a program. Another process does it, for what any process of ours, even one that a test
+/// beside this one is just starting, holds open for writing cannot be executed (ETXTBSY).
+pub fn install(from: &Path, to: &Path) {
+    let done = Command::new("install")
+        .args(["-m", "755"])
+        .args([from, to])
+        .status();
+    assert!(done.expect("install").success());
+}
+
+/// A directory with all that one agent needs.
+pub struct Place {
+    dir: TempDir,
+}
+
+impl Place {
+    pub fn new() -> Self {
+        let dir = tempfile::Builder::new()
+            .prefix("qga-")
+            .tempdir()
+            .expect("dir");
+        fs::create_dir(dir.path().join("state")).expect("dir");
+        // An agent without privileges must get through to its socket.
+        let open = fs::Permissions::from_mode(0o755);
+        fs::set_permissions(dir.path(), open).expect("mode");
+        Self { dir }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.dir.path().join(name)
+    }
+
+    /// [`Place::path`] as text.
+    pub fn name(&self, name: &str) -> String {
+        self.path(name).to_str().expect("text").to_owned()
+    }
+
+    pub fn read(&self, name: &str) -> String {
+        fs::read_to_string(self.path(name)).unwrap_or_default()
+    }
+
+    pub fn marker(&self) -> PathBuf {
+        self.path("state/qga.state.isfrozen")
+    }
+
+    /// The report of the last freeze.
+    pub fn report(&self) -> serde_json::Value {
+        let text = fs::read(self.path("state/qga.reports.json")).expect("a report");
+        let mut reports: Vec<serde_json::Value> = serde_json::from_slice(&text).expect("JSON");
+        reports.swap_remove(0)
+    }
+
+    /// An executable shell script.
+    pub fn script(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.path(name);
+        let draft = self.path("draft");
+        fs::write(&draft, format!("#!/bin/sh\n{text}\n")).expect("script");
+        install(&draft, &path);
+        path
+    }
+
+    /// The binary with a configuration that no file of this machine has a part in.
+    pub fn command(&self) -> Command {
+        let mut command = Command::new(binary());
+        command
+            .env("QGA_CONF", self.path("no.conf"))
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null());
+        command
+    }
+
+    /// Runs the binary to its end.
+    pub fn run<S: AsRef<OsStr>>(&self, args: &[S]) -> Output {
+        self.command().args(args).output().expect("runs")
+    }
+
+    /// The binary as an agent on a unix socket, its log in `log`, its stderr in `stderr`.
+    pub fn agent_command(&self, args: &[&str]) -> Command {
+        let mut command = self.command();
+        self.add_arguments(&mut command, args);
+        command
+    }
+
+    /// Gives `command` the arguments and the stderr of [`Place::agent_command`].
+    pub fn add_arguments(&self, command: &mut Command, args: &[&str]) {
+        command.args(["-m", "unix-listen", "-p"]);
+        command.arg(self.path("sock"));
+        command.arg("-t").arg(self.path("state"));
+        command.arg("-l").arg(self.path("log"));
+        command.args(args);
+        command.stderr(File::create(self.path("stderr")).expect("stderr"));
+    }
+
+    /// Starts an agent and waits until it listens.
+    pub fn agent(&self, args: &[&str]) -> Agent {
+        Agent::start(self.agent_command(args), &self.path("sock"))
+    }
+}
+
+/// A running agent; killed when dropped.
+pub struct Agent {
+    pub child: Child,
+    socket: PathBuf,
+}
+
+impl Agent {
+    /// Starts `command` and waits until it listens at `socket`.
+    pub fn start(mut command: Command, socket: &Path) -> Self {
+        fs::remove_file(socket).ok();
+        let mut agent = Self {
+            child: command.spawn().expect("the agent starts"),
+            socket: socket.to_owned(),
+        };
+        wait_until("the agent listens", || {
+            if let Some(status) = agent.child.try_wait().expect("wait") {
+                panic!("the agent ended at once: {status}");
+            }
+            socket.exists()
+        });
+        agent
+    }
+
+    /// Takes over a child that listens nowhere.
+    pub fn adopt(child: Child) -> Self {
+        Self {
+            child,
+            socket: PathBuf::new(),
+        }
+    }
+
+    /// A new connection.
+    pub fn connect(&self) -> Client {
+        // Between bind and listen the socket refuses.
+        let start = Instant::now();
+        loop {
+            match UnixStream::connect(&self.socket) {
+                Ok(stream) => return Client::new(stream),
+                Err(error) => assert!(start.elapsed() < PATIENCE, "connect: {error}"),
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// One command on a connection of its own.
+    pub fn call(&self, command: &str) -> String {
+        self.connect().call(command)
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id().try_into().expect("a pid")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// It is gone.
+    pub fn signal(&self, signal: Signal) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
+        kill(pid, signal).expect("signal");
+    }
+
+    /// Waits for its end.
+    pub fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        wait_until("the agent ends", || {
+            status = self.child.try_wait().expect("wait");
+            status.is_some()
+        });
+        status.expect("status")
+    }
+
+    /// SIGTERM and its consequence.
+    pub fn stop(mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// SIGKILL.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// A field of /proc/PID/stat, numbered as in proc(5).
+    fn stat(&self, field: usize) -> u64 {
+        let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("stat");
+        let rest = stat.rsplit_once(") ").expect("a name in parentheses").1;
+        let text = rest.split(' ').nth(field - 3).expect("field");
+        text.parse().expect("number")
+    }
+
+    /// Waits until it uses no processor time any more, which a spinning agent never does.
+    pub fn comes_to_rest(&self) {
+        let ticks = || self.stat(14) + self.stat(15);
+        let mut before = ticks();
+        wait_until("the agent comes to rest", || {
+            std::thread::sleep(Duration::from_millis(300));
+            let after = ticks();
+            std::mem::replace(&mut before, after) == after
+        });
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        // One that hangs in a frozen filesystem ends with the thaw, which comes later.
+        for _ in 0..200 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}

@@ -1,0 +1,156 @@
+"""Hosts that come and go as they like (plain QEMU: the test owns the agent's socket), and the other transports."""
+import time
+
+from lib.report import check, equal, holds
+from lib.channel import Agent, ChannelError
+
+CLIENT = """
+import json, socket, sys
+family, address = {family}
+s = socket.socket(family); s.settimeout(10); s.connect(address)
+s.sendall(b'{{"execute":"guest-sync-delimited","arguments":{{"id":5}}}}\\n{{"execute":"guest-ping"}}\\n')
+got = b''
+while got.count(b'\\n') < 2: got += s.recv(4096)
+print(repr(got))
+"""
+PINGED = repr(b'\xff{"return": 5}\n{"return": {}}\n')
+
+
+def one_shot(g, number, command):
+    """As Proxmox does it: a new connection, one write of sync and command, two lines back."""
+    with Agent(g.agent_path) as agent:
+        agent.send(b'{"execute":"guest-sync-delimited","arguments":{"id":%d}}\n{"execute":"%s","arguments":{}}\n'
+                   % (number, command.encode()))
+        first, second = agent.line(10), agent.line(10)
+    equal(first, b'\xff{"return": %d}' % number, f"the sync line of connection {number}")
+    return second
+
+
+@check("raw")
+def a_connection_per_command_fifty_times(g):
+    for number in range(1, 51):
+        equal(one_shot(g, number, "guest-ping"), b'{"return": {}}', f"ping on connection {number}")
+
+
+@check("raw")
+def a_connection_per_command_while_frozen(g):
+    equal(one_shot(g, 100, "guest-fsfreeze-freeze"), b'{"return": 2}', "freeze")
+    for number in range(101, 151):
+        equal(one_shot(g, number, "guest-fsfreeze-status"), b'{"return": "frozen"}', f"status on connection {number}")
+    equal(one_shot(g, 151, "guest-fsfreeze-thaw"), b'{"return": 2}', "thaw")
+    equal(one_shot(g, 152, "guest-fsfreeze-status"), b'{"return": "thawed"}', "status")
+
+
+@check("raw")
+def hang_up_in_the_middle_of_a_request(g):
+    for piece in (b'{"execute":"guest-pi', b'{"execute":', b'{"execute":"guest-sync","arguments":{"id":"', b'[[[['):
+        with Agent(g.agent_path) as agent:
+            agent.send(piece)
+            time.sleep(0.1)
+        with Agent(g.agent_path) as agent:
+            agent.send(b"\xff")
+            agent.sync(10)
+            equal(agent.ask("guest-ping"), {}, "guest-ping after the hang-up")
+
+
+@check("raw")
+def hang_up_before_the_answer(g):
+    for _ in range(20):
+        with Agent(g.agent_path) as agent:
+            agent.send(b'{"execute":"guest-get-fsinfo"}\n')
+    with g.agent() as agent:
+        equal(agent.ask("guest-ping"), {}, "guest-ping after answers that nobody read")
+
+
+@check("raw")
+def hang_up_while_the_freeze_hook_runs(g):
+    hook = "/etc/qemu/fsfreeze-hook.d/05-slow"
+    g.oob.run(f"printf '#!/bin/sh\\nsleep 3\\n' >{hook}; chmod +x {hook}")
+    try:
+        with g.agent() as agent:
+            agent.send(b'{"execute":"guest-fsfreeze-freeze"}\n')
+            time.sleep(1)
+        end = time.monotonic() + 60
+        while True:
+            try:
+                with Agent(g.agent_path) as agent:
+                    agent.sync(10)
+                    if agent.ask("guest-fsfreeze-status", timeout=5) == "frozen":
+                        break
+            except ChannelError:
+                pass
+            holds(time.monotonic() < end, "the status becomes frozen")
+            time.sleep(0.3)
+        held = g.oob.start("echo x >/root/after-hang-up")
+        holds(held.wait(1)[0] is None, "a write waits")
+        with g.agent() as agent:
+            equal(agent.ask("guest-fsfreeze-thaw"), 2, "filesystems thawed")
+        equal(held.wait(20)[0], 0, "the held write")
+    finally:
+        g.oob.run(f"rm -f {hook}", timeout=20)
+
+
+@check("raw")
+def disconnected_host_costs_no_wakeups(g):
+    pid = g.agent_pid()
+    with g.agent() as agent:
+        agent.ask("guest-ping")
+    woken = g.wakeups(pid, 5)
+    with g.agent() as agent:
+        equal(agent.ask("guest-ping"), {}, "guest-ping when the host is back")
+    equal(g.agent_pid(), pid, "the agent's process id (it was not restarted)")
+    holds(woken <= 1, f"no wakeups while the host is gone, not {woken} in 5 s")
+
+
+@check("raw")
+def disconnected_host_costs_no_wakeups_while_frozen(g):
+    with g.agent() as agent:
+        equal(agent.ask("guest-fsfreeze-freeze"), 2, "filesystems frozen")
+    try:
+        woken = g.wakeups(g.agent_pid(), 5)
+    finally:
+        with g.agent() as agent:
+            equal(agent.ask("guest-fsfreeze-thaw"), 2, "filesystems thawed")
+    holds(woken <= 1, f"no wakeups while frozen and the host is gone, not {woken} in 5 s")
+
+
+@check("raw")
+def a_large_garbage_stream_is_survived(g):
+    with g.agent() as agent:
+        agent.send(b"\x00\x01garbage}}]]" * 100 + b"\n")
+        agent.send(b"\xff")
+        agent.sync(20)
+        equal(agent.ask("guest-ping"), {}, "guest-ping after garbage")
+
+
+@check("raw")
+def vsock_listen_answers_inside_the_guest(g):
+    if "yes" not in g.oob.run("modprobe vsock_loopback 2>/dev/null && [ -e /dev/vsock ] && echo yes", check=False):
+        print("     (the guest's kernel has no vsock loopback: nothing to see)")
+        return
+    g.oob.run("mkdir -p /run/qga-vsock; systemd-run -q --unit=qga-vsock /usr/sbin/qemu-ga -m vsock-listen -p 1:4711 -t /run/qga-vsock")
+    try:
+        program = CLIENT.format(family="socket.AF_VSOCK, (1, 4711)")
+        g.oob.run(f"cat >/run/oob/vsock.py <<'EOF'\n{program}\nEOF")
+        for turn in range(3):
+            out = g.oob.run("for i in 1 2 3 4 5 6 7 8 9 10; do python3 /run/oob/vsock.py && exit 0; sleep 0.3; done; exit 1")
+            equal(out.strip().splitlines()[-1], PINGED, f"vsock connection {turn + 1}")
+    finally:
+        g.oob.run("systemctl stop qga-vsock", check=False)
+
+
+@check("raw")
+def socket_activation_answers_inside_the_guest(g):
+    g.oob.run("mkdir -p /run/qga-act; cd /run/systemd/system; "
+              "printf '[Socket]\\nListenStream=/run/qga-act/sock\\n' >qga-act.socket; "
+              "printf '[Service]\\nExecStart=/usr/sbin/qemu-ga -t /run/qga-act\\n' >qga-act.service; "
+              "systemctl daemon-reload; systemctl start qga-act.socket")
+    try:
+        equal(g.oob.run("systemctl is-active qga-act.service", check=False).strip(), "inactive", "the service before a client came")
+        program = CLIENT.format(family="socket.AF_UNIX, '/run/qga-act/sock'")
+        g.oob.run(f"cat >/run/oob/act.py <<'EOF'\n{program}\nEOF")
+        for turn in range(3):
+            equal(g.oob.run("python3 /run/oob/act.py").strip(), PINGED, f"connection {turn + 1}")
+        equal(g.oob.run("systemctl is-active qga-act.service").strip(), "active", "the service afterwards")
+    finally:
+        g.oob.run("systemctl stop qga-act.socket qga-act.service", check=False)

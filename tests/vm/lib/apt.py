@@ -1,0 +1,102 @@
+"""apt's own view of the machine's mirrors, and private configurations made of it.
+
+No mirror is named here: all of it follows from what the machine's apt is configured with.
+"""
+import os
+import pathlib
+import subprocess
+
+
+def os_release():
+    """/etc/os-release as a dictionary."""
+    pairs = (line.split("=", 1) for line in pathlib.Path("/etc/os-release").read_text().splitlines() if "=" in line)
+    return {key: value.strip('"') for key, value in pairs}
+
+
+def run(command, what, **kw):
+    """Runs `command` quietly; on failure says `what` was being done and shows the end of its output."""
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kw)
+    if done.returncode != 0:
+        tail = "\n".join(done.stdout.splitlines()[-20:])
+        raise SystemExit(f"{what} failed ({' '.join(command[:2])} … ended with {done.returncode}):\n{tail}")
+    return done.stdout
+
+
+def _targets():
+    fields = ("CREATED_BY", "REPO_URI", "CODENAME", "SUITE", "RELEASE", "COMPONENT", "SIGNED_BY")
+    text = run(["apt-get", "indextargets", "--format", "|".join(f"$({f})" for f in fields)], "reading apt's sources")
+    for line in text.splitlines():
+        target = dict(zip(fields, line.split("|")))
+        if target["CREATED_BY"] == "Packages":
+            yield target
+
+
+def sources(backports=False):
+    """sources.list lines of the machine's own release (updates and security included), as apt is configured with them.
+
+    With `backports`, Debian's backports of that release are added from the same mirror. Third-party sources are left out.
+    """
+    release = os_release()
+    codename = release.get("VERSION_CODENAME")
+    if not codename:
+        raise SystemExit("/etc/os-release names no VERSION_CODENAME: a stable Debian or Ubuntu is needed")
+    components = {"main", "universe"} if release.get("ID") == "ubuntu" else {"main"}
+    own = {codename, f"{codename}-updates", f"{codename}-security"}
+    found = {}
+    for t in _targets():
+        if t["RELEASE"] in own and t["COMPONENT"] in components:
+            key = (t["REPO_URI"], t["RELEASE"])
+            found.setdefault(key, (set(), t["SIGNED_BY"]))[0].add(t["COMPONENT"])
+    main = [uri for uri, suite in found if suite == codename]
+    if not main:
+        raise SystemExit(f"apt has no source for {codename}: configure one (and run apt-get update) first")
+    if backports and release.get("ID") == "debian":
+        found[(main[0], f"{codename}-backports")] = ({"main"}, found[(main[0], codename)][1])
+    lines = []
+    for (uri, suite), (parts, signed) in found.items():
+        keyring = signed if signed.startswith("/") else _archive_keyring(release)
+        lines.append(f"deb [signed-by={keyring}] {uri} {suite} {' '.join(sorted(parts))}")
+    return lines
+
+
+def _archive_keyring(release):
+    for name in (f"{release.get('ID')}-archive-keyring.gpg", f"{release.get('ID')}-archive-keyring.pgp"):
+        path = pathlib.Path("/usr/share/keyrings") / name
+        if path.exists():
+            return path
+    raise SystemExit(f"no archive keyring of {release.get('ID')} in /usr/share/keyrings")
+
+
+def proxy_options():
+    """The machine's apt proxy settings as `-o` values, for tools that start from an empty configuration."""
+    text = run(["apt-config", "dump", "Acquire"], "reading apt's configuration")
+    return [line.rstrip(";").replace(" ", "=", 1).replace('"', "")
+            for line in text.splitlines() if "::Proxy" in line and not line.endswith('"";')]
+
+
+def private_config(directory, lines):
+    """Options that give apt-get sources, lists and cache of its own under `directory`."""
+    directory = pathlib.Path(directory)
+    for sub in ("lists/partial", "archives/partial"):
+        os.makedirs(directory / sub)
+    (directory / "sources.list").write_text("\n".join(lines) + "\n")
+    settings = {
+        "Dir::Etc::sourcelist": directory / "sources.list", "Dir::Etc::sourceparts": "-",
+        "Dir::Etc::preferences": "-", "Dir::Etc::preferencesparts": "-",
+        "Dir::State::lists": directory / "lists", "Dir::Cache": directory, "Dir::Cache::archives": directory / "archives",
+        "APT::Sandbox::User": "root", "Acquire::Languages": "none", "Acquire::Retries": "3",
+    }
+    return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+
+
+def newest(options, package):
+    """The highest version of `package` that the sources in `options` offer."""
+    text = run(["apt-cache", *options, "madison", package], f"looking for {package}")
+    versions = [line.split("|")[1].strip() for line in text.splitlines() if line.count("|") >= 2]
+    best = None
+    for version in versions:
+        if best is None or subprocess.run(["dpkg", "--compare-versions", version, "gt", best]).returncode == 0:
+            best = version
+    if best is None:
+        raise SystemExit(f"no {package} in the configured sources")
+    return best

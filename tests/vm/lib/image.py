@@ -1,0 +1,125 @@
+"""The guest image: the machine's own distribution, made once with mmdebstrap and kept under .cache/vm.
+
+No loop device and no mount of a guest filesystem on this machine: mke2fs fills the root from a directory, debugfs puts
+the binaries under test into a copy of it. The key covers the package list and everything else that shapes the image.
+"""
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import time
+
+from . import apt, paths
+
+KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
+# The second line is what the original agent links to; python3 is for the out-of-band server and the writers.
+PACKAGES = """systemd-sysv udev dbus kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
+    libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server""".split()
+ROOT_SIZE = "2560M"
+DATA_SIZE = "1G"
+MODULES = "virtio_pci virtio_blk virtio_console ext4 xfs crc32c_generic".split()
+
+
+def say(text):
+    print(f"vm image: {text}", flush=True)
+
+
+def ensure():
+    """Builds the image if its key is new; returns the directory with root.img, data.img, vmlinuz and initrd."""
+    release = apt.os_release()
+    packages = [KERNELS.get(release.get("ID"), KERNELS["debian"]), *PACKAGES]
+    sources = apt.sources()
+    digest = hashlib.sha256("\n".join([release["VERSION_CODENAME"], *packages, *sources]).encode())
+    for file in [pathlib.Path(__file__), *sorted(paths.GUEST_FILES.iterdir())]:
+        digest.update(file.name.encode() + b"\0" + file.read_bytes())
+    made = paths.CACHE / f"image-{digest.hexdigest()[:16]}"
+    if (made / "complete").exists():
+        say(f"cached in {made}")
+        return made
+    for old in paths.CACHE.glob("image-*"):
+        shutil.rmtree(old)
+    made.mkdir(parents=True)
+    started = time.monotonic()
+    try:
+        _build(made, packages, sources)
+    except BaseException:
+        shutil.rmtree(made, ignore_errors=True)
+        raise
+    say(f"made in {time.monotonic() - started:.0f} s: {made}")
+    return made
+
+
+def _build(made, packages, sources):
+    tree = made / "tree"
+    say(f"mmdebstrap of {apt.os_release()['VERSION_CODENAME']} with {' '.join(packages)}")
+    initramfs = ('mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"; '
+                 'echo MODULES=list >"$1/etc/initramfs-tools/conf.d/vm"; '
+                 f'printf "%s\\n" {" ".join(MODULES)} >"$1/usr/share/initramfs-tools/modules.d/vm"')
+    options = ["--mode=root", "--variant=minbase", "--quiet", f"--include={','.join(packages)}", f"--essential-hook={initramfs}",
+               '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"']
+    options += [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("doc", "man", "locale", "info")]
+    for setting in apt.proxy_options():
+        key, value = setting.split("=", 1)
+        options.append(f'--aptopt={key} "{value}"')
+    command = ["mmdebstrap", *options, apt.os_release()["VERSION_CODENAME"], str(tree), "-"]
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    apt.run(command, "mmdebstrap", input="\n".join(sources) + "\n", env=environment)
+    _settle(tree)
+    for name, link in (("vmlinuz", "vmlinuz"), ("initrd", "initrd.img")):
+        newest = max((tree / "boot").glob(f"{link}-*"))
+        shutil.copy(newest, made / name)
+        newest.unlink()
+    apt.run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", str(tree), str(made / "root.img"), ROOT_SIZE], "making the root disk")
+    apt.run(["truncate", "-s", DATA_SIZE, str(made / "data.img")], "making the data disk")
+    apt.run(["mkfs.xfs", "-q", "-L", "data", str(made / "data.img")], "making the data disk")
+    shutil.rmtree(tree)
+    (made / "complete").touch()
+
+
+def _settle(tree):
+    """Turns the bare tree into a guest: mounts, name, the agent's unit, the out-of-band server; nothing that idles noisily."""
+    def write(path, text, mode=0o644):
+        file = tree / path.lstrip("/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+        file.chmod(mode)
+
+    write("/etc/fstab", "/dev/vda / ext4 rw,relatime 0 1\n/dev/vdb /data xfs rw,relatime 0 2\n")
+    write("/etc/hostname", "freeze-me\n")
+    (tree / "data").mkdir()
+    (tree / "etc/qemu/fsfreeze-hook.d").mkdir(parents=True)
+    (tree / "etc/machine-id").write_text("")
+    # A journal on the root disk: the agent must get along with a journald that blocks while / is frozen.
+    (tree / "var/log/journal").mkdir(exist_ok=True)
+    units = tree / "etc/systemd/system"
+    for name, to in (("qemu-guest-agent.service", "/lib/systemd/system/"), ("60-qemu-guest-agent.rules", "/lib/udev/rules.d/"),
+                     ("oob.service", "/etc/systemd/system/"), ("oob.py", "/usr/local/lib/oob/"), ("writer.py", "/usr/local/lib/oob/"), ("churn.py", "/usr/local/lib/oob/")):
+        write(to + name, (paths.GUEST_FILES / name).read_text())
+    (units / "multi-user.target.wants").mkdir(exist_ok=True)
+    (units / "multi-user.target.wants/oob.service").symlink_to("/etc/systemd/system/oob.service")
+    (units / "multi-user.target.wants/mariadb.service").unlink(missing_ok=True)
+    for noisy in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
+                  "fstrim.timer", "systemd-timesyncd.service", "getty@tty1.service", "serial-getty@ttyS0.service",
+                  "xfs_scrub_all.timer", "man-db.timer", "systemd-networkd-wait-online.service", "motd-news.timer"):
+        link = units / noisy
+        if not link.is_symlink():
+            link.symlink_to("/dev/null")
+
+
+def put(image, files):
+    """Writes host files into an unmounted ext4 image: `files` is a list of (source, path in the guest, mode)."""
+    commands = []
+    for source, target, mode in files:
+        commands += [f"write {source} {target}", f"set_inode_field {target} mode 0{0o100000 | mode:o}",
+                     f"set_inode_field {target} uid 0", f"set_inode_field {target} gid 0"]
+    done = subprocess.run(["debugfs", "-w", "-f", "-", str(image)], input="\n".join(commands) + "\n",
+                          capture_output=True, text=True)
+    errors = [line for line in done.stderr.splitlines() if line and not line.startswith("debugfs 1.")]
+    if done.returncode != 0 or errors:
+        raise SystemExit(f"debugfs could not write into {image}: {errors}")
+
+
+def copy(source, target):
+    """A sparse private copy of an image."""
+    subprocess.run(["cp", "--sparse=always", "--reflink=auto", str(source), str(target)], check=True)

@@ -1,0 +1,69 @@
+"""The runner: one function per check, one PASS or FAIL line per check."""
+import time
+import traceback
+
+REGISTRY = []
+
+
+def check(kind):
+    """Registers a check for the guest under libvirt ("libvirt") or under plain QEMU ("raw"), in source order."""
+    def register(function):
+        REGISTRY.append((kind, function))
+        return function
+    return register
+
+
+def wanted(kind, only):
+    """The checks of `kind` whose name holds one of the words of `only`."""
+    return [function for registered, function in REGISTRY
+            if registered == kind and any(word in function.__name__ for word in only)]
+
+
+class Report:
+    """Counts and prints results."""
+
+    def __init__(self, log):
+        self.passed, self.failed, self.log = 0, [], log
+
+    def result(self, name, seconds, error=None):
+        """Prints one line; the whole trace of a failure goes to the log directory."""
+        if error is None:
+            self.passed += 1
+            print(f"PASS {name} ({seconds:.1f} s)", flush=True)
+            return
+        self.failed.append(name)
+        reason = str(error).strip() or type(error).__name__
+        print(f"FAIL {name} ({seconds:.1f} s): {reason}", flush=True)
+        with open(self.log / "failures.log", "a") as file:
+            file.write(f"=== {name}\n{''.join(traceback.format_exception(error))}\n")
+
+    def run(self, kind, guest, only):
+        """Runs the wanted checks of `kind` one after the other."""
+        for function in wanted(kind, only):
+            name = function.__name__
+            started = time.monotonic()
+            error = None
+            try:
+                function(guest)
+            except Exception as caught:  # a check may fail in any way; the next one still runs
+                error = caught
+            self.result(name, time.monotonic() - started, error)
+            if error is not None:
+                guest.thaw_anyway()
+
+    def close(self):
+        """Prints the closing line; True if nothing failed."""
+        print(f"{self.passed} passed, {len(self.failed)} failed", flush=True)
+        return not self.failed
+
+
+def equal(got, wanted, what):
+    """Fails with both values when they differ."""
+    if got != wanted:
+        raise AssertionError(f"{what}: got {got!r}, wanted {wanted!r}")
+
+
+def holds(condition, what):
+    """Fails with `what` unless the condition holds."""
+    if not condition:
+        raise AssertionError(what)

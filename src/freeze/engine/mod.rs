@@ -215,21 +215,40 @@ impl<O: Ops> Engine<O> {
     /// The guardian has ended the freeze.
     fn settle(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
-        self.report.stages.held += expiry.held;
         self.ops.dismiss_guardian();
         self.ops.speak();
-        self.warn(expiry.to_string());
-        self.finish(End::Expiry);
+        // It kept the run before it said so, with what only it knows: the thaw hooks. Of a
+        // predecessor's run we know nothing at all.
+        let kept = self.ops.reports().into_iter().find(|kept| {
+            kept.end.is_some() && (kept.id == self.report.id || self.report.id.is_empty())
+        });
+        match kept {
+            Some(kept) => {
+                tracing::warn!("{expiry}");
+                self.report = kept;
+                self.tell_summary();
+            }
+            None if self.report.id.is_empty() => tracing::warn!("{expiry}"),
+            None => {
+                self.report.stages.held += expiry.held;
+                self.warn(expiry.to_string());
+                self.finish(End::Expiry);
+            }
+        }
     }
 
     /// The end of a run, whatever came of it.
     fn finish(&mut self, end: End) {
         self.ops.dismiss_guardian();
         self.report.end(end);
-        tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
+        self.tell_summary();
         if let Err(text) = self.ops.keep(&self.report) {
             tracing::warn!("{text}");
         }
+    }
+
+    fn tell_summary(&self) {
+        tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
     }
 
     /// Logs and records what does not stop the run.

@@ -335,7 +335,25 @@ fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
         assert_eq!(engine.thaw(), Ok(0));
         let world = world.0.borrow();
         assert_eq!((world.thaw_hooks, world.hushed), (1, false));
+        assert_eq!(world.kept.len(), 1, "the guardian's report stands");
+        assert_eq!(world.kept[0].errors, [GUARDIANS]);
     }
+}
+
+/// The successor of an agent that died hears that the guardian ended the freeze: it has no report
+/// of its own to keep.
+#[test]
+fn a_successor_keeps_no_report_of_what_the_guardian_ended() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    world.0.borrow_mut().guardian_sees(Event::Gone);
+    let mut successor = engine_of(&world, true, LIMIT);
+    world.0.borrow_mut().guardian_sees(Event::Limit);
+    successor.look_after();
+    assert!(!successor.is_frozen());
+    let kept = &world.0.borrow().kept;
+    assert_eq!((kept.len(), kept[0].filesystems.len()), (1, 3));
 }
 
 /// A guardian that is told to end while it holds thaws; one that is told earlier or later leaves

@@ -201,15 +201,32 @@ impl<O: Ops> Engine<O> {
         if self.time_left() != Some(Duration::ZERO) {
             return;
         }
-        match self.ops.claim() {
-            Claim::Ended(expiry) => self.settle(&expiry),
-            Claim::Ours(_) => {
-                self.undo(ThawReason::TimedOut).err();
-                if !self.is_frozen() {
-                    self.finish(End::Expiry);
-                }
-            }
+        // What it meets is in the log and the report.
+        self.end_early("no guest-fsfreeze-thaw came within the hold limit")
+            .err();
+    }
+
+    /// Ends the freeze without having been asked to; the next thaw will hear of it.
+    ///
+    /// # Errors
+    /// As [`Engine::thaw`].
+    pub fn end_early(&mut self, why: &str) -> Result<(), FreezeError> {
+        if !self.is_frozen() {
+            return Ok(());
         }
+        match self.ops.claim() {
+            Claim::Ended(expiry) => {
+                self.settle(&expiry);
+                return Ok(());
+            }
+            Claim::Ours(None) => {}
+            Claim::Ours(Some(predecessors)) => self.report = *predecessors,
+        }
+        let result = self.undo_because(ThawReason::TimedOut, Some(why));
+        if !self.is_frozen() {
+            self.finish(End::Expiry);
+        }
+        result.map(drop)
     }
 
     /// The guardian has ended the freeze.

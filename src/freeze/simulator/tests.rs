@@ -1,6 +1,7 @@
 //! The engine, driven through every fault at every step.
 
 use super::*;
+use crate::freeze::report::Level;
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(900));
 fn engine_of(world: &Simulator, inherited: bool, hold: Option<Duration>) -> Engine<Simulator> {
@@ -301,6 +302,21 @@ fn after_the_hold_limit_the_agent_thaws_and_the_late_thaw_hears_of_it_once() {
         late.contains("hold limit") && late.contains("3 filesystems"),
         "{late}"
     );
+    assert_eq!(engine.thaw(), Ok(0));
+    assert_eq!(world.0.borrow().thaw_hooks, 1);
+}
+
+#[test]
+fn a_freeze_that_is_ended_early_is_told_of_once() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, None);
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert_eq!(engine.end_early("of the channel"), Ok(()));
+    assert!(!engine.is_frozen() && !world.0.borrow().frozen.contains(&true));
+    assert_eq!(engine.end_early("of nothing"), Ok(()));
+    assert_eq!(world.0.borrow().kept[0].level, Level::Crash);
+    let late = engine_of(&world, false, None).thaw().unwrap_err().0;
+    assert!(late.contains("because of the channel"), "{late}");
     assert_eq!(engine.thaw(), Ok(0));
     assert_eq!(world.0.borrow().thaw_hooks, 1);
 }

@@ -13,9 +13,9 @@ import time
 from . import apt, paths
 
 KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
-# The second line is what the original agent links to; python3 is for the out-of-band server and the writers.
+# lvm2 brings dmsetup; what follows it is what the original agent links to; python3 is for the out-of-band server and the writers.
 PACKAGES = """systemd-sysv udev dbus kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
-    libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server""".split()
+    lvm2 libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server""".split()
 ROOT_SIZE = "2560M"
 DATA_SIZE = "1G"
 MODULES = "virtio_pci virtio_blk virtio_console ext4 xfs crc32c_generic".split()

@@ -5,6 +5,7 @@ import time
 
 from lib import channel, harm
 from lib.report import check, equal, holds
+from .cannot_hurt_stack import data_is_clean, root_is_clean
 
 KILLS = int(os.environ.get("QGA_VM_KILLS", "20"))
 LIMIT = 3
@@ -90,6 +91,8 @@ def random_kills_leave_nothing_frozen(g):
     equal(twice, {}, f"runs whose hook was told twice to thaw (seed {seed})")
     holds(longest < LIMIT + 3, f"no stall beyond the hold limit, not {longest} s (seed {seed})")
     harm.no_guardian(g)
+    root_is_clean(g)
+    data_is_clean(g)
 
 
 def settled(g):

@@ -10,11 +10,11 @@ TARGETS = ("/root", "/data")
 
 
 @contextlib.contextmanager
-def mapped_ext4(g, where, name="sleepy", options="defaults"):
+def mapped_ext4(g, where, name="sleepy"):
     """An ext4 on a device-mapper device."""
     g.oob.run(f"modprobe loop; truncate -s 64M /run/{name}.img; loop=$(losetup -f --show /run/{name}.img); "
-              f"dmsetup create {name} --table \"0 131072 linear $loop 0\" && mkfs.ext4 -q /dev/mapper/{name} && mkdir -p {where} && "
-              f"mount -o {options} /dev/mapper/{name} {where}")
+              f"dmsetup create {name} --table \"0 131072 linear $loop 0\" && mkfs.ext4 -q -E lazy_itable_init=0 /dev/mapper/{name} && mkdir -p {where} && "
+              f"mount /dev/mapper/{name} {where}")
     try:
         yield
     finally:
@@ -56,18 +56,17 @@ def a_filesystem_on_a_suspended_device_is_given_up(g):
 
 
 @check("harm")
-def a_freeze_that_hangs_in_the_kernel_is_undone_when_it_comes_through(g):
-    # A hook suspends the device after the first flush: with nothing dirty and no barriers the second one passes, and what
-    # hangs is FIFREEZE itself.
+def a_device_that_is_suspended_while_hooks_run_is_given_up(g):
+    # A hook suspends the device after the first flush: the hooks have run when the second flush, or FIFREEZE itself, hangs.
     harm.settle(g, fsfreeze_step_limit=STEP)
-    suspend = "[ $1 = freeze ] && dmsetup suspend --noflush --nolockfs sleepy; exit 0"
-    with mapped_ext4(g, "/mnt/sleepy", options="nobarrier"), harm.hook(g, "90-suspend", suspend), g.agent() as agent:
+    suspend = "[ $1 = freeze ] && { sync; dmsetup suspend --noflush --nolockfs sleepy; }; exit 0"
+    with mapped_ext4(g, "/mnt/sleepy"), harm.hook(g, "90-suspend", suspend), g.agent() as agent:
         g.oob.run(f"rm -f {harm.STAMPS}")
         started = time.monotonic()
         answer = agent.command("guest-fsfreeze-freeze", timeout=60)
         took = time.monotonic() - started
         text = answer.get("error", {}).get("desc", "")
-        equal(text, "failed to freeze /mnt/sleepy: no answer within 3 s", "the error")
+        holds(text.endswith(" /mnt/sleepy: no answer within 3 s"), f"an error that names the filesystem and the limit, not: {answer}")
         holds(took < 3 * STEP + 6, f"an answer in time, not after {took:.1f} s")
         agent.sync()
         harm.hooks_are_paired(g)

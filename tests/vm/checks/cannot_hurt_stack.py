@@ -25,6 +25,7 @@ def stack(g):
 
 def root_is_clean(g):
     """e2fsck of the root while it is frozen, from inside."""
+    harm.settle(g)
     g.oob.run("e2fsck -V 2>/dev/null")
     with g.agent() as agent:
         agent.ask("guest-fsfreeze-freeze")

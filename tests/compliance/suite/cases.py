@@ -13,7 +13,7 @@ A file of tests/compliance/cases holds cases like this one:
     = what the command is to print
 
 `>` is a request and `<` its reply, both without the line feed that ends them; `⏎` is a line feed inside, `«XX»` the byte
-XX. `?` is a request that is repeated until its reply no longer says `"exited": false`. `$` is a command for the shell; `=`
+XX, `«1000*[»` a thousand brackets. `?` is a request that is repeated until its reply no longer says `"exited": false`. `$` is a command for the shell; `=`
 its output, line by line (no `=`: it must succeed, whatever it prints). `<PID>` in a request is the last pid that a reply
 told. The agent starts at the first request, so what stands before it prepares its world.
 
@@ -43,8 +43,9 @@ class Step:
         """What `side` is to answer; None if nothing is said of it. `version` is the original's."""
         for key, text in self.expected.items():
             if side == "theirs" and key.startswith("theirs-") and version <= _version(key[7:]):
-                return text
-        return self.expected.get(side, self.expected.get(""))
+                return expand(text)
+        text = self.expected.get(side, self.expected.get(""))
+        return text if text is None else expand(text)
 
     def differs(self, version):
         """Whether the two sides are to answer differently."""
@@ -130,9 +131,14 @@ def _expect(step, match, place):
     step.expected[side] = text
 
 
+def expand(text):
+    """Writes repetitions out."""
+    return re.sub("«(\\d+)\\*([^»]+)»", lambda m: m[2] * int(m[1]), text)
+
+
 def encode(text):
     """Bytes as case files write them."""
-    parts = re.split("«([0-9A-F]{2})»", text.replace("⏎", "\n"))
+    parts = re.split("«([0-9A-F]{2})»", expand(text).replace("⏎", "\n"))
     return b"".join(bytes([int(part, 16)]) if i % 2 else part.encode() for i, part in enumerate(parts))
 
 

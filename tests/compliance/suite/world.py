@@ -37,6 +37,7 @@ echo >>/run/calls
 [ -e "/run/stub-$name" ] || exit 0
 . "/run/stub-$name"
 """
+HARDWARE = ("/sys/devices/system/cpu", "/sys/devices/system/memory", "/sys/power")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"}
 DEADLINE = 30
 
@@ -135,10 +136,16 @@ def _furnish():
     LIBC.sethostname(b"guest", 5)
     pathlib.Path("/run/calls").touch()
     subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
-    for folder in ("/sys/devices/system/cpu", "/sys/devices/system/memory", "/sys/power"):
+    for folder in HARDWARE:
         if os.path.isdir(folder):
             _mount("tmpfs", folder)
     _fake_system()
+
+
+def _refuse_real_hardware():
+    for folder in HARDWARE:
+        if os.path.isdir(folder) and os.stat(folder).st_dev == os.stat("/sys/kernel").st_dev:
+            raise RuntimeError(f"{folder} is the machine's own: nothing was asked")
 
 
 def _fake_system():
@@ -189,6 +196,7 @@ class _Run:
 
     def start(self):
         refuse_real_filesystems()
+        _refuse_real_hardware()
         dropped = ["sys_time", "sys_boot", *self.case.headers["without"]]
 
         def drop():
@@ -203,6 +211,9 @@ class _Run:
         while not os.path.exists(SOCKET):
             self.alive()
             time.sleep(0.002)
+        rights = int(re.search(r"CapEff:\s*(\w+)", pathlib.Path(f"/proc/{self.agent.pid}/status").read_text())[1], 16)
+        if any(rights >> CAPABILITIES[name] & 1 for name in dropped):
+            raise RuntimeError("the agent has rights that were to be taken from it: nothing was asked")
 
     def alive(self):
         if self.agent.poll() is not None:
@@ -244,11 +255,10 @@ class _Run:
         self.alive()
         return bytes(reply)
 
-    @staticmethod
-    def shell(command):
+    def shell(self, command):
         path = f"{cases.HERE / 'hooks'}:{ENVIRONMENT['PATH']}"
         done = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, cwd="/", errors="backslashreplace",
-                              env=dict(ENVIRONMENT, PATH=path, PYTHONDONTWRITEBYTECODE="1"))
+                              env=dict(ENVIRONMENT, PATH=path, PYTHONDONTWRITEBYTECODE="1", AGENT=str(self.agent.pid if self.agent else 0)))
         output = done.stdout.rstrip("\n")
         return output if done.returncode == 0 else f"{output}\n(status {done.returncode})".lstrip("\n")

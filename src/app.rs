@@ -2,10 +2,11 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, policy::Policy};
+use crate::commands::{self, Context, exec::Children, file::Files, policy};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
+use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
@@ -44,6 +45,9 @@ const SUBCOMMANDS: [Subcommand; 2] = [
 pub fn main() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
     let word = args.get(1);
+    if word.is_some_and(|word| word == "guardian") {
+        return guardian::process::cli();
+    }
     if let Some(found) = SUBCOMMANDS
         .iter()
         .find(|s| word.is_some_and(|word| word == s.name))
@@ -200,11 +204,15 @@ fn serve(
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let ops = RealOps::new(state, hook, Box::new(gate));
-    let freezer = Freezer::new(Engine::new(ops, inherited));
+    let (policy, limits) = (config.policy.clone(), config.limits);
+    let files = Files::new(state.clone());
+    let ops = RealOps::new(state, hook, Box::new(gate), limits.step);
+    let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
-        policy: Policy::new(allow, block),
+        policy: policy::Policy::new(allow, block),
+        files,
+        children: Children::default(),
     });
     let reopen = config.retry_path.then(|| {
         let config = config.clone();

@@ -20,6 +20,8 @@ pub async fn run(
     reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
 ) -> anyhow::Result<()> {
     let mut stop = Stop::new().context("cannot handle signals")?;
+    // One that an earlier agent left.
+    session.context().freezer.look_after();
     let mut next = first;
     loop {
         if let Some(endpoint) = next.take() {

@@ -2,12 +2,14 @@
 
 use super::dispatch::dispatch;
 use super::stop::Stop;
-use crate::commands::{Answer, Context};
+use crate::commands::{self, Answer, Context, Outcome};
 use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
 use crate::protocol::request::Request;
+use crate::protocol::value::Value;
 use crate::sys::strerror;
 use crate::transport::Channel;
+use std::collections::VecDeque;
 use std::io;
 
 /// Bytes taken from the channel at a time.
@@ -16,9 +18,23 @@ const READ_SIZE: usize = 4096;
 /// A reply longer than this does not keep its buffer.
 const KEEP_REPLY: usize = 64 * 1024;
 
-/// What outlives a lost channel: the parser's state and the commands' context.
+/// Requests that may wait while one is carried out; the channel is not read beyond.
+const INBOX: usize = 32;
+
+/// A request that waits for its turn.
+struct Waiting {
+    event: Event,
+    /// The client that sent it ([`Channel::generation`]); no other gets the answer.
+    client: u64,
+    /// The client has given it up: it is carried out, but not answered.
+    muted: bool,
+}
+
+/// What outlives a lost channel: the parser's state, requests not looked at yet, and the commands'
+/// context.
 pub struct Session {
     framer: Framer,
+    inbox: VecDeque<Waiting>,
     context: Context,
 }
 
@@ -27,6 +43,7 @@ impl Session {
     pub fn new(context: Context) -> Self {
         Self {
             framer: Framer::default(),
+            inbox: VecDeque::new(),
             context,
         }
     }
@@ -35,28 +52,99 @@ impl Session {
     pub fn context(&mut self) -> &mut Context {
         &mut self.context
     }
+}
 
-    /// The answer to one event, appended to `out`.
-    async fn answer(&mut self, event: Event, out: &mut Vec<u8>) {
-        let request = match event {
-            Event::Malformed(error) => return reply::write(out, None, Err(&error), false),
-            Event::Message(value) => Request::from_value(value),
-        };
-        match request {
-            Err((id, error)) => reply::write(out, id.as_ref(), Err(&error), false),
-            Ok(mut request) => {
-                let id = request.id.take();
-                match dispatch(&mut self.context, request).await {
-                    Ok(Answer::Value(value)) => reply::write(out, id.as_ref(), Ok(&value), false),
-                    Ok(Answer::Delimited(value)) => {
-                        reply::write(out, id.as_ref(), Ok(&value), true);
-                    }
-                    Ok(Answer::Silence) => {}
-                    Err(error) => reply::write(out, id.as_ref(), Err(&error), false),
-                }
-            }
-        }
+/// Cuts bytes into requests.
+fn sort_in(framer: &mut Framer, inbox: &mut VecDeque<Waiting>, client: u64, mut bytes: &[u8]) {
+    tracing::debug!("read data, count: {}", bytes.len());
+    while let Some(event) = framer.next_event(&mut bytes) {
+        inbox.push_back(Waiting {
+            event,
+            client,
+            muted: false,
+        });
     }
+}
+
+/// Appends the line that answers a request.
+fn put(out: &mut Vec<u8>, id: Option<&Value>, outcome: Outcome) {
+    match outcome {
+        Ok(Answer::Value(value)) => reply::write(out, id, Ok(&value), false),
+        Ok(Answer::Delimited(value)) => reply::write(out, id, Ok(&value), true),
+        Ok(Answer::Silence) => {}
+        Err(error) => reply::write(out, id, Err(&error), false),
+    }
+}
+
+/// Carries out a request and appends its answer. While a request that gives way is at work, a
+/// guest-sync that arrives is answered at once: it means that the client has given up, so the
+/// answer to the request itself is dropped; its outcome stays in status and report.
+async fn answer(
+    session: &mut Session,
+    request: Request,
+    channel: &mut Channel,
+    buffer: &mut [u8],
+    out: &mut Vec<u8>,
+) -> io::Result<()> {
+    let Session {
+        framer,
+        inbox,
+        context,
+    } = session;
+    let id = request.id.clone();
+    let gives_way = commands::find(&request.execute).is_some_and(|command| command.gives_way);
+    let mut at_work = Box::pin(dispatch(context, request));
+    if !gives_way {
+        put(out, id.as_ref(), at_work.await);
+        return Ok(());
+    }
+    let (mut given_up, mut lost) = (false, None);
+    let outcome = loop {
+        let read = tokio::select! {
+            biased;
+            outcome = &mut at_work => break outcome,
+            read = channel.read(buffer), if lost.is_none() && inbox.len() < INBOX => read,
+        };
+        match read {
+            Ok(count) => sort_in(framer, inbox, channel.generation(), &buffer[..count]),
+            Err(error) => lost = Some(error),
+        }
+        while let Some(overtaking) = take_sync(inbox) {
+            given_up = true;
+            let reply_id = overtaking.id.clone();
+            put(out, reply_id.as_ref(), commands::sync::reply(overtaking));
+            if let Err(error) = channel.write_all(out).await {
+                tracing::warn!("error writing to channel: {}", strerror(&error));
+            }
+            out.clear();
+        }
+    };
+    if given_up {
+        tracing::warn!("the client gave up waiting; the request ended all the same: {outcome:?}");
+    } else {
+        put(out, id.as_ref(), outcome);
+    }
+    lost.map_or(Ok(()), Err)
+}
+
+/// The first guest-sync that waits. The client has given up what it sent before: that is carried
+/// out in its turn, for it may be a thaw, but not answered.
+fn take_sync(inbox: &mut VecDeque<Waiting>) -> Option<Request> {
+    let as_sync = |waiting: &Waiting| match &waiting.event {
+        Event::Message(value) => Request::from_value(value.clone())
+            .ok()
+            .filter(|request| commands::sync::is_sync(&request.execute)),
+        Event::Malformed(_) => None,
+    };
+    let (at, sync) = inbox
+        .iter()
+        .enumerate()
+        .find_map(|(at, waiting)| Some((at, as_sync(waiting)?)))?;
+    inbox.remove(at);
+    for waiting in inbox.iter_mut().take(at) {
+        waiting.muted = true;
+    }
+    Some(sync)
 }
 
 /// Why a conversation ended.
@@ -72,32 +160,57 @@ pub enum Ended {
 pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop) -> Ended {
     let mut buffer = [0; READ_SIZE];
     let mut out = Vec::new();
+    let freezer = session.context.freezer.clone();
     loop {
-        let freezer = session.context.freezer.clone();
-        let read = tokio::select! {
-            biased;
-            read = channel.read(&mut buffer) => read,
-            () = stop.requested(&freezer) => return Ended::Stopped,
-        };
-        let count = match read {
-            Ok(count) => count,
-            Err(error) => return Ended::Lost(error),
-        };
-        tracing::debug!("read data, count: {count}");
-        let mut input = &buffer[..count];
-        while let Some(event) = session.framer.next_event(&mut input) {
-            session.answer(event, &mut out).await;
-            let written = tokio::select! {
+        let Some(Waiting {
+            event,
+            client,
+            muted,
+        }) = session.inbox.pop_front()
+        else {
+            let read = tokio::select! {
                 biased;
-                written = channel.write_all(&out) => written,
-                // A host that does not take its reply must not keep the agent from leaving.
+                read = channel.read(&mut buffer) => read,
                 () = stop.requested(&freezer) => return Ended::Stopped,
             };
-            if let Err(error) = written {
-                tracing::warn!("error writing to channel: {}", strerror(&error));
+            match read {
+                Ok(count) => sort_in(
+                    &mut session.framer,
+                    &mut session.inbox,
+                    channel.generation(),
+                    &buffer[..count],
+                ),
+                Err(error) => return Ended::Lost(error),
             }
+            continue;
+        };
+        let request = match event {
+            Event::Malformed(error) => Err((None, error)),
+            Event::Message(value) => Request::from_value(value),
+        };
+        let served = match request {
+            Ok(request) => answer(session, request, channel, &mut buffer, &mut out).await,
+            Err((id, error)) => {
+                put(&mut out, id.as_ref(), Err(error));
+                Ok(())
+            }
+        };
+        if muted || client != channel.generation() {
             out.clear();
-            out.shrink_to(KEEP_REPLY);
+        }
+        let written = tokio::select! {
+            biased;
+            written = channel.write_all(&out) => written,
+            // A host that does not take its reply must not keep the agent from leaving.
+            () = stop.requested(&freezer) => return Ended::Stopped,
+        };
+        if let Err(error) = written {
+            tracing::warn!("error writing to channel: {}", strerror(&error));
+        }
+        out.clear();
+        out.shrink_to(KEEP_REPLY);
+        if let Err(error) = served {
+            return Ended::Lost(error);
         }
     }
 }

@@ -42,7 +42,8 @@ impl Stop {
     }
 
     /// Waits until the agent is to leave. A signal that comes while filesystems are frozen is
-    /// remembered until the thaw: leaving would strand them.
+    /// remembered until the thaw, for leaving would strand them, unless a guardian ends the freeze
+    /// at its limit: then a successor can take over at once.
     pub async fn requested(&mut self, freezer: &Freezer) {
         if !self.asked {
             let name = tokio::select! {
@@ -51,10 +52,12 @@ impl Stop {
             };
             self.asked = true;
             tracing::debug!("received {name}, quitting");
-            if freezer.is_frozen() {
+            if freezer.is_frozen() && !freezer.is_guarded() {
                 tracing::warn!("{name} waits: the agent leaves after guest-fsfreeze-thaw");
             }
         }
-        freezer.thawed().await;
+        if !freezer.is_guarded() {
+            freezer.thawed().await;
+        }
     }
 }

@@ -20,7 +20,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
-pub use crate::sys::process::Family;
+pub use crate::sys::process::{Announcement, Family};
 use crate::sys::strerror;
 
 /// How much output is kept if the caller sets no cap, in bytes.
@@ -38,6 +38,7 @@ pub struct Child {
     env: Vec<(OsString, Option<OsString>)>,
     stdin: Option<Vec<u8>>,
     passed: Vec<(OwnedFd, OsString)>,
+    announcement: Option<Announcement>,
     output: Option<File>,
     cap: usize,
     deadline: Option<Duration>,
@@ -56,6 +57,7 @@ impl Child {
             env: Vec::new(),
             stdin: None,
             passed: Vec::new(),
+            announcement: None,
             output: None,
             cap: DEFAULT_CAP,
             deadline: None,
@@ -101,6 +103,12 @@ impl Child {
     /// Leaves `fd` open in the child, which finds its number in the variable `name`.
     pub fn pass_fd(mut self, fd: OwnedFd, name: impl AsRef<OsStr>) -> Child {
         self.passed.push((fd, name.as_ref().to_owned()));
+        self
+    }
+
+    /// Has the child say so when it starts.
+    pub fn announce(mut self, announcement: Option<Announcement>) -> Child {
+        self.announcement = announcement;
         self
     }
 

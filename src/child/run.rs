@@ -28,7 +28,7 @@ pub fn run(mut child: Child, seen: &mut dyn FnMut(&[u8])) -> Result<Outcome, Chi
     let started = Instant::now();
     let (reader, output) = output_pair(child.output.take())?;
     let (input, writer) = input_pair(child.stdin.take())?;
-    let process = match start(&child, output, input)? {
+    let process = match start(&mut child, output, input)? {
         Ok(process) => process,
         Err(error) => return Ok(not_executed(&child, &error, started)),
     };
@@ -120,7 +120,7 @@ fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
 
 /// Forks and executes. The inner error is execve(2)'s.
 fn start(
-    child: &Child,
+    child: &mut Child,
     output: OwnedFd,
     input: Stdio,
 ) -> Result<Result<process::Child, io::Error>, ChildError> {
@@ -142,7 +142,7 @@ fn start(
         command.env(name, fd.as_raw_fd().to_string());
         keep.push(fd.as_raw_fd());
     }
-    prepare(&mut command, child.family, keep);
+    prepare(&mut command, child.family, keep, child.announcement.take());
     let mut tries = 0;
     loop {
         let error = match command.spawn() {
@@ -199,6 +199,14 @@ struct Feed {
     pipe: File,
     bytes: Vec<u8>,
     at: usize,
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        // It may have been a password.
+        self.bytes.fill(0);
+        std::hint::black_box(&mut self.bytes);
+    }
 }
 
 struct Watch<'a> {

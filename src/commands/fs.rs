@@ -1,27 +1,33 @@
 //! Floor 4: filesystems and the disks they are on: guest-get-fsinfo.
 //!
 //! Read-only. The filesystems are those that a freeze would count, the last mounted first. The
-//! cost is linear in the mount table, which is long on container hosts.
+//! cost is linear in the mount table, which is long on container hosts. No filesystem, however
+//! dead, holds up the answer.
+
+mod sizes;
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use nix::sys::statvfs::statvfs;
 use serde::Serialize;
 
-use super::{Command, answer};
+use super::{Command, answer, wire, worker};
 use crate::probe::address::{self, CcwAddress, PciAddress};
 use crate::probe::filesystems::Filesystem;
-use crate::probe::{self, System, sysblock};
+use crate::probe::{System, sysblock};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text::from_os_bytes;
 use crate::sys::strerror;
+use sizes::{Sizes, sizes};
 
-pub(super) const COMMANDS: &[Command] = &[Command::now(26, "guest-get-fsinfo", |_, arguments| {
-    let NoArguments {} = decode(arguments)?;
-    answer(get_fsinfo(&System::host())?)
-})];
+pub(super) const COMMANDS: &[Command] =
+    &[Command::later(26, "guest-get-fsinfo", |_, arguments| {
+        Box::pin(async move {
+            let NoArguments {} = decode(arguments)?;
+            answer(worker::run(|| get_fsinfo(&System::host())).await?)
+        })
+    })];
 
 /// One filesystem.
 #[derive(Debug, Serialize)]
@@ -38,13 +44,6 @@ struct FilesystemInfo {
     total_bytes: Option<u64>,
     total_bytes_privileged: Option<u64>,
     disk: Vec<DiskAddress>,
-}
-
-/// Bytes of a filesystem, as statvfs(3) has them.
-struct Sizes {
-    used: u64,
-    total: u64,
-    privileged: u64,
 }
 
 /// A disk's place in the machine.
@@ -138,14 +137,21 @@ fn get_fsinfo(system: &System) -> Result<Vec<FilesystemInfo>, CommandError> {
         CommandError::generic(format!("cannot read the mount table: {}", strerror(&error)))
     })?;
     let (filesystems, _) = system.block_filesystems(&mounts);
+    let path = |filesystem: &Filesystem| system.path(OsStr::from_bytes(&filesystem.mountpoint));
+    let sizes = sizes(filesystems.iter().rev().map(path).collect());
     filesystems
         .iter()
         .rev()
-        .map(|filesystem| describe(system, filesystem))
+        .zip(sizes)
+        .map(|(filesystem, sizes)| describe(system, filesystem, sizes))
         .collect()
 }
 
-fn describe(system: &System, filesystem: &Filesystem) -> Result<FilesystemInfo, CommandError> {
+fn describe(
+    system: &System,
+    filesystem: &Filesystem,
+    sizes: Option<Sizes>,
+) -> Result<FilesystemInfo, CommandError> {
     let (name, disk) = match sysblock::sysfs_path(system, filesystem.device()).map_err(wire)? {
         Some(path) => {
             let disks = sysblock::hardware(system, &path).map_err(wire)?;
@@ -162,8 +168,6 @@ fn describe(system: &System, filesystem: &Filesystem) -> Result<FilesystemInfo, 
             Vec::new(),
         ),
     };
-    let sizes = sizes(system, &filesystem.mountpoint);
-    let sizes = sizes.as_ref();
     Ok(FilesystemInfo {
         name,
         mountpoint: from_os_bytes(&filesystem.mountpoint),
@@ -173,32 +177,6 @@ fn describe(system: &System, filesystem: &Filesystem) -> Result<FilesystemInfo, 
         total_bytes_privileged: sizes.map(|sizes| sizes.privileged),
         disk,
     })
-}
-
-/// `None` if the filesystem can't be asked.
-fn sizes(system: &System, mountpoint: &[u8]) -> Option<Sizes> {
-    let found = statvfs(&system.path(OsStr::from_bytes(mountpoint))).ok()?;
-    let bytes = |blocks: u64| blocks.saturating_mul(wide(found.fragment_size()));
-    let used = wide(found.blocks()).saturating_sub(wide(found.blocks_free()));
-    Some(Sizes {
-        used: bytes(used),
-        total: bytes(used.saturating_add(wide(found.blocks_available()))),
-        privileged: bytes(wide(found.blocks())),
-    })
-}
-
-/// The C library's counters, whose width depends on the machine.
-fn wide(count: impl TryInto<u64>) -> u64 {
-    count.try_into().unwrap_or(u64::MAX)
-}
-
-fn wire(error: probe::Error) -> CommandError {
-    let probe::Error { call, path, source } = error;
-    CommandError::generic(format!(
-        "{call}(\"{}\"): {}",
-        path.display(),
-        strerror(&source)
-    ))
 }
 
 #[cfg(test)]

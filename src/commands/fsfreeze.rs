@@ -22,15 +22,17 @@ pub(super) const COMMANDS: &[Command] = &[
             let NoArguments {} = decode(arguments)?;
             freeze(context, None).await
         })
-    }),
-    Command::later(16, "guest-fsfreeze-freeze-list", freeze_list),
+    })
+    .giving_way(),
+    Command::later(16, "guest-fsfreeze-freeze-list", freeze_list).giving_way(),
     Command::later(17, "guest-fsfreeze-thaw", |context, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
             counted(context.freezer.thaw().await)
         })
     })
-    .also_frozen(),
+    .also_frozen()
+    .giving_way(),
 ];
 
 #[derive(Deserialize)]

@@ -1,10 +1,9 @@
-//! Floor 4: what the guest is: guest-get-time, guest-get-host-name, guest-get-osinfo.
+//! Floor 4: what the guest is: guest-get-host-name, guest-get-osinfo.
 //!
-//! Read-only, and read anew at each call: names and clocks change while the agent runs.
+//! Read-only, and read anew at each call: names change while the agent runs.
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use nix::errno::Errno;
 use nix::sys::utsname::uname;
@@ -19,10 +18,6 @@ use crate::protocol::text::from_os_bytes;
 use crate::sys::strerror;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(4, "guest-get-time", |_, arguments| {
-        let NoArguments {} = decode(arguments)?;
-        answer(get_time(SystemTime::now()))
-    }),
     Command::now(33, "guest-get-host-name", |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_host_name()?)
@@ -33,19 +28,6 @@ pub(super) const COMMANDS: &[Command] = &[
         answer(get_osinfo(&System::host(), override_path.as_deref()))
     }),
 ];
-
-/// Nanoseconds since the epoch, in steps of a microsecond as the original's clock has them.
-fn get_time(now: SystemTime) -> i64 {
-    let microseconds = match now.duration_since(UNIX_EPOCH) {
-        Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
-        // A guest whose clock starts before 1970: round down, as everywhere.
-        Err(before) => {
-            let nanoseconds = before.duration().as_nanos();
-            i64::try_from(nanoseconds.div_ceil(1000)).map_or(i64::MIN, |before| -before)
-        }
-    };
-    microseconds.saturating_mul(1000)
-}
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -101,23 +83,11 @@ mod tests {
     use super::*;
     use crate::protocol::{reply, value::to_value};
     use std::fs;
-    use std::time::Duration;
 
     fn told(reply: impl Serialize) -> String {
         let mut line = Vec::new();
         reply::write(&mut line, None, Ok(&to_value(&reply)), false);
         String::from_utf8(line).unwrap()
-    }
-
-    #[test]
-    fn time_counts_in_microseconds() {
-        let at = |nanoseconds| get_time(UNIX_EPOCH + Duration::from_nanos(nanoseconds));
-        assert_eq!(at(0), 0);
-        assert_eq!(at(1_795_224_479_051_720_999), 1_795_224_479_051_720_000);
-        assert_eq!(get_time(UNIX_EPOCH - Duration::from_nanos(1)), -1000);
-        assert_eq!(get_time(UNIX_EPOCH - Duration::from_micros(1)), -1000);
-        let far = UNIX_EPOCH + Duration::from_secs(1 << 40);
-        assert_eq!(get_time(far), i64::MAX);
     }
 
     #[test]

@@ -4,13 +4,27 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
+mod cpu;
+mod disk;
+pub mod exec;
+pub mod file;
 mod fs;
 mod fsfreeze;
+mod fstrim;
 mod info;
+mod memory;
+mod network;
+mod password;
 pub mod policy;
-mod sync;
+mod power;
+mod ssh;
+pub mod sync;
+mod time;
+mod users;
+mod worker;
 
 use crate::freeze::Freezer;
+use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
 use policy::Policy;
@@ -25,6 +39,10 @@ pub struct Context {
     pub freezer: Freezer,
     /// Which commands are allowed.
     pub policy: Policy,
+    /// Files that clients hold open.
+    pub files: file::Files,
+    /// Programs that clients have started.
+    pub children: exec::Children,
 }
 
 /// A reply's shape.
@@ -64,6 +82,8 @@ pub struct Command {
     pub while_frozen: bool,
     /// Whether success is answered.
     pub answers: bool,
+    /// Whether a guest-sync that arrives while it is at work is answered before it.
+    pub gives_way: bool,
     /// The work.
     pub handler: Handler,
 }
@@ -80,6 +100,7 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Now(handler),
         }
     }
@@ -95,7 +116,16 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
+            gives_way: false,
             handler: Handler::Later(handler),
+        }
+    }
+
+    /// May take long: a client that gives up waiting is heard.
+    const fn giving_way(self) -> Self {
+        Self {
+            gives_way: true,
+            ..self
         }
     }
 
@@ -103,6 +133,14 @@ impl Command {
     const fn also_frozen(self) -> Self {
         Self {
             while_frozen: true,
+            ..self
+        }
+    }
+
+    /// Says nothing on success: the guest is on its way down.
+    const fn silent(self) -> Self {
+        Self {
+            answers: false,
             ..self
         }
     }
@@ -116,6 +154,18 @@ pub fn all() -> &'static [Command] {
             fsfreeze::COMMANDS,
             info::COMMANDS,
             fs::COMMANDS,
+            file::COMMANDS,
+            exec::COMMANDS,
+            power::COMMANDS,
+            time::COMMANDS,
+            fstrim::COMMANDS,
+            network::COMMANDS,
+            cpu::COMMANDS,
+            memory::COMMANDS,
+            disk::COMMANDS,
+            users::COMMANDS,
+            password::COMMANDS,
+            ssh::COMMANDS,
         ];
         let mut all = tables.concat();
         all.sort_by_key(|command| command.position);
@@ -137,6 +187,21 @@ fn answer(reply: impl Serialize) -> Outcome {
 /// The empty reply `{}`.
 fn empty() -> Outcome {
     Ok(Answer::Value(Value::Object(Dict::default())))
+}
+
+/// A reader's failure in the original's words: `CALL("PATH"): REASON`.
+fn wire(error: probe::Error) -> CommandError {
+    let probe::Error { call, path, source } = error;
+    let reason = crate::sys::strerror(&source);
+    CommandError::generic(format!("{call}(\"{}\"): {reason}", path.display()))
+}
+
+/// What a reply looks like on the wire.
+#[cfg(test)]
+fn told(reply: impl Serialize) -> String {
+    let mut line = Vec::new();
+    crate::protocol::reply::write(&mut line, None, Ok(&to_value(&reply)), false);
+    String::from_utf8(line).unwrap()
 }
 
 #[cfg(test)]
@@ -204,6 +269,22 @@ mod tests {
         let mut positions: Vec<u16> = all().iter().map(|c| c.position).collect();
         positions.dedup();
         assert_eq!(positions.len(), all().len(), "a position is used twice");
+    }
+
+    #[test]
+    fn exactly_the_documented_commands_are_silent() {
+        let names: Vec<&str> = all()
+            .iter()
+            .filter(|c| !c.answers)
+            .map(|c| c.name)
+            .collect();
+        let documented = [
+            "guest-shutdown",
+            "guest-suspend-disk",
+            "guest-suspend-ram",
+            "guest-suspend-hybrid",
+        ];
+        assert_eq!(names, documented);
     }
 
     #[test]

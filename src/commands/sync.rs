@@ -2,20 +2,14 @@
 
 use super::{Answer, Command, Context, Outcome, all, answer, empty};
 use crate::protocol::arguments::{NoArguments, decode};
+use crate::protocol::request::Request;
+use crate::protocol::value::Dict;
 use crate::version::PROTOCOL_VERSION;
 use serde::{Deserialize, Serialize};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(1, "guest-sync-delimited", |_, arguments| {
-        let Id { id } = decode(arguments)?;
-        Ok(Answer::Delimited(id.into()))
-    })
-    .also_frozen(),
-    Command::now(2, "guest-sync", |_, arguments| {
-        let Id { id } = decode(arguments)?;
-        answer(id)
-    })
-    .also_frozen(),
+    Command::now(1, DELIMITED, |_, arguments| delimited(arguments)).also_frozen(),
+    Command::now(2, PLAIN, |_, arguments| plain(arguments)).also_frozen(),
     Command::now(3, "guest-ping", |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         ping()
@@ -28,9 +22,36 @@ pub(super) const COMMANDS: &[Command] = &[
     .also_frozen(),
 ];
 
+const PLAIN: &str = "guest-sync";
+const DELIMITED: &str = "guest-sync-delimited";
+
 #[derive(Deserialize)]
 struct Id {
     id: i64,
+}
+
+fn plain(arguments: Dict) -> Outcome {
+    let Id { id } = decode(arguments)?;
+    answer(id)
+}
+
+fn delimited(arguments: Dict) -> Outcome {
+    let Id { id } = decode(arguments)?;
+    Ok(Answer::Delimited(id.into()))
+}
+
+/// Whether a command of that name may overtake one that gives way.
+pub fn is_sync(name: &str) -> bool {
+    name == PLAIN || name == DELIMITED
+}
+
+/// The answer to a request for which [`is_sync`] holds; it needs no context.
+pub fn reply(request: Request) -> Outcome {
+    if request.execute == DELIMITED {
+        delimited(request.arguments)
+    } else {
+        plain(request.arguments)
+    }
 }
 
 fn ping() -> Outcome {

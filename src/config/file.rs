@@ -3,7 +3,8 @@
 //! A file that was named with `-c` must exist; the default one, and the one that `QGA_CONF` names,
 //! may be missing. Anything else that is wrong with the file is fatal, as an agent that runs
 //! without the block list its operator wrote would be worse than one that does not start. An
-//! unknown key in a known group is a warning, an unknown group is none.
+//! unknown key in a known group is a warning, an unknown group is none. A value without sense in our
+//! own group is a warning too: it must not keep the agent from starting where the original would.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -13,7 +14,7 @@ use std::path::{Path, PathBuf};
 
 use super::Config;
 use super::keyfile::{self, Entry, Problem};
-use super::options::{self, Arg, CONF_FILE, Group, OPTIONS};
+use super::options::{self, Arg, CONF_FILE, Group, OPTIONS, Spec};
 use crate::sys::strerror;
 
 /// No sane configuration is larger, and one read must not take the guest's memory.
@@ -120,10 +121,8 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
             continue;
         };
         let mut warn = |text: String| {
-            let (path, line, key) = (path.display(), entry.line, &entry.key);
-            config.warnings.push(format!(
-                "{path}, line {line}: key '{key}' in {group} {text}"
-            ));
+            let text = warning(path, entry, group, &text);
+            config.warnings.push(text);
         };
         if let Some(oddity) = oddity(group, &entry.key) {
             warn(oddity);
@@ -143,15 +142,39 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
             let Some(entry) = last.get(&(group, key)) else {
                 continue;
             };
-            match spec.arg {
-                Arg::Switch => config.switch(spec.id, entry.boolean()?),
-                Arg::Value(_) | Arg::Attached(_) | Arg::List(_) => {
-                    config.set(spec.id, OsStr::new(&entry.string()?));
-                }
+            let complaint = match take(config, spec, entry) {
+                Ok(complaint) => complaint,
+                Err(problem) if group == Group::Own => Some(format!(
+                    "is ignored: {}: {}",
+                    problem.reason, problem.advice
+                )),
+                Err(problem) => return Err(problem),
+            };
+            if let Some(complaint) = complaint {
+                let text = warning(path, entry, group, &complaint);
+                config.warnings.push(text);
             }
         }
     }
     Ok(())
+}
+
+/// Takes one entry over; answers what makes no sense about its value.
+fn take(config: &mut Config, spec: &Spec, entry: &Entry<'_>) -> Result<Option<String>, Problem> {
+    match spec.arg {
+        Arg::Switch => {
+            config.switch(spec.id, entry.boolean()?);
+            Ok(None)
+        }
+        Arg::Value(_) | Arg::Attached(_) | Arg::List(_) => {
+            Ok(config.set(spec.id, OsStr::new(&entry.string()?)).err())
+        }
+    }
+}
+
+fn warning(path: &Path, entry: &Entry<'_>, group: Group, text: &str) -> String {
+    let (path, line, key) = (path.display(), entry.line, &entry.key);
+    format!("{path}, line {line}: key '{key}' in {group} {text}")
 }
 
 /// What is odd about a key, if anything.
@@ -167,6 +190,9 @@ fn oddity(group: Group, key: &str) -> Option<String> {
         .find(|spec| spec.long == key)
         .and_then(|spec| spec.key);
     Some(match meant {
+        Some((right, name)) if name == key => {
+            format!("belongs to {right} and is ignored: move it there")
+        }
         Some((_, right)) => format!("is unknown and ignored: did you mean '{right}'?"),
         None => "is unknown and ignored: check its spelling".into(),
     })

@@ -99,7 +99,7 @@ fn neither(line: &[u8]) -> String {
 }
 
 /// `text` for a message: cut, and with what cannot be seen escaped.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(80) {
         match c {

@@ -17,7 +17,9 @@ mod tests;
 use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use crate::freeze::policy::{self, Limits, Mode, Pattern, Policy};
 use getopt::Found;
 use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
 
@@ -134,6 +136,10 @@ pub struct Config {
     pub daemon: bool,
     /// Reopen a lost channel.
     pub retry_path: bool,
+    /// Which filesystems are frozen, and what is an error.
+    pub policy: Policy,
+    /// How long a freeze and its steps may take.
+    pub limits: Limits,
     /// Commands that are refused.
     pub block_rpcs: RpcList,
     /// If not empty, the only commands that are answered.
@@ -154,6 +160,8 @@ impl Default for Config {
             verbose: false,
             daemon: false,
             retry_path: false,
+            policy: Policy::default(),
+            limits: Limits::default(),
             block_rpcs: RpcList::default(),
             allow_rpcs: RpcList::default(),
             warnings: Vec::new(),
@@ -183,12 +191,18 @@ impl Config {
             Id::Daemon => self.daemon = value,
             Id::Verbose => self.verbose = value,
             Id::RetryPath => self.retry_path = value,
+            Id::FsfreezeStrict => self.policy.strict = value,
+            Id::FsfreezeIgnoreFrozen => self.policy.ignore_frozen = value,
             _not_a_switch => {}
         }
     }
 
     /// Sets a scalar or adds to a list.
-    fn set(&mut self, id: Id, value: &OsStr) {
+    ///
+    /// # Errors
+    /// The value makes no sense: what is wrong, and what counts instead. Only options of our own
+    /// complain; the original takes anything.
+    fn set(&mut self, id: Id, value: &OsStr) -> Result<(), String> {
         match id {
             Id::Method => self.method = Method::from_name(&value.to_string_lossy()),
             Id::Path => self.path = Some(value.into()),
@@ -198,8 +212,61 @@ impl Config {
             Id::StateDir => self.statedir = value.into(),
             Id::BlockRpcs => self.block_rpcs.add(&value.to_string_lossy()),
             Id::AllowRpcs => self.allow_rpcs.add(&value.to_string_lossy()),
+            Id::FsfreezeMode => return self.set_mode(&value.to_string_lossy()),
+            Id::FsfreezeInclude => return add_patterns(&mut self.policy.include, value),
+            Id::FsfreezeExclude => return add_patterns(&mut self.policy.exclude, value),
+            Id::FsfreezeOptional => return add_patterns(&mut self.policy.optional, value),
+            Id::FsfreezeHoldLimit => return set_limit(&mut self.limits.hold, Limits::HOLD, value),
+            Id::FsfreezeStepLimit => return set_limit(&mut self.limits.step, Limits::STEP, value),
             _takes_no_value => {}
         }
+        Ok(())
+    }
+
+    fn set_mode(&mut self, value: &str) -> Result<(), String> {
+        let mode = Mode::parse(value.trim_ascii());
+        self.policy.freeze = mode.unwrap_or_default();
+        match mode {
+            Some(_) => Ok(()),
+            None => Err(format!(
+                "has the value '{}', which is none of all, hooks-only and off: all is taken",
+                keyfile::shown(value)
+            )),
+        }
+    }
+}
+
+/// Adds a comma separated list of patterns; blanks around a pattern do not count.
+fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(), String> {
+    let mut wrong = Vec::new();
+    let value = value.to_string_lossy();
+    for text in value.split(',').map(str::trim_ascii) {
+        match Pattern::parse(text) {
+            Ok(pattern) => list.push(pattern),
+            Err(_) if text.is_empty() => {}
+            Err(why) => wrong.push(keyfile::shown(&why)),
+        }
+    }
+    match wrong[..] {
+        [] => Ok(()),
+        _ => Err(format!("is ignored where {}", wrong.join(", and where "))),
+    }
+}
+
+/// Sets a limit; for nonsense the default is taken.
+fn set_limit(limit: &mut Option<Duration>, default: u64, value: &OsStr) -> Result<(), String> {
+    let value = value.to_string_lossy();
+    let read = policy::seconds(&value);
+    *limit = match &read {
+        Ok(limit) => *limit,
+        Err(_) => Some(Duration::from_secs(default)),
+    };
+    match read {
+        Ok(_) => Ok(()),
+        Err(why) => Err(format!(
+            "has the value '{}', which {why}: {default} is taken",
+            keyfile::shown(&value)
+        )),
     }
 }
 
@@ -290,7 +357,12 @@ fn parse_in(
             Found::Option(Id::FsfreezeHook, None) => {
                 config.fsfreeze_hook = Some(file::first_existing(dirs, HOOK_FILE));
             }
-            Found::Option(id, Some(value)) => config.set(id, &value),
+            Found::Option(id, Some(value)) => {
+                if let (Err(complaint), Some(spec)) = (config.set(id, &value), options::by_id(id)) {
+                    let text = format!("option '--{}' {complaint}", spec.long);
+                    config.warnings.push(text);
+                }
+            }
             Found::Option(id, None) => config.switch(id, true),
         }
     }

@@ -23,6 +23,22 @@ pub enum Id {
     PidFile,
     /// Program that is run before a freeze and after a thaw.
     FsfreezeHook,
+    /// What a freeze does: filesystems and hooks, hooks alone, nothing.
+    FsfreezeMode,
+    /// The only filesystems that are frozen.
+    FsfreezeInclude,
+    /// Filesystems that are not frozen.
+    FsfreezeExclude,
+    /// Filesystems that may fail to freeze.
+    FsfreezeOptional,
+    /// A chosen filesystem that cannot freeze is an error.
+    FsfreezeStrict,
+    /// What others have frozen is passed over.
+    FsfreezeIgnoreFrozen,
+    /// How long filesystems stay frozen at most.
+    FsfreezeHoldLimit,
+    /// How long one step at one filesystem may take.
+    FsfreezeStepLimit,
     /// Directory for what has to survive a restart of the agent.
     StateDir,
     /// Log everything.
@@ -144,6 +160,20 @@ const fn command_line(id: Id, short: u8, long: &'static str, arg: Arg, help: &'s
     }
 }
 
+const fn own(id: Id, long: &'static str, arg: Arg, help: &'static str) -> Spec {
+    Spec {
+        id,
+        short: None,
+        long,
+        old: &[],
+        key: Some((Group::Own, long)),
+        arg,
+        default: None,
+        help,
+        abbreviable: false,
+    }
+}
+
 /// The table.
 pub static OPTIONS: &[Spec] = &[
     Spec {
@@ -251,6 +281,68 @@ pub static OPTIONS: &[Spec] = &[
          blocked too stays blocked; 'help' lists the commands",
     ),
     Spec {
+        default: Some("all"),
+        ..own(
+            Id::FsfreezeMode,
+            "fsfreeze-mode",
+            Arg::Value("MODE"),
+            "what a freeze does: all (hooks and filesystems), hooks-only, or off",
+        )
+    },
+    own(
+        Id::FsfreezeInclude,
+        "fsfreeze-include",
+        Arg::List("LIST"),
+        "freeze only the filesystems that one of these patterns means (comma separated, may be \
+         repeated): /data/* by mountpoint (* crosses slashes), type:xfs by type, dev:/dev/sdb* by \
+         device",
+    ),
+    own(
+        Id::FsfreezeExclude,
+        "fsfreeze-exclude",
+        Arg::List("LIST"),
+        "never freeze the filesystems that one of these patterns means, even if the host names \
+         them",
+    ),
+    own(
+        Id::FsfreezeOptional,
+        "fsfreeze-optional",
+        Arg::List("LIST"),
+        "go on if one of the filesystems that these patterns mean cannot be opened or frozen",
+    ),
+    own(
+        Id::FsfreezeStrict,
+        "fsfreeze-strict",
+        Arg::Switch,
+        "fail if a chosen filesystem cannot be frozen for its type or because it is covered, \
+         instead of leaving it out",
+    ),
+    own(
+        Id::FsfreezeIgnoreFrozen,
+        "fsfreeze-ignore-frozen",
+        Arg::Switch,
+        "leave out what someone else has frozen, instead of failing",
+    ),
+    Spec {
+        default: Some("900"),
+        ..own(
+            Id::FsfreezeHoldLimit,
+            "fsfreeze-hold-limit",
+            Arg::Value("SECONDS"),
+            "thaw everything if the host has not done so by then; 0: never",
+        )
+    },
+    Spec {
+        default: Some("300"),
+        ..own(
+            Id::FsfreezeStepLimit,
+            "fsfreeze-step-limit",
+            Arg::Value("SECONDS"),
+            "give up a freeze if opening, flushing or freezing one filesystem takes longer; 0: \
+             never",
+        )
+    },
+    Spec {
         default: Some("$QGA_CONF, else /etc/qemu/qemu-ga.conf, else /etc/qemu-ga/qemu-ga.conf"),
         ..command_line(
             Id::Config,
@@ -286,6 +378,11 @@ pub static OPTIONS: &[Spec] = &[
         ..command_line(Id::Service, b's', "", Arg::Value("ACTION"), "")
     },
 ];
+
+/// The entry of an option.
+pub fn by_id(id: Id) -> Option<&'static Spec> {
+    OPTIONS.iter().find(|spec| spec.id == id)
+}
 
 /// The option whose key in `group` is `key`, in its present spelling.
 pub fn by_key(group: Group, key: &str) -> Option<&'static Spec> {

@@ -2,9 +2,11 @@
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
 use super::options::{Arg, Group, Id, OPTIONS, Spec};
 use super::{Config, RpcList, keyfile};
+use crate::freeze::policy::{Limits, Mode, Pattern};
 use crate::version::{AGENT_VERSION, PROTOCOL_VERSION};
 
 /// Width of the help, and where its second column starts.
@@ -40,7 +42,8 @@ pub(super) fn help(program: &str) -> String {
         }
     }
     text += "\nThe configuration file takes the long names as keys of its group [general];\n\
-             only --daemonize is called daemon there. --dump-conf shows an example.\n";
+             only --daemonize is called daemon there. Those without a short name are keys\n\
+             of its group [qemu-ga-rs]. --dump-conf shows an example.\n";
     text
 }
 
@@ -80,7 +83,8 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 impl Config {
     /// The configuration in the file's format: known keys in the table's order, scalars that are
     /// not set left out, and of each option of a list its entries in reverse, as the original
-    /// prints them.
+    /// prints them. Our own group has the keys that are not at their defaults, so without such it
+    /// is the original's dump.
     pub fn dump(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for group in Group::ALL {
@@ -123,9 +127,38 @@ impl Config {
             Id::StateDir => Some(text(self.statedir.as_ref())),
             Id::BlockRpcs => Some(reversed(&self.block_rpcs).into_bytes()),
             Id::AllowRpcs => Some(reversed(&self.allow_rpcs).into_bytes()),
+            Id::FsfreezeMode => {
+                changed(&self.policy.freeze, &Mode::default()).map(|mode| mode.name().into())
+            }
+            Id::FsfreezeInclude => patterns(&self.policy.include),
+            Id::FsfreezeExclude => patterns(&self.policy.exclude),
+            Id::FsfreezeOptional => patterns(&self.policy.optional),
+            Id::FsfreezeStrict => self.policy.strict.then(|| b"true".to_vec()),
+            Id::FsfreezeIgnoreFrozen => self.policy.ignore_frozen.then(|| b"true".to_vec()),
+            Id::FsfreezeHoldLimit => {
+                changed(&self.limits.hold, &Limits::default().hold).map(|limit| seconds(*limit))
+            }
+            Id::FsfreezeStepLimit => {
+                changed(&self.limits.step, &Limits::default().step).map(|limit| seconds(*limit))
+            }
             Id::Config | Id::DumpConf | Id::Version | Id::Help | Id::Service => None,
         }
     }
+}
+
+/// The value, if it is not the default.
+fn changed<'a, T: PartialEq>(value: &'a T, default: &T) -> Option<&'a T> {
+    (value != default).then_some(value)
+}
+
+fn seconds(limit: Option<Duration>) -> Vec<u8> {
+    let number = limit.map_or(0, |limit| limit.as_secs());
+    number.to_string().into_bytes()
+}
+
+fn patterns(list: &[Pattern]) -> Option<Vec<u8>> {
+    let texts: Vec<String> = list.iter().map(Pattern::to_string).collect();
+    (!texts.is_empty()).then(|| texts.join(",").into_bytes())
 }
 
 fn reversed(list: &RpcList) -> String {

@@ -3,6 +3,7 @@
 
 mod command_line;
 mod conf_file;
+mod freeze;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;

@@ -3,59 +3,96 @@
 use super::engine::{Engine, FreezeError};
 use super::ops::Ops;
 use super::real::RealOps;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
+use tokio::time::Instant;
 
 /// The engine's own stack: it calls no deep code.
 const STACK: usize = 256 * 1024;
 
+/// Pause before the watch over a freeze is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// What is known of the engine without waiting for it.
+#[derive(Clone, Default)]
+struct Standing {
+    /// Filesystems are frozen, or about to be.
+    frozen: bool,
+    /// When the hold limit ends the freeze.
+    ends: Option<Instant>,
+    /// Where the guardian speaks.
+    guardian: Option<Arc<OwnedFd>>,
+    /// The guardian ends the freeze if nobody else does.
+    guarded: bool,
+}
+
+impl Standing {
+    fn of<O: Ops>(engine: &mut Engine<O>) -> Self {
+        let guardian = engine.guardian_line().map(Arc::new);
+        Self {
+            frozen: engine.is_frozen(),
+            ends: engine.time_left().map(|left| Instant::now() + left),
+            guarded: guardian.is_some() && engine.has_limit(),
+            guardian,
+        }
+    }
+}
+
 /// A handle to the engine; clones share it.
 pub struct Freezer<O: Ops = RealOps> {
     engine: Arc<Mutex<Engine<O>>>,
-    frozen: watch::Sender<bool>,
+    standing: watch::Sender<Standing>,
 }
 
 impl<O: Ops> Clone for Freezer<O> {
     fn clone(&self) -> Self {
         Self {
             engine: self.engine.clone(),
-            frozen: self.frozen.clone(),
+            standing: self.standing.clone(),
         }
     }
 }
 
 impl<O: Ops + Send + 'static> Freezer<O> {
     /// Takes the engine.
-    pub fn new(engine: Engine<O>) -> Self {
-        let (frozen, _) = watch::channel(engine.is_frozen());
+    pub fn new(mut engine: Engine<O>) -> Self {
+        let (standing, _) = watch::channel(Standing::of(&mut engine));
         Self {
             engine: Arc::new(Mutex::new(engine)),
-            frozen,
+            standing,
         }
     }
 
     /// Whether filesystems are frozen, or about to be, as far as this agent knows. Never waits.
     pub fn is_frozen(&self) -> bool {
-        *self.frozen.borrow()
+        self.standing.borrow().frozen
+    }
+
+    /// Whether somebody else ends the freeze at work if this agent leaves. Never waits.
+    pub fn is_guarded(&self) -> bool {
+        self.standing.borrow().guarded
     }
 
     /// Waits until nothing is frozen or about to be.
     pub async fn thawed(&self) {
+        let mut standing = self.standing.subscribe();
         // An error would mean that the sender is gone, but `self` holds it.
-        self.frozen
-            .subscribe()
-            .wait_for(|frozen| !frozen)
-            .await
-            .ok();
+        standing.wait_for(|standing| !standing.frozen).await.ok();
     }
 
-    /// [`Engine::freeze`] on a thread of its own.
+    /// [`Engine::freeze`] on a thread of its own. A freeze that holds is looked after from then on.
     ///
     /// # Errors
     /// The engine's, or that no thread could be started.
     pub async fn freeze(&self, only: Option<Vec<Vec<u8>>>) -> Result<u64, FreezeError> {
-        self.frozen.send_replace(true);
-        self.run(move |engine| engine.freeze(only.as_deref())).await
+        self.standing.send_modify(|standing| standing.frozen = true);
+        let result = self.run(move |engine| engine.freeze(only.as_deref())).await;
+        self.look_after();
+        result
     }
 
     /// [`Engine::thaw`] on a thread of its own.
@@ -66,29 +103,79 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         self.run(Engine::thaw).await
     }
 
+    /// Looks after a freeze, if there is one: ends it at its limit, and hears of it when the
+    /// guardian has ended it. Call it once more for a freeze that an earlier agent left.
+    pub fn look_after(&self) {
+        if self.is_frozen() {
+            tokio::spawn(stand_by(self.clone()));
+        }
+    }
+
     async fn run(
         &self,
         job: impl FnOnce(&mut Engine<O>) -> Result<u64, FreezeError> + Send + 'static,
     ) -> Result<u64, FreezeError> {
         let (tell, told) = oneshot::channel();
         let this = self.clone();
-        std::thread::Builder::new()
+        let started = std::thread::Builder::new()
             .name("freeze".into())
             .stack_size(STACK)
             .spawn(move || {
                 let mut engine = this.engine.lock().unwrap_or_else(PoisonError::into_inner);
                 let result = job(&mut engine);
-                this.frozen.send_replace(engine.is_frozen());
+                this.standing.send_replace(Standing::of(&mut engine));
                 drop(engine);
                 // The session may have ended meanwhile; the outcome stays in state and report.
                 tell.send(result).ok();
-            })
-            .map_err(|e| {
-                let engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-                self.frozen.send_replace(engine.is_frozen());
-                FreezeError(format!("failed to start a thread: {e}"))
-            })?;
+            });
+        if let Err(error) = started {
+            // No job is at work, for requests are carried out one after the other.
+            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            self.standing.send_replace(Standing::of(&mut engine));
+            return Err(FreezeError(format!("failed to start a thread: {error}")));
+        }
         told.await
             .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))
     }
+}
+
+/// Until nothing is frozen any more.
+async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
+    while freezer.is_frozen() {
+        let Standing { ends, guardian, .. } = freezer.standing.borrow().clone();
+        let limit = async {
+            match ends {
+                Some(at) => tokio::time::sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        let spoken = async {
+            match guardian.and_then(|line| watched(line).ok()) {
+                Some(line) => drop(line.readable().await),
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = freezer.thawed() => return,
+            () = limit => {}
+            () = spoken => {}
+        }
+        let done = freezer.run(|engine| {
+            engine.look_after();
+            Ok(0)
+        });
+        if let Err(error) = done.await {
+            tracing::error!("{error}");
+            // No thread can be had now; the guardian does not need one.
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+#[allow(
+    deprecated,
+    reason = "its replacement is unsafe; an owned descriptor is what that asks for"
+)]
+fn watched(line: Arc<OwnedFd>) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
+    AsyncFd::with_interest(line, Interest::READABLE)
 }

@@ -11,8 +11,11 @@
 pub mod engine;
 mod freezer;
 pub mod guard;
+pub mod guardian;
+mod limited;
 pub mod ops;
 pub mod plan;
+pub mod policy;
 pub mod real;
 pub mod report;
 #[cfg(test)]

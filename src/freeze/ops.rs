@@ -1,12 +1,14 @@
 //! What the engine needs from the world. One implementation acts ([`super::real::RealOps`]), one
 //! in the tests fails at any step it is told to.
 
-use super::plan::Survey;
+use super::guardian::{Claim, Order};
+use super::plan::{Survey, Target};
 use super::report::Report;
-use crate::hooks::Phase;
 use crate::hooks::master::MasterReport;
-use crate::probe::filesystems::Filesystem;
+use crate::hooks::{Phase, ThawReason};
+use crate::state::Expiry;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, SystemTime};
 
 /// Why a filesystem that was chosen is not held open.
@@ -41,11 +43,11 @@ pub trait Ops {
     /// It cannot be read.
     fn survey(&mut self) -> io::Result<Survey>;
 
-    /// Opens the root of a filesystem and makes sure that it is the one meant.
+    /// Opens a filesystem, by another of its mountpoints if the first is covered, and makes sure that it is the one meant.
     ///
     /// # Errors
     /// See [`OpenError`].
-    fn open(&mut self, filesystem: &Filesystem) -> Result<Self::Handle, OpenError>;
+    fn open(&mut self, target: &Target) -> Result<Self::Handle, OpenError>;
 
     /// Writes back what is dirty, all filesystems side by side; one result each.
     fn flush(&mut self, handles: &[&Self::Handle]) -> Vec<io::Result<()>>;
@@ -62,8 +64,42 @@ pub trait Ops {
     /// The kernel's; EINVAL if the filesystem is not frozen.
     fn thaw(&mut self, handle: &Self::Handle) -> io::Result<()>;
 
-    /// Calls the hook master; `None` if there is none.
-    fn call_hooks(&mut self, phase: Phase) -> Option<MasterReport>;
+    /// Calls the hook master; `None` if there is none. The reason goes with a thaw; that the master
+    /// has started it, the guardian learns in the same moment.
+    fn call_hooks(&mut self, phase: Phase, reason: Option<ThawReason>) -> Option<MasterReport>;
+
+    /// Entrusts the opened filesystems, in the order of freezing, to a guardian.
+    ///
+    /// # Errors
+    /// One line: none stands by, and the death of the agent would leave everything as it is.
+    fn stand_guard(&mut self, held: &[(&Self::Handle, &str)]) -> Result<(), String>;
+
+    /// Looks for the guardian that a predecessor left.
+    fn find_guardian(&mut self);
+
+    /// Tells the guardian how far the run is; without one nothing happens.
+    fn tell_guardian(&mut self, order: Order);
+
+    /// Asks the guardian who thaws; without one it is the agent.
+    fn claim(&mut self) -> Claim;
+
+    /// Whether the guardian has ended the freeze by itself; never waits.
+    fn hear_guardian(&mut self) -> Option<Expiry>;
+
+    /// Lets the guardian go; without one nothing happens.
+    fn dismiss_guardian(&mut self);
+
+    /// A descriptor that becomes readable when the guardian speaks or goes; `None` without one.
+    fn guardian_line(&self) -> Option<OwnedFd>;
+
+    /// Remembers, for the next thaw, that a freeze ended before it.
+    ///
+    /// # Errors
+    /// One line that says what could not be written.
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String>;
+
+    /// What was remembered, once.
+    fn take_expired(&mut self) -> Option<Expiry>;
 
     /// Leaves the marker for a successor.
     ///

@@ -1,26 +1,32 @@
 //! The engine's real hands.
 
 use super::guard;
+use super::guardian::link::{Heard, Link};
+use super::guardian::{Claim, Order};
+use super::limited::limited;
 use super::ops::{OpenError, Ops};
-use super::plan::Survey;
+use super::plan::{Survey, Target};
 use super::report::Report;
-use crate::hooks::{Phase, master};
-use crate::probe::filesystems::{Filesystem, block_filesystems};
+use crate::hooks::{Phase, ThawReason, master};
+use crate::probe::System;
+use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{self, Mount};
-use crate::state::StateDir;
+use crate::state::{Expiry, StateDir};
 use crate::sys::{fsfreeze, memory, strerror};
 use nix::libc;
 use nix::sys::stat::makedev;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-/// A thread that only flushes needs little stack.
-const FLUSH_STACK: usize = 64 * 1024;
+/// A thread that only waits for another needs little stack.
+const WAIT_STACK: usize = 64 * 1024;
 
 /// The gate in front of everything that logs.
 pub trait Gate: Send {
@@ -35,93 +41,201 @@ pub struct RealOps {
     state: StateDir,
     hook: Option<PathBuf>,
     gate: Box<dyn Gate>,
+    step_limit: Option<Duration>,
     mounts: Vec<Mount>,
+    guardian: Option<Link>,
     epoch: Instant,
 }
 
 impl RealOps {
-    /// `hook`: the hook master, if one is configured.
-    pub fn new(state: StateDir, hook: Option<PathBuf>, gate: Box<dyn Gate>) -> Self {
+    /// `hook`: the hook master, if one is configured; `step_limit`: how long opening, flushing,
+    /// freezing or thawing one filesystem may take.
+    pub fn new(
+        state: StateDir,
+        hook: Option<PathBuf>,
+        gate: Box<dyn Gate>,
+        step_limit: Option<Duration>,
+    ) -> Self {
         Self {
             state,
             hook,
             gate,
+            step_limit,
             mounts: Vec::new(),
+            guardian: None,
             epoch: Instant::now(),
         }
     }
 }
 
-impl Ops for RealOps {
-    type Handle = File;
-
-    fn survey(&mut self) -> io::Result<Survey> {
-        self.mounts = mountinfo::read(Path::new("/"))?;
-        let source = |path: &[u8]| mountinfo::block_device(Path::new("/"), path);
-        let (filesystems, skipped) = block_filesystems(&self.mounts, &source);
-        Ok(Survey {
-            filesystems,
-            skipped,
-        })
-    }
-
-    fn open(&mut self, filesystem: &Filesystem) -> Result<File, OpenError> {
-        if let Some(why) = guard::refusal(&self.mounts, filesystem) {
-            return Err(OpenError::Refused(why));
-        }
-        let root = OpenOptions::new()
-            .read(true)
-            .custom_flags(libc::O_CLOEXEC)
-            .open(OsStr::from_bytes(&filesystem.mountpoint))
-            .map_err(OpenError::Failed)?;
-        let device = root.metadata().map_err(OpenError::Failed)?.dev();
+impl RealOps {
+    /// Opens `path` and makes sure that it leads to `filesystem`.
+    fn open_at(&self, path: &[u8], filesystem: &Filesystem) -> Result<Arc<File>, OpenError> {
+        let path = OsStr::from_bytes(path).to_owned();
+        let open = move || {
+            // Non-blocking: what is mounted may be a single file, and that a FIFO.
+            let root = OpenOptions::new()
+                .read(true)
+                .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
+                .open(path)?;
+            let device = root.metadata()?.dev();
+            Ok((root, device))
+        };
+        let (root, device) = limited(self.step_limit, open, drop).map_err(OpenError::Failed)?;
         // A btrfs subvolume has an anonymous device number of its own, so only the others show
         // by theirs that the path led elsewhere.
         let meant = makedev(filesystem.major.into(), filesystem.minor.into());
         if filesystem.fstype != "btrfs" && device != meant {
             return Err(OpenError::Covered);
         }
-        Ok(root)
+        Ok(Arc::new(root))
+    }
+}
+
+impl Ops for RealOps {
+    type Handle = Arc<File>;
+
+    fn survey(&mut self) -> io::Result<Survey> {
+        self.mounts = mountinfo::read(Path::new("/"))?;
+        Ok(Survey::take(&System::host(), &self.mounts))
     }
 
-    fn flush(&mut self, handles: &[&File]) -> Vec<io::Result<()>> {
-        let Some((last, others)) = handles.split_last() else {
-            return Vec::new();
-        };
+    fn open(&mut self, target: &Target) -> Result<Arc<File>, OpenError> {
+        if let Some(why) = guard::refusal(&self.mounts, &target.filesystem) {
+            return Err(OpenError::Refused(why));
+        }
+        let first = self.open_at(&target.filesystem.mountpoint, &target.filesystem);
+        if first.is_ok() {
+            return first;
+        }
+        let other = |path: &Vec<u8>| self.open_at(path, &target.filesystem).ok();
+        target.alternatives.iter().find_map(other).map_or(first, Ok)
+    }
+
+    fn flush(&mut self, handles: &[&Arc<File>]) -> Vec<io::Result<()>> {
+        let limit = self.step_limit;
+        let flush = |root: Arc<File>| limited(limit, move || fsfreeze::flush(root.as_ref()), drop);
         std::thread::scope(|scope| {
-            let started: Vec<_> = others
+            let started: Vec<_> = handles
                 .iter()
-                .map(|file| {
+                .map(|&root| {
+                    let root = root.clone();
                     std::thread::Builder::new()
                         .name("flush".into())
-                        .stack_size(FLUSH_STACK)
-                        .spawn_scoped(scope, move || fsfreeze::flush(file))
+                        .stack_size(WAIT_STACK)
+                        .spawn_scoped(scope, move || flush(root))
                 })
                 .collect();
-            let last = fsfreeze::flush(last);
             started
                 .into_iter()
                 .map(|thread| match thread?.join() {
                     Ok(result) => result,
                     Err(_) => Err(io::Error::other("the flush thread died")),
                 })
-                .chain([last])
                 .collect()
         })
     }
 
-    fn freeze(&mut self, handle: &File) -> io::Result<()> {
-        fsfreeze::freeze(handle)
+    fn freeze(&mut self, handle: &Arc<File>) -> io::Result<()> {
+        let (root, late) = (handle.clone(), handle.clone());
+        // A freeze that comes through after nobody waits for it any more would never be thawed.
+        let undo = move |()| drop(fsfreeze::thaw(late.as_ref()));
+        limited(
+            self.step_limit,
+            move || fsfreeze::freeze(root.as_ref()),
+            undo,
+        )
     }
 
-    fn thaw(&mut self, handle: &File) -> io::Result<()> {
-        fsfreeze::thaw(handle)
+    fn thaw(&mut self, handle: &Arc<File>) -> io::Result<()> {
+        let root = handle.clone();
+        limited(self.step_limit, move || fsfreeze::thaw(root.as_ref()), drop)
     }
 
-    fn call_hooks(&mut self, phase: Phase) -> Option<master::MasterReport> {
+    fn call_hooks(
+        &mut self,
+        phase: Phase,
+        reason: Option<ThawReason>,
+    ) -> Option<master::MasterReport> {
         let hook = self.hook.as_deref()?;
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
-        Some(master::call(hook, phase))
+        let announce = |guardian: &Link| guardian.announcement(&Order::HooksThawed).ok();
+        let limits = master::Limits {
+            reason,
+            announcement: match phase {
+                Phase::Freeze => None,
+                Phase::Thaw => self.guardian.as_ref().and_then(announce),
+            },
+            ..master::Limits::default()
+        };
+        Some(master::call_within(hook, phase, limits))
+    }
+
+    fn stand_guard(&mut self, held: &[(&Arc<File>, &str)]) -> Result<(), String> {
+        let filesystems: Vec<_> = held
+            .iter()
+            .map(|&(root, name)| (root.as_fd(), name.to_owned()))
+            .collect();
+        let link = Link::start(
+            &filesystems,
+            self.hook.clone(),
+            self.state.path().to_owned(),
+        )
+        .map_err(|e| {
+            format!(
+                "no guardian stands by, so if the agent dies while frozen nobody thaws: {}",
+                strerror(&e)
+            )
+        })?;
+        self.guardian = Some(link);
+        Ok(())
+    }
+
+    fn find_guardian(&mut self) {
+        self.guardian = Link::find(self.state.path());
+    }
+
+    fn tell_guardian(&mut self, order: Order) {
+        if let Some(guardian) = &mut self.guardian
+            && let Err(error) = guardian.tell(&order)
+        {
+            tracing::warn!("the guardian is gone: {}", strerror(&error));
+            self.guardian = None;
+        }
+    }
+
+    fn claim(&mut self) -> Claim {
+        self.guardian.as_mut().map_or(Claim::Ours, Link::claim)
+    }
+
+    fn hear_guardian(&mut self) -> Option<Expiry> {
+        match self.guardian.as_mut()?.hear() {
+            Heard::Nothing => None,
+            Heard::Ended(expiry) => Some(expiry),
+            Heard::Gone => {
+                tracing::warn!("the guardian is gone");
+                self.guardian = None;
+                None
+            }
+        }
+    }
+
+    fn dismiss_guardian(&mut self) {
+        if let Some(guardian) = self.guardian.take() {
+            guardian.dismiss();
+        }
+    }
+
+    fn guardian_line(&self) -> Option<OwnedFd> {
+        self.guardian.as_ref()?.watch().ok()
+    }
+
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+        self.state.mark_expired(expiry).map_err(|e| e.text)
+    }
+
+    fn take_expired(&mut self) -> Option<Expiry> {
+        self.state.take_expired()
     }
 
     fn mark_frozen(&mut self) -> Result<(), String> {

@@ -1,7 +1,9 @@
 //! The story of one run, from the request to freeze until the last thaw hook.
 
+use super::plan::{LeftOut, Plan, Target};
 use crate::hooks::HookRecord;
 use serde::{Deserialize, Serialize};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// What became of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +31,7 @@ pub struct FilesystemRecord {
     pub mountpoint: String,
     /// Filesystem type.
     pub fstype: String,
-    /// `major:minor`.
+    /// Its device's name, or `major:minor`.
     pub device: String,
     /// What became of it.
     pub outcome: Outcome,
@@ -76,4 +78,57 @@ pub struct Report {
     pub stages: Stages,
     /// Everything that went wrong, in order.
     pub errors: Vec<String>,
+}
+
+impl Report {
+    /// An empty report of a run that begins at `when`.
+    pub fn begin(when: SystemTime) -> Self {
+        let started = when.duration_since(UNIX_EPOCH).unwrap_or_default();
+        Self {
+            started: started.as_secs_f64(),
+            ..Self::default()
+        }
+    }
+
+    /// Enters what was planned; target `n` becomes record `n`.
+    pub fn plan(&mut self, plan: &Plan) {
+        self.everything(&plan.targets);
+        let left_out = |left: &LeftOut| FilesystemRecord {
+            mountpoint: String::from_utf8_lossy(&left.mountpoint).into_owned(),
+            fstype: left.fstype.clone(),
+            device: String::new(),
+            outcome: Outcome::Skipped,
+            detail: Some(left.reason.clone()),
+            freeze_seconds: 0.0,
+        };
+        self.skipped = plan.skipped.iter().map(left_out).collect();
+    }
+
+    /// Enters filesystems that nobody planned to freeze.
+    pub fn everything(&mut self, targets: &[Target]) {
+        let record = |target: &Target| FilesystemRecord {
+            mountpoint: String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned(),
+            fstype: target.filesystem.fstype.clone(),
+            device: target.device.clone(),
+            outcome: Outcome::Untouched,
+            detail: None,
+            freeze_seconds: 0.0,
+        };
+        self.filesystems = targets.iter().map(record).collect();
+    }
+
+    /// Sets what became of a filesystem.
+    pub fn set(&mut self, record: usize, outcome: Outcome) {
+        if let Some(entry) = self.filesystems.get_mut(record) {
+            entry.outcome = outcome;
+        }
+    }
+
+    /// Sets what became of a filesystem, and why.
+    pub fn explain(&mut self, record: usize, outcome: Outcome, detail: &str) {
+        self.set(record, outcome);
+        if let Some(entry) = self.filesystems.get_mut(record) {
+            entry.detail = Some(detail.to_owned());
+        }
+    }
 }

@@ -12,15 +12,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{BINARY_ENV, HookRecord, Phase, RECORDS_ENV};
-use crate::child::Child;
+use super::{BINARY_ENV, HookRecord, Phase, REASON_ENV, RECORDS_ENV, ThawReason};
+use crate::child::{Announcement, Child};
 
 /// Most bytes of records that are read.
 const RECORDS_CAP: u64 = 256 * 1024;
 /// What the wire's texts say that failed.
 const ACTION: &str = "execute fsfreeze hook";
 
-/// What bounds a call of the master; by default nothing does.
+/// What bounds a call of the master, and what goes with it; by default nothing.
 #[derive(Debug, Default)]
 pub struct Limits {
     /// Time for all hooks together, after which the master and all that it started are ended.
@@ -29,6 +29,10 @@ pub struct Limits {
     pub grace: Option<Duration>,
     /// Ends the call when it becomes readable.
     pub cancel: Option<OwnedFd>,
+    /// Why hooks are told to thaw.
+    pub reason: Option<ThawReason>,
+    /// What the master says as it starts.
+    pub announcement: Option<Announcement>,
 }
 
 /// What came of one call of the master.
@@ -52,13 +56,18 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
     let started = Instant::now();
     let mut child = Child::new(program)
         .arg(phase.as_str())
-        .deadline(limits.deadline);
+        .deadline(limits.deadline)
+        .announce(limits.announcement);
     if let Some(grace) = limits.grace {
         child = child.grace(grace);
     }
     if let Some(cancel) = limits.cancel {
         child = child.cancel_on(cancel);
     }
+    child = match limits.reason {
+        Some(reason) => child.env(REASON_ENV, reason.as_str()),
+        None => child.env_remove(REASON_ENV),
+    };
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
     }

@@ -45,6 +45,35 @@ impl Phase {
     }
 }
 
+/// Why hooks are told to thaw; they find it in [`REASON_ENV`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ThawReason {
+    /// The host asked for it.
+    Ok,
+    /// The freeze failed, or froze nothing.
+    Failed,
+    /// The hold limit passed, or the service was stopped.
+    TimedOut,
+    /// An agent that came back finishes what a dead one had begun.
+    Recovered,
+}
+
+impl ThawReason {
+    /// The variable's value.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            ThawReason::Ok => "ok",
+            ThawReason::Failed => "failed",
+            ThawReason::TimedOut => "timed-out",
+            ThawReason::Recovered => "recovered",
+        }
+    }
+}
+
+/// The variable in which hooks find the reason of a thaw.
+pub const REASON_ENV: &str = "QGA_THAW_REASON";
+
 /// How one hook ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -3,7 +3,8 @@
 //! One directive a line, paths below /sys/devices:
 //! `disk M:m PATH`, `part M:m PATH` (a block device: directory, uevent, links to it),
 //! `driver PATH NAME` (a bus device's driver), `dir PATH`, `link PATH TARGET`,
-//! `slave PATH TARGET` (what a virtual device stands on), `udev M:m KEY=VALUE`.
+//! `slave PATH TARGET` (what a virtual device stands on), `loop PATH FILE` (the file behind a loop
+//! device), `btrfs UUID PATH` (a device of a btrfs), `udev M:m KEY=VALUE`.
 
 use std::fs;
 use std::io::Write;
@@ -80,6 +81,16 @@ pub fn build(description: &str) -> (TempDir, System) {
                     &format!("devices/{rest}"),
                 );
             }
+            "loop" => {
+                let directory = devices.join(first).join("loop");
+                fs::create_dir_all(&directory).unwrap();
+                fs::write(directory.join("backing_file"), format!("{rest}\n")).unwrap();
+            }
+            "btrfs" => link(
+                &sys,
+                &format!("fs/btrfs/{first}/devices/{base}"),
+                &format!("devices/{rest}"),
+            ),
             "udev" => {
                 let data = root.path().join("run/udev/data");
                 fs::create_dir_all(&data).unwrap();

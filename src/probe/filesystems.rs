@@ -142,6 +142,15 @@ pub fn block_filesystems(
     (filesystems, skipped)
 }
 
+/// The block device number by which a mount's filesystem counts; `None` if it has none.
+/// `stat_source` as for [`block_filesystems`].
+pub fn device_number(
+    mount: &Mount,
+    stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
+) -> Option<DeviceNumber> {
+    device_of(mount, stat_source).ok()
+}
+
 fn device_of(
     mount: &Mount,
     stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,

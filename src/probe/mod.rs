@@ -13,11 +13,21 @@ use std::path::{Path, PathBuf};
 pub mod address;
 #[cfg(test)]
 pub mod capture;
+pub mod diskstats;
 pub mod filesystems;
+pub mod interfaces;
+pub mod location;
 pub mod mountinfo;
+pub mod netdev;
+pub mod nvme;
 pub mod osrelease;
+pub mod procstat;
+pub mod route;
+pub mod stack;
+pub mod swaps;
 pub mod sysblock;
 pub mod udev;
+pub mod utmp;
 
 /// A system to look at: the directory that stands for `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,8 +82,39 @@ impl System {
         })
     }
 
+    /// A whole file.
+    ///
+    /// # Errors
+    /// It can't be opened or read.
+    pub fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
+        let path = path.as_ref();
+        let fail = |call| {
+            move |source| Error {
+                call,
+                path: path.to_owned(),
+                source,
+            }
+        };
+        let mut file = std::fs::File::open(self.path(path)).map_err(fail("open"))?;
+        let mut bytes = Vec::new();
+        io::Read::read_to_end(&mut file, &mut bytes).map_err(fail("read"))?;
+        Ok(bytes)
+    }
+
+    /// A whole file as text; what is not UTF-8 in it becomes U+FFFD.
+    ///
+    /// # Errors
+    /// It can't be opened or read.
+    pub fn text(&self, path: impl AsRef<Path>) -> Result<String, Error> {
+        Ok(String::from_utf8(self.bytes(path)?)
+            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    }
+
     /// `realpath(path)` as this system sees it.
-    fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
+    ///
+    /// # Errors
+    /// It can't be resolved, or leads out of the root directory.
+    pub fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
         let fail = |source| Error {
             call: "realpath",
             path: path.to_owned(),
@@ -87,7 +128,10 @@ impl System {
     }
 
     /// The names in a directory, in the order the kernel tells them.
-    fn names(&self, path: &Path) -> Result<Vec<std::ffi::OsString>, Error> {
+    ///
+    /// # Errors
+    /// The directory can't be opened or read.
+    pub fn names(&self, path: &Path) -> Result<Vec<std::ffi::OsString>, Error> {
         let fail = |call| {
             move |source| Error {
                 call,
@@ -115,7 +159,7 @@ pub struct Error {
 
 impl Error {
     /// The thing is not there (ENOENT), which is often no failure.
-    fn is_missing(&self) -> bool {
+    pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }

@@ -166,7 +166,7 @@ fn text(field: &[u8]) -> String {
 }
 
 /// Decodes `\NNN` (octal) and `\\`; any other backslash stands for itself.
-fn unescape(field: &[u8]) -> Vec<u8> {
+pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
     let mut decoded = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {

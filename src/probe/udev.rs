@@ -8,6 +8,7 @@ use std::fs;
 use std::path::Path;
 
 use super::System;
+use super::mountinfo::DeviceNumber;
 
 /// What is known of a block device; unknown or empty members are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -18,6 +19,8 @@ pub struct BlockDevice {
     pub serial: Option<String>,
     /// `DM_NAME`: the name of a device-mapper device.
     pub dm_name: Option<String>,
+    /// Paths of the links to the device node, such as `/dev/disk/by-label/data`.
+    pub links: Vec<String>,
 }
 
 /// Looks up the device at `sysfs_path` (`/sys/devices/…`).
@@ -35,6 +38,19 @@ pub fn block_device(system: &System, sysfs_path: &Path) -> BlockDevice {
     parse(&uevent, &database)
 }
 
+/// Major and minor number of the device at `sysfs_path`; `None` if it is no block device.
+pub fn number(system: &System, sysfs_path: &Path) -> Option<DeviceNumber> {
+    let uevent = fs::read_to_string(system.path(sysfs_path.join("uevent"))).ok()?;
+    let number = |key| property(&uevent, key)?.parse().ok();
+    Some((number("MAJOR")?, number("MINOR")?))
+}
+
+/// Whether a whole disk is at `sysfs_path`: not a partition, and not the controller above it.
+pub fn is_disk(system: &System, sysfs_path: &Path) -> bool {
+    fs::read_to_string(system.path(sysfs_path.join("uevent")))
+        .is_ok_and(|uevent| property(&uevent, "DEVTYPE") == Some("disk"))
+}
+
 /// Combines a uevent file (`KEY=VALUE` lines) and a database entry.
 pub fn parse(uevent: &str, database: &str) -> BlockDevice {
     let stored = |key| {
@@ -50,6 +66,10 @@ pub fn parse(uevent: &str, database: &str) -> BlockDevice {
         devnode: devname.map(|name| format!("/dev/{}", name.trim_start_matches("/dev/"))),
         serial: stored("ID_SERIAL"),
         dm_name: stored("DM_NAME"),
+        links: database
+            .lines()
+            .filter_map(|line| Some(format!("/dev/{}", line.strip_prefix("S:")?)))
+            .collect(),
     }
 }
 
@@ -75,6 +95,7 @@ mod tests {
         assert_eq!(found.devnode.as_deref(), Some("/dev/dm-0"));
         assert_eq!(found.dm_name.as_deref(), Some("vg-root"));
         assert_eq!(found.serial.as_deref(), Some("a=b"));
+        assert_eq!(found.links, ["/dev/disk/by-id/dm-name-vg-root"]);
     }
 
     #[test]
@@ -102,6 +123,11 @@ mod tests {
         let second = block_device(&system, Path::new(&path("vda2")));
         assert_eq!(second.devnode.as_deref(), Some("/dev/vda2"));
         assert_eq!(second.serial, None);
+        assert_eq!(number(&system, Path::new(&path("vda2"))), Some((254, 2)));
+        assert_eq!(number(&system, Path::new("/sys/none")), None);
+        assert!(
+            is_disk(&system, Path::new(&path(""))) && !is_disk(&system, Path::new(&path("vda1")))
+        );
         assert_eq!(
             block_device(&system, Path::new("/sys/none")),
             BlockDevice::default()

@@ -4,23 +4,67 @@ use super::error::CommandError;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
+/// What an input byte means: a digit's value, [`PAD`], [`BREAK`] or [`BAD`].
+const MEANING: [u8; 256] = meanings();
+/// `=`: zero bits.
+const PAD: u8 = 0x40;
+/// LF: skipped.
+const BREAK: u8 = 0x41;
+/// Not base64.
+const BAD: u8 = 0x80;
+
+const fn meanings() -> [u8; 256] {
+    let mut table = [BAD; 256];
+    let mut value = 0;
+    while value < 64 {
+        table[ALPHABET[value] as usize] = value as u8;
+        value += 1;
+    }
+    table[b'=' as usize] = PAD;
+    table[b'\n' as usize] = BREAK;
+    table
+}
+
 /// Standard base64 with padding, without line breaks.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
-    for group in bytes.chunks(3) {
-        let byte = |at: usize| u32::from(group.get(at).copied().unwrap_or(0));
-        let bits = byte(0) << 16 | byte(1) << 8 | byte(2);
-        for place in 0..4 {
-            let digit = ALPHABET[(bits >> (18 - 6 * place)) as usize & 0x3F];
-            text.push(if place > group.len() {
-                '='
-            } else {
-                char::from(digit)
-            });
-        }
-    }
+    encode_onto(&mut text, bytes);
     text
+}
+
+/// Appends what [`encode`] makes of `bytes`. Pieces of a whole may be encoded one after the other
+/// if all but the last have a length that is a multiple of 3.
+pub fn encode_onto(text: &mut String, bytes: &[u8]) {
+    // Through a piece of stack, because a string grows faster by the slice than by the character.
+    let mut digits = [b'='; 4 * 256];
+    for piece in bytes.chunks(3 * 256) {
+        let mut filled = 0;
+        let groups = piece.chunks_exact(3);
+        let rest = groups.remainder();
+        for (group, place) in groups.zip(digits.chunks_exact_mut(4)) {
+            let bits = u32::from_be_bytes([0, group[0], group[1], group[2]]);
+            place[0] = ALPHABET[(bits >> 18) as usize & 0x3F];
+            place[1] = ALPHABET[(bits >> 12) as usize & 0x3F];
+            place[2] = ALPHABET[(bits >> 6) as usize & 0x3F];
+            place[3] = ALPHABET[bits as usize & 0x3F];
+            filled += 4;
+        }
+        if let [first, more @ ..] = rest {
+            let second = more.first().copied();
+            let bits = u32::from_be_bytes([0, *first, second.unwrap_or(0), 0]);
+            digits[filled] = ALPHABET[(bits >> 18) as usize & 0x3F];
+            digits[filled + 1] = ALPHABET[(bits >> 12) as usize & 0x3F];
+            digits[filled + 2] = match second {
+                Some(_) => ALPHABET[(bits >> 6) as usize & 0x3F],
+                None => b'=',
+            };
+            digits[filled + 3] = b'=';
+            filled += 4;
+        }
+        // The alphabet is ASCII.
+        text.push_str(std::str::from_utf8(&digits[..filled]).unwrap_or_default());
+    }
 }
 
 /// What `text` encodes. Line feeds are skipped; padding may stand anywhere; a last group of
@@ -29,50 +73,56 @@ pub fn encode(bytes: &[u8]) -> String {
 /// # Errors
 /// Any character outside the alphabet, `=` and LF.
 pub fn decode(text: &str) -> Result<Vec<u8>, CommandError> {
-    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let text = text.as_bytes();
+    let mut bytes = vec![0; text.len() / 4 * 3];
+    let mut places = bytes.chunks_exact_mut(3);
+    let mut done = 0;
+    // Whole groups of digits, up to the first that holds anything else.
+    for (group, place) in text.chunks_exact(4).zip(&mut places) {
+        let [a, b, c, d] = [group[0], group[1], group[2], group[3]].map(|c| MEANING[c as usize]);
+        if a | b | c | d >= PAD {
+            break;
+        }
+        place[0] = a << 2 | b >> 4;
+        place[1] = b << 4 | c >> 2;
+        place[2] = c << 6 | d;
+        done += 1;
+    }
+    bytes.truncate(done * 3);
+    decode_rest(&text[done * 4..], &mut bytes)?;
+    Ok(bytes)
+}
+
+fn decode_rest(text: &[u8], bytes: &mut Vec<u8>) -> Result<(), CommandError> {
     let mut group = [0_u8; 4];
     let mut filled = 0;
-    for byte in text.bytes() {
-        if byte == b'\n' {
-            continue;
+    for &byte in text {
+        match MEANING[byte as usize] {
+            BREAK => continue,
+            BAD => return Err(CommandError::base64()),
+            value => group[filled] = value,
         }
-        if digit(byte).is_none() {
-            return Err(CommandError::base64());
-        }
-        group[filled] = byte;
         filled += 1;
         if filled == 4 {
             filled = 0;
-            push_group(&mut bytes, group);
+            push_group(bytes, group);
         }
     }
-    Ok(bytes)
+    Ok(())
 }
 
 /// Padding counts as zero bits; at the third or fourth place it takes that byte away.
 fn push_group(bytes: &mut Vec<u8>, group: [u8; 4]) {
     let bits = group
         .iter()
-        .fold(0, |bits, &c| bits << 6 | u32::from(digit(c).unwrap_or(0)));
+        .fold(0, |bits, &value| bits << 6 | u32::from(value & !PAD));
     let [_, first, second, third] = bits.to_be_bytes();
     bytes.push(first);
-    if group[2] != b'=' {
+    if group[2] != PAD {
         bytes.push(second);
     }
-    if group[3] != b'=' {
+    if group[3] != PAD {
         bytes.push(third);
-    }
-}
-
-fn digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'A'..=b'Z' => Some(byte - b'A'),
-        b'a'..=b'z' => Some(byte - b'a' + 26),
-        b'0'..=b'9' => Some(byte - b'0' + 52),
-        b'+' => Some(62),
-        b'/' => Some(63),
-        b'=' => Some(0),
-        _ => None,
     }
 }
 
@@ -118,6 +168,25 @@ mod tests {
         ] {
             assert_eq!(encode(bytes), text);
             assert_eq!(decode(text).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn long_input_with_line_feeds_and_in_pieces() {
+        let bytes: Vec<u8> = (0..5000_u32).map(|i| ((i * 31) >> 3) as u8).collect();
+        for length in [767, 768, 769, 770, 4999, 5000] {
+            let text = encode(&bytes[..length]);
+            assert_eq!(text.len(), length.div_ceil(3) * 4);
+            assert_eq!(decode(&text).unwrap(), &bytes[..length]);
+            let mut lines = text.clone();
+            lines.insert(2001.min(text.len()), '\n');
+            assert_eq!(decode(&lines).unwrap(), &bytes[..length]);
+            let mut pieces = String::new();
+            encode_onto(&mut pieces, &bytes[..300]);
+            encode_onto(&mut pieces, &bytes[300..length]);
+            assert_eq!(pieces, text);
+            lines.replace_range(700..701, "!");
+            assert_eq!(decode(&lines), Err(CommandError::base64()));
         }
     }
 }

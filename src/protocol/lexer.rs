@@ -6,6 +6,8 @@
 //! message costs at most what is left of it. 0xFE and 0xFF fit nowhere at all: sending one always
 //! ends whatever came before.
 
+use super::text::plain_run;
+
 /// The longest token, in bytes, quotes included.
 pub(super) const TOKEN_LIMIT: usize = 64 << 20;
 
@@ -83,11 +85,10 @@ impl Lexer {
                 }
                 Step::Collect(state @ State::String(quote)) => {
                     let room = (TOKEN_LIMIT + 1).saturating_sub(self.text.len()).max(1);
-                    let run = rest
-                        .iter()
-                        .take(room - 1)
-                        .take_while(|&&b| is_plain(b, quote));
-                    let (head, tail) = input.split_at(1 + run.count());
+                    let within = &rest[..rest.len().min(room - 1)];
+                    let sure = plain_run(within);
+                    let run = within[sure..].iter().take_while(|&&b| is_plain(b, quote));
+                    let (head, tail) = input.split_at(1 + sure + run.count());
                     self.text.extend_from_slice(head);
                     self.state = state;
                     *input = tail;

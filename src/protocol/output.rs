@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use super::number::write_double;
-use super::text::is_noncharacter;
+use super::text::{is_noncharacter, plain_run};
 use super::value::{Dict, Value};
 
 /// Appends the value as the wire shows it; objects in [`Dict::wire_order`].
@@ -61,7 +61,8 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     let mut rest = text;
     while !rest.is_empty() {
         let plain = |byte: &u8| matches!(byte, 0x20..=0x7E) && *byte != b'"' && *byte != b'\\';
-        let run = rest.bytes().take_while(plain).count();
+        let sure = plain_run(rest.as_bytes());
+        let run = sure + rest[sure..].bytes().take_while(plain).count();
         let (head, tail) = rest.split_at(run);
         out.extend_from_slice(head.as_bytes());
         let mut characters = tail.chars();

@@ -49,16 +49,39 @@ pub(super) fn modified_utf8(text: &str) -> impl Iterator<Item = u8> + '_ {
     })
 }
 
+/// A length from the front of `bytes` that surely holds printable ASCII alone, without quotes,
+/// apostrophes and backslashes; more of it may follow. Eight bytes at a time, because a file's
+/// content is one string of megabytes.
+pub(super) fn plain_run(bytes: &[u8]) -> usize {
+    const ONES: u64 = u64::MAX / 0xFF;
+    const HIGH: u64 = ONES * 0x80;
+    // The high bit of each byte that is below `limit` (at most 0x80), if none above it borrows;
+    // a borrow can only add false finds, and those end the run early.
+    let below = |word: u64, limit: u8| word.wrapping_sub(ONES * u64::from(limit)) & !word;
+    let is = |word: u64, byte: u8| below(word ^ (ONES * u64::from(byte)), 1);
+    let odd = |group: &[u8]| {
+        let word = u64::from_ne_bytes(group.try_into().unwrap_or_default());
+        let special = is(word, b'"') | is(word, b'\'') | is(word, b'\\') | is(word, 0x7F);
+        (word | below(word, 0x20) | special) & HIGH != 0
+    };
+    let groups = bytes.chunks_exact(8);
+    let whole = groups.len();
+    8 * groups.into_iter().position(odd).unwrap_or(whole)
+}
+
 /// Copies the leading run of ASCII bytes that `plain` accepts to `out`; returns what follows it.
+/// `plain` has to accept all that [`plain_run`] finds.
 pub(super) fn copy_ascii<'a>(
     bytes: &'a [u8],
     plain: impl Fn(u8) -> bool,
     out: &mut String,
 ) -> &'a [u8] {
-    let run = bytes
-        .iter()
-        .take_while(|&&byte| byte.is_ascii() && plain(byte))
-        .count();
+    let sure = plain_run(bytes);
+    let run = sure
+        + bytes[sure..]
+            .iter()
+            .take_while(|&&byte| byte.is_ascii() && plain(byte))
+            .count();
     let (head, tail) = bytes.split_at(run);
     // An ASCII run is always valid UTF-8.
     out.push_str(std::str::from_utf8(head).unwrap_or_default());
@@ -131,6 +154,19 @@ mod tests {
             (b"\xE0\xA0\xC3\xA9", "\u{FFFD}\u{E9}"),
         ] {
             assert_eq!(from_os_bytes(bytes), text, "{bytes:x?}");
+        }
+    }
+
+    #[test]
+    fn a_plain_run_stops_at_the_group_of_the_first_odd_byte() {
+        let plain: Vec<u8> = (0x20..0x7F).filter(|b| !b"\"'\\".contains(b)).collect();
+        assert_eq!(plain_run(&plain), plain.len() / 8 * 8);
+        for odd in (0..=0xFF).filter(|b| !plain.contains(b)) {
+            for at in 0..24 {
+                let mut bytes = [b' '; 24];
+                bytes[at] = odd;
+                assert_eq!(plain_run(&bytes), at / 8 * 8, "{odd:#x} at {at}");
+            }
         }
     }
 

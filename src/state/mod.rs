@@ -5,12 +5,18 @@
 //! |---|---|
 //! | `qga.state` | keyfile with the counter for file handles; made at start if missing |
 //! | `qga.state.isfrozen` | empty; exists exactly while the agent holds filesystems frozen |
+//! | `qga.state.expired` | a freeze that ended before its thaw, until that thaw has heard of it |
 //! | `qga.report.json` | what the last freeze did (ours alone) |
 
+mod counter;
+
+use crate::sys::localtime::{DATE, format_local};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, UNIX_EPOCH};
 
 /// First number of a file handle in a fresh state file.
 const FIRST_HANDLE: u32 = 1000;
@@ -19,6 +25,34 @@ const FIRST_HANDLE: u32 = 1000;
 #[derive(Debug, Clone)]
 pub struct StateDir {
     dir: PathBuf,
+}
+
+/// A freeze that ended before its thaw came; the next thaw must hear of it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Expiry {
+    /// When it was ended: seconds since the epoch.
+    pub when: f64,
+    /// How long it was held, in seconds.
+    pub held: f64,
+    /// Why, as half a sentence.
+    pub reason: String,
+    /// How many filesystems were thawed then.
+    pub count: u64,
+}
+
+impl std::fmt::Display for Expiry {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let when = UNIX_EPOCH + Duration::try_from_secs_f64(self.when).unwrap_or_default();
+        write!(
+            f,
+            "the freeze was ended at {} after {:.0} s, {} filesystems were thawed, because {}; a snapshot taken after that is not consistent",
+            format_local(when, DATE),
+            self.held,
+            self.count,
+            self.reason
+        )
+    }
 }
 
 /// A state file that could not be examined or written, with what to do.
@@ -112,11 +146,43 @@ impl StateDir {
         }
     }
 
-    /// Makes `qga.state` if it is missing, which also shows at start that the directory is
-    /// writable.
+    /// Remembers that a freeze ended before its thaw.
     ///
     /// # Errors
-    /// The directory is missing or not writable.
+    /// It cannot be written; a late thaw would then look like success.
+    pub fn mark_expired(&self, expiry: &Expiry) -> Result<(), StateError> {
+        let path = self.expired();
+        let write = || self.replace(&path, &serde_json::to_vec(expiry)?);
+        write().map_err(|e| StateError {
+            text: format!(
+                "unable to write {}: {}; the next guest-fsfreeze-thaw will not say that it came too late",
+                path.display(),
+                reason(&e)
+            ),
+        })
+    }
+
+    /// What [`StateDir::mark_expired`] remembered, once.
+    pub fn take_expired(&self) -> Option<Expiry> {
+        let path = self.expired();
+        let text = fs::read(&path).ok()?;
+        if let Err(error) = fs::remove_file(&path) {
+            tracing::warn!("unable to delete {}: {}", path.display(), reason(&error));
+        }
+        serde_json::from_slice(&text)
+            .inspect_err(|error| tracing::warn!("{}: {error}", path.display()))
+            .ok()
+    }
+
+    fn expired(&self) -> PathBuf {
+        self.dir.join("qga.state.expired")
+    }
+
+    /// Makes `qga.state` if it is missing, which also shows at start that the directory is
+    /// writable; one that is there must be readable.
+    ///
+    /// # Errors
+    /// The directory is missing or not writable, or the file is no key file.
     pub fn prepare(&self) -> Result<(), StateError> {
         let path = self.dir.join("qga.state");
         let made = OpenOptions::new()
@@ -126,7 +192,9 @@ impl StateDir {
             .open(&path);
         let result = match made {
             Ok(mut file) => writeln!(file, "[global]\nfd_counter={FIRST_HANDLE}"),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
+                return self.next_handle().map(drop);
+            }
             Err(e) => Err(e),
         };
         result.map_err(|e| StateError {
@@ -143,21 +211,26 @@ impl StateDir {
         self.dir.join("qga.report.json")
     }
 
-    /// Replaces the report by temporary file and rename, readable by root alone.
+    /// Replaces the report, readable by root alone.
     ///
     /// # Errors
     /// The directory cannot be written.
     pub fn write_report(&self, json: &[u8]) -> io::Result<()> {
-        let path = self.report();
-        let temporary = path.with_extension("json.new");
+        self.replace(&self.report(), json)
+    }
+
+    /// Temporary file and rename: whoever reads finds the old content or the new.
+    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(".new");
         let mut file: File = OpenOptions::new()
             .write(true)
             .create(true)
             .truncate(true)
             .mode(0o600)
             .open(&temporary)?;
-        file.write_all(json)?;
-        fs::rename(&temporary, &path)
+        file.write_all(content)?;
+        fs::rename(&temporary, path)
     }
 }
 
@@ -199,6 +272,26 @@ mod tests {
             "{error}"
         );
         assert!(error.text.ends_with(": Not a directory"), "{error}");
+    }
+
+    #[test]
+    fn an_expired_freeze_is_told_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        assert_eq!(state.take_expired(), None);
+        let expiry = Expiry {
+            when: 1.7e9,
+            held: 900.0,
+            reason: "of the test".into(),
+            count: 2,
+        };
+        state.mark_expired(&expiry).unwrap();
+        assert_eq!(state.take_expired(), Some(expiry.clone()));
+        assert_eq!(state.take_expired(), None);
+        let text = expiry.to_string();
+        assert!(text.contains("after 900 s, 2 filesystems") && text.contains("of the test"));
+        fs::write(dir.path().join("qga.state.expired"), "{torn").unwrap();
+        assert_eq!(state.take_expired(), None);
     }
 
     #[test]

@@ -17,6 +17,31 @@ unsafe extern "C" {
 /// `time` in the zone of `TZ` or /etc/localtime, by a strftime(3) format whose result has at most
 /// 255 bytes; empty if it is longer or the time has no calendar date.
 pub fn format_local(time: SystemTime, format: &CStr) -> String {
+    let Some(fields) = fields(time) else {
+        return String::new();
+    };
+    let mut text = [0u8; 256];
+    // SAFETY: the length is the buffer's own, the format ends in a NUL, `fields` was filled above.
+    let length = unsafe {
+        libc::strftime(
+            text.as_mut_ptr().cast(),
+            text.len(),
+            format.as_ptr(),
+            &fields,
+        )
+    };
+    String::from_utf8_lossy(&text[..length]).into_owned()
+}
+
+/// Abbreviation of the zone that holds at `time`, and its seconds east of UTC; `None` if the time
+/// has no calendar date.
+pub fn zone(time: SystemTime) -> Option<(String, libc::c_long)> {
+    let offset = fields(time)?.tm_gmtoff;
+    Some((format_local(time, c"%Z"), offset))
+}
+
+/// The calendar date of `time`; `None` if it has none.
+fn fields(time: SystemTime) -> Option<libc::tm> {
     let seconds = match time.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_secs()).unwrap_or(i64::MAX),
         Err(before) => {
@@ -36,19 +61,9 @@ pub fn format_local(time: SystemTime, format: &CStr) -> String {
         libc::localtime_r(&seconds, &mut fields)
     };
     if done.is_null() {
-        return String::new();
+        return None;
     }
-    let mut text = [0u8; 256];
-    // SAFETY: the length is the buffer's own, the format ends in a NUL, `fields` was filled above.
-    let length = unsafe {
-        libc::strftime(
-            text.as_mut_ptr().cast(),
-            text.len(),
-            format.as_ptr(),
-            &fields,
-        )
-    };
-    String::from_utf8_lossy(&text[..length]).into_owned()
+    Some(fields)
 }
 
 #[cfg(test)]
@@ -69,6 +84,20 @@ mod tests {
             let said = String::from_utf8(out.stdout).expect("text");
             assert_eq!(format_local(time, DATE), said.trim_end());
         }
+    }
+
+    #[test]
+    fn the_zone_is_what_date_prints() {
+        let out = Command::new("date")
+            .arg("+%Z %z")
+            .output()
+            .expect("date runs");
+        let said = String::from_utf8(out.stdout).expect("text");
+        let (zone, offset) = zone(SystemTime::now()).expect("a zone");
+        let sign = if offset < 0 { '-' } else { '+' };
+        let minutes = offset.abs() / 60;
+        let told = format!("{zone} {sign}{:02}{:02}", minutes / 60, minutes % 60);
+        assert_eq!(told, said.trim_end());
     }
 
     #[test]

@@ -1,10 +1,12 @@
-//! Loop devices (loop(4)), made so that they go away with their last user.
+//! Loop devices (loop(4)): made so that they go away with their last user, and asked for their file.
 
 use nix::errno::Errno;
 use nix::libc;
+use nix::sys::stat::{major, minor};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::AsRawFd;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 /// `LO_FLAGS_AUTOCLEAR`: detach when the last user closes the device.
@@ -35,6 +37,7 @@ mod request {
     nix::ioctl_none_bad!(get_free, 0x4C82);
     nix::ioctl_write_int_bad!(set_fd, 0x4C00);
     nix::ioctl_write_ptr_bad!(set_status, 0x4C04 as c_ulong, LoopInfo);
+    nix::ioctl_read_bad!(get_status, 0x4C05 as c_ulong, LoopInfo);
 }
 
 /// An attached loop device. It stays while this value, or a mount of it, lives.
@@ -83,6 +86,24 @@ impl LoopDevice {
     pub fn path(&self) -> &Path {
         &self.path
     }
+}
+
+/// Major and minor device number of the filesystem that has the file behind the loop device at
+/// `path`: what stat(2) of the file would tell, wherever it is.
+///
+/// # Errors
+/// It cannot be opened, or is no loop device with a file.
+pub fn backing_filesystem(path: &Path) -> io::Result<(u32, u32)> {
+    let device = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    // SAFETY: all-zero is a valid value of this plain struct.
+    let mut info: LoopInfo = unsafe { std::mem::zeroed() };
+    // SAFETY: `info` is the struct that this request fills, and lives over the call.
+    unsafe { request::get_status(device.as_raw_fd(), &raw mut info) }?;
+    let number = |part: u64| u32::try_from(part).map_err(io::Error::other);
+    Ok((number(major(info.device))?, number(minor(info.device))?))
 }
 
 const _: () = assert!(size_of::<LoopInfo>() == 232 && size_of::<libc::c_int>() == 4);

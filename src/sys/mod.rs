@@ -5,10 +5,16 @@
 pub mod activation;
 pub mod daemon;
 pub mod fsfreeze;
+pub mod fstrim;
+pub mod guardian;
+pub mod identity;
+pub mod load;
 pub mod localtime;
 pub mod loopdev;
 pub mod memory;
+pub mod nvme;
 pub mod process;
+pub mod spawn;
 mod strerror;
 pub mod syslog;
 

@@ -17,12 +17,48 @@ pub enum Family {
     Group,
 }
 
+/// Bytes that a child writes to a descriptor just before it becomes its program: whoever reads
+/// them knows that the program runs, whatever has become of the parent.
+#[derive(Debug)]
+pub struct Announcement {
+    /// Where to; open until the spawn.
+    pub fd: OwnedFd,
+    /// What, in one write(2).
+    pub text: Vec<u8>,
+}
+
+impl Announcement {
+    fn make(&self) -> io::Result<()> {
+        // SAFETY: the descriptor is owned, and the pointer and length are those of the vector.
+        let written = unsafe {
+            libc::write(
+                self.fd.as_raw_fd(),
+                self.text.as_ptr().cast(),
+                self.text.len(),
+            )
+        };
+        if written < 0 {
+            Err(io::Error::last_os_error())
+        } else {
+            Ok(())
+        }
+    }
+}
+
 /// Prepares `command` so that its child starts in its own `family`, with no signal blocked, with
 /// SIGPIPE at its default, and with every descriptor from 3 up closed at exec but those of `keep`,
-/// whose numbers must stay open until the spawn.
-pub fn prepare(command: &mut Command, family: Family, keep: Vec<RawFd>) {
+/// whose numbers must stay open until the spawn. Nobody hearing the announcement stops nothing.
+pub fn prepare(
+    command: &mut Command,
+    family: Family,
+    keep: Vec<RawFd>,
+    announcement: Option<Announcement>,
+) {
     let hook = move || {
         join(family)?;
+        if let Some(announcement) = &announcement {
+            announcement.make().ok();
+        }
         reset_signals()?;
         close_at_exec_from(3)?;
         for &fd in &keep {
@@ -54,7 +90,7 @@ fn join(family: Family) -> io::Result<()> {
     }
 }
 
-fn reset_signals() -> io::Result<()> {
+pub(super) fn reset_signals() -> io::Result<()> {
     // SAFETY: the set is initialised by sigemptyset before it is used; SIG_DFL is a valid handler.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -70,7 +106,7 @@ fn reset_signals() -> io::Result<()> {
 }
 
 /// Sets close-on-exec on every descriptor from `first` up.
-fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
+pub(super) fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
     // SAFETY: three integers; nothing is closed now, and a kernel without the call says ENOSYS
     // (before 5.9) or EINVAL (without the flag, before 5.11).
     let done = unsafe {

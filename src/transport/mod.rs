@@ -117,6 +117,15 @@ impl Channel {
         }
     }
 
+    /// Which client is served: a number that changes when one has gone for good. A port or line
+    /// cannot tell one host from the next.
+    pub fn generation(&self) -> u64 {
+        match &self.0 {
+            Kind::Virtio(_) | Kind::Serial(_) => 0,
+            Kind::Socket(channel) => channel.generation(),
+        }
+    }
+
     /// Writes all of `data` to whoever is connected, waiting without spinning while the reader is
     /// slow. If the reader goes away, the rest is dropped: the next one must not get the answer
     /// to another's question.

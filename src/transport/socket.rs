@@ -109,6 +109,8 @@ enum Client {
 pub struct SocketChannel {
     listener: Listener,
     client: Option<Client>,
+    /// How many clients have gone.
+    gone: u64,
 }
 
 impl SocketChannel {
@@ -117,6 +119,7 @@ impl SocketChannel {
         Self {
             listener,
             client: None,
+            gone: 0,
         }
     }
 
@@ -145,7 +148,13 @@ impl SocketChannel {
                 Err(e) => tracing::warn!("error reading channel: {}", strerror(&e)),
             }
             self.client = None;
+            self.gone += 1;
         }
+    }
+
+    /// Which client is served: a number that changes when one has gone.
+    pub fn generation(&self) -> u64 {
+        self.gone
     }
 
     /// Writes to the client; without one the data are dropped.

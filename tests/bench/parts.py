@@ -9,7 +9,7 @@ import time
 from lib import channel, guest, paths
 
 SIDES = ("ours", "original")
-IN_GUEST = {"ours": "/usr/sbin/qemu-ga", "original": "/usr/local/sbin/qemu-ga-original"}
+IN_GUEST = {"ours": "/usr/sbin/qemu-ga", "original": guest.ORIGINAL_IN_GUEST}
 # Without these the kernel writes most of what is dirty back by itself before the freeze comes.
 NO_WRITEBACK = ("sysctl -qw vm.dirty_ratio=90 vm.dirty_background_ratio=80 vm.dirty_expire_centisecs=60000 "
                 "vm.dirty_writeback_centisecs=60000")
@@ -174,22 +174,13 @@ def bench_guest(made, work):
         machine.stop()
 
 
-def use(machine, side):
-    """Makes `side` the guest's agent service (no hooks) and waits until it answers; returns its pid."""
-    drop_in = "/run/systemd/system/qemu-guest-agent.service.d"
-    machine.oob.run(f"mkdir -p {drop_in}; printf '[Service]\\nExecStart=\\nExecStart=-{IN_GUEST[side]}\\n' >{drop_in}/which.conf; "
-                    "systemctl daemon-reload; systemctl reset-failed qemu-guest-agent; systemctl restart qemu-guest-agent")
-    channel.wait_for_agent(machine.agent_path, 60)
-    return machine.agent_pid()
-
-
 def idle(machine, rounds):
     """Wakeups with the host silent and gone, and memory, each in a fresh process that has answered a few requests."""
     gone, silent = Row("wakeups, host gone", "/s", most=0), Row("wakeups, host silent", "/s", most=0)
-    rss, pss = Row("VmRSS, idle", "KiB", ratio=1), Row("Pss, idle", "KiB")
+    rss, pss = Row("resident (Rss), idle", "KiB", ratio=1), Row("shared out (Pss), idle", "KiB")
     dirty, threads = Row("private dirty, idle", "KiB", ratio=1), Row("threads", "")
     for turn, side in alternate(rounds):
-        pid = use(machine, side)
+        pid = machine.run_agent(IN_GUEST[side])
         with machine.agent() as agent:
             for _ in range(10):
                 agent.ask("guest-ping")
@@ -197,12 +188,13 @@ def idle(machine, rounds):
         # The hang-up itself may wake the agent: it is not part of being gone.
         time.sleep(1)
         gone.add(side, machine.wakeups(pid, IDLE_SECONDS) / IDLE_SECONDS)
+        # Rss of smaps_rollup is counted when read; VmRSS of status lags behind by what the kernel has not summed up yet.
         text = machine.oob.run(f"cat /proc/{pid}/status /proc/{pid}/smaps_rollup")
         values = {line.split()[0].rstrip(":"): line.split()[1] for line in text.splitlines() if len(line.split()) in (2, 3)}
-        for row, key in ((rss, "VmRSS"), (pss, "Pss"), (dirty, "Private_Dirty"), (threads, "Threads")):
+        for row, key in ((rss, "Rss"), (pss, "Pss"), (dirty, "Private_Dirty"), (threads, "Threads")):
             row.add(side, int(values[key]))
         say(f"idle, run {turn}, {side}: {gone.runs[side][-1]:.1f}/s gone, {silent.runs[side][-1]:.1f}/s silent, "
-            f"VmRSS {values['VmRSS']} KiB, Pss {values['Pss']} KiB, private dirty {values['Private_Dirty']} KiB")
+            f"Rss {values['Rss']} KiB (VmRSS {values['VmRSS']}), Pss {values['Pss']} KiB, private dirty {values['Private_Dirty']} KiB")
     return [gone, silent, rss, pss, dirty, threads]
 
 
@@ -210,7 +202,7 @@ def ping_virtio(machine, rounds, pings=300):
     """guest-ping round trips over virtio-serial into the emulated guest."""
     median, slow = Row("ping, virtio-serial, p50", "µs", ratio=1), Row("ping, virtio-serial, p99", "µs")
     for turn, side in alternate(rounds):
-        use(machine, side)
+        machine.run_agent(IN_GUEST[side])
         with machine.agent() as agent:
             times = pings_of(agent, pings)
         median.add(side, times[len(times) // 2])
@@ -242,7 +234,7 @@ def stall(machine, rounds, name, where, megabytes, ratio):
     clean = Row(f"worst write stall, {name}, nothing dirty", "ms")
     freeze = Row(f"freeze command, {name}, {megabytes} MB dirty", "ms")
     for turn, side in alternate(rounds):
-        use(machine, side)
+        machine.run_agent(IN_GUEST[side])
         for row, size in ((clean, 0), (worst, megabytes)):
             dirty = make_dirty(machine, where, size)
             gap, took = one_freeze(machine, where)

@@ -52,7 +52,7 @@ fn a_covered_mount_is_left_out_with_a_warning() {
         assert_eq!([&below, &above].map(Disk::is_frozen), [false, true]);
         assert_eq!(client.call("guest-fsfreeze-thaw"), returned(1));
         let warning = format!(
-            ": warning: {} is not frozen: another filesystem is mounted over it\n",
+            ": warning: failed to open {}: another filesystem is mounted over it\n",
             place.name("m")
         );
         assert!(
@@ -65,12 +65,26 @@ fn a_covered_mount_is_left_out_with_a_warning() {
 }
 
 #[test]
-fn a_filesystem_that_others_froze_does_not_count() {
+fn a_filesystem_that_others_froze_is_an_error_or_does_not_count() {
     in_namespace(|| {
         let place = Place::new();
         let ours = Disk::ext4(&place.path("ours"));
         let theirs = Disk::ext4(&place.path("theirs"));
-        let agent = place.agent(&[]);
+        let as_original: &[&str] = if is_ours() {
+            let agent = place.agent(&[]);
+            theirs.freeze();
+            let text = format!(
+                "failed to freeze {}: someone else has frozen it already",
+                theirs.mountpoint()
+            );
+            assert_eq!(agent.call("guest-fsfreeze-freeze"), failed(&text));
+            assert!(!ours.is_frozen() && theirs.is_frozen());
+            theirs.thaw().expect("thaw");
+            &["--fsfreeze-ignore-frozen"]
+        } else {
+            &[]
+        };
+        let agent = place.agent(as_original);
         let mut client = agent.connect();
         theirs.freeze();
         assert_eq!(

@@ -146,7 +146,7 @@ fn the_report_tells_the_whole_run() {
 }
 
 /// Reads what the agent sends to /dev/log until `last` comes.
-fn audit_lines(log: &UnixDatagram, last: &str) -> Vec<String> {
+pub fn audit_lines(log: &UnixDatagram, last: &str) -> Vec<String> {
     let mut lines = Vec::new();
     loop {
         let mut buffer = [0; 1024];
@@ -164,20 +164,26 @@ fn audit_lines(log: &UnixDatagram, last: &str) -> Vec<String> {
     }
 }
 
+/// The system log's socket, in a /dev of our own; only in a namespace. The bind mount `null` of the
+/// place is to be detached at the end.
+pub fn system_log(place: &Place) -> UnixDatagram {
+    fs::write(place.path("null"), "").expect("file");
+    crate::support::disk::bind_file(Path::new("/dev/null"), &place.path("null"));
+    tmpfs(Path::new("/dev"));
+    symlink(place.path("null"), "/dev/null").expect("link");
+    let log = UnixDatagram::bind("/dev/log").expect("socket");
+    log.set_read_timeout(Some(Duration::from_secs(30)))
+        .expect("timeout");
+    log
+}
+
 #[test]
 fn the_system_log_has_what_operators_look_for() {
     in_namespace(|| {
         let place = Place::new();
         let _disk = Disk::ext4(&place.path("m"));
         let hook = place.script("hook", "exit 0");
-        // A /dev of our own, for the system log's socket.
-        fs::write(place.path("null"), "").expect("file");
-        crate::support::disk::bind_file(Path::new("/dev/null"), &place.path("null"));
-        tmpfs(Path::new("/dev"));
-        symlink(place.path("null"), "/dev/null").expect("link");
-        let log = UnixDatagram::bind("/dev/log").expect("socket");
-        log.set_read_timeout(Some(Duration::from_secs(30)))
-            .expect("timeout");
+        let log = system_log(&place);
         let agent = place.agent(&[&format!("-F{}", hook.display())]);
         let mut client = agent.connect();
         for command in ["guest-ping", "guest-fsfreeze-freeze", "guest-ping"] {

@@ -8,14 +8,19 @@
 // Helpers of tests, outside of #[test] itself.
 #![allow(clippy::expect_used, clippy::panic)]
 
+mod acting;
 mod cli;
+mod exec;
+mod files;
 mod freeze_edges;
 mod freezing;
+mod guardian;
 mod hook_log;
 mod hooks;
 mod info;
 mod limits;
 mod log_gate;
+mod power;
 mod restart;
 mod serial;
 mod sessions;

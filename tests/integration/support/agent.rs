@@ -177,6 +177,14 @@ impl Agent {
         self.connect().call(command)
     }
 
+    pub fn pid(&self) -> i32 {
+        self.child.id().try_into().expect("a pid")
+    }
+
+    /// Sends it a signal.
+    ///
+    /// # Panics
+    /// It is gone.
     pub fn signal(&self, signal: Signal) {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("a pid"));
         kill(pid, signal).expect("signal");

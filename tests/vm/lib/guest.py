@@ -1,10 +1,12 @@
 """Guests: a work directory with private copies of the disks, and QEMU run directly (libvirt's way is in virt.py)."""
 import subprocess
+import time
 
 from . import channel, image
 
 KERNEL_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off"
 BOOT_SECONDS = 180
+ORIGINAL_IN_GUEST = "/usr/local/sbin/qemu-ga-original"
 
 
 class Disks:
@@ -83,6 +85,19 @@ class RawGuest(Guest):
         self.log = open(work / "qemu.log", "wb")
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=subprocess.STDOUT)
+
+    def run_agent(self, program):
+        """Replaces the service's process by another program (no hooks), also while the guest is frozen; returns its pid."""
+        old = self.agent_pid()
+        drop_in = "/run/systemd/system/qemu-guest-agent.service.d"
+        # Set up once, then only a link in tmpfs is turned: even `mkdir -p` of what exists asks the root for a write.
+        unit = "[Unit]\\nStartLimitIntervalSec=0\\n[Service]\\nExecStart=\\nExecStart=-/run/agent/qemu-ga\\n"
+        self.oob.run(f"[ -e {drop_in}/link.conf ] || {{ mkdir -p {drop_in} /run/agent; printf '{unit}' >{drop_in}/link.conf; "
+                     f"systemctl daemon-reload; }}; ln -sfn {program} /run/agent/qemu-ga; kill -9 {old}")
+        while self.agent_pid() in (0, old):
+            time.sleep(0.1)
+        channel.wait_for_agent(self.agent_path, 60)
+        return self.agent_pid()
 
     def thaw_anyway(self):
         """After a failed check: nothing may stay frozen for the next one."""

@@ -7,6 +7,7 @@ VM = ROOT / "tests" / "vm"
 GUEST_FILES = VM / "guest"
 CACHE = ROOT / ".cache" / "vm"
 ORIGINAL = CACHE / "original"
+LOCK = CACHE / "lock"
 LAST_RUN = CACHE / "last-run"
 
 

@@ -4,6 +4,7 @@
 and the user database are its own, the user's libvirt is out of sight, and when it ends, however it ends, the kernel
 kills every QEMU and libvirtd it had started.
 """
+import fcntl
 import os
 import pathlib
 import signal
@@ -13,6 +14,18 @@ import sys
 MARK = "QGA_VM_SANDBOX"
 LIBVIRT_USERS = ("libvirt-qemu:x:64055:64055:::/usr/sbin/nologin",)
 LIBVIRT_GROUPS = ("kvm:x:64053:", "libvirt:x:64054:", "libvirt-qemu:x:64055:")
+
+
+def only_one(lock):
+    """Waits until no other run uses the cache; the lock is kept until this run and all it started have ended."""
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    file = os.open(lock, os.O_RDWR | os.O_CREAT, 0o600)
+    os.set_inheritable(file, True)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        print(f"waiting for another run to end ({lock} is locked)", flush=True)
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def inside():

@@ -1,0 +1,300 @@
+//! Floor 4: disks and what goes over them: guest-get-disks, guest-get-diskstats.
+//!
+//! Read-only. The disks are those of sysfs that have a size and a device node. Only NVMe disks are
+//! opened, to ask the controller for its health, which may take its time; hence the thread.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::fs::DiskAddress;
+use super::{Command, answer, wire, worker};
+use crate::probe::address::{self, BusType};
+use crate::probe::diskstats::{self, Counters, DiskStats};
+use crate::probe::nvme::{self, SmartLog};
+use crate::probe::{System, sysblock, udev};
+use crate::protocol::arguments::{NoArguments, decode};
+use crate::protocol::error::CommandError;
+use crate::sys::{nvme::smart_log, strerror};
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::later(25, "guest-get-disks", |_, arguments| {
+        Box::pin(async move {
+            let NoArguments {} = decode(arguments)?;
+            answer(worker::run(|| get_disks(&System::host())).await?)
+        })
+    }),
+    Command::now(40, "guest-get-diskstats", |_, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        answer(get_diskstats(&System::host())?)
+    }),
+];
+
+const BLOCK: &str = "/sys/block";
+
+/// A disk or a partition.
+#[derive(Debug, Serialize)]
+struct DiskInfo {
+    /// Path of the device node.
+    name: String,
+    partition: bool,
+    /// Device nodes of what it stands on.
+    dependencies: Option<Vec<String>>,
+    /// Only of disks with hardware.
+    address: Option<DiskAddress>,
+    /// The name that device mapper knows it by.
+    alias: Option<String>,
+    smart: Option<NvmeSmart>,
+}
+
+/// The disks that have a size, the last of the directory first, each after its partitions.
+///
+/// # Errors
+/// There is no list of disks.
+fn get_disks(system: &System) -> Result<Vec<DiskInfo>, CommandError> {
+    let names = system.names(BLOCK.as_ref()).map_err(|error| {
+        let reason = strerror(&error.source);
+        CommandError::generic(format!("Can't open directory \"{BLOCK}\": {reason}"))
+    })?;
+    let mut disks = Vec::new();
+    for name in names {
+        let link = Path::new(BLOCK).join(name);
+        if !system.path(&link).is_symlink() || !has_size(system, &link) {
+            continue;
+        }
+        // Unplugged in this moment, if it can't be resolved.
+        if let Ok(path) = system.resolve(&link) {
+            describe(system, &path, &mut disks);
+        }
+    }
+    disks.reverse();
+    Ok(disks)
+}
+
+fn has_size(system: &System, disk: &Path) -> bool {
+    let size = fs::read(system.path(disk.join("size"))).unwrap_or_default();
+    !size.is_empty() && size.trim_ascii() != b"0"
+}
+
+/// Adds the disk and its partitions, in the reverse of the reply's order.
+fn describe(system: &System, disk: &Path, disks: &mut Vec<DiskInfo>) {
+    let device = udev::block_device(system, disk);
+    let Some(devnode) = device.devnode else {
+        return;
+    };
+    let found = (!sysblock::is_virtual(disk))
+        .then(|| address::disk_address(system, disk))
+        .flatten();
+    let is_nvme = found
+        .as_ref()
+        .is_some_and(|found| found.bus_type == BusType::Nvme);
+    disks.push(DiskInfo {
+        name: devnode.clone(),
+        partition: false,
+        dependencies: dependencies(system, disk),
+        address: found.map(DiskAddress::from),
+        alias: device.dm_name,
+        smart: if is_nvme {
+            smart(&system.path(&devnode))
+        } else {
+            None
+        },
+    });
+    for partition in partitions(system, disk) {
+        if let Some(name) = udev::block_device(system, &partition).devnode {
+            disks.push(DiskInfo {
+                name,
+                partition: true,
+                dependencies: Some(vec![devnode.clone()]),
+                address: None,
+                alias: None,
+                smart: None,
+            });
+        }
+    }
+}
+
+/// `None` if the device has no such list.
+fn dependencies(system: &System, disk: &Path) -> Option<Vec<String>> {
+    if !system.path(disk.join("slaves")).is_dir() {
+        return None;
+    }
+    let slaves = sysblock::slaves(system, disk).ok()?;
+    let devnode = |slave: &PathBuf| udev::block_device(system, slave).devnode;
+    Some(slaves.iter().filter_map(devnode).collect())
+}
+
+/// `sda1`, or `nvme0n1p1` where the disk's own name ends in a digit.
+fn partitions(system: &System, disk: &Path) -> Vec<PathBuf> {
+    let name = sysblock::name(disk);
+    let is_partition = |entry: &std::ffi::OsString| {
+        let number = entry.to_str().and_then(|entry| entry.strip_prefix(&*name));
+        number.is_some_and(|number| {
+            let number = number.strip_prefix('p').unwrap_or(number);
+            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
+    // A disk that goes away meanwhile has none.
+    let names = system.names(disk).unwrap_or_default();
+    let paths = names
+        .iter()
+        .filter(|entry| is_partition(entry))
+        .map(|entry| disk.join(entry));
+    paths.filter(|path| system.path(path).is_dir()).collect()
+}
+
+fn smart(devnode: &Path) -> Option<NvmeSmart> {
+    let log = File::open(devnode).and_then(|device| smart_log(&device));
+    match log {
+        Ok(page) => nvme::parse(&page).map(NvmeSmart::from),
+        Err(error) => {
+            tracing::debug!("no health of {}: {}", devnode.display(), strerror(&error));
+            None
+        }
+    }
+}
+
+/// Each counter of 128 bits in two halves.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct NvmeSmart {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    critical_warning: u64,
+    temperature: u64,
+    available_spare: u64,
+    available_spare_threshold: u64,
+    percentage_used: u64,
+    data_units_read_lo: u64,
+    data_units_read_hi: u64,
+    data_units_written_lo: u64,
+    data_units_written_hi: u64,
+    host_read_commands_lo: u64,
+    host_read_commands_hi: u64,
+    host_write_commands_lo: u64,
+    host_write_commands_hi: u64,
+    controller_busy_time_lo: u64,
+    controller_busy_time_hi: u64,
+    power_cycles_lo: u64,
+    power_cycles_hi: u64,
+    power_on_hours_lo: u64,
+    power_on_hours_hi: u64,
+    unsafe_shutdowns_lo: u64,
+    unsafe_shutdowns_hi: u64,
+    media_errors_lo: u64,
+    media_errors_hi: u64,
+    number_of_error_log_entries_lo: u64,
+    number_of_error_log_entries_hi: u64,
+}
+
+impl From<SmartLog> for NvmeSmart {
+    fn from(log: SmartLog) -> Self {
+        let lo = |counter: u128| counter as u64;
+        let hi = |counter: u128| (counter >> 64) as u64;
+        Self {
+            kind: "nvme",
+            critical_warning: log.critical_warning.into(),
+            temperature: log.temperature.into(),
+            available_spare: log.available_spare.into(),
+            available_spare_threshold: log.available_spare_threshold.into(),
+            percentage_used: log.percentage_used.into(),
+            data_units_read_lo: lo(log.data_units_read),
+            data_units_read_hi: hi(log.data_units_read),
+            data_units_written_lo: lo(log.data_units_written),
+            data_units_written_hi: hi(log.data_units_written),
+            host_read_commands_lo: lo(log.host_read_commands),
+            host_read_commands_hi: hi(log.host_read_commands),
+            host_write_commands_lo: lo(log.host_write_commands),
+            host_write_commands_hi: hi(log.host_write_commands),
+            controller_busy_time_lo: lo(log.controller_busy_time),
+            controller_busy_time_hi: hi(log.controller_busy_time),
+            power_cycles_lo: lo(log.power_cycles),
+            power_cycles_hi: hi(log.power_cycles),
+            power_on_hours_lo: lo(log.power_on_hours),
+            power_on_hours_hi: hi(log.power_on_hours),
+            unsafe_shutdowns_lo: lo(log.unsafe_shutdowns),
+            unsafe_shutdowns_hi: hi(log.unsafe_shutdowns),
+            media_errors_lo: lo(log.media_errors),
+            media_errors_hi: hi(log.media_errors),
+            number_of_error_log_entries_lo: lo(log.error_log_entries),
+            number_of_error_log_entries_hi: hi(log.error_log_entries),
+        }
+    }
+}
+
+#[derive(Debug, Serialize)]
+struct DiskStatsInfo {
+    name: String,
+    major: u64,
+    minor: u64,
+    stats: Stats,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Stats {
+    read_sectors: Option<u64>,
+    read_ios: Option<u64>,
+    read_merges: Option<u64>,
+    write_sectors: Option<u64>,
+    write_ios: Option<u64>,
+    write_merges: Option<u64>,
+    discard_sectors: Option<u64>,
+    discard_ios: Option<u64>,
+    discard_merges: Option<u64>,
+    flush_ios: Option<u64>,
+    read_ticks: Option<u64>,
+    write_ticks: Option<u64>,
+    discard_ticks: Option<u64>,
+    flush_ticks: Option<u64>,
+    ios_pgr: Option<u64>,
+    total_ticks: Option<u64>,
+    weight_ticks: Option<u64>,
+}
+
+fn get_diskstats(system: &System) -> Result<Vec<DiskStatsInfo>, CommandError> {
+    let text = system.text("/proc/diskstats").map_err(wire)?;
+    Ok(diskstats::parse(&text)
+        .into_iter()
+        .map(DiskStatsInfo::from)
+        .collect())
+}
+
+impl From<DiskStats> for DiskStatsInfo {
+    fn from(found: DiskStats) -> Self {
+        Self {
+            name: found.name,
+            major: found.major,
+            minor: found.minor,
+            stats: found.counters.into(),
+        }
+    }
+}
+
+impl From<Counters> for Stats {
+    fn from(found: Counters) -> Self {
+        Self {
+            read_sectors: found.read_sectors,
+            read_ios: found.read_ios,
+            read_merges: found.read_merges,
+            write_sectors: found.write_sectors,
+            write_ios: found.write_ios,
+            write_merges: found.write_merges,
+            discard_sectors: found.discard_sectors,
+            discard_ios: found.discard_ios,
+            discard_merges: found.discard_merges,
+            flush_ios: found.flush_ios,
+            read_ticks: found.read_ticks,
+            write_ticks: found.write_ticks,
+            discard_ticks: found.discard_ticks,
+            flush_ticks: found.flush_ticks,
+            ios_pgr: found.ios_in_progress,
+            total_ticks: found.total_ticks,
+            weight_ticks: found.weight_ticks,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

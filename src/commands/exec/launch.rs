@@ -1,0 +1,169 @@
+//! From the words of a request to a child (floor 4): where its program is looked for, what its
+//! descriptors are.
+
+use super::Mode;
+use crate::protocol::error::CommandError;
+use crate::protocol::text;
+use crate::sys::spawn::{self, Program, SpawnError, above_stdio};
+use crate::sys::strerror;
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use std::ffi::CString;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+
+/// Where programs are where PATH is not set.
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin:.";
+
+/// A child that was started, and our ends of its pipes.
+#[derive(Debug)]
+pub struct Started {
+    pub pid: i32,
+    pub input: Option<OwnedFd>,
+    pub out: Option<OwnedFd>,
+    pub err: Option<OwnedFd>,
+}
+
+/// Starts `words[0]` with the arguments `words`.
+///
+/// `env` is the whole environment; None: the agent's. `input`: stdin is a pipe, else /dev/null.
+///
+/// # Errors
+/// The program cannot be executed, or nothing can be started; there is no child then.
+pub fn launch(
+    words: &[&str],
+    env: Option<&[String]>,
+    input: bool,
+    mode: Mode,
+) -> Result<Started, CommandError> {
+    let path = words.first().copied().unwrap_or_default();
+    let setup = |e: io::Error| {
+        CommandError::generic(format!(
+            "Failed to create pipe for communicating with child process ({})",
+            strerror(&e)
+        ))
+    };
+    let argv: Vec<CString> = words.iter().map(|word| c_string(word)).collect();
+    let env: Option<Vec<CString>> = env.map(|env| env.iter().map(|v| c_string(v)).collect());
+    let candidates = candidates(&text::to_os_bytes(path), env.as_deref());
+
+    let null = File::options().read(true).write(true).open("/dev/null");
+    let null = above_stdio(null.map_err(setup)?.into()).map_err(setup)?;
+    let stdin = piped(input).map_err(setup)?;
+    let stdout = piped(!matches!(mode, Mode::None | Mode::Stderr)).map_err(setup)?;
+    let stderr = piped(matches!(mode, Mode::Stderr | Mode::Separated)).map_err(setup)?;
+
+    let error = if mode == Mode::Merged {
+        &stdout
+    } else {
+        &stderr
+    };
+    let program = Program {
+        candidates: &candidates,
+        argv: &argv,
+        env: env.as_deref(),
+        stdio: [
+            stdin
+                .as_ref()
+                .map_or(null.as_fd(), |pipe| pipe.read.as_fd()),
+            write_end(&stdout, &null),
+            write_end(error, &null),
+        ],
+    };
+    let pid = spawn::spawn(&program).map_err(|e| {
+        CommandError::generic(match e {
+            SpawnError::Fork(e) => format!("Failed to fork ({})", strerror(&e)),
+            SpawnError::Exec(e) => format!(
+                "Failed to execute child process \u{201C}{path}\u{201D} ({})",
+                strerror(&e)
+            ),
+        })
+    })?;
+    Ok(Started {
+        pid,
+        input: stdin.map(|pipe| pipe.write),
+        out: stdout.map(|pipe| pipe.read),
+        err: stderr.map(|pipe| pipe.read),
+    })
+}
+
+#[derive(Debug)]
+struct Pipe {
+    read: OwnedFd,
+    write: OwnedFd,
+}
+
+fn piped(wanted: bool) -> io::Result<Option<Pipe>> {
+    if !wanted {
+        return Ok(None);
+    }
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    Ok(Some(Pipe {
+        read: above_stdio(read)?,
+        write: above_stdio(write)?,
+    }))
+}
+
+fn write_end<'a>(pipe: &'a Option<Pipe>, null: &'a OwnedFd) -> BorrowedFd<'a> {
+    pipe.as_ref()
+        .map_or(null.as_fd(), |pipe| pipe.write.as_fd())
+}
+
+/// Text of the wire never holds a NUL byte for the system: it is C0 80 there.
+fn c_string(text: &str) -> CString {
+    CString::new(text::to_os_bytes(text)).unwrap_or_default()
+}
+
+/// The files that a program's name may mean: the name itself if it has a slash, else in each
+/// directory of the child's PATH or, if its environment has none, of ours.
+fn candidates(name: &[u8], env: Option<&[CString]>) -> Vec<CString> {
+    if name.is_empty() || name.contains(&b'/') {
+        return CString::new(name).into_iter().collect();
+    }
+    let given = env.and_then(|env| {
+        env.iter()
+            .find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="))
+    });
+    let ours = std::env::var_os("PATH");
+    let path = given
+        .or(ours.as_ref().map(|path| path.as_bytes()))
+        .unwrap_or(DEFAULT_PATH);
+    path.split(|&byte| byte == b':')
+        .filter_map(|directory| {
+            let mut file = directory.to_vec();
+            // An empty entry is the working directory.
+            if !file.is_empty() {
+                file.push(b'/');
+            }
+            file.extend_from_slice(name);
+            CString::new(file).ok()
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_name_is_looked_for() {
+        let list = |name: &str, env: Option<&[&str]>| -> Vec<String> {
+            let env: Option<Vec<CString>> = env.map(|e| e.iter().map(|v| c_string(v)).collect());
+            candidates(name.as_bytes(), env.as_deref())
+                .into_iter()
+                .map(|file| file.into_string().unwrap())
+                .collect()
+        };
+        assert_eq!(list("./x", Some(&["PATH=/a"])), ["./x"]);
+        assert_eq!(list("", Some(&["PATH=/a"])), [""]);
+        assert_eq!(
+            list("x", Some(&["A=1", "PATH=/a::/b/", "PATH=/c"])),
+            ["/a/x", "x", "/b//x"]
+        );
+        let ours = list("x", None);
+        assert!(ours.contains(&"/usr/bin/x".to_owned()), "{ours:?}");
+        assert_eq!(list("x", Some(&["A=1"])), ours);
+    }
+}

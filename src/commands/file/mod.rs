@@ -1,0 +1,302 @@
+//! Floor 4: files of the guest: guest-file-open, -close, -read, -write, -seek, -flush.
+//!
+//! A handle is a number from a counter on disk, so that a restart makes old handles invalid. It
+//! belongs to the agent, not to a connection. Each stands for a [`Stream`] with stdio's buffering.
+
+mod open;
+mod stream;
+#[cfg(test)]
+mod tests;
+
+use super::{Answer, Command, Context, Outcome, answer, empty};
+use crate::protocol::arguments::{Alternate, decode};
+use crate::protocol::base64;
+use crate::protocol::error::CommandError;
+use crate::protocol::value::{Dict, Value};
+use crate::state::StateDir;
+use crate::sys::strerror;
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::io::{self, SeekFrom};
+use stream::{Failure, ReadEnd, Stream};
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::now(8, "guest-file-open", |context, arguments| {
+        let FileOpen { path, mode } = decode(arguments)?;
+        answer(context.files.open(&path, mode.as_deref())?)
+    }),
+    Command::now(9, "guest-file-close", |context, arguments| {
+        let Handle { handle } = decode(arguments)?;
+        context.files.close(handle)?;
+        empty()
+    }),
+    Command::now(10, "guest-file-read", read),
+    Command::now(11, "guest-file-write", write),
+    Command::now(12, "guest-file-seek", seek),
+    Command::now(13, "guest-file-flush", |context, arguments| {
+        let Handle { handle } = decode(arguments)?;
+        let flushed = context.files.find(handle)?.flush();
+        flushed.map_err(|e| failed("flush", &e))?;
+        empty()
+    }),
+];
+
+#[derive(Deserialize)]
+struct FileOpen {
+    path: String,
+    mode: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Handle {
+    handle: i64,
+}
+
+#[derive(Deserialize)]
+struct FileRead {
+    handle: i64,
+    count: Option<i64>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct FileWrite {
+    handle: i64,
+    buf_b64: String,
+    count: Option<i64>,
+}
+
+#[derive(Deserialize)]
+struct FileSeek {
+    handle: i64,
+    offset: i64,
+    whence: Alternate<i64, GuestFileWhence>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum GuestFileWhence {
+    Set,
+    Cur,
+    End,
+}
+
+#[derive(Serialize)]
+struct Written {
+    count: i64,
+    eof: bool,
+}
+
+#[derive(Serialize)]
+struct Position {
+    position: u64,
+    eof: bool,
+}
+
+/// Bytes read where the client says no count.
+const DEFAULT_COUNT: i64 = 4096;
+/// Most bytes of one read.
+const LARGEST_COUNT: i64 = 48 << 20;
+/// Bytes read and encoded at a time: a multiple of 3 for base64, and of the block size.
+const PIECE: usize = 48 << 10;
+
+/// The open files.
+#[derive(Debug)]
+pub struct Files {
+    state: StateDir,
+    /// The next handle, once it is known.
+    next: Option<i64>,
+    open: HashMap<i64, Stream>,
+}
+
+impl Files {
+    /// No open files; the counter lies in `state`.
+    pub fn new(state: StateDir) -> Self {
+        Self {
+            state,
+            next: None,
+            open: HashMap::new(),
+        }
+    }
+
+    fn find(&mut self, handle: i64) -> Result<&mut Stream, CommandError> {
+        self.open
+            .get_mut(&handle)
+            .ok_or_else(|| unknown_handle(handle))
+    }
+
+    fn open(&mut self, path: &str, mode: Option<&str>) -> Result<i64, CommandError> {
+        let mode = mode.unwrap_or("r");
+        tracing::info!(target: crate::AUDIT, "guest-file-open called, filepath: {path}, mode: {mode}");
+        let stream = open::open(path, mode)?;
+        let handle = self.number().map_err(|e| {
+            tracing::error!("{e}");
+            CommandError::generic("failed to commit persistent state to disk")
+        })?;
+        self.open.insert(handle, stream);
+        tracing::info!(target: crate::AUDIT, "guest-file-open, handle: {handle}");
+        Ok(handle)
+    }
+
+    /// The next number, when its successor is safely on disk.
+    fn number(&mut self) -> Result<i64, String> {
+        let number = match self.next {
+            Some(number) => number,
+            None => self.state.next_handle().map_err(|e| e.to_string())?,
+        };
+        let next = number
+            .checked_add(1)
+            .ok_or("the counter of file handles is at its end (delete qga.state)")?;
+        self.state.set_next_handle(next).map_err(|e| {
+            format!(
+                "failed to write persistent state to {}: {}",
+                self.state.path().display(),
+                strerror(&e)
+            )
+        })?;
+        self.next = Some(next);
+        Ok(number)
+    }
+
+    fn close(&mut self, handle: i64) -> Result<(), CommandError> {
+        tracing::info!(target: crate::AUDIT, "guest-file-close called, handle: {handle}");
+        let stream = self.open.remove(&handle);
+        let stream = stream.ok_or_else(|| unknown_handle(handle))?;
+        stream
+            .close()
+            .map_err(|e| CommandError::generic(format!("failed to close handle: {}", strerror(&e))))
+    }
+}
+
+impl Drop for Files {
+    /// What clients wrote goes to the files when the agent leaves, as stdio has it.
+    fn drop(&mut self) {
+        for (handle, stream) in self.open.drain() {
+            if let Err(e) = stream.close() {
+                tracing::warn!(
+                    "data of file handle {handle} is lost at the end: {}",
+                    strerror(&e)
+                );
+            }
+        }
+    }
+}
+
+fn unknown_handle(handle: i64) -> CommandError {
+    CommandError::generic(format!("handle '{handle}' has not been found"))
+}
+
+fn bad_count(count: i64) -> CommandError {
+    CommandError::generic(format!("value '{count}' is invalid for argument count"))
+}
+
+fn failed(what: &str, error: &io::Error) -> CommandError {
+    CommandError::generic(format!("failed to {what} file: {}", strerror(error)))
+}
+
+/// The text for a read or write (`what`) that failed, and its line for the audit.
+fn transfer_failed(handle: i64, what: &str, failure: &Failure) -> CommandError {
+    let (what, error) = match failure {
+        Failure::Flush(error) => ("flush", error),
+        Failure::Seek(error) => ("seek", error),
+        Failure::Itself(error) => {
+            // The original says "write" for both.
+            tracing::info!(target: crate::AUDIT, "guest-file-write failed, handle: {handle}");
+            (what, error)
+        }
+    };
+    failed(what, error)
+}
+
+fn read(context: &mut Context, arguments: Dict) -> Outcome {
+    let FileRead { handle, count } = decode(arguments)?;
+    let stream = context.files.find(handle)?;
+    let count = count.unwrap_or(DEFAULT_COUNT);
+    if !(0..=LARGEST_COUNT).contains(&count) {
+        return Err(bad_count(count));
+    }
+    stream
+        .turn_to_reading()
+        .map_err(|failure| transfer_failed(handle, "read", &failure))?;
+    let mut left = usize::try_from(count).map_err(|_| bad_count(count))?;
+    let mut piece = vec![0; left.min(PIECE)];
+    let mut text = String::new();
+    let mut total = 0;
+    let mut eof = false;
+    while left > 0 {
+        let wanted = left.min(PIECE);
+        let (length, end) = stream.read(&mut piece[..wanted]);
+        base64::encode_onto(&mut text, &piece[..length]);
+        total += length as i64;
+        left -= length;
+        match end {
+            ReadEnd::Full => {}
+            ReadEnd::Eof => {
+                eof = true;
+                break;
+            }
+            ReadEnd::Failed(error) if total == 0 => {
+                return Err(transfer_failed(handle, "read", &Failure::Itself(error)));
+            }
+            // A pipe that is empty now, or a bad sector: what came before it is not lost, and an
+            // error that lasts is told by the next read.
+            ReadEnd::Failed(_) => break,
+        }
+    }
+    // By hand, so that the text is moved and not copied.
+    let mut reply = Dict::new();
+    reply.insert("count", total);
+    reply.insert("buf-b64", text);
+    reply.insert("eof", eof);
+    Ok(Answer::Value(Value::Object(reply)))
+}
+
+fn write(context: &mut Context, arguments: Dict) -> Outcome {
+    let FileWrite {
+        handle,
+        buf_b64,
+        count,
+    } = decode(arguments)?;
+    let stream = context.files.find(handle)?;
+    let bytes = base64::decode(&buf_b64)?;
+    let bytes = match count {
+        None => &bytes[..],
+        Some(count) => usize::try_from(count)
+            .ok()
+            .and_then(|length| bytes.get(..length))
+            .ok_or_else(|| bad_count(count))?,
+    };
+    stream.write(bytes).map_err(|failure| match failure {
+        Failure::Itself(_) => transfer_failed(handle, "write to", &failure),
+        _ => transfer_failed(handle, "write", &failure),
+    })?;
+    answer(Written {
+        count: bytes.len() as i64,
+        eof: false,
+    })
+}
+
+fn seek(context: &mut Context, arguments: Dict) -> Outcome {
+    let FileSeek {
+        handle,
+        offset,
+        whence,
+    } = decode(arguments)?;
+    let stream = context.files.find(handle)?;
+    let to = match whence {
+        Alternate::Scalar(0) | Alternate::Name(GuestFileWhence::Set) => {
+            // The kernel's offsets are signed; beyond them it says EINVAL, as for a negative one.
+            SeekFrom::Start(offset as u64)
+        }
+        Alternate::Scalar(1) | Alternate::Name(GuestFileWhence::Cur) => SeekFrom::Current(offset),
+        Alternate::Scalar(2) | Alternate::Name(GuestFileWhence::End) => SeekFrom::End(offset),
+        Alternate::Scalar(code) => {
+            return Err(CommandError::generic(format!("invalid whence code {code}")));
+        }
+    };
+    let position = stream.seek(to).map_err(|e| failed("seek", &e))?;
+    answer(Position {
+        position,
+        eof: false,
+    })
+}

@@ -1,0 +1,156 @@
+//! Floor 4: guest-fstrim: free blocks are given back to the disk, and so to the host.
+//!
+//! The filesystems are those that a freeze would count. One that cannot is told as such beside the
+//! others; it never fails the command.
+
+use super::{Command, Waiting, answer, worker};
+use crate::probe::System;
+use crate::protocol::arguments::decode;
+use crate::protocol::error::CommandError;
+use crate::protocol::text::from_os_bytes;
+use crate::protocol::value::Dict;
+use crate::sys::fstrim::{Trimmed, trim};
+use crate::sys::strerror;
+use nix::libc;
+use serde::{Deserialize, Serialize};
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+
+pub(super) const COMMANDS: &[Command] = &[Command::later(18, "guest-fstrim", |_, arguments| {
+    fstrim(arguments)
+})];
+
+#[derive(Deserialize)]
+struct Fstrim {
+    minimum: Option<i64>,
+}
+
+#[derive(Debug, Serialize)]
+struct Report {
+    paths: Vec<Trim>,
+}
+
+/// One filesystem.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Trim {
+    path: String,
+    trimmed: Option<u64>,
+    minimum: Option<u64>,
+    error: Option<String>,
+}
+
+fn fstrim(arguments: Dict) -> Waiting<'static> {
+    Box::pin(async move {
+        let Fstrim { minimum } = decode(arguments)?;
+        tracing::info!(target: crate::AUDIT, "guest-fstrim called");
+        // A negative number is a huge one, which most filesystems refuse.
+        let minimum = minimum.unwrap_or(0) as u64;
+        let report = worker::run(move || {
+            trim_all(&System::host(), &|path| {
+                let file = File::open(OsStr::from_bytes(path)).map_err(Failure::Open)?;
+                trim(file, minimum).map_err(Failure::Trim)
+            })
+        });
+        answer(report.await?)
+    })
+}
+
+#[derive(Debug)]
+enum Failure {
+    Open(io::Error),
+    Trim(io::Error),
+}
+
+/// The last mounted filesystem comes first.
+fn trim_all(
+    system: &System,
+    trim: &dyn Fn(&[u8]) -> Result<Trimmed, Failure>,
+) -> Result<Report, CommandError> {
+    let mounts = system.mounts().map_err(|e| {
+        CommandError::generic(format!("cannot read the mount table: {}", strerror(&e)))
+    })?;
+    let (filesystems, _) = system.block_filesystems(&mounts);
+    let mut paths: Vec<Trim> = filesystems
+        .iter()
+        .map(|filesystem| outcome(&filesystem.mountpoint, trim(&filesystem.mountpoint)))
+        .collect();
+    paths.reverse();
+    Ok(Report { paths })
+}
+
+fn outcome(path: &[u8], result: Result<Trimmed, Failure>) -> Trim {
+    let path = from_os_bytes(path);
+    let error = match result {
+        Ok(Trimmed { bytes, minimum }) => {
+            return Trim {
+                path,
+                trimmed: Some(bytes),
+                minimum: Some(minimum),
+                error: None,
+            };
+        }
+        Err(Failure::Open(e)) => format!("failed to open: {}", strerror(&e)),
+        Err(Failure::Trim(e)) => match e.raw_os_error() {
+            Some(libc::ENOTTY | libc::EOPNOTSUPP) => "trim not supported".to_owned(),
+            _ => format!("failed to trim: {}", strerror(&e)),
+        },
+    };
+    Trim {
+        path,
+        trimmed: None,
+        minimum: None,
+        error: Some(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::{reply, value::to_value};
+
+    #[test]
+    fn each_filesystem_tells_its_own_end() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("proc/self")).unwrap();
+        let table = [
+            "1 8:1 /",
+            "2 8:2 /ok",
+            "3 8:2 /again",
+            "4 8:3 /odd\\040one",
+            "5 0:9 /tmp",
+            "6 8:4 /gone",
+            "7 8:5 /old",
+        ]
+        .map(|line| {
+            let [id, device, path] =
+                <[&str; 3]>::try_from(line.split(' ').collect::<Vec<_>>()).unwrap();
+            format!("{id} 1 {device} / {path} rw - ext4 /dev/x rw\n")
+        });
+        std::fs::write(root.path().join("proc/self/mountinfo"), table.concat()).unwrap();
+        let system = System::at(root.path()).unwrap();
+        let error = io::Error::from_raw_os_error;
+        let report = trim_all(&system, &|path| match path {
+            b"/ok" => Ok(Trimmed {
+                bytes: 4096,
+                minimum: 512,
+            }),
+            b"/odd one" => Err(Failure::Trim(error(libc::EINVAL))),
+            b"/gone" => Err(Failure::Open(error(libc::ENOENT))),
+            b"/old" => Err(Failure::Trim(error(libc::ENOTTY))),
+            _ => Err(Failure::Trim(error(libc::EOPNOTSUPP))),
+        });
+        let mut line = Vec::new();
+        reply::write(&mut line, None, Ok(&to_value(&report.unwrap())), false);
+        assert_eq!(
+            String::from_utf8(line).unwrap(),
+            "{\"return\": {\"paths\": [\
+             {\"path\": \"/old\", \"error\": \"trim not supported\"}, \
+             {\"path\": \"/gone\", \"error\": \"failed to open: No such file or directory\"}, \
+             {\"path\": \"/odd one\", \"error\": \"failed to trim: Invalid argument\"}, \
+             {\"minimum\": 512, \"path\": \"/ok\", \"trimmed\": 4096}, \
+             {\"path\": \"/\", \"error\": \"trim not supported\"}]}}\n"
+        );
+    }
+}

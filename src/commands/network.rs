@@ -1,0 +1,281 @@
+//! Floor 4: the network: guest-network-get-interfaces, guest-network-get-route.
+//!
+//! Read-only. The kernel is asked once for all interfaces and once for all counters, whatever
+//! their number.
+
+use std::collections::HashMap;
+
+use serde::Serialize;
+
+use super::{Command, answer, wire};
+use crate::probe::System;
+use crate::probe::interfaces::{self, Interface, ip_text, ipv6_text};
+use crate::probe::netdev::{self, Counters};
+use crate::probe::route::{self, Ipv4Route, Ipv6Route};
+use crate::protocol::arguments::{NoArguments, decode};
+use crate::protocol::error::CommandError;
+use crate::sys::strerror;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::now(22, "guest-network-get-interfaces", |_, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        answer(get_interfaces(&System::host())?)
+    }),
+    Command::now(43, "guest-network-get-route", |_, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        answer(get_route(&System::host())?)
+    }),
+];
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct NetworkInterface {
+    name: String,
+    hardware_address: Option<String>,
+    /// Absent if there is none.
+    ip_addresses: Option<Vec<IpAddress>>,
+    /// Only of interfaces with addresses, as clients know it.
+    statistics: Option<Statistics>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct IpAddress {
+    ip_address: String,
+    ip_address_type: &'static str,
+    prefix: u32,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Statistics {
+    rx_bytes: u64,
+    rx_packets: u64,
+    rx_errs: u64,
+    rx_dropped: u64,
+    tx_bytes: u64,
+    tx_packets: u64,
+    tx_errs: u64,
+    tx_dropped: u64,
+}
+
+fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError> {
+    let interfaces = interfaces::read().map_err(|error| {
+        CommandError::generic(format!("getifaddrs failed: {}", strerror(&error)))
+    })?;
+    // Interfaces without counters are better than no answer: the file is missing where /proc is.
+    let counters = netdev::read(system).unwrap_or_else(|error| {
+        tracing::debug!("no interface statistics: {error}");
+        HashMap::new()
+    });
+    Ok(describe(interfaces, &counters))
+}
+
+fn describe(
+    interfaces: Vec<Interface>,
+    counters: &HashMap<String, Counters>,
+) -> Vec<NetworkInterface> {
+    let one = |interface: Interface| {
+        let with_address = !interface.addresses.is_empty();
+        let statistics = counters.get(&interface.name).filter(|_| with_address);
+        let addresses = interface
+            .addresses
+            .iter()
+            .map(|(address, prefix)| IpAddress {
+                ip_address: ip_text(address),
+                ip_address_type: if address.is_ipv4() { "ipv4" } else { "ipv6" },
+                prefix: *prefix,
+            });
+        NetworkInterface {
+            hardware_address: interface.hardware_address.map(hexadecimal),
+            ip_addresses: with_address.then(|| addresses.collect()),
+            statistics: statistics.map(Statistics::from),
+            name: interface.name,
+        }
+    };
+    interfaces.into_iter().map(one).collect()
+}
+
+/// Lower-case digits with colons.
+fn hexadecimal([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String {
+    format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
+}
+
+impl From<&Counters> for Statistics {
+    fn from(found: &Counters) -> Self {
+        Self {
+            rx_bytes: found.rx_bytes,
+            rx_packets: found.rx_packets,
+            rx_errs: found.rx_errs,
+            rx_dropped: found.rx_dropped,
+            tx_bytes: found.tx_bytes,
+            tx_packets: found.tx_packets,
+            tx_errs: found.tx_errs,
+            tx_dropped: found.tx_dropped,
+        }
+    }
+}
+
+/// A route of either kind: gateway to irtt are IPv4's, desprefixlen to nexthop IPv6's.
+#[derive(Debug, Default, Serialize)]
+struct NetworkRoute {
+    iface: String,
+    destination: String,
+    metric: i64,
+    version: i64,
+    gateway: Option<String>,
+    mask: Option<String>,
+    mtu: Option<i64>,
+    window: Option<i64>,
+    irtt: Option<i64>,
+    flags: u64,
+    refcnt: i64,
+    #[serde(rename = "use")]
+    uses: i64,
+    desprefixlen: Option<String>,
+    source: Option<String>,
+    srcprefixlen: Option<String>,
+    nexthop: Option<String>,
+}
+
+fn get_route(system: &System) -> Result<Vec<NetworkRoute>, CommandError> {
+    let (ipv4, ipv6) = (
+        system.text("/proc/net/route"),
+        system.text("/proc/net/ipv6_route"),
+    );
+    // A kernel may lack one of the protocols: that one has no routes then.
+    let (ipv4, ipv6) = match (ipv4, ipv6) {
+        (Ok(ipv4), Err(error)) if error.is_missing() => (ipv4, String::new()),
+        (Err(error), Ok(ipv6)) if error.is_missing() => (String::new(), ipv6),
+        (ipv4, ipv6) => (ipv4.map_err(wire)?, ipv6.map_err(wire)?),
+    };
+    let ipv4 = route::parse_ipv4(&ipv4).into_iter().map(NetworkRoute::from);
+    let ipv6 = route::parse_ipv6(&ipv6).into_iter().map(NetworkRoute::from);
+    Ok(ipv4.chain(ipv6).collect())
+}
+
+impl From<Ipv4Route> for NetworkRoute {
+    fn from(found: Ipv4Route) -> Self {
+        Self {
+            iface: found.interface,
+            destination: found.destination.to_string(),
+            metric: found.metric.into(),
+            version: 4,
+            gateway: Some(found.gateway.to_string()),
+            mask: Some(found.mask.to_string()),
+            mtu: Some(found.mtu.into()),
+            window: Some(found.window.into()),
+            irtt: Some(found.irtt.into()),
+            flags: found.flags.into(),
+            refcnt: found.refcnt.into(),
+            uses: found.uses.into(),
+            ..Self::default()
+        }
+    }
+}
+
+impl From<Ipv6Route> for NetworkRoute {
+    fn from(found: Ipv6Route) -> Self {
+        Self {
+            iface: found.interface,
+            destination: ipv6_text(&found.destination),
+            metric: found.metric.into(),
+            version: 6,
+            flags: found.flags.into(),
+            refcnt: found.refcnt.into(),
+            uses: found.uses.into(),
+            desprefixlen: Some(found.destination_prefix.to_string()),
+            source: Some(ipv6_text(&found.source)),
+            srcprefixlen: Some(found.source_prefix.to_string()),
+            nexthop: Some(ipv6_text(&found.next_hop)),
+            ..Self::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::told;
+    use crate::probe::interfaces::{Entry, group};
+    use std::fs;
+
+    #[test]
+    fn interfaces_on_the_wire() {
+        let entries = [
+            ("lo", Entry::Link([0; 6])),
+            ("dummy0", Entry::Link([0xae, 0xc1, 0xc7, 0x4f, 0x54, 0xa6])),
+            ("lo", Entry::Address("127.0.0.1".parse().unwrap(), 8)),
+            ("lo:1", Entry::Address("127.0.0.2".parse().unwrap(), 32)),
+            ("lo", Entry::Address("::1".parse().unwrap(), 128)),
+        ];
+        let interfaces = group(entries.map(|(name, entry)| (name.to_owned(), entry)));
+        let counters = netdev::parse(
+            "lo: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\ndummy0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n",
+        );
+        assert_eq!(
+            told(describe(interfaces, &counters)),
+            "{\"return\": [{\"name\": \"lo\", \"ip-addresses\": [\
+             {\"ip-address-type\": \"ipv4\", \"ip-address\": \"127.0.0.1\", \"prefix\": 8}, \
+             {\"ip-address-type\": \"ipv6\", \"ip-address\": \"::1\", \"prefix\": 128}], \
+             \"statistics\": {\"tx-packets\": 6, \"tx-errs\": 7, \"rx-bytes\": 1, \
+             \"rx-dropped\": 4, \"rx-packets\": 2, \"rx-errs\": 3, \"tx-bytes\": 5, \
+             \"tx-dropped\": 8}, \"hardware-address\": \"00:00:00:00:00:00\"}, \
+             {\"name\": \"dummy0\", \"hardware-address\": \"ae:c1:c7:4f:54:a6\"}, \
+             {\"name\": \"lo:1\", \"ip-addresses\": [\
+             {\"ip-address-type\": \"ipv4\", \"ip-address\": \"127.0.0.2\", \"prefix\": 32}], \
+             \"hardware-address\": \"00:00:00:00:00:00\"}]}\n"
+        );
+    }
+
+    #[test]
+    fn the_live_interfaces_have_statistics() {
+        let interfaces = get_interfaces(&System::host()).unwrap();
+        assert!(interfaces.iter().any(|interface| interface.name == "lo"));
+        for interface in interfaces.iter().filter(|i| !i.name.contains(':')) {
+            let addressed = interface.ip_addresses.is_some();
+            assert_eq!(interface.statistics.is_some(), addressed, "{interface:?}");
+        }
+    }
+
+    fn routes(ipv4: Option<&str>, ipv6: Option<&str>) -> Result<String, CommandError> {
+        let root = tempfile::tempdir().unwrap();
+        let directory = root.path().join("proc/net");
+        fs::create_dir_all(&directory).unwrap();
+        for (name, text) in [("route", ipv4), ("ipv6_route", ipv6)] {
+            if let Some(text) = text {
+                fs::write(directory.join(name), text).unwrap();
+            }
+        }
+        get_route(&System::at(root.path()).unwrap()).map(told)
+    }
+
+    #[test]
+    fn routes_on_the_wire() {
+        let gateway = format!("{:08X}", u32::from_ne_bytes([192, 0, 2, 1]));
+        let ipv4 =
+            format!("heading\neth0\t00000000\t{gateway}\t0003\t0\t0\t0\t00000000\t0\t0\t0\n");
+        let zero = "0".repeat(32);
+        let one = "0".repeat(31) + "1";
+        let ipv6 =
+            format!("{one} 80 {zero} 00 {zero} ffffffff 00000002 00000000 80200001       lo\n");
+        let fourth = "{\"flags\": 3, \"metric\": 0, \"refcnt\": 0, \"window\": 0, \"version\": 4, \
+             \"iface\": \"eth0\", \"destination\": \"0.0.0.0\", \"irtt\": 0, \
+             \"gateway\": \"192.0.2.1\", \"use\": 0, \"mtu\": 0, \"mask\": \"0.0.0.0\"}";
+        // Flags and metric are unsigned, which the original gets wrong.
+        let sixth = "{\"flags\": 2149580801, \"source\": \"::\", \"metric\": 4294967295, \
+             \"refcnt\": 2, \"version\": 6, \"nexthop\": \"::\", \"iface\": \"lo\", \
+             \"destination\": \"::1\", \"desprefixlen\": \"128\", \"srcprefixlen\": \"0\", \
+             \"use\": 0}";
+        let both = routes(Some(&ipv4), Some(&ipv6)).unwrap();
+        assert_eq!(both, format!("{{\"return\": [{fourth}, {sixth}]}}\n"));
+        let fourth_alone = routes(Some(&ipv4), None).unwrap();
+        assert_eq!(fourth_alone, format!("{{\"return\": [{fourth}]}}\n"));
+        let sixth_alone = routes(None, Some(&ipv6)).unwrap();
+        assert_eq!(sixth_alone, format!("{{\"return\": [{sixth}]}}\n"));
+        assert_eq!(
+            routes(None, None).unwrap_err().desc,
+            "open(\"/proc/net/route\"): No such file or directory"
+        );
+    }
+}

@@ -1,0 +1,361 @@
+//! Floor 4: the guest's power: guest-shutdown, guest-suspend-disk, -ram, -hybrid.
+//!
+//! Success is not answered: the guest is on its way. The helper is awaited on a thread, so that a
+//! failure can be told with its own words.
+
+use super::{Answer, Command, Context, Waiting, worker};
+use crate::child::{self, Child, Status};
+use crate::protocol::arguments::{NoArguments, decode};
+use crate::protocol::error::CommandError;
+use crate::protocol::value::Dict;
+use crate::sys::strerror;
+use nix::unistd::{AccessFlags, access};
+use serde::Deserialize;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
+use std::path::Path;
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::later(7, "guest-shutdown", shutdown).silent(),
+    Command::later(19, "guest-suspend-disk", |_, arguments| {
+        suspend(&DISK, arguments)
+    })
+    .silent(),
+    Command::later(20, "guest-suspend-ram", |_, arguments| {
+        suspend(&RAM, arguments)
+    })
+    .silent(),
+    Command::later(21, "guest-suspend-hybrid", |_, arguments| {
+        suspend(&HYBRID, arguments)
+    })
+    .silent(),
+];
+
+#[derive(Deserialize)]
+struct Shutdown {
+    mode: Option<String>,
+}
+
+/// A way to go down.
+#[derive(Debug, Clone, Copy)]
+struct Way {
+    /// Of shutdown(8).
+    flag: &'static str,
+    /// The program that stands for it where there is no shutdown(8).
+    program: &'static str,
+}
+
+fn shutdown(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+    Box::pin(async move {
+        let Shutdown { mode } = decode(arguments)?;
+        let mode = mode.as_deref();
+        tracing::info!(
+            target: crate::AUDIT,
+            "guest-shutdown called, mode: {}",
+            mode.unwrap_or("(null)")
+        );
+        let way = way(mode)?;
+        worker::run(move || shut_down(way, Path::new("/sbin"))).await?;
+        Ok(Answer::Silence)
+    })
+}
+
+fn way(mode: Option<&str>) -> Result<Way, CommandError> {
+    let (flag, program) = match mode {
+        None | Some("powerdown") => ("-P", "poweroff"),
+        Some("halt") => ("-H", "halt"),
+        Some("reboot") => ("-r", "reboot"),
+        Some(_) => {
+            return Err(CommandError::generic(
+                "mode is invalid (valid values are: halt|powerdown|reboot",
+            ));
+        }
+    };
+    Ok(Way { flag, program })
+}
+
+/// Runs shutdown(8) of the directory `sbin`, or where there is none (small systems without
+/// systemd or sysvinit) the program that does it at once.
+fn shut_down(way: Way, sbin: &Path) -> Result<(), CommandError> {
+    let shutdown = sbin.join("shutdown");
+    let at_once = sbin.join(way.program);
+    let child = if !shutdown.exists() && access(&at_once, AccessFlags::X_OK).is_ok() {
+        Child::new(at_once)
+    } else {
+        let message = "hypervisor initiated shutdown";
+        Child::new(shutdown).args(["-h", way.flag, "+0", message])
+    };
+    finish(child, "shutdown")
+}
+
+fn finish(child: Child, action: &str) -> Result<(), CommandError> {
+    let outcome = child
+        .run()
+        .map_err(|e| CommandError::generic(e.text(action)))?;
+    outcome
+        .failure(action)
+        .map_or(Ok(()), |text| Err(CommandError::generic(text)))
+}
+
+/// A way to sleep, by each of the means a system may have.
+#[derive(Debug)]
+struct Sleep {
+    unit: &'static str,
+    verb: &'static str,
+    pm_flag: &'static str,
+    pm_program: &'static str,
+    /// The kernel's word for it.
+    state: Option<&'static str>,
+}
+
+const DISK: Sleep = Sleep {
+    unit: "systemd-hibernate",
+    verb: "hibernate",
+    pm_flag: "--hibernate",
+    pm_program: "pm-hibernate",
+    state: Some("disk"),
+};
+
+const RAM: Sleep = Sleep {
+    unit: "systemd-suspend",
+    verb: "suspend",
+    pm_flag: "--suspend",
+    pm_program: "pm-suspend",
+    state: Some("mem"),
+};
+
+const HYBRID: Sleep = Sleep {
+    unit: "systemd-hybrid-sleep",
+    verb: "hybrid-sleep",
+    pm_flag: "--suspend-hybrid",
+    pm_program: "pm-suspend-hybrid",
+    state: None,
+};
+
+fn suspend(sleep: &'static Sleep, arguments: Dict) -> Waiting<'static> {
+    Box::pin(async move {
+        let NoArguments {} = decode(arguments)?;
+        worker::run(move || go_to_sleep(sleep, &Child::new, Path::new("/sys/power/state")))
+            .await
+            .map(|()| Answer::Silence)
+    })
+}
+
+/// Tries systemd, then pm-utils, then the kernel itself; the first that works ends it. `program`
+/// makes the child of a program's name.
+fn go_to_sleep(
+    sleep: &Sleep,
+    program: &dyn Fn(&'static str) -> Child,
+    state: &Path,
+) -> Result<(), CommandError> {
+    let mut failed = None;
+    let status = exit_status(program("systemctl").args(["status", sleep.unit]));
+    // 0 would mean that it sleeps already, 4 that there is no such unit.
+    if matches!(status, Some(1..=3)) {
+        match finish(program("systemctl").arg(sleep.verb), "suspend") {
+            Ok(()) => return Ok(()),
+            Err(error) => failed = Some(error),
+        }
+    }
+    if exit_status(program("pm-is-supported").arg(sleep.pm_flag)) == Some(0) {
+        match finish(program(sleep.pm_program), "suspend") {
+            Ok(()) => return Ok(()),
+            Err(error) => failed = Some(error),
+        }
+    }
+    match (sleep.state, failed) {
+        (Some(word), _) if offers(state, word) => write_state(state, word),
+        (_, None) => Err(CommandError::generic(
+            "the requested suspend mode is not supported by the guest",
+        )),
+        // What the original says, whatever went wrong.
+        (None, Some(_)) => Err(CommandError::generic("unknown guest suspend mode")),
+        (Some(_), Some(error)) => Err(error),
+    }
+}
+
+/// None if it could not be run or was killed.
+fn exit_status(child: Child) -> Option<i32> {
+    match child.run() {
+        Ok(child::Outcome {
+            status: Status::Exited(status),
+            exec_errno: None,
+            ..
+        }) => Some(status),
+        Ok(_) => None,
+        Err(error) => {
+            tracing::warn!("{error}");
+            None
+        }
+    }
+}
+
+fn offers(state: &Path, word: &str) -> bool {
+    let mut text = Vec::new();
+    File::open(state)
+        .and_then(|file| file.take(31).read_to_end(&mut text))
+        .is_ok_and(|_| text.windows(word.len()).any(|part| part == word.as_bytes()))
+}
+
+/// Returns when the guest is awake again.
+fn write_state(state: &Path, word: &str) -> Result<(), CommandError> {
+    OpenOptions::new()
+        .write(true)
+        .open(state)
+        .and_then(|mut file| file.write_all(word.as_bytes()))
+        .map_err(|e| {
+            CommandError::generic(format!(
+                "suspend: cannot write to '{}': {}",
+                state.display(),
+                strerror(&e)
+            ))
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    /// A directory of stubs; each appends its name and arguments to the file `seen`.
+    struct Stubs(tempfile::TempDir);
+
+    impl Stubs {
+        fn new() -> Self {
+            Self(tempfile::tempdir().unwrap())
+        }
+
+        fn put(&self, name: &str, script: &str) {
+            let path = self.0.path().join(name);
+            let seen = self.0.path().join("seen");
+            let log = format!("echo {name} \"$*\" >>{}", seen.display());
+            fs::write(&path, format!("#!/bin/sh\n{log}\n{script}\n")).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+
+        fn seen(&self) -> String {
+            let seen = self.0.path().join("seen");
+            let text = fs::read_to_string(&seen).unwrap_or_default();
+            fs::write(seen, "").unwrap();
+            text
+        }
+
+        fn shut_down(&self, mode: Option<&str>) -> Result<(), String> {
+            shut_down(way(mode).unwrap(), self.0.path()).map_err(|e| e.desc)
+        }
+
+        fn sleep(&self, sleep: &Sleep) -> Result<(), String> {
+            let program = |name| Child::new(self.0.path().join(name));
+            go_to_sleep(sleep, &program, &self.0.path().join("state")).map_err(|e| e.desc)
+        }
+    }
+
+    #[test]
+    fn shutdown_is_told_how() {
+        let stubs = Stubs::new();
+        stubs.put("shutdown", "");
+        stubs.put("poweroff", "");
+        for (mode, flag) in [
+            (None, "-P"),
+            (Some("powerdown"), "-P"),
+            (Some("halt"), "-H"),
+            (Some("reboot"), "-r"),
+        ] {
+            assert_eq!(stubs.shut_down(mode), Ok(()));
+            let seen = format!("shutdown -h {flag} +0 hypervisor initiated shutdown\n");
+            assert_eq!(stubs.seen(), seen);
+        }
+        for odd in ["", "Halt", "powerdown "] {
+            assert_eq!(
+                way(Some(odd)).unwrap_err().desc,
+                "mode is invalid (valid values are: halt|powerdown|reboot"
+            );
+        }
+    }
+
+    #[test]
+    fn a_shutdown_that_fails_says_why() {
+        let stubs = Stubs::new();
+        let text = "child process has failed to shutdown: ";
+        let missing = stubs.0.path().join("shutdown");
+        assert_eq!(
+            stubs.shut_down(None),
+            Err(format!(
+                "{text}failed to exec '{}': No such file or directory\n",
+                missing.display()
+            ))
+        );
+        stubs.put("reboot", "");
+        assert_eq!(stubs.shut_down(Some("reboot")), Ok(()));
+        assert_eq!(stubs.seen(), "reboot \n");
+        stubs.put("shutdown", "exit 3");
+        assert_eq!(
+            stubs.shut_down(Some("reboot")),
+            Err(format!("{text}exit status 3"))
+        );
+        assert_eq!(
+            stubs.seen(),
+            "shutdown -h -r +0 hypervisor initiated shutdown\n"
+        );
+        stubs.put("shutdown", "echo busy; exit 1");
+        assert_eq!(stubs.shut_down(None), Err(format!("{text}busy\n")));
+    }
+
+    #[test]
+    fn the_first_means_that_works_ends_it() {
+        let stubs = Stubs::new();
+        let unsupported =
+            Err("the requested suspend mode is not supported by the guest".to_owned());
+        assert_eq!(stubs.sleep(&RAM), unsupported);
+        fs::write(stubs.0.path().join("state"), "freeze disk\n").unwrap();
+        assert_eq!(stubs.sleep(&RAM), unsupported);
+        assert_eq!(stubs.sleep(&HYBRID), unsupported);
+        assert_eq!(stubs.sleep(&DISK), Ok(()));
+        let state = || fs::read_to_string(stubs.0.path().join("state")).unwrap();
+        assert_eq!(state(), "diskze disk\n");
+        stubs.put("pm-is-supported", "");
+        stubs.put("pm-suspend-hybrid", "");
+        assert_eq!(stubs.sleep(&HYBRID), Ok(()));
+        assert_eq!(
+            stubs.seen(),
+            "pm-is-supported --suspend-hybrid\npm-suspend-hybrid \n"
+        );
+        stubs.put("systemctl", "test $1 = status && exit 3; exit 0");
+        assert_eq!(stubs.sleep(&RAM), Ok(()));
+        assert_eq!(
+            stubs.seen(),
+            "systemctl status systemd-suspend\nsystemctl suspend\n"
+        );
+        // No such unit, or active: not by systemd.
+        for status in [0, 4] {
+            stubs.put("systemctl", &format!("exit {status}"));
+            assert_eq!(stubs.sleep(&HYBRID), Ok(()));
+            assert!(stubs.seen().ends_with("pm-suspend-hybrid \n"));
+        }
+    }
+
+    #[test]
+    fn the_last_means_tells_what_went_wrong() {
+        let stubs = Stubs::new();
+        stubs.put(
+            "systemctl",
+            "test $1 = status && exit 3; echo no swap; exit 1",
+        );
+        assert_eq!(
+            stubs.sleep(&HYBRID),
+            Err("unknown guest suspend mode".to_owned())
+        );
+        assert_eq!(
+            stubs.sleep(&DISK),
+            Err("child process has failed to suspend: no swap\n".to_owned())
+        );
+        fs::create_dir(stubs.0.path().join("state")).unwrap();
+        assert!(!offers(&stubs.0.path().join("state"), "disk"));
+        let full = Path::new("/dev/full");
+        assert_eq!(
+            write_state(full, "disk").unwrap_err().desc,
+            "suspend: cannot write to '/dev/full': No space left on device"
+        );
+    }
+}

@@ -1,0 +1,222 @@
+//! One user's `.ssh/authorized_keys`, reached by descriptors from the home directory on, so that
+//! nothing can be swapped for a link between two steps. To be used with the user's rights.
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use nix::errno::Errno;
+use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
+
+use crate::sys::strerror;
+
+const DIRECTORY: &str = ".ssh";
+const FILE: &str = "authorized_keys";
+/// More than anybody's keys, and less than would hurt the agent.
+const MAX_SIZE: u64 = 16 << 20;
+/// Names tried for the new file.
+const TRIES: u32 = 100;
+
+/// Where the keys are, and whose they are.
+pub struct KeyFile {
+    home: PathBuf,
+    uid: Uid,
+    gid: Gid,
+}
+
+/// What failed, and why.
+#[derive(Debug)]
+pub struct Trouble {
+    action: String,
+    error: io::Error,
+}
+
+impl Trouble {
+    /// The wire's text.
+    pub fn text(&self) -> String {
+        format!("{}: {}", self.action, strerror(&self.error))
+    }
+
+    /// There is no such file or directory.
+    pub fn is_missing(&self) -> bool {
+        self.error.kind() == io::ErrorKind::NotFound
+    }
+}
+
+impl KeyFile {
+    /// The key file below `home` of that user.
+    pub fn new(home: &Path, uid: Uid, gid: Gid) -> Self {
+        Self {
+            home: home.to_owned(),
+            uid,
+            gid,
+        }
+    }
+
+    fn directory(&self) -> PathBuf {
+        self.home.join(DIRECTORY)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory().join(FILE)
+    }
+
+    /// All of the file.
+    ///
+    /// # Errors
+    /// It is missing, a link, no regular file, too big, or the user may not read it.
+    pub fn read(&self) -> Result<Vec<u8>, Trouble> {
+        let path = self.path();
+        let fail = |step: &str, error: io::Error| {
+            let path = path.display();
+            Trouble {
+                action: format!("failed to read '{path}': {step} file \u{201C}{path}\u{201D}"),
+                error,
+            }
+        };
+        let open = self.open_file();
+        let mut file = open.map_err(|error| fail("Failed to open", error))?;
+        let mut content = Vec::new();
+        let read = Read::by_ref(&mut file)
+            .take(MAX_SIZE + 1)
+            .read_to_end(&mut content);
+        match read {
+            Ok(count) if count as u64 > MAX_SIZE => {
+                Err(fail("Failed to read", Errno::EFBIG.into()))
+            }
+            Ok(_) => Ok(content),
+            Err(error) => Err(fail("Failed to read", error)),
+        }
+    }
+
+    fn open_file(&self) -> io::Result<File> {
+        let directory = self.open_directory()?;
+        // Without O_NONBLOCK a FIFO would keep us waiting for its other end.
+        let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
+        let file = openat(&directory, FILE, flags | OFlag::O_CLOEXEC, Mode::empty())?;
+        if kind(fstat(&file)?.st_mode) != SFlag::S_IFREG {
+            return Err(io::Error::other("Not a regular file"));
+        }
+        Ok(file.into())
+    }
+
+    fn open_directory(&self) -> io::Result<OwnedFd> {
+        let home = self.open_home()?;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        match openat(&home, DIRECTORY, flags, Mode::empty()) {
+            // What the kernel says of a link, too, where a directory is wanted.
+            Err(Errno::ENOTDIR) if is_link(&home) => Err(Errno::ELOOP.into()),
+            directory => Ok(directory?),
+        }
+    }
+
+    /// The way to a home is the administrator's to arrange; it may have links.
+    fn open_home(&self) -> io::Result<OwnedFd> {
+        let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+        Ok(open(&self.home, flags, Mode::empty())?)
+    }
+
+    /// Makes `.ssh`, unless it is there.
+    ///
+    /// # Errors
+    /// Something else is in its place, or the user may not.
+    pub fn make_directory(&self) -> Result<(), Trouble> {
+        let fail = |error: io::Error| Trouble {
+            action: format!(
+                "failed to create directory '{}'",
+                self.directory().display()
+            ),
+            error,
+        };
+        let home = self.open_home().map_err(fail)?;
+        let there = fstatat(&home, DIRECTORY, AtFlags::AT_SYMLINK_NOFOLLOW);
+        if there.is_ok_and(|there| kind(there.st_mode) == SFlag::S_IFDIR) {
+            return Ok(());
+        }
+        mkdirat(&home, DIRECTORY, Mode::S_IRWXU).map_err(|errno| fail(errno.into()))
+    }
+
+    /// Puts a new file with this content in the place of the old one.
+    ///
+    /// # Errors
+    /// The user may not write there, or the filesystem is full; the old file is as it was.
+    pub fn replace(&self, content: &[u8]) -> Result<(), Trouble> {
+        let path = self.path();
+        let write = |error: io::Error| Trouble {
+            action: format!("failed to write to '{}'", path.display()),
+            error,
+        };
+        let directory = self.open_directory().map_err(write)?;
+        let (file, name) = create(&directory).map_err(|error| Trouble {
+            action: format!(
+                "failed to write to '{path}': Failed to create file \u{201C}{path}\u{201D}",
+                path = path.display()
+            ),
+            error,
+        })?;
+        let finish = || {
+            self.fill(&file, content)?;
+            let renamed = renameat(&directory, name.as_str(), &directory, FILE);
+            renamed.map_err(|errno| write(errno.into()))
+        };
+        finish().inspect_err(|_| {
+            // The failure itself is what has to be told.
+            unlinkat(&directory, name.as_str(), UnlinkatFlags::NoRemoveDir).ok();
+        })
+    }
+
+    fn fill(&self, mut file: &File, content: &[u8]) -> Result<(), Trouble> {
+        let fail = |action: &'static str| {
+            move |error: io::Error| Trouble {
+                action: format!("failed to {action} '{}'", self.path().display()),
+                error,
+            }
+        };
+        let written = file.write_all(content).and_then(|()| file.sync_all());
+        written.map_err(fail("write to"))?;
+        let owner = fstat(file).map_err(|errno| fail("write to")(errno.into()))?;
+        // It is the user's own but where the directory hands down its group.
+        if owner.st_uid != self.uid.as_raw() || owner.st_gid != self.gid.as_raw() {
+            fchown(file, Some(self.uid), Some(self.gid))
+                .map_err(|errno| fail("set ownership of directory")(errno.into()))?;
+        }
+        fchmod(file, Mode::S_IRUSR | Mode::S_IWUSR)
+            .map_err(|errno| fail("set permissions of")(errno.into()))
+    }
+}
+
+fn kind(mode: nix::libc::mode_t) -> SFlag {
+    SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits())
+}
+
+fn is_link(home: &OwnedFd) -> bool {
+    fstatat(home, DIRECTORY, AtFlags::AT_SYMLINK_NOFOLLOW)
+        .is_ok_and(|there| kind(there.st_mode) == SFlag::S_IFLNK)
+}
+
+/// A new file beside the old one, under a name that nobody has.
+fn create(directory: &OwnedFd) -> io::Result<(File, String)> {
+    let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
+    let mut last = Errno::EEXIST;
+    for number in 0..TRIES {
+        let name = format!("{FILE}.{}-{number}", std::process::id());
+        match openat(
+            directory,
+            OsStr::new(&name),
+            flags,
+            Mode::S_IRUSR | Mode::S_IWUSR,
+        ) {
+            Ok(file) => return Ok((file.into(), name)),
+            Err(Errno::EEXIST) => {}
+            Err(errno) => {
+                last = errno;
+                break;
+            }
+        }
+    }
+    Err(last.into())
+}

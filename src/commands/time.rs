@@ -1,0 +1,194 @@
+//! Floor 4: the guest's clock: guest-get-time and guest-set-time.
+
+use super::{Command, Waiting, answer, empty, worker};
+use crate::child::Child;
+use crate::protocol::arguments::{NoArguments, decode};
+use crate::protocol::error::CommandError;
+use crate::protocol::value::Dict;
+use crate::sys::localtime::format_local;
+use crate::sys::strerror;
+use nix::sys::time::TimeSpec;
+use nix::time::{ClockId, clock_settime};
+use serde::Deserialize;
+use std::ffi::OsStr;
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+pub(super) const COMMANDS: &[Command] = &[
+    Command::now(4, "guest-get-time", |_, arguments| {
+        let NoArguments {} = decode(arguments)?;
+        answer(get_time(SystemTime::now()))
+    }),
+    Command::later(5, "guest-set-time", |_, arguments| set_time(arguments)),
+];
+
+const HWCLOCK: &str = "/sbin/hwclock";
+
+/// Nanoseconds since the epoch, in steps of a microsecond as the original's clock has them.
+fn get_time(now: SystemTime) -> i64 {
+    let microseconds = match now.duration_since(UNIX_EPOCH) {
+        Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
+        // A guest whose clock starts before 1970: round down, as everywhere.
+        Err(before) => {
+            let nanoseconds = before.duration().as_nanos();
+            i64::try_from(nanoseconds.div_ceil(1000)).map_or(i64::MIN, |before| -before)
+        }
+    };
+    microseconds.saturating_mul(1000)
+}
+
+#[derive(Deserialize)]
+struct SetTime {
+    time: Option<i64>,
+}
+
+fn set_time(arguments: Dict) -> Waiting<'static> {
+    Box::pin(async move {
+        let SetTime { time } = decode(arguments)?;
+        worker::run(move || {
+            set_clocks(time, HWCLOCK.as_ref(), &|time| {
+                Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
+            })
+        })
+        .await?;
+        empty()
+    })
+}
+
+/// Sets the system's clock by `set` to `time` (nanoseconds since the epoch) and the hardware's from
+/// it; without `time`, the system's from the hardware's.
+fn set_clocks(
+    time: Option<i64>,
+    hwclock: &OsStr,
+    set: &dyn Fn(TimeSpec) -> io::Result<()>,
+) -> Result<(), CommandError> {
+    if let Some(time) = time {
+        set(checked(time)?).map_err(|e| {
+            CommandError::generic(format!("Failed to set time to guest: {}", strerror(&e)))
+        })?;
+    }
+    let action = "set hardware clock to system time";
+    let direction = if time.is_some() { "-w" } else { "-s" };
+    let outcome = Child::new(hwclock)
+        .arg(direction)
+        .run()
+        .map_err(|e| CommandError::generic(e.text(action)))?;
+    match outcome.failure(action) {
+        None => Ok(()),
+        Some(text) => Err(CommandError::generic(text)),
+    }
+}
+
+/// Whole microseconds, both parts truncated toward zero, of a year that RTCs can hold.
+fn checked(time: i64) -> Result<TimeSpec, CommandError> {
+    let (seconds, microseconds) = (time / 1_000_000_000, time % 1_000_000_000 / 1000);
+    let distance = Duration::from_secs(seconds.unsigned_abs());
+    let instant = if seconds < 0 {
+        UNIX_EPOCH.checked_sub(distance)
+    } else {
+        UNIX_EPOCH.checked_add(distance)
+    };
+    let year = instant.and_then(|instant| format_local(instant, c"%Y").parse().ok());
+    if !year.is_some_and(|year: i64| (1970..2070).contains(&year)) {
+        return Err(CommandError::generic("Invalid time"));
+    }
+    Ok(TimeSpec::new(seconds, microseconds * 1000))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use std::os::unix::fs::PermissionsExt;
+
+    #[test]
+    fn time_counts_in_microseconds() {
+        let at = |nanoseconds| get_time(UNIX_EPOCH + Duration::from_nanos(nanoseconds));
+        assert_eq!(at(0), 0);
+        assert_eq!(at(1_795_224_479_051_720_999), 1_795_224_479_051_720_000);
+        assert_eq!(get_time(UNIX_EPOCH - Duration::from_nanos(1)), -1000);
+        assert_eq!(get_time(UNIX_EPOCH - Duration::from_micros(1)), -1000);
+        let far = UNIX_EPOCH + Duration::from_secs(1 << 40);
+        assert_eq!(get_time(far), i64::MAX);
+    }
+
+    /// What a stub of hwclock was told, what the clock was set to, and the answer.
+    fn try_out(
+        time: Option<i64>,
+        refuse: bool,
+        script: &str,
+    ) -> (String, Option<TimeSpec>, String) {
+        let dir = tempfile::tempdir().unwrap();
+        let hwclock = dir.path().join("hwclock");
+        let seen = dir.path().join("seen");
+        let script = format!("#!/bin/sh\necho \"$*\" >{}\n{script}\n", seen.display());
+        std::fs::write(&hwclock, script).unwrap();
+        std::fs::set_permissions(&hwclock, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let set_to = Cell::new(None);
+        let result = set_clocks(time, hwclock.as_os_str(), &|time| {
+            set_to.set(Some(time));
+            if refuse {
+                return Err(io::Error::from_raw_os_error(nix::libc::EPERM));
+            }
+            Ok(())
+        });
+        let seen = std::fs::read_to_string(seen).unwrap_or_default();
+        (
+            seen,
+            set_to.get(),
+            result.map_or_else(|e| e.desc, |()| String::new()),
+        )
+    }
+
+    #[test]
+    fn both_clocks_are_set() {
+        let spec = |s, n| Some(TimeSpec::new(s, n));
+        let good = 1_700_000_000_123_456_789;
+        assert_eq!(
+            try_out(Some(good), false, ""),
+            (
+                "-w\n".into(),
+                spec(1_700_000_000, 123_456_000),
+                String::new()
+            )
+        );
+        assert_eq!(
+            try_out(None, false, ""),
+            ("-s\n".into(), None, String::new())
+        );
+        assert_eq!(
+            try_out(Some(good), true, "").2,
+            "Failed to set time to guest: Operation not permitted"
+        );
+        assert_eq!(try_out(Some(good), true, "").0, "");
+        let action = "child process has failed to set hardware clock to system time: ";
+        assert_eq!(
+            try_out(Some(good), false, "echo no rtc; exit 1").2,
+            format!("{action}no rtc\n")
+        );
+        assert_eq!(
+            try_out(None, false, "exit 7").2,
+            format!("{action}exit status 7")
+        );
+    }
+
+    #[test]
+    fn only_years_that_clocks_can_hold() {
+        let days = |days: i64| days * 86_400 * 1_000_000_000;
+        for bad in [
+            i64::MIN,
+            i64::MAX,
+            days(-2),
+            days(36_525 + 2),
+            3_155_760_000_000_000_000,
+        ] {
+            let (seen, set_to, text) = try_out(Some(bad), false, "");
+            assert_eq!(
+                (seen.as_str(), set_to, text.as_str()),
+                ("", None, "Invalid time")
+            );
+        }
+        assert!(checked(days(2)).is_ok());
+        assert!(checked(days(36_525 - 2)).is_ok());
+    }
+}

@@ -1,0 +1,124 @@
+//! Our own group: what the operator decides about freezing.
+
+use super::*;
+use crate::freeze::policy::Mode;
+use std::time::Duration;
+
+#[test]
+fn every_key_in_the_file() {
+    let config = from_file(
+        "[general]\nverbose=true\n[qemu-ga-rs]\nfsfreeze-mode = hooks-only\n\
+         fsfreeze-include=/data/*, type:xfs\nfsfreeze-exclude=dev:sdb*\nfsfreeze-optional=/mnt/[a-c]\n\
+         fsfreeze-strict=true\nfsfreeze-ignore-frozen=1\nfsfreeze-hold-limit=60\n\
+         fsfreeze-step-limit=0\n",
+    );
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let policy = &config.policy;
+    assert_eq!(policy.freeze, Mode::HooksOnly);
+    assert!(policy.include[0].matches(b"/data/x/y", "ext4", &[]));
+    assert!(policy.include[1].matches(b"/x", "xfs", &[]));
+    assert!(policy.exclude[0].matches(b"/x", "xfs", &["/dev/sdb1".into()]));
+    assert!(policy.optional[0].matches(b"/mnt/b", "ext4", &[]));
+    assert!(policy.strict && policy.ignore_frozen);
+    assert_eq!(config.limits.hold, Some(Duration::from_secs(60)));
+    assert_eq!(config.limits.step, None);
+    let dump = dump(&config);
+    let (general, own) = dump.split_once("[qemu-ga-rs]\n").unwrap();
+    assert!(general.contains("verbose=true") && !general.contains("fsfreeze"));
+    assert_eq!(
+        own,
+        "fsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
+         fsfreeze-optional=/mnt/[a-c]\nfsfreeze-strict=true\nfsfreeze-ignore-frozen=true\n\
+         fsfreeze-hold-limit=60\nfsfreeze-step-limit=0\n"
+    );
+    let again = from_file(&dump);
+    assert_eq!((again.policy, again.limits), (config.policy, config.limits));
+}
+
+#[test]
+fn the_defaults_are_quiet() {
+    let config = from_file("[qemu-ga-rs]\nfsfreeze-hold-limit=900\nfsfreeze-exclude=,\n");
+    assert_eq!(dump(&config), DEFAULTS);
+    assert!(config.warnings.is_empty());
+    assert_eq!(config.limits.hold, Some(Duration::from_secs(900)));
+    assert_eq!(config.limits.step, Some(Duration::from_secs(300)));
+    assert_eq!(config.policy, Default::default());
+}
+
+#[test]
+fn the_command_line_comes_on_top() {
+    let file = file("[qemu-ga-rs]\nfsfreeze-hold-limit=60\nfsfreeze-exclude=/a\n");
+    let config = run(&[
+        "-c",
+        &file.1,
+        "--fsfreeze-hold-limit",
+        "5",
+        "--fsfreeze-exclude=/b",
+        "--fsfreeze-strict",
+    ]);
+    assert_eq!(config.limits.hold, Some(Duration::from_secs(5)));
+    assert_eq!(dumped(&config, "fsfreeze-exclude").unwrap(), "/a,/b");
+    assert!(config.policy.strict);
+    // No abbreviation of the original becomes ambiguous.
+    assert_eq!(dumped(&run(&["--f=/x"]), "fsfreeze-hook").unwrap(), "/x");
+    let config = run(&["--fsfreeze-hold-limit=soon"]);
+    assert_eq!(
+        config.warnings,
+        [
+            "option '--fsfreeze-hold-limit' has the value 'soon', which is not a whole number of \
+             seconds: 900 is taken"
+        ]
+    );
+    assert_eq!(dump(&config), DEFAULTS);
+}
+
+#[test]
+fn nonsense_is_one_warning_each_and_a_safe_default() {
+    let file = file(
+        "[qemu-ga-rs]\nfsfreeze-mode=some\nfsfreeze-exclude=data, /ok ,type:,/x[\n\
+         fsfreeze-strict=yes\nfsfreeze-hold-limit=-1\nfsfreeze-step-limit=1000000\n\
+         fsfreeze-include=/a\\*\nfsfreeze-freeze=off\n",
+    );
+    let config = run(&["-c", &file.1]);
+    let expected = [
+        "8: key 'fsfreeze-freeze' in [qemu-ga-rs] is unknown and ignored: check its spelling",
+        "2: key 'fsfreeze-mode' in [qemu-ga-rs] has the value 'some', which is none of all, \
+         hooks-only and off: all is taken",
+        "7: key 'fsfreeze-include' in [qemu-ga-rs] is ignored: the value of 'fsfreeze-include' has \
+         an unknown escape '\\*': use \\s \\t \\n \\r or \\\\",
+        "3: key 'fsfreeze-exclude' in [qemu-ga-rs] is ignored where the pattern 'data' begins with \
+         none of '/', 'type:' and 'dev:', and where the pattern 'type:' is empty after its colon, \
+         and where the pattern '/x[' has a '[' without its ']'",
+        "4: key 'fsfreeze-strict' in [qemu-ga-rs] is ignored: the value 'yes' of 'fsfreeze-strict' \
+         is not a boolean: use true or false",
+        "5: key 'fsfreeze-hold-limit' in [qemu-ga-rs] has the value '-1', which is not a whole \
+         number of seconds: 900 is taken",
+        "6: key 'fsfreeze-step-limit' in [qemu-ga-rs] has the value '1000000', which is more than \
+         604800 seconds (a week): 300 is taken",
+    ];
+    assert_eq!(
+        config.warnings,
+        expected.map(|text| format!("{}, line {text}", file.1))
+    );
+    let own = dump(&config)
+        .split_once("[qemu-ga-rs]\n")
+        .unwrap()
+        .1
+        .to_owned();
+    assert_eq!(own, "fsfreeze-exclude=/ok\n");
+}
+
+#[test]
+fn our_keys_do_not_belong_to_the_general_group() {
+    let file = file("[general]\nfsfreeze-hold-limit=60\n");
+    let config = run(&["-c", &file.1]);
+    assert_eq!(dump(&config), DEFAULTS);
+    assert_eq!(
+        config.warnings,
+        [format!(
+            "{}, line 2: key 'fsfreeze-hold-limit' in [general] belongs to [qemu-ga-rs] and is \
+             ignored: move it there",
+            file.1
+        )]
+    );
+}

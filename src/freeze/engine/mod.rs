@@ -1,0 +1,233 @@
+//! The transaction: survey, open, flush, hooks, flush again, freeze; and back.
+//!
+//! The engine is plain sequential code over [`Ops`]. Any failure on the way in undoes what was
+//! done, in reverse; undoing goes on past errors and reports them all.
+
+mod way_in;
+mod way_out;
+
+use crate::freeze::guardian::{Claim, Order};
+use crate::freeze::ops::Ops;
+use crate::freeze::policy::{Limits, Policy};
+use crate::freeze::report::{Outcome, Report};
+use crate::hooks::ThawReason;
+use crate::state::Expiry;
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+/// Why a freeze or thaw failed; the text is what goes over the wire.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FreezeError(pub String);
+
+impl std::fmt::Display for FreezeError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for FreezeError {}
+
+/// A filesystem that is held open.
+struct Held<H> {
+    handle: H,
+    name: String,
+    /// It may fail without failing the run.
+    optional: bool,
+    /// Index in the report's list.
+    record: usize,
+}
+
+/// What a walk of FITHAWs did.
+struct Thawed<H> {
+    /// How many filesystems it thawed.
+    count: u64,
+    /// What stays frozen, with the reason.
+    stuck: Vec<(Held<H>, String)>,
+}
+
+enum State<H> {
+    Thawed,
+    /// Frozen by this process; in the order of freezing.
+    Frozen {
+        held: Vec<Held<H>>,
+        since: Duration,
+    },
+    /// An earlier process left its marker; what it froze is found by asking every filesystem.
+    Inherited,
+}
+
+/// The state machine. `O` is the world.
+pub struct Engine<O: Ops> {
+    ops: O,
+    state: State<O::Handle>,
+    policy: Policy,
+    hold_limit: Option<Duration>,
+    report: Report,
+}
+
+impl<O: Ops> Engine<O> {
+    /// An engine that holds nothing; `inherited` if an earlier process left its marker.
+    pub fn new(mut ops: O, inherited: bool, policy: Policy, limits: Limits) -> Self {
+        let state = if inherited {
+            ops.hush();
+            ops.find_guardian();
+            State::Inherited
+        } else {
+            State::Thawed
+        };
+        Self {
+            ops,
+            state,
+            policy,
+            hold_limit: limits.hold,
+            report: Report::default(),
+        }
+    }
+
+    /// How long until the hold limit ends the freeze at work; `None`: never, or nothing is frozen,
+    /// or it is the guardian of a predecessor who knows.
+    pub fn time_left(&mut self) -> Option<Duration> {
+        let State::Frozen { since, .. } = self.state else {
+            return None;
+        };
+        let held = self.ops.now().saturating_sub(since);
+        Some(self.hold_limit?.saturating_sub(held))
+    }
+
+    /// Whether a freeze is ended without a thaw.
+    pub fn has_limit(&self) -> bool {
+        self.hold_limit.is_some()
+    }
+
+    /// A descriptor that becomes readable when the guardian has something to say.
+    pub fn guardian_line(&self) -> Option<OwnedFd> {
+        self.ops.guardian_line()
+    }
+
+    /// Whether filesystems are frozen as far as this agent knows.
+    pub fn is_frozen(&self) -> bool {
+        !matches!(self.state, State::Thawed)
+    }
+
+    /// The story of the run at work, or of the last one.
+    pub fn report(&self) -> &Report {
+        &self.report
+    }
+
+    /// Freezes everything, or the mountpoints of `only`; answers how many filesystems this call
+    /// froze. With 0 nothing is frozen afterwards, and the hooks have been told to thaw.
+    ///
+    /// # Errors
+    /// A filesystem that cannot be opened or frozen, or a hook master that fails. Nothing is
+    /// frozen afterwards.
+    pub fn freeze(&mut self, only: Option<&[Vec<u8>]>) -> Result<u64, FreezeError> {
+        if self.is_frozen() {
+            return Err(FreezeError("filesystems are already frozen".into()));
+        }
+        self.report = Report::begin(self.ops.wall_clock());
+        // A thaw that never came for an earlier freeze cannot be meant by one that comes now.
+        self.ops.take_expired();
+        let result = self.prepare(only).and_then(|held| self.freeze_held(held));
+        if self.is_frozen() {
+            let limit_ms = self.hold_limit.map(|limit| limit.as_millis() as u64);
+            self.ops.tell_guardian(Order::Frozen { limit_ms });
+        } else {
+            self.finish();
+        }
+        result
+    }
+
+    /// Thaws exactly what this agent froze, then tells the hooks; answers how many filesystems
+    /// were thawed by this call. After a restart while frozen, and when nothing is known to be
+    /// frozen, every filesystem of the mount table is asked instead.
+    ///
+    /// # Errors
+    /// The freeze was ended before (told once), a filesystem that stays frozen (the agent then
+    /// stays frozen, and thaw can be asked again), or a hook master that fails (everything is
+    /// thawed all the same).
+    pub fn thaw(&mut self) -> Result<u64, FreezeError> {
+        if self.is_frozen() {
+            match self.ops.claim() {
+                Claim::Ours => {}
+                Claim::Ended(expiry) => self.settle(&expiry),
+            }
+        }
+        let reason = match self.state {
+            State::Thawed => {
+                return match self.ops.take_expired() {
+                    Some(expiry) => Err(FreezeError(expiry.to_string())),
+                    None => self.thaw_strangers(),
+                };
+            }
+            State::Frozen { .. } => ThawReason::Ok,
+            State::Inherited => ThawReason::Recovered,
+        };
+        let result = self.undo(reason);
+        if !self.is_frozen() {
+            self.finish();
+        }
+        result
+    }
+
+    /// Looks after a freeze that nobody thaws: hears what the guardian did, and ends it when the
+    /// hold limit has passed.
+    pub fn look_after(&mut self) {
+        if !self.is_frozen() {
+            return;
+        }
+        if let Some(expiry) = self.ops.hear_guardian() {
+            return self.settle(&expiry);
+        }
+        if self.time_left() != Some(Duration::ZERO) {
+            return;
+        }
+        match self.ops.claim() {
+            Claim::Ended(expiry) => self.settle(&expiry),
+            Claim::Ours => {
+                self.undo(ThawReason::TimedOut).err();
+                if !self.is_frozen() {
+                    self.finish();
+                }
+            }
+        }
+    }
+
+    /// The guardian has ended the freeze.
+    fn settle(&mut self, expiry: &Expiry) {
+        self.state = State::Thawed;
+        self.report.stages.held += expiry.held;
+        for record in 0..self.report.filesystems.len() {
+            if self.report.filesystems[record].outcome == Outcome::Frozen {
+                self.report.set(record, Outcome::Thawed);
+            }
+        }
+        self.ops.dismiss_guardian();
+        self.ops.speak();
+        self.warn(expiry.to_string());
+        self.finish();
+    }
+
+    /// The end of a run, whatever came of it.
+    fn finish(&mut self) {
+        self.ops.dismiss_guardian();
+        if let Err(text) = self.ops.keep(&self.report) {
+            tracing::warn!("{text}");
+        }
+    }
+
+    /// Logs and records what does not stop the run.
+    fn warn(&mut self, text: String) {
+        tracing::warn!("{text}");
+        self.report.errors.push(text);
+    }
+
+    /// Records an error and makes it the answer.
+    fn fail(&mut self, text: String) -> FreezeError {
+        self.warn(text.clone());
+        FreezeError(text)
+    }
+
+    fn seconds_since(&mut self, start: Duration) -> f64 {
+        self.ops.now().saturating_sub(start).as_secs_f64()
+    }
+}

@@ -1,0 +1,200 @@
+//! From the request to the last FIFREEZE, and back if anything fails on the way.
+
+use super::{Engine, FreezeError, Held, State};
+use crate::freeze::guardian::Order;
+use crate::freeze::ops::{OpenError, Ops};
+use crate::freeze::plan;
+use crate::freeze::policy::Mode;
+use crate::freeze::report::Outcome;
+use crate::hooks::{Phase, ThawReason};
+use crate::sys::strerror;
+use nix::libc;
+use std::io;
+
+impl<O: Ops> Engine<O> {
+    /// Everything before the first FIFREEZE.
+    pub(super) fn prepare(
+        &mut self,
+        only: Option<&[Vec<u8>]>,
+    ) -> Result<Vec<Held<O::Handle>>, FreezeError> {
+        let survey = self
+            .ops
+            .survey()
+            .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
+        let plan = plan::make(&survey, &self.policy, only).map_err(|e| self.fail(e.to_string()))?;
+        for note in &plan.notes {
+            tracing::info!("{note}");
+        }
+        self.report.plan(&plan);
+        let mut held = Vec::with_capacity(plan.targets.len());
+        for (record, target) in plan.targets.iter().enumerate() {
+            let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
+            match self.ops.open(target) {
+                Ok(handle) => held.push(Held {
+                    handle,
+                    name,
+                    record,
+                    optional: target.optional,
+                }),
+                Err(error) => {
+                    let covered = matches!(error, OpenError::Covered) && !self.policy.strict;
+                    let text = format!("failed to open {name}: {error}");
+                    self.leave_out(record, text, covered || target.optional)?;
+                }
+            }
+        }
+        if held.is_empty() && self.policy.freeze != Mode::HooksOnly {
+            tracing::warn!("nothing to freeze: no mounted filesystem was chosen, no hook was run");
+            return Ok(held);
+        }
+        self.report.stages.flush = self.flush(&held)?;
+        let entrusted: Vec<_> = held.iter().map(|h| (&h.handle, h.name.as_str())).collect();
+        if let Err(text) = self.ops.stand_guard(&entrusted) {
+            self.warn(text);
+        }
+        let quieted = self.call_hooks(Phase::Freeze, None).and_then(|()| {
+            self.report.stages.flush_again = self.flush(&held)?;
+            Ok(())
+        });
+        if let Err(error) = quieted {
+            // What this meets is in the log and the report; the answer names the culprit.
+            self.call_hooks(Phase::Thaw, Some(ThawReason::Failed)).err();
+            return Err(error);
+        }
+        Ok(held)
+    }
+
+    /// Flushes side by side; returns how long it took. A failure is told but does not stop the
+    /// run, for FIFREEZE flushes again and decides; a filesystem that does not answer does.
+    pub(super) fn flush(&mut self, held: &[Held<O::Handle>]) -> Result<f64, FreezeError> {
+        let start = self.ops.now();
+        let handles: Vec<&O::Handle> = held.iter().map(|h| &h.handle).collect();
+        let mut hangs = None;
+        for (result, held) in self.ops.flush(&handles).into_iter().zip(held) {
+            let Err(e) = result else { continue };
+            let text = format!("failed to flush {}: {}", held.name, strerror(&e));
+            if e.kind() == io::ErrorKind::TimedOut {
+                self.report.explain(held.record, Outcome::Failed, &text);
+                hangs.get_or_insert(text);
+            } else {
+                self.warn(text);
+            }
+        }
+        match hangs {
+            Some(text) => Err(self.fail(text)),
+            None => Ok(self.seconds_since(start)),
+        }
+    }
+
+    /// Calls the hook master, if there is one; its failure is recorded and returned.
+    pub(super) fn call_hooks(
+        &mut self,
+        phase: Phase,
+        reason: Option<ThawReason>,
+    ) -> Result<(), FreezeError> {
+        if phase == Phase::Freeze {
+            self.ops.tell_guardian(Order::HooksCalled);
+        }
+        let start = self.ops.now();
+        let called = self.ops.call_hooks(phase, reason);
+        let seconds = self.seconds_since(start);
+        match phase {
+            Phase::Freeze => self.report.stages.freeze_hooks = seconds,
+            Phase::Thaw => self.report.stages.thaw_hooks = seconds,
+        }
+        let Some(master) = called else { return Ok(()) };
+        self.report.hooks.extend(master.hooks);
+        match master.failure {
+            None => Ok(()),
+            Some(text) => Err(self.fail(text)),
+        }
+    }
+
+    /// From the marker to the last FIFREEZE, with roll-back.
+    pub(super) fn freeze_held(&mut self, held: Vec<Held<O::Handle>>) -> Result<u64, FreezeError> {
+        if held.is_empty() && self.policy.freeze != Mode::HooksOnly {
+            return Ok(0);
+        }
+        tracing::info!(
+            "freezing {} filesystems; log lines are kept until the thaw",
+            held.len()
+        );
+        if let Err(text) = self.ops.mark_frozen() {
+            self.warn(text);
+        }
+        self.ops.hush();
+        let start = self.ops.now();
+        let mut frozen: Vec<Held<O::Handle>> = Vec::with_capacity(held.len());
+        let mut failure = None;
+        for held in held {
+            let before = self.ops.now();
+            let result = self.ops.freeze(&held.handle);
+            self.report.filesystems[held.record].freeze_seconds = self.seconds_since(before);
+            match result {
+                Ok(()) => {
+                    self.report.filesystems[held.record].outcome = Outcome::Frozen;
+                    frozen.push(held);
+                }
+                Err(e) => {
+                    let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
+                    let passes = held.optional || self.tolerates(&e);
+                    if let Err(FreezeError(text)) = self.leave_out(held.record, text, passes) {
+                        failure = Some(text);
+                        break;
+                    }
+                }
+            }
+        }
+        self.report.stages.freeze = self.seconds_since(start);
+        let count = frozen.len() as u64;
+        let since = self.ops.now();
+        self.state = State::Frozen {
+            held: frozen,
+            since,
+        };
+        let Some(text) = failure else {
+            if count == 0 && self.policy.freeze != Mode::HooksOnly {
+                self.undo(ThawReason::Failed).err();
+            }
+            return Ok(count);
+        };
+        let error = FreezeError(text);
+        // What the roll-back meets is in the log and the report; the answer names the culprit.
+        self.undo(ThawReason::Failed).err();
+        Err(error)
+    }
+
+    /// Whether a refusal of FIFREEZE leaves the filesystem out instead of failing the run.
+    pub(super) fn tolerates(&self, error: &io::Error) -> bool {
+        match error.raw_os_error() {
+            Some(libc::EOPNOTSUPP) => !self.policy.strict,
+            Some(libc::EBUSY) => self.policy.ignore_frozen,
+            _ => false,
+        }
+    }
+
+    /// A filesystem cannot be opened or frozen: either the run passes over it, or it fails.
+    pub(super) fn leave_out(
+        &mut self,
+        record: usize,
+        text: String,
+        passes: bool,
+    ) -> Result<(), FreezeError> {
+        if passes {
+            self.report.explain(record, Outcome::Skipped, &text);
+            self.warn(text);
+            return Ok(());
+        }
+        self.report.explain(record, Outcome::Failed, &text);
+        Err(self.fail(text))
+    }
+}
+
+/// What FIFREEZE's refusals mean.
+fn refusal(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EOPNOTSUPP) => "this type of filesystem cannot be frozen".into(),
+        Some(libc::EBUSY) => "someone else has frozen it already".into(),
+        _ => strerror(error),
+    }
+}

@@ -1,0 +1,146 @@
+//! From the first FITHAW to the last thaw hook.
+
+use super::{Engine, FreezeError, Held, State, Thawed};
+use crate::freeze::ops::Ops;
+use crate::freeze::plan;
+use crate::freeze::report::{Outcome, Report};
+use crate::hooks::{Phase, ThawReason};
+use crate::state::Expiry;
+use crate::sys::strerror;
+use nix::libc;
+use std::io;
+use std::time::UNIX_EPOCH;
+
+impl<O: Ops> Engine<O> {
+    /// Thaws, and tells the hooks why.
+    pub(super) fn undo(&mut self, reason: ThawReason) -> Result<u64, FreezeError> {
+        let Thawed { count, stuck } = match std::mem::replace(&mut self.state, State::Thawed) {
+            State::Thawed => return Ok(0),
+            State::Frozen { held, since } => {
+                self.report.stages.held += self.seconds_since(since);
+                self.thaw_each(held, Outcome::ThawedByOthers)
+            }
+            State::Inherited => {
+                self.report = Report::begin(self.ops.wall_clock());
+                match self.thaw_everything() {
+                    Ok(thawed) => thawed,
+                    Err(error) => {
+                        self.state = State::Inherited;
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        if !stuck.is_empty() {
+            let texts: Vec<&str> = stuck.iter().map(|(_, text)| text.as_str()).collect();
+            let error = self.fail(texts.join("; "));
+            let since = self.ops.now();
+            let held = stuck.into_iter().map(|(held, _)| held).collect();
+            self.state = State::Frozen { held, since };
+            return Err(error);
+        }
+        self.ops.speak();
+        if let Err(text) = self.ops.mark_thawed() {
+            self.warn(text);
+        }
+        if reason == ThawReason::TimedOut {
+            self.remember_expiry(count);
+        }
+        tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
+        let hooks = self.call_hooks(Phase::Thaw, Some(reason));
+        self.ops.dismiss_guardian();
+        hooks?;
+        Ok(count)
+    }
+
+    pub(super) fn remember_expiry(&mut self, count: u64) {
+        let when = self.ops.wall_clock().duration_since(UNIX_EPOCH);
+        let expiry = Expiry {
+            when: when.unwrap_or_default().as_secs_f64(),
+            held: self.report.stages.held,
+            reason: "no guest-fsfreeze-thaw came within the hold limit".into(),
+            count,
+        };
+        self.warn(expiry.to_string());
+        if let Err(text) = self.ops.mark_expired(&expiry) {
+            self.warn(text);
+        }
+    }
+
+    /// FITHAW in the reverse of the freeze order, past every error. What stays frozen is returned
+    /// in freeze order, each with its reason; what was not frozen gets the outcome `idle`.
+    pub(super) fn thaw_each(
+        &mut self,
+        mut held: Vec<Held<O::Handle>>,
+        idle: Outcome,
+    ) -> Thawed<O::Handle> {
+        let start = self.ops.now();
+        let mut count = 0;
+        let mut stuck = Vec::new();
+        while let Some(next) = held.pop() {
+            match self.ops.thaw(&next.handle) {
+                Ok(()) => {
+                    count += 1;
+                    self.report.set(next.record, Outcome::Thawed);
+                }
+                Err(e) if is_not_frozen(&e) => self.report.set(next.record, idle),
+                Err(e) => {
+                    let text = format!("failed to thaw {}: {}", next.name, strerror(&e));
+                    self.report.explain(next.record, Outcome::Failed, &text);
+                    stuck.push((next, text));
+                }
+            }
+        }
+        self.report.stages.thaw += self.seconds_since(start);
+        stuck.reverse();
+        Thawed { count, stuck }
+    }
+
+    /// FITHAW for every filesystem of the mount table. One that cannot be opened is passed over,
+    /// for nothing tells whether it was ever frozen.
+    pub(super) fn thaw_everything(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
+        let survey = self
+            .ops
+            .survey()
+            .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
+        let targets = plan::everything(&survey);
+        self.report.everything(&targets);
+        let mut held = Vec::new();
+        for (record, target) in targets.iter().enumerate() {
+            let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
+            match self.ops.open(target) {
+                Ok(handle) => held.push(Held {
+                    handle,
+                    name,
+                    record,
+                    optional: true,
+                }),
+                Err(error) => {
+                    let text = format!("failed to open {name}: {error}");
+                    tracing::warn!("{text}");
+                    self.report.explain(record, Outcome::Skipped, &text);
+                }
+            }
+        }
+        Ok(self.thaw_each(held, Outcome::Untouched))
+    }
+
+    /// A thaw without a freeze of ours frees what others froze, as the original does, but runs no
+    /// hook: none was told to freeze. What cannot be thawed was not ours to promise.
+    pub(super) fn thaw_strangers(&mut self) -> Result<u64, FreezeError> {
+        let kept = std::mem::take(&mut self.report);
+        let result = self.thaw_everything();
+        self.report = kept;
+        let Thawed { count, stuck } = result?;
+        for (_, text) in stuck {
+            tracing::warn!("{text}");
+        }
+        tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
+        Ok(count)
+    }
+}
+
+/// FITHAW's word for a filesystem that is not frozen.
+fn is_not_frozen(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EINVAL)
+}

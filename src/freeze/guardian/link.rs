@@ -1,0 +1,195 @@
+//! The agent's end of the line to the guardian.
+
+use super::{Claim, Entrusted, Order, Word, door};
+use crate::state::Expiry;
+use crate::sys::process::{self, Announcement, Family};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+/// How long the guardian may take to answer: it has nothing else to do.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// What the guardian has said by itself.
+#[derive(Debug, PartialEq)]
+pub enum Heard {
+    /// Nothing.
+    Nothing,
+    /// It has ended the freeze.
+    Ended(Expiry),
+    /// It is gone without a word.
+    Gone,
+}
+
+/// A line to the guardian of the freeze at work.
+#[derive(Debug)]
+pub struct Link {
+    line: BufReader<UnixStream>,
+    /// The process, if this agent started it.
+    child: Option<Child>,
+}
+
+impl Link {
+    /// Starts a guardian for `filesystems` and waits until it stands by.
+    ///
+    /// # Errors
+    /// It cannot be started, or does not answer.
+    pub fn start(
+        filesystems: &[(BorrowedFd<'_>, String)],
+        hook: Option<PathBuf>,
+        statedir: PathBuf,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = UnixStream::pair()?;
+        let mut command = Command::new("/proc/self/exe");
+        command
+            .arg("guardian")
+            .stdin(Stdio::from(OwnedFd::from(theirs)))
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        let keep = filesystems.iter().map(|(fd, _)| fd.as_raw_fd()).collect();
+        process::prepare(&mut command, Family::Session, keep, None);
+        let child = command.spawn()?;
+        // The command holds the guardian's end, which must close when the guardian dies.
+        drop(command);
+        let mut link = Self {
+            line: BufReader::new(ours),
+            child: Some(child),
+        };
+        link.set_patience()?;
+        let entrust = |(fd, mountpoint): &(BorrowedFd<'_>, String)| Entrusted {
+            fd: fd.as_raw_fd(),
+            mountpoint: mountpoint.clone(),
+        };
+        link.tell(&Order::Watch {
+            filesystems: filesystems.iter().map(entrust).collect(),
+            hook,
+            statedir,
+        })?;
+        match link.read()? {
+            Word::Ready => Ok(link),
+            other => Err(io::Error::other(format!("it answered {other:?}"))),
+        }
+    }
+
+    /// Finds the guardian that an earlier agent started; `None` if there is none.
+    pub fn find(statedir: &Path) -> Option<Self> {
+        let line = UnixStream::connect(door(statedir)).ok()?;
+        let link = Self {
+            line: BufReader::new(line),
+            child: None,
+        };
+        link.set_patience().ok()?;
+        Some(link)
+    }
+
+    fn set_patience(&self) -> io::Result<()> {
+        let stream = self.line.get_ref();
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))
+    }
+
+    /// Tells it something.
+    ///
+    /// # Errors
+    /// It is gone.
+    pub fn tell(&mut self, order: &Order) -> io::Result<()> {
+        let mut text = serde_json::to_vec(order)?;
+        text.push(b'\n');
+        self.line.get_mut().write_all(&text)
+    }
+
+    /// What the hook master is to say for itself as it starts, so that the guardian knows of it
+    /// even if the agent dies in that moment.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn announcement(&self, order: &Order) -> io::Result<Announcement> {
+        let mut text = serde_json::to_vec(order)?;
+        text.push(b'\n');
+        let fd = self.watch()?;
+        Ok(Announcement { fd, text })
+    }
+
+    fn read(&mut self) -> io::Result<Word> {
+        let mut text = String::new();
+        if self.line.read_line(&mut text)? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Asks who thaws. A guardian that does not answer is ended, so that it cannot act later; the
+    /// thaw is then the agent's.
+    pub fn claim(&mut self) -> Claim {
+        // One that ended the freeze has said so and gone: its last word is still to be read.
+        self.tell(&Order::Claim).ok();
+        match self.read() {
+            Ok(Word::Ended(expiry)) => Claim::Ended(expiry),
+            Ok(Word::Yours | Word::Ready) => Claim::Ours,
+            Err(error) => {
+                tracing::warn!("the guardian does not answer: {error}");
+                self.end();
+                Claim::Ours
+            }
+        }
+    }
+
+    /// What it has said by itself; never waits.
+    pub fn hear(&mut self) -> Heard {
+        if self.line.get_ref().set_nonblocking(true).is_err() {
+            return Heard::Gone;
+        }
+        let word = self.read();
+        let blocking = self.line.get_ref().set_nonblocking(false);
+        match word {
+            Ok(Word::Ended(expiry)) => Heard::Ended(expiry),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock && blocking.is_ok() => {
+                Heard::Nothing
+            }
+            Ok(_) => Heard::Nothing,
+            Err(_) => Heard::Gone,
+        }
+    }
+
+    /// Becomes readable when the guardian speaks or goes.
+    ///
+    /// # Errors
+    /// No descriptor is left.
+    pub fn watch(&self) -> io::Result<OwnedFd> {
+        self.line.get_ref().as_fd().try_clone_to_owned()
+    }
+
+    /// Lets it go.
+    pub fn dismiss(mut self) {
+        if self.tell(&Order::Done).is_ok() {
+            // It closes the line when it leaves.
+            self.read().err();
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().ok();
+            child.wait().ok();
+        } else if let Ok(peer) = nix::sys::socket::getsockopt(
+            self.line.get_ref(),
+            nix::sys::socket::sockopt::PeerCredentials,
+        ) {
+            // Started by a predecessor, reaped by init.
+            process::kill(peer.pid(), nix::libc::SIGKILL).ok();
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // An agent that leaves while frozen leaves the guardian behind on purpose.
+        if let Some(child) = &mut self.child {
+            child.try_wait().ok();
+        }
+    }
+}

@@ -1,0 +1,93 @@
+//! The guardian: a small process that stands by while filesystems are frozen and thaws them when
+//! the agent no longer can, because it was killed, stopped or hangs.
+//!
+//! The agent starts it before the hooks and hands it its open filesystems ([`link`]). From then on
+//! whatever happens to the agent, one of the two undoes the freeze, and each hook master is told
+//! once: before it thaws, the agent asks the guardian, which either leaves the thaw to it or says
+//! that it has already ended the freeze itself. [`machine`] decides, [`process`] acts.
+//!
+//! | the agent | the guardian |
+//! |---|---|
+//! | dies before everything was frozen | undoes at once: nobody was told of a freeze |
+//! | dies while frozen | goes on holding for its successor, to the hold limit |
+//! | stops or hangs while frozen | thaws at the hold limit |
+//! | dies or hangs while thawing | finishes the thaw |
+
+pub mod link;
+pub mod machine;
+pub mod process;
+
+use crate::state::Expiry;
+use serde::{Deserialize, Serialize};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// How much later than the agent the guardian acts on the hold limit: a healthy agent tells the
+/// better story.
+pub const COURTESY: Duration = Duration::from_millis(500);
+
+/// How long an agent that has claimed the thaw may take for it.
+pub const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+
+/// Where a successor of the agent finds the guardian, in the state directory.
+pub fn door(statedir: &Path) -> PathBuf {
+    statedir.join("qga.guardian")
+}
+
+/// A filesystem in the guardian's hands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entrusted {
+    /// Number of the descriptor of its root, inherited.
+    pub fd: i32,
+    /// Where it is mounted, for messages.
+    pub mountpoint: String,
+}
+
+/// What the agent tells the guardian; one JSON object a line.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// The first line: what to stand by for.
+    Watch {
+        /// In the order of freezing.
+        filesystems: Vec<Entrusted>,
+        /// The hook master, if there is one.
+        hook: Option<PathBuf>,
+        /// The agent's state directory.
+        statedir: PathBuf,
+    },
+    /// The hook master is about to be told to freeze.
+    HooksCalled,
+    /// Everything is frozen, for at most so many milliseconds; `None`: without limit.
+    Frozen {
+        /// The hold limit.
+        limit_ms: Option<u64>,
+    },
+    /// May the agent thaw?
+    Claim,
+    /// The hook master has been started with thaw; it says so itself.
+    HooksThawed,
+    /// Nothing is left to do.
+    Done,
+}
+
+/// What the guardian answers.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Word {
+    /// It stands by.
+    Ready,
+    /// The thaw is the agent's.
+    Yours,
+    /// It has ended the freeze itself.
+    Ended(Expiry),
+}
+
+/// Who thaws.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Claim {
+    /// The agent.
+    Ours,
+    /// Nobody any more: the freeze was ended.
+    Ended(Expiry),
+}

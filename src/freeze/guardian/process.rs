@@ -1,0 +1,274 @@
+//! `qemu-ga guardian`: the process. It is started by the agent, never by hand.
+
+use super::machine::{Action, Cause, Event, Machine};
+use super::{CLAIM_LIMIT, COURTESY, Entrusted, Order, Word, door};
+use crate::freeze::limited::limited;
+use crate::hooks::{Phase, ThawReason, master};
+use crate::state::{Expiry, StateDir};
+use crate::sys::syslog::{Severity, Syslog};
+use crate::sys::{fsfreeze, guardian as sys, memory, strerror};
+use anyhow::{Context, bail};
+use nix::libc;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::{SigSet, Signal};
+use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// How long one FITHAW may take before the next filesystem is thawed without it.
+const THAW_LIMIT: Option<Duration> = Some(Duration::from_secs(10));
+/// How long the hook master may take when nobody waits for its answer.
+const HOOKS_LIMIT: Duration = Duration::from_secs(300);
+
+/// Stands guard; returns the exit status.
+pub fn cli() -> u8 {
+    let mut syslog = Syslog::connect("qemu-ga");
+    match stand(&mut syslog) {
+        Ok(()) => 0,
+        Err(error) => {
+            syslog
+                .send(Severity::Error, &format!("critical: guardian: {error:#}"))
+                .ok();
+            1
+        }
+    }
+}
+
+struct Guardian<'a> {
+    agent: Option<BufReader<UnixStream>>,
+    filesystems: Vec<(String, Arc<File>)>,
+    hook: Option<PathBuf>,
+    state: StateDir,
+    frozen_at: Option<Instant>,
+    limit: Option<Instant>,
+    claim_limit: Option<Instant>,
+    syslog: &'a mut Syslog,
+}
+
+fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
+    let agent = sys::line_from_agent().context("no agent is at the other end")?;
+    agent.set_nonblocking(false)?;
+    let mut agent = BufReader::new(agent);
+    let Some(Order::Watch {
+        filesystems,
+        hook,
+        statedir,
+    }) = read_order(&mut agent)?
+    else {
+        bail!("the agent said nothing of filesystems");
+    };
+    // All of these are for the worst day; guarding goes on without.
+    sys::outlive_memory_pressure().ok();
+    sys::leave_service_cgroup().ok();
+    let door = door(&statedir);
+    std::fs::remove_file(&door).ok();
+    let listener = UnixListener::bind(&door)
+        .with_context(|| format!("cannot listen at {}", door.display()))?;
+    sys::private(&door)?;
+    let signals = signals()?;
+    let held = |entrusted: Entrusted| {
+        let root = sys::inherited_file(entrusted.fd)?;
+        Ok((entrusted.mountpoint, Arc::new(root)))
+    };
+    let mut guardian = Guardian {
+        agent: Some(agent),
+        filesystems: filesystems
+            .into_iter()
+            .map(held)
+            .collect::<io::Result<_>>()?,
+        hook,
+        state: StateDir::new(statedir),
+        frozen_at: None,
+        limit: None,
+        claim_limit: None,
+        syslog,
+    };
+    memory::lock_all().ok();
+    guardian.say(&Word::Ready);
+    let result = guardian.watch(&listener, &signals);
+    std::fs::remove_file(&door).ok();
+    result
+}
+
+/// Signals that ask a process to end, as a descriptor.
+fn signals() -> anyhow::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
+        set.add(signal);
+    }
+    set.thread_block()?;
+    Ok(SignalFd::with_flags(
+        &set,
+        SfdFlags::SFD_NONBLOCK | SfdFlags::SFD_CLOEXEC,
+    )?)
+}
+
+fn read_order(agent: &mut BufReader<UnixStream>) -> anyhow::Result<Option<Order>> {
+    let mut line = String::new();
+    if agent.read_line(&mut line)? == 0 {
+        return Ok(None);
+    }
+    Ok(Some(serde_json::from_str(&line)?))
+}
+
+impl Guardian<'_> {
+    fn watch(&mut self, listener: &UnixListener, signals: &SignalFd) -> anyhow::Result<()> {
+        let mut machine = Machine::default();
+        loop {
+            let event = self.next_event(listener, signals)?;
+            match &event {
+                Event::Order(Order::Frozen { limit_ms }) => {
+                    let now = Instant::now();
+                    self.frozen_at = Some(now);
+                    self.limit =
+                        limit_ms.map(|limit| now + Duration::from_millis(limit) + COURTESY);
+                }
+                Event::Limit => self.limit = None,
+                Event::ClaimLimit => self.claim_limit = None,
+                _ => {}
+            }
+            for action in machine.on(event) {
+                match action {
+                    Action::Yield => {
+                        self.claim_limit = Some(Instant::now() + CLAIM_LIMIT);
+                        self.say(&Word::Yours);
+                    }
+                    Action::Undo { cause, hooks, tell } => self.undo(cause, hooks, tell),
+                    Action::Leave => return Ok(()),
+                }
+            }
+        }
+    }
+
+    fn next_event(&mut self, listener: &UnixListener, signals: &SignalFd) -> io::Result<Event> {
+        loop {
+            if let Some(agent) = &mut self.agent
+                && !agent.buffer().is_empty()
+            {
+                return Ok(self.listen());
+            }
+            let now = Instant::now();
+            if self.limit.is_some_and(|at| at <= now) {
+                return Ok(Event::Limit);
+            }
+            if self.claim_limit.is_some_and(|at| at <= now) {
+                return Ok(Event::ClaimLimit);
+            }
+            let next = [self.limit, self.claim_limit].into_iter().flatten().min();
+            // Rounded up: waking early would only wait again.
+            let timeout = next.map_or(PollTimeout::NONE, |at| {
+                let left = at.saturating_duration_since(now).as_millis() + 1;
+                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
+            });
+            let agent = self.agent.as_ref().map(|agent| agent.get_ref().as_fd());
+            let watched: Vec<BorrowedFd<'_>> = [signals.as_fd(), listener.as_fd()]
+                .into_iter()
+                .chain(agent)
+                .collect();
+            let mut fds: Vec<PollFd<'_>> = watched
+                .into_iter()
+                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+                .collect();
+            match poll(&mut fds, timeout) {
+                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            if ready.get(2) == Some(&true) {
+                return Ok(self.listen());
+            }
+            if ready[0] && matches!(signals.read_signal(), Ok(Some(_))) {
+                return Ok(Event::Asked);
+            }
+            if ready[1]
+                && let Ok((successor, _)) = listener.accept()
+            {
+                self.agent = Some(BufReader::new(successor));
+            }
+        }
+    }
+
+    /// What the agent says; a line that is none ends the acquaintance as a hang-up does.
+    fn listen(&mut self) -> Event {
+        match self.agent.as_mut().map(read_order) {
+            Some(Ok(Some(order))) => Event::Order(order),
+            _ => {
+                self.agent = None;
+                Event::Gone
+            }
+        }
+    }
+
+    /// Tells the agent; one that is stopped reads it when it goes on.
+    fn say(&mut self, word: &Word) {
+        if let (Some(agent), Ok(mut line)) = (&self.agent, serde_json::to_vec(word)) {
+            line.push(b'\n');
+            let mut stream = agent.get_ref();
+            stream.write_all(&line).ok();
+        }
+    }
+
+    fn undo(&mut self, cause: Cause, hooks: bool, tell: bool) {
+        let mut count = 0;
+        let mut failures = Vec::new();
+        // In the reverse of the freeze order.
+        for (mountpoint, root) in self.filesystems.iter().rev() {
+            let root = root.clone();
+            match limited(THAW_LIMIT, move || fsfreeze::thaw(root.as_ref()), |_| ()) {
+                Ok(()) => count += 1,
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                Err(error) => failures.push(format!("{mountpoint}: {}", strerror(&error))),
+            }
+        }
+        memory::unlock_all().ok();
+        let held = self.frozen_at.map_or(0.0, |at| at.elapsed().as_secs_f64());
+        let reason = match cause {
+            Cause::HoldLimit => "no guest-fsfreeze-thaw came within the hold limit".to_owned(),
+            Cause::Stopped => "the service was stopped".to_owned(),
+            Cause::AgentDied => "the agent died".to_owned(),
+        };
+        let expiry = Expiry {
+            when: SystemTime::now()
+                .duration_since(UNIX_EPOCH)
+                .unwrap_or_default()
+                .as_secs_f64(),
+            held,
+            reason,
+            count,
+        };
+        if tell && let Err(error) = self.state.mark_expired(&expiry) {
+            failures.push(error.text);
+        }
+        if let Err(error) = self.state.mark_thawed() {
+            failures.push(error.text);
+        }
+        self.log(Severity::Warning, &format!("warning: {expiry}"));
+        if hooks && let Some(hook) = &self.hook {
+            let limits = master::Limits {
+                deadline: Some(HOOKS_LIMIT),
+                reason: Some(match cause {
+                    Cause::HoldLimit | Cause::Stopped => ThawReason::TimedOut,
+                    Cause::AgentDied => ThawReason::Failed,
+                }),
+                ..master::Limits::default()
+            };
+            if let Some(text) = master::call_within(hook, Phase::Thaw, limits).failure {
+                failures.push(text);
+            }
+        }
+        for failure in &failures {
+            self.log(Severity::Error, &format!("critical: {failure}"));
+        }
+        self.say(&Word::Ended(expiry));
+    }
+
+    fn log(&mut self, severity: Severity, text: &str) {
+        // Nobody is left to tell that the system log does not listen.
+        self.syslog.send(severity, text).ok();
+    }
+}

@@ -1,0 +1,156 @@
+//! What a plan tells people beside its targets: reasons and notes.
+
+use std::collections::{HashMap, HashSet};
+
+use super::{LeftOut, Plan, Survey, matching, shown};
+use crate::freeze::policy::{Mode, Pattern, Policy};
+use crate::probe::filesystems::{SkipReason, Skipped};
+use crate::probe::mountinfo::DeviceNumber;
+
+type Chosen = HashSet<DeviceNumber>;
+
+impl Plan {
+    /// The mounts that cannot be frozen.
+    pub(super) fn skip_mounts(&mut self, survey: &Survey, chosen: &Chosen) {
+        let names: HashMap<DeviceNumber, &[u8]> = survey
+            .filesystems
+            .iter()
+            .map(|filesystem| (filesystem.device(), filesystem.mountpoint.as_slice()))
+            .collect();
+        let layer = |device: &DeviceNumber| {
+            let name = shown(names.get(device)?);
+            let state = if chosen.contains(device) {
+                "frozen"
+            } else {
+                "not frozen"
+            };
+            Some(format!("{name} ({state})"))
+        };
+        self.skipped.extend(survey.skipped.iter().map(|skipped| {
+            let layers = survey.layers.get(&skipped.mountpoint);
+            let layers: Vec<String> = layers.into_iter().flatten().filter_map(layer).collect();
+            let mut reason = skipped.reason.to_string();
+            if skipped.reason == SkipReason::Layered && !layers.is_empty() {
+                reason += ": ";
+                reason += &layers.join(", ");
+            }
+            LeftOut {
+                mountpoint: skipped.mountpoint.clone(),
+                fstype: skipped.fstype.clone(),
+                reason,
+            }
+        }));
+    }
+
+    /// Patterns without effect, and filesystems that stand on a frozen one without being frozen.
+    pub(super) fn note_policy(&mut self, survey: &Survey, policy: &Policy, chosen: &Chosen) {
+        if policy.freeze != Mode::All {
+            return;
+        }
+        let lists = [
+            ("fsfreeze-include", &policy.include),
+            ("fsfreeze-exclude", &policy.exclude),
+            ("fsfreeze-optional", &policy.optional),
+        ];
+        for (key, patterns) in lists {
+            let without_effect = patterns.iter().filter_map(|p| idle(survey, key, p));
+            self.notes.extend(without_effect);
+        }
+        for filesystem in &survey.filesystems {
+            if chosen.contains(&filesystem.device()) {
+                continue;
+            }
+            let Some(details) = survey.details.get(&filesystem.device()) else {
+                continue;
+            };
+            let frozen = |device: &DeviceNumber| {
+                let base = survey.filesystems.iter().find(|f| f.device() == *device)?;
+                chosen.contains(device).then(|| shown(&base.mountpoint))
+            };
+            let certain = details.under.iter().filter(|under| under.certain);
+            let bases: Vec<String> = certain.filter_map(|under| frozen(&under.device)).collect();
+            if !bases.is_empty() {
+                self.notes.push(format!(
+                    "{} is not frozen but stands on {}, which is: its writes wait all the same, \
+                     and it is in no clean state",
+                    shown(&filesystem.mountpoint),
+                    bases.join(", ")
+                ));
+            }
+        }
+    }
+
+    /// Names of the host's list without effect.
+    pub(super) fn note_only(&mut self, survey: &Survey, only: Option<&[Vec<u8>]>, chosen: &Chosen) {
+        let mut told = HashSet::new();
+        for name in only.unwrap_or_default() {
+            let found = survey.filesystems.iter().find(|f| f.mountpoint == *name);
+            if found.is_some_and(|f| chosen.contains(&f.device())) || !told.insert(name) {
+                continue;
+            }
+            let left_out = self.skipped.iter().find(|s| s.mountpoint == *name);
+            let why = left_out.map_or("nothing is mounted there", |s| s.reason.as_str());
+            let text = format!(
+                "the request names {}, which is left out: {why}",
+                shown(name)
+            );
+            self.notes.push(text);
+        }
+    }
+
+    /// Swap space that a freeze touches.
+    pub(super) fn note_swaps(&mut self, survey: &Survey, chosen: &Chosen) {
+        for swap in survey.swaps.iter().filter(|swap| chosen.contains(&swap.on)) {
+            let Some(on) = survey.filesystems.iter().find(|f| f.device() == swap.on) else {
+                continue;
+            };
+            let (name, on) = (&swap.name, shown(&on.mountpoint));
+            self.notes.push(if swap.through {
+                format!(
+                    "swap space {name} is kept in a file on {on}: while that is frozen nothing \
+                     can be swapped out to it. The agent's own memory is locked; give the guest \
+                     swap space on a device of its own"
+                )
+            } else {
+                format!(
+                    "swap file {name} is on {on}: swapping goes on while that is frozen, for the \
+                     kernel writes to the file's blocks itself; the agent's own memory is locked"
+                )
+            });
+        }
+    }
+}
+
+/// Why a pattern has no effect; `None` if it means a filesystem, or leaves out what is left out
+/// anyhow.
+fn idle(survey: &Survey, key: &str, pattern: &Pattern) -> Option<String> {
+    let only_this = std::slice::from_ref(pattern);
+    let means = |filesystem| matching(survey, only_this, filesystem).is_some();
+    if survey.filesystems.iter().any(means) {
+        return None;
+    }
+    let means = |skipped: &&Skipped| pattern.matches(&skipped.mountpoint, &skipped.fstype, &[]);
+    let mounts = || survey.skipped.iter().filter(means);
+    let further = mounts().find_map(|skipped| match &skipped.reason {
+        SkipReason::SecondMount { first } => Some((&skipped.mountpoint, first)),
+        _ => None,
+    });
+    if let Some((mountpoint, first)) = further {
+        let (mountpoint, first) = (shown(mountpoint), shown(first));
+        return Some(format!(
+            "{key} has {pattern} without effect: {mountpoint} is the same filesystem as {first}, \
+             and a filesystem goes by its first mountpoint"
+        ));
+    }
+    match mounts().next() {
+        Some(_) if key == "fsfreeze-exclude" => None,
+        Some(skipped) => Some(format!(
+            "{key} has {pattern} without effect: {} is not frozen: {}",
+            shown(&skipped.mountpoint),
+            skipped.reason
+        )),
+        None => Some(format!(
+            "{key} has {pattern} without effect: no mounted filesystem matches it"
+        )),
+    }
+}

@@ -1,0 +1,324 @@
+//! A world of filesystems that fails, or ends the agent, at any step it is told to; and the
+//! engine driven through every such step.
+
+mod tests;
+
+use crate::freeze::engine::{Engine, FreezeError};
+use crate::freeze::guardian::machine::{Action, Event, Machine};
+use crate::freeze::guardian::{Claim, Order};
+use crate::freeze::ops::{OpenError, Ops};
+use crate::freeze::plan::{Survey, Target};
+use crate::freeze::policy::{Limits, Mode, Pattern, Policy};
+use crate::freeze::report::{Outcome, Report};
+use crate::hooks::master::MasterReport;
+use crate::hooks::{Phase, ThawReason};
+use crate::probe::filesystems::Filesystem;
+use crate::state::Expiry;
+use nix::libc;
+use std::cell::RefCell;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use std::time::{Duration, SystemTime};
+
+/// What happens at the chosen step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// The operation answers this errno.
+    Errno(i32),
+    /// The agent dies before the operation.
+    Death,
+    /// The agent dies right after it.
+    DeathAfter,
+}
+
+#[derive(Debug, Default)]
+struct World {
+    mountpoints: Vec<&'static str>,
+    frozen: Vec<bool>,
+    marker: bool,
+    hushed: bool,
+    has_hook: bool,
+    freeze_hooks: u32,
+    thaw_hooks: u32,
+    kept: Vec<Report>,
+    guardian: Option<Machine>,
+    entrusted: Vec<usize>,
+    /// The guardian's last word.
+    ended: Option<Expiry>,
+    /// What the next thaw must hear.
+    expired: Option<Expiry>,
+    steps: Vec<String>,
+    fault: Option<(usize, Fault)>,
+    clock: Duration,
+}
+
+impl World {
+    /// Something happens to the guardian, if there is one.
+    fn guardian_sees(&mut self, event: Event) {
+        let actions = self
+            .guardian
+            .as_mut()
+            .map(|g| g.on(event))
+            .unwrap_or_default();
+        for action in actions {
+            match action {
+                Action::Yield => {}
+                Action::Undo { hooks, tell, .. } => {
+                    for &index in &self.entrusted {
+                        self.frozen[index] = false;
+                    }
+                    self.marker = false;
+                    self.thaw_hooks += u32::from(hooks && self.has_hook);
+                    self.ended = Some(expiry());
+                    self.expired = tell.then(expiry);
+                }
+                Action::Leave => self.guardian = None,
+            }
+        }
+    }
+}
+
+fn expiry() -> Expiry {
+    Expiry {
+        when: 0.0,
+        held: 900.0,
+        reason: "of the test".into(),
+        count: 3,
+    }
+}
+
+struct Died;
+
+#[derive(Clone, Default)]
+struct Simulator(Rc<RefCell<World>>);
+
+impl Simulator {
+    fn new(mountpoints: &[&'static str]) -> Self {
+        let this = Self::default();
+        {
+            let mut world = this.0.borrow_mut();
+            world.mountpoints = mountpoints.to_vec();
+            world.frozen = vec![false; mountpoints.len()];
+            world.has_hook = true;
+        }
+        this
+    }
+
+    fn failing(self, step: usize, fault: Fault) -> Self {
+        self.0.borrow_mut().fault = Some((step, fault));
+        self
+    }
+
+    /// One operation: `act` happens unless the fault strikes here.
+    fn step<R>(&self, name: String, act: impl FnOnce(&mut World) -> R) -> io::Result<R> {
+        let mut world = self.0.borrow_mut();
+        world.clock += Duration::from_millis(1);
+        let number = world.steps.len();
+        world.steps.push(name);
+        let fault = world
+            .fault
+            .and_then(|(at, fault)| (at == number).then_some(fault));
+        match fault {
+            Some(Fault::Errno(code)) => Err(io::Error::from_raw_os_error(code)),
+            Some(Fault::Death) => {
+                drop(world);
+                resume_unwind(Box::new(Died))
+            }
+            Some(Fault::DeathAfter) => {
+                act(&mut world);
+                drop(world);
+                resume_unwind(Box::new(Died))
+            }
+            None => Ok(act(&mut world)),
+        }
+    }
+
+    fn steps(&self) -> Vec<String> {
+        self.0.borrow().steps.clone()
+    }
+}
+
+fn text(e: io::Error) -> String {
+    crate::sys::strerror(&e)
+}
+
+impl Ops for Simulator {
+    type Handle = usize;
+
+    fn survey(&mut self) -> io::Result<Survey> {
+        self.step("survey".into(), |world| {
+            let filesystem = |(index, name): (usize, &&str)| Filesystem {
+                mountpoint: name.as_bytes().to_vec(),
+                fstype: "ext4".into(),
+                major: 8,
+                minor: index as u32,
+                mount_id: index as u64,
+            };
+            Survey {
+                filesystems: world
+                    .mountpoints
+                    .iter()
+                    .enumerate()
+                    .map(filesystem)
+                    .collect(),
+                ..Survey::default()
+            }
+        })
+    }
+
+    fn open(&mut self, target: &Target) -> Result<usize, OpenError> {
+        let filesystem = &target.filesystem;
+        let index = filesystem.minor as usize;
+        let name = String::from_utf8_lossy(&filesystem.mountpoint).into_owned();
+        self.step(format!("open {name}"), |_| index)
+            .map_err(OpenError::Failed)
+    }
+
+    fn flush(&mut self, handles: &[&usize]) -> Vec<io::Result<()>> {
+        let each = |&&index: &&usize| self.step(format!("flush {index}"), |_| ());
+        handles.iter().map(each).collect()
+    }
+
+    fn freeze(&mut self, handle: &usize) -> io::Result<()> {
+        let name = self.0.borrow().mountpoints[*handle];
+        self.step(format!("freeze {name}"), |world| {
+            assert!(world.hushed, "the log gate is open during a freeze");
+            world.frozen[*handle] = true;
+        })
+    }
+
+    fn thaw(&mut self, handle: &usize) -> io::Result<()> {
+        let name = self.0.borrow().mountpoints[*handle];
+        self.step(format!("thaw {name}"), |world| {
+            let was = std::mem::take(&mut world.frozen[*handle]);
+            if was {
+                Ok(())
+            } else {
+                Err(io::Error::from_raw_os_error(libc::EINVAL))
+            }
+        })?
+    }
+
+    fn call_hooks(&mut self, phase: Phase, reason: Option<ThawReason>) -> Option<MasterReport> {
+        if !self.0.borrow().has_hook {
+            return None;
+        }
+        assert_eq!(reason.is_some(), phase == Phase::Thaw);
+        let count = |world: &mut World| match phase {
+            Phase::Freeze => world.freeze_hooks += 1,
+            Phase::Thaw => {
+                world.thaw_hooks += 1;
+                world.guardian_sees(Event::Order(Order::HooksThawed));
+            }
+        };
+        let result = self.step(format!("hooks {}", phase.as_str()), |world| {
+            assert!(!world.hushed, "hooks run while the log gate is shut");
+            assert!(
+                !world.frozen.contains(&true),
+                "hooks run while something is frozen"
+            );
+            count(world);
+        });
+        if result.is_err() {
+            // It ran, and failed.
+            count(&mut self.0.borrow_mut());
+        }
+        let failure = result.err().map(text);
+        Some(MasterReport {
+            failure,
+            hooks: Vec::new(),
+            elapsed: Duration::ZERO,
+        })
+    }
+
+    fn stand_guard(&mut self, held: &[(&usize, &str)]) -> Result<(), String> {
+        self.step("guard".into(), |world| {
+            world.guardian = Some(Machine::default());
+            world.entrusted = held.iter().map(|&(&index, _)| index).collect();
+        })
+        .map_err(text)
+    }
+
+    fn find_guardian(&mut self) {}
+
+    fn tell_guardian(&mut self, order: Order) {
+        if self.0.borrow().guardian.is_none() {
+            return;
+        }
+        let told = self.step(format!("tell {order:?}"), |world| {
+            world.guardian_sees(Event::Order(order));
+        });
+        if told.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+    }
+
+    fn claim(&mut self) -> Claim {
+        if let Some(expiry) = self.0.borrow_mut().ended.take() {
+            return Claim::Ended(expiry);
+        }
+        self.tell_guardian(Order::Claim);
+        Claim::Ours
+    }
+
+    fn hear_guardian(&mut self) -> Option<Expiry> {
+        self.0.borrow_mut().ended.take()
+    }
+
+    fn dismiss_guardian(&mut self) {
+        self.tell_guardian(Order::Done);
+        self.0.borrow_mut().guardian = None;
+    }
+
+    fn guardian_line(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+        let expiry = expiry.clone();
+        self.step("mark expired".into(), |world| world.expired = Some(expiry))
+            .map_err(text)
+    }
+
+    fn take_expired(&mut self) -> Option<Expiry> {
+        self.0.borrow_mut().expired.take()
+    }
+
+    fn mark_frozen(&mut self) -> Result<(), String> {
+        self.step("mark".into(), |world| world.marker = true)
+            .map_err(text)
+    }
+
+    fn mark_thawed(&mut self) -> Result<(), String> {
+        self.step("unmark".into(), |world| world.marker = false)
+            .map_err(text)
+    }
+
+    fn hush(&mut self) {
+        self.0.borrow_mut().hushed = true;
+    }
+
+    fn speak(&mut self) {
+        let mut world = self.0.borrow_mut();
+        assert!(
+            !world.frozen.contains(&true),
+            "logging while something is frozen"
+        );
+        world.hushed = false;
+    }
+
+    fn now(&mut self) -> Duration {
+        self.0.borrow().clock
+    }
+
+    fn wall_clock(&mut self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.0.borrow().clock
+    }
+
+    fn keep(&mut self, report: &Report) -> Result<(), String> {
+        self.step("keep".into(), |world| world.kept.push(report.clone()))
+            .map_err(text)
+    }
+}

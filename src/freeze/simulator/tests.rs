@@ -1,0 +1,375 @@
+//! The engine, driven through every fault at every step.
+
+use super::*;
+
+const LIMIT: Option<Duration> = Some(Duration::from_secs(900));
+fn engine_of(world: &Simulator, inherited: bool, hold: Option<Duration>) -> Engine<Simulator> {
+    with_policy(world, inherited, hold, Policy::default())
+}
+
+fn with_policy(
+    world: &Simulator,
+    inherited: bool,
+    hold: Option<Duration>,
+    policy: Policy,
+) -> Engine<Simulator> {
+    let limits = Limits {
+        hold,
+        ..Limits::default()
+    };
+    Engine::new(world.clone(), inherited, policy, limits)
+}
+
+const MOUNTS: [&str; 3] = ["/", "/data", "/data/inner"];
+
+#[test]
+fn the_whole_transaction_in_order() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert!(engine.is_frozen() && world.0.borrow().marker);
+    assert_eq!(engine.thaw(), Ok(3));
+    assert!(!engine.is_frozen() && !world.0.borrow().marker && !world.0.borrow().hushed);
+    let steps = world.steps();
+    let expected = [
+        "survey",
+        "open /data/inner",
+        "open /data",
+        "open /",
+        "flush 2",
+        "flush 1",
+        "flush 0",
+        "guard",
+        "tell HooksCalled",
+        "hooks freeze",
+        "flush 2",
+        "flush 1",
+        "flush 0",
+        "mark",
+        "freeze /data/inner",
+        "freeze /data",
+        "freeze /",
+        "tell Frozen { limit_ms: Some(900000) }",
+        "tell Claim",
+        "thaw /",
+        "thaw /data",
+        "thaw /data/inner",
+        "unmark",
+        "hooks thaw",
+        "tell Done",
+        "keep",
+    ];
+    assert_eq!(steps, expected);
+    let report = &world.0.borrow().kept[0];
+    assert!(
+        report
+            .filesystems
+            .iter()
+            .all(|f| f.outcome == Outcome::Thawed),
+        "{report:?}"
+    );
+    assert_eq!(report.errors, [] as [String; 0]);
+}
+
+#[test]
+fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(
+        engine.freeze(Some(&[b"/data".to_vec(), b"/zzz".to_vec()])),
+        Ok(1)
+    );
+    assert_eq!(world.0.borrow().frozen, [false, true, false]);
+    assert_eq!(engine.thaw(), Ok(1));
+    assert_eq!(engine.freeze(Some(&[])), Ok(0));
+    assert!(!engine.is_frozen());
+    let world = world.0.borrow();
+    assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
+}
+
+#[test]
+fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
+    for code in [libc::EOPNOTSUPP, libc::EBUSY] {
+        let world = Simulator::new(&["/only"]).failing(8, Fault::Errno(code));
+        let as_original = Policy {
+            ignore_frozen: true,
+            ..Policy::default()
+        };
+        let mut engine = with_policy(&world, false, LIMIT, as_original);
+        assert_eq!(engine.freeze(None), Ok(0), "{:?}", world.steps());
+        assert_eq!(world.steps()[8], "freeze /only");
+        assert!(!engine.is_frozen());
+        let world = world.0.borrow();
+        assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
+        assert_eq!(world.kept[0].filesystems[0].outcome, Outcome::Skipped);
+        assert!(world.guardian.is_none());
+    }
+}
+
+#[test]
+fn a_stranger_s_freeze_and_in_strict_mode_any_refusal_fails_the_run() {
+    let strict = Policy {
+        strict: true,
+        ..Policy::default()
+    };
+    for (policy, code) in [(Policy::default(), libc::EBUSY), (strict, libc::EOPNOTSUPP)] {
+        let world = Simulator::new(&MOUNTS).failing(15, Fault::Errno(code));
+        let mut engine = with_policy(&world, false, LIMIT, policy);
+        let error = engine.freeze(None).unwrap_err().0;
+        assert_eq!(world.steps()[15], "freeze /data");
+        assert!(error.starts_with("failed to freeze /data: "), "{error}");
+        assert!(!world.0.borrow().frozen.contains(&true));
+    }
+}
+
+#[test]
+fn what_is_optional_may_fail() {
+    for (step, code) in [(2, libc::ENOENT), (15, libc::EIO)] {
+        let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
+        let policy = Policy {
+            optional: vec![Pattern::parse("/data").unwrap()],
+            ..Policy::default()
+        };
+        let mut engine = with_policy(&world, false, LIMIT, policy);
+        assert_eq!(engine.freeze(None), Ok(2));
+        assert_eq!(engine.thaw(), Ok(2));
+        assert_eq!(
+            world.0.borrow().kept[0].filesystems[1].outcome,
+            Outcome::Skipped
+        );
+    }
+}
+
+#[test]
+fn with_hooks_only_the_applications_are_held_until_the_thaw() {
+    let world = Simulator::new(&MOUNTS);
+    let policy = Policy {
+        freeze: Mode::HooksOnly,
+        ..Policy::default()
+    };
+    let mut engine = with_policy(&world, false, LIMIT, policy);
+    assert_eq!(engine.freeze(None), Ok(0));
+    assert!(engine.is_frozen());
+    assert_eq!(world.0.borrow().thaw_hooks, 0);
+    assert_eq!(engine.thaw(), Ok(0));
+    let world = world.0.borrow();
+    assert_eq!(
+        (world.freeze_hooks, world.thaw_hooks, world.marker),
+        (1, 1, false)
+    );
+}
+
+#[test]
+fn a_thaw_without_a_freeze_runs_no_hook_but_frees_what_others_froze() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.thaw(), Ok(0));
+    world.0.borrow_mut().frozen[1] = true;
+    assert_eq!(engine.thaw(), Ok(1));
+    let world = world.0.borrow();
+    assert_eq!(
+        (world.freeze_hooks, world.thaw_hooks, world.frozen[1]),
+        (0, 0, false)
+    );
+}
+
+#[test]
+fn a_filesystem_thawed_by_others_is_not_counted() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    world.0.borrow_mut().frozen[2] = false;
+    assert_eq!(engine.thaw(), Ok(2));
+    assert_eq!(
+        world.0.borrow().kept[0].filesystems[0].outcome,
+        Outcome::ThawedByOthers
+    );
+}
+
+#[test]
+fn a_successor_inherits_the_freeze() {
+    let world = Simulator::new(&MOUNTS);
+    assert_eq!(engine_of(&world, false, LIMIT).freeze(None), Ok(3));
+    let marker = world.0.borrow().marker;
+    let mut successor = engine_of(&world, marker, LIMIT);
+    assert!(successor.is_frozen());
+    assert!(successor.freeze(None).is_err());
+    assert_eq!(successor.thaw(), Ok(3));
+    let world = world.0.borrow();
+    assert_eq!(
+        (world.freeze_hooks, world.thaw_hooks, world.marker),
+        (1, 1, false)
+    );
+}
+
+/// Every operation fails in turn, while freezing and while thawing.
+#[test]
+fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
+    let whole = {
+        let world = Simulator::new(&MOUNTS);
+        let mut engine = engine_of(&world, false, LIMIT);
+        engine.freeze(None).and_then(|_| engine.thaw()).unwrap();
+        world.steps().len()
+    };
+    for step in 0..whole {
+        for code in [libc::EIO, libc::EPERM, libc::ENOSPC, libc::ENOENT] {
+            let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
+            let mut engine = engine_of(&world, false, LIMIT);
+            let frozen = engine.freeze(None);
+            let name = world.steps()[step.min(world.steps().len() - 1)].clone();
+            let at = format!("step {step} ({name}), errno {code}: {frozen:?}");
+            if let Err(FreezeError(error)) = &frozen {
+                assert!(!engine.is_frozen(), "{at}");
+                assert!(!world.0.borrow().frozen.contains(&true), "{at}");
+                assert!(!world.0.borrow().kept.is_empty(), "{at}");
+                let name = world.steps()[step].clone();
+                let culprit = name.rsplit(' ').next().unwrap();
+                if name.starts_with("freeze") || name.starts_with("open") {
+                    assert!(error.contains(&format!("{culprit}:")), "{at}");
+                }
+            } else {
+                let thawed = engine.thaw();
+                if engine.is_frozen() {
+                    // The FITHAW that failed is named, and asking again mends it.
+                    assert!(
+                        thawed.unwrap_err().0.starts_with("failed to thaw /"),
+                        "{at}"
+                    );
+                    assert_eq!(engine.thaw(), Ok(1), "{at}");
+                }
+            }
+            let struck = world.steps()[step].clone();
+            let world = world.0.borrow();
+            assert!(!world.frozen.contains(&true), "{at}");
+            assert!(!world.hushed, "{at}");
+            assert_eq!(world.freeze_hooks, world.thaw_hooks, "{at}");
+            assert!(world.guardian.is_none(), "{at}");
+            if struck != "unmark" {
+                assert!(!world.marker, "{at}");
+            }
+        }
+    }
+}
+
+/// The agent dies at every step. Before everything was frozen, and once it has begun to thaw, the
+/// guardian undoes; in between it holds for a successor.
+#[test]
+fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
+    for fault in [Fault::Death, Fault::DeathAfter] {
+        for step in 0.. {
+            let world = Simulator::new(&MOUNTS).failing(step, fault);
+            let mut engine = engine_of(&world, false, LIMIT);
+            let run = catch_unwind(AssertUnwindSafe(|| {
+                engine.freeze(None).and_then(|_| engine.thaw())
+            }));
+            if run.is_ok() {
+                assert!(step > 20, "the fault struck at every step");
+                break;
+            }
+            let at = format!("{fault:?} at {step}, {}", world.steps()[step]);
+            world.0.borrow_mut().hushed = false;
+            world.0.borrow_mut().guardian_sees(Event::Gone);
+            let marker = world.0.borrow().marker;
+            let held = world.0.borrow().frozen.iter().all(|&frozen| frozen);
+            assert!(
+                !world.0.borrow().frozen.contains(&true) || (held && marker),
+                "{at}: half frozen"
+            );
+            let mut successor = engine_of(&world, marker, LIMIT);
+            successor.thaw().unwrap();
+            let world = world.0.borrow();
+            assert!(!world.frozen.contains(&true) && !world.marker, "{at}");
+            assert!(world.freeze_hooks <= world.thaw_hooks, "{at}");
+            assert!(world.thaw_hooks <= 1, "{at}");
+        }
+    }
+}
+
+#[test]
+fn after_the_hold_limit_the_agent_thaws_and_the_late_thaw_hears_of_it_once() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    engine.look_after();
+    assert!(engine.is_frozen(), "too early");
+    world.0.borrow_mut().clock += Duration::from_secs(900);
+    engine.look_after();
+    assert!(!engine.is_frozen());
+    assert_eq!(world.0.borrow().thaw_hooks, 1);
+    let late = engine.thaw().unwrap_err().0;
+    assert!(
+        late.contains("hold limit") && late.contains("3 filesystems"),
+        "{late}"
+    );
+    assert_eq!(engine.thaw(), Ok(0));
+    assert_eq!(world.0.borrow().thaw_hooks, 1);
+}
+
+#[test]
+fn without_a_hold_limit_a_freeze_holds_for_ever() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, None);
+    assert_eq!(engine.freeze(None), Ok(3));
+    world.0.borrow_mut().clock += Duration::from_secs(1_000_000);
+    engine.look_after();
+    assert!(engine.is_frozen());
+    assert_eq!(engine.thaw(), Ok(3));
+}
+
+/// The agent was stopped when the limit passed: the guardian has acted, and the agent must not.
+#[test]
+fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
+    for looks_first in [true, false] {
+        let world = Simulator::new(&MOUNTS);
+        let mut engine = engine_of(&world, false, LIMIT);
+        assert_eq!(engine.freeze(None), Ok(3));
+        world.0.borrow_mut().guardian_sees(Event::Limit);
+        world.0.borrow_mut().clock += Duration::from_secs(2000);
+        assert!(!world.0.borrow().frozen.contains(&true));
+        if looks_first {
+            engine.look_after();
+            assert!(!engine.is_frozen());
+        }
+        let late = engine.thaw().unwrap_err().0;
+        assert!(late.contains("was ended"), "{late}");
+        assert_eq!(engine.thaw(), Ok(0));
+        let world = world.0.borrow();
+        assert_eq!((world.thaw_hooks, world.hushed), (1, false));
+    }
+}
+
+/// A guardian that is told to end while it holds thaws; one that is told earlier or later leaves
+/// it to the agent.
+#[test]
+fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    world.0.borrow_mut().guardian_sees(Event::Asked);
+    assert!(!world.0.borrow().frozen.contains(&true));
+    assert!(engine.thaw().is_err());
+
+    let mut claimed = Machine::default();
+    for order in [
+        Order::HooksCalled,
+        Order::Frozen { limit_ms: None },
+        Order::Claim,
+    ] {
+        claimed.on(Event::Order(order));
+    }
+    assert_eq!(claimed.on(Event::Asked), []);
+    assert_eq!(claimed.on(Event::Limit), []);
+    assert!(matches!(
+        claimed.on(Event::ClaimLimit)[..],
+        [Action::Undo { hooks: true, .. }, _]
+    ));
+}
+
+#[test]
+fn a_new_freeze_forgets_the_expired_one() {
+    let world = Simulator::new(&MOUNTS);
+    world.0.borrow_mut().expired = Some(expiry());
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert_eq!(engine.thaw(), Ok(3));
+}

@@ -1,0 +1,105 @@
+//! The SMART log page of NVMe (NVM Express Base Specification, log page 02h). Floor 1.
+
+/// Health of a controller. Counters have 128 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SmartLog {
+    /// One bit for each kind of trouble.
+    pub critical_warning: u8,
+    /// In kelvin.
+    pub temperature: u16,
+    /// Spare capacity left, in percent.
+    pub available_spare: u8,
+    /// Where too little is left, in percent.
+    pub available_spare_threshold: u8,
+    /// Life that is used up, in percent; may exceed 100.
+    pub percentage_used: u8,
+    /// In thousands of 512 bytes.
+    pub data_units_read: u128,
+    /// In thousands of 512 bytes.
+    pub data_units_written: u128,
+    /// Reads done.
+    pub host_read_commands: u128,
+    /// Writes done.
+    pub host_write_commands: u128,
+    /// In minutes.
+    pub controller_busy_time: u128,
+    /// Times it was switched on.
+    pub power_cycles: u128,
+    /// In hours.
+    pub power_on_hours: u128,
+    /// Times the power went without notice.
+    pub unsafe_shutdowns: u128,
+    /// Data that could not be had back.
+    pub media_errors: u128,
+    /// Entries that the error log ever had.
+    pub error_log_entries: u128,
+}
+
+/// Length of the part that is understood.
+const KNOWN: usize = 192;
+
+/// Reads the page; `None` if it is too short.
+pub fn parse(page: &[u8]) -> Option<SmartLog> {
+    let &[warning, cold, warm, spare, threshold, used, ..] = page.get(..KNOWN)? else {
+        return None;
+    };
+    let counter = |offset: usize| {
+        let bytes = page.get(offset..offset + 16)?;
+        Some(u128::from_le_bytes(bytes.try_into().ok()?))
+    };
+    Some(SmartLog {
+        critical_warning: warning,
+        temperature: u16::from_le_bytes([cold, warm]),
+        available_spare: spare,
+        available_spare_threshold: threshold,
+        percentage_used: used,
+        data_units_read: counter(32)?,
+        data_units_written: counter(48)?,
+        host_read_commands: counter(64)?,
+        host_write_commands: counter(80)?,
+        controller_busy_time: counter(96)?,
+        power_cycles: counter(112)?,
+        power_on_hours: counter(128)?,
+        unsafe_shutdowns: counter(144)?,
+        media_errors: counter(160)?,
+        error_log_entries: counter(176)?,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_member_has_its_place() {
+        let mut page = [0_u8; 512];
+        page[..6].copy_from_slice(&[1, 0x42, 0x01, 100, 10, 255]);
+        for counter in 0..10_u8 {
+            page[32 + 16 * usize::from(counter)] = counter + 1;
+            page[32 + 16 * usize::from(counter) + 8] = 1;
+        }
+        let log = parse(&page).unwrap();
+        assert_eq!((log.critical_warning, log.temperature), (1, 0x142));
+        assert_eq!(
+            (log.available_spare, log.available_spare_threshold),
+            (100, 10)
+        );
+        assert_eq!(log.percentage_used, 255);
+        let counters = [
+            log.data_units_read,
+            log.data_units_written,
+            log.host_read_commands,
+            log.host_write_commands,
+            log.controller_busy_time,
+            log.power_cycles,
+            log.power_on_hours,
+            log.unsafe_shutdowns,
+            log.media_errors,
+            log.error_log_entries,
+        ];
+        for (counter, expected) in counters.into_iter().zip(1_u128..) {
+            assert_eq!(counter, expected | 1 << 64);
+        }
+        assert_eq!(parse(&page[..191]), None);
+    }
+}

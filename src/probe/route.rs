@@ -1,0 +1,205 @@
+//! Routing tables: /proc/net/route and /proc/net/ipv6_route (proc_pid_net(5)). Floor 1.
+//!
+//! The first has the main table of IPv4, the second every table of IPv6. Lines that can't be
+//! understood are left out.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+/// A route of IPv4.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ipv4Route {
+    /// Interface that packets leave by.
+    pub interface: String,
+    /// Network that is reached.
+    pub destination: Ipv4Addr,
+    /// Netmask of the destination.
+    pub mask: Ipv4Addr,
+    /// Next hop, zeros for none.
+    pub gateway: Ipv4Addr,
+    /// RTF_ flags.
+    pub flags: u32,
+    /// Users of the route; kernels of today say 0.
+    pub refcnt: i32,
+    /// Look-ups of the route; kernels of today say 0.
+    pub uses: u32,
+    /// Price; the least wins.
+    pub metric: i32,
+    /// Largest packet, 0 for the interface's.
+    pub mtu: i32,
+    /// TCP window, 0 for the default.
+    pub window: u32,
+    /// First guess of the round-trip time.
+    pub irtt: u32,
+}
+
+/// A route of IPv6.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ipv6Route {
+    /// Interface that packets leave by; may be empty.
+    pub interface: String,
+    /// Network that is reached.
+    pub destination: Ipv6Addr,
+    /// Prefix length of the destination.
+    pub destination_prefix: u8,
+    /// Network that packets come from, `::` for any.
+    pub source: Ipv6Addr,
+    /// Prefix length of the source.
+    pub source_prefix: u8,
+    /// Next hop, `::` for none.
+    pub next_hop: Ipv6Addr,
+    /// Price; the least wins.
+    pub metric: u32,
+    /// Users of the route.
+    pub refcnt: u32,
+    /// Look-ups of the route.
+    pub uses: u32,
+    /// RTF_ flags; the upper half is the kernel's own.
+    pub flags: u32,
+}
+
+/// The routes of `/proc/net/route`, whose first line is a heading.
+pub fn parse_ipv4(text: &str) -> Vec<Ipv4Route> {
+    text.lines().skip(1).filter_map(ipv4_line).collect()
+}
+
+/// The routes of `/proc/net/ipv6_route`.
+pub fn parse_ipv6(text: &str) -> Vec<Ipv6Route> {
+    text.lines().filter_map(ipv6_line).collect()
+}
+
+/// `IFACE DESTINATION GATEWAY FLAGS REFCNT USE METRIC MASK MTU WINDOW IRTT`
+fn ipv4_line(line: &str) -> Option<Ipv4Route> {
+    let mut words = line.split_ascii_whitespace();
+    let interface = words.next()?.to_owned();
+    let destination = ipv4(words.next()?)?;
+    let gateway = ipv4(words.next()?)?;
+    let flags = hexadecimal(words.next()?)?;
+    let refcnt = words.next()?.parse().ok()?;
+    let uses = words.next()?.parse().ok()?;
+    let metric = words.next()?.parse().ok()?;
+    let mask = ipv4(words.next()?)?;
+    Some(Ipv4Route {
+        interface,
+        destination,
+        mask,
+        gateway,
+        flags,
+        refcnt,
+        uses,
+        metric,
+        mtu: words.next()?.parse().ok()?,
+        window: words.next()?.parse().ok()?,
+        irtt: words.next()?.parse().ok()?,
+    })
+}
+
+/// `DESTINATION LENGTH SOURCE LENGTH NEXT-HOP METRIC REFCNT USE FLAGS IFACE`, all hexadecimal but
+/// the last.
+fn ipv6_line(line: &str) -> Option<Ipv6Route> {
+    let mut words = line.split_ascii_whitespace();
+    let destination = ipv6(words.next()?)?;
+    let destination_prefix = u8::from_str_radix(words.next()?, 16).ok()?;
+    let source = ipv6(words.next()?)?;
+    let source_prefix = u8::from_str_radix(words.next()?, 16).ok()?;
+    let next_hop = ipv6(words.next()?)?;
+    let metric = hexadecimal(words.next()?)?;
+    let refcnt = hexadecimal(words.next()?)?;
+    let uses = hexadecimal(words.next()?)?;
+    let flags = hexadecimal(words.next()?)?;
+    // A route that lost its device has an empty name.
+    let interface = words.next().unwrap_or_default().to_owned();
+    Some(Ipv6Route {
+        interface,
+        destination,
+        destination_prefix,
+        source,
+        source_prefix,
+        next_hop,
+        metric,
+        refcnt,
+        uses,
+        flags,
+    })
+}
+
+fn hexadecimal(word: &str) -> Option<u32> {
+    u32::from_str_radix(word, 16).ok()
+}
+
+/// The address as the machine has it in memory, printed as one number.
+fn ipv4(word: &str) -> Option<Ipv4Addr> {
+    Some(Ipv4Addr::from(hexadecimal(word)?.to_ne_bytes()))
+}
+
+/// Thirty-two digits in the order of the address.
+fn ipv6(word: &str) -> Option<Ipv6Addr> {
+    (word.len() == 32).then_some(())?;
+    Some(Ipv6Addr::from(u128::from_str_radix(word, 16).ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ipv4_routes() {
+        let gateway = format!("{:08X}", u32::from_ne_bytes([192, 0, 2, 1]));
+        let text = format!(
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT  \n\
+             eth0\t00000000\t{gateway}\t0003\t0\t0\t100\t00000000\t1400\t5\t6   \n\
+             *\t000000x0\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n\
+             eth0\t00000000\n"
+        );
+        assert_eq!(
+            parse_ipv4(&text),
+            [Ipv4Route {
+                interface: "eth0".into(),
+                destination: Ipv4Addr::UNSPECIFIED,
+                mask: Ipv4Addr::UNSPECIFIED,
+                gateway: Ipv4Addr::new(192, 0, 2, 1),
+                flags: 3,
+                refcnt: 0,
+                uses: 0,
+                metric: 100,
+                mtu: 1400,
+                window: 5,
+                irtt: 6,
+            }]
+        );
+        assert_eq!(parse_ipv4(""), []);
+    }
+
+    #[test]
+    fn ipv6_routes() {
+        let zero = "0".repeat(32);
+        let text = format!(
+            "20010db8000000000000000000000000 40 {zero} 00 fe800000000000000000000000000001 \
+             00000400 00000001 00000002 80200001     eth0\n\
+             {zero} 00 {zero} 00 {zero} ffffffff 00000001 00000000 00200200       lo\n\
+             {zero} 00 {zero} 00 {zero} 00000000 00000000 00000000 00000000\n\
+             short 00 {zero} 00 {zero} 00000000 00000000 00000000 00000000 lo\n"
+        );
+        let routes = parse_ipv6(&text);
+        assert_eq!(routes.len(), 3);
+        assert_eq!(
+            routes[0],
+            Ipv6Route {
+                interface: "eth0".into(),
+                destination: "2001:db8::".parse().unwrap(),
+                destination_prefix: 64,
+                source: Ipv6Addr::UNSPECIFIED,
+                source_prefix: 0,
+                next_hop: "fe80::1".parse().unwrap(),
+                metric: 1024,
+                refcnt: 1,
+                uses: 2,
+                flags: 0x8020_0001,
+            }
+        );
+        assert_eq!(
+            (routes[1].metric, routes[1].interface.as_str()),
+            (u32::MAX, "lo")
+        );
+        assert_eq!(routes[2].interface, "");
+    }
+}

@@ -1,0 +1,214 @@
+//! What a block device is made of, all the way down. Floor 1.
+//!
+//! From a device the walk goes to what it is made of (`slaves` of device mapper and RAID), to the
+//! disk of a partition, and at a loop device to the file behind it. It ends at hardware and at
+//! files; which filesystem holds a file is the business of [`super::location`]. Each device is
+//! visited once, so a circle ends. Nothing is opened but sysfs.
+
+use std::collections::HashSet;
+use std::fs;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use super::mountinfo::DeviceNumber;
+use super::{System, sysblock, udev};
+
+/// One thing that a device is made of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Layer {
+    /// A device, by the kernel's name, with the device mapper's own name of it.
+    Device {
+        /// Such as `dm-0` or `vda2`.
+        name: String,
+        /// Such as `vg-root`.
+        dm_name: Option<String>,
+    },
+    /// The file behind a loop device.
+    File {
+        /// Its path, as the kernel tells it.
+        path: Vec<u8>,
+        /// The kernel's name of the loop device.
+        device: String,
+    },
+}
+
+/// What devices are made of.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Stack {
+    /// Layers from the top down, the devices themselves first.
+    pub layers: Vec<Layer>,
+    /// What could not be read: one line each.
+    pub problems: Vec<String>,
+}
+
+/// What the devices of these numbers are made of. A number that sysfs does not know has no layers.
+pub fn below(system: &System, devices: &[DeviceNumber]) -> Stack {
+    let mut stack = Stack::default();
+    let mut seen = HashSet::new();
+    for &device in devices {
+        match sysblock::sysfs_path(system, device) {
+            Ok(Some(path)) => descend(system, path, &mut seen, &mut stack),
+            Ok(None) => {}
+            Err(error) => stack.problems.push(error.to_string()),
+        }
+    }
+    stack
+}
+
+fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &mut Stack) {
+    // What is still to visit, the next one last.
+    let mut waiting = vec![top];
+    while let Some(path) = waiting.pop() {
+        if !seen.insert(path.clone()) {
+            continue;
+        }
+        stack.layers.push(Layer::Device {
+            name: sysblock::name(&path),
+            dm_name: udev::block_device(system, &path).dm_name,
+        });
+        match backing_file(system, &path) {
+            Ok(Some(file)) => stack.layers.push(Layer::File {
+                path: file,
+                device: sysblock::name(&path),
+            }),
+            Ok(None) => {}
+            Err(error) => {
+                let file = path.join("loop/backing_file");
+                stack.problems.push(format!("{}: {error}", file.display()));
+            }
+        }
+        match sysblock::slaves(system, &path) {
+            Ok(mut slaves) => {
+                slaves.sort_by(|a, b| b.cmp(a));
+                waiting.extend(slaves);
+            }
+            Err(error) => stack.problems.push(error.to_string()),
+        }
+        // The directory of a disk holds those of its partitions.
+        if let Some(disk) = path.parent().filter(|parent| udev::is_disk(system, parent)) {
+            waiting.push(disk.to_owned());
+        }
+    }
+}
+
+/// The path of the file behind a loop device as the kernel tells it; `None` for any other device
+/// and for a loop device without a file.
+fn backing_file(system: &System, sysfs_path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(system.path(sysfs_path.join("loop/backing_file"))) {
+        Ok(mut path) => {
+            if path.last() == Some(&b'\n') {
+                path.pop();
+            }
+            Ok((!path.is_empty()).then_some(path))
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// The devices of each mounted btrfs, by number, as `/sys/fs/btrfs` lists them.
+pub fn btrfs_members(system: &System) -> Vec<Vec<DeviceNumber>> {
+    let base = Path::new("/sys/fs/btrfs");
+    // Without btrfs in the kernel there is no such directory, and `features` has no devices.
+    let mut filesystems = system.names(base).unwrap_or_default();
+    filesystems.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+    let members = |filesystem: &std::ffi::OsString| {
+        let directory = base.join(filesystem).join("devices");
+        let names = system.names(&directory).ok()?;
+        let mut numbers: Vec<DeviceNumber> = names
+            .iter()
+            .filter_map(|name| udev::number(system, &system.resolve(&directory.join(name)).ok()?))
+            .collect();
+        numbers.sort_unstable();
+        (!numbers.is_empty()).then_some(numbers)
+    };
+    filesystems.iter().filter_map(members).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::capture;
+    use super::*;
+
+    fn told(system: &System, devices: &[DeviceNumber]) -> Vec<String> {
+        let stack = below(system, devices);
+        assert_eq!(stack.problems, Vec::<String>::new());
+        let line = |layer: &Layer| match layer {
+            Layer::Device {
+                name,
+                dm_name: Some(dm),
+            } => format!("{name}={dm}"),
+            Layer::Device { name, .. } => name.clone(),
+            Layer::File { path, .. } => String::from_utf8_lossy(path).into_owned(),
+        };
+        stack.layers.iter().map(line).collect()
+    }
+
+    #[test]
+    fn volumes_and_raid_come_down_to_disks() {
+        let (_root, system) = capture::build(capture::LVM);
+        assert_eq!(told(&system, &[(254, 1)]), ["vda1", "vda"]);
+        assert_eq!(
+            told(&system, &[(253, 2)]),
+            ["dm-2=secret", "dm-1", "vda2", "vda"]
+        );
+        assert_eq!(told(&system, &[(9, 127)]), ["md127", "vda1", "vda", "vdb"]);
+        assert!(told(&system, &[(1, 1)]).is_empty());
+    }
+
+    #[test]
+    fn a_loop_device_has_a_file_also_below_partitions_and_volumes() {
+        let (_root, system) = capture::build(
+            "disk 7:0 virtual/block/loop0\n\
+             part 259:0 virtual/block/loop0/loop0p1\n\
+             disk 7:1 virtual/block/loop1\n\
+             disk 253:0 virtual/block/dm-0\n\
+             slave virtual/block/dm-0 virtual/block/loop0/loop0p1\n\
+             loop virtual/block/loop0 /srv/disk image.img\n",
+        );
+        assert_eq!(
+            told(&system, &[(253, 0)]),
+            ["dm-0", "loop0p1", "loop0", "/srv/disk image.img"]
+        );
+        assert_eq!(told(&system, &[(7, 1)]), ["loop1"]);
+        assert_eq!(
+            below(&system, &[(7, 0)]).layers[1],
+            Layer::File {
+                path: b"/srv/disk image.img".to_vec(),
+                device: "loop0".into()
+            }
+        );
+    }
+
+    #[test]
+    fn a_circle_ends_and_what_cannot_be_read_is_told() {
+        let (root, system) = capture::build(
+            "disk 253:0 virtual/block/dm-0\ndisk 253:1 virtual/block/dm-1\n\
+             slave virtual/block/dm-0 virtual/block/dm-1\n\
+             slave virtual/block/dm-1 virtual/block/dm-0\n",
+        );
+        assert_eq!(told(&system, &[(253, 0)]), ["dm-0", "dm-1"]);
+        let slaves = root.path().join("sys/devices/virtual/block/dm-1/slaves");
+        fs::remove_dir_all(&slaves).unwrap();
+        fs::write(&slaves, "").unwrap();
+        let stack = below(&system, &[(253, 0)]);
+        assert_eq!(stack.layers.len(), 2);
+        assert!(stack.problems[0].contains("dm-1/slaves"));
+    }
+
+    #[test]
+    fn btrfs_lists_its_devices() {
+        let (_root, system) = capture::build(
+            "disk 254:16 virtual/x/vdb\ndisk 254:32 virtual/x/vdc\ndisk 254:48 virtual/x/vdd\n\
+             btrfs 1111-2222 virtual/x/vdc\nbtrfs 1111-2222 virtual/x/vdb\n\
+             btrfs 3333-4444 virtual/x/vdd\n",
+        );
+        assert_eq!(
+            btrfs_members(&system),
+            [vec![(254, 16), (254, 32)], vec![(254, 48)]]
+        );
+        let (_root, system) = capture::build("");
+        assert!(btrfs_members(&system).is_empty());
+    }
+}

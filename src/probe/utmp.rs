@@ -1,0 +1,158 @@
+//! Who is logged in: the records of utmp(5), as the C library of this machine writes them. Floor 1.
+//!
+//! Two layouts exist. Machines that once had a 32-bit version of themselves keep its 32-bit times
+//! (x86_64, s390x, ppc64); those born with 64 bits (aarch64, riscv64) have 64-bit times and longer
+//! records. Systems without utmp have no such file.
+
+use super::{Error, System};
+
+/// One login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Login {
+    /// Name of the user; need not be UTF-8.
+    pub user: Vec<u8>,
+    /// Seconds since the epoch.
+    pub seconds: i64,
+    /// And microseconds.
+    pub microseconds: i64,
+}
+
+/// Where the members of a record are, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Layout {
+    length: usize,
+    time: usize,
+    time_width: usize,
+}
+
+impl Layout {
+    /// With 32-bit times.
+    pub const NARROW: Self = Self {
+        length: 384,
+        time: 340,
+        time_width: 4,
+    };
+    /// With 64-bit times.
+    pub const WIDE: Self = Self {
+        length: 400,
+        time: 344,
+        time_width: 8,
+    };
+    /// This machine's.
+    pub const NATIVE: Self = if cfg!(any(
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64"
+    )) {
+        Self::WIDE
+    } else {
+        Self::NARROW
+    };
+}
+
+/// `ut_type` of a login; other records tell of boots, terminals and logouts.
+const USER_PROCESS: i16 = 7;
+const USER: usize = 44;
+const USER_LENGTH: usize = 32;
+
+/// Reads `/var/run/utmp`; no logins if there is none.
+///
+/// # Errors
+/// The file is there but can't be read.
+pub fn read(system: &System) -> Result<Vec<Login>, Error> {
+    match system.bytes("/var/run/utmp") {
+        Ok(records) => Ok(parse(&records, Layout::NATIVE)),
+        Err(error) if error.is_missing() => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+/// The logins in file order; an incomplete record at the end is left out.
+pub fn parse(records: &[u8], layout: Layout) -> Vec<Login> {
+    let login = |record| parse_record(record, layout);
+    records
+        .chunks_exact(layout.length)
+        .filter_map(login)
+        .collect()
+}
+
+fn parse_record(record: &[u8], layout: Layout) -> Option<Login> {
+    let kind = i16::from_ne_bytes(record.get(..2)?.try_into().ok()?);
+    if kind != USER_PROCESS {
+        return None;
+    }
+    let name = record.get(USER..USER + USER_LENGTH)?;
+    let user = name.split(|&byte| byte == 0).next()?.to_vec();
+    let number = |offset: usize| {
+        let bytes = record.get(offset..offset + layout.time_width)?;
+        match layout.time_width {
+            4 => Some(i64::from(i32::from_ne_bytes(bytes.try_into().ok()?))),
+            _ => Some(i64::from_ne_bytes(bytes.try_into().ok()?)),
+        }
+    };
+    Some(Login {
+        user,
+        seconds: number(layout.time)?,
+        microseconds: number(layout.time + layout.time_width)?,
+    })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use std::fs;
+
+    /// A record as the C library would write it.
+    pub fn record(layout: Layout, kind: i16, user: &[u8], time: (i64, i64)) -> Vec<u8> {
+        let mut record = vec![0; layout.length];
+        record[..2].copy_from_slice(&kind.to_ne_bytes());
+        record[USER..USER + user.len()].copy_from_slice(user);
+        for (index, number) in [time.0, time.1].into_iter().enumerate() {
+            let at = layout.time + index * layout.time_width;
+            match layout.time_width {
+                4 => record[at..at + 4].copy_from_slice(&(number as i32).to_ne_bytes()),
+                _ => record[at..at + 8].copy_from_slice(&number.to_ne_bytes()),
+            }
+        }
+        record
+    }
+
+    #[test]
+    fn logins_of_both_layouts() {
+        for layout in [Layout::NARROW, Layout::WIDE] {
+            let mut file = record(layout, 2, b"reboot", (1, 0));
+            file.extend(record(layout, 7, b"root", (1_600_000_000, 5)));
+            file.extend(record(layout, 8, b"gone", (1, 0)));
+            file.extend(record(layout, 7, &[b'x'; USER_LENGTH], (-1, 999_999)));
+            file.extend(&record(layout, 7, b"cut", (1, 0))[..layout.length - 1]);
+            let logins = parse(&file, layout);
+            assert_eq!(logins.len(), 2);
+            let root = Login {
+                user: b"root".to_vec(),
+                seconds: 1_600_000_000,
+                microseconds: 5,
+            };
+            assert_eq!(logins[0], root);
+            assert_eq!((logins[1].user.len(), logins[1].seconds), (USER_LENGTH, -1));
+        }
+    }
+
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn the_native_layout_is_the_c_library_s() {
+        use nix::libc::utmpx;
+        assert_eq!(size_of::<utmpx>(), Layout::NATIVE.length);
+        assert_eq!(std::mem::offset_of!(utmpx, ut_user), USER);
+        assert_eq!(std::mem::offset_of!(utmpx, ut_tv), Layout::NATIVE.time);
+    }
+
+    #[test]
+    fn no_file_is_no_logins() {
+        let root = tempfile::tempdir().unwrap();
+        let system = System::at(root.path()).unwrap();
+        assert_eq!(read(&system).unwrap(), []);
+        fs::create_dir_all(root.path().join("var/run/utmp")).unwrap();
+        let error = read(&system).unwrap_err();
+        assert!(error.to_string().starts_with("read(\"/var/run/utmp\"): "));
+    }
+}

@@ -1,0 +1,91 @@
+//! What the guardian process needs of the system: its line and its files, inherited by number, and
+//! a place where it outlives the agent.
+
+use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+
+/// Where the kernel's control groups are mounted: version 2, and the service manager's own
+/// hierarchy beside version 1.
+const CGROUPS: [(&str, &str); 2] = [
+    ("0::", "/sys/fs/cgroup"),
+    ("name=systemd:", "/sys/fs/cgroup/systemd"),
+];
+
+/// Standard input as the line to the agent.
+///
+/// # Errors
+/// It is no socket, or no descriptor is left.
+pub fn line_from_agent() -> io::Result<UnixStream> {
+    let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
+    line.peer_addr()?;
+    // Only the copy is to keep the line open.
+    let null = File::open("/dev/null")?;
+    nix::unistd::dup2_stdin(&null)?;
+    Ok(line)
+}
+
+/// Takes over an inherited descriptor.
+///
+/// # Errors
+/// It is not open.
+pub fn inherited_file(number: i32) -> io::Result<File> {
+    // SAFETY: only a probe; nothing else in this process knows of the number.
+    let probe = unsafe { BorrowedFd::borrow_raw(number.max(3)) };
+    fcntl(probe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
+    // SAFETY: it is open (checked above), was passed to this process by the agent, and each
+    // number is taken over once.
+    Ok(unsafe { File::from_raw_fd(probe.as_raw_fd()) })
+}
+
+/// Makes a socket or file root's alone.
+///
+/// # Errors
+/// chmod(2)'s.
+pub fn private(path: &Path) -> io::Result<()> {
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+}
+
+/// Asks the kernel to end every other process first when memory runs out.
+///
+/// # Errors
+/// No CAP_SYS_RESOURCE.
+pub fn outlive_memory_pressure() -> io::Result<()> {
+    fs::write("/proc/self/oom_score_adj", "-1000")
+}
+
+/// Moves this process from the control group of the agent's service into one beside it, for a
+/// service manager ends all that is left in a service's group.
+///
+/// # Errors
+/// Control groups are not mounted or not writable. Being in no service is none.
+pub fn leave_service_cgroup() -> io::Result<()> {
+    let membership = fs::read_to_string("/proc/self/cgroup")?;
+    let mut result = Ok(());
+    for line in membership.lines() {
+        for (prefix, mountpoint) in CGROUPS {
+            // `7:name=systemd:/system.slice/x.service`, or `0::/system.slice/x.service`
+            let Some(at) = line
+                .find(prefix)
+                .filter(|&at| at == 0 || line[..at].ends_with(':'))
+            else {
+                continue;
+            };
+            let group = Path::new(&line[at + prefix.len()..]);
+            if group.extension().is_none_or(|kind| kind != "service") {
+                continue;
+            }
+            let parent = group.parent().unwrap_or(group);
+            let parent = parent.strip_prefix("/").unwrap_or(parent);
+            let beside = Path::new(mountpoint).join(parent).join("qemu-ga-guardian");
+            let moved = fs::create_dir_all(&beside)
+                .and_then(|()| fs::write(beside.join("cgroup.procs"), "0"));
+            result = result.and(moved);
+        }
+    }
+    result
+}

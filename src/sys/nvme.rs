@@ -1,0 +1,88 @@
+//! The SMART log of an NVMe controller (floor 1), by the kernel's pass-through of administrative
+//! commands (linux/nvme_ioctl.h).
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+
+/// Length of the log page, in bytes.
+pub const SMART_LOG_LENGTH: usize = 512;
+
+/// The administrative command Get Log Page.
+const GET_LOG_PAGE: u8 = 0x02;
+/// The log page SMART / Health Information.
+const SMART_LOG: u32 = 0x02;
+/// Leave pending events as they are: other programs wait for them.
+const RETAIN_EVENTS: u32 = 1 << 15;
+/// The controller as a whole, not one namespace.
+const ALL_NAMESPACES: u32 = 0xFFFF_FFFF;
+/// How long the controller may take, in milliseconds.
+const TIMEOUT: u32 = 5000;
+
+/// `struct nvme_passthru_cmd`.
+#[repr(C)]
+#[derive(Default)]
+struct Command {
+    opcode: u8,
+    flags: u8,
+    reserved: u16,
+    namespace: u32,
+    words_2_3: [u32; 2],
+    metadata: u64,
+    address: u64,
+    metadata_length: u32,
+    data_length: u32,
+    words_10_15: [u32; 6],
+    timeout: u32,
+    result: u32,
+}
+
+const _: () = assert!(size_of::<Command>() == 72);
+
+mod request {
+    nix::ioctl_readwrite!(admin, b'N', 0x41, super::Command);
+}
+
+/// Reads the log of the controller that `device`, a namespace or the controller itself, belongs to.
+///
+/// # Errors
+/// It is no NVMe device, we may not, or the controller refuses.
+pub fn smart_log(device: &File) -> io::Result<[u8; SMART_LOG_LENGTH]> {
+    let mut log = [0_u8; SMART_LOG_LENGTH];
+    let length = log.len() as u32;
+    let mut command = Command {
+        opcode: GET_LOG_PAGE,
+        namespace: ALL_NAMESPACES,
+        address: log.as_mut_ptr() as u64,
+        data_length: length,
+        // The number of four-byte words less one stands in the upper half.
+        words_10_15: [
+            SMART_LOG | RETAIN_EVENTS | (length / 4 - 1) << 16,
+            0,
+            0,
+            0,
+            0,
+            0,
+        ],
+        timeout: TIMEOUT,
+        ..Command::default()
+    };
+    // SAFETY: `command` is the struct that this request reads and writes; the kernel writes at most
+    // `data_length` bytes at `address`, which is `log`, alive and exclusively ours over the call.
+    let status = unsafe { request::admin(device.as_raw_fd(), &mut command) }?;
+    if status != 0 {
+        return Err(io::Error::other(format!("NVMe status {status:#x}")));
+    }
+    Ok(log)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_controller_refuses() {
+        let error = smart_log(&File::open("/dev/null").unwrap()).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
+    }
+}

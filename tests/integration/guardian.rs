@@ -1,0 +1,222 @@
+//! What happens to a freeze that nobody thaws: the hold limit, and the guardian when the agent is
+//! killed, stopped or told to leave.
+
+use crate::support::{Agent, Disk, Place, in_namespace, is_ours, returned, wait_until};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use std::fs;
+
+const FROZEN: &str = r#"{"return": "frozen"}"#;
+const THAWED: &str = r#"{"return": "thawed"}"#;
+
+struct Rig {
+    place: Place,
+    disk: Disk,
+}
+
+impl Rig {
+    /// An agent whose hook notes what it is told and why.
+    fn agent(&self, args: &[&str]) -> Agent {
+        let calls = self.place.name("calls");
+        let text = format!(
+            "echo $1 ${{QGA_THAW_REASON-}} >>'{calls}'; [ $1 = thaw ] || [ ! -e '{}' ] || sleep 1",
+            self.place.name("slow")
+        );
+        let hook = format!("-F{}", self.place.script("hook", &text).display());
+        self.place.agent(&[args, &[&hook]].concat())
+    }
+
+    fn frozen_agent(&self, args: &[&str]) -> Agent {
+        let agent = self.agent(args);
+        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
+        assert!(self.disk.is_frozen());
+        agent
+    }
+
+    fn thaws_by_itself(&self) {
+        wait_until("the thaw", || !self.disk.is_frozen());
+        wait_until("the marker to go", || !self.place.marker().exists());
+    }
+
+    fn calls(&self, expected: &str) {
+        wait_until("the hook", || {
+            self.place.read("calls").lines().count() == expected.lines().count()
+        });
+        assert_eq!(self.place.read("calls"), expected);
+        fs::write(self.place.path("calls"), "").expect("clear");
+    }
+}
+
+/// Each on filesystems of its own; the original has no limit and no guardian.
+fn with_rig(body: impl FnOnce(&Rig) + Send + 'static) {
+    if !is_ours() {
+        return;
+    }
+    in_namespace(|| {
+        let place = Place::new();
+        let disk = Disk::ext4(&place.path("m"));
+        body(&Rig { place, disk });
+    });
+}
+
+/// The process that stands guard for `agent`.
+fn guardian(agent: &Agent) -> Pid {
+    let of_agent = |pid: &i32| {
+        let read =
+            |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+        let parent = read("stat").rsplit_once(") ").and_then(|(_, rest)| {
+            rest.split(' ')
+                .nth(1)
+                .and_then(|field| field.parse::<i32>().ok())
+        });
+        parent == Some(agent.pid()) && read("cmdline").contains("guardian")
+    };
+    let pid = fs::read_dir("/proc")
+        .expect("proc")
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .find(of_agent);
+    Pid::from_raw(pid.expect("a guardian"))
+}
+
+fn late(agent: &Agent, why: &str) {
+    let reply = agent.call("guest-fsfreeze-thaw");
+    assert!(
+        reply.contains("the freeze was ended at ") && reply.contains(why),
+        "{reply}"
+    );
+    assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(0));
+}
+
+#[test]
+fn the_hold_limit_thaws_and_the_late_thaw_hears_of_it_once() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=1"]);
+        rig.thaws_by_itself();
+        rig.calls("freeze\nthaw timed-out\n");
+        wait_until("the hook to end", || {
+            agent.call("guest-fsfreeze-status") == THAWED
+        });
+        late(&agent, "hold limit");
+        // A thaw in time is one.
+        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+        rig.calls("freeze\nthaw ok\n");
+    });
+}
+
+#[test]
+fn the_hold_limit_holds_for_an_agent_that_is_stopped() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=1"]);
+        agent.signal(Signal::SIGSTOP);
+        rig.thaws_by_itself();
+        rig.calls("freeze\nthaw timed-out\n");
+        agent.signal(Signal::SIGCONT);
+        late(&agent, "hold limit");
+        rig.calls("");
+    });
+}
+
+#[test]
+fn the_hold_limit_holds_for_an_agent_that_is_dead() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=1"]);
+        agent.signal(Signal::SIGKILL);
+        rig.thaws_by_itself();
+        rig.calls("freeze\nthaw timed-out\n");
+        drop(agent);
+        late(&rig.agent(&[]), "hold limit");
+    });
+}
+
+#[test]
+fn a_successor_hears_that_the_guardian_has_ended_the_freeze() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=2"]);
+        agent.signal(Signal::SIGKILL);
+        drop(agent);
+        let successor = rig.agent(&[]);
+        assert_eq!(successor.call("guest-fsfreeze-status"), FROZEN);
+        rig.thaws_by_itself();
+        wait_until("the successor to hear of it", || {
+            successor.call("guest-fsfreeze-status") == THAWED
+        });
+        late(&successor, "hold limit");
+        rig.calls("freeze\nthaw timed-out\n");
+    });
+}
+
+#[test]
+fn told_to_leave_while_frozen_the_agent_goes_and_its_successor_thaws() {
+    with_rig(|rig| {
+        let mut agent = rig.frozen_agent(&[]);
+        agent.signal(Signal::SIGTERM);
+        assert!(agent.wait().success());
+        assert!(rig.disk.is_frozen() && rig.place.marker().exists());
+        let successor = rig.agent(&[]);
+        assert_eq!(successor.call("guest-fsfreeze-status"), FROZEN);
+        assert_eq!(successor.call("guest-fsfreeze-thaw"), returned(1));
+        assert!(!rig.disk.is_frozen());
+        rig.calls("freeze\nthaw recovered\n");
+        assert!(!rig.place.path("qga.guardian").exists());
+    });
+}
+
+#[test]
+fn killed_while_the_hook_runs_everything_is_undone() {
+    with_rig(|rig| {
+        fs::write(rig.place.path("slow"), "").expect("slow");
+        let agent = rig.agent(&[]);
+        let mut client = agent.connect();
+        client.post(r#"{"execute":"guest-fsfreeze-freeze"}"#);
+        wait_until("the hook", || !rig.place.read("calls").is_empty());
+        agent.signal(Signal::SIGKILL);
+        rig.calls("freeze\nthaw failed\n");
+        assert!(!rig.disk.is_frozen() && !rig.place.marker().exists());
+    });
+}
+
+#[test]
+fn a_guardian_that_is_told_to_end_thaws() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&[]);
+        kill(guardian(&agent), Signal::SIGTERM).expect("signal");
+        rig.thaws_by_itself();
+        wait_until("the agent to hear of it", || {
+            agent.call("guest-fsfreeze-status") == THAWED
+        });
+        rig.calls("freeze\nthaw timed-out\n");
+        late(&agent, "the service was stopped");
+    });
+}
+
+#[test]
+fn without_its_guardian_the_agent_keeps_the_limit_itself() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=1"]);
+        kill(guardian(&agent), Signal::SIGKILL).expect("signal");
+        rig.thaws_by_itself();
+        rig.calls("freeze\nthaw timed-out\n");
+        late(&agent, "hold limit");
+    });
+}
+
+#[test]
+fn a_guest_sync_is_answered_while_a_freeze_is_at_work() {
+    with_rig(|rig| {
+        fs::write(rig.place.path("slow"), "").expect("slow");
+        let agent = rig.agent(&[]);
+        let mut client = agent.connect();
+        client.post(r#"{"execute":"guest-fsfreeze-freeze","id":"given up"}"#);
+        wait_until("the hook", || !rig.place.read("calls").is_empty());
+        // What waits behind the freeze is given up with it; what follows the sync is not.
+        client.post(r#"{"execute":"guest-ping","id":"given up"}"#);
+        assert_eq!(
+            client.ask(r#"{"execute":"guest-sync","arguments":{"id":7}}"#),
+            returned(7)
+        );
+        assert!(!rig.disk.is_frozen(), "the sync has waited for the freeze");
+        assert_eq!(client.call("guest-fsfreeze-status"), FROZEN);
+        assert_eq!(client.call("guest-fsfreeze-thaw"), returned(1));
+    });
+}

@@ -63,10 +63,14 @@ def prepare(binary, libraries):
         group.write("tu:x:4243:\n")
 
 
+def _mounts():
+    return os.fsdecode(pathlib.Path("/proc/self/mountinfo").read_bytes()).split("\n")[:-1]
+
+
 def refuse_real_filesystems():
     """Fails unless this is the selftest's namespace and only loop devices could be frozen in it."""
     root = None
-    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in _mounts():
         fields, _, rest = line.partition(" - ")
         device, mountpoint = fields.split(" ")[2], fields.split(" ")[4]
         fstype, source = rest.split(" ")[:2]
@@ -82,14 +86,14 @@ def run(case):
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
-        os.close(reader)
-        os.setpgid(0, 0)
-        _check(LIBC.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET), "unshare")
-        first = os.fork()
-        if first == 0:
-            _first_process(case, writer)
-        os.waitpid(first, 0)
-        os._exit(0)
+        try:
+            _check(LIBC.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET), "unshare")
+            first = os.fork()
+            if first == 0:
+                _first_process(case, writer)
+            os.waitpid(first, 0)
+        finally:
+            os._exit(0)
     os.close(writer)
     with os.fdopen(reader) as pipe:
         outcome = pipe.read()
@@ -108,11 +112,11 @@ def _first_process(case, writer):
         outcome = _Run(case).steps()
     except BaseException as error:  # whatever it is, the other side of the pipe tells it
         outcome = f"{type(error).__name__}: {error}"
-    signal.alarm(0)
-    _thaw_all()
+    finally:
+        signal.alarm(0)
+        _thaw_all()
     with os.fdopen(writer, "w") as pipe:
         json.dump(outcome, pipe)
-    os._exit(0)
 
 
 def _check(result, what):
@@ -163,11 +167,12 @@ def _fake_system():
 
 def _thaw_all():
     """No superblock may stay frozen behind a namespace that is gone."""
-    for line in pathlib.Path("/proc/self/mountinfo").read_text().splitlines():
+    for line in _mounts():
         fields = line.split(" ")
         if fields[2].startswith("7:") or " btrfs " in line:
+            path = re.sub(rb"\\(\d{3})", lambda m: bytes([int(m[1], 8)]), os.fsencode(fields[4]))
             try:
-                folder = os.open(re.sub(r"\\(\d{3})", lambda m: chr(int(m[1], 8)), fields[4]), os.O_RDONLY)
+                folder = os.open(path, os.O_RDONLY)
                 while True:
                     fcntl.ioctl(folder, FITHAW, 0)
             except OSError:

@@ -50,7 +50,7 @@ def prepare(binary, libraries):
     if libraries:
         os.makedirs("/usr/local/lib", exist_ok=True)
         for library in libraries:
-            shutil.copy(library, "/usr/local/lib/")
+            shutil.copy(library, "/usr/local/lib/", follow_symlinks=False)
         subprocess.run(["ldconfig"], check=True)
     for folder, names in (("/usr/sbin", SBIN_STUBS), ("/usr/bin", BIN_STUBS)):
         for name in names:

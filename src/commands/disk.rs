@@ -3,7 +3,10 @@
 //! Read-only. The disks are those of sysfs that have a size and a device node. Only NVMe disks are
 //! opened, to ask the controller for its health, which may take its time; hence the thread.
 
-use std::fs::{self, File};
+use std::collections::{HashMap, HashSet};
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -57,15 +60,15 @@ fn get_disks(system: &System) -> Result<Vec<DiskInfo>, CommandError> {
         let reason = strerror(&error.source);
         CommandError::generic(format!("Can't open directory \"{BLOCK}\": {reason}"))
     })?;
+    let partitions = partitions(system, &names);
     let mut disks = Vec::new();
     for name in names {
-        let link = Path::new(BLOCK).join(name);
-        if !system.path(&link).is_symlink() || !has_size(system, &link) {
-            continue;
-        }
-        // Unplugged in this moment, if it can't be resolved.
-        if let Ok(path) = system.resolve(&link) {
-            describe(system, &path, &mut disks);
+        // What is no link is no disk; one that was unplugged in this moment can't be resolved.
+        if let Ok(disk) = system.sysfs_link(&Path::new(BLOCK).join(name)) {
+            if has_size(system, &disk) {
+                let partitions = partitions.get(&disk).map_or(&[][..], Vec::as_slice);
+                describe(system, &disk, partitions, &mut disks);
+            }
         }
     }
     disks.reverse();
@@ -73,12 +76,12 @@ fn get_disks(system: &System) -> Result<Vec<DiskInfo>, CommandError> {
 }
 
 fn has_size(system: &System, disk: &Path) -> bool {
-    let size = fs::read(system.path(disk.join("size"))).unwrap_or_default();
-    !size.is_empty() && size.trim_ascii() != b"0"
+    let size = system.attribute(&disk.join("size"));
+    !matches!(size.trim(), "" | "0")
 }
 
 /// Adds the disk and its partitions, in the reverse of the reply's order.
-fn describe(system: &System, disk: &Path, disks: &mut Vec<DiskInfo>) {
+fn describe(system: &System, disk: &Path, partitions: &[PathBuf], disks: &mut Vec<DiskInfo>) {
     let device = udev::block_device(system, disk);
     let Some(devnode) = device.devnode else {
         return;
@@ -101,8 +104,8 @@ fn describe(system: &System, disk: &Path, disks: &mut Vec<DiskInfo>) {
             None
         },
     });
-    for partition in partitions(system, disk) {
-        if let Some(name) = udev::block_device(system, &partition).devnode {
+    for partition in partitions {
+        if let Some(name) = udev::block_device(system, partition).devnode {
             disks.push(DiskInfo {
                 name,
                 partition: true,
@@ -117,31 +120,39 @@ fn describe(system: &System, disk: &Path, disks: &mut Vec<DiskInfo>) {
 
 /// `None` if the device has no such list.
 fn dependencies(system: &System, disk: &Path) -> Option<Vec<String>> {
-    if !system.path(disk.join("slaves")).is_dir() {
-        return None;
-    }
-    let slaves = sysblock::slaves(system, disk).ok()?;
+    let slaves = sysblock::slaves_if_listed(system, disk).ok().flatten()?;
     let devnode = |slave: &PathBuf| udev::block_device(system, slave).devnode;
     Some(slaves.iter().filter_map(devnode).collect())
 }
 
-/// `sda1`, or `nvme0n1p1` where the disk's own name ends in a digit.
-fn partitions(system: &System, disk: &Path) -> Vec<PathBuf> {
-    let name = sysblock::name(disk);
-    let is_partition = |entry: &std::ffi::OsString| {
-        let number = entry.to_str().and_then(|entry| entry.strip_prefix(&*name));
-        number.is_some_and(|number| {
-            let number = number.strip_prefix('p').unwrap_or(number);
-            !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
-        })
-    };
-    // A disk that goes away meanwhile has none.
-    let names = system.names(disk).unwrap_or_default();
-    let paths = names
-        .iter()
-        .filter(|entry| is_partition(entry))
-        .map(|entry| disk.join(entry));
-    paths.filter(|path| system.path(path).is_dir()).collect()
+/// The partitions of each disk, in the order of the directory of all block devices, which is also
+/// that of the disk's own: one look for all. Of `disks` it is known that they are none.
+fn partitions(system: &System, disks: &[OsString]) -> HashMap<PathBuf, Vec<PathBuf>> {
+    let disks: HashSet<&OsString> = disks.iter().collect();
+    let mut partitions: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
+    let directory = Path::new("/sys/class/block");
+    // Without it no partition is known.
+    for name in system.names(directory).unwrap_or_default() {
+        if disks.contains(&name) {
+            continue;
+        }
+        let Ok(path) = system.sysfs_link(&directory.join(&name)) else {
+            continue;
+        };
+        if let Some(disk) = path.parent().filter(|disk| is_partition(disk, &name)) {
+            partitions.entry(disk.to_owned()).or_default().push(path);
+        }
+    }
+    partitions
+}
+
+/// `sda1` of `sda`, or `nvme0n1p1` of `nvme0n1`.
+fn is_partition(disk: &Path, name: &OsStr) -> bool {
+    let disk = disk.file_name().unwrap_or_default().as_bytes();
+    name.as_bytes().strip_prefix(disk).is_some_and(|number| {
+        let number = number.strip_prefix(b"p").unwrap_or(number);
+        !number.is_empty() && number.iter().all(u8::is_ascii_digit)
+    })
 }
 
 fn smart(devnode: &Path) -> Option<NvmeSmart> {

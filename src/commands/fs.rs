@@ -19,7 +19,7 @@ use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text::from_os_bytes;
 use crate::sys::strerror;
-use sizes::{Sizes, sizes};
+use sizes::Asking;
 
 pub(super) const COMMANDS: &[Command] =
     &[Command::later(26, "guest-get-fsinfo", |_, arguments| {
@@ -138,20 +138,22 @@ fn get_fsinfo(system: &System) -> Result<Vec<FilesystemInfo>, CommandError> {
     })?;
     let (filesystems, _) = system.block_filesystems(&mounts);
     let path = |filesystem: &Filesystem| system.path(OsStr::from_bytes(&filesystem.mountpoint));
-    let sizes = sizes(filesystems.iter().rev().map(path).collect());
-    filesystems
+    let asking = Asking::start(filesystems.iter().rev().map(path).collect());
+    let infos = filesystems
         .iter()
         .rev()
-        .zip(sizes)
-        .map(|(filesystem, sizes)| describe(system, filesystem, sizes))
-        .collect()
+        .map(|filesystem| describe(system, filesystem));
+    let mut infos = infos.collect::<Result<Vec<_>, _>>()?;
+    for (info, sizes) in infos.iter_mut().zip(asking.answers()) {
+        info.used_bytes = sizes.map(|sizes| sizes.used);
+        info.total_bytes = sizes.map(|sizes| sizes.total);
+        info.total_bytes_privileged = sizes.map(|sizes| sizes.privileged);
+    }
+    Ok(infos)
 }
 
-fn describe(
-    system: &System,
-    filesystem: &Filesystem,
-    sizes: Option<Sizes>,
-) -> Result<FilesystemInfo, CommandError> {
+/// All but the sizes.
+fn describe(system: &System, filesystem: &Filesystem) -> Result<FilesystemInfo, CommandError> {
     let (name, disk) = match sysblock::sysfs_path(system, filesystem.device()).map_err(wire)? {
         Some(path) => {
             let disks = sysblock::hardware(system, &path).map_err(wire)?;
@@ -172,9 +174,9 @@ fn describe(
         name,
         mountpoint: from_os_bytes(&filesystem.mountpoint),
         fstype: filesystem.fstype.clone(),
-        used_bytes: sizes.map(|sizes| sizes.used),
-        total_bytes: sizes.map(|sizes| sizes.total),
-        total_bytes_privileged: sizes.map(|sizes| sizes.privileged),
+        used_bytes: None,
+        total_bytes: None,
+        total_bytes_privileged: None,
         disk,
     })
 }

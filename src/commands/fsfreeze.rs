@@ -1,11 +1,12 @@
 //! The freeze family.
 
 use super::{Command, Context, Outcome, Waiting, answer};
+use crate::freeze::report::Report;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
 use crate::protocol::value::Dict;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::now(14, "guest-fsfreeze-status", |context, arguments| {
@@ -33,7 +34,26 @@ pub(super) const COMMANDS: &[Command] = &[
     })
     .also_frozen()
     .giving_way(),
+    Command::later(1000, "x-guest-fsfreeze-report", |context, arguments| {
+        Box::pin(async move {
+            let NoArguments {} = decode(arguments)?;
+            answer(Reports {
+                reports: context
+                    .freezer
+                    .reports()
+                    .await
+                    .map_err(|e| CommandError::generic(e.0))?,
+            })
+        })
+    })
+    .also_frozen(),
 ];
+
+/// The last runs, the newest first; while frozen the run at work before them.
+#[derive(Serialize)]
+struct Reports {
+    reports: Vec<Report>,
+}
 
 #[derive(Deserialize)]
 struct FreezeList {

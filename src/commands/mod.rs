@@ -260,6 +260,10 @@ mod tests {
     fn positions_are_those_of_the_upstream_list() {
         for command in all() {
             let position = usize::from(command.position);
+            if command.name.starts_with("x-") {
+                assert!(position >= 1000, "{}", command.name);
+                continue;
+            }
             assert_eq!(
                 UPSTREAM.get(position - 1),
                 Some(&command.name),
@@ -301,6 +305,7 @@ mod tests {
             "guest-info",
             "guest-fsfreeze-status",
             "guest-fsfreeze-thaw",
+            "x-guest-fsfreeze-report",
         ];
         assert_eq!(names, documented);
     }

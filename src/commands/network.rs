@@ -4,16 +4,20 @@
 //! their number.
 
 use std::collections::HashMap;
+use std::io;
 
+use nix::libc;
 use serde::Serialize;
 
 use super::{Command, answer, wire};
 use crate::probe::System;
-use crate::probe::interfaces::{self, Interface, ip_text, ipv6_text};
+use crate::probe::interfaces::{self, Entry, Interface, ip_text, ipv6_text};
 use crate::probe::netdev::{self, Counters};
 use crate::probe::route::{self, Ipv4Route, Ipv6Route};
+use crate::probe::rtnetlink;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
+use crate::sys::netdevice::{self, NetDevices};
 use crate::sys::strerror;
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -60,6 +64,45 @@ struct Statistics {
 }
 
 fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError> {
+    let (interfaces, counters) = by_netlink().or_else(|error| {
+        tracing::debug!("no counters by netlink: {}", strerror(&error));
+        by_getifaddrs(system)
+    })?;
+    Ok(describe(interfaces, &counters))
+}
+
+type Found = (Vec<Interface>, HashMap<String, Counters>);
+
+/// The quick way: no more is asked of the kernel than is told.
+fn by_netlink() -> io::Result<Found> {
+    let links = rtnetlink::parse_counters(&netdevice::link_counters()?);
+    let addresses = rtnetlink::parse_addresses(&netdevice::addresses()?);
+    let devices = NetDevices::open()?;
+    let mut names: HashMap<u32, String> = HashMap::with_capacity(links.len());
+    let mut counters = HashMap::with_capacity(links.len());
+    let mut entries = Vec::with_capacity(links.len() + addresses.len());
+    for (index, counted) in links {
+        let (name, address) = match devices.name_and_address(index) {
+            Ok(found) => found,
+            // Gone since.
+            Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
+            Err(error) => return Err(error),
+        };
+        names.insert(index, name.clone());
+        counters.insert(name.clone(), counted);
+        entries.push((name, Entry::Link(address)));
+    }
+    for found in addresses {
+        let label = found.label.or_else(|| names.get(&found.index).cloned());
+        if let Some(name) = label {
+            entries.push((name, Entry::Address(found.address, found.prefix)));
+        }
+    }
+    Ok((interfaces::group(entries), counters))
+}
+
+/// The way of kernels before 4.7.
+fn by_getifaddrs(system: &System) -> Result<Found, CommandError> {
     let interfaces = interfaces::read().map_err(|error| {
         CommandError::generic(format!("getifaddrs failed: {}", strerror(&error)))
     })?;
@@ -68,7 +111,7 @@ fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError
         tracing::debug!("no interface statistics: {error}");
         HashMap::new()
     });
-    Ok(describe(interfaces, &counters))
+    Ok((interfaces, counters))
 }
 
 fn describe(
@@ -197,7 +240,7 @@ impl From<Ipv6Route> for NetworkRoute {
 mod tests {
     use super::*;
     use crate::commands::told;
-    use crate::probe::interfaces::{Entry, group};
+    use crate::probe::interfaces::group;
     use std::fs;
 
     #[test]
@@ -236,6 +279,19 @@ mod tests {
             let addressed = interface.ip_addresses.is_some();
             assert_eq!(interface.statistics.is_some(), addressed, "{interface:?}");
         }
+    }
+
+    #[test]
+    fn both_ways_find_the_same() {
+        let (quick, quick_counters) = by_netlink().unwrap();
+        let (plain, plain_counters) = by_getifaddrs(&System::host()).unwrap();
+        assert_eq!(quick, plain);
+        let names = |counters: &HashMap<String, Counters>| {
+            let mut names: Vec<_> = counters.keys().cloned().collect();
+            names.sort();
+            names
+        };
+        assert_eq!(names(&quick_counters), names(&plain_counters));
     }
 
     fn routes(ipv4: Option<&str>, ipv6: Option<&str>) -> Result<String, CommandError> {

@@ -12,6 +12,7 @@ pub mod engine;
 mod freezer;
 pub mod guard;
 pub mod guardian;
+pub mod history;
 mod limited;
 pub mod ops;
 pub mod plan;

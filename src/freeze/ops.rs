@@ -126,6 +126,9 @@ pub trait Ops {
     /// The time of day.
     fn wall_clock(&mut self) -> SystemTime;
 
+    /// The reports that are kept, the newest first.
+    fn reports(&mut self) -> Vec<Report>;
+
     /// Keeps the report of a finished run.
     ///
     /// # Errors

@@ -1,7 +1,8 @@
 //! The story of one run, from the request to freeze until the last thaw hook.
 
 use super::plan::{LeftOut, Plan, Target};
-use crate::hooks::HookRecord;
+use crate::hooks::master::MasterReport;
+use crate::hooks::{HookRecord, HookStatus, Phase};
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -40,6 +41,66 @@ pub struct FilesystemRecord {
     pub detail: Option<String>,
     /// How long its FIFREEZE took, in seconds.
     pub freeze_seconds: f64,
+    /// It may fail without failing the run.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub optional: bool,
+}
+
+/// What a snapshot taken between freeze and thaw is worth.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Level {
+    /// The request failed: the host was told that nothing is frozen.
+    #[default]
+    None,
+    /// As after a power cut: something chosen was not frozen, or not until the thaw.
+    Crash,
+    /// Every chosen filesystem was frozen until the thaw, but no application was made quiet, or
+    /// one failed to be.
+    Filesystem,
+    /// Besides, hooks ran, and all of them succeeded.
+    Application,
+}
+
+impl Level {
+    /// Its name, as in the report.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Crash => "crash",
+            Self::Filesystem => "filesystem",
+            Self::Application => "application",
+        }
+    }
+}
+
+/// Whether applications were made quiet.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Applications {
+    /// No hook ran.
+    #[default]
+    Untouched,
+    /// Every hook that ran for the freeze succeeded.
+    Quiet,
+    /// One failed.
+    Failed,
+}
+
+/// How a freeze ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum End {
+    /// The host thawed.
+    Thaw,
+    /// It failed; nothing is frozen, and the host was told so.
+    Failure,
+    /// There was nothing to freeze.
+    Nothing,
+    /// The hold limit passed, or the service was stopped.
+    Expiry,
+    /// An agent that came after thawed for one that had died.
+    Recovery,
 }
 
 /// How long each stage took, in seconds.
@@ -65,9 +126,26 @@ pub struct Stages {
 /// One run.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[serde(default)]
 pub struct Report {
+    /// Names the run: unique on this machine.
+    pub id: String,
     /// When the request came: seconds since the epoch.
     pub started: f64,
+    /// The mountpoints that the host named; `None`: all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub requested: Option<Vec<String>>,
+    /// What a snapshot is worth; while frozen: if the thaw comes now.
+    pub level: Level,
+    /// How it ended; `None`: it has not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end: Option<End>,
+    /// Whether applications were made quiet.
+    pub applications: Applications,
+    /// How long applications stood still: from the first freeze hook to the last thaw hook.
+    pub applications_seconds: f64,
+    /// How long filesystems stood still: from the first FIFREEZE to the last FITHAW.
+    pub filesystems_seconds: f64,
     /// Chosen filesystems in the order of freezing.
     pub filesystems: Vec<FilesystemRecord>,
     /// Mounts that cannot be frozen, in mount order.
@@ -85,9 +163,84 @@ impl Report {
     pub fn begin(when: SystemTime) -> Self {
         let started = when.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
+            id: format!("{:x}-{:x}", started.as_micros(), std::process::id()),
             started: started.as_secs_f64(),
             ..Self::default()
         }
+    }
+
+    /// Enters what the hook master did.
+    pub fn hooks(&mut self, phase: Phase, master: &MasterReport) {
+        self.hooks.extend(master.hooks.iter().cloned());
+        if phase == Phase::Thaw {
+            return;
+        }
+        let ran = |hook: &&HookRecord| !matches!(hook.status, HookStatus::Skipped(_));
+        let failed = master.failure.is_some() || !master.hooks.iter().all(HookRecord::is_success);
+        self.applications = if failed {
+            Applications::Failed
+        } else if master.is_ours && master.hooks.iter().find(ran).is_none() {
+            Applications::Untouched
+        } else {
+            Applications::Quiet
+        };
+    }
+
+    /// Adds up the times and judges, as things stand.
+    pub fn judge(&mut self) {
+        let stages = &self.stages;
+        self.filesystems_seconds = stages.freeze + stages.held + stages.thaw;
+        self.applications_seconds = if self.applications == Applications::Untouched {
+            0.0
+        } else {
+            let hooks = stages.freeze_hooks + stages.thaw_hooks;
+            hooks + stages.flush_again + self.filesystems_seconds
+        };
+        let must: Vec<Outcome> = self
+            .filesystems
+            .iter()
+            .filter(|f| !f.optional)
+            .map(|f| f.outcome)
+            .collect();
+        let held = |outcome: &Outcome| matches!(outcome, Outcome::Frozen | Outcome::Thawed);
+        let any = self.filesystems.iter().any(|f| held(&f.outcome));
+        self.level = match self.end {
+            Some(End::Failure) => Level::None,
+            Some(End::Nothing | End::Expiry) => Level::Crash,
+            None | Some(End::Thaw | End::Recovery) if any && must.iter().all(held) => {
+                match self.applications {
+                    Applications::Quiet => Level::Application,
+                    Applications::Untouched | Applications::Failed => Level::Filesystem,
+                }
+            }
+            None | Some(End::Thaw | End::Recovery) => Level::Crash,
+        };
+    }
+
+    /// Ends the run.
+    pub fn end(&mut self, end: End) {
+        for record in &mut self.filesystems {
+            if record.outcome == Outcome::Frozen {
+                record.outcome = Outcome::Thawed;
+            }
+        }
+        self.end = Some(end);
+        self.judge();
+    }
+
+    /// The run in one line.
+    pub fn summary(&self) -> String {
+        let held = |f: &&FilesystemRecord| matches!(f.outcome, Outcome::Frozen | Outcome::Thawed);
+        let failed = self.hooks.iter().filter(|hook| !hook.is_success()).count();
+        format!(
+            "freeze {}: consistency {}, {} of {} filesystems held for {:.3} s, {} hooks, {failed} failed",
+            self.id,
+            self.level.name(),
+            self.filesystems.iter().filter(held).count(),
+            self.filesystems.len(),
+            self.filesystems_seconds,
+            self.hooks.len(),
+        )
     }
 
     /// Enters what was planned; target `n` becomes record `n`.
@@ -100,6 +253,7 @@ impl Report {
             outcome: Outcome::Skipped,
             detail: Some(left.reason.clone()),
             freeze_seconds: 0.0,
+            optional: false,
         };
         self.skipped = plan.skipped.iter().map(left_out).collect();
     }
@@ -113,6 +267,7 @@ impl Report {
             outcome: Outcome::Untouched,
             detail: None,
             freeze_seconds: 0.0,
+            optional: target.optional,
         };
         self.filesystems = targets.iter().map(record).collect();
     }
@@ -130,5 +285,74 @@ impl Report {
         if let Some(entry) = self.filesystems.get_mut(record) {
             entry.detail = Some(detail.to_owned());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report(outcomes: &[Outcome], applications: Applications, end: Option<End>) -> Report {
+        let record = |outcome: &Outcome| FilesystemRecord {
+            mountpoint: "/m".into(),
+            fstype: "ext4".into(),
+            device: "8:1".into(),
+            outcome: *outcome,
+            detail: None,
+            freeze_seconds: 0.0,
+            optional: false,
+        };
+        let mut report = Report {
+            filesystems: outcomes.iter().map(record).collect(),
+            applications,
+            end,
+            ..Report::default()
+        };
+        report.judge();
+        report
+    }
+
+    #[test]
+    fn the_level_is_what_a_snapshot_is_worth() {
+        use Applications::{Failed, Quiet, Untouched};
+        use Outcome::{Frozen, Skipped, Thawed, ThawedByOthers};
+        let level =
+            |outcomes: &[Outcome], applications, end| report(outcomes, applications, end).level;
+        assert_eq!(level(&[Frozen, Frozen], Quiet, None), Level::Application);
+        assert_eq!(level(&[Thawed], Quiet, Some(End::Thaw)), Level::Application);
+        assert_eq!(level(&[Thawed], Failed, Some(End::Thaw)), Level::Filesystem);
+        assert_eq!(
+            level(&[Thawed], Untouched, Some(End::Recovery)),
+            Level::Filesystem
+        );
+        assert_eq!(
+            level(&[Thawed, Skipped], Quiet, Some(End::Thaw)),
+            Level::Crash
+        );
+        assert_eq!(
+            level(&[Thawed, ThawedByOthers], Quiet, Some(End::Thaw)),
+            Level::Crash
+        );
+        assert_eq!(level(&[Thawed], Quiet, Some(End::Expiry)), Level::Crash);
+        assert_eq!(level(&[], Quiet, Some(End::Nothing)), Level::Crash);
+        assert_eq!(level(&[Thawed], Quiet, Some(End::Failure)), Level::None);
+    }
+
+    #[test]
+    fn what_is_optional_does_not_lower_the_level() {
+        let mut report = report(
+            &[Outcome::Thawed, Outcome::Skipped],
+            Applications::Quiet,
+            Some(End::Thaw),
+        );
+        report.filesystems[1].optional = true;
+        report.judge();
+        assert_eq!(report.level, Level::Application);
+    }
+
+    #[test]
+    fn a_report_of_another_version_is_read_as_far_as_it_goes() {
+        let report: Report = serde_json::from_str(r#"{"id":"a","unheard":1}"#).unwrap();
+        assert_eq!((report.id.as_str(), report.level), ("a", Level::None));
     }
 }

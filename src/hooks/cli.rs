@@ -14,7 +14,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::log::{DEFAULT_PATH, HookLog};
 use super::runner::{self, Options};
-use super::{Phase, RECORDS_ENV, find};
+use super::{Phase, RECORDS_ENV, RECORDS_HEAD, find};
 
 const USAGE: &str = "\
 Usage: qemu-ga hook freeze|thaw [--dir DIR] [--log FILE]
@@ -147,5 +147,7 @@ fn records() -> Option<File> {
         .open(path)
         .ok()?;
     // Only a memory file is the agent's; a pipe could block us.
-    file.metadata().ok()?.is_file().then_some(file)
+    let mut file = file.metadata().ok()?.is_file().then_some(file)?;
+    file.write_all(RECORDS_HEAD.as_bytes()).ok()?;
+    Some(file)
 }

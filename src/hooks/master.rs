@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{BINARY_ENV, HookRecord, Phase, REASON_ENV, RECORDS_ENV, ThawReason};
+use super::{BINARY_ENV, HookRecord, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, ThawReason};
 use crate::child::{Announcement, Child};
 
 /// Most bytes of records that are read.
@@ -44,6 +44,8 @@ pub struct MasterReport {
     pub hooks: Vec<HookRecord>,
     /// How long the call took.
     pub elapsed: Duration,
+    /// It is ours: it would have told of every hook.
+    pub is_ours: bool,
 }
 
 /// Calls the master at `program` for `phase`, without a limit. Blocks until it ends.
@@ -79,11 +81,12 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
         Ok(outcome) => outcome.failure(ACTION),
         Err(error) => Some(error.text(ACTION)),
     };
-    let hooks = records.map(|ours| read_records(&ours)).unwrap_or_default();
+    let (hooks, is_ours) = records.map(|ours| read_records(&ours)).unwrap_or_default();
     MasterReport {
         failure,
         hooks,
         elapsed: started.elapsed(),
+        is_ours,
     }
 }
 
@@ -94,19 +97,23 @@ fn records_file() -> Option<File> {
         .map(File::from)
 }
 
-/// Every line that is a record; a torn last line and foreign text are passed over.
-fn read_records(file: &File) -> Vec<HookRecord> {
+/// Every line that is a record, and whether our master wrote them; a torn last line and foreign
+/// text are passed over.
+fn read_records(file: &File) -> (Vec<HookRecord>, bool) {
     let length = file
         .metadata()
         .map_or(0, |data| data.size())
         .min(RECORDS_CAP);
     let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
     if file.read_exact_at(&mut text, 0).is_err() {
-        return Vec::new();
+        return (Vec::new(), false);
     }
-    text.split(|&byte| byte == b'\n')
+    let is_ours = text.starts_with(RECORDS_HEAD.as_bytes());
+    let records = text
+        .split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect()
+        .collect();
+    (records, is_ours)
 }
 
 /// Where this very program can be executed from: its path, or, if that was replaced by an upgrade

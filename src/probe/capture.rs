@@ -56,6 +56,11 @@ pub fn build(description: &str) -> (TempDir, System) {
                     &format!("dev/block/{first}"),
                     &format!("devices/{rest}"),
                 );
+                link(
+                    &sys,
+                    &format!("class/block/{base}"),
+                    &format!("devices/{rest}"),
+                );
                 if directive == "disk" {
                     fs::create_dir_all(path.join("slaves")).unwrap();
                     link(&sys, &format!("block/{base}"), &format!("devices/{rest}"));

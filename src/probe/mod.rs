@@ -8,7 +8,7 @@
 
 use std::fmt;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 pub mod address;
 #[cfg(test)]
@@ -23,11 +23,15 @@ pub mod nvme;
 pub mod osrelease;
 pub mod procstat;
 pub mod route;
+pub mod rtnetlink;
 pub mod stack;
 pub mod swaps;
 pub mod sysblock;
 pub mod udev;
 pub mod utmp;
+
+/// Longest attribute of sysfs: a page of the smallest size that there is.
+const ATTRIBUTE: usize = 4096;
 
 /// A system to look at: the directory that stands for `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -108,6 +112,45 @@ impl System {
     pub fn text(&self, path: impl AsRef<Path>) -> Result<String, Error> {
         Ok(String::from_utf8(self.bytes(path)?)
             .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+    }
+
+    /// What an attribute in sysfs says, which is a page at most and comes in one piece; empty if it
+    /// can't be read.
+    pub fn attribute(&self, path: &Path) -> String {
+        let mut page = [0; ATTRIBUTE];
+        let read = std::fs::File::open(self.path(path))
+            .and_then(|mut file| io::Read::read(&mut file, &mut page));
+        let text = page.get(..read.unwrap_or(0)).unwrap_or_default();
+        String::from_utf8_lossy(text).into_owned()
+    }
+
+    /// Where a link in sysfs leads. Those are relative and lead to a real path below
+    /// `/sys/devices`, so that one look is enough.
+    ///
+    /// # Errors
+    /// It is no link or can't be read; or, if it is none of sysfs, it can't be resolved.
+    pub fn sysfs_link(&self, path: &Path) -> Result<PathBuf, Error> {
+        let target = std::fs::read_link(self.path(path)).map_err(|source| Error {
+            call: "realpath",
+            path: path.to_owned(),
+            source,
+        })?;
+        let mut real = path.parent().unwrap_or(path).to_owned();
+        for component in target.components() {
+            match component {
+                Component::ParentDir => {
+                    real.pop();
+                }
+                Component::Normal(name) => real.push(name),
+                Component::CurDir => {}
+                Component::RootDir | Component::Prefix(_) => return self.resolve(path),
+            }
+        }
+        if real.starts_with("/sys/devices") {
+            Ok(real)
+        } else {
+            self.resolve(path)
+        }
     }
 
     /// `realpath(path)` as this system sees it.
@@ -202,5 +245,41 @@ mod tests {
             "realpath(\"/out\"): it leads out of the root directory"
         );
         assert!(system.resolve(Path::new("/none")).unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn links_of_sysfs_and_others() {
+        let root = tempfile::tempdir().unwrap();
+        let system = System::at(root.path()).unwrap();
+        let link = |from: &str, to: &str| {
+            let from = system.path(from);
+            std::fs::create_dir_all(from.parent().unwrap()).unwrap();
+            std::os::unix::fs::symlink(to, from).unwrap();
+        };
+        let lead = |path: &str| system.sysfs_link(Path::new(path));
+        std::fs::create_dir_all(system.path("/sys/devices/pci/x")).unwrap();
+        link("/sys/block/x", "../devices/pci/x");
+        assert_eq!(
+            lead("/sys/block/x").unwrap(),
+            Path::new("/sys/devices/pci/x")
+        );
+        link("/sys/block/y", "./x");
+        assert_eq!(
+            lead("/sys/block/y").unwrap(),
+            Path::new("/sys/devices/pci/x")
+        );
+        link("/sys/block/z", "/nonexistent");
+        assert!(lead("/sys/block/z").unwrap_err().is_missing());
+        assert!(lead("/sys/block/none").unwrap_err().is_missing());
+        assert!(!lead("/sys/devices/pci/x").unwrap_err().is_missing());
+    }
+
+    #[test]
+    fn attributes() {
+        let root = tempfile::tempdir().unwrap();
+        let system = System::at(root.path()).unwrap();
+        std::fs::write(system.path("/size"), "5\n").unwrap();
+        assert_eq!(system.attribute(Path::new("/size")), "5\n");
+        assert_eq!(system.attribute(Path::new("/none")), "");
     }
 }

@@ -18,7 +18,7 @@ const MAX_LAYERS: usize = 32;
 /// The link is there but can't be resolved.
 pub fn sysfs_path(system: &System, device: DeviceNumber) -> Result<Option<PathBuf>, Error> {
     let (major, minor) = device;
-    match system.resolve(Path::new(&format!("/sys/dev/block/{major}:{minor}"))) {
+    match system.sysfs_link(Path::new(&format!("/sys/dev/block/{major}:{minor}"))) {
         Ok(path) => Ok(Some(path)),
         Err(error) if error.is_missing() => Ok(None),
         Err(error) => Err(error),
@@ -39,27 +39,51 @@ pub fn is_virtual(sysfs_path: &Path) -> bool {
     sysfs_path.starts_with("/sys/devices/virtual/block")
 }
 
+/// Whether it is a device that never stands on another one, whatever its data come from: there may
+/// be hundreds of them.
+fn stands_alone(sysfs_path: &Path) -> bool {
+    const KINDS: [&str; 4] = ["loop", "nbd", "ram", "zram"];
+    let name = sysfs_path.file_name().and_then(OsStr::to_str);
+    let is_kind = |name: &str| {
+        let number = name.trim_start_matches(|c: char| c.is_ascii_lowercase());
+        let kind = name.strip_suffix(number).unwrap_or_default();
+        KINDS.contains(&kind) && number.bytes().all(|byte| byte.is_ascii_digit())
+    };
+    is_virtual(sysfs_path) && name.is_some_and(is_kind)
+}
+
 /// The devices that a virtual device directly stands on; none if it has no such list.
 ///
 /// # Errors
 /// The list is there but can't be read.
 pub fn slaves(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error> {
+    Ok(slaves_if_listed(system, sysfs_path)?.unwrap_or_default())
+}
+
+/// [`slaves`]; `None` if the device has no such list.
+///
+/// # Errors
+/// The list is there but can't be read.
+pub fn slaves_if_listed(system: &System, sysfs_path: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
+    if stands_alone(sysfs_path) {
+        return Ok(Some(Vec::new()));
+    }
     let directory = sysfs_path.join("slaves");
     let names = match system.names(&directory) {
-        Err(error) if error.is_missing() => return Ok(Vec::new()),
+        Err(error) if error.is_missing() => return Ok(None),
         names => names?,
     };
     let mut paths = Vec::with_capacity(names.len());
     // The original answers the reverse of the directory's order.
     for name in names.iter().rev() {
-        match system.resolve(&directory.join(name)) {
+        match system.sysfs_link(&directory.join(name)) {
             Ok(path) => paths.push(path),
             // Unplugged in this moment.
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(paths)
+    Ok(Some(paths))
 }
 
 /// The devices with hardware that a device stands on: itself, or for a virtual one what its slaves
@@ -124,6 +148,24 @@ mod tests {
         assert_eq!(hardware_names(&system, (9, 127)), ["vda1", "vdb"]);
         let (_root, system) = capture::build(capture::I440FX);
         assert!(hardware_names(&system, (7, 0)).is_empty());
+    }
+
+    #[test]
+    fn some_kinds_stand_alone() {
+        let alone = |name: &str| stands_alone(&Path::new("/sys/devices/virtual/block").join(name));
+        assert!(
+            ["loop0", "loop512", "zram1", "nbd3", "ram0"]
+                .into_iter()
+                .all(alone)
+        );
+        assert!(
+            !["dm-0", "md127", "loopback-1", "loopx0", "drbd0"]
+                .into_iter()
+                .any(alone)
+        );
+        assert!(!stands_alone(Path::new(
+            "/sys/devices/pci0000:00/block/loop0"
+        )));
     }
 
     #[test]

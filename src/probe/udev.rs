@@ -30,7 +30,7 @@ pub fn block_device(system: &System, sysfs_path: &Path) -> BlockDevice {
         let content = fs::read(system.path(path)).unwrap_or_default();
         String::from_utf8_lossy(&content).into_owned()
     };
-    let uevent = text(&sysfs_path.join("uevent"));
+    let uevent = system.attribute(&sysfs_path.join("uevent"));
     let database = match (property(&uevent, "MAJOR"), property(&uevent, "MINOR")) {
         (Some(major), Some(minor)) => text(Path::new(&format!("/run/udev/data/b{major}:{minor}"))),
         _ => String::new(),

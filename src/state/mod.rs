@@ -6,7 +6,7 @@
 //! | `qga.state` | keyfile with the counter for file handles; made at start if missing |
 //! | `qga.state.isfrozen` | empty; exists exactly while the agent holds filesystems frozen |
 //! | `qga.state.expired` | a freeze that ended before its thaw, until that thaw has heard of it |
-//! | `qga.report.json` | what the last freeze did (ours alone) |
+//! | `qga.reports.json` | what the last freezes did, the newest first (ours alone) |
 
 mod counter;
 
@@ -206,17 +206,17 @@ impl StateDir {
         })
     }
 
-    /// Where the report of the last freeze lies.
-    pub fn report(&self) -> PathBuf {
-        self.dir.join("qga.report.json")
+    /// Where the reports of the last freezes lie.
+    pub fn reports(&self) -> PathBuf {
+        self.dir.join("qga.reports.json")
     }
 
-    /// Replaces the report, readable by root alone.
+    /// Replaces the reports; they are readable by root alone.
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn write_report(&self, json: &[u8]) -> io::Result<()> {
-        self.replace(&self.report(), json)
+    pub fn write_reports(&self, json: &[u8]) -> io::Result<()> {
+        self.replace(&self.reports(), json)
     }
 
     /// Temporary file and rename: whoever reads finds the old content or the new.

@@ -12,6 +12,7 @@ pub mod load;
 pub mod localtime;
 pub mod loopdev;
 pub mod memory;
+pub mod netdevice;
 pub mod nvme;
 pub mod process;
 pub mod spawn;

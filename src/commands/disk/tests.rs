@@ -3,6 +3,7 @@
 use super::*;
 use crate::commands::told;
 use crate::probe::capture;
+use std::fs;
 
 /// A captured system, in which every disk has a size but those of `empty`.
 fn system(description: &str, empty: &[&str]) -> (tempfile::TempDir, System) {

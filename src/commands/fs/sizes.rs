@@ -8,9 +8,8 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{self, RecvTimeoutError};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
 
@@ -37,69 +36,119 @@ const STACK: usize = 64 * 1024;
 /// Mountpoints that a thread is asking now.
 static ASKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-fn asked() -> std::sync::MutexGuard<'static, BTreeSet<PathBuf>> {
+fn asked() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     ASKED.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The sizes of the filesystems at `mountpoints`; `None` where one can't be asked or does not
-/// answer in time.
-pub fn sizes(mountpoints: Vec<PathBuf>) -> Vec<Option<Sizes>> {
-    ask(mountpoints, statvfs_sizes, PATIENCE)
 }
 
 type Question = fn(&Path) -> Option<Sizes>;
 
-fn ask(mountpoints: Vec<PathBuf>, question: Question, patience: Duration) -> Vec<Option<Sizes>> {
-    let mut answers = vec![None; mountpoints.len()];
-    let mountpoints: Arc<[PathBuf]> = mountpoints.into();
-    let mut left = PATIENCE_IN_ALL;
-    let mut next = 0;
-    while next < mountpoints.len() {
-        let (tell, told) = mpsc::channel();
-        let list = mountpoints.clone();
+/// Questions under way.
+pub struct Asking {
+    mountpoints: Arc<[PathBuf]>,
+    question: Question,
+    progress: Arc<Progress>,
+}
+
+/// What a thread has found out so far.
+#[derive(Default)]
+struct Progress {
+    state: Mutex<State>,
+    finished: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    /// One for each mountpoint from the first.
+    answers: Vec<Option<Sizes>>,
+    finished: bool,
+    /// Nobody waits any more.
+    abandoned: bool,
+}
+
+impl Progress {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Asking {
+    /// Starts to ask the filesystems at `mountpoints` for their sizes.
+    pub fn start(mountpoints: Vec<PathBuf>) -> Self {
+        Self::with(mountpoints, statvfs_sizes)
+    }
+
+    fn with(mountpoints: Vec<PathBuf>, question: Question) -> Self {
+        let mut asking = Self {
+            mountpoints: mountpoints.into(),
+            question,
+            progress: Arc::default(),
+        };
+        asking.go_on_after(Vec::new());
+        asking
+    }
+
+    /// Starts a thread that asks what comes after `answers`.
+    fn go_on_after(&mut self, answers: Vec<Option<Sizes>>) {
+        self.progress.state().abandoned = true;
+        self.progress = Arc::default();
+        self.progress.state().answers = answers;
+        let (list, progress, question) = (
+            self.mountpoints.clone(),
+            self.progress.clone(),
+            self.question,
+        );
         let thread = std::thread::Builder::new()
             .name("statvfs".into())
             .stack_size(STACK);
-        let work = move || ask_from(&list, next, question, &tell);
-        if let Err(error) = thread.spawn(work) {
+        if let Err(error) = thread.spawn(move || ask(&list, question, &progress)) {
             tracing::warn!("no sizes of filesystems: cannot start a thread: {error}");
-            break;
-        }
-        loop {
-            let wait = patience.min(left).max(LEAST);
-            let started = Instant::now();
-            match told.recv_timeout(wait) {
-                Ok((index, sizes)) => {
-                    if let Some(answer) = answers.get_mut(index) {
-                        *answer = sizes;
-                    }
-                    next = index + 1;
-                }
-                Err(RecvTimeoutError::Timeout) => {
-                    left = left.saturating_sub(started.elapsed());
-                    if let Some(mountpoint) = mountpoints.get(next) {
-                        tracing::warn!("no answer from the filesystem at {}", mountpoint.display());
-                    }
-                    next += 1;
-                    break;
-                }
-                // The thread is through.
-                Err(RecvTimeoutError::Disconnected) => return answers,
-            }
+            self.progress.state().finished = true;
         }
     }
-    answers
+
+    /// The sizes; `None` where a filesystem can't be asked or does not answer in time.
+    pub fn answers(self) -> Vec<Option<Sizes>> {
+        self.answers_within(PATIENCE)
+    }
+
+    fn answers_within(mut self, patience: Duration) -> Vec<Option<Sizes>> {
+        let count = self.mountpoints.len();
+        let mut left = PATIENCE_IN_ALL;
+        let mut known = 0;
+        loop {
+            let wait = patience.min(left).max(LEAST);
+            let progress = self.progress.clone();
+            let (mut state, _) = progress
+                .finished
+                .wait_timeout_while(progress.state(), wait, |state| !state.finished)
+                .unwrap_or_else(PoisonError::into_inner);
+            if state.finished {
+                let mut answers = std::mem::take(&mut state.answers);
+                answers.resize(count, None);
+                return answers;
+            }
+            if state.answers.len() > known {
+                known = state.answers.len();
+                continue;
+            }
+            left = left.saturating_sub(wait);
+            let mut answers = std::mem::take(&mut state.answers);
+            drop(state);
+            if let Some(mountpoint) = self.mountpoints.get(known) {
+                tracing::warn!("no answer from the filesystem at {}", mountpoint.display());
+            }
+            answers.push(None);
+            known = answers.len();
+            self.go_on_after(answers);
+        }
+    }
 }
 
-/// Asks one after the other until nobody listens.
-fn ask_from(
-    mountpoints: &[PathBuf],
-    first: usize,
-    question: Question,
-    tell: &mpsc::Sender<(usize, Option<Sizes>)>,
-) {
-    for (index, mountpoint) in mountpoints.iter().enumerate().skip(first) {
-        // Another thread still waits for this one.
+/// Asks one after the other until nobody waits.
+fn ask(mountpoints: &[PathBuf], question: Question, progress: &Progress) {
+    let first = progress.state().answers.len();
+    for mountpoint in mountpoints.iter().skip(first) {
+        // Another thread may still wait for this one.
         let answer = if asked().insert(mountpoint.clone()) {
             let answer = question(mountpoint);
             asked().remove(mountpoint);
@@ -107,10 +156,14 @@ fn ask_from(
         } else {
             None
         };
-        if tell.send((index, answer)).is_err() {
+        let mut state = progress.state();
+        if state.abandoned {
             return;
         }
+        state.answers.push(answer);
     }
+    progress.state().finished = true;
+    progress.finished.notify_all();
 }
 
 fn statvfs_sizes(mountpoint: &Path) -> Option<Sizes> {
@@ -162,9 +215,10 @@ mod tests {
         let patience = Duration::from_secs(1);
         let closed = GATE.lock().unwrap();
         let expected = [Some(SOME), None, None, Some(SOME)];
-        assert_eq!(ask(paths(), slow, patience), expected);
+        let ask = |patience| Asking::with(paths(), slow).answers_within(patience);
+        assert_eq!(ask(patience), expected);
         // It is not asked a second time while the first thread waits.
-        assert_eq!(ask(paths(), slow, patience), expected);
+        assert_eq!(ask(patience), expected);
         assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
         drop(closed);
         while asked().contains(Path::new("/t/dead")) {
@@ -172,13 +226,13 @@ mod tests {
         }
         let patience = Duration::from_secs(1000);
         let expected = [Some(SOME), None, Some(SOME), Some(SOME)];
-        assert_eq!(ask(paths(), slow, patience), expected);
-        assert_eq!(ask(Vec::new(), slow, patience), []);
+        assert_eq!(ask(patience), expected);
+        assert_eq!(Asking::with(Vec::new(), slow).answers_within(patience), []);
     }
 
     #[test]
     fn sizes_as_df_has_them() {
-        let found = sizes(vec!["/".into(), "/nonexistent".into()]);
+        let found = Asking::start(vec!["/".into(), "/nonexistent".into()]).answers();
         let [Some(root), None] = found[..] else {
             panic!("{found:?}")
         };

@@ -9,7 +9,7 @@ mod way_out;
 use crate::freeze::guardian::{Claim, Order};
 use crate::freeze::ops::Ops;
 use crate::freeze::policy::{Limits, Policy};
-use crate::freeze::report::{Outcome, Report};
+use crate::freeze::report::{End, Report};
 use crate::hooks::ThawReason;
 use crate::state::Expiry;
 use std::os::fd::OwnedFd;
@@ -109,9 +109,16 @@ impl<O: Ops> Engine<O> {
         !matches!(self.state, State::Thawed)
     }
 
-    /// The story of the run at work, or of the last one.
-    pub fn report(&self) -> &Report {
-        &self.report
+    /// The reports of the last runs, the newest first; while frozen the run at work before them.
+    pub fn reports(&mut self) -> Vec<Report> {
+        let mut reports = self.ops.reports();
+        if let State::Frozen { since, .. } = self.state {
+            let mut at_work = self.report.clone();
+            at_work.stages.held = self.seconds_since(since);
+            at_work.judge();
+            reports.insert(0, at_work);
+        }
+        reports
     }
 
     /// Freezes everything, or the mountpoints of `only`; answers how many filesystems this call
@@ -125,14 +132,23 @@ impl<O: Ops> Engine<O> {
             return Err(FreezeError("filesystems are already frozen".into()));
         }
         self.report = Report::begin(self.ops.wall_clock());
+        self.report.requested = only.map(|names| {
+            let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
+            names.iter().map(text).collect()
+        });
         // A thaw that never came for an earlier freeze cannot be meant by one that comes now.
         self.ops.take_expired();
         let result = self.prepare(only).and_then(|held| self.freeze_held(held));
         if self.is_frozen() {
+            self.report.judge();
             let limit_ms = self.hold_limit.map(|limit| limit.as_millis() as u64);
-            self.ops.tell_guardian(Order::Frozen { limit_ms });
+            let report = Box::new(self.report.clone());
+            self.ops.tell_guardian(Order::Frozen { limit_ms, report });
         } else {
-            self.finish();
+            self.finish(match result {
+                Ok(_) => End::Nothing,
+                Err(_) => End::Failure,
+            });
         }
         result
     }
@@ -148,23 +164,27 @@ impl<O: Ops> Engine<O> {
     pub fn thaw(&mut self) -> Result<u64, FreezeError> {
         if self.is_frozen() {
             match self.ops.claim() {
-                Claim::Ours => {}
+                Claim::Ours(predecessors) => {
+                    if let Some(report) = predecessors {
+                        self.report = *report;
+                    }
+                }
                 Claim::Ended(expiry) => self.settle(&expiry),
             }
         }
-        let reason = match self.state {
+        let (reason, end) = match self.state {
             State::Thawed => {
                 return match self.ops.take_expired() {
                     Some(expiry) => Err(FreezeError(expiry.to_string())),
                     None => self.thaw_strangers(),
                 };
             }
-            State::Frozen { .. } => ThawReason::Ok,
-            State::Inherited => ThawReason::Recovered,
+            State::Frozen { .. } => (ThawReason::Ok, End::Thaw),
+            State::Inherited => (ThawReason::Recovered, End::Recovery),
         };
         let result = self.undo(reason);
         if !self.is_frozen() {
-            self.finish();
+            self.finish(end);
         }
         result
     }
@@ -183,10 +203,10 @@ impl<O: Ops> Engine<O> {
         }
         match self.ops.claim() {
             Claim::Ended(expiry) => self.settle(&expiry),
-            Claim::Ours => {
+            Claim::Ours(_) => {
                 self.undo(ThawReason::TimedOut).err();
                 if !self.is_frozen() {
-                    self.finish();
+                    self.finish(End::Expiry);
                 }
             }
         }
@@ -196,20 +216,17 @@ impl<O: Ops> Engine<O> {
     fn settle(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
         self.report.stages.held += expiry.held;
-        for record in 0..self.report.filesystems.len() {
-            if self.report.filesystems[record].outcome == Outcome::Frozen {
-                self.report.set(record, Outcome::Thawed);
-            }
-        }
         self.ops.dismiss_guardian();
         self.ops.speak();
         self.warn(expiry.to_string());
-        self.finish();
+        self.finish(End::Expiry);
     }
 
     /// The end of a run, whatever came of it.
-    fn finish(&mut self) {
+    fn finish(&mut self, end: End) {
         self.ops.dismiss_guardian();
+        self.report.end(end);
+        tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
         if let Err(text) = self.ops.keep(&self.report) {
             tracing::warn!("{text}");
         }

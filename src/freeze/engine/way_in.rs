@@ -103,7 +103,7 @@ impl<O: Ops> Engine<O> {
             Phase::Thaw => self.report.stages.thaw_hooks = seconds,
         }
         let Some(master) = called else { return Ok(()) };
-        self.report.hooks.extend(master.hooks);
+        self.report.hooks(phase, &master);
         match master.failure {
             None => Ok(()),
             Some(text) => Err(self.fail(text)),

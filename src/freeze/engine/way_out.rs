@@ -20,16 +20,7 @@ impl<O: Ops> Engine<O> {
                 self.report.stages.held += self.seconds_since(since);
                 self.thaw_each(held, Outcome::ThawedByOthers)
             }
-            State::Inherited => {
-                self.report = Report::begin(self.ops.wall_clock());
-                match self.thaw_everything() {
-                    Ok(thawed) => thawed,
-                    Err(error) => {
-                        self.state = State::Inherited;
-                        return Err(error);
-                    }
-                }
-            }
+            State::Inherited => self.thaw_for_predecessor()?,
         };
         if !stuck.is_empty() {
             let texts: Vec<&str> = stuck.iter().map(|(_, text)| text.as_str()).collect();
@@ -51,6 +42,30 @@ impl<O: Ops> Engine<O> {
         self.ops.dismiss_guardian();
         hooks?;
         Ok(count)
+    }
+
+    /// What an earlier agent froze: asks every filesystem, and completes that agent's report if its
+    /// guardian had it.
+    fn thaw_for_predecessor(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
+        let now = self.ops.wall_clock();
+        let known = std::mem::replace(&mut self.report, Report::begin(now));
+        let thawed = match self.thaw_everything() {
+            Ok(thawed) => thawed,
+            Err(error) => {
+                self.state = State::Inherited;
+                return Err(error);
+            }
+        };
+        if !known.id.is_empty() && known.end.is_none() {
+            let walked = std::mem::replace(&mut self.report, known);
+            self.report.stages.thaw = walked.stages.thaw;
+            let prepared = &self.report.stages;
+            let prepared =
+                prepared.flush + prepared.freeze_hooks + prepared.flush_again + prepared.freeze;
+            self.report.stages.held = walked.started - self.report.started - prepared;
+            self.report.errors.extend(walked.errors);
+        }
+        Ok(thawed)
     }
 
     pub(super) fn remember_expiry(&mut self, count: u64) {

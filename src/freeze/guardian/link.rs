@@ -128,11 +128,12 @@ impl Link {
         self.tell(&Order::Claim).ok();
         match self.read() {
             Ok(Word::Ended(expiry)) => Claim::Ended(expiry),
-            Ok(Word::Yours | Word::Ready) => Claim::Ours,
+            Ok(Word::Yours(report)) => Claim::Ours(report),
+            Ok(Word::Ready) => Claim::Ours(None),
             Err(error) => {
                 tracing::warn!("the guardian does not answer: {error}");
                 self.end();
-                Claim::Ours
+                Claim::Ours(None)
             }
         }
     }

@@ -15,7 +15,7 @@ pub enum Cause {
 }
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The agent spoke.
     Order(Order),

@@ -17,6 +17,7 @@ pub mod link;
 pub mod machine;
 pub mod process;
 
+use super::report::Report;
 use crate::state::Expiry;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ pub struct Entrusted {
 }
 
 /// What the agent tells the guardian; one JSON object a line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
     /// The first line: what to stand by for.
@@ -62,6 +63,8 @@ pub enum Order {
     Frozen {
         /// The hold limit.
         limit_ms: Option<u64>,
+        /// The run so far, for whoever ends it.
+        report: Box<Report>,
     },
     /// May the agent thaw?
     Claim,
@@ -77,8 +80,8 @@ pub enum Order {
 pub enum Word {
     /// It stands by.
     Ready,
-    /// The thaw is the agent's.
-    Yours,
+    /// The thaw is the agent's. A successor gets the run so far.
+    Yours(Option<Box<Report>>),
     /// It has ended the freeze itself.
     Ended(Expiry),
 }
@@ -86,8 +89,8 @@ pub enum Word {
 /// Who thaws.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Claim {
-    /// The agent.
-    Ours,
+    /// The agent; with the run so far if it was a predecessor's.
+    Ours(Option<Box<Report>>),
     /// Nobody any more: the freeze was ended.
     Ended(Expiry),
 }

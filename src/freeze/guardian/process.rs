@@ -2,7 +2,9 @@
 
 use super::machine::{Action, Cause, Event, Machine};
 use super::{CLAIM_LIMIT, COURTESY, Entrusted, Order, Word, door};
+use crate::freeze::history;
 use crate::freeze::limited::limited;
+use crate::freeze::report::{End, Report};
 use crate::hooks::{Phase, ThawReason, master};
 use crate::state::{Expiry, StateDir};
 use crate::sys::syslog::{Severity, Syslog};
@@ -44,6 +46,9 @@ struct Guardian<'a> {
     filesystems: Vec<(String, Arc<File>)>,
     hook: Option<PathBuf>,
     state: StateDir,
+    report: Option<Box<Report>>,
+    /// It is not the agent that started us who is at the other end.
+    succeeded: bool,
     frozen_at: Option<Instant>,
     limit: Option<Instant>,
     claim_limit: Option<Instant>,
@@ -83,6 +88,8 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
             .collect::<io::Result<_>>()?,
         hook,
         state: StateDir::new(statedir),
+        report: None,
+        succeeded: false,
         frozen_at: None,
         limit: None,
         claim_limit: None,
@@ -122,7 +129,8 @@ impl Guardian<'_> {
         loop {
             let event = self.next_event(listener, signals)?;
             match &event {
-                Event::Order(Order::Frozen { limit_ms }) => {
+                Event::Order(Order::Frozen { limit_ms, report }) => {
+                    self.report = Some(report.clone());
                     let now = Instant::now();
                     self.frozen_at = Some(now);
                     self.limit =
@@ -136,7 +144,8 @@ impl Guardian<'_> {
                 match action {
                     Action::Yield => {
                         self.claim_limit = Some(Instant::now() + CLAIM_LIMIT);
-                        self.say(&Word::Yours);
+                        let report = self.report.clone().filter(|_| self.succeeded);
+                        self.say(&Word::Yours(report));
                     }
                     Action::Undo { cause, hooks, tell } => self.undo(cause, hooks, tell),
                     Action::Leave => return Ok(()),
@@ -189,6 +198,7 @@ impl Guardian<'_> {
                 && let Ok((successor, _)) = listener.accept()
             {
                 self.agent = Some(BufReader::new(successor));
+                self.succeeded = true;
             }
         }
     }
@@ -248,6 +258,7 @@ impl Guardian<'_> {
             failures.push(error.text);
         }
         self.log(Severity::Warning, &format!("warning: {expiry}"));
+        let mut report = self.report.take();
         if hooks && let Some(hook) = &self.hook {
             let limits = master::Limits {
                 deadline: Some(HOOKS_LIMIT),
@@ -257,9 +268,19 @@ impl Guardian<'_> {
                 }),
                 ..master::Limits::default()
             };
-            if let Some(text) = master::call_within(hook, Phase::Thaw, limits).failure {
-                failures.push(text);
+            let master = master::call_within(hook, Phase::Thaw, limits);
+            if let Some(report) = &mut report {
+                report.stages.thaw_hooks = master.elapsed.as_secs_f64();
+                report.hooks(Phase::Thaw, &master);
             }
+            failures.extend(master.failure);
+        }
+        if let Some(mut report) = report {
+            report.stages.held = held;
+            report.errors.push(expiry.to_string());
+            report.errors.extend(failures.iter().cloned());
+            report.end(End::Expiry);
+            failures.extend(history::keep(&self.state, &report).err());
         }
         for failure in &failures {
             self.log(Severity::Error, &format!("critical: {failure}"));

@@ -230,6 +230,7 @@ impl Ops for Simulator {
             failure,
             hooks: Vec::new(),
             elapsed: Duration::ZERO,
+            is_ours: false,
         })
     }
 
@@ -247,7 +248,11 @@ impl Ops for Simulator {
         if self.0.borrow().guardian.is_none() {
             return;
         }
-        let told = self.step(format!("tell {order:?}"), |world| {
+        let name = match &order {
+            Order::Frozen { limit_ms, .. } => format!("tell Frozen {limit_ms:?}"),
+            other => format!("tell {other:?}"),
+        };
+        let told = self.step(name, |world| {
             world.guardian_sees(Event::Order(order));
         });
         if told.is_err() {
@@ -260,7 +265,7 @@ impl Ops for Simulator {
             return Claim::Ended(expiry);
         }
         self.tell_guardian(Order::Claim);
-        Claim::Ours
+        Claim::Ours(None)
     }
 
     fn hear_guardian(&mut self) -> Option<Expiry> {
@@ -315,6 +320,10 @@ impl Ops for Simulator {
 
     fn wall_clock(&mut self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.0.borrow().clock
+    }
+
+    fn reports(&mut self) -> Vec<Report> {
+        self.0.borrow().kept.iter().rev().cloned().collect()
     }
 
     fn keep(&mut self, report: &Report) -> Result<(), String> {

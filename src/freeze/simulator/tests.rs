@@ -49,7 +49,7 @@ fn the_whole_transaction_in_order() {
         "freeze /data/inner",
         "freeze /data",
         "freeze /",
-        "tell Frozen { limit_ms: Some(900000) }",
+        "tell Frozen Some(900000)",
         "tell Claim",
         "thaw /",
         "thaw /data",
@@ -352,7 +352,10 @@ fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
     let mut claimed = Machine::default();
     for order in [
         Order::HooksCalled,
-        Order::Frozen { limit_ms: None },
+        Order::Frozen {
+            limit_ms: None,
+            report: Box::default(),
+        },
         Order::Claim,
     ] {
         claimed.on(Event::Order(order));

@@ -2,7 +2,9 @@
 //! and nothing frozen, whatever went wrong before.
 
 use super::sandbox;
+use crate::freeze::history;
 use crate::freeze::report::Report;
+use crate::state::StateDir;
 use crate::sys::fsfreeze;
 use crate::sys::loopdev::LoopDevice;
 use anyhow::{Context, bail};
@@ -144,8 +146,14 @@ impl Agent {
 
     /// The report that the agent kept of its last freeze.
     pub fn report() -> anyhow::Result<Report> {
-        let text = fs::read("/run/qga.report.json").context("the agent kept no report")?;
-        serde_json::from_slice(&text).context("the agent's report cannot be read")
+        let (reports, wrong) = history::read(&StateDir::new("/run"));
+        if let Some(text) = wrong {
+            bail!(text);
+        }
+        reports
+            .into_iter()
+            .next()
+            .context("the agent kept no report")
     }
 
     /// Ends it as a service manager does; it must leave with status 0.

@@ -77,8 +77,9 @@ impl Place {
 
     /// The report of the last freeze.
     pub fn report(&self) -> serde_json::Value {
-        let text = fs::read(self.path("state/qga.report.json")).expect("a report");
-        serde_json::from_slice(&text).expect("JSON")
+        let text = fs::read(self.path("state/qga.reports.json")).expect("a report");
+        let mut reports: Vec<serde_json::Value> = serde_json::from_slice(&text).expect("JSON");
+        reports.swap_remove(0)
     }
 
     /// An executable shell script.

@@ -1,9 +1,10 @@
 """A private corner of this machine for QEMU and libvirt.
 
-`enter` starts the program again as the first process of new mount, process and network namespaces: /run, libvirt's folders
-and the user database are its own, the user's libvirt is out of sight, and when it ends, however it ends, the kernel
-kills every QEMU and libvirtd it had started.
+`enter` moves the program into new mount, process and network namespaces: /run, libvirt's folders and the user database are
+its own, the user's libvirt is out of sight, and when it ends, however it ends, the kernel kills every QEMU and libvirtd that
+it had started.
 """
+import ctypes
 import fcntl
 import os
 import pathlib
@@ -11,7 +12,9 @@ import signal
 import subprocess
 import sys
 
-MARK = "QGA_VM_SANDBOX"
+# linux/sched.h, linux/prctl.h; os.unshare came with Python 3.12 only
+CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
+PR_SET_PDEATHSIG = 1
 LIBVIRT_USERS = ("libvirt-qemu:x:64055:64055:::/usr/sbin/nologin",)
 LIBVIRT_GROUPS = ("kvm:x:64053:", "libvirt:x:64054:", "libvirt-qemu:x:64055:")
 
@@ -28,42 +31,40 @@ def only_one(lock):
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def inside():
-    """Whether this process was started by `enter`."""
-    return os.environ.get(MARK) == "1"
-
-
 def enter(private):
-    """Returns inside the sandbox, in a child of its first process. `private` is an empty directory for its files."""
-    if not inside():
-        os.environ[MARK] = "1"
-        os.execvp("unshare", ["unshare", "--mount", "--propagation", "private", "--net", "--pid", "--fork", "--kill-child",
-                              "--mount-proc", "/usr/bin/python3", "-B", *sys.argv])
-    _become_init()
+    """Returns inside the sandbox, in a grandchild. `private` is a directory for its files."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    sys.stdout.flush()
+    if libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET) != 0:
+        sys.exit(f"no namespaces of its own: {os.strerror(ctypes.get_errno())} (root of the machine is needed, not of a container)")
+    first = os.fork()
+    if first:
+        _stand_for(first)
+    # Process 1 of the namespace dies with its parent, and all others with process 1.
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+    worker = os.fork()
+    if worker:
+        _stand_for(worker)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     _mount(private)
 
 
-def _become_init():
-    """Stays as process 1 to reap what others leave behind (libvirt waits for a QEMU to vanish); goes on in a child."""
-    child = os.fork()
-    if child == 0:
-        return
+def _stand_for(child):
+    """Waits for `child` and ends as it does; hands signals on, and reaps what others leave behind (libvirt waits for that)."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda n, _: os.kill(child, n))
+        signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
     while True:
-        try:
-            pid, status = os.wait()
-        except ChildProcessError:
-            os._exit(1)
+        pid, status = os.wait()
         if pid == child:
-            os._exit(os.waitstatus_to_exitcode(status) & 0xFF)
+            code = os.waitstatus_to_exitcode(status)
+            os._exit(code if code >= 0 else 128 - code)
 
 
 def _mount(private):
-    # A shell's Ctrl-C reaches this process through its parent or the terminal; SIGTERM should clean up just the same.
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     private = pathlib.Path(private)
     private.mkdir(parents=True, exist_ok=True)
+    subprocess.run(["mount", "--make-rprivate", "/"], check=True)
+    subprocess.run(["mount", "-t", "proc", "proc", "/proc"], check=True)
     for folder in ("/run", "/etc/libvirt", "/var/lib/libvirt", "/var/cache/libvirt", "/var/log/libvirt"):
         os.makedirs(folder, exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", folder], check=True)

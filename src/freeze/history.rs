@@ -1,0 +1,103 @@
+//! The reports of the last runs, in the state directory.
+
+use super::report::Report;
+use crate::state::StateDir;
+use crate::sys::strerror;
+use std::fs;
+use std::io;
+
+/// How many runs are kept.
+pub const KEPT: usize = 20;
+
+/// The reports of the last runs, the newest first; and what is wrong with the file, in one line. A
+/// file that is missing holds none.
+pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
+    let path = state.reports();
+    let wrong = |why: String| {
+        let text = format!(
+            "the reports in {} cannot be read: {why}; they start anew",
+            path.display()
+        );
+        (Vec::new(), Some(text))
+    };
+    match fs::read(&path) {
+        Ok(text) => match serde_json::from_slice(&text) {
+            Ok(reports) => (reports, None),
+            Err(error) => wrong(error.to_string()),
+        },
+        Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
+        Err(error) => wrong(strerror(&error)),
+    }
+}
+
+/// Keeps a run, or what more is known of one that is kept already.
+///
+/// # Errors
+/// One line: it cannot be written. Nothing else depends on it.
+pub fn keep(state: &StateDir, report: &Report) -> Result<(), String> {
+    let (mut reports, wrong) = read(state);
+    if let Some(text) = wrong {
+        tracing::warn!("{text}");
+    }
+    reports.retain(|kept| kept.id != report.id);
+    reports.insert(0, report.clone());
+    reports.truncate(KEPT);
+    serde_json::to_vec(&reports)
+        .map_err(io::Error::from)
+        .and_then(|json| state.write_reports(&json))
+        .map_err(|error| {
+            format!(
+                "the report is not kept in {}: {}",
+                state.reports().display(),
+                strerror(&error)
+            )
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_runs_are_kept_the_newest_first() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        for number in 0..KEPT + 5 {
+            let id = number.to_string();
+            keep(
+                &state,
+                &Report {
+                    id,
+                    ..Report::default()
+                },
+            )
+            .unwrap();
+        }
+        let again = Report {
+            id: "24".into(),
+            started: 7.0,
+            ..Report::default()
+        };
+        keep(&state, &again).unwrap();
+        let (reports, wrong) = read(&state);
+        assert_eq!((reports.len(), wrong), (KEPT, None));
+        assert_eq!((reports[0].started, reports[19].id.as_str()), (7.0, "5"));
+    }
+
+    #[test]
+    fn a_torn_file_is_told_and_replaced() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        fs::write(state.reports(), "[{\"id\":").unwrap();
+        let (reports, wrong) = read(&state);
+        assert!(reports.is_empty() && wrong.unwrap().contains("start anew"));
+        keep(&state, &Report::default()).unwrap();
+        assert_eq!(read(&state).0.len(), 1);
+        let gone = StateDir::new(dir.path().join("none"));
+        assert!(
+            keep(&gone, &Report::default())
+                .unwrap_err()
+                .contains("No such file")
+        );
+    }
+}

@@ -67,7 +67,7 @@ class Case:
 
     def masks(self):
         """Pairs of pattern and replacement."""
-        return [tuple(part.strip() for part in mask.split(" => ", 1)) for mask in self.headers["mask"]]
+        return [tuple(re.split(" => ?", mask, maxsplit=1)) for mask in self.headers["mask"]]
 
 
 def _version(text):

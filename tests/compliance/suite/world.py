@@ -39,6 +39,7 @@ echo >>/run/calls
 """
 HARDWARE = ("/sys/devices/system/cpu", "/sys/devices/system/memory", "/sys/power")
 ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C"}
+TOOLS = "/usr/local/lib/compliance"
 DEADLINE = 30
 
 
@@ -47,6 +48,10 @@ def prepare(binary, libraries):
     refuse_real_filesystems()
     os.makedirs("/usr/local/sbin", exist_ok=True)
     shutil.copy(binary, AGENT)
+    # The cases' own tools: the checkout may lie where the cases see an empty directory.
+    os.makedirs(TOOLS, exist_ok=True)
+    for tool in (cases.HERE / "hooks").iterdir():
+        shutil.copy(tool, TOOLS)
     if libraries:
         os.makedirs("/usr/local/lib", exist_ok=True)
         for library in libraries:
@@ -261,7 +266,7 @@ class _Run:
         return bytes(reply)
 
     def shell(self, command):
-        path = f"{cases.HERE / 'hooks'}:{ENVIRONMENT['PATH']}"
+        path = f"{TOOLS}:{ENVIRONMENT['PATH']}"
         done = subprocess.run(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
                               stderr=subprocess.STDOUT, text=True, cwd="/", errors="backslashreplace",
                               env=dict(ENVIRONMENT, PATH=path, PYTHONDONTWRITEBYTECODE="1", AGENT=str(self.agent.pid if self.agent else 0)))

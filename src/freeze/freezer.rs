@@ -104,6 +104,14 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         self.run(Engine::thaw).await
     }
 
+    /// [`Engine::end_early`] on a thread of its own.
+    ///
+    /// # Errors
+    /// The engine's, or that no thread could be started.
+    pub async fn end_early(&self, why: &'static str) -> Result<(), FreezeError> {
+        self.run(move |engine| engine.end_early(why)).await
+    }
+
     /// [`Engine::reports`] on a thread of its own.
     ///
     /// # Errors

@@ -13,7 +13,8 @@ use crate::probe::System;
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{self, Mount};
 use crate::state::{Expiry, StateDir};
-use crate::sys::{fsfreeze, memory, strerror};
+use crate::sys::process::Announcement;
+use crate::sys::{self, fsfreeze, memory, strerror};
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::{Mode, makedev};
@@ -109,6 +110,21 @@ fn commit_journal(root: &File) -> io::Result<()> {
     Ok(fsync(file)?)
 }
 
+impl RealOps {
+    /// The master that thaws tells the guardian that it has begun. It leaves the service's control
+    /// group, for a service manager that stops or restarts the service, or cleans up after an agent
+    /// that died, would end it before every hook has thawed.
+    fn thaw_announcements(&self) -> Vec<Announcement> {
+        let mut announcements = sys::guardian::ways_out_of_service().unwrap_or_else(|error| {
+            tracing::debug!("thaw hooks stay in the service's control group: {error}");
+            Vec::new()
+        });
+        let announce = |guardian: &Link| guardian.announcement(&Order::HooksThawed).ok();
+        announcements.extend(self.guardian.as_ref().and_then(announce));
+        announcements
+    }
+}
+
 impl Ops for RealOps {
     type Handle = Arc<File>;
 
@@ -181,12 +197,11 @@ impl Ops for RealOps {
     ) -> Option<master::MasterReport> {
         let hook = self.hook.as_deref()?;
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
-        let announce = |guardian: &Link| guardian.announcement(&Order::HooksThawed).ok();
         let limits = master::Limits {
             reason,
-            announcement: match phase {
-                Phase::Freeze => None,
-                Phase::Thaw => self.guardian.as_ref().and_then(announce),
+            announcements: match phase {
+                Phase::Freeze => Vec::new(),
+                Phase::Thaw => self.thaw_announcements(),
             },
             ..master::Limits::default()
         };

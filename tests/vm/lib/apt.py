@@ -89,6 +89,11 @@ def private_config(directory, lines):
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
 
+def known(package):
+    """Whether the machine's apt knows of `package`."""
+    return bool(run(["apt-cache", "search", "--names-only", f"^{package}$"], f"looking for {package}").strip())
+
+
 def newest(options, package):
     """The highest version of `package` that the sources in `options` offer."""
     text = run(["apt-cache", *options, "madison", package], f"looking for {package}")

@@ -22,14 +22,6 @@ class Disks:
         image.put(self.root, files)
 
 
-def scratch_disk(work):
-    """QEMU's words for a third, empty disk, /dev/vdc, for layers of device mapper and loop devices."""
-    disk = work / "scratch.img"
-    with open(disk, "wb") as file:
-        file.truncate(1 << 30)
-    return ["-drive", f"file={disk},format=raw,if=virtio"]
-
-
 class Guest:
     """What both kinds of guest have: the two sockets, and helpers that look inside through the out-of-band channel."""
 
@@ -141,3 +133,13 @@ class RawGuest(Guest):
             self.process.kill()
         self.process.wait()
         self.log.close()
+
+
+class HarmGuest(RawGuest):
+    """A guest with a third, empty disk, /dev/vdc, for layers of device mapper and loop devices."""
+
+    def __init__(self, disks, work):
+        scratch = work / "scratch.img"
+        with open(scratch, "wb") as file:
+            file.truncate(1 << 30)
+        super().__init__(disks, work, extra=["-drive", f"file={scratch},format=raw,if=virtio"])

@@ -13,9 +13,13 @@ import time
 from . import apt, paths
 
 KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
-# lvm2 brings dmsetup; what follows it is what the original agent links to; python3 is for the out-of-band server and the writers.
+# The second line is what the original agent links to; python3 is for the out-of-band server and the writers. The third is what
+# the acceptance checks compare the agent with.
 PACKAGES = """systemd-sysv udev dbus kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
-    lvm2 libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server""".split()
+    libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server
+    lvm2 btrfs-progs openssh-server""".split()
+# hwclock has a package of its own in newer releases.
+WHERE_KNOWN = ["util-linux-extra"]
 ROOT_SIZE = "2560M"
 DATA_SIZE = "1G"
 MODULES = "virtio_pci virtio_blk virtio_console ext4 xfs crc32c_generic".split()
@@ -28,7 +32,7 @@ def say(text):
 def ensure():
     """Builds the image if its key is new; returns the directory with root.img, data.img, vmlinuz and initrd."""
     release = apt.os_release()
-    packages = [KERNELS.get(release.get("ID"), KERNELS["debian"]), *PACKAGES]
+    packages = [KERNELS.get(release.get("ID"), KERNELS["debian"]), *PACKAGES, *filter(apt.known, WHERE_KNOWN)]
     sources = apt.sources()
     digest = hashlib.sha256("\n".join([release["VERSION_CODENAME"], *packages, *sources]).encode())
     for file in [pathlib.Path(__file__), *sorted(paths.GUEST_FILES.iterdir())]:
@@ -101,7 +105,7 @@ def _settle(tree):
     (units / "multi-user.target.wants/mariadb.service").unlink(missing_ok=True)
     for noisy in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
                   "fstrim.timer", "systemd-timesyncd.service", "getty@tty1.service", "serial-getty@ttyS0.service",
-                  "xfs_scrub_all.timer", "man-db.timer", "systemd-networkd-wait-online.service", "motd-news.timer"):
+                  "xfs_scrub_all.timer", "ssh.service", "ssh.socket", "man-db.timer", "systemd-networkd-wait-online.service", "motd-news.timer"):
         link = units / noisy
         if not link.is_symlink():
             link.symlink_to("/dev/null")

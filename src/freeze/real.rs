@@ -18,7 +18,7 @@ use crate::sys::{self, fsfreeze, memory, strerror};
 use nix::fcntl::{OFlag, openat};
 use nix::libc;
 use nix::sys::stat::{Mode, makedev};
-use nix::unistd::fsync;
+use nix::unistd::{fsync, pipe2};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -51,6 +51,8 @@ pub struct RealOps {
     step_limit: Option<Duration>,
     mounts: Vec<Mount>,
     guardian: Option<Link>,
+    /// For the next hook master: the guardian sees it closed when that has ended.
+    alive: Option<OwnedFd>,
     epoch: Instant,
 }
 
@@ -70,6 +72,7 @@ impl RealOps {
             step_limit,
             mounts: Vec::new(),
             guardian: None,
+            alive: None,
             epoch: Instant::now(),
         }
     }
@@ -195,17 +198,18 @@ impl Ops for RealOps {
         phase: Phase,
         reason: Option<ThawReason>,
     ) -> Option<master::MasterReport> {
-        let hook = self.hook.as_deref()?;
+        let hook = self.hook.clone()?;
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
         let limits = master::Limits {
             reason,
+            alive: self.alive.take(),
             announcements: match phase {
                 Phase::Freeze => Vec::new(),
                 Phase::Thaw => self.thaw_announcements(),
             },
             ..master::Limits::default()
         };
-        Some(master::call_within(hook, phase, limits))
+        Some(master::call_within(&hook, phase, limits))
     }
 
     fn stand_guard(&mut self, held: &[(&Arc<File>, &str)]) -> Result<(), String> {
@@ -213,10 +217,14 @@ impl Ops for RealOps {
             .iter()
             .map(|&(root, name)| (root.as_fd(), name.to_owned()))
             .collect();
+        // Without a pipe the guardian cannot wait for a freeze hook that is still at work.
+        let (freezing, alive) = pipe2(OFlag::O_CLOEXEC).ok().unzip();
+        self.alive = alive;
         let link = Link::start(
             &filesystems,
             self.hook.clone(),
             self.state.path().to_owned(),
+            freezing.as_ref().map(AsFd::as_fd),
         )
         .map_err(|e| {
             format!(

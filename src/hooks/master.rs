@@ -12,7 +12,9 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::{BINARY_ENV, HookRecord, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, ThawReason};
+use super::{
+    ALIVE_ENV, BINARY_ENV, HookRecord, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, ThawReason,
+};
 use crate::child::{Announcement, Child};
 
 /// Most bytes of records that are read.
@@ -31,6 +33,8 @@ pub struct Limits {
     pub cancel: Option<OwnedFd>,
     /// Why hooks are told to thaw.
     pub reason: Option<ThawReason>,
+    /// Stays open in the master, and not in its hooks if it is ours.
+    pub alive: Option<OwnedFd>,
     /// What the master says as it starts.
     pub announcements: Vec<Announcement>,
 }
@@ -72,6 +76,9 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
     };
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
+    }
+    if let Some(alive) = limits.alive {
+        child = child.pass_fd(alive, ALIVE_ENV);
     }
     let records = records_file();
     if let Some(passed) = records.as_ref().and_then(|ours| ours.try_clone().ok()) {

@@ -22,6 +22,9 @@ pub use cli::cli;
 /// The variable in which a master finds the number of the descriptor that takes its records, one
 /// JSON object a line ([`HookRecord`]).
 pub const RECORDS_ENV: &str = "QGA_HOOK_RECORDS_FD";
+/// The variable in which a master finds the number of a descriptor that only has to stay open while
+/// it works.
+pub const ALIVE_ENV: &str = "QGA_HOOK_ALIVE_FD";
 /// The first line of our own master's records.
 pub const RECORDS_HEAD: &str = "{\"master\":\"qemu-ga\"}\n";
 /// The variable in which the master script finds the agent's own binary.

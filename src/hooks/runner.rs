@@ -21,7 +21,7 @@ use nix::unistd::{AccessFlags, eaccess};
 
 use super::log::HookLog;
 use super::trust::{self, Refusal, quoted};
-use super::{HookRecord, HookStatus, Phase, RECORDS_ENV};
+use super::{ALIVE_ENV, HookRecord, HookStatus, Phase, RECORDS_ENV};
 use crate::child::{Child, Family, Outcome, Status};
 use crate::sys::strerror;
 
@@ -250,6 +250,7 @@ fn run_one(
     let mut child = Child::new(path)
         .arg(phase.as_str())
         .env_remove(RECORDS_ENV)
+        .env_remove(ALIVE_ENV)
         .family(Family::Group)
         .deadline(deadline)
         .grace(GRACE)

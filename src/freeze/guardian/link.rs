@@ -33,7 +33,8 @@ pub struct Link {
 }
 
 impl Link {
-    /// Starts a guardian for `filesystems` and waits until it stands by.
+    /// Starts a guardian for `filesystems` and waits until it stands by. `freezing` hangs up when the
+    /// hook master that is told to freeze has ended.
     ///
     /// # Errors
     /// It cannot be started, or does not answer.
@@ -41,6 +42,7 @@ impl Link {
         filesystems: &[(BorrowedFd<'_>, String)],
         hook: Option<PathBuf>,
         statedir: PathBuf,
+        freezing: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new("/proc/self/exe");
@@ -49,7 +51,9 @@ impl Link {
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let keep = filesystems.iter().map(|(fd, _)| fd.as_raw_fd()).collect();
+        let freezing = freezing.map(|fd| fd.as_raw_fd());
+        let keep = filesystems.iter().map(|(fd, _)| fd.as_raw_fd());
+        let keep = keep.chain(freezing).collect();
         process::prepare(&mut command, Family::Session, keep, Vec::new());
         let child = command.spawn()?;
         // The command holds the guardian's end, which must close when the guardian dies.
@@ -67,6 +71,7 @@ impl Link {
             filesystems: filesystems.iter().map(entrust).collect(),
             hook,
             statedir,
+            freezing,
         })?;
         match link.read()? {
             Word::Ready => Ok(link),

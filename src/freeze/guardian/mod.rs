@@ -56,6 +56,10 @@ pub enum Order {
         hook: Option<PathBuf>,
         /// The agent's state directory.
         statedir: PathBuf,
+        /// Number of a descriptor, inherited, that hangs up when the hook master that was told to
+        /// freeze has ended.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        freezing: Option<i32>,
     },
     /// The hook master is about to be told to freeze.
     HooksCalled,

@@ -27,6 +27,9 @@ const THAW_LIMIT: Option<Duration> = Some(Duration::from_secs(10));
 /// How long the hook master may take when nobody waits for its answer.
 const HOOKS_LIMIT: Duration = Duration::from_secs(300);
 
+/// How long freeze hooks may go on after the agent died; a service manager ends them by then.
+const FREEZE_HOOKS_LIMIT: Duration = Duration::from_secs(60);
+
 /// Stands guard; returns the exit status.
 pub fn cli() -> u8 {
     let mut syslog = Syslog::connect("qemu-ga");
@@ -45,6 +48,8 @@ struct Guardian<'a> {
     agent: Option<BufReader<UnixStream>>,
     filesystems: Vec<(String, Arc<File>)>,
     hook: Option<PathBuf>,
+    /// Hangs up when the hook master that was told to freeze has ended.
+    freezing: Option<File>,
     state: StateDir,
     report: Option<Box<Report>>,
     /// It is not the agent that started us who is at the other end.
@@ -63,6 +68,7 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
         filesystems,
         hook,
         statedir,
+        freezing,
     }) = read_order(&mut agent)?
     else {
         bail!("the agent said nothing of filesystems");
@@ -87,6 +93,7 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
             .map(held)
             .collect::<io::Result<_>>()?,
         hook,
+        freezing: freezing.and_then(|number| sys::inherited_file(number).ok()),
         state: StateDir::new(statedir),
         report: None,
         succeeded: false,
@@ -260,6 +267,7 @@ impl Guardian<'_> {
         self.log(Severity::Warning, &format!("warning: {expiry}"));
         let mut report = self.report.take();
         if hooks && let Some(hook) = &self.hook {
+            self.let_freeze_hooks_end();
             let limits = master::Limits {
                 deadline: Some(HOOKS_LIMIT),
                 reason: Some(match cause {
@@ -286,6 +294,23 @@ impl Guardian<'_> {
             self.log(Severity::Error, &format!("critical: {failure}"));
         }
         self.say(&Word::Ended(expiry));
+    }
+
+    /// A hook that is told to thaw while it still freezes would leave its application asleep. After a
+    /// whole freeze this has been waited for; then a daemon that a hook left behind may hold the line.
+    fn let_freeze_hooks_end(&self) {
+        let Some(freezing) = self.freezing.as_ref().filter(|_| self.frozen_at.is_none()) else {
+            return;
+        };
+        let until = Instant::now() + FREEZE_HOOKS_LIMIT;
+        let mut fds = [PollFd::new(freezing.as_fd(), PollFlags::empty())];
+        loop {
+            let left = until.saturating_duration_since(Instant::now()).as_millis();
+            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
+            if poll(&mut fds, timeout) != Err(nix::errno::Errno::EINTR) {
+                return;
+            }
+        }
     }
 
     fn log(&mut self, severity: Severity, text: &str) {

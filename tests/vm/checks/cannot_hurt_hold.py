@@ -113,11 +113,11 @@ def hold_limit_with_the_port_unplugged(g):
     # The device goes, systemd stops the service that is bound to it, and the host's socket is closed and removed. The agent
     # hears it first and thaws at once; its hooks must come to their end although the service is being stopped around them.
     def unplug(g):
-        g.monitor(("device_del", {"id": "agent0"}))
+        g.qmp.ask("device_del", id="agent0")
         end = time.monotonic() + 20
         while True:
             try:
-                g.monitor(("chardev-remove", {"id": "qga0"}))
+                g.qmp.ask("chardev-remove", id="qga0")
                 break
             except channel.ChannelError:
                 holds(time.monotonic() < end, "the port goes within 20 s")
@@ -128,8 +128,9 @@ def hold_limit_with_the_port_unplugged(g):
         g.oob.run(f"while systemctl is-active -q {UNIT} || systemctl list-jobs | grep -q {UNIT}; do sleep 0.1; done", timeout=60)
         address = {"type": "unix", "data": {"path": str(g.agent_path)}}
         g.agent_path.unlink(missing_ok=True)
-        g.monitor(("chardev-add", {"id": "qga0", "backend": {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}}),
-                  ("device_add", {"driver": "virtserialport", "chardev": "qga0", "name": "org.qemu.guest_agent.0", "id": "agent0"}))
+        backend = {"type": "socket", "data": {"addr": address, "server": True, "wait": False}}
+        g.qmp.ask("chardev-add", id="qga0", backend=backend)
+        g.qmp.ask("device_add", driver="virtserialport", chardev="qga0", name="org.qemu.guest_agent.0", id="agent0")
     held(g, unplug, plug, reason="the host's channel is gone", least=0)
 
 
@@ -138,9 +139,9 @@ def hold_limit_across_pause_and_resume(g):
     # The guest's own time counts: it stands still while the guest does.
     def pause(g):
         time.sleep(1)
-        g.monitor(("stop", {}))
+        g.qmp.ask("stop")
         time.sleep(LIMIT + 1)
-        g.monitor(("cont", {}))
+        g.qmp.ask("cont")
     held(g, pause)
 
 

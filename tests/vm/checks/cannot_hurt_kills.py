@@ -7,7 +7,7 @@ from lib import channel, harm
 from lib.report import check, equal, holds
 from .cannot_hurt_stack import data_is_clean, root_is_clean
 
-KILLS = int(os.environ.get("QGA_VM_KILLS", "20"))
+KILLS = int(os.environ.get("QGA_VM_KILLS", "15"))
 LIMIT = 3
 FOLDERS = ("/root", "/data")
 # Notes on tmpfs in which run it was called with what, when it begins and when it has done its work.
@@ -101,3 +101,27 @@ def settled(g):
     while (found := unpaired(g))[0] and time.monotonic() < end:
         time.sleep(0.3)
     return found
+
+
+@check("harm")
+def a_freeze_hook_that_outlives_the_agent_is_thawed_after_it(g):
+    # It takes its time to end when it is told to, as a database does; told to thaw before that, its application stays asleep.
+    sleepy = """case $1 in
+freeze) trap '' TERM; touch /run/oob/busy; sleep 2; touch /run/oob/asleep ;;
+thaw) rm -f /run/oob/asleep /run/oob/busy ;;
+esac"""
+    harm.only_light_hooks(g)
+    harm.settle(g, fsfreeze_hold_limit=LIMIT)
+    g.oob.run(f"rm -f {harm.STAMPS} /run/oob/busy /run/oob/asleep")
+    with harm.hook(g, "25-sleepy", sleepy):
+        with g.agent() as agent:
+            agent.send(b'{"execute":"guest-fsfreeze-freeze"}\n')
+            g.oob.run("until [ -e /run/oob/busy ]; do sleep 0.05; done", timeout=30)
+        g.oob.run(f"kill -9 {g.agent_pid()}")
+        g.oob.run("until [ ! -e /run/oob/busy ]; do sleep 0.1; done; sleep 3", timeout=60)
+        equal(g.oob.run("ls /run/oob/asleep 2>/dev/null", check=False), "", "an application left asleep")
+    harm.no_guardian(g)
+    equal(harm.stamps(g).get(("thaw", "10-stamp")), 1, "thaws of the hook that had frozen")
+    channel.wait_for_agent(g.agent_path, 60)
+    with g.agent() as agent:
+        equal(agent.ask("guest-fsfreeze-thaw"), 0, "filesystems that had stayed frozen")

@@ -98,3 +98,14 @@ class DeviceGuest(guest.RawGuest):
     def boot_id(self):
         """Differs after each boot."""
         return self.oob.run("cat /proc/sys/kernel/random/boot_id").strip()
+
+
+class HarmGuest(guest.RawGuest):
+    """Plain QEMU with a third, empty disk, /dev/vdc, for layers of device mapper and loop devices."""
+
+    def __init__(self, disks, work):
+        qmp, scratch = work / "harm.sock", work / "scratch.img"
+        with open(scratch, "wb") as file:
+            file.truncate(1 << 30)
+        super().__init__(disks, work, extra=["-qmp", f"unix:{qmp},server=on,wait=off", "-drive", f"file={scratch},format=raw,if=virtio"])
+        self.qmp = Qmp(qmp)

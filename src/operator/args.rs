@@ -6,11 +6,11 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// What a tool takes.
 #[derive(Debug)]
-pub struct Tool {
+pub struct Tool<'a> {
     /// The word behind `qemu-ga`.
     pub name: &'static str,
     /// The help, from `Usage:` on.
-    pub usage: &'static str,
+    pub usage: &'a str,
     /// Options without a value; `--json` and `--help` are understood everywhere.
     pub flags: &'static [&'static str],
     /// Options with a value; an alias follows its name after a blank: `--config -c`.
@@ -62,7 +62,7 @@ pub fn number(what: &str, text: &OsStr) -> Result<usize, String> {
     })
 }
 
-impl Tool {
+impl Tool<'_> {
     /// Takes the command line apart.
     ///
     /// # Errors
@@ -148,7 +148,7 @@ fn find(entries: &[&'static str], name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const TOOL: Tool = Tool {
+    const TOOL: Tool<'_> = Tool {
         name: "try",
         usage: "Usage: …\n",
         flags: &["--now"],

@@ -5,7 +5,13 @@
 //! their command lines apart, [`setting`] finds the configuration that they go by, [`present`] shows.
 
 mod args;
+pub mod check;
+pub mod log;
+pub mod plan;
 mod present;
+pub mod report;
 pub mod selftest;
 mod setting;
+pub mod status;
+pub mod thaw;
 mod unit;

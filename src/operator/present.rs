@@ -121,6 +121,12 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
+/// `1 mount`, `2 mounts`.
+pub fn count(number: usize, thing: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{number} {thing}{plural}")
+}
+
 /// A moment, given in seconds since the epoch, as date(1) has it.
 pub fn moment(seconds: f64) -> String {
     let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();

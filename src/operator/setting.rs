@@ -14,11 +14,11 @@ use std::path::{Path, PathBuf};
 pub const OPTIONS: &[&str] = &["--config -c", "--statedir -t"];
 
 /// Their part of a help text.
-pub const HELP: &str = "\
+pub const HELP: &str = "  \
   -c, --config FILE    go by this configuration file
   -t, --statedir DIR   the state directory, if not that of the configuration
-Without these two the configuration is that of the running agent, or else that of
-qemu-guest-agent.service, or else of the configuration file, by the agent's rules.
+Without FILE the configuration is that of the running agent, or else that of
+qemu-guest-agent.service, or else the agent's default file.
 ";
 
 /// A configuration, and where it is from.
@@ -46,19 +46,26 @@ impl Setting {
     /// The configuration cannot be understood; the text is the agent's own.
     pub fn of(given: &Given) -> Result<Self, String> {
         let env = |name: &str| std::env::var_os(name);
-        let explicit = ["--config", "--statedir"].map(|name| given.value(name));
-        if explicit.iter().any(Option::is_some) || env("QGA_CONF").is_some() {
-            let mut args = Vec::new();
-            for (option, value) in ["--config", "--statedir"].iter().zip(explicit) {
-                args.extend(value.map(|value| [OsString::from(option), value.to_owned()]));
-            }
-            let args: Vec<OsString> = args.into_iter().flatten().collect();
+        let statedir = given.value("--statedir");
+        let told = |mut args: Vec<OsString>| {
+            args.extend(
+                statedir
+                    .map(|dir| [OsString::from("--statedir"), dir.to_owned()])
+                    .into_iter()
+                    .flatten(),
+            );
+            read(&args, &env)
+        };
+        let named = given.value("--config").map(ToOwned::to_owned);
+        if let Some(file) = named.clone().or(env("QGA_CONF")) {
+            let option = named.map(|file| vec!["--config".into(), file]);
             return Ok(Self {
-                config: read(&args, &env)?,
-                origin: "as given".into(),
+                config: told(option.unwrap_or_default())?,
+                origin: format!("of {}", Path::new(&file).display()),
             });
         }
         let mut running = agents();
+        running.retain(|agent| statedir.is_none_or(|dir| agent.uses(Path::new(dir))));
         if running.len() == 1
             && let Some(Agent {
                 pid,
@@ -69,15 +76,24 @@ impl Setting {
             return Ok(Self { config, origin });
         }
         if let Some((path, args)) = unit::command_line(Path::new("/"))
-            && let Ok(config) = read(&args, &env)
+            && let Ok(config) = told(args)
         {
-            let origin = format!("of {}; the agent does not run", path.display());
+            let origin = format!("of {}; its agent does not run", path.display());
             return Ok(Self { config, origin });
         }
         Ok(Self {
-            config: read(&[], &env)?,
-            origin: "of the configuration file; no running agent and no unit was found".into(),
+            config: told(Vec::new())?,
+            origin: "of the agent's default file; no running agent and no unit was found".into(),
         })
+    }
+}
+
+impl Agent {
+    /// Whether it has this state directory.
+    pub fn uses(&self, statedir: &Path) -> bool {
+        let theirs = self.config.as_ref().map(|config| &config.statedir);
+        let real = |dir: &Path| dir.canonicalize().ok();
+        theirs.is_some_and(|dir| real(dir).is_some() && real(dir) == real(statedir))
     }
 }
 

@@ -215,10 +215,20 @@ impl<O: Ops> Engine<O> {
     /// The guardian has ended the freeze.
     fn settle(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
-        self.report.stages.held += expiry.held;
         self.ops.dismiss_guardian();
         self.ops.speak();
-        self.warn(expiry.to_string());
+        let mut kept = self.ops.reports().into_iter();
+        match kept.find(|kept| kept.id == self.report.id) {
+            // It knows how the thaw went and what the hooks said.
+            Some(told) if told.end.is_some() => {
+                self.report = told;
+                tracing::warn!("{expiry}");
+            }
+            _ => {
+                self.report.stages.held += expiry.held;
+                self.warn(expiry.to_string());
+            }
+        }
         self.finish(End::Expiry);
     }
 

@@ -51,7 +51,7 @@ pub async fn run(
     // Nobody can ask for the thaw any more.
     let freezer = session.context().freezer.clone();
     if freezer.is_frozen() {
-        if let Err(error) = freezer.thaw().await {
+        if let Err(error) = freezer.end_early("the host's channel is gone").await {
             tracing::error!("failed to clean up frozen filesystems: {error}");
             tracing::info!(target: crate::AUDIT, "failed to clean up frozen filesystems: {error}");
         }

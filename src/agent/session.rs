@@ -103,7 +103,7 @@ async fn answer(
         let read = tokio::select! {
             biased;
             outcome = &mut at_work => break outcome,
-            read = channel.read(buffer), if lost.is_none() && inbox.len() < INBOX => read,
+            read = channel.read_ahead(buffer), if lost.is_none() && inbox.len() < INBOX => read,
         };
         match read {
             Ok(count) => sort_in(framer, inbox, channel.generation(), &buffer[..count]),

@@ -38,7 +38,7 @@ pub struct Child {
     env: Vec<(OsString, Option<OsString>)>,
     stdin: Option<Vec<u8>>,
     passed: Vec<(OwnedFd, OsString)>,
-    announcement: Option<Announcement>,
+    announcements: Vec<Announcement>,
     output: Option<File>,
     cap: usize,
     deadline: Option<Duration>,
@@ -57,7 +57,7 @@ impl Child {
             env: Vec::new(),
             stdin: None,
             passed: Vec::new(),
-            announcement: None,
+            announcements: Vec::new(),
             output: None,
             cap: DEFAULT_CAP,
             deadline: None,
@@ -107,8 +107,8 @@ impl Child {
     }
 
     /// Has the child say so when it starts.
-    pub fn announce(mut self, announcement: Option<Announcement>) -> Child {
-        self.announcement = announcement;
+    pub fn announce(mut self, announcements: Vec<Announcement>) -> Child {
+        self.announcements = announcements;
         self
     }
 

@@ -142,7 +142,12 @@ fn start(
         command.env(name, fd.as_raw_fd().to_string());
         keep.push(fd.as_raw_fd());
     }
-    prepare(&mut command, child.family, keep, child.announcement.take());
+    prepare(
+        &mut command,
+        child.family,
+        keep,
+        std::mem::take(&mut child.announcements),
+    );
     let mut tries = 0;
     loop {
         let error = match command.spawn() {

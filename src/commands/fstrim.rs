@@ -36,8 +36,9 @@ struct Report {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Trim {
     path: String,
-    trimmed: Option<u64>,
-    minimum: Option<u64>,
+    /// Bytes; an `int` of the schema, as the next.
+    trimmed: Option<i64>,
+    minimum: Option<i64>,
     error: Option<String>,
 }
 
@@ -86,8 +87,8 @@ fn outcome(path: &[u8], result: Result<Trimmed, Failure>) -> Trim {
         Ok(Trimmed { bytes, minimum }) => {
             return Trim {
                 path,
-                trimmed: Some(bytes),
-                minimum: Some(minimum),
+                trimmed: Some(bytes as i64),
+                minimum: Some(minimum as i64),
                 error: None,
             };
         }

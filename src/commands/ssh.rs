@@ -176,16 +176,13 @@ fn get(account: &Account) -> Result<AuthorizedKeys, CommandError> {
 /// Appends those of `keys` that are not there yet; with `reset` to an empty file.
 fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandError> {
     account.with_file(|file| {
+        file.make_directory()?;
         // Read in either case: a link must not be taken for a file.
-        let (content, exists) = match file.read() {
-            Ok(content) if !reset => (content, true),
-            Ok(_) => (Vec::new(), false),
-            Err(trouble) if trouble.is_missing() => (Vec::new(), false),
-            Err(trouble) => return Err(trouble),
+        let content = match file.read() {
+            Ok(_) if reset => Vec::new(),
+            Err(trouble) if trouble.is_missing() => Vec::new(),
+            content => content?,
         };
-        if !exists {
-            file.make_directory()?;
-        }
         let mut lines = lines(&content);
         for key in keys {
             if !lines.contains(&key.as_slice()) {

@@ -88,7 +88,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     /// [`Engine::freeze`] on a thread of its own. A freeze that holds is looked after from then on.
     ///
     /// # Errors
-    /// The engine's, or that no thread could be started.
+    /// The engine's.
     pub async fn freeze(&self, only: Option<Vec<Vec<u8>>>) -> Result<u64, FreezeError> {
         self.standing.send_modify(|standing| standing.frozen = true);
         let result = self.run(move |engine| engine.freeze(only.as_deref())).await;
@@ -99,15 +99,23 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     /// [`Engine::thaw`] on a thread of its own.
     ///
     /// # Errors
-    /// The engine's, or that no thread could be started.
+    /// The engine's.
     pub async fn thaw(&self) -> Result<u64, FreezeError> {
         self.run(Engine::thaw).await
+    }
+
+    /// [`Engine::end_early`] on a thread of its own.
+    ///
+    /// # Errors
+    /// The engine's, or that no thread could be started.
+    pub async fn end_early(&self, why: &'static str) -> Result<(), FreezeError> {
+        self.run(move |engine| engine.end_early(why)).await
     }
 
     /// [`Engine::reports`] on a thread of its own.
     ///
     /// # Errors
-    /// No thread could be started.
+    /// Its thread died.
     pub async fn reports(&self) -> Result<Vec<Report>, FreezeError> {
         self.run(|engine| Ok(engine.reports())).await
     }
@@ -126,22 +134,33 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     ) -> Result<T, FreezeError> {
         let (tell, told) = oneshot::channel();
         let this = self.clone();
+        let work = move || {
+            let mut engine = this.engine.lock().unwrap_or_else(PoisonError::into_inner);
+            let result = job(&mut engine);
+            this.standing.send_replace(Standing::of(&mut engine));
+            drop(engine);
+            // The session may have ended meanwhile; the outcome stays in state and report.
+            tell.send(result).ok();
+        };
+        // Shared, so that it is still there if no thread takes it.
+        let ours = Arc::new(Mutex::new(Some(work)));
+        let theirs = ours.clone();
+        let take =
+            |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
         let started = std::thread::Builder::new()
             .name("freeze".into())
             .stack_size(STACK)
             .spawn(move || {
-                let mut engine = this.engine.lock().unwrap_or_else(PoisonError::into_inner);
-                let result = job(&mut engine);
-                this.standing.send_replace(Standing::of(&mut engine));
-                drop(engine);
-                // The session may have ended meanwhile; the outcome stays in state and report.
-                tell.send(result).ok();
+                if let Some(work) = take(&theirs) {
+                    work();
+                }
             });
-        if let Err(error) = started {
-            // No job is at work, for requests are carried out one after the other.
-            let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            self.standing.send_replace(Standing::of(&mut engine));
-            return Err(FreezeError(format!("failed to start a thread: {error}")));
+        if let Err(error) = started
+            && let Some(work) = take(&ours)
+        {
+            // A thaw must not fail for want of memory; the agent answers again after it.
+            tracing::warn!("no thread to be had, so requests wait: {error}");
+            work();
         }
         told.await
             .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))
@@ -175,7 +194,7 @@ async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
         });
         if let Err(error) = done.await {
             tracing::error!("{error}");
-            // No thread can be had now; the guardian does not need one.
+            // The guardian is still there.
             tokio::time::sleep(RETRY).await;
         }
     }

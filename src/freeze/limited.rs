@@ -15,10 +15,11 @@ enum Slot<T> {
 }
 
 /// Runs `call`; after `limit`, if there is one, it is left alone and answers TimedOut. If it succeeds all the same
-/// later, `undo` is called there and then: nobody else will know of it.
+/// later, `undo` is called there and then: nobody else will know of it. If no thread can be had it
+/// is called right here, for a thaw must not fail for want of memory.
 ///
 /// # Errors
-/// The call's, that no thread could be started, or `TimedOut`.
+/// The call's, or `TimedOut`.
 pub fn limited<T: Send + 'static>(
     limit: Option<Duration>,
     call: impl FnOnce() -> io::Result<T> + Send + 'static,
@@ -27,10 +28,15 @@ pub fn limited<T: Send + 'static>(
     let Some(limit) = limit else { return call() };
     let shared = Arc::new((Mutex::new(Slot::Empty), Condvar::new()));
     let worker = shared.clone();
-    std::thread::Builder::new()
+    // Shared, so that it is still there if no thread takes it.
+    let ours = Arc::new(Mutex::new(Some(call)));
+    let theirs = ours.clone();
+    let take = |call: &Mutex<Option<_>>| call.lock().unwrap_or_else(PoisonError::into_inner).take();
+    let started = std::thread::Builder::new()
         .name("limited".into())
         .stack_size(STACK)
         .spawn(move || {
+            let Some(call) = take(&theirs) else { return };
             let result = call();
             let mut slot = worker.0.lock().unwrap_or_else(PoisonError::into_inner);
             if matches!(*slot, Slot::Abandoned) {
@@ -42,7 +48,11 @@ pub fn limited<T: Send + 'static>(
             }
             *slot = Slot::Done(result);
             worker.1.notify_one();
-        })?;
+        });
+    if let Err(error) = started {
+        tracing::warn!("no thread to be had, so a step goes without its limit: {error}");
+        return take(&ours).map_or(Err(error), |call| call());
+    }
     let slot = shared.0.lock().unwrap_or_else(PoisonError::into_inner);
     let (mut slot, _) = shared
         .1

@@ -13,9 +13,12 @@ use crate::probe::System;
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{self, Mount};
 use crate::state::{Expiry, StateDir};
-use crate::sys::{fsfreeze, memory, strerror};
+use crate::sys::process::Announcement;
+use crate::sys::{self, fsfreeze, memory, strerror};
+use nix::fcntl::{OFlag, openat};
 use nix::libc;
-use nix::sys::stat::makedev;
+use nix::sys::stat::{Mode, makedev};
+use nix::unistd::fsync;
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -28,6 +31,9 @@ use std::time::{Duration, Instant, SystemTime};
 
 /// A thread that only waits for another needs little stack.
 const WAIT_STACK: usize = 64 * 1024;
+
+/// How long a flush waits for the journal to be committed first.
+const COMMIT_LIMIT: Duration = Duration::from_secs(1);
 
 /// The gate in front of everything that logs.
 pub trait Gate: Send {
@@ -93,6 +99,32 @@ impl RealOps {
     }
 }
 
+/// Commits a filesystem's journal, not its data, by syncing a file that has neither name nor content.
+///
+/// A journal commits by itself every few seconds. In the middle of a flush that makes writers wait for blocks that
+/// queue behind all the data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts
+/// that interval anew. It never returns while someone else has the filesystem frozen.
+fn commit_journal(root: &File) -> io::Result<()> {
+    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let file = openat(root, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    Ok(fsync(file)?)
+}
+
+impl RealOps {
+    /// The master that thaws tells the guardian that it has begun. It leaves the service's control
+    /// group, for a service manager that stops or restarts the service, or cleans up after an agent
+    /// that died, would end it before every hook has thawed.
+    fn thaw_announcements(&self) -> Vec<Announcement> {
+        let mut announcements = sys::guardian::ways_out_of_service().unwrap_or_else(|error| {
+            tracing::debug!("thaw hooks stay in the service's control group: {error}");
+            Vec::new()
+        });
+        let announce = |guardian: &Link| guardian.announcement(&Order::HooksThawed).ok();
+        announcements.extend(self.guardian.as_ref().and_then(announce));
+        announcements
+    }
+}
+
 impl Ops for RealOps {
     type Handle = Arc<File>;
 
@@ -115,7 +147,12 @@ impl Ops for RealOps {
 
     fn flush(&mut self, handles: &[&Arc<File>]) -> Vec<io::Result<()>> {
         let limit = self.step_limit;
-        let flush = |root: Arc<File>| limited(limit, move || fsfreeze::flush(root.as_ref()), drop);
+        let flush = |root: Arc<File>| {
+            let same = root.clone();
+            // Only a kindness that nothing depends on: read-only, full and other filesystems refuse it.
+            limited(Some(COMMIT_LIMIT), move || commit_journal(&same), drop).ok();
+            limited(limit, move || fsfreeze::flush(root.as_ref()), drop)
+        };
         std::thread::scope(|scope| {
             let started: Vec<_> = handles
                 .iter()
@@ -160,12 +197,11 @@ impl Ops for RealOps {
     ) -> Option<master::MasterReport> {
         let hook = self.hook.as_deref()?;
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
-        let announce = |guardian: &Link| guardian.announcement(&Order::HooksThawed).ok();
         let limits = master::Limits {
             reason,
-            announcement: match phase {
-                Phase::Freeze => None,
-                Phase::Thaw => self.guardian.as_ref().and_then(announce),
+            announcements: match phase {
+                Phase::Freeze => Vec::new(),
+                Phase::Thaw => self.thaw_announcements(),
             },
             ..master::Limits::default()
         };

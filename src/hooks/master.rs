@@ -32,7 +32,7 @@ pub struct Limits {
     /// Why hooks are told to thaw.
     pub reason: Option<ThawReason>,
     /// What the master says as it starts.
-    pub announcement: Option<Announcement>,
+    pub announcements: Vec<Announcement>,
 }
 
 /// What came of one call of the master.
@@ -59,7 +59,7 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
     let mut child = Child::new(program)
         .arg(phase.as_str())
         .deadline(limits.deadline)
-        .announce(limits.announcement);
+        .announce(limits.announcements);
     if let Some(grace) = limits.grace {
         child = child.grace(grace);
     }

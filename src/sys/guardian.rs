@@ -1,8 +1,9 @@
 //! What the guardian process needs of the system: its line and its files, inherited by number, and
 //! a place where it outlives the agent.
 
+use super::process::Announcement;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::PermissionsExt;
@@ -64,8 +65,19 @@ pub fn outlive_memory_pressure() -> io::Result<()> {
 /// # Errors
 /// Control groups are not mounted or not writable. Being in no service is none.
 pub fn leave_service_cgroup() -> io::Result<()> {
+    for way_out in ways_out_of_service()? {
+        way_out.make()?;
+    }
+    Ok(())
+}
+
+/// What a process of this service writes to move into the control group beside it.
+///
+/// # Errors
+/// Control groups are not mounted or not writable. Being in no service is none.
+pub fn ways_out_of_service() -> io::Result<Vec<Announcement>> {
     let membership = fs::read_to_string("/proc/self/cgroup")?;
-    let mut result = Ok(());
+    let mut ways_out = Vec::new();
     for line in membership.lines() {
         for (prefix, mountpoint) in CGROUPS {
             // `7:name=systemd:/system.slice/x.service`, or `0::/system.slice/x.service`
@@ -82,10 +94,15 @@ pub fn leave_service_cgroup() -> io::Result<()> {
             let parent = group.parent().unwrap_or(group);
             let parent = parent.strip_prefix("/").unwrap_or(parent);
             let beside = Path::new(mountpoint).join(parent).join("qemu-ga-guardian");
-            let moved = fs::create_dir_all(&beside)
-                .and_then(|()| fs::write(beside.join("cgroup.procs"), "0"));
-            result = result.and(moved);
+            fs::create_dir_all(&beside)?;
+            let processes = OpenOptions::new()
+                .write(true)
+                .open(beside.join("cgroup.procs"))?;
+            ways_out.push(Announcement {
+                fd: processes.into(),
+                text: b"0".to_vec(),
+            });
         }
     }
-    result
+    Ok(ways_out)
 }

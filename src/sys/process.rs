@@ -17,8 +17,9 @@ pub enum Family {
     Group,
 }
 
-/// Bytes that a child writes to a descriptor just before it becomes its program: whoever reads
-/// them knows that the program runs, whatever has become of the parent.
+/// Bytes that a child writes to a descriptor just before it becomes its program. Of a socket,
+/// whoever reads them knows that the program runs, whatever has become of the parent; `0` written
+/// to the list of a control group's processes moves the child there.
 #[derive(Debug)]
 pub struct Announcement {
     /// Where to; open until the spawn.
@@ -28,7 +29,11 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    fn make(&self) -> io::Result<()> {
+    /// Writes it, from this very process.
+    ///
+    /// # Errors
+    /// write(2)'s.
+    pub fn make(&self) -> io::Result<()> {
         // SAFETY: the descriptor is owned, and the pointer and length are those of the vector.
         let written = unsafe {
             libc::write(
@@ -47,16 +52,16 @@ impl Announcement {
 
 /// Prepares `command` so that its child starts in its own `family`, with no signal blocked, with
 /// SIGPIPE at its default, and with every descriptor from 3 up closed at exec but those of `keep`,
-/// whose numbers must stay open until the spawn. Nobody hearing the announcement stops nothing.
+/// whose numbers must stay open until the spawn. An announcement that cannot be made stops nothing.
 pub fn prepare(
     command: &mut Command,
     family: Family,
     keep: Vec<RawFd>,
-    announcement: Option<Announcement>,
+    announcements: Vec<Announcement>,
 ) {
     let hook = move || {
         join(family)?;
-        if let Some(announcement) = &announcement {
+        for announcement in &announcements {
             announcement.make().ok();
         }
         reset_signals()?;

@@ -117,6 +117,18 @@ impl Channel {
         }
     }
 
+    /// [`Self::read`] while an answer is still to come: a client that sends nothing more is kept
+    /// for it until it has gone altogether.
+    ///
+    /// # Errors
+    /// As for [`Self::read`].
+    pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match &mut self.0 {
+            Kind::Virtio(_) | Kind::Serial(_) => self.read(buffer).await,
+            Kind::Socket(channel) => channel.read_ahead(buffer).await,
+        }
+    }
+
     /// Which client is served: a number that changes when one has gone for good. A port or line
     /// cannot tell one host from the next.
     pub fn generation(&self) -> u64 {

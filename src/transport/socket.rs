@@ -4,15 +4,21 @@ use super::OpenError;
 use super::address::parse_vsock;
 use crate::sys::strerror;
 use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, listen, socket,
 };
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_vsock::{VsockListener, VsockStream};
+
+/// How often a client that sends nothing more is looked at while its answer is worked on; no
+/// event tells the one change from the other.
+const LOOK_FOR_HANG_UP: Duration = Duration::from_millis(100);
 
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 1;
@@ -105,10 +111,28 @@ enum Client {
     Vsock(VsockStream),
 }
 
+impl Client {
+    /// Whether it has closed both directions.
+    fn has_gone(&self) -> bool {
+        let fd = match self {
+            Self::Unix(stream) => stream.as_fd(),
+            Self::Vsock(stream) => stream.as_fd(),
+        };
+        let mut fds = [PollFd::new(fd, PollFlags::empty())];
+        // What cannot be polled will not take an answer either.
+        poll(&mut fds, PollTimeout::ZERO).is_err()
+            || fds[0]
+                .revents()
+                .is_none_or(|events| events.intersects(PollFlags::POLLHUP | PollFlags::POLLERR))
+    }
+}
+
 /// A listener and the client being served.
 pub struct SocketChannel {
     listener: Listener,
     client: Option<Client>,
+    /// The client sends nothing more; it may still wait for an answer.
+    half_closed: bool,
     /// How many clients have gone.
     gone: u64,
 }
@@ -119,13 +143,33 @@ impl SocketChannel {
         Self {
             listener,
             client: None,
+            half_closed: false,
             gone: 0,
         }
     }
 
-    /// Reads from the client, or from the next one. An error on a connection ends that
-    /// connection, not the channel.
+    /// Reads from the client, or from the next one when it sends nothing more. An error on a
+    /// connection ends that connection, not the channel.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        if self.half_closed {
+            self.let_go();
+        }
+        self.read_or_accept(buffer, false).await
+    }
+
+    /// [`Self::read`] while the client still has an answer to come: one that has closed its
+    /// sending side alone (`echo … | socat`) is kept until it has gone altogether.
+    pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        self.read_or_accept(buffer, true).await
+    }
+
+    fn let_go(&mut self) {
+        self.client = None;
+        self.half_closed = false;
+        self.gone += 1;
+    }
+
+    async fn read_or_accept(&mut self, buffer: &mut [u8], owed: bool) -> io::Result<usize> {
         loop {
             let client = match &mut self.client {
                 Some(client) => client,
@@ -138,17 +182,24 @@ impl SocketChannel {
                     Err(e) => return Err(e),
                 },
             };
-            let result = match client {
-                Client::Unix(stream) => stream.read(buffer).await,
-                Client::Vsock(stream) => stream.read(buffer).await,
-            };
-            match result {
-                Ok(count) if count > 0 => return Ok(count),
-                Ok(_) => tracing::debug!("received EOF"),
-                Err(e) => tracing::warn!("error reading channel: {}", strerror(&e)),
+            if !self.half_closed {
+                let result = match client {
+                    Client::Unix(stream) => stream.read(buffer).await,
+                    Client::Vsock(stream) => stream.read(buffer).await,
+                };
+                match result {
+                    Ok(count) if count > 0 => return Ok(count),
+                    Ok(_) => {
+                        tracing::debug!("received EOF");
+                        self.half_closed = owed;
+                    }
+                    Err(e) => tracing::warn!("error reading channel: {}", strerror(&e)),
+                }
             }
-            self.client = None;
-            self.gone += 1;
+            while self.half_closed && !client.has_gone() {
+                tokio::time::sleep(LOOK_FOR_HANG_UP).await;
+            }
+            self.let_go();
         }
     }
 

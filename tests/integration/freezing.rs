@@ -175,6 +175,22 @@ fn the_frozen_state_is_the_agent_s_not_the_connection_s() {
 }
 
 #[test]
+fn a_client_that_closes_its_sending_side_gets_its_answer() {
+    in_namespace(|| {
+        let rig = Rig::new(Disk::ext4);
+        let agent = rig.place.agent(&[]);
+        for (command, answer) in [("freeze", "3"), ("thaw", "3"), ("thaw", "0")] {
+            let request = cmd(&format!("guest-fsfreeze-{command}"));
+            let all = agent.connect().exchange(request.as_bytes());
+            assert_eq!(
+                String::from_utf8_lossy(&all),
+                format!("{}\n", returned(answer))
+            );
+        }
+    });
+}
+
+#[test]
 fn a_client_that_leaves_right_after_its_request_leaves_it_frozen() {
     in_namespace(|| {
         let place = Place::new();

@@ -26,5 +26,6 @@ mod serial;
 mod sessions;
 mod startup;
 mod support;
+mod system;
 mod transports;
 mod wire;

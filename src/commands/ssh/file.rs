@@ -41,9 +41,12 @@ impl Trouble {
         format!("{}: {}", self.action, strerror(&self.error))
     }
 
-    /// There is no such file or directory.
+    /// There is no such file or directory, or what should be the directory is none.
     pub fn is_missing(&self) -> bool {
-        self.error.kind() == io::ErrorKind::NotFound
+        matches!(
+            self.error.kind(),
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+        )
     }
 }
 

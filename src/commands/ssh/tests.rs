@@ -80,6 +80,14 @@ impl Home {
         format!("failed to read '{path}': Failed to open file \u{201C}{path}\u{201D}: {reason}")
     }
 
+    fn in_the_way(&self) -> String {
+        let path = self.path(".ssh");
+        format!(
+            "failed to create directory '{}': File exists",
+            path.display()
+        )
+    }
+
     /// What is in `.ssh`.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path(".ssh")).unwrap();
@@ -176,7 +184,7 @@ fn a_directory_that_is_a_link_is_left_alone() {
     symlink(&target, home.path(".ssh")).unwrap();
     let failure = home.read_failure("Too many levels of symbolic links");
     assert_eq!(home.get(), Err(failure.clone()));
-    assert_eq!(home.add(&["a"], true), Err(failure.clone()));
+    assert_eq!(home.add(&["a"], true), Err(home.in_the_way()));
     assert_eq!(home.remove(&["secret"]), Err(failure));
     assert_eq!(
         fs::read_to_string(target.join("authorized_keys")).unwrap(),
@@ -198,10 +206,8 @@ fn what_is_no_file_does_not_stop_us() {
     );
     let flat = Home::new();
     fs::write(flat.path(".ssh"), "").unwrap();
-    assert_eq!(
-        flat.add(&["a"], false),
-        Err(flat.read_failure("Not a directory"))
-    );
+    assert_eq!(flat.add(&["a"], false), Err(flat.in_the_way()));
+    assert_eq!(flat.get(), Err(flat.read_failure("Not a directory")));
     assert_eq!(fs::read(flat.path(".ssh")).unwrap(), b"");
 }
 

@@ -201,35 +201,71 @@ impl<O: Ops> Engine<O> {
         if self.time_left() != Some(Duration::ZERO) {
             return;
         }
-        match self.ops.claim() {
-            Claim::Ended(expiry) => self.settle(&expiry),
-            Claim::Ours(_) => {
-                self.undo(ThawReason::TimedOut).err();
-                if !self.is_frozen() {
-                    self.finish(End::Expiry);
-                }
-            }
+        // What it meets is in the log and the report.
+        self.end_early("no guest-fsfreeze-thaw came within the hold limit")
+            .err();
+    }
+
+    /// Ends the freeze without having been asked to; the next thaw will hear of it.
+    ///
+    /// # Errors
+    /// As [`Engine::thaw`].
+    pub fn end_early(&mut self, why: &str) -> Result<(), FreezeError> {
+        if !self.is_frozen() {
+            return Ok(());
         }
+        match self.ops.claim() {
+            Claim::Ended(expiry) => {
+                self.settle(&expiry);
+                return Ok(());
+            }
+            Claim::Ours(None) => {}
+            Claim::Ours(Some(predecessors)) => self.report = *predecessors,
+        }
+        let result = self.undo_because(ThawReason::TimedOut, Some(why));
+        if !self.is_frozen() {
+            self.finish(End::Expiry);
+        }
+        result.map(drop)
     }
 
     /// The guardian has ended the freeze.
     fn settle(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
-        self.report.stages.held += expiry.held;
         self.ops.dismiss_guardian();
         self.ops.speak();
-        self.warn(expiry.to_string());
-        self.finish(End::Expiry);
+        // It kept the run before it said so, with what only it knows: the thaw hooks. Of a
+        // predecessor's run we know nothing at all.
+        let kept = self.ops.reports().into_iter().find(|kept| {
+            kept.end.is_some() && (kept.id == self.report.id || self.report.id.is_empty())
+        });
+        match kept {
+            Some(kept) => {
+                tracing::warn!("{expiry}");
+                self.report = kept;
+                self.tell_summary();
+            }
+            None if self.report.id.is_empty() => tracing::warn!("{expiry}"),
+            None => {
+                self.report.stages.held += expiry.held;
+                self.warn(expiry.to_string());
+                self.finish(End::Expiry);
+            }
+        }
     }
 
     /// The end of a run, whatever came of it.
     fn finish(&mut self, end: End) {
         self.ops.dismiss_guardian();
         self.report.end(end);
-        tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
+        self.tell_summary();
         if let Err(text) = self.ops.keep(&self.report) {
             tracing::warn!("{text}");
         }
+    }
+
+    fn tell_summary(&self) {
+        tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
     }
 
     /// Logs and records what does not stop the run.

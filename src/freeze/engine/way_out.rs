@@ -14,6 +14,16 @@ use std::time::UNIX_EPOCH;
 impl<O: Ops> Engine<O> {
     /// Thaws, and tells the hooks why.
     pub(super) fn undo(&mut self, reason: ThawReason) -> Result<u64, FreezeError> {
+        self.undo_because(reason, None)
+    }
+
+    /// As [`Engine::undo`]; with `expiry`, the next thaw will hear that it came too late, and that
+    /// this was why.
+    pub(super) fn undo_because(
+        &mut self,
+        reason: ThawReason,
+        expiry: Option<&str>,
+    ) -> Result<u64, FreezeError> {
         let Thawed { count, stuck } = match std::mem::replace(&mut self.state, State::Thawed) {
             State::Thawed => return Ok(0),
             State::Frozen { held, since } => {
@@ -34,8 +44,8 @@ impl<O: Ops> Engine<O> {
         if let Err(text) = self.ops.mark_thawed() {
             self.warn(text);
         }
-        if reason == ThawReason::TimedOut {
-            self.remember_expiry(count);
+        if let Some(why) = expiry {
+            self.remember_expiry(count, why);
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
         let hooks = self.call_hooks(Phase::Thaw, Some(reason));
@@ -68,12 +78,12 @@ impl<O: Ops> Engine<O> {
         Ok(thawed)
     }
 
-    pub(super) fn remember_expiry(&mut self, count: u64) {
+    pub(super) fn remember_expiry(&mut self, count: u64, why: &str) {
         let when = self.ops.wall_clock().duration_since(UNIX_EPOCH);
         let expiry = Expiry {
             when: when.unwrap_or_default().as_secs_f64(),
             held: self.report.stages.held,
-            reason: "no guest-fsfreeze-thaw came within the hold limit".into(),
+            reason: why.into(),
             count,
         };
         self.warn(expiry.to_string());

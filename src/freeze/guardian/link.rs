@@ -50,7 +50,7 @@ impl Link {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let keep = filesystems.iter().map(|(fd, _)| fd.as_raw_fd()).collect();
-        process::prepare(&mut command, Family::Session, keep, None);
+        process::prepare(&mut command, Family::Session, keep, Vec::new());
         let child = command.spawn()?;
         // The command holds the guardian's end, which must close when the guardian dies.
         drop(command);

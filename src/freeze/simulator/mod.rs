@@ -9,7 +9,7 @@ use crate::freeze::guardian::{Claim, Order};
 use crate::freeze::ops::{OpenError, Ops};
 use crate::freeze::plan::{Survey, Target};
 use crate::freeze::policy::{Limits, Mode, Pattern, Policy};
-use crate::freeze::report::{Outcome, Report};
+use crate::freeze::report::{End, Outcome, Report};
 use crate::hooks::master::MasterReport;
 use crate::hooks::{Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
@@ -45,6 +45,8 @@ struct World {
     kept: Vec<Report>,
     guardian: Option<Machine>,
     entrusted: Vec<usize>,
+    /// The run as the guardian was told of it.
+    told: Option<Report>,
     /// The guardian's last word.
     ended: Option<Expiry>,
     /// What the next thaw must hear.
@@ -57,6 +59,9 @@ struct World {
 impl World {
     /// Something happens to the guardian, if there is one.
     fn guardian_sees(&mut self, event: Event) {
+        if let Event::Order(Order::Frozen { report, .. }) = &event {
+            self.told = Some((**report).clone());
+        }
         let actions = self
             .guardian
             .as_mut()
@@ -73,12 +78,20 @@ impl World {
                     self.thaw_hooks += u32::from(hooks && self.has_hook);
                     self.ended = Some(expiry());
                     self.expired = tell.then(expiry);
+                    self.kept.extend(self.told.take().map(|mut report| {
+                        report.errors.push(GUARDIANS.into());
+                        report.end(End::Expiry);
+                        report
+                    }));
                 }
                 Action::Leave => self.guardian = None,
             }
         }
     }
 }
+
+/// What only the guardian writes into a report.
+const GUARDIANS: &str = "kept by the guardian";
 
 fn expiry() -> Expiry {
     Expiry {

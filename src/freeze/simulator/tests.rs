@@ -1,6 +1,7 @@
 //! The engine, driven through every fault at every step.
 
 use super::*;
+use crate::freeze::report::Level;
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(900));
 fn engine_of(world: &Simulator, inherited: bool, hold: Option<Duration>) -> Engine<Simulator> {
@@ -306,6 +307,21 @@ fn after_the_hold_limit_the_agent_thaws_and_the_late_thaw_hears_of_it_once() {
 }
 
 #[test]
+fn a_freeze_that_is_ended_early_is_told_of_once() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, None);
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert_eq!(engine.end_early("of the channel"), Ok(()));
+    assert!(!engine.is_frozen() && !world.0.borrow().frozen.contains(&true));
+    assert_eq!(engine.end_early("of nothing"), Ok(()));
+    assert_eq!(world.0.borrow().kept[0].level, Level::Crash);
+    let late = engine_of(&world, false, None).thaw().unwrap_err().0;
+    assert!(late.contains("because of the channel"), "{late}");
+    assert_eq!(engine.thaw(), Ok(0));
+    assert_eq!(world.0.borrow().thaw_hooks, 1);
+}
+
+#[test]
 fn without_a_hold_limit_a_freeze_holds_for_ever() {
     let world = Simulator::new(&MOUNTS);
     let mut engine = engine_of(&world, false, None);
@@ -335,7 +351,25 @@ fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
         assert_eq!(engine.thaw(), Ok(0));
         let world = world.0.borrow();
         assert_eq!((world.thaw_hooks, world.hushed), (1, false));
+        assert_eq!(world.kept.len(), 1, "the guardian's report stands");
+        assert_eq!(world.kept[0].errors, [GUARDIANS]);
     }
+}
+
+/// The successor of an agent that died hears that the guardian ended the freeze: it has no report
+/// of its own to keep.
+#[test]
+fn a_successor_keeps_no_report_of_what_the_guardian_ended() {
+    let world = Simulator::new(&MOUNTS);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    world.0.borrow_mut().guardian_sees(Event::Gone);
+    let mut successor = engine_of(&world, true, LIMIT);
+    world.0.borrow_mut().guardian_sees(Event::Limit);
+    successor.look_after();
+    assert!(!successor.is_frozen());
+    let kept = &world.0.borrow().kept;
+    assert_eq!((kept.len(), kept[0].filesystems.len()), (1, 3));
 }
 
 /// A guardian that is told to end while it holds thaws; one that is told earlier or later leaves

@@ -73,6 +73,9 @@ pub fn enter() -> anyhow::Result<()> {
             }
         }
     }
+    if let Some(directory) = &working_directory {
+        expose(root, directory)?;
+    }
     fs::create_dir_all(root.join("old-root"))?;
     fs::create_dir_all(root.join("var/log"))?;
     fs::create_dir_all(root.join("var/tmp"))?;
@@ -119,6 +122,19 @@ pub fn check(own: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Shows the working directory if it lies below a directory that starts empty: what is run here
+/// is often built there.
+fn expose(root: &Path, directory: &Path) -> anyhow::Result<()> {
+    let relative = directory.strip_prefix("/")?;
+    let top = relative.iter().next().unwrap_or_default();
+    if relative.iter().count() < 2 || !EMPTY.iter().any(|name| top == *name) {
+        return Ok(());
+    }
+    let to = root.join(relative);
+    fs::create_dir_all(&to)?;
+    overlay(root, directory, &to)
+}
+
 fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
     let none: Option<&str> = None;
     mount(
@@ -133,9 +149,10 @@ fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// Shows `from` at `to`; writes go to the tmpfs `root`.
 fn overlay(root: &Path, from: &Path, to: &Path) -> anyhow::Result<()> {
-    let name = from.file_name().unwrap_or_default();
+    // A name of its own, whatever lies below.
+    let name = from.to_string_lossy().trim_matches('/').replace('/', "-");
     let (upper, work) = (
-        root.join(".changes").join(name),
+        root.join(".changes").join(&name),
         root.join(".changes.work").join(name),
     );
     fs::create_dir_all(&upper)?;

@@ -1,4 +1,5 @@
 """Guests: a work directory with private copies of the disks, and QEMU run directly (libvirt's way is in virt.py)."""
+import json
 import subprocess
 import time
 
@@ -72,6 +73,7 @@ class RawGuest(Guest):
     def __init__(self, disks, work, memory=1024, extra=()):
         super().__init__(work)
         work.mkdir(parents=True, exist_ok=True)
+        self.qmp_path = work / "qmp.sock"
         command = [
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory),
             "-display", "none", "-nodefaults", "-no-user-config", "-kernel", disks.kernel, "-initrd", disks.initrd,
@@ -79,7 +81,8 @@ class RawGuest(Guest):
             "-device", "virtio-rng-pci,rng=rng",
             "-drive", f"file={disks.root},format=raw,if=virtio", "-drive", f"file={disks.data},format=raw,if=virtio",
             "-device", "virtio-serial", "-chardev", f"socket,path={self.agent_path},server=on,wait=off,id=qga0",
-            "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0",
+            "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0,id=agent0",
+            "-qmp", f"unix:{self.qmp_path},server=on,wait=off",
             "-chardev", f"socket,path={self.oob_path},server=on,wait=off,id=oob0",
             "-device", "virtserialport,chardev=oob0,name=org.qemu-ga-rs.oob", *extra]
         self.log = open(work / "qemu.log", "wb")
@@ -99,6 +102,19 @@ class RawGuest(Guest):
         channel.wait_for_agent(self.agent_path, 60)
         return self.agent_pid()
 
+    def monitor(self, *commands):
+        """Gives QEMU's monitor (name, arguments) pairs, one after the other; the last one's answer."""
+        with channel.Lines(self.qmp_path) as monitor:
+            monitor.line(10)
+            for name, arguments in (("qmp_capabilities", {}), *commands):
+                monitor.send(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
+                answer = {}
+                while "return" not in answer:
+                    answer = json.loads(monitor.line(20))
+                    if "error" in answer:
+                        raise channel.ChannelError(f"{name}: {answer['error']}")
+            return answer["return"]
+
     def thaw_anyway(self):
         """After a failed check: nothing may stay frozen for the next one."""
         try:
@@ -117,3 +133,13 @@ class RawGuest(Guest):
             self.process.kill()
         self.process.wait()
         self.log.close()
+
+
+class HarmGuest(RawGuest):
+    """A guest with a third, empty disk, /dev/vdc, for layers of device mapper and loop devices."""
+
+    def __init__(self, disks, work):
+        scratch = work / "scratch.img"
+        with open(scratch, "wb") as file:
+            file.truncate(1 << 30)
+        super().__init__(disks, work, extra=["-drive", f"file={scratch},format=raw,if=virtio"])

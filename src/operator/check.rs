@@ -25,7 +25,8 @@ service. Every finding says what to do. Nothing is touched.
   --json               for machines
 ";
 const EXIT: &str = "\
-Exit status: 0 all is well; 1 something was found; 2 for a mistake in this command.
+Exit status: 0 all is well; 1 something is to be mended; 2 for a mistake in this
+command.
 ";
 
 /// How serious it is.

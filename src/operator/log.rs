@@ -15,10 +15,12 @@ Usage: qemu-ga log [--hook NAME] [--run N] [--failed] [--log FILE] [--json]
 Shows the log of the freeze hooks, as it is, or only a part of it:
   --hook NAME  this hook, by its file name or path
   --run N      one run, from the freeze to the thaw: 1 is the last, 2 the one before
-  --failed     what ended with another status than 0, did not end, or was not called
+  --failed     what ended with another status than 0, or not at all, or was not
+               called
   --log FILE   the log; default: /var/log/qga-fsfreeze-hook.log
   --json       for machines
-Exit status: 0; 1 if there is no log, or nothing in it is meant; 2 for a mistake in this command.
+Exit status: 0; 1 if there is no log, or nothing in it is meant; 2 for a mistake
+in this command.
 ";
 
 /// No more of the log's end is read: what is older is logrotate's.

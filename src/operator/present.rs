@@ -3,6 +3,7 @@
 
 use crate::sys::localtime::{DATE, format_local};
 use serde::Serialize;
+use std::ffi::CStr;
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, UNIX_EPOCH};
 
@@ -129,8 +130,17 @@ pub fn count(number: usize, thing: &str) -> String {
 
 /// A moment, given in seconds since the epoch, as date(1) has it.
 pub fn moment(seconds: f64) -> String {
+    formatted(seconds, DATE)
+}
+
+/// The same, for tables.
+pub fn short_moment(seconds: f64) -> String {
+    formatted(seconds, c"%F %T")
+}
+
+fn formatted(seconds: f64, format: &CStr) -> String {
     let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    format_local(UNIX_EPOCH + since, DATE)
+    format_local(UNIX_EPOCH + since, format)
 }
 
 /// Rows in aligned columns, two blanks between them, each line behind `indent`. `right` are the

@@ -14,8 +14,9 @@ use std::path::Path;
 const USAGE: &str = "\
 Usage: qemu-ga report [N] [--all] [--json]
        qemu-ga report --list [--json]
-Shows what the last freeze did, or the one N runs back (1 is the last): when each step was, each
-filesystem, each hook, and what a snapshot taken meanwhile is worth.
+Shows what the last freeze did, or the run number N (1 is the last, 2 the one
+before): when each step was, each filesystem, each hook, and what a snapshot
+taken meanwhile is worth.
   --list               one line for each run that is kept
   --all                name what was left out, too
   --json               the agent's own records, for machines
@@ -120,7 +121,7 @@ fn list(reports: &[Report], style: Style) -> String {
         }
         rows.push(vec![
             (index + 1).to_string(),
-            moment(report.started),
+            present::short_moment(report.started),
             span(report.filesystems_seconds),
             level(report, style),
             end(report).0.to_owned(),

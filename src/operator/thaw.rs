@@ -157,10 +157,10 @@ fn thaw(setting: &Setting, force: bool, question: &mut Option<Question>) -> Done
     }
     if let Some(question) = question {
         match question.end() {
-            Ok(Ok((thawed, failures))) => {
+            Ok(Ok(thawed)) => {
                 done.by_guardian = Some(question.pid);
-                done.thawed = thawed;
-                done.failures = failures;
+                done.thawed = thawed.filesystems;
+                done.failures = thawed.failures;
                 return done;
             }
             Ok(Err(why)) => {
@@ -229,7 +229,7 @@ fn walk(setting: &Setting, done: &mut Done) {
 fn settle(setting: &Setting, done: &mut Done) {
     let state = StateDir::new(&setting.config.statedir);
     let marked = state.is_marked_frozen().unwrap_or(false);
-    if !done.failures.is_empty() || !(marked || !done.thawed.is_empty()) {
+    if !done.failures.is_empty() || (!marked && done.thawed.is_empty()) {
         return;
     }
     let marker = std::fs::metadata(state.marker()).and_then(|marker| marker.modified());

@@ -15,6 +15,15 @@ const THAW_PATIENCE: Duration = Duration::from_secs(60);
 /// How long it may then take to tell the hooks.
 const HOOKS_PATIENCE: Duration = Duration::from_secs(320);
 
+/// What the guardian thawed.
+#[derive(Debug)]
+pub struct Thawed {
+    /// Mountpoints, in the order of thawing.
+    pub filesystems: Vec<String>,
+    /// What went wrong: one line each.
+    pub failures: Vec<String>,
+}
+
 /// A line to a guardian that stands by.
 #[derive(Debug)]
 pub struct Question {
@@ -57,19 +66,21 @@ impl Question {
         }
     }
 
-    /// Asks for the end of the freeze; answers the mountpoints that were thawed and what went wrong,
-    /// or why nothing was done. Whatever is to be told to the hooks is told afterwards:
+    /// Asks for the end of the freeze; answers what was thawed, or why nothing was done. Whatever is to be told to the hooks is told afterwards:
     /// [`Question::wait`].
     ///
     /// # Errors
     /// It does not answer in time.
-    pub fn end(&mut self) -> io::Result<Result<(Vec<String>, Vec<String>), String>> {
+    pub fn end(&mut self) -> io::Result<Result<Thawed, String>> {
         self.tell(&Order::End)?;
         match self.read(THAW_PATIENCE)? {
             Word::Thawed {
                 filesystems,
                 failures,
-            } => Ok(Ok((filesystems, failures))),
+            } => Ok(Ok(Thawed {
+                filesystems,
+                failures,
+            })),
             Word::Refused(why) => Ok(Err(why)),
             other => Err(unexpected(&other)),
         }

@@ -304,6 +304,9 @@ fn thaw_now_walks_where_nobody_is_left_to_ask() {
         agent.signal(Signal::SIGSTOP);
         kill(guardian, Signal::SIGKILL).expect("signal");
         agent.kill();
+        wait_until("the guardian to be gone", || {
+            rig.json(3, &["status"])["guardian"] == Value::Null
+        });
         let status = rig.json(3, &["status"]);
         assert_eq!(
             (&status["guardian"], &status["agents"]),

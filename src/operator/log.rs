@@ -14,7 +14,7 @@ const USAGE: &str = "\
 Usage: qemu-ga log [--hook NAME] [--run N] [--failed] [--log FILE] [--json]
 Shows the log of the freeze hooks, as it is, or only a part of it:
   --hook NAME  this hook, by its file name or path
-  --run N      one run, from the freeze to the thaw: 1 is the last, 2 the one before
+  --run N      one run, freeze to thaw: 1 is the last, 2 the one before
   --failed     what ended with another status than 0, or not at all, or was not
                called
   --log FILE   the log; default: /var/log/qga-fsfreeze-hook.log

@@ -22,7 +22,12 @@ pub fn complain(text: &str) {
 
 /// Writes `value` as JSON; the exit status is 1 if that fails.
 pub fn print_json(value: &impl Serialize) -> u8 {
-    match serde_json::to_string_pretty(value) {
+    // Through the one writer that is there anyway, and indented from the plain value: a second writer
+    // for every type would make the binary larger.
+    let indented = serde_json::to_vec(value)
+        .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json))
+        .and_then(|value| serde_json::to_string_pretty(&value));
+    match indented {
         Ok(text) => print(&(text + "\n")),
         Err(error) => {
             complain(&format!("cannot write JSON: {error}\n"));

@@ -23,7 +23,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 const USAGE: &str = "\
 Usage: qemu-ga thaw [--now [--force]] [--json]
 Ends a freeze that the host does not end. The snapshot that is being taken is
-then worth no more than one after a power cut, and the host's own thaw is told so.
+then worth no more than one after a power cut, and the host's own thaw is told
+so.
   --now                do it; without, only say what would be done
   --force              ask nobody: thaw every filesystem, whoever froze it
   --json               for machines

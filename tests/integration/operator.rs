@@ -254,12 +254,13 @@ fn a_question_before_the_agent_dies_changes_nothing_for_its_successor() {
 #[test]
 fn thaw_without_now_does_nothing() {
     with_rig(|rig| {
-        let _agent = rig.frozen();
+        let agent = rig.frozen();
         let text = rig.says(0, &["thaw"]);
         assert!(text.contains("would ask the guardian") && text.ends_with("Nothing was done.\n"));
         assert!(rig.disk.is_frozen());
         assert_eq!(rig.tool(&["thaw", "--force"]).status.code(), Some(2));
         assert!(rig.disk.is_frozen());
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
     });
 }
 
@@ -303,6 +304,9 @@ fn thaw_now_walks_where_nobody_is_left_to_ask() {
         agent.signal(Signal::SIGSTOP);
         kill(guardian, Signal::SIGKILL).expect("signal");
         agent.kill();
+        wait_until("the guardian to be gone", || {
+            rig.json(3, &["status"])["guardian"] == Value::Null
+        });
         let status = rig.json(3, &["status"]);
         assert_eq!(
             (&status["guardian"], &status["agents"]),
@@ -386,7 +390,7 @@ fn thaw_now_while_the_hooks_still_run_is_refused() {
         let gate = rig.place.name("gate");
         rig.hook(
             "10-app",
-            &format!("while [ ! -e '{gate}' ]; do sleep 0.05; done"),
+            &format!("for i in $(seq 600); do [ ! -e '{gate}' ] || exit 0; sleep 0.05; done"),
         );
         let agent = rig.agent();
         let mut client = agent.connect();

@@ -28,7 +28,37 @@ struct Subcommand {
     run: fn(&[OsString]) -> u8,
 }
 
-const SUBCOMMANDS: [Subcommand; 2] = [
+const SUBCOMMANDS: &[Subcommand] = &[
+    Subcommand {
+        name: "plan",
+        summary: "what a freeze would do now; nothing is touched",
+        run: operator::plan::cli,
+    },
+    Subcommand {
+        name: "check",
+        summary: "what would keep a freeze from going well, and what to do",
+        run: operator::check::cli,
+    },
+    Subcommand {
+        name: "report",
+        summary: "what the last freezes did, as a timeline",
+        run: operator::report::cli,
+    },
+    Subcommand {
+        name: "log",
+        summary: "the log of the freeze hooks, by run, hook or failure",
+        run: operator::log::cli,
+    },
+    Subcommand {
+        name: "status",
+        summary: "whether filesystems are frozen, and until when",
+        run: operator::status::cli,
+    },
+    Subcommand {
+        name: "thaw",
+        summary: "end a freeze that the host does not end (with --now)",
+        run: operator::thaw::cli,
+    },
     Subcommand {
         name: "hook",
         summary: "call the freeze hooks, as the hook master does",

@@ -16,7 +16,7 @@
 //! | 3 | [`freeze`] | plan, engine (the transaction), ops (real and simulated), report; uses [`hooks`] |
 //! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
 //! | 5 | [`config`], [`logging`], [`agent`] | options and keyfile; log lines and the gate while frozen; session and dispatch |
-//! | 5 | [`operator`] | subcommands for people: selftest |
+//! | 5 | [`operator`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
 
 /// Target of the tracing events that go to the system's log as audit lines, whatever the level.

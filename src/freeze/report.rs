@@ -97,7 +97,7 @@ pub enum End {
     Failure,
     /// There was nothing to freeze.
     Nothing,
-    /// The hold limit passed, or the service was stopped.
+    /// The hold limit passed, the service was stopped, or a person ended the freeze.
     Expiry,
     /// An agent that came after thawed for one that had died.
     Recovery,

@@ -58,7 +58,7 @@ pub enum ThawReason {
     Ok,
     /// The freeze failed, or froze nothing.
     Failed,
-    /// The hold limit passed, or the service was stopped.
+    /// The hold limit passed, the service was stopped, or a person ended the freeze.
     TimedOut,
     /// An agent that came back finishes what a dead one had begun.
     Recovered,

@@ -149,14 +149,21 @@ fn tell(file: &mut File, record: &HookRecord) -> io::Result<()> {
     file.write_all(&line)
 }
 
+/// Something in the hooks' directory.
 #[derive(Debug, PartialEq, Eq)]
-enum Candidate {
+pub enum Candidate {
+    /// Run.
     Hook(PathBuf),
     /// Not run, and why, with the remedy.
     Unfit(PathBuf, String),
 }
 
-fn candidates(dir: &Path, phase: Phase) -> Result<Vec<Candidate>, Refusal> {
+/// What [`run`] would run and pass over, in its order; names that it ignores are not among them. A
+/// directory that does not exist has no hooks.
+///
+/// # Errors
+/// What [`run`] refuses.
+pub fn candidates(dir: &Path, phase: Phase) -> Result<Vec<Candidate>, Refusal> {
     let unreadable = |error: io::Error| {
         let why = strerror(&error);
         Refusal(format!(

@@ -174,6 +174,12 @@ impl StateDir {
             .ok()
     }
 
+    /// What [`StateDir::mark_expired`] remembered, without taking it from the thaw that must hear
+    /// of it.
+    pub fn peek_expired(&self) -> Option<Expiry> {
+        serde_json::from_slice(&fs::read(self.expired()).ok()?).ok()
+    }
+
     fn expired(&self) -> PathBuf {
         self.dir.join("qga.state.expired")
     }
@@ -286,6 +292,7 @@ mod tests {
             count: 2,
         };
         state.mark_expired(&expiry).unwrap();
+        assert_eq!(state.peek_expired(), Some(expiry.clone()));
         assert_eq!(state.take_expired(), Some(expiry.clone()));
         assert_eq!(state.take_expired(), None);
         let text = expiry.to_string();

@@ -6,6 +6,7 @@ import statistics
 import subprocess
 import time
 
+import commands
 from lib import channel, guest, paths
 
 SIDES = ("ours", "original")
@@ -32,7 +33,7 @@ class Row:
 
     def quotient(self):
         original = self.median("original")
-        return self.median("ours") / original if original else None
+        return self.median("ours") / original if original > 0 else None
 
     def show(self, value):
         return f"{value:.0f} {self.unit}" if value >= 100 or value == int(value) else f"{value:.3g} {self.unit}"
@@ -73,12 +74,19 @@ def measure(rows, made, work, rounds, only):
         rows += sizes(work)
     if only in "ping":
         rows += ping_here(work, rounds)
-    if any(only in part for part in ("stall-slow-disk", "stall-loop", "idle", "ping")):
+    for part, function in (("interfaces", commands.interfaces), ("files", commands.files), ("programs", commands.programs),
+                           ("mixed", commands.mixed)):
+        if only in part:
+            rows += function(Row, alternate, say, work, rounds)
+    if any(only in part for part in ("stall-slow-disk", "stall-loop", "idle", "ping", "storage")):
         with bench_guest(made, work) as machine:
             for part, function in (("idle", idle), ("ping", ping_virtio), ("stall-slow-disk", stall_slow_disk),
                                    ("stall-loop", stall_loop)):
                 if only in part:
                     rows += function(machine, rounds)
+            # The last: its mounts and loop devices would be frozen along.
+            if only in "storage":
+                rows += commands.storage(Row, alternate, say, machine, rounds, IN_GUEST)
 
 
 def alternate(rounds):

@@ -20,6 +20,7 @@ mod hooks;
 mod info;
 mod limits;
 mod log_gate;
+mod operator;
 mod power;
 mod restart;
 mod serial;

@@ -82,11 +82,12 @@ impl Link {
     /// Finds the guardian that an earlier agent started; `None` if there is none.
     pub fn find(statedir: &Path) -> Option<Self> {
         let line = UnixStream::connect(door(statedir)).ok()?;
-        let link = Self {
+        let mut link = Self {
             line: BufReader::new(line),
             child: None,
         };
         link.set_patience().ok()?;
+        link.tell(&Order::Succeed).ok()?;
         Some(link)
     }
 
@@ -134,7 +135,10 @@ impl Link {
         match self.read() {
             Ok(Word::Ended(expiry)) => Claim::Ended(expiry),
             Ok(Word::Yours(report)) => Claim::Ours(report),
-            Ok(Word::Ready) => Claim::Ours(None),
+            // What is for others only says that it lives.
+            Ok(Word::Ready | Word::Standing(_) | Word::Thawed { .. } | Word::Refused(_)) => {
+                Claim::Ours(None)
+            }
             Err(error) => {
                 tracing::warn!("the guardian does not answer: {error}");
                 self.end();

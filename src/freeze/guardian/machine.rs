@@ -1,7 +1,7 @@
 //! What the guardian decides, as a pure state machine; the tests drive it, together with the
 //! engine, through the death of the agent at every step.
 
-use super::Order;
+use super::{Order, Stage};
 
 /// Why the guardian ends a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -12,6 +12,8 @@ pub enum Cause {
     HoldLimit,
     /// The guardian itself was told to end.
     Stopped,
+    /// A person wants it ended.
+    Wanted,
 }
 
 /// What happened.
@@ -27,6 +29,8 @@ pub enum Event {
     ClaimLimit,
     /// A signal asks the guardian to end.
     Asked,
+    /// A person asks for the end of the freeze.
+    Wanted,
 }
 
 /// What to do.
@@ -60,7 +64,9 @@ impl Machine {
     /// Takes an event in; the actions are to be done in order.
     pub fn on(&mut self, event: Event) -> Vec<Action> {
         match event {
-            Event::Order(Order::Watch { .. }) => Vec::new(),
+            Event::Order(Order::Watch { .. } | Order::Succeed | Order::Status | Order::End) => {
+                Vec::new()
+            }
             Event::Order(Order::HooksCalled) => {
                 self.hooks_called = true;
                 Vec::new()
@@ -85,8 +91,18 @@ impl Machine {
             Event::Gone | Event::ClaimLimit => Vec::new(),
             Event::Limit if self.holds() => self.undo(Cause::HoldLimit, true),
             Event::Asked if self.holds() => self.undo(Cause::Stopped, true),
+            Event::Wanted if self.holds() => self.undo(Cause::Wanted, true),
             // The agent is at work on it; if it ends now, Gone follows.
-            Event::Limit | Event::Asked => Vec::new(),
+            Event::Limit | Event::Asked | Event::Wanted => Vec::new(),
+        }
+    }
+
+    /// How far the run is.
+    pub fn stage(&self) -> Stage {
+        match (self.frozen, self.claimed) {
+            (_, true) => Stage::Thawing,
+            (true, false) => Stage::Frozen,
+            (false, false) => Stage::Freezing,
         }
     }
 
@@ -98,5 +114,47 @@ impl Machine {
     fn undo(&self, cause: Cause, tell: bool) -> Vec<Action> {
         let hooks = self.hooks_called && !self.hooks_thawed;
         vec![Action::Undo { cause, hooks, tell }, Action::Leave]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frozen() -> Machine {
+        let mut machine = Machine::default();
+        machine.on(Event::Order(Order::HooksCalled));
+        let report = Box::default();
+        machine.on(Event::Order(Order::Frozen {
+            limit_ms: None,
+            report,
+        }));
+        machine
+    }
+
+    #[test]
+    fn what_a_person_wants_is_done_while_everything_is_frozen_alone() {
+        assert_eq!(Machine::default().stage(), Stage::Freezing);
+        assert_eq!(Machine::default().on(Event::Wanted), []);
+        let mut machine = frozen();
+        assert_eq!(machine.stage(), Stage::Frozen);
+        let undo = Action::Undo {
+            cause: Cause::Wanted,
+            hooks: true,
+            tell: true,
+        };
+        assert_eq!(machine.clone().on(Event::Wanted), [undo, Action::Leave]);
+        machine.on(Event::Order(Order::Claim));
+        assert_eq!(machine.stage(), Stage::Thawing);
+        assert_eq!(machine.on(Event::Wanted), []);
+    }
+
+    #[test]
+    fn questions_change_nothing() {
+        let mut machine = frozen();
+        for order in [Order::Status, Order::Succeed, Order::End] {
+            assert_eq!(machine.on(Event::Order(order)), []);
+        }
+        assert_eq!(machine.stage(), Stage::Frozen);
     }
 }

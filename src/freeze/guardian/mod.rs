@@ -12,10 +12,15 @@
 //! | dies while frozen | goes on holding for its successor, to the hold limit |
 //! | stops or hangs while frozen | thaws at the hold limit |
 //! | dies or hangs while thawing | finishes the thaw |
+//!
+//! Its door in the state directory serves a successor of the agent and people with questions: the
+//! first line of a connection says which. A question never takes the agent's place.
 
 pub mod link;
 pub mod machine;
 pub mod process;
+pub mod question;
+mod visitors;
 
 use super::report::Report;
 use crate::state::Expiry;
@@ -76,6 +81,12 @@ pub enum Order {
     HooksThawed,
     /// Nothing is left to do.
     Done,
+    /// The first line of an agent that takes the place of a dead one.
+    Succeed,
+    /// The first line of somebody who asks how things stand; the line ends with the answer.
+    Status,
+    /// The first line of somebody who wants the freeze ended now.
+    End,
 }
 
 /// What the guardian answers.
@@ -88,6 +99,48 @@ pub enum Word {
     Yours(Option<Box<Report>>),
     /// It has ended the freeze itself.
     Ended(Expiry),
+    /// How things stand.
+    Standing(Box<Standing>),
+    /// Said before the hooks are told: what it has thawed for somebody who wanted that, and what
+    /// went wrong.
+    Thawed {
+        /// Mountpoints, in the order of thawing.
+        filesystems: Vec<String>,
+        /// One line each.
+        failures: Vec<String>,
+    },
+    /// It does not end the freeze now, for this reason.
+    Refused(String),
+}
+
+/// How far a run is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Not everything is frozen yet.
+    Freezing,
+    /// Everything is.
+    Frozen,
+    /// The agent has begun to thaw.
+    Thawing,
+}
+
+/// What the guardian knows of a freeze.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Standing {
+    /// How far the run is.
+    pub stage: Stage,
+    /// Mountpoints in the order of freezing.
+    pub filesystems: Vec<String>,
+    /// An agent is at the other end of the line.
+    pub has_agent: bool,
+    /// How long everything has been frozen, in seconds.
+    pub held: Option<f64>,
+    /// Seconds until the hold limit; `None`: there is none, or not yet.
+    pub left: Option<f64>,
+    /// The run so far; `None` before everything is frozen.
+    pub report: Option<Box<Report>>,
 }
 
 /// Who thaws.

@@ -1,7 +1,8 @@
 //! `qemu-ga guardian`: the process. It is started by the agent, never by hand.
 
 use super::machine::{Action, Cause, Event, Machine};
-use super::{CLAIM_LIMIT, COURTESY, Entrusted, Order, Word, door};
+use super::visitors::{self, Visitors};
+use super::{CLAIM_LIMIT, COURTESY, Entrusted, Order, Stage, Standing, Word, door};
 use crate::freeze::history;
 use crate::freeze::limited::limited;
 use crate::freeze::report::{End, Report};
@@ -57,7 +58,17 @@ struct Guardian<'a> {
     frozen_at: Option<Instant>,
     limit: Option<Instant>,
     claim_limit: Option<Instant>,
+    visitors: Visitors,
+    /// Who wanted the freeze ended.
+    asker: Option<BufReader<UnixStream>>,
     syslog: &'a mut Syslog,
+}
+
+/// What woke the guardian.
+enum Happening {
+    Event(Event),
+    /// The first line of a connection to the door.
+    Visit(BufReader<UnixStream>, Order),
 }
 
 fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
@@ -100,6 +111,8 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
         frozen_at: None,
         limit: None,
         claim_limit: None,
+        visitors: Visitors::default(),
+        asker: None,
         syslog,
     };
     memory::lock_all().ok();
@@ -134,7 +147,30 @@ impl Guardian<'_> {
     fn watch(&mut self, listener: &UnixListener, signals: &SignalFd) -> anyhow::Result<()> {
         let mut machine = Machine::default();
         loop {
-            let event = self.next_event(listener, signals)?;
+            let event = match self.next_happening(listener, signals)? {
+                Happening::Event(event) => event,
+                Happening::Visit(mut visitor, Order::Status) => {
+                    let standing = Box::new(self.standing(machine.stage()));
+                    visitors::answer(&mut visitor, &Word::Standing(standing));
+                    continue;
+                }
+                Happening::Visit(mut visitor, Order::End) => {
+                    if machine.stage() != Stage::Frozen {
+                        visitors::answer(&mut visitor, &Word::Refused(refusal(machine.stage())));
+                        continue;
+                    }
+                    self.asker = Some(visitor);
+                    Event::Wanted
+                }
+                Happening::Visit(successor, order) => {
+                    // An agent is trusted to end what it says.
+                    successor.get_ref().set_read_timeout(None)?;
+                    successor.get_ref().set_write_timeout(None)?;
+                    self.agent = Some(successor);
+                    self.succeeded = true;
+                    Event::Order(order)
+                }
+            };
             match &event {
                 Event::Order(Order::Frozen { limit_ms, report }) => {
                     self.report = Some(report.clone());
@@ -161,19 +197,41 @@ impl Guardian<'_> {
         }
     }
 
-    fn next_event(&mut self, listener: &UnixListener, signals: &SignalFd) -> io::Result<Event> {
+    /// What the guardian knows.
+    fn standing(&self, stage: Stage) -> Standing {
+        let left = |limit: Instant| {
+            let left = limit.saturating_duration_since(Instant::now());
+            left.saturating_sub(COURTESY).as_secs_f64()
+        };
+        let name = |(mountpoint, _): &(String, Arc<File>)| mountpoint.clone();
+        Standing {
+            stage,
+            filesystems: self.filesystems.iter().map(name).collect(),
+            has_agent: self.agent.is_some(),
+            held: self.frozen_at.map(|at| at.elapsed().as_secs_f64()),
+            left: self.limit.map(left),
+            report: self.report.clone(),
+        }
+    }
+
+    fn next_happening(
+        &mut self,
+        listener: &UnixListener,
+        signals: &SignalFd,
+    ) -> io::Result<Happening> {
+        let event = |event| Ok(Happening::Event(event));
         loop {
             if let Some(agent) = &mut self.agent
                 && !agent.buffer().is_empty()
             {
-                return Ok(self.listen());
+                return event(self.listen());
             }
             let now = Instant::now();
             if self.limit.is_some_and(|at| at <= now) {
-                return Ok(Event::Limit);
+                return event(Event::Limit);
             }
             if self.claim_limit.is_some_and(|at| at <= now) {
-                return Ok(Event::ClaimLimit);
+                return event(Event::ClaimLimit);
             }
             let next = [self.limit, self.claim_limit].into_iter().flatten().min();
             // Rounded up: waking early would only wait again.
@@ -184,6 +242,7 @@ impl Guardian<'_> {
             let agent = self.agent.as_ref().map(|agent| agent.get_ref().as_fd());
             let watched: Vec<BorrowedFd<'_>> = [signals.as_fd(), listener.as_fd()]
                 .into_iter()
+                .chain(self.visitors.lines())
                 .chain(agent)
                 .collect();
             let mut fds: Vec<PollFd<'_>> = watched
@@ -195,17 +254,21 @@ impl Guardian<'_> {
                 Err(error) => return Err(error.into()),
             }
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-            if ready.get(2) == Some(&true) {
-                return Ok(self.listen());
+            let first_agent = 2 + self.visitors.count();
+            if ready.get(first_agent) == Some(&true) {
+                return event(self.listen());
             }
             if ready[0] && matches!(signals.read_signal(), Ok(Some(_))) {
-                return Ok(Event::Asked);
+                return event(Event::Asked);
+            }
+            let speaks = ready[2..first_agent].iter().position(|&ready| ready);
+            if let Some((visitor, order)) = speaks.and_then(|index| self.visitors.hear(index)) {
+                return Ok(Happening::Visit(visitor, order));
             }
             if ready[1]
-                && let Ok((successor, _)) = listener.accept()
+                && let Ok((visitor, _)) = listener.accept()
             {
-                self.agent = Some(BufReader::new(successor));
-                self.succeeded = true;
+                self.visitors.receive(visitor);
             }
         }
     }
@@ -231,13 +294,13 @@ impl Guardian<'_> {
     }
 
     fn undo(&mut self, cause: Cause, hooks: bool, tell: bool) {
-        let mut count = 0;
+        let mut thawed = Vec::new();
         let mut failures = Vec::new();
         // In the reverse of the freeze order.
         for (mountpoint, root) in self.filesystems.iter().rev() {
             let root = root.clone();
             match limited(THAW_LIMIT, move || fsfreeze::thaw(root.as_ref()), |_| ()) {
-                Ok(()) => count += 1,
+                Ok(()) => thawed.push(mountpoint.clone()),
                 Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
                 Err(error) => failures.push(format!("{mountpoint}: {}", strerror(&error))),
             }
@@ -247,6 +310,7 @@ impl Guardian<'_> {
         let reason = match cause {
             Cause::HoldLimit => "no guest-fsfreeze-thaw came within the hold limit".to_owned(),
             Cause::Stopped => "the service was stopped".to_owned(),
+            Cause::Wanted => "somebody ran qemu-ga thaw --now".to_owned(),
             Cause::AgentDied => "the agent died".to_owned(),
         };
         let expiry = Expiry {
@@ -256,13 +320,22 @@ impl Guardian<'_> {
                 .as_secs_f64(),
             held,
             reason,
-            count,
+            count: thawed.len() as u64,
         };
         if tell && let Err(error) = self.state.mark_expired(&expiry) {
             failures.push(error.text);
         }
         if let Err(error) = self.state.mark_thawed() {
             failures.push(error.text);
+        }
+        if let Some(asker) = &mut self.asker {
+            let failures = failures.clone();
+            let filesystems = thawed;
+            let word = Word::Thawed {
+                filesystems,
+                failures,
+            };
+            visitors::answer(asker, &word);
         }
         self.log(Severity::Warning, &format!("warning: {expiry}"));
         let mut report = self.report.take();
@@ -271,7 +344,7 @@ impl Guardian<'_> {
             let limits = master::Limits {
                 deadline: Some(HOOKS_LIMIT),
                 reason: Some(match cause {
-                    Cause::HoldLimit | Cause::Stopped => ThawReason::TimedOut,
+                    Cause::HoldLimit | Cause::Stopped | Cause::Wanted => ThawReason::TimedOut,
                     Cause::AgentDied => ThawReason::Failed,
                 }),
                 ..master::Limits::default()
@@ -293,7 +366,12 @@ impl Guardian<'_> {
         for failure in &failures {
             self.log(Severity::Error, &format!("critical: {failure}"));
         }
-        self.say(&Word::Ended(expiry));
+        let word = Word::Ended(expiry);
+        self.say(&word);
+        self.visitors.tell(&word);
+        if let Some(asker) = &mut self.asker {
+            visitors::answer(asker, &word);
+        }
     }
 
     /// A hook that is told to thaw while it still freezes would leave its application asleep. After a
@@ -317,4 +395,13 @@ impl Guardian<'_> {
         // Nobody is left to tell that the system log does not listen.
         self.syslog.send(severity, text).ok();
     }
+}
+
+/// Why the freeze is not ended at this stage.
+fn refusal(stage: Stage) -> String {
+    match stage {
+        Stage::Freezing => "the agent is still freezing",
+        Stage::Frozen | Stage::Thawing => "the agent is thawing already",
+    }
+    .to_owned()
 }

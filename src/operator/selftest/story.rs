@@ -7,6 +7,7 @@
 
 use crate::freeze::report::Report;
 use crate::hooks::HookStatus;
+use crate::operator::present;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
@@ -105,10 +106,7 @@ impl Story {
     pub fn end(mut self) -> u8 {
         self.seconds = self.start.elapsed().as_secs_f64();
         if self.json {
-            match serde_json::to_string_pretty(&self) {
-                Ok(text) => println!("{text}"),
-                Err(error) => eprintln!("cannot write JSON: {error}"),
-            }
+            present::print_json(&self);
         } else {
             self.tell();
         }

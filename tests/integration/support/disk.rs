@@ -97,6 +97,12 @@ impl Disk {
         Self::ext4_in(&mountpoint.with_extension("img"), mountpoint)
     }
 
+    /// An ext4 filesystem of so many MiB: room for a copy of a debug build.
+    pub fn ext4_of(mountpoint: &Path, mib: u64) -> Self {
+        let image = mountpoint.with_extension("img");
+        Self::make(&image, mountpoint, "ext4", &["mkfs.ext4", "-q", "-F"], mib)
+    }
+
     /// An XFS filesystem.
     pub fn xfs(mountpoint: &Path) -> Self {
         let image = mountpoint.with_extension("img");

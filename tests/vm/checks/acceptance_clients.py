@@ -110,18 +110,25 @@ def virsh_set_user_password_then_log_in(g):
 
 @check("libvirt")
 def virsh_user_sshkeys(g):
+    def shown():
+        # Some versions of virsh print no line ends between the keys.
+        text = g.virsh("get-user-sshkeys", "tu").strip()
+        keys = {key for key in KEYS if key in text}
+        equal(len(text.replace("\n", "")), sum(map(len, keys)), f"length of {text}")
+        return keys
+
     add_user(g)
     file = g.work / "keys"
     done = virt.virsh("get-user-sshkeys", g.name, "tu", check=False)
     holds("No such file or directory" in done.stderr, f"no key file yet: {done.stderr}")
     file.write_text("\n".join(KEYS[:2]) + "\n")
     g.virsh("set-user-sshkeys", "tu", "--file", str(file))
-    equal(set(g.virsh("get-user-sshkeys", "tu").split("\n")) - {""}, set(KEYS[:2]), "keys after adding two")
+    equal(shown(), set(KEYS[:2]), "keys after adding two")
     file.write_text(KEYS[2] + "\n")
     g.virsh("set-user-sshkeys", "tu", "--file", str(file), "--reset")
-    equal(g.virsh("get-user-sshkeys", "tu").strip(), KEYS[2], "keys after a reset to one")
+    equal(shown(), {KEYS[2]}, "keys after a reset to one")
     g.virsh("set-user-sshkeys", "tu", "--file", str(file), "--remove")
-    equal(g.virsh("get-user-sshkeys", "tu").strip(), "", "keys after its removal")
+    equal(shown(), set(), "keys after its removal")
     with virt.domain(g.name) as domain:
         domain.authorizedSSHKeysSet("tu", KEYS[:1])
         equal(domain.authorizedSSHKeysGet("tu"), KEYS[:1], "authorizedSSHKeysGet()")
@@ -179,11 +186,10 @@ def virsh_agent_command_reads_and_writes_files(g):
         done = virt.virsh("qemu-agent-command", g.name, json.dumps(request), check=False)
         holds(text in done.stderr, f"{text}, not {done.stderr}")
     g.ask("guest-file-close", {"handle": handle})
-    # As Proxmox's largest file-read: 16 MiB in one answer.
-    g.oob.run("head -c 16777216 /dev/zero >/root/large")
+    # libvirt's own protocol takes strings of up to 4 MiB.
+    g.oob.run("head -c 3000000 /dev/zero >/root/large")
     handle = g.ask("guest-file-open", {"path": "/root/large"})
-    with virt.domain(g.name):
-        answer = g.ask("guest-file-read", {"handle": handle, "count": 1 << 23}, timeout=60)
-    equal((answer["count"], len(answer["buf-b64"])), (1 << 23, 11184812), "8 MiB in one answer")
+    answer = g.ask("guest-file-read", {"handle": handle, "count": 10_000_000}, timeout=60)
+    equal((answer["count"], len(answer["buf-b64"]), answer["eof"]), (3_000_000, 4_000_000, True), "3 MB in one answer")
     g.ask("guest-file-close", {"handle": handle})
     g.oob.run("rm /root/large /root/written")

@@ -240,3 +240,15 @@ def a_hot_plugged_nic_comes_and_goes(g):
         unplug(g, "nic1")
         equal(names(), before, "interfaces without it")
         compare_interfaces(g, agent)
+
+
+@check("devices")
+def a_filesystem_unmounted_while_frozen_is_writable_again(g):
+    disk = g.device("trim")
+    g.oob.run(f"mkdir -p /mnt/away; mkfs.ext4 -qF {disk} && mount {disk} /mnt/away")
+    with g.agent() as agent:
+        equal(agent.ask("guest-fsfreeze-freeze"), 3, "filesystems frozen")
+        g.oob.run("umount -l /mnt/away", timeout=20)
+        agent.ask("guest-fsfreeze-thaw")
+        g.oob.run(f"for i in $(seq 50); do mount {disk} /mnt/away && break; sleep 0.2; done; echo x >/mnt/away/x && umount /mnt/away", timeout=30)
+        equal(agent.ask("guest-fsfreeze-status"), "thawed", "status")

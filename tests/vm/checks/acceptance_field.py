@@ -66,3 +66,22 @@ def verbose_log_names_each_command_and_block_lists_hold(g):
     log = g.oob.run("cat /run/qga-log/log")
     for name in ("guest-ping", "guest-info"):
         holds(name in log, f"{name} in the verbose log: {log}")
+
+
+@check("libvirt")
+def live_snapshot_during_a_copy_leaves_equal_hashes(g):
+    overlays = {"vda": g.work / "vda.overlay", "vdb": g.work / "vdb.overlay"}
+    g.oob.run("head -c 30000000 /dev/urandom >/data/original; sync")
+    copy = g.oob.start("for i in 1 2 3 4 5 6; do cp /data/original /root/copy$i; sync -f /root/copy$i; done")
+    words = [word for name, file in overlays.items() for word in ("--diskspec", f"{name},file={file}")]
+    g.virsh("snapshot-create-as", "one", "--disk-only", "--quiesce", "--no-metadata", *words, timeout=180)
+    try:
+        equal(g.ask("guest-fsfreeze-status"), "thawed", "status after the snapshot, which libvirt froze and thawed for")
+        equal(copy.wait(120)[0], 0, "the copy")
+        hashes = {line.split()[0] for line in g.oob.run("sha256sum /data/original /root/copy?", timeout=120).splitlines()}
+        equal(len(hashes), 1, "different hashes")
+        g.oob.run("rm /data/original /root/copy?; sync")
+    finally:
+        for name, file in overlays.items():
+            g.virsh("blockcommit", name, "--active", "--pivot", "--wait", timeout=180)
+            file.unlink(missing_ok=True)

@@ -49,19 +49,10 @@ def shutdown_by_halt_stops_the_kernel_and_leaves_the_machine_on(g):
 
 
 @check("devices")
-def shutdown_powers_down_by_default(g):
+def shutdown_without_a_mode_powers_down_and_ends_qemu(g):
     for _ in shut_down(g):
         event = g.qmp.event("SHUTDOWN", SECONDS)
-    equal(event["data"], {"guest": True, "reason": "guest-shutdown"}, "QEMU's event")
-    g.qmp.ask("system_reset")
-    g.qmp.ask("cont")
-    g.await_start()
-
-
-@check("devices")
-def shutdown_by_powerdown_ends_qemu(g):
-    g.qmp.ask("set-action", shutdown="poweroff")
-    for _ in shut_down(g, mode="powerdown"):
+        equal(event["data"], {"guest": True, "reason": "guest-shutdown"}, "QEMU's event")
         equal(g.process.wait(SECONDS), 0, "QEMU's exit status")
 
 
@@ -103,21 +94,6 @@ def virsh_save_and_restore_is_a_migration_to_a_file(g):
         domain.setTime({"seconds": int(time.time()), "nseconds": 0})
         equal(domain.fsFreeze(), 2, "fsFreeze() after the migration")
         equal(domain.fsThaw(), 2, "fsThaw()")
-
-
-@check("libvirt")
-def virsh_reboot_mode_agent(g):
-    before = g.oob.run("cat /proc/sys/kernel/random/boot_id")
-    g.virsh("reboot", "--mode", "agent")
-    end = time.monotonic() + SECONDS
-    while True:
-        g.oob.close()
-        g.wait_booted()
-        if g.oob.run("cat /proc/sys/kernel/random/boot_id") != before:
-            break
-        holds(time.monotonic() < end, f"the guest reboots within {SECONDS} s")
-        time.sleep(0.5)
-    g.wait_agent()
 
 
 @check("libvirt")

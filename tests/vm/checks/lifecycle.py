@@ -89,7 +89,7 @@ def silent_host_costs_no_wakeups(g):
 @check("libvirt")
 def virsh_reboot_and_the_agent_is_back(g):
     before = g.oob.run("cat /proc/sys/kernel/random/boot_id")
-    g.virsh("reboot")
+    g.virsh("reboot", "--mode", "agent")
     g.oob.close()
     end = time.monotonic() + 180
     while True:

@@ -1,0 +1,123 @@
+//! A person's end of the line to the guardian: questions that leave the agent's line alone.
+
+use super::{Order, Standing, Word, door};
+use crate::state::Expiry;
+use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
+use std::io::{self, BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long the guardian may take to say how things stand.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// How long it may take to thaw: some FITHAWs that hang.
+const THAW_PATIENCE: Duration = Duration::from_secs(60);
+/// How long it may then take to tell the hooks.
+const HOOKS_PATIENCE: Duration = Duration::from_secs(320);
+
+/// What the guardian thawed.
+#[derive(Debug)]
+pub struct Thawed {
+    /// Mountpoints, in the order of thawing.
+    pub filesystems: Vec<String>,
+    /// What went wrong: one line each.
+    pub failures: Vec<String>,
+}
+
+/// A line to a guardian that stands by.
+#[derive(Debug)]
+pub struct Question {
+    line: BufReader<UnixStream>,
+    /// The guardian's process id.
+    pub pid: i32,
+}
+
+impl Question {
+    /// Goes to the door in `statedir`; `None` if nobody stands guard there.
+    ///
+    /// # Errors
+    /// There is a guardian, or a door that cannot be examined: no permission.
+    pub fn at(statedir: &Path) -> io::Result<Option<Self>> {
+        let line = match UnixStream::connect(door(statedir)) {
+            Ok(line) => line,
+            Err(error) => {
+                return match error.kind() {
+                    // A door that a killed guardian left refuses.
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                    _ => Err(error),
+                };
+            }
+        };
+        let pid = getsockopt(&line, PeerCredentials)?.pid();
+        line.set_write_timeout(Some(PATIENCE))?;
+        let line = BufReader::new(line);
+        Ok(Some(Self { line, pid }))
+    }
+
+    /// Asks how things stand.
+    ///
+    /// # Errors
+    /// It does not answer in time, as while it thaws.
+    pub fn standing(mut self) -> io::Result<Standing> {
+        self.tell(&Order::Status)?;
+        match self.read(PATIENCE)? {
+            Word::Standing(standing) => Ok(*standing),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Asks for the end of the freeze; answers what was thawed, or why nothing was done. Whatever is to be told to the hooks is told afterwards:
+    /// [`Question::wait`].
+    ///
+    /// # Errors
+    /// It does not answer in time.
+    pub fn end(&mut self) -> io::Result<Result<Thawed, String>> {
+        self.tell(&Order::End)?;
+        match self.read(THAW_PATIENCE)? {
+            Word::Thawed {
+                filesystems,
+                failures,
+            } => Ok(Ok(Thawed {
+                filesystems,
+                failures,
+            })),
+            Word::Refused(why) => Ok(Err(why)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Waits until the hooks have been told.
+    ///
+    /// # Errors
+    /// They take very long.
+    pub fn wait(mut self) -> io::Result<Expiry> {
+        match self.read(HOOKS_PATIENCE)? {
+            Word::Ended(expiry) => Ok(expiry),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn tell(&mut self, order: &Order) -> io::Result<()> {
+        let mut text = serde_json::to_vec(order)?;
+        text.push(b'\n');
+        self.line.get_mut().write_all(&text)
+    }
+
+    fn read(&mut self, patience: Duration) -> io::Result<Word> {
+        self.line.get_ref().set_read_timeout(Some(patience))?;
+        let mut text = String::new();
+        match self.line.read_line(&mut text) {
+            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(_) => Ok(serde_json::from_str(&text)?),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                format!("no answer within {} s", patience.as_secs()),
+            )),
+            Err(error) => Err(error),
+        }
+    }
+}
+
+fn unexpected(word: &Word) -> io::Error {
+    io::Error::other(format!("it answered {word:?}"))
+}

@@ -1,0 +1,240 @@
+//! `qemu-ga check`: whether a freeze will go well here, before one is asked for. Every finding says
+//! what to do. It only looks: no device is opened, nothing is written.
+
+mod files;
+mod hooks;
+mod system;
+
+use super::args::Tool;
+use super::present::{self, Style, count, tame, wrap};
+use super::setting::{self, Setting};
+use crate::config::Config;
+use crate::freeze::plan::{self, Plan, Survey};
+use crate::freeze::policy::{Mode, Policy};
+use crate::probe::System;
+use crate::probe::mountinfo::Mount;
+use crate::sys::strerror;
+use serde::Serialize;
+use std::ffi::OsString;
+
+const USAGE: &str = "\
+Usage: qemu-ga check [--json]
+Looks for what would keep a freeze from going well: hooks and their owners, the
+log, the state directory, the device, a stale marker, the configuration, the
+service. Every finding says what to do. Nothing is touched.
+  --json               for machines
+";
+const EXIT: &str = "\
+Exit status: 0 all is well; 1 something is to be mended; 2 for a mistake in this
+command.
+";
+
+/// How serious it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum Kind {
+    /// As it should be.
+    Fine,
+    /// Good to know.
+    Note,
+    /// To be mended.
+    Finding,
+}
+
+/// One thing that was looked at.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Result {
+    kind: Kind,
+    /// What was looked at.
+    about: &'static str,
+    /// How it is.
+    text: String,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    advice: Option<String>,
+}
+
+impl Result {
+    fn fine(about: &'static str, text: impl Into<String>) -> Self {
+        Self::new(Kind::Fine, about, text.into(), None)
+    }
+
+    fn note(about: &'static str, text: impl Into<String>) -> Self {
+        Self::new(Kind::Note, about, text.into(), None)
+    }
+
+    fn finding(about: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Self {
+        Self::new(Kind::Finding, about, text.into(), Some(advice.into()))
+    }
+
+    fn new(kind: Kind, about: &'static str, text: String, advice: Option<String>) -> Self {
+        Self {
+            kind,
+            about,
+            text,
+            advice,
+        }
+    }
+}
+
+/// What the checks look at.
+struct Scene<'a> {
+    config: &'a Config,
+    mounts: &'a [Mount],
+    survey: &'a Survey,
+    plan: &'a Plan,
+}
+
+/// Runs `qemu-ga check` with the arguments behind that word; returns the exit status.
+pub fn cli(args: &[OsString]) -> u8 {
+    let usage = format!("{USAGE}{}{EXIT}", setting::HELP);
+    let tool = Tool {
+        name: "check",
+        usage: &usage,
+        flags: &[],
+        values: setting::OPTIONS,
+        most_words: 0,
+    };
+    let given = match tool.parse(args) {
+        Ok(given) => given,
+        Err(status) => return status,
+    };
+    let results = match Setting::of(&given) {
+        Ok(setting) => all(&setting),
+        Err(error) => vec![Result::finding(
+            "configuration",
+            error,
+            "mend the file: the agent does not start with it",
+        )],
+    };
+    let told = if given.has("--json") {
+        present::print_json(&results)
+    } else {
+        present::print(&tell(&results, Style::of_stdout()))
+    };
+    let found = results.iter().any(|result| result.kind == Kind::Finding);
+    told.max(u8::from(found))
+}
+
+/// Every check, in the order of reading.
+fn all(setting: &Setting) -> Vec<Result> {
+    let config = &setting.config;
+    let mut results = vec![Result::fine("configuration", setting.origin.clone())];
+    results.extend(
+        config
+            .warnings
+            .iter()
+            .map(|warning| Result::finding("configuration", warning, "mend that line or option")),
+    );
+    if !nix::unistd::geteuid().is_root() {
+        let text = "not run as root: what the agent may do and you may not is told as missing";
+        results.push(Result::note("rights", text));
+    }
+    let mounts = match System::host().mounts() {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            let text = format!("the mount table cannot be read: {}", strerror(&error));
+            results.push(Result::finding("filesystems", text, "mount /proc"));
+            return results;
+        }
+    };
+    let survey = Survey::take(&System::host(), &mounts);
+    let plan = planned(&survey, &config.policy, &mut results);
+    let scene = Scene {
+        config,
+        mounts: &mounts,
+        survey: &survey,
+        plan: &plan,
+    };
+    results.extend(hooks::check(&scene));
+    results.extend(files::check(&scene));
+    results.extend(system::check(&scene));
+    results
+}
+
+/// What a freeze would take; where there is no plan, everything counts as frozen.
+fn planned(survey: &Survey, policy: &Policy, results: &mut Vec<Result>) -> Plan {
+    match plan::make(survey, policy, None) {
+        Ok(plan) => {
+            let number = count(plan.targets.len(), "filesystem");
+            results.push(match (plan.targets.is_empty(), policy.freeze) {
+                (true, Mode::All) => Result::finding(
+                    "filesystems",
+                    "a freeze finds nothing to freeze",
+                    "see qemu-ga plan --all, and fsfreeze-include and fsfreeze-exclude",
+                ),
+                (true, mode) => {
+                    Result::note("filesystems", format!("fsfreeze-mode is {}", mode.name()))
+                }
+                (false, _) => Result::fine(
+                    "filesystems",
+                    format!("{number} would be frozen: see qemu-ga plan"),
+                ),
+            });
+            let notes = plan.notes.iter();
+            results.extend(notes.map(|note| Result::note("filesystems", note)));
+            plan
+        }
+        Err(circle) => {
+            let advice = "leave one of them out: fsfreeze-exclude in [qemu-ga-rs]";
+            results.push(Result::finding("filesystems", circle.to_string(), advice));
+            Plan {
+                targets: plan::everything(survey),
+                ..Plan::default()
+            }
+        }
+    }
+}
+
+fn tell(results: &[Result], style: Style) -> String {
+    let mut text = String::new();
+    for result in results {
+        let mark = match result.kind {
+            Kind::Fine => style.good("ok     "),
+            Kind::Note => style.odd("note   "),
+            Kind::Finding => style.bad("FINDING"),
+        };
+        let first = format!("{mark}  {:<13}  ", result.about);
+        text += &wrap(&first, &tame(&result.text));
+        if let Some(advice) = &result.advice {
+            text += &wrap(&format!("{:24}-> ", ""), &tame(advice));
+        }
+    }
+    let found = results.iter().filter(|r| r.kind == Kind::Finding).count();
+    text += &match found {
+        0 => style.good("nothing to mend\n"),
+        _ => style.bad(&format!("{} to mend\n", count(found, "finding"))),
+    };
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_finding_says_what_to_do() {
+        let results = [
+            Result::fine("device", "there"),
+            Result::finding("log", "a ".repeat(60), "move it"),
+        ];
+        let text = tell(&results, Style::default());
+        assert!(text.lines().all(|line| line.len() <= 80), "{text}");
+        assert!(text.contains("ok       device         there\n"));
+        assert!(text.contains(&format!("{:24}-> move it\n1 finding to mend\n", "")));
+    }
+
+    #[test]
+    fn a_circle_is_a_finding_and_everything_counts_as_frozen() {
+        let mut results = Vec::new();
+        let plan = planned(&Survey::default(), &Policy::default(), &mut results);
+        assert!(plan.targets.is_empty());
+        assert_eq!(results[0].kind, Kind::Finding);
+        let off = Policy {
+            freeze: Mode::HooksOnly,
+            ..Policy::default()
+        };
+        planned(&Survey::default(), &off, &mut results);
+        assert_eq!(results[1].kind, Kind::Note);
+    }
+}

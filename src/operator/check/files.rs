@@ -1,0 +1,282 @@
+//! What the agent writes to: the logs and the state directory, and the filesystems they are on.
+
+use super::{Result, Scene};
+use crate::freeze::history;
+use crate::hooks::log;
+use crate::operator::present::count;
+use crate::operator::status::Status;
+use crate::probe::mountinfo::Mount;
+use crate::state::StateDir;
+use crate::sys::strerror;
+use nix::unistd::{AccessFlags, eaccess};
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
+
+pub fn check(scene: &Scene<'_>) -> Vec<Result> {
+    let mut results = Vec::new();
+    if scene.config.hook().is_some() {
+        results.push(log_file(scene, "hook log", Path::new(log::DEFAULT_PATH)));
+    }
+    if let Some(path) = &scene.config.logfile {
+        results.push(log_file(scene, "log", path));
+    }
+    results.extend(state(scene));
+    results
+}
+
+fn log_file(scene: &Scene<'_>, about: &'static str, path: &Path) -> Result {
+    let shown = path.display();
+    let elsewhere = "choose a regular file in a directory that root can write";
+    match fs::metadata(path) {
+        Ok(data) if data.file_type().is_fifo() || data.file_type().is_block_device() => {
+            return Result::finding(
+                about,
+                format!("{shown} is a FIFO or device: who writes there may wait for ever"),
+                elsewhere,
+            );
+        }
+        Ok(data) if !data.is_file() && !data.file_type().is_char_device() => {
+            return Result::finding(about, format!("{shown} is no regular file"), elsewhere);
+        }
+        Ok(_) if eaccess(path, AccessFlags::W_OK).is_err() => {
+            return Result::finding(about, format!("{shown} is not writable"), elsewhere);
+        }
+        Ok(_) => {}
+        Err(_) => {
+            let dir = path.parent().unwrap_or(Path::new("/"));
+            if let Err(error) = eaccess(dir, AccessFlags::W_OK) {
+                let why = strerror(&error.into());
+                let text = format!("{shown} cannot be made: {}: {why}", dir.display());
+                return Result::finding(about, text, elsewhere);
+            }
+        }
+    }
+    match frozen_under(scene, path) {
+        None => Result::fine(about, shown.to_string()),
+        Some(on) => Result::note(
+            about,
+            format!(
+                "{shown} is on {on}, which a freeze takes: that is fine, for it is only written \
+                 before the freeze and after the thaw"
+            ),
+        ),
+    }
+}
+
+fn state(scene: &Scene<'_>) -> Vec<Result> {
+    let dir = &scene.config.statedir;
+    let shown = dir.display();
+    let choose = "choose a directory in memory, such as /run: -t DIR, or statedir in [general]";
+    if let Err(error) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
+        let text = format!("{shown} is not writable: {}", strerror(&error.into()));
+        return vec![Result::finding("state", text, choose)];
+    }
+    let mut results = vec![match frozen_under(scene, dir) {
+        None => Result::fine("state", format!("{shown} is writable and never frozen")),
+        Some(on) => Result::finding(
+            "state",
+            format!(
+                "{shown} is on {on}, which a freeze takes: what must be written then (that a \
+                 freeze was ended, the report) has to wait"
+            ),
+            choose,
+        ),
+    }];
+    match Status::find(dir) {
+        Ok(status) => results.extend(marker(&status)),
+        Err(error) => results.push(Result::finding("state", error, "run qemu-ga check as root")),
+    }
+    let (reports, wrong) = history::read(&StateDir::new(dir));
+    results.push(match wrong {
+        Some(why) => Result::finding(
+            "reports",
+            why,
+            "remove the file; the next freeze makes it anew",
+        ),
+        None => Result::fine("reports", format!("{} kept", count(reports.len(), "run"))),
+    });
+    results
+}
+
+/// What marker, guardian and agent say together.
+fn marker(status: &Status) -> Vec<Result> {
+    let mut results = Vec::new();
+    let frozen = status.state != "thawed";
+    results.push(match (status.guardian, &status.agents[..]) {
+        (None, []) if status.marked => Result::finding(
+            "marker",
+            "it says that filesystems are frozen, but no agent runs and nobody stands guard: it is \
+             stale, or something is frozen for ever",
+            "qemu-ga thaw --now thaws whatever is frozen and removes it",
+        ),
+        (None, _) if status.marked => Result::finding(
+            "marker",
+            "filesystems are frozen, and no guardian stands by if the agent dies",
+            "let the host thaw, or run qemu-ga thaw --now",
+        ),
+        (Some(pid), _) if frozen => Result::note(
+            "marker",
+            format!(
+                "filesystems are {} now; process {pid} stands guard",
+                status.state
+            ),
+        ),
+        _ => Result::fine("marker", "none: nothing is frozen"),
+    });
+    if let Some(expired) = &status.expired {
+        results.push(Result::note("late thaw", expired));
+    }
+    results.push(match &status.agents[..] {
+        [pid] => Result::fine("agent", format!("process {pid}")),
+        [] => Result::finding(
+            "agent",
+            "it does not run",
+            "systemctl start qemu-guest-agent (and enable it), or look why it ended: journalctl \
+             -u qemu-guest-agent",
+        ),
+        many => Result::finding(
+            "agent",
+            format!(
+                "{} share one state directory: {many:?}",
+                count(many.len(), "process")
+            ),
+            "stop all but one, or give each a --statedir of its own",
+        ),
+    });
+    results
+}
+
+/// The mountpoint of the filesystem that holds `path`, if a freeze takes it.
+fn frozen_under(scene: &Scene<'_>, path: &Path) -> Option<String> {
+    let mount = mount_of(scene.mounts, &nearest(path))?;
+    let layers = scene.survey.layers.get(&mount.mountpoint);
+    let is_meant = |device| {
+        let mut targets = scene.plan.targets.iter();
+        targets.find(|target| target.filesystem.device() == device)
+    };
+    // btrfs shows an anonymous number; its mountpoints tell.
+    let by_path = || {
+        scene.plan.targets.iter().find(|target| {
+            target.filesystem.mountpoint == mount.mountpoint
+                || target.alternatives.contains(&mount.mountpoint)
+        })
+    };
+    let target = is_meant(mount.device())
+        .or_else(by_path)
+        .or_else(|| layers?.iter().find_map(|&device| is_meant(device)))?;
+    Some(String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned())
+}
+
+/// `path` without links, or what of it exists.
+fn nearest(path: &Path) -> PathBuf {
+    let mut ancestors = path.ancestors();
+    let found = ancestors.find_map(|above| above.canonicalize().ok());
+    found.unwrap_or_else(|| PathBuf::from("/"))
+}
+
+/// The mount that `path`, which has no links, is in: of the longest mountpoints the last.
+fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
+    let holds = |mount: &&Mount| {
+        let mountpoint = Path::new(std::ffi::OsStr::from_bytes(&mount.mountpoint));
+        path.starts_with(mountpoint)
+    };
+    mounts
+        .iter()
+        .filter(holds)
+        .max_by_key(|mount| mount.mountpoint.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Kind;
+    use super::*;
+    use crate::config::Config;
+    use crate::freeze::plan::{Plan, Survey, Target};
+    use crate::probe::filesystems::Filesystem;
+    use crate::probe::mountinfo::parse;
+
+    fn with_scene(mounts: &str, frozen: &[(&str, u32)], body: impl FnOnce(&Scene<'_>)) {
+        let target = |&(mountpoint, minor): &(&str, u32)| Target {
+            filesystem: Filesystem {
+                mountpoint: mountpoint.into(),
+                fstype: "ext4".into(),
+                major: 8,
+                minor,
+                mount_id: 0,
+            },
+            alternatives: Vec::new(),
+            device: String::new(),
+            stands_on: Vec::new(),
+            optional: false,
+        };
+        let plan = Plan {
+            targets: frozen.iter().map(target).collect(),
+            ..Plan::default()
+        };
+        body(&Scene {
+            config: &Config::default(),
+            mounts: &parse(mounts.as_bytes()),
+            survey: &Survey::default(),
+            plan: &plan,
+        });
+    }
+
+    const MOUNTS: &str = "\
+1 0 8:1 / / rw - ext4 /dev/sda1 rw
+2 1 0:5 / /proc rw - proc proc rw
+3 1 8:1 /x /usr rw - ext4 /dev/sda1 rw
+";
+
+    #[test]
+    fn the_filesystem_under_a_path_is_found() {
+        with_scene(MOUNTS, &[("/", 1)], |scene| {
+            let on = |path: &str| frozen_under(scene, Path::new(path));
+            assert_eq!(on("/nonexistent/file"), Some("/".into()));
+            assert_eq!(on("/usr/nonexistent"), Some("/".into()));
+            assert_eq!(on("/proc/self"), None);
+        });
+        with_scene(MOUNTS, &[], |scene| {
+            assert_eq!(frozen_under(scene, Path::new("/usr")), None);
+        });
+    }
+
+    #[test]
+    fn logs_where_a_write_could_block_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("log");
+        with_scene(MOUNTS, &[], |scene| {
+            let kind = |path: &Path| log_file(scene, "log", path).kind;
+            assert_eq!(kind(&path), Kind::Fine);
+            nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
+            assert_eq!(kind(&path), Kind::Finding);
+            assert_eq!(kind(dir.path()), Kind::Finding);
+            assert_eq!(kind(Path::new("/nonexistent/log")), Kind::Finding);
+        });
+        with_scene(MOUNTS, &[("/", 1)], |scene| {
+            let result = log_file(scene, "log", &dir.path().join("other"));
+            assert_eq!(result.kind, Kind::Note);
+        });
+    }
+
+    #[test]
+    fn a_marker_without_anybody_is_stale() {
+        let status = |marked, agents: &[i32], guardian| Status {
+            state: if marked { "frozen" } else { "thawed" },
+            marked,
+            agents: agents.to_vec(),
+            guardian,
+            ..Status::default()
+        };
+        let kinds = |status: Status| marker(&status).iter().map(|r| r.kind).collect::<Vec<_>>();
+        use Kind::{Finding, Fine, Note};
+        assert_eq!(kinds(status(false, &[1], None)), [Fine, Fine]);
+        assert_eq!(kinds(status(true, &[], None)), [Finding, Finding]);
+        assert_eq!(kinds(status(true, &[1], None)), [Finding, Fine]);
+        assert_eq!(kinds(status(true, &[1], Some(2))), [Note, Fine]);
+        assert_eq!(kinds(status(false, &[1, 2], None)), [Fine, Finding]);
+        let stale = &marker(&status(true, &[], None))[0];
+        assert!(stale.advice.as_ref().unwrap().contains("thaw --now"));
+    }
+}

@@ -1,0 +1,410 @@
+//! `qemu-ga plan`: what a freeze would do. It only looks.
+
+use super::args::Tool;
+use super::present::{self, Style, span, table, tame, wrap};
+use super::setting::{self, Setting};
+use crate::config::Config;
+use crate::freeze::plan::{self, LeftOut, Plan, Survey, Target};
+use crate::freeze::policy::Mode;
+use crate::hooks::Phase;
+use crate::hooks::runner::{self, Candidate};
+use crate::hooks::trust;
+use crate::probe::System;
+use crate::sys::strerror;
+use serde::Serialize;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const USAGE: &str = "\
+Usage: qemu-ga plan [--all] [--json] [MOUNTPOINT…]
+Shows what a freeze would do now: which hooks run and in which order, which
+filesystems are frozen and in which order, what is left out and why. With
+mountpoints: if the host names these. Nothing is touched.
+  --all                name the pseudo filesystems, too
+  --json               for machines
+";
+const EXIT: &str = "\
+Exit status: 0; 1 if a freeze would be refused; 2 for a mistake in this command.
+";
+
+/// The plan, in the members of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Shown {
+    configuration: String,
+    mode: &'static str,
+    hold_limit: Option<f64>,
+    step_limit: Option<f64>,
+    hook_master: Option<PathBuf>,
+    /// Paths in the order of running.
+    freeze_hooks: Vec<String>,
+    thaw_hooks: Vec<String>,
+    /// What is passed over, and why.
+    hooks_left_out: Vec<HookLeftOut>,
+    /// Why no hook would be run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    hooks_refused: Option<String>,
+    filesystems: Vec<Filesystem>,
+    skipped: Vec<Skipped>,
+    notes: Vec<String>,
+    /// Why nothing would be frozen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+struct HookLeftOut {
+    path: String,
+    reason: String,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Filesystem {
+    mountpoint: String,
+    fstype: String,
+    device: String,
+    stands_on: Vec<String>,
+    optional: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Skipped {
+    mountpoint: String,
+    fstype: String,
+    reason: String,
+}
+
+/// Runs `qemu-ga plan` with the arguments behind that word; returns the exit status.
+pub fn cli(args: &[OsString]) -> u8 {
+    let usage = format!("{USAGE}{}{EXIT}", setting::HELP);
+    let tool = Tool {
+        name: "plan",
+        usage: &usage,
+        flags: &["--all"],
+        values: setting::OPTIONS,
+        most_words: usize::MAX,
+    };
+    let given = match tool.parse(args) {
+        Ok(given) => given,
+        Err(status) => return status,
+    };
+    let setting = match Setting::of(&given) {
+        Ok(setting) => setting,
+        Err(error) => return tool.fail(&error),
+    };
+    let mounts = match System::host().mounts() {
+        Ok(mounts) => mounts,
+        Err(error) => {
+            let why = strerror(&error);
+            return tool.fail(&format!(
+                "the mount table cannot be read: {why}; mount /proc"
+            ));
+        }
+    };
+    let survey = Survey::take(&System::host(), &mounts);
+    let names: Vec<Vec<u8>> = given.words.iter().map(|w| w.as_bytes().to_vec()).collect();
+    let only = (!names.is_empty()).then_some(names.as_slice());
+    let plan = plan::make(&survey, &setting.config.policy, only);
+    let shown = Shown::of(&setting, plan.map_err(|circle| circle.to_string()));
+    let told = if given.has("--json") {
+        present::print_json(&shown)
+    } else {
+        present::print(&shown.tell(given.has("--all"), Style::of_stdout()))
+    };
+    told.max(u8::from(shown.is_refused()))
+}
+
+/// The directory whose hooks a master like ours calls: beside it.
+pub fn hooks_of(master: &Path) -> PathBuf {
+    let mut dir = master.as_os_str().to_owned();
+    dir.push(".d");
+    dir.into()
+}
+
+impl Shown {
+    fn of(setting: &Setting, plan: Result<Plan, String>) -> Self {
+        let Config {
+            policy,
+            limits,
+            warnings,
+            ..
+        } = &setting.config;
+        let master = setting.config.hook().map(Path::to_owned);
+        let (plan, error) = match plan {
+            Ok(plan) => (plan, None),
+            Err(circle) => (Plan::default(), Some(circle)),
+        };
+        let mut this = Self {
+            configuration: setting.origin.clone(),
+            mode: policy.freeze.name(),
+            hold_limit: limits.hold.as_ref().map(Duration::as_secs_f64),
+            step_limit: limits.step.as_ref().map(Duration::as_secs_f64),
+            freeze_hooks: Vec::new(),
+            thaw_hooks: Vec::new(),
+            hooks_left_out: Vec::new(),
+            hooks_refused: None,
+            filesystems: plan.targets.iter().map(Filesystem::of).collect(),
+            skipped: plan.skipped.iter().map(Skipped::of).collect(),
+            notes: warnings.iter().chain(&plan.notes).cloned().collect(),
+            error,
+            hook_master: master,
+        };
+        if policy.freeze == Mode::Off {
+            this.notes
+                .push("fsfreeze-mode is off: a freeze does nothing".into());
+        } else if this.filesystems.is_empty() && policy.freeze == Mode::All && this.error.is_none()
+        {
+            this.notes
+                .push("nothing is chosen, so no hook runs either".into());
+        }
+        this.add_hooks();
+        this
+    }
+
+    fn add_hooks(&mut self) {
+        let Some(master) = self.hook_master.clone() else {
+            return;
+        };
+        if let Err(error) = std::fs::metadata(&master) {
+            let (master, why) = (master.display(), strerror(&error));
+            self.hooks_refused = Some(format!(
+                "{master}: {why}; install the hook master, or mend the path behind -F"
+            ));
+            return;
+        }
+        let dir = trust::absolute(&hooks_of(&master));
+        for phase in [Phase::Freeze, Phase::Thaw] {
+            let candidates = match runner::candidates(&dir, phase) {
+                Ok(candidates) => candidates,
+                Err(refusal) => {
+                    self.hooks_refused = Some(refusal.0);
+                    return;
+                }
+            };
+            for candidate in candidates {
+                match (candidate, phase) {
+                    (Candidate::Hook(path), Phase::Freeze) => {
+                        self.freeze_hooks.push(path.display().to_string());
+                    }
+                    (Candidate::Hook(path), Phase::Thaw) => {
+                        self.thaw_hooks.push(path.display().to_string());
+                    }
+                    (Candidate::Unfit(path, reason), Phase::Freeze) => {
+                        let path = path.display().to_string();
+                        self.hooks_left_out.push(HookLeftOut { path, reason });
+                    }
+                    (Candidate::Unfit(..), Phase::Thaw) => {}
+                }
+            }
+        }
+    }
+
+    fn is_refused(&self) -> bool {
+        self.error.is_some() || self.hooks_refused.is_some()
+    }
+
+    fn tell(&self, all: bool, style: Style) -> String {
+        let mut text = format!(
+            "{}\n",
+            style.bold("What a freeze would do now; nothing was touched")
+        );
+        text += &wrap("  configuration  ", &self.configuration);
+        let limit = |limit: Option<f64>| limit.map_or("no limit".into(), span);
+        text += &wrap(
+            "  limits         ",
+            &format!(
+                "thawed after {} at the latest; each step at a filesystem: {}",
+                limit(self.hold_limit),
+                limit(self.step_limit)
+            ),
+        );
+        if self.mode != Mode::All.name() {
+            text += &format!("  fsfreeze-mode  {}\n", style.odd(self.mode));
+        }
+        text += &format!("\n{}\n", style.bold("1. Hooks, called with freeze"));
+        text += &self.tell_hooks(style);
+        text += &format!("\n{}\n", style.bold("2. Filesystems, frozen in this order"));
+        text += &self.tell_filesystems(style);
+        text += &format!(
+            "\n{}\n",
+            style.bold("3. Thaw: the same filesystems in the reverse order, then hooks")
+        );
+        text += &names(&self.thaw_hooks);
+        text += &self.tell_skipped(all, style);
+        if !self.notes.is_empty() {
+            text += &format!("\n{}\n", style.bold("Notes"));
+            for note in &self.notes {
+                text += &wrap("  - ", &tame(note));
+            }
+        }
+        text
+    }
+
+    fn tell_hooks(&self, style: Style) -> String {
+        let Some(master) = &self.hook_master else {
+            return wrap(
+                "  ",
+                "none: the agent runs without -F, and no fsfreeze-hook is configured",
+            );
+        };
+        let mut text = format!("  by {}\n", tame(&master.display().to_string()));
+        if let Some(why) = &self.hooks_refused {
+            text += &wrap(&format!("  {}  ", style.bad("FAILS")), &tame(why));
+        } else {
+            text += &names(&self.freeze_hooks);
+        }
+        for left_out in &self.hooks_left_out {
+            let name = name(&left_out.path);
+            let first = format!("  {}  ", style.odd("passed over"));
+            text += &wrap(&first, &tame(&format!("{name}: {}", left_out.reason)));
+        }
+        text
+    }
+
+    fn tell_filesystems(&self, style: Style) -> String {
+        if let Some(why) = &self.error {
+            return wrap(&format!("  {}  ", style.bad("FAILS")), &tame(why));
+        }
+        if self.filesystems.is_empty() {
+            return "  none\n".into();
+        }
+        let row = |(index, f): (usize, &Filesystem)| {
+            let optional = if f.optional { "may fail" } else { "" };
+            let cells = [&f.mountpoint, &f.fstype, &f.device].map(|cell| tame(cell));
+            let mut row = vec![format!("{}", index + 1)];
+            row.extend(cells);
+            row.push(style.odd(optional));
+            row
+        };
+        let rows: Vec<_> = self.filesystems.iter().enumerate().map(row).collect();
+        let mut text = String::new();
+        for (line, filesystem) in table("  ", &[0], &rows).lines().zip(&self.filesystems) {
+            text += line;
+            text.push('\n');
+            // The device itself is in the line; only what is below it is news.
+            if filesystem.stands_on.len() > 1 {
+                let layers = filesystem.stands_on.join(", ");
+                text += &wrap("       stands on ", &tame(&layers));
+            }
+        }
+        text
+    }
+
+    fn tell_skipped(&self, all: bool, style: Style) -> String {
+        if self.skipped.is_empty() {
+            return String::new();
+        }
+        let mut text = format!("\n{}\n", style.bold("Not frozen"));
+        let pseudo = crate::probe::filesystems::SkipReason::Pseudo.to_string();
+        let is_shown = |skipped: &&Skipped| all || skipped.reason != pseudo;
+        let shown = self.skipped.iter().filter(is_shown);
+        text += &present::left_out(shown.map(|s| (s.mountpoint.as_str(), s.reason.as_str())));
+        let hidden = self.skipped.iter().filter(|s| !is_shown(s)).count();
+        if hidden > 0 {
+            let count = present::count(hidden, "pseudo filesystem");
+            text += &format!("  {count}: --all names them\n");
+        }
+        text
+    }
+}
+
+impl Filesystem {
+    fn of(target: &Target) -> Self {
+        Self {
+            mountpoint: String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned(),
+            fstype: target.filesystem.fstype.clone(),
+            device: target.device.clone(),
+            stands_on: target.stands_on.clone(),
+            optional: target.optional,
+        }
+    }
+}
+
+impl Skipped {
+    fn of(left_out: &LeftOut) -> Self {
+        Self {
+            mountpoint: String::from_utf8_lossy(&left_out.mountpoint).into_owned(),
+            fstype: left_out.fstype.clone(),
+            reason: left_out.reason.clone(),
+        }
+    }
+}
+
+fn name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// The file names, numbered.
+fn names(paths: &[String]) -> String {
+    if paths.is_empty() {
+        return "  none\n".into();
+    }
+    let row = |(index, path): (usize, &String)| vec![(index + 1).to_string(), tame(name(path))];
+    let rows: Vec<_> = paths.iter().enumerate().map(row).collect();
+    table("  ", &[0], &rows)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shown() -> Shown {
+        let setting = Setting {
+            config: Config::default(),
+            origin: "of the test".into(),
+        };
+        let left_out = |mountpoint: &[u8], reason: &str| LeftOut {
+            mountpoint: mountpoint.to_vec(),
+            fstype: "x".into(),
+            reason: reason.into(),
+        };
+        let pseudo = crate::probe::filesystems::SkipReason::Pseudo.to_string();
+        let plan = Plan {
+            skipped: vec![left_out(b"/proc", &pseudo), left_out(b"/nfs", "network")],
+            ..Plan::default()
+        };
+        Shown::of(&setting, Ok(plan))
+    }
+
+    #[test]
+    fn what_is_left_out_is_told_by_reason() {
+        let text = shown().tell(false, Style::default());
+        assert!(
+            text.contains("  network\n      /nfs\n  1 pseudo filesystem: --all"),
+            "{text}"
+        );
+        assert!(!text.contains("/proc") && shown().tell(true, Style::default()).contains("/proc"));
+        assert!(text.contains("nothing is chosen") && text.contains("thawed after 15 min 0 s"));
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn a_circle_or_a_missing_master_is_a_refusal() {
+        assert!(!shown().is_refused());
+        let mut setting = Setting {
+            config: Config::default(),
+            origin: String::new(),
+        };
+        let circle = Shown::of(&setting, Err("a circle".into()));
+        assert!(circle.is_refused());
+        assert!(
+            circle
+                .tell(false, Style::default())
+                .contains("FAILS  a circle")
+        );
+        setting.config.fsfreeze_hook = Some("/nonexistent/hook".into());
+        let missing = Shown::of(&setting, Ok(Plan::default()));
+        assert!(missing.is_refused());
+        let text = missing.tell(false, Style::default());
+        assert!(
+            text.contains("/nonexistent/hook: No such file or directory; install"),
+            "{text}"
+        );
+    }
+}

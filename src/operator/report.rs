@@ -1,0 +1,401 @@
+//! `qemu-ga report`: what a freeze did, as a timeline.
+
+use super::args::{self, Tool};
+use super::present::{self, Style, moment, span, table, tame, wrap};
+use super::setting::{self, Setting};
+use crate::freeze::guardian::question::Question;
+use crate::freeze::history;
+use crate::freeze::report::{Applications, End, FilesystemRecord, Level, Outcome, Report};
+use crate::hooks::{HookRecord, HookStatus, Phase};
+use crate::state::StateDir;
+use std::ffi::OsString;
+use std::path::Path;
+
+const USAGE: &str = "\
+Usage: qemu-ga report [N] [--all] [--json]
+       qemu-ga report --list [--json]
+Shows what the last freeze did, or the run number N (1 is the last, 2 the one
+before): when each step was, each filesystem, each hook, and what a snapshot
+taken meanwhile is worth.
+  --list               one line for each run that is kept
+  --all                name what was left out, too
+  --json               the agent's own records, for machines
+";
+
+/// Columns of a bar.
+const BAR: usize = 48;
+
+/// Runs `qemu-ga report` with the arguments behind that word; returns the exit status.
+pub fn cli(args: &[OsString]) -> u8 {
+    let usage = format!("{USAGE}{}{}", setting::HELP, EXIT);
+    let tool = Tool {
+        name: "report",
+        usage: &usage,
+        flags: &["--list", "--all"],
+        values: setting::OPTIONS,
+        most_words: 1,
+    };
+    let given = match tool.parse(args) {
+        Ok(given) => given,
+        Err(status) => return status,
+    };
+    let number = match given.words.first().map(|word| args::number("N", word)) {
+        None => 1,
+        Some(_) if given.has("--list") => return tool.mistake("--list shows every run, without N"),
+        Some(Ok(number)) => number,
+        Some(Err(mistake)) => return tool.mistake(&mistake),
+    };
+    let setting = match Setting::of(&given) {
+        Ok(setting) => setting,
+        Err(error) => return tool.fail(&error),
+    };
+    let reports = match runs(&setting.config.statedir) {
+        Ok(reports) => reports,
+        Err(error) => return tool.fail(&error),
+    };
+    let style = Style::of_stdout();
+    if given.has("--list") {
+        return if given.has("--json") {
+            present::print_json(&reports)
+        } else {
+            present::print(&list(&reports, style))
+        };
+    }
+    let Some(report) = reports.get(number - 1) else {
+        let (count, path) = (reports.len(), setting.config.statedir.display());
+        return tool.fail(&format!(
+            "{} kept in {path}, so there is no run {number}; qemu-ga report --list shows them",
+            present::count(count, "run")
+        ));
+    };
+    if given.has("--json") {
+        present::print_json(report)
+    } else {
+        present::print(&show(report, given.has("--all"), style))
+    }
+}
+
+const EXIT: &str = "\
+Exit status: 0; 1 if there is no such run; 2 for a mistake in this command.
+";
+
+/// The runs that are kept, the newest first; one at work before them.
+///
+/// # Errors
+/// They cannot be read, or there are none.
+fn runs(statedir: &Path) -> Result<Vec<Report>, String> {
+    let state = StateDir::new(statedir);
+    let (mut reports, wrong) = history::read(&state);
+    // While frozen the guardian has the run; without an answer the kept ones are all there is.
+    let at_work = Question::at(statedir)
+        .ok()
+        .flatten()
+        .and_then(|question| question.standing().ok());
+    if let Some(standing) = at_work
+        && let Some(mut report) = standing.report
+    {
+        report.stages.held = standing.held.unwrap_or_default();
+        report.judge();
+        reports.insert(0, *report);
+    }
+    match wrong {
+        Some(why) if reports.is_empty() => Err(why),
+        None if reports.is_empty() => Err(format!(
+            "no run is kept in {}: nothing was frozen since the system was started, or the agent \
+             has another state directory (--statedir)",
+            state.reports().display()
+        )),
+        _ => Ok(reports),
+    }
+}
+
+fn list(reports: &[Report], style: Style) -> String {
+    let head = ["N", "STARTED", "FROZEN", "LEVEL", "ENDED BY", "FS", "HOOKS"];
+    let mut rows = vec![head.map(|cell| style.bold(cell)).to_vec()];
+    for (index, report) in reports.iter().enumerate() {
+        let held = report.filesystems.iter().filter(|f| is_held(f)).count();
+        let failed = report.hooks.iter().filter(|h| !h.is_success()).count();
+        let mut hooks = report.hooks.len().to_string();
+        if failed > 0 {
+            hooks += &style.bad(&format!(", {failed} failed"));
+        }
+        rows.push(vec![
+            (index + 1).to_string(),
+            present::short_moment(report.started),
+            span(report.filesystems_seconds),
+            level(report, style),
+            end(report).0.to_owned(),
+            format!("{held}/{}", report.filesystems.len()),
+            hooks,
+        ]);
+    }
+    table("", &[0, 2, 5], &rows)
+}
+
+fn is_held(filesystem: &FilesystemRecord) -> bool {
+    matches!(filesystem.outcome, Outcome::Frozen | Outcome::Thawed)
+}
+
+fn level(report: &Report, style: Style) -> String {
+    let name = report.level.name();
+    match report.level {
+        Level::Application | Level::Filesystem => style.good(name),
+        Level::Crash => style.odd(name),
+        Level::None => style.bad(name),
+    }
+}
+
+/// How it ended, in a word and in a sentence.
+fn end(report: &Report) -> (&'static str, &'static str) {
+    match report.end {
+        None => ("at work", "still frozen"),
+        Some(End::Thaw) => ("thaw", "the host thawed"),
+        Some(End::Failure) => ("failure", "the freeze failed, and the host was told so"),
+        Some(End::Nothing) => ("nothing", "there was nothing to freeze"),
+        Some(End::Expiry) => ("expiry", "ended before the host thawed"),
+        Some(End::Recovery) => ("recovery", "thawed by an agent that came after"),
+    }
+}
+
+/// What the level means for this run.
+fn worth(report: &Report) -> &'static str {
+    match (report.level, report.applications) {
+        (Level::Application, _) => "hooks ran and succeeded, all filesystems were held",
+        (Level::Filesystem, Applications::Failed) => {
+            "all filesystems were held, but a freeze hook failed"
+        }
+        (Level::Filesystem, _) => "all filesystems were held; no hook made applications quiet",
+        (Level::Crash, _) => "as after a power cut: not everything was held until the thaw",
+        (Level::None, _) => "the host was told that nothing is frozen",
+    }
+}
+
+fn show(report: &Report, all: bool, style: Style) -> String {
+    let mut text = style.bold(&format!("Run {}", tame(&report.id)));
+    text += &format!(", {}: {}\n", moment(report.started), end(report).1);
+    text += &wrap(
+        "Level   ",
+        &format!("{}: {}", report.level.name(), worth(report)),
+    )
+    .replacen(report.level.name(), &level(report, style), 1);
+    let still = match report.applications {
+        Applications::Untouched => "applications were not told".to_owned(),
+        _ => format!("applications {}", span(report.applications_seconds)),
+    };
+    let frozen = span(report.filesystems_seconds);
+    text += &format!("Still   {still}, filesystems {frozen}\n");
+    if let Some(names) = &report.requested {
+        text += &wrap("Asked   ", &tame(&names.join(", ")));
+    }
+    text.push('\n');
+    text += &timeline(report, style);
+    text += &filesystems(report, all, style);
+    text += &hooks(report, style);
+    if !report.errors.is_empty() {
+        text += &format!("\n{}\n", style.bold("What went wrong"));
+        for error in &report.errors {
+            text += &wrap("  - ", &tame(error));
+        }
+    }
+    text
+}
+
+fn timeline(report: &Report, style: Style) -> String {
+    let stages = &report.stages;
+    let stages = [
+        ("flush", stages.flush),
+        ("freeze hooks", stages.freeze_hooks),
+        ("flush again", stages.flush_again),
+        ("freeze", stages.freeze),
+        ("held", stages.held),
+        ("thaw", stages.thaw),
+        ("thaw hooks", stages.thaw_hooks),
+    ];
+    let whole: f64 = stages.iter().map(|(_, seconds)| seconds).sum();
+    let mut from = 0.0;
+    let row = |(name, seconds): (&str, f64)| {
+        let bar = style.bar(from, from + seconds, whole, BAR);
+        from += seconds;
+        vec![name.to_owned(), span(seconds), bar]
+    };
+    table("  ", &[1], &stages.map(row))
+}
+
+fn filesystems(report: &Report, all: bool, style: Style) -> String {
+    let mut text = format!(
+        "\n{}\n",
+        style.bold("Filesystems, in the order of freezing")
+    );
+    if report.filesystems.is_empty() {
+        text += "  none\n";
+    }
+    let outcome = |filesystem: &FilesystemRecord| {
+        let (word, paint): (_, fn(Style, &str) -> String) = match filesystem.outcome {
+            Outcome::Untouched => ("not touched", Style::odd),
+            Outcome::Frozen => ("frozen", Style::good),
+            Outcome::Thawed => ("thawed", Style::good),
+            Outcome::ThawedByOthers => ("thawed by others", Style::bad),
+            Outcome::Skipped => ("skipped", Style::odd),
+            Outcome::Failed => ("FAILED", Style::bad),
+        };
+        paint(style, word)
+    };
+    let row = |filesystem: &FilesystemRecord| {
+        vec![
+            tame(&filesystem.mountpoint),
+            tame(&filesystem.fstype),
+            tame(&filesystem.device),
+            outcome(filesystem),
+            span(filesystem.freeze_seconds),
+        ]
+    };
+    let rows: Vec<_> = report.filesystems.iter().map(row).collect();
+    let lines = table("  ", &[4], &rows);
+    for (line, filesystem) in lines.lines().zip(&report.filesystems) {
+        text += line;
+        text.push('\n');
+        if let Some(why) = &filesystem.detail {
+            text += &wrap("      ", &tame(why));
+        }
+    }
+    let skipped = report.skipped.iter();
+    if all && !report.skipped.is_empty() {
+        text += &format!("\n{}\n", style.bold("Left out"));
+        let entries = skipped.map(|f| {
+            let reason = f.detail.as_deref().unwrap_or("no reason is known");
+            (f.mountpoint.as_str(), reason)
+        });
+        text += &present::left_out(entries);
+    } else if !report.skipped.is_empty() {
+        let count = present::count(report.skipped.len(), "mount");
+        text += &format!("  {count} left out: --all names them\n");
+    }
+    text
+}
+
+fn hooks(report: &Report, style: Style) -> String {
+    let mut text = format!("\n{}\n", style.bold("Hooks, in the order of running"));
+    if report.hooks.is_empty() {
+        text += match report.applications {
+            Applications::Untouched => "  none\n",
+            _ => "  the hook master does not tell of single hooks\n",
+        };
+    }
+    let status = |hook: &HookRecord| {
+        let word = match &hook.status {
+            HookStatus::Exited(0) => return style.good("status 0"),
+            HookStatus::Exited(status) => format!("status {status}"),
+            HookStatus::Signaled(signal) => format!("signal {signal}"),
+            HookStatus::NotRun { status, .. } => format!("not run ({status})"),
+            HookStatus::Skipped(_) => return style.odd("skipped"),
+            HookStatus::TimedOut => "timed out".to_owned(),
+            HookStatus::Cancelled => "cancelled".to_owned(),
+        };
+        style.bad(&word)
+    };
+    let row = |hook: &HookRecord| {
+        let name = hook.path.rsplit('/').next().unwrap_or(&hook.path);
+        vec![
+            hook.phase.as_str().to_owned(),
+            tame(name),
+            status(hook),
+            match hook.status {
+                HookStatus::Skipped(_) => String::new(),
+                _ => span(hook.elapsed),
+            },
+        ]
+    };
+    let rows: Vec<_> = report.hooks.iter().map(row).collect();
+    for (line, hook) in table("  ", &[3], &rows).lines().zip(&report.hooks) {
+        text += line;
+        text.push('\n');
+        // What was passed over at the freeze is so at the thaw for the same reason.
+        if let (_, HookStatus::NotRun { reason, .. })
+        | (Phase::Freeze, HookStatus::Skipped(reason)) = (hook.phase, &hook.status)
+        {
+            text += &wrap("      ", &tame(reason));
+        }
+        for line in last_lines(&hook.output) {
+            text += &format!("      | {}\n", tame(line));
+        }
+    }
+    text
+}
+
+/// The end of a hook's output, as much as belongs into an overview.
+fn last_lines(output: &str) -> Vec<&str> {
+    const MOST: usize = 5;
+    let lines: Vec<&str> = output.lines().collect();
+    lines[lines.len().saturating_sub(MOST)..].to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn report() -> Report {
+        let filesystem = |mountpoint: &str, outcome, detail: Option<&str>| FilesystemRecord {
+            mountpoint: mountpoint.into(),
+            fstype: "ext4".into(),
+            device: "/dev/vda1".into(),
+            outcome,
+            detail: detail.map(str::to_owned),
+            freeze_seconds: 0.0015,
+            optional: false,
+        };
+        let mut report = Report {
+            id: "r1".into(),
+            filesystems: vec![
+                filesystem("/data", Outcome::Thawed, None),
+                filesystem("/", Outcome::Skipped, Some("it could not")),
+            ],
+            skipped: vec![filesystem("/proc", Outcome::Skipped, Some("pseudo"))],
+            hooks: vec![HookRecord {
+                path: "/etc/qemu/fsfreeze-hook.d/10-db".into(),
+                phase: Phase::Freeze,
+                status: HookStatus::Signaled(9),
+                elapsed: 0.5,
+                output: "1\n2\n3\n4\n5\n\x1b[2Jlast\n".into(),
+            }],
+            applications: Applications::Failed,
+            ..Report::default()
+        };
+        report.stages.freeze_hooks = 1.0;
+        report.stages.held = 1.0;
+        report.end(End::Thaw);
+        report
+    }
+
+    #[test]
+    fn a_run_reads_well_in_a_console() {
+        let text = show(&report(), false, Style::default());
+        assert!(
+            text.lines().all(|line| line.chars().count() <= 80),
+            "{text}"
+        );
+        for line in [
+            "Level   crash: as after a power cut: not everything was held until the thaw",
+            "Still   applications 2.00 s, filesystems 1.00 s",
+            "  freeze hooks  1.00 s  ########################",
+            "  held          1.00 s                          ########################",
+            "  /data  ext4  /dev/vda1  thawed   1.5 ms",
+            "      it could not",
+            "  freeze  10-db  signal 9  500.0 ms",
+            "      | ?[2Jlast",
+            "  1 mount left out: --all names them",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no {line:?} in:\n{text}");
+        }
+        assert!(!text.contains("| 1\n") && !text.contains('\x1b'));
+        assert!(show(&report(), true, Style::default()).contains("  pseudo\n      /proc\n"));
+    }
+
+    #[test]
+    fn the_list_has_one_line_a_run() {
+        let text = list(&[report(), Report::default()], Style::default());
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines.len(), 3);
+        assert!(lines[1].starts_with("1  ") && lines[1].ends_with("thaw      1/2  1, 1 failed"));
+        assert!(lines.iter().all(|line| line.len() <= 80), "{text}");
+    }
+}

@@ -1,0 +1,347 @@
+//! `qemu-ga thaw`: for the person at the console of a frozen machine.
+//!
+//! Until the last FITHAW nothing is written, not even to the terminal, and all memory is resident:
+//! whatever is written to may be frozen. A guardian is asked first, for it holds the filesystems
+//! open, tells the hooks and leaves word for the host's thaw. Without one every filesystem of the
+//! mount table is asked to thaw.
+
+use super::args::Tool;
+use super::present::{self, Style, count, tame, wrap};
+use super::setting::{self, Setting};
+use super::status::Status;
+use crate::freeze::guardian::question::Question;
+use crate::freeze::ops::Ops;
+use crate::freeze::plan;
+use crate::freeze::real::{Gate, RealOps};
+use crate::state::{Expiry, StateDir};
+use crate::sys::{memory, strerror};
+use nix::libc;
+use serde::Serialize;
+use std::ffi::OsString;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const USAGE: &str = "\
+Usage: qemu-ga thaw [--now [--force]] [--json]
+Ends a freeze that the host does not end. The snapshot that is being taken is
+then worth no more than one after a power cut, and the host's own thaw is told
+so.
+  --now                do it; without, only say what would be done
+  --force              ask nobody: thaw every filesystem, whoever froze it
+  --json               for machines
+";
+const EXIT: &str = "\
+Exit status: 0; 1 if something stays frozen or nothing was done; 2 for a mistake
+in this command.
+";
+const REASON: &str = "somebody ran qemu-ga thaw --now";
+/// How long one FITHAW may take before the next filesystem is thawed without it.
+const STEP: Duration = Duration::from_secs(10);
+
+/// What was done, in the members of `--json`.
+#[derive(Debug, Default, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Done {
+    /// Mountpoints in the order of thawing.
+    thawed: Vec<String>,
+    /// The guardian did it, and the hooks are told by it.
+    by_guardian: Option<i32>,
+    /// What else is to be known or done.
+    notes: Vec<String>,
+    /// What went wrong.
+    failures: Vec<String>,
+}
+
+/// Runs `qemu-ga thaw` with the arguments behind that word; returns the exit status.
+pub fn cli(args: &[OsString]) -> u8 {
+    let usage = format!("{USAGE}{}{EXIT}", setting::HELP);
+    let tool = Tool {
+        name: "thaw",
+        usage: &usage,
+        flags: &["--now", "--force"],
+        values: setting::OPTIONS,
+        most_words: 0,
+    };
+    let given = match tool.parse(args) {
+        Ok(given) => given,
+        Err(status) => return status,
+    };
+    if given.has("--force") && !given.has("--now") {
+        return tool.mistake("--force goes with --now");
+    }
+    if given.has("--now") {
+        // Locked or not, the thaw is tried: that it may fail is no reason not to.
+        memory::lock_all().ok();
+    }
+    let setting = Setting::of(&given);
+    if !given.has("--now") {
+        let told = setting.and_then(|setting| Status::find(&setting.config.statedir));
+        return match told {
+            Ok(status) if given.has("--json") => present::print_json(&status),
+            Ok(status) => present::print(&intention(&status)),
+            Err(error) => tool.fail(&error),
+        };
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return tool.fail(&"only root can thaw");
+    }
+    // A configuration that makes no sense must not stand in the way of the thaw.
+    let setting = setting.unwrap_or_else(|_| Setting::fallback());
+    let mut question = None;
+    let done = thaw(&setting, given.has("--force"), &mut question);
+    let style = Style::of_stdout();
+    if !given.has("--json") {
+        present::print(&tell(&done, style));
+    }
+    let mut done = done;
+    if let (Some(question), Some(_)) = (question, done.by_guardian) {
+        let waited = match question.wait() {
+            Ok(_) => "the hooks have been told".to_owned(),
+            Err(error) => format!(
+                "whether the hooks have been told is not known ({}): see qemu-ga report and log",
+                strerror(&error)
+            ),
+        };
+        if !given.has("--json") {
+            present::print(&wrap("", &waited));
+        }
+        done.notes.push(waited);
+    }
+    let told = match given.has("--json") {
+        true => present::print_json(&done),
+        false => 0,
+    };
+    told.max(u8::from(!done.failures.is_empty()))
+}
+
+/// What `--now` would do.
+fn intention(status: &Status) -> String {
+    let mut text = match (status.guardian, status.state) {
+        (None, "thawed") => wrap(
+            "",
+            "No agent has frozen anything, as far as can be known. qemu-ga thaw --now would ask \
+             every filesystem of the mount table to thaw, whoever froze it.",
+        ),
+        (None, _) => wrap(
+            "",
+            "The marker says that an agent froze; no guardian stands by. qemu-ga thaw --now would \
+             ask every filesystem of the mount table to thaw, and remove the marker.",
+        ),
+        (Some(pid), "frozen") => wrap(
+            "",
+            &format!(
+                "qemu-ga thaw --now would ask the guardian, process {pid}, to thaw {} and to tell \
+                 the hooks.",
+                tame(&status.filesystems.join(", "))
+            ),
+        ),
+        (Some(_), state) => wrap(
+            "",
+            &format!("The agent is {state}; qemu-ga thaw --now does nothing meanwhile."),
+        ),
+    };
+    text += "Nothing was done.\n";
+    text
+}
+
+/// No word leaves this function before the last FITHAW.
+fn thaw(setting: &Setting, force: bool, question: &mut Option<Question>) -> Done {
+    let mut done = Done::default();
+    let statedir = &setting.config.statedir;
+    if !force {
+        match Question::at(statedir) {
+            Ok(found) => *question = found,
+            Err(error) => done.notes.push(format!(
+                "the guardian cannot be asked: {}",
+                strerror(&error)
+            )),
+        }
+    }
+    if let Some(question) = question {
+        match question.end() {
+            Ok(Ok(thawed)) => {
+                done.by_guardian = Some(question.pid);
+                done.thawed = thawed.filesystems;
+                done.failures = thawed.failures;
+                return done;
+            }
+            Ok(Err(why)) => {
+                let again = "nothing was done; try again in a moment, or with --now --force";
+                done.failures.push(format!("{why}: {again}"));
+                return done;
+            }
+            Err(error) => done.notes.push(format!(
+                "the guardian, process {}, does not answer: {}",
+                question.pid,
+                strerror(&error)
+            )),
+        }
+    }
+    walk(setting, &mut done);
+    settle(setting, &mut done);
+    done
+}
+
+struct NoLog;
+
+impl Gate for NoLog {
+    fn shut(&self) {}
+    fn open(&self) {}
+}
+
+/// FITHAW for every filesystem of the mount table, in the reverse of the order of freezing.
+fn walk(setting: &Setting, done: &mut Done) {
+    let state = StateDir::new(&setting.config.statedir);
+    let mut ops = RealOps::new(state, None, Box::new(NoLog), Some(STEP));
+    let survey = match ops.survey() {
+        Ok(survey) => survey,
+        Err(error) => {
+            let why = strerror(&error);
+            done.failures.push(format!(
+                "the mount table cannot be read: {why}; mount /proc"
+            ));
+            return;
+        }
+    };
+    for target in plan::everything(&survey).iter().rev() {
+        let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
+        let handle = match ops.open(target) {
+            Ok(handle) => handle,
+            Err(error) => {
+                // Nothing tells whether it was ever frozen.
+                done.notes.push(format!(
+                    "{name} was passed over: it cannot be opened: {error}"
+                ));
+                continue;
+            }
+        };
+        match ops.thaw(&handle) {
+            Ok(()) => done.thawed.push(name),
+            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+            // A type that cannot be frozen.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+            Err(error) => done
+                .failures
+                .push(format!("{name} stays frozen: {}", strerror(&error))),
+        }
+    }
+}
+
+/// What is left to do after the walk.
+fn settle(setting: &Setting, done: &mut Done) {
+    let state = StateDir::new(&setting.config.statedir);
+    let marked = state.is_marked_frozen().unwrap_or(false);
+    if !done.failures.is_empty() || (!marked && done.thawed.is_empty()) {
+        return;
+    }
+    let marker = std::fs::metadata(state.marker()).and_then(|marker| marker.modified());
+    let held = marker
+        .ok()
+        .and_then(|since| since.elapsed().ok())
+        .unwrap_or_default();
+    if marked && let Err(error) = state.mark_thawed() {
+        done.failures.push(error.text);
+    }
+    let agents = Status::find(state.path()).map_or(Vec::new(), |status| status.agents);
+    if !agents.is_empty() {
+        done.notes.push(format!(
+            "the agent (process {agents:?}) does not know: it answers frozen, and runs the thaw \
+             hooks, when the host thaws, or when the service is restarted and the host thaws then"
+        ));
+        return;
+    }
+    if !marked {
+        return;
+    }
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH);
+    let expiry = Expiry {
+        when: since_epoch.unwrap_or_default().as_secs_f64(),
+        held: held.as_secs_f64(),
+        reason: REASON.to_owned(),
+        count: done.thawed.len() as u64,
+    };
+    if let Err(error) = state.mark_expired(&expiry) {
+        done.failures.push(error.text);
+    }
+    if let Some(hook) = setting.config.hook() {
+        let hook = hook.display();
+        done.notes.push(format!(
+            "no hook was told: if applications still stand still, run {hook} thaw"
+        ));
+    }
+}
+
+fn tell(done: &Done, style: Style) -> String {
+    let mut text = if done.thawed.is_empty() {
+        "nothing was thawed\n".to_owned()
+    } else {
+        let by = done
+            .by_guardian
+            .map(|pid| format!(" by the guardian, process {pid}"));
+        let head = format!(
+            "thawed {}{}: ",
+            count(done.thawed.len(), "filesystem"),
+            by.unwrap_or_default()
+        );
+        wrap(
+            &style.good("ok  "),
+            &tame(&(head + &done.thawed.join(", "))),
+        )
+    };
+    for note in &done.notes {
+        text += &wrap("  - ", &tame(note));
+    }
+    for failure in &done.failures {
+        text += &wrap(&format!("  {} ", style.bad("FAILED")), &tame(failure));
+    }
+    text
+}
+
+impl Setting {
+    /// What is taken when the configuration cannot be understood.
+    fn fallback() -> Self {
+        Self {
+            config: crate::config::Config::default(),
+            origin: "by default".into(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_intention_names_who_would_be_asked() {
+        let mut status = Status {
+            state: "thawed",
+            ..Status::default()
+        };
+        assert!(intention(&status).starts_with("No agent has frozen"));
+        status.state = "frozen";
+        assert!(intention(&status).contains("no guardian stands by"));
+        status.guardian = Some(7);
+        status.filesystems = vec!["/data".into()];
+        assert!(intention(&status).contains("process 7, to thaw /data"));
+        status.state = "thawing";
+        assert!(intention(&status).contains("does nothing"));
+        assert!(intention(&status).ends_with("Nothing was done.\n"));
+    }
+
+    #[test]
+    fn what_was_done_is_told() {
+        let done = Done {
+            thawed: vec!["/".into(), "/data".into()],
+            failures: vec!["/x stays frozen: EIO".into()],
+            ..Done::default()
+        };
+        let text = tell(&done, Style::default());
+        assert_eq!(
+            text,
+            "ok  thawed 2 filesystems: /, /data\n  FAILED /x stays frozen: EIO\n"
+        );
+        assert_eq!(
+            tell(&Done::default(), Style::default()),
+            "nothing was thawed\n"
+        );
+    }
+}

@@ -78,10 +78,11 @@ def measure(rows, made, work, rounds, only):
                            ("mixed", commands.mixed)):
         if only in part:
             rows += function(Row, alternate, say, work, rounds)
-    if any(only in part for part in ("stall-slow-disk", "stall-loop", "idle", "ping", "storage")):
+    in_guest = (("idle", idle), ("ping", ping_virtio), ("stall-slow-disk", stall_slow_disk), ("stall-loop", stall_loop),
+                ("many-stall", stall_of_many), ("many-clean", many_clean))
+    if only in "storage" or any(only in part for part, _ in in_guest):
         with bench_guest(made, work) as machine:
-            for part, function in (("idle", idle), ("ping", ping_virtio), ("stall-slow-disk", stall_slow_disk),
-                                   ("stall-loop", stall_loop)):
+            for part, function in in_guest:
                 if only in part:
                     rows += function(machine, rounds)
             # The last: its mounts and loop devices would be frozen along.
@@ -219,8 +220,7 @@ def ping_virtio(machine, rounds, pings=1000):
 
 def stall_slow_disk(machine, rounds):
     """300 MB dirty on a disk that takes 100 MB/s."""
-    machine.oob.run("mkdir -p /slow; mountpoint -q /slow || { mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/vdc && "
-                    "mount /dev/vdc /slow; }", timeout=120)
+    on_slow_disk(machine)
     return stall(machine, rounds, "slow disk", "/slow", 300, 1 / 10)
 
 
@@ -249,6 +249,59 @@ def stall(machine, rounds, name, where, megabytes, ratio):
                 freeze.add(side, took)
             say(f"stall, {name}, run {turn}, {side}, {dirty:.0f} MB dirty: writer stood still {gap:.0f} ms, freeze command {took:.0f} ms")
     return [worst, clean, freeze]
+
+
+@contextlib.contextmanager
+def loop_mounts(machine, count):
+    """That many small ext4 filesystems, /many/1 and so on, on images in memory."""
+    machine.oob.run("umount /loop 2>/dev/null; umount /images 2>/dev/null; modprobe loop; mkdir -p /many /many-images && "
+                    "mount -t tmpfs -o size=1600M tmpfs /many-images && truncate -s 16M /many-images/0 && "
+                    "mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /many-images/0 && "
+                    f"for i in $(seq {count}); do cp --sparse=always /many-images/0 /many-images/$i && mkdir -p /many/$i && "
+                    "tune2fs -U random /many-images/$i >/dev/null && mount -o loop /many-images/$i /many/$i || exit 1; done", timeout=600)
+    try:
+        yield
+    finally:
+        machine.oob.run(f"for i in $(seq {count}); do umount /many/$i; done; umount /many-images", timeout=300)
+
+
+def stall_of_many(machine, rounds):
+    """20 filesystems, 300 MB dirty on one: how long a writer on another one, the last mounted, stands still."""
+    on_slow_disk(machine)
+    machine.oob.run(NO_WRITEBACK)
+    stall, freeze = Row("worst write stall, 20 filesystems, 300 MB dirty on one", "ms", ratio=1 / 6), Row("freeze command, 20 filesystems", "ms")
+    with loop_mounts(machine, 17):
+        for turn, side in alternate(rounds):
+            machine.run_agent(IN_GUEST[side])
+            make_dirty(machine, "/slow", 300)
+            gap, took = one_freeze(machine, "/many/17")
+            stall.add(side, gap)
+            freeze.add(side, took)
+            say(f"20 filesystems, run {turn}, {side}: writer stood still {gap:.0f} ms, freeze command {took:.0f} ms")
+    return [stall, freeze]
+
+
+def many_clean(machine, rounds):
+    """The freeze command over 100 loop filesystems with nothing to write back."""
+    row = Row("freeze command, 100 clean loop filesystems", "ms", ratio=1)
+    with loop_mounts(machine, 100):
+        for turn, side in alternate(rounds):
+            machine.run_agent(IN_GUEST[side])
+            machine.oob.run("sync", timeout=120)
+            with machine.agent() as agent:
+                started = time.monotonic()
+                count = agent.ask("guest-fsfreeze-freeze", timeout=120)
+                took = (time.monotonic() - started) * 1000
+                agent.ask("guest-fsfreeze-thaw", timeout=120)
+            row.add(side, took)
+            say(f"100 clean loop filesystems, run {turn}, {side}: {count} frozen in {took:.0f} ms")
+    return [row]
+
+
+def on_slow_disk(machine):
+    """The slow disk at /slow."""
+    machine.oob.run("mkdir -p /slow; mountpoint -q /slow || { mkfs.ext4 -q -E lazy_itable_init=0,lazy_journal_init=0 /dev/vdc && "
+                    "mount /dev/vdc /slow; }", timeout=120)
 
 
 def make_dirty(machine, where, megabytes):

@@ -89,20 +89,24 @@ pub struct Command {
 }
 
 impl Command {
-    /// A command that is carried out at once.
-    const fn now(
-        position: u16,
-        name: &'static str,
-        handler: fn(&mut Context, Dict) -> Outcome,
-    ) -> Self {
+    const fn new(position: u16, name: &'static str, handler: Handler) -> Self {
         Self {
             position,
             name,
             while_frozen: false,
             answers: true,
             gives_way: false,
-            handler: Handler::Now(handler),
+            handler,
         }
+    }
+
+    /// A command that is carried out at once.
+    const fn now(
+        position: u16,
+        name: &'static str,
+        handler: fn(&mut Context, Dict) -> Outcome,
+    ) -> Self {
+        Self::new(position, name, Handler::Now(handler))
     }
 
     /// A command that is awaited.
@@ -111,14 +115,7 @@ impl Command {
         name: &'static str,
         handler: for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>,
     ) -> Self {
-        Self {
-            position,
-            name,
-            while_frozen: false,
-            answers: true,
-            gives_way: false,
-            handler: Handler::Later(handler),
-        }
+        Self::new(position, name, Handler::Later(handler))
     }
 
     /// May take long: a client that gives up waiting is heard.

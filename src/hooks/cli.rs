@@ -15,6 +15,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use super::log::{DEFAULT_PATH, HookLog};
 use super::runner::{self, Options};
 use super::{Phase, RECORDS_ENV, RECORDS_HEAD, find};
+use crate::sys::process;
 
 const USAGE: &str = "\
 Usage: qemu-ga hook freeze|thaw [--dir DIR] [--log FILE]
@@ -38,6 +39,7 @@ enum Call {
 
 /// Runs `qemu-ga hook` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
+    process::call_self(c"qga-hook");
     let (phase, dir, log) = match parse(args) {
         Ok(Call::Run { phase, dir, log }) => (phase, dir, log),
         Ok(Call::Help) => return u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),

@@ -105,6 +105,17 @@ fn the_hold_limit_thaws_and_the_late_thaw_hears_of_it_once() {
 }
 
 #[test]
+fn lists_of_processes_show_what_the_guardian_is() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&[]);
+        let read = |name| fs::read_to_string(format!("/proc/{}/{name}", guardian(&agent)));
+        assert_eq!(read("comm").expect("a name"), "qga-guardian\n");
+        assert_eq!(read("cmdline").expect("words"), "qemu-ga\0guardian\0");
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+    });
+}
+
+#[test]
 fn the_hold_limit_holds_for_an_agent_that_is_stopped() {
     with_rig(|rig| {
         let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=1"]);

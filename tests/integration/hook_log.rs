@@ -109,6 +109,20 @@ fn the_log_line_by_line() {
     });
 }
 
+#[test]
+fn lists_of_processes_show_what_the_master_is() {
+    if !is_ours() {
+        return;
+    }
+    in_namespace(|| {
+        let rig = Rig::new();
+        rig.hook("10-parent", "cat /proc/$PPID/comm");
+        rig.freeze_and_thaw();
+        let names = rig.log().iter().filter(|line| *line == "qga-hook").count();
+        assert_eq!(names, 2, "{:?}", rig.log());
+    });
+}
+
 /// What the report keeps of the hooks of [`the_log_line_by_line`].
 fn report_of(rig: &Rig) {
     let report = rig.place.report();

@@ -56,13 +56,14 @@ impl Rtc {
     /// # Errors
     /// open(2)'s, with the device's name: EACCES, EBUSY while another program has it.
     pub fn open() -> io::Result<Option<Self>> {
-        if cfg!(debug_assertions) {
-            return Err(io::Error::other(
-                "a debug build leaves the hardware clock alone (use a release build)",
-            ));
-        }
         for path in DEVICES {
             match File::open(path) {
+                // A test must not reach the machine's own.
+                Ok(_) if cfg!(debug_assertions) => {
+                    let text =
+                        "a debug build leaves the hardware clock alone (use a release build)";
+                    return Err(io::Error::other(text));
+                }
                 Ok(device) => {
                     let driver = fs::read_to_string(DRIVER).unwrap_or_default();
                     return Ok(Some(Self {

@@ -10,8 +10,9 @@ const FROZEN: &str = r#"{"return": "frozen"}"#;
 const THAWED: &str = r#"{"return": "thawed"}"#;
 
 struct Rig {
-    place: Place,
+    /// Dropped first: a directory on what is frozen cannot be removed.
     disk: Disk,
+    place: Place,
 }
 
 impl Rig {

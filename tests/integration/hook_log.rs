@@ -10,8 +10,9 @@ use std::process::Command;
 
 /// A layout as a package installs it in the directory `etc`, and one filesystem.
 struct Rig {
-    place: Place,
+    /// Dropped first: a directory on what is frozen cannot be removed.
     disk: Disk,
+    place: Place,
 }
 
 impl Rig {

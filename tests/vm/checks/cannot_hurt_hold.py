@@ -126,7 +126,7 @@ def hold_limit_with_the_port_unplugged(g):
     # The device goes, systemd stops the service that is bound to it, and the host's socket is closed and removed. The agent
     # hears it first and thaws at once; its hooks must come to their end although the service is being stopped around them.
     def unplug(g):
-        g.qmp.ask("device_del", id="agent0")
+        g.qmp.unplug("agent0")
         end = time.monotonic() + 20
         while True:
             try:

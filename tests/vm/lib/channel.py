@@ -125,8 +125,13 @@ class Oob(Lines):
     """The out-of-band server inside the guest: works while every disk of the guest is frozen."""
 
     def request(self, request, timeout=20):
-        self.post(request)
-        answer = json.loads(self.line(timeout))
+        # The number tells its answer from that to a request which an earlier connection gave up, as happens during a boot.
+        number, end = time.monotonic_ns(), time.monotonic() + timeout
+        self.post({"id": number, **request})
+        while True:
+            answer = json.loads(self.line(max(0.01, end - time.monotonic())))
+            if "error" in answer or answer["id"] == number:
+                break
         if "error" in answer:
             raise ChannelError(f"out-of-band {request}: {answer['error']}")
         return answer

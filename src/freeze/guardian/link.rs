@@ -126,7 +126,7 @@ impl Link {
         if self.line.read_line(&mut text)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(serde_json::from_str(&text)?)
+        Ok(serde_json::from_slice(text.as_bytes())?)
     }
 
     /// Asks who thaws. A guardian that does not answer is ended, so that it cannot act later; the

@@ -145,7 +145,7 @@ fn read_order(agent: &mut BufReader<UnixStream>) -> anyhow::Result<Option<Order>
     if agent.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    Ok(Some(serde_json::from_str(&line)?))
+    Ok(Some(serde_json::from_slice(line.as_bytes())?))
 }
 
 impl Guardian<'_> {

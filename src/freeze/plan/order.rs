@@ -84,18 +84,39 @@ pub fn sort(question: &Question<'_>) -> Result<Vec<Place>, Vec<usize>> {
             {
                 return Err(group.iter().copied().collect());
             }
-            let open: BTreeSet<Edge> = edges
-                .iter()
-                .copied()
-                .filter(|edge| group_of(edge).is_none())
-                .collect();
-            edges = open;
+            for group in &groups {
+                cut_open(group, &mut edges);
+            }
         } else {
             for edge in doubtful {
                 edges.remove(&edge);
             }
         }
     }
+}
+
+/// Takes the edges within a group away; what stands on one of it still stands on what another of it
+/// stands on.
+fn cut_open(group: &BTreeSet<usize>, edges: &mut BTreeSet<Edge>) {
+    let (touching, mut open): (BTreeSet<Edge>, BTreeSet<Edge>) = std::mem::take(edges)
+        .into_iter()
+        .partition(|edge| group.contains(&edge.above) || group.contains(&edge.below));
+    let (into, out): (Vec<Edge>, Vec<Edge>) = touching
+        .into_iter()
+        .filter(|edge| !group.contains(&edge.above) || !group.contains(&edge.below))
+        .partition(|edge| group.contains(&edge.below));
+    for upper in &into {
+        for lower in &out {
+            open.insert(Edge {
+                above: upper.above,
+                below: lower.below,
+                certain: upper.certain && lower.certain,
+            });
+        }
+    }
+    open.extend(into);
+    open.extend(out);
+    *edges = open;
 }
 
 /// Deals out to levels what is in `order`; there are no circles any more.

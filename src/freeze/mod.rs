@@ -8,6 +8,7 @@
 //! Always holds: every hook master that was started with `freeze` is started once with `thaw`;
 //! after an error nothing is frozen, or the error says what still is.
 
+mod crew;
 pub mod engine;
 mod freezer;
 pub mod guard;

@@ -7,6 +7,8 @@
 //! calls are made in place, for a thaw must not fail for want of memory.
 
 use super::ops::Timed;
+use crate::sys::fsfreeze;
+use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +26,19 @@ pub struct Task<T> {
     /// Takes a success back that came after the limit.
     pub undo: fn(&T),
 }
+
+/// FIFREEZE.
+pub const FREEZE: Task<File> = Task {
+    act: |root| fsfreeze::freeze(root),
+    // A freeze that comes through after nobody waits for it any more would never be thawed.
+    undo: |root| drop(fsfreeze::thaw(root)),
+};
+
+/// FITHAW.
+pub const THAW: Task<File> = Task {
+    act: |root| fsfreeze::thaw(root),
+    undo: |_| (),
+};
 
 // Derived, these would ask the same of `T`.
 impl<T> Clone for Task<T> {

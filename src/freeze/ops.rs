@@ -72,11 +72,12 @@ pub trait Ops {
     /// has started it, the guardian learns in the same moment.
     fn call_hooks(&mut self, phase: Phase, reason: Option<ThawReason>) -> Option<MasterReport>;
 
-    /// Entrusts the opened filesystems, in the order of freezing, to a guardian.
+    /// Entrusts the opened filesystems, in the order of freezing, each with its mountpoint and level, to
+    /// a guardian.
     ///
     /// # Errors
     /// One line: none stands by, and the death of the agent would leave everything as it is.
-    fn stand_guard(&mut self, held: &[(&Self::Handle, &str)]) -> Result<(), String>;
+    fn stand_guard(&mut self, held: &[(&Self::Handle, &str, usize)]) -> Result<(), String>;
 
     /// Looks for the guardian that a predecessor left.
     fn find_guardian(&mut self);

@@ -1,6 +1,6 @@
 //! The engine's real hands.
 
-use super::crew::{Crew, Task};
+use super::crew::{Crew, FREEZE, THAW, Task};
 use super::guard;
 use super::guardian::link::{Heard, Link};
 use super::guardian::{Claim, Order};
@@ -35,17 +35,6 @@ const WAIT_STACK: usize = 64 * 1024;
 
 /// How long a flush waits for the journal to be committed first.
 const COMMIT_LIMIT: Duration = Duration::from_secs(1);
-
-const FREEZE: Task<File> = Task {
-    act: |root| fsfreeze::freeze(root),
-    // A freeze that comes through after nobody waits for it any more would never be thawed.
-    undo: |root| drop(fsfreeze::thaw(root)),
-};
-
-const THAW: Task<File> = Task {
-    act: |root| fsfreeze::thaw(root),
-    undo: |_| (),
-};
 
 /// The gate in front of everything that logs.
 pub trait Gate: Send {
@@ -227,10 +216,10 @@ impl Ops for RealOps {
         Some(master::call_within(&hook, phase, limits))
     }
 
-    fn stand_guard(&mut self, held: &[(&Arc<File>, &str)]) -> Result<(), String> {
+    fn stand_guard(&mut self, held: &[(&Arc<File>, &str, usize)]) -> Result<(), String> {
         let filesystems: Vec<_> = held
             .iter()
-            .map(|&(root, name)| (root.as_fd(), name.to_owned()))
+            .map(|&(root, name, level)| (root.as_fd(), name.to_owned(), level))
             .collect();
         // Without a pipe the guardian cannot wait for a freeze hook that is still at work.
         let (freezing, alive) = pipe2(OFlag::O_CLOEXEC).ok().unzip();

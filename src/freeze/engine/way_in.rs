@@ -49,7 +49,10 @@ impl<O: Ops> Engine<O> {
             return Ok(held);
         }
         self.report.stages.flush = self.flush(&held)?;
-        let entrusted: Vec<_> = held.iter().map(|h| (&h.handle, h.name.as_str())).collect();
+        let entrusted: Vec<_> = held
+            .iter()
+            .map(|h| (&h.handle, h.name.as_str(), h.level))
+            .collect();
         if let Err(text) = self.ops.stand_guard(&entrusted) {
             self.warn(text);
         }

@@ -329,10 +329,10 @@ impl Ops for Simulator {
         })
     }
 
-    fn stand_guard(&mut self, held: &[(&usize, &str)]) -> Result<(), String> {
+    fn stand_guard(&mut self, held: &[(&usize, &str, usize)]) -> Result<(), String> {
         self.step("guard".into(), |world| {
             world.guardian = Some(Machine::default());
-            world.entrusted = held.iter().map(|&(&index, _)| index).collect();
+            world.entrusted = held.iter().map(|&(&index, ..)| index).collect();
         })
         .map_err(text)
     }

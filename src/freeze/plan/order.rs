@@ -24,7 +24,7 @@ pub struct Edge {
 pub struct Place {
     /// Which one it is.
     pub number: usize,
-    /// Its level, from 0 up. Levels without a chosen member may be missing between others.
+    /// Its level, from 0 up; of what is chosen, each level up to the highest has some.
     pub level: usize,
 }
 
@@ -134,7 +134,9 @@ fn dealt_out(
             level[number] = level[number].max(highest);
         }
         let own = level[number];
-        highest = highest.max(own);
+        if chosen(number) {
+            highest = highest.max(own);
+        }
         // What is not chosen is not waited for, but hands on whom it has to wait for itself.
         let next = own + usize::from(chosen(number));
         for edge in below(number, edges) {

@@ -166,10 +166,14 @@ proptest! {
                     }
                 }
                 if root_last {
-                    for n in (0..count).filter(|&n| !perhaps[count - 1][n]) {
+                    for n in (0..count).filter(|&n| matters(n) && !perhaps[count - 1][n]) {
                         prop_assert!(level[n] <= level[count - 1], "{n} {level:?}");
                     }
                 }
+                let of_chosen = |n: &usize| matters(*n).then_some(level[*n]);
+                let used: BTreeSet<usize> =
+                    (0..count).filter_map(|n| of_chosen(&n)).collect();
+                prop_assert!(used.iter().copied().eq(0..used.len()), "{used:?}");
                 if list.is_empty() {
                     prop_assert!(order.is_sorted());
                     prop_assert!(level.iter().all(|&level| level == 0));

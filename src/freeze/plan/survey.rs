@@ -171,12 +171,9 @@ impl Survey {
         members: &[Vec<DeviceNumber>],
         find_file: FindFile<'_>,
     ) {
-        let sources: HashMap<(u64, &[u8]), &[u8]> = mounts
+        let by_key: HashMap<(u64, &[u8]), &Mount> = mounts
             .iter()
-            .map(|mount| {
-                let key = (mount.mount_id, mount.mountpoint.as_slice());
-                (key, mount.source.as_slice())
-            })
+            .map(|mount| ((mount.mount_id, mount.mountpoint.as_slice()), mount))
             .collect();
         for filesystem in &self.filesystems {
             let own = filesystem.device();
@@ -191,8 +188,9 @@ impl Survey {
                 }
             };
             let key = (filesystem.mount_id, filesystem.mountpoint.as_slice());
-            if let Some(source) = sources.get(&key) {
-                name(String::from_utf8_lossy(source).into_owned());
+            let mount = by_key.get(&key);
+            if let Some(mount) = mount {
+                name(String::from_utf8_lossy(&mount.source).into_owned());
             }
             for &device in &devices {
                 if let Ok(Some(path)) = sysblock::sysfs_path(system, device) {
@@ -213,7 +211,9 @@ impl Survey {
                     String::from_utf8_lossy(&filesystem.mountpoint)
                 )
             }));
-            details.unclear = stack.layers.is_empty() || !stack.problems.is_empty();
+            details.unclear = stack.layers.is_empty()
+                || !stack.problems.is_empty()
+                || mount.is_some_and(|mount| has_further_devices(mount));
             for layer in &stack.layers {
                 details.add_layer(layer, find_file);
             }
@@ -362,6 +362,12 @@ impl Details {
             self.under.push(Under { device, certain });
         }
     }
+}
+
+/// Whether an XFS keeps its log or its data on a further device.
+fn has_further_devices(mount: &Mount) -> bool {
+    let mut options = mount.super_options.split(',');
+    options.any(|option| option.starts_with("logdev=") || option.starts_with("rtdev="))
 }
 
 /// The devices of the btrfs that has `device`.

@@ -94,6 +94,11 @@ fn what_stands_on_nobody_knows_what_keeps_the_order_of_mounting() {
                  30 1 8:16 / /c rw - ext4 /dev/sdb rw\n";
     let plan = planned(&guest(disks, table).survey());
     assert_eq!(levels(&plan), [vec!["/c", "/b"], vec!["/a"]]);
+    // A log on a device that the stacking does not show.
+    let table = "28 1 8:0 / /a rw - ext4 /dev/sda rw\n29 1 8:16 / /b rw - xfs /dev/sdb \
+                 rw,attr2,logdev=/dev/loop0,noquota\n";
+    let plan = planned(&guest(disks, table).survey());
+    assert_eq!(levels(&plan), [vec!["/b"], vec!["/a"]]);
 }
 
 #[test]

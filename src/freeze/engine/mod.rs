@@ -1,8 +1,8 @@
 //! The transaction: survey, open, flush, hooks, flush again, freeze; and back.
 //!
 //! The engine is plain sequential code over [`Ops`]; what is done side by side is done in there, one
-//! level of the plan at a time. Any failure on the way in undoes what was
-//! done, in reverse; undoing goes on past errors and reports them all.
+//! level of the plan at a time. Any failure on the way in undoes what was done, in reverse; undoing
+//! goes on past errors and reports them all.
 
 mod way_in;
 mod way_out;

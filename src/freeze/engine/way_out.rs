@@ -92,8 +92,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// FITHAW level by level in the reverse of the freeze order, past every error. What stays frozen is returned
-    /// in freeze order, each with its reason; what was not frozen gets the outcome `idle`.
+    /// FITHAW level by level in the reverse of the freeze order, past every error. What stays frozen
+    /// is returned in freeze order, each with its reason; what was not frozen gets the outcome `idle`.
     pub(super) fn thaw_each(
         &mut self,
         mut held: Vec<Held<O::Handle>>,

@@ -108,6 +108,14 @@ fn a_circle_is_named_without_what_hangs_on_it() {
 }
 
 #[test]
+fn order_holds_across_a_circle_of_strangers() {
+    let edges = certain(&[(3, 1), (1, 2), (2, 1), (2, 0)]);
+    let chosen = |number| number == 3 || number == 0;
+    let places = levels(4, &edges, &chosen, false).unwrap();
+    assert_eq!(level_of(&places), [1, 1, 0, 0]);
+}
+
+#[test]
 fn what_is_only_probable_gives_way() {
     let mut list = certain(&[(2, 0)]);
     list.extend(edges(&[(0, 2), (1, 1), (2, 1)], false));

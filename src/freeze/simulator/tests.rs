@@ -203,18 +203,58 @@ fn a_successor_inherits_the_freeze() {
     );
 }
 
+/// An adapter's settings can ask that hooks run and no filesystem be frozen.
+#[test]
+fn if_the_hooks_want_it_the_filesystems_are_left_alone() {
+    let world = world_that(true);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(0));
+    assert!(engine.is_frozen() && world.0.borrow().marker);
+    assert_eq!(world.0.borrow().thaw_hooks, 0, "applications are held");
+    assert_eq!(engine.thaw(), Ok(0));
+    let freezes = |step: &String| step.starts_with("freeze ") || step.starts_with("thaw ");
+    assert!(!world.steps().iter().any(freezes), "{:?}", world.steps());
+    {
+        let world = world.0.borrow();
+        assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
+        let report = &world.kept[0];
+        assert_eq!((report.level, report.end), (Level::Crash, Some(End::Thaw)));
+        for filesystem in &report.filesystems {
+            assert_eq!(filesystem.outcome, Outcome::Skipped);
+            assert!(filesystem.detail.as_ref().unwrap().contains("adapter"));
+        }
+    }
+    // It is a matter of one run.
+    world.0.borrow_mut().leaves_filesystems = false;
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert_eq!(engine.thaw(), Ok(3));
+}
+
 /// Every operation fails in turn, while freezing and while thawing.
 #[test]
 fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
+    for leaves in [false, true] {
+        nothing_stays_frozen(leaves);
+    }
+}
+
+/// A world whose hook master wants no filesystem frozen, if `leaves`.
+fn world_that(leaves: bool) -> Simulator {
+    let world = Simulator::new(&MOUNTS);
+    world.0.borrow_mut().leaves_filesystems = leaves;
+    world
+}
+
+fn nothing_stays_frozen(leaves: bool) {
     let whole = {
-        let world = Simulator::new(&MOUNTS);
+        let world = world_that(leaves);
         let mut engine = engine_of(&world, false, LIMIT);
         engine.freeze(None).and_then(|_| engine.thaw()).unwrap();
         world.steps().len()
     };
     for step in 0..whole {
         for code in [libc::EIO, libc::EPERM, libc::ENOSPC, libc::ENOENT] {
-            let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
+            let world = world_that(leaves).failing(step, Fault::Errno(code));
             let mut engine = engine_of(&world, false, LIMIT);
             let frozen = engine.freeze(None);
             let name = world.steps()[step.min(world.steps().len() - 1)].clone();
@@ -256,15 +296,21 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
 /// guardian undoes; in between it holds for a successor.
 #[test]
 fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
+    for leaves in [false, true] {
+        all_is_undone(leaves);
+    }
+}
+
+fn all_is_undone(leaves: bool) {
     for fault in [Fault::Death, Fault::DeathAfter] {
         for step in 0.. {
-            let world = Simulator::new(&MOUNTS).failing(step, fault);
+            let world = world_that(leaves).failing(step, fault);
             let mut engine = engine_of(&world, false, LIMIT);
             let run = catch_unwind(AssertUnwindSafe(|| {
                 engine.freeze(None).and_then(|_| engine.thaw())
             }));
             if run.is_ok() {
-                assert!(step > 20, "the fault struck at every step");
+                assert!(step > 14, "the fault struck at every step");
                 break;
             }
             let at = format!("{fault:?} at {step}, {}", world.steps()[step]);

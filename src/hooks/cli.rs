@@ -77,7 +77,12 @@ pub fn cli(args: &[OsString]) -> u8 {
 fn run(given: Given) -> u8 {
     let mut log = HookLog::new(&given.log);
     let stop = stop_signals();
-    let devices = variable(DEVICES_ENV);
+    let memory = Memory::in_dir(&given.state);
+    let known = match given.phase {
+        Phase::Freeze => None,
+        Phase::Thaw => memory.recall(),
+    };
+    let devices = known.map_or_else(|| variable(DEVICES_ENV), |known| known.run.devices);
     let (found, rules) = match sources::read(&given.dir, &given.conf, &devices) {
         Ok(found) => found,
         Err(refusal) => {
@@ -92,7 +97,7 @@ fn run(given: Given) -> u8 {
         on_total: rules.defaults.on_failure,
         stop,
         records: records(),
-        memory: Memory::in_dir(&given.state),
+        memory,
         run: Run {
             id: variable(RUN_ENV),
             mountpoints: variable(MOUNTPOINTS_ENV),

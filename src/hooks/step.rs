@@ -48,12 +48,14 @@ pub struct Step {
     pub policy: Policy,
     /// What happens on freeze; None: nothing, but the other half belongs to it.
     pub freeze: Option<Call>,
-    /// What happens on thaw.
+    /// What happens on thaw; None: nothing.
     pub thaw: Option<Call>,
     /// What happens instead of the thaw if the freeze failed; None: the same.
     pub undo: Option<Call>,
     /// Whether a step that itself failed on freeze is undone, too.
     pub undone_if_failed: bool,
+    /// Time for all steps of its source in one phase together; None: no such limit.
+    pub budget: Option<Duration>,
     /// Whether it can be taken.
     pub fitness: Fitness,
     /// What the source's contract calls an end like this one.
@@ -71,6 +73,7 @@ impl Step {
             thaw: None,
             undo: None,
             undone_if_failed: true,
+            budget: None,
             fitness: Fitness::Fit,
             error_name: |_, _| None,
         }

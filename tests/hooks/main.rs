@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
+mod adapters;
 mod holding;
 mod master;
 mod policy;

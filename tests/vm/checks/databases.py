@@ -68,16 +68,26 @@ def logged(log, pattern):
     return found[-1]
 
 
-def freeze_and_copy(g, name):
-    """Copies the root disk while frozen; returns the copy, what was acknowledged then, and the hook log of freeze and thaw."""
+@contextlib.contextmanager
+def frozen(g):
+    """Frozen as long as the block lasts, whatever happens in it."""
     g.oob.run(f"rm -f {LOG}")
-    copy = g.work / f"{name}.img"
     with g.agent() as agent:
         equal(agent.ask("guest-fsfreeze-freeze", timeout=180), 2, "filesystems frozen")
+        try:
+            yield
+        finally:
+            thawed = agent.ask("guest-fsfreeze-thaw", timeout=180)
+        equal(thawed, 2, "filesystems thawed")
+
+
+def freeze_and_copy(g, name):
+    """Copies the root disk while frozen; returns the copy, what was acknowledged then, and the hook log of freeze and thaw."""
+    copy = g.work / f"{name}.img"
+    with frozen(g):
         before = acknowledged(g)
         image.copy(g.work / "root.img", copy)
         after = acknowledged(g)
-        equal(agent.ask("guest-fsfreeze-thaw", timeout=180), 2, "filesystems thawed")
     equal(after, before, "acknowledged before and after the copy was taken")
     return copy, before, g.oob.run(f"cat {LOG}")
 
@@ -193,7 +203,7 @@ def look_at_postgresql(g, known, log):
 def look_at_redis(g, known, log):
     size = logged(log, r"append-only file written, (\d+) bytes")
     holds(logged(log, r":6380: (saved)"), "the second instance was saved")
-    equal(g.oob.run(f"cat {COPY}/var/lib/redis/appendonlydir/*.aof | wc -c").strip(), size, "the copy's append-only file, as logged")
+    equal(g.oob.run(f"cat {COPY}/var/lib/redis/appendonlydir/*.aof {COPY}/var/lib/redis/appendonlydir/*.rdb | wc -c").strip(), size, "the copy's append-only file, as logged")
     counter, said = redis_on_copy(g, "redis", "--appendonly yes")
     equal(counter, known, "the counter against what was acknowledged")
     holds("truncated" not in said and "Bad file format" not in said, f"the file is whole: {said}")
@@ -235,16 +245,16 @@ def databases_stopped_for_the_freeze_need_no_recovery(g):
 @check("devices")
 def postgresql_backup_mode_lasts_from_freeze_to_thaw(g):
     unit = f"postgresql@{cluster(g)}-main"
-    g.oob.run(f"systemctl start {unit}; rm -f {LOG}", timeout=120)
+    g.oob.run(f"systemctl start {unit}", timeout=120)
     try:
-        with enabled(g, "postgresql", ("MODE=checkpoint", "MODE=backup")), g.agent() as agent:
-            equal(agent.ask("guest-fsfreeze-freeze", timeout=180), 2, "filesystems frozen")
-            sessions = "ps -eo args | grep -c '[p]sql -X .* -p 5432'"
-            holds(int(g.oob.run(sessions)) > 0, "the session lives while frozen")
-            equal(agent.ask("guest-fsfreeze-thaw", timeout=180), 2, "filesystems thawed")
-            equal(g.oob.run(sessions, check=False).strip(), "0", "sessions after the thaw")
+        sessions = "ps -eo args | grep -c '[p]sql -X .* -p 5432'"
+        with enabled(g, "postgresql", ("MODE=checkpoint", "MODE=backup")):
+            with frozen(g):
+                alive = int(g.oob.run(sessions, check=False))
+            left = int(g.oob.run(sessions, check=False))
         log = g.oob.run(f"cat {LOG}")
         equal(status_of(log, "postgresql"), 0, f"status of the hook: {log}")
+        holds(alive > 0 and left == 0, f"the session lives while frozen ({alive} processes) and not longer ({left})")
         start = logged(log, r"backup mode from (\S+)")
         equal(logged(log, r"START WAL LOCATION: (\S+)"), start, "the backup_label's start")
         logged(log, r"backup mode until (\S+),")

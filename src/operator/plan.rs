@@ -6,9 +6,8 @@ use super::setting::{self, Setting};
 use crate::config::Config;
 use crate::freeze::plan::{self, LeftOut, Plan, Survey, Target};
 use crate::freeze::policy::Mode;
-use crate::hooks::Phase;
-use crate::hooks::runner::{self, Candidate};
-use crate::hooks::trust;
+use crate::hooks::step::{Fitness, Step, batches};
+use crate::hooks::{find, sources};
 use crate::probe::System;
 use crate::sys::strerror;
 use serde::Serialize;
@@ -175,31 +174,34 @@ impl Shown {
             ));
             return;
         }
-        let dir = trust::absolute(&hooks_of(&master));
-        for phase in [Phase::Freeze, Phase::Thaw] {
-            let candidates = match runner::candidates(&dir, phase) {
-                Ok(candidates) => candidates,
-                Err(refusal) => {
-                    self.hooks_refused = Some(refusal.0);
-                    return;
-                }
-            };
-            for candidate in candidates {
-                match (candidate, phase) {
-                    (Candidate::Hook(path), Phase::Freeze) => {
-                        self.freeze_hooks.push(path.display().to_string());
-                    }
-                    (Candidate::Hook(path), Phase::Thaw) => {
-                        self.thaw_hooks.push(path.display().to_string());
-                    }
-                    (Candidate::Unfit(path, reason), Phase::Freeze) => {
-                        let path = path.display().to_string();
-                        self.hooks_left_out.push(HookLeftOut { path, reason });
-                    }
-                    (Candidate::Unfit(..), Phase::Thaw) => {}
+        let dir = hooks_of(&master);
+        let found = match sources::read(&dir, &find::conf_beside(&dir), "") {
+            Ok((found, _)) => found,
+            Err(refusal) => {
+                self.hooks_refused = Some(refusal.0);
+                return;
+            }
+        };
+        self.notes.extend(found.warnings);
+        if found.leaves_filesystems {
+            self.notes
+                .push("an adapter's settings ask that no filesystem be frozen".into());
+        }
+        let steps: Vec<Step> = batches(found.steps).into_iter().flatten().collect();
+        for step in &steps {
+            match &step.fitness {
+                Fitness::Fit if step.freeze.is_some() => self.freeze_hooks.push(step.name.clone()),
+                Fitness::Fit => (),
+                Fitness::Skipped(reason) | Fitness::Unfit { reason, .. } => {
+                    self.hooks_left_out.push(HookLeftOut {
+                        path: step.name.clone(),
+                        reason: reason.clone(),
+                    });
                 }
             }
         }
+        let fit = steps.iter().rev().filter(|s| s.fitness == Fitness::Fit);
+        self.thaw_hooks.extend(fit.map(|step| step.name.clone()));
     }
 
     fn is_refused(&self) -> bool {

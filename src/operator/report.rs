@@ -343,6 +343,10 @@ mod tests {
             freeze_seconds: 0.0015,
             optional: false,
         };
+        let path = "/etc/qemu/fsfreeze-hook.d/10-db".to_owned();
+        let mut hook = HookRecord::new(path, Phase::Freeze, HookStatus::Signaled(9));
+        hook.elapsed = 0.5;
+        hook.output = "1\n2\n3\n4\n5\n\x1b[2Jlast\n".into();
         let mut report = Report {
             id: "r1".into(),
             filesystems: vec![
@@ -350,13 +354,7 @@ mod tests {
                 filesystem("/", Outcome::Skipped, Some("it could not")),
             ],
             skipped: vec![filesystem("/proc", Outcome::Skipped, Some("pseudo"))],
-            hooks: vec![HookRecord {
-                path: "/etc/qemu/fsfreeze-hook.d/10-db".into(),
-                phase: Phase::Freeze,
-                status: HookStatus::Signaled(9),
-                elapsed: 0.5,
-                output: "1\n2\n3\n4\n5\n\x1b[2Jlast\n".into(),
-            }],
+            hooks: vec![hook],
             applications: Applications::Failed,
             ..Report::default()
         };

@@ -8,6 +8,8 @@ use std::process::Command;
 
 use nix::libc;
 
+use super::identity::Identity;
+
 /// What a child leaves its parent's family for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
@@ -77,6 +79,29 @@ pub fn prepare(
     // SAFETY: the closure runs between fork and exec of a program that may have threads. It calls
     // only async-signal-safe functions and bare system calls, allocates nothing (its vector was
     // filled before), takes no lock, and cannot panic.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Has the child of `command` become that user for good; to be called after [`prepare`], whose part
+/// needs the rights that this takes away.
+pub fn become_user(command: &mut Command, identity: &Identity) {
+    let (uid, gid) = (identity.uid.as_raw(), identity.gid.as_raw());
+    let groups: Vec<libc::gid_t> = identity.groups.iter().map(|group| group.as_raw()).collect();
+    let hook = move || {
+        // SAFETY: integers, and a pointer to as many group numbers as are announced; in this child
+        // there is no other thread whose identity the C library would change too.
+        let done = unsafe {
+            libc::setgroups(groups.len() as _, groups.as_ptr()) == 0
+                && libc::setgid(gid) == 0
+                && libc::setuid(uid) == 0
+        };
+        if done {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: as in `prepare`.
     unsafe { command.pre_exec(hook) };
 }
 

@@ -347,6 +347,7 @@ impl Guardian<'_> {
                     Cause::HoldLimit | Cause::Stopped | Cause::Wanted => ThawReason::TimedOut,
                     Cause::AgentDied => ThawReason::Failed,
                 }),
+                state: Some(self.state.path().to_owned()),
                 ..master::Limits::default()
             };
             let master = master::call_within(hook, Phase::Thaw, limits);

@@ -1,6 +1,7 @@
 //! The sample hooks for what Debian does not carry, run by the built master against stand-ins:
 //! small scripts that keep the documented statuses and output of the vendors' commands.
-//! The samples for MariaDB, PostgreSQL and Redis meet the real servers in the VM tier.
+//! The samples for MariaDB, PostgreSQL and Redis meet the real servers in the VM tier; here it is
+//! what goes wrong with a session.
 
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
@@ -11,6 +12,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+mod holding;
 mod intersystems;
 mod mongodb;
 mod systemd_unit;
@@ -30,7 +32,7 @@ impl Bench {
     /// Enables `name`, its state kept under the bench instead of /run, after `edit`.
     fn new(name: &'static str, edit: impl Fn(String) -> String) -> Bench {
         let root = tempfile::tempdir().expect("dir");
-        for dir in ["hooks", "bin", "run", "stub"] {
+        for dir in ["hooks", "bin", "run", "stub", "state"] {
             fs::create_dir(root.path().join(dir)).expect("dir");
         }
         let text = fs::read_to_string(format!("{SAMPLES}/{name}.sample")).expect("sample");
@@ -77,8 +79,8 @@ impl Bench {
         fs::read_dir(self.path("run")).expect("dir").count()
     }
 
-    /// Runs the master; returns the hook's status and its output, dates left out.
-    fn call(&mut self, phase: &str, environment: &[(&str, &str)]) -> (i32, Vec<String>) {
+    /// Runs the master; returns the lines that it added to the log, dates and directory left out.
+    fn run(&mut self, phase: &str, environment: &[(&str, &str)]) -> Vec<String> {
         let path = std::env::var("PATH").expect("PATH");
         let log = self.path("log");
         let out = Command::new(BINARY)
@@ -86,6 +88,8 @@ impl Bench {
             .arg(self.path("hooks"))
             .arg("--log")
             .arg(&log)
+            .arg("--state")
+            .arg(self.path("state"))
             .env("PATH", format!("{}:{path}", self.path("bin").display()))
             .env("LC_ALL", "C")
             .envs(environment.iter().copied())
@@ -93,17 +97,25 @@ impl Bench {
             .expect("runs");
         assert!(out.status.success(), "{out:?}");
         let text = fs::read_to_string(log).expect("log");
-        let hook = self.path("hooks").join(self.name);
-        let lines: Vec<String> = text[self.seen..].lines().map(undated).collect();
+        let dir = format!("{}/", self.path("hooks").display());
+        let lines = text[self.seen..].lines();
+        let lines = lines.map(|line| undated(line).replace(&dir, "")).collect();
         self.seen = text.len();
-        let first = format!("execute {} {phase}", hook.display());
+        lines
+    }
+
+    /// Runs the master; returns the hook's status and its output.
+    fn call(&mut self, phase: &str, environment: &[(&str, &str)]) -> (i32, Vec<String>) {
+        let lines = self.run(phase, environment);
+        let first = format!("execute {} {phase}", self.name);
         assert_eq!(lines.first(), Some(&first), "{lines:?}");
-        let last = format!("{} finished with status=", hook.display());
+        let last = format!("{} finished with status=", self.name);
         let end = lines
             .iter()
             .position(|line| line.starts_with(&last))
             .expect("a status");
-        let status = lines[end][last.len()..].parse().expect("a number");
+        let status = lines[end][last.len()..].split(' ').next();
+        let status = status.expect("a word").parse().expect("a number");
         (status, lines[1..end].to_vec())
     }
 }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -182,6 +183,7 @@ fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
     let mut command = Command::new("/proc/self/exe");
     command
+        .arg0("qemu-ga")
         .args(["hook", "drain", &room.to_string()])
         .stdin(reader)
         .stdout(log.map_or_else(Stdio::null, Stdio::from))

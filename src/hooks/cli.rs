@@ -20,6 +20,7 @@ use super::{
     DEVICES_ENV, HOLD_LIMIT_ENV, MOUNTPOINTS_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD,
     RUN_ENV, STATE_ENV, ThawReason, call, find, hold,
 };
+use crate::sys::process;
 
 const USAGE: &str = "\
 Usage: qemu-ga hook freeze|thaw [--dir DIR] [--conf FILE] [--log FILE] [--state DIR]
@@ -61,7 +62,7 @@ pub fn cli(args: &[OsString]) -> u8 {
             let room = args.get(1).and_then(|room| room.to_str()?.parse().ok());
             return call::drain_cli(room.unwrap_or_default());
         }
-        _ => (),
+        _ => process::call_self(c"qga-hook"),
     }
     match parse(args) {
         Ok(Call::Run(given)) => run(given),

@@ -1,6 +1,6 @@
 //! `qemu-ga plan`: what a freeze would do. It only looks.
 
-use super::args::Tool;
+use super::args::{Ended, Given, Tool};
 use super::present::{self, Style, span, table, tame, wrap};
 use super::setting::{self, Setting};
 use crate::config::Config;
@@ -76,33 +76,25 @@ struct Skipped {
     reason: String,
 }
 
+const TOOL: Tool = Tool {
+    name: "plan",
+    usage: &[USAGE, setting::HELP, EXIT],
+    flags: &["--all"],
+    values: setting::OPTIONS,
+    most_words: usize::MAX,
+};
+
 /// Runs `qemu-ga plan` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = format!("{USAGE}{}{EXIT}", setting::HELP);
-    let tool = Tool {
-        name: "plan",
-        usage: &usage,
-        flags: &["--all"],
-        values: setting::OPTIONS,
-        most_words: usize::MAX,
-    };
-    let given = match tool.parse(args) {
-        Ok(given) => given,
-        Err(status) => return status,
-    };
-    let setting = match Setting::of(&given) {
-        Ok(setting) => setting,
-        Err(error) => return tool.fail(&error),
-    };
-    let mounts = match System::host().mounts() {
-        Ok(mounts) => mounts,
-        Err(error) => {
-            let why = strerror(&error);
-            return tool.fail(&format!(
-                "the mount table cannot be read: {why}; mount /proc"
-            ));
-        }
-    };
+    TOOL.run(args, work)
+}
+
+fn work(given: &Given) -> Result<u8, Ended> {
+    let setting = Setting::of(given)?;
+    let mounts = System::host().mounts().map_err(|error| {
+        let why = strerror(&error);
+        format!("the mount table cannot be read: {why}; mount /proc")
+    })?;
     let survey = Survey::take(&System::host(), &mounts);
     let names: Vec<Vec<u8>> = given.words.iter().map(|w| w.as_bytes().to_vec()).collect();
     let only = (!names.is_empty()).then_some(names.as_slice());
@@ -113,7 +105,7 @@ pub fn cli(args: &[OsString]) -> u8 {
     } else {
         present::print(&shown.tell(given.has("--all"), Style::of_stdout()))
     };
-    told.max(u8::from(shown.is_refused()))
+    Ok(told.max(u8::from(shown.is_refused())))
 }
 
 /// The directory whose hooks a master like ours calls: beside it.

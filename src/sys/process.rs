@@ -1,6 +1,7 @@
 //! Child processes (floor 1): what runs between fork and exec, waiting without reaping, and
 //! signals that cannot hit a stranger who got a dead process's number.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
@@ -9,6 +10,13 @@ use std::process::Command;
 use nix::libc;
 
 use super::identity::Identity;
+
+/// Gives this process the name by which lists of processes show it, at most 15 bytes; without, it is
+/// that of the path that was executed, `exe` for /proc/self/exe.
+pub fn call_self(name: &CStr) {
+    // The kernel knows no failure of this but a bad address.
+    nix::sys::prctl::set_name(name).ok();
+}
 
 /// What a child leaves its parent's family for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

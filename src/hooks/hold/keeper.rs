@@ -18,7 +18,7 @@ use crate::hooks::call::user_environment;
 use crate::hooks::{HookStatus, ThawReason};
 use crate::sys::guardian::private;
 use crate::sys::identity::Identity;
-use crate::sys::process::{Family, PidFd, become_user, prepare};
+use crate::sys::process::{self, Family, PidFd, become_user, prepare};
 use crate::sys::strerror;
 
 /// The descriptor on which a hook says that it is ready: a number that a shell can write.
@@ -32,8 +32,7 @@ const REMEMBRANCE: Duration = Duration::from_secs(86_400);
 
 /// Runs `qemu-ga hook keep`; the order comes over stdin, and what became of the start goes to stdout.
 pub fn cli() -> u8 {
-    // The name only helps whoever looks at a list of processes.
-    nix::sys::prctl::set_name(c"qga-hook-keeper").ok();
+    process::call_self(c"qga-hook-keeper");
     crate::sys::guardian::outlive_memory_pressure().ok();
     u8::from(keep().is_err())
 }
@@ -372,7 +371,7 @@ impl Hook {
     }
 
     fn has_ended(&self) -> bool {
-        crate::sys::process::has_ended(self.leader).unwrap_or(true)
+        process::has_ended(self.leader).unwrap_or(true)
     }
 
     fn take_in(&mut self) {

@@ -12,6 +12,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -152,6 +153,7 @@ fn spawn(desk: &Desk, order: &Order) -> io::Result<(Child, File)> {
     let (said, say) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
     let mut command = Command::new("/proc/self/exe");
     command
+        .arg0("qemu-ga")
         .args(["hook", "keep"])
         .stdin(Stdio::piped())
         .stdout(say)

@@ -189,6 +189,7 @@ fn none_running_is_not_applicable() {
     let mut bench = bench();
     instances(&bench, "iris", &[("dn  ", "A"), ("sp  ", "B")]);
     assert_eq!(bench.call("freeze", &[]).0, 77);
+    assert_eq!(bench.state(), 0);
     assert_eq!(bench.call("thaw", &[]).0, 0);
     assert_eq!(bench.told("calls"), "");
 }

@@ -25,6 +25,7 @@ mod power;
 mod restart;
 mod serial;
 mod sessions;
+mod side_by_side;
 mod startup;
 mod support;
 mod system;

@@ -39,7 +39,9 @@ pub fn cli() -> u8 {
 
 fn keep() -> io::Result<()> {
     let (ready, tell_ready) = ready_pipe()?;
-    let order: Order = serde_json::from_reader(io::stdin().lock())?;
+    let mut text = Vec::new();
+    io::stdin().lock().read_to_end(&mut text)?;
+    let order: Order = serde_json::from_slice(&text)?;
     let mut hook = match Hook::start(&order, ready, tell_ready) {
         Ok(hook) => hook,
         Err(status) => return say(&ended(status, "")),

@@ -6,9 +6,9 @@ as one more disk, and each server is started on it.
 import contextlib
 import re
 
-from lib import image, paths
+from lib import harm, image, paths
 from lib.report import check, equal, holds
-from .acceptance_devices import appears, unplug
+from .acceptance_devices import appears
 
 HOOKS = "/etc/qemu/fsfreeze-hook.d"
 LOG = "/var/log/qga-fsfreeze-hook.log"
@@ -103,7 +103,7 @@ def plugged(g, copy):
         yield
     finally:
         g.oob.run(f"while mountpoint -q {COPY} && ! umount {COPY}; do sleep 0.2; done", timeout=30, check=False)
-        unplug(g, "dev-copy")
+        g.qmp.unplug("dev-copy")
         g.qmp.ask("blockdev-del", node_name="copy")
         copy.unlink()
 
@@ -261,3 +261,23 @@ def postgresql_backup_mode_lasts_from_freeze_to_thaw(g):
         logged(log, r"backup mode until (\S+),")
     finally:
         g.oob.run(f"systemctl stop {unit}", timeout=120)
+
+
+@check("devices")
+def database_lock_that_is_lost_while_frozen_lowers_the_level(g):
+    # The hook that fails on purpose would lower it by itself.
+    harm.only_light_hooks(g)
+    g.oob.run("systemctl start mariadb", timeout=120)
+    try:
+        with enabled(g, "mariadb"):
+            for end, level, lost in (("true", "application", False), ("kill $(pidof mariadb)", "filesystem", True)):
+                with frozen(g):
+                    g.oob.run(end)
+                    if lost:
+                        hook = "ps -eo args | grep -q '[3]0-mariadb freeze'"
+                        appears(lambda: g.oob.run(f"{hook} || echo gone", check=False), "the end of the hook")
+                newest = harm.reports(g)[0]
+                entry = [h for h in newest["hooks"] if h["path"].endswith("30-mariadb")][-1]
+                equal((newest["level"], entry.get("lost", False)), (level, lost), f"level, and whether the lock was lost: {newest['hooks']}")
+    finally:
+        g.oob.run("systemctl stop mariadb", timeout=120)

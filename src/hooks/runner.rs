@@ -417,6 +417,9 @@ impl Master {
             HookStatus::Exited(code) if step.policy.not_applicable.contains(code) => {
                 " (not applicable)"
             }
+            HookStatus::Exited(code) if *code != 0 && step.policy.success.contains(code) => {
+                " (success)"
+            }
             _ => "",
         };
         log.line(&format!("{shown} finished with status={number}{note}"));

@@ -284,15 +284,80 @@ mod tests {
         );
 
         let hooks = dir.path().join("hook.d");
-        assert_eq!(kinds(directory(&hooks)), [Kind::Note]);
+        let conf = dir.path().join("hook.conf");
+        assert_eq!(kinds(installed(&hooks, &conf, None)), [Kind::Note]);
         fs::create_dir(&hooks).unwrap();
-        assert_eq!(kinds(directory(&hooks)), [Kind::Fine]);
+        assert_eq!(kinds(installed(&hooks, &conf, None)), [Kind::Fine]);
         assert_eq!(unused(&hooks).kind, Kind::Note);
         fs::write(hooks.join("README"), "").unwrap();
         fs::set_permissions(hooks.join("README"), fs::Permissions::from_mode(0o644)).unwrap();
-        assert_eq!(kinds(directory(&hooks)), [Kind::Fine, Kind::Finding]);
+        assert_eq!(
+            kinds(installed(&hooks, &conf, None)),
+            [Kind::Fine, Kind::Finding]
+        );
         assert_eq!(unused(&hooks).kind, Kind::Finding);
         fs::set_permissions(&hooks, fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(kinds(directory(&hooks)), [Kind::Finding]);
+        assert_eq!(kinds(installed(&hooks, &conf, None)), [Kind::Finding]);
+    }
+    #[test]
+    fn what_would_not_start_or_not_hold() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hooks, conf) = (dir.path().join("h.d"), dir.path().join("h.conf"));
+        fs::create_dir(&hooks).unwrap();
+        let scripts = [
+            ("1", "#!/bin/sh\r\n"),
+            ("2", "echo\n"),
+            ("3", "#!/nonexistent/sh\n"),
+            ("4", "#!/usr/bin/env nonesuch-of-the-test\n"),
+            ("5", "#!/usr/bin/env sh\n"),
+            ("6", "\x7fELF"),
+            (
+                "7",
+                "#!/bin/sh\n# qga-hook: type = hold\n# qga-hook: hold-timeout = 5\n",
+            ),
+            ("8", "#!/bin/sh\n# qga-hook: user = nobody-of-the-test\n"),
+            ("9", "#!/bin/sh\n# qga-hook: timeout = 0\n"),
+        ];
+        for (name, text) in scripts {
+            fs::write(hooks.join(name), text).unwrap();
+            fs::set_permissions(hooks.join(name), fs::Permissions::from_mode(0o755)).unwrap();
+        }
+        fs::write(&conf, "[hooks]\ncolour=red\n").unwrap();
+        let told = |hold| -> Vec<(Kind, String)> {
+            let results = installed(&hooks, &conf, hold);
+            let shown = |text: String| text.replace(&format!("{}/", hooks.display()), "");
+            let odd = results.into_iter().filter(|r| r.kind != Kind::Fine);
+            odd.map(|r| (r.kind, shown(r.text))).collect()
+        };
+        let minute = Some(Duration::from_secs(60));
+        let results = told(minute);
+        let expected = [
+            "1 has line ends of Windows",
+            "2 does not say what interprets it",
+            "3 is written for '/nonexistent/sh'",
+            "4 is written for 'nonesuch-of-the-test'",
+            "7 lets go after 5.00 s, but a freeze may last 1 min 0 s",
+            "8 is to run as nobody-of-the-test: there is no such user",
+            "9 has no limit",
+        ];
+        for ((_, text), expected) in results.iter().zip(expected) {
+            assert!(text.starts_with(expected), "{text}");
+        }
+        assert!(
+            results[7].1.contains("colour=red in [hooks]"),
+            "{results:?}"
+        );
+        assert_eq!(results[6].0, Kind::Note);
+        assert_eq!(results.len(), 8);
+        let lasts = |results: &[(Kind, String)]| results.iter().any(|r| r.1.contains("lets go"));
+        assert!(lasts(&told(None)) && !lasts(&told(Some(Duration::from_secs(5)))));
+        // Every fault, not the first alone.
+        for name in ["1", "2"] {
+            fs::set_permissions(hooks.join(name), fs::Permissions::from_mode(0o757)).unwrap();
+        }
+        let results = installed(&hooks, &conf, minute);
+        let advice: Vec<&str> = results.iter().filter_map(|r| r.advice.as_deref()).collect();
+        assert_eq!(advice.len(), 2, "{results:?}");
+        assert!(advice.iter().all(|advice| advice.contains("chmod go-w")));
     }
 }

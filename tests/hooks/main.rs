@@ -2,6 +2,7 @@
 
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
+mod guide;
 mod holding;
 mod master;
 mod policy;

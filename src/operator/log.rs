@@ -154,7 +154,10 @@ fn understand(line: &str) -> Line<'_> {
     if let Some((path, end)) = rest.rsplit_once(" finished with status=") {
         let (status, note) = end.split_once(' ').unwrap_or((end, ""));
         if let Ok(status) = status.parse() {
-            let is_fine = status == 0 || matches!(note, "(success)" | "(not applicable)");
+            let is_fine = match note {
+                "" => status == 0,
+                note => matches!(note, "(success)" | "(not applicable)"),
+            };
             return Line::Finished(date, path, status, !is_fine);
         }
     }

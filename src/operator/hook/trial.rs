@@ -296,8 +296,11 @@ impl Trial {
 /// How a call ended, in a word or two.
 fn how(kind: Kind, record: &HookRecord) -> String {
     match &record.status {
-        HookStatus::Exited(0) if kind == Kind::Hold && record.phase == Phase::Freeze => {
-            "ready and holds".into()
+        HookStatus::Exited(status) if kind == Kind::Hold && record.phase == Phase::Freeze => {
+            match record.verdict {
+                None if *status == 0 => "ready and holds".into(),
+                _ => format!("status {status} before it was ready"),
+            }
         }
         HookStatus::Exited(status) => format!("status {status}"),
         HookStatus::Signaled(signal) => format!("ended by signal {signal}"),

@@ -7,3 +7,4 @@ mod holding;
 mod master;
 mod policy;
 mod support;
+mod tools;

@@ -145,7 +145,7 @@ impl Hook {
             }
         }
         for Setting { key, value, from } in &self.settings {
-            text += &wrap("       ", &tame(&format!("{key} = {value}  ({from})")));
+            text += &wrap("       ", &tame(&format!("{key} = {value} ({from})")));
         }
         text
     }

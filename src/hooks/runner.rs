@@ -398,12 +398,13 @@ impl Master {
                     step,
                     &call.program.display().to_string(),
                     call.timeout,
-                    &ended,
+                    (&ended, door.is_some()),
                 );
             }
             let done = Done {
                 tries,
                 holds: holding,
+                is_early: door.is_some() && !holding,
                 ..Done::from(ended)
             };
             let again = verdict(&step.policy, &done) == Verdict::Failure
@@ -435,14 +436,21 @@ impl Master {
                 .log()
                 .line(&format!("{name} did not hold until the thaw: {why}"));
         }
-        self.finish(step, name, step.policy.timeout, &released.ended);
+        self.finish(step, name, step.policy.timeout, (&released.ended, false));
         Done {
             lost: released.lost.is_some(),
             ..Done::from(released.ended)
         }
     }
 
-    fn finish(&self, step: &Step, shown: &str, timeout: Option<Duration>, ended: &Ended) {
+    /// `is_early`: it was to hold.
+    fn finish(
+        &self,
+        step: &Step,
+        shown: &str,
+        timeout: Option<Duration>,
+        (ended, is_early): (&Ended, bool),
+    ) {
         let mut log = self.desk.log();
         if let Some(more) = explanation(&ended.status, self.desk.time_for(timeout).or(timeout)) {
             log.line(&format!("{shown} {more}"));
@@ -451,6 +459,10 @@ impl Master {
         let note = match &ended.status {
             HookStatus::Exited(code) if step.policy.not_applicable.contains(code) => {
                 " (not applicable)"
+            }
+            HookStatus::Exited(_) if is_early => " (before it was ready)",
+            HookStatus::Exited(code) if *code != 0 && step.policy.success.contains(code) => {
+                " (success)"
             }
             _ => "",
         };
@@ -465,6 +477,8 @@ struct Done {
     tail: Vec<u8>,
     tries: u32,
     holds: bool,
+    /// It was to hold, and ended before it was ready.
+    is_early: bool,
     lost: bool,
 }
 
@@ -476,6 +490,7 @@ impl Done {
             tail: Vec::new(),
             tries: 0,
             holds: false,
+            is_early: false,
             lost: false,
         }
     }
@@ -489,6 +504,7 @@ impl From<Ended> for Done {
             tail: ended.tail,
             tries: 1,
             holds: false,
+            is_early: false,
             lost: false,
         }
     }
@@ -519,7 +535,9 @@ fn verdict(policy: &Policy, done: &Done) -> Verdict {
     match &done.status {
         _ if done.holds => Verdict::Success,
         _ if done.lost => Verdict::Failure,
-        HookStatus::Exited(code) if policy.success.contains(code) => Verdict::Success,
+        HookStatus::Exited(code) if !done.is_early && policy.success.contains(code) => {
+            Verdict::Success
+        }
         HookStatus::Exited(code) if policy.not_applicable.contains(code) => Verdict::NotApplicable,
         HookStatus::Exited(_) => Verdict::Failure,
         status => plain_verdict(status),

@@ -19,6 +19,8 @@ use super::trust::Refusal;
 pub struct Found {
     /// Its steps, in the order of the freeze.
     pub steps: Vec<Step>,
+    /// Those that the settings switch off; filled in by [`find`].
+    pub disabled: Vec<Step>,
     /// What was passed over, one line each.
     pub warnings: Vec<String>,
     /// It wants no filesystem frozen.
@@ -124,6 +126,6 @@ pub fn find(dir: &Path, scene: &Scene<'_>) -> Result<Found, Refusal> {
         all.warnings.extend(found.warnings);
         all.leaves_filesystems |= found.leaves_filesystems;
     }
-    all.steps.retain(|step| step.policy.enabled);
+    (all.steps, all.disabled) = all.steps.into_iter().partition(|step| step.policy.enabled);
     Ok(all)
 }

@@ -16,7 +16,8 @@ use super::log::{DEFAULT_PATH, HookLog};
 use super::runner::{self, Options};
 use super::{Phase, RECORDS_ENV, RECORDS_HEAD, find};
 
-const USAGE: &str = "\
+/// The help of `qemu-ga hook`.
+pub const USAGE: &str = "\
 Usage: qemu-ga hook freeze|thaw [--dir DIR] [--log FILE]
 Runs every executable of DIR with the argument freeze, in the order of their names, or with the
 argument thaw, in the reverse order.

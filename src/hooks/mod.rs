@@ -17,7 +17,7 @@ pub mod trust;
 
 use serde::{Deserialize, Serialize};
 
-pub use cli::cli;
+pub use cli::{USAGE, cli};
 
 /// The variable in which a master finds the number of the descriptor that takes its records, one
 /// JSON object a line ([`HookRecord`]).

@@ -85,9 +85,14 @@ struct Scene<'a> {
     plan: &'a Plan,
 }
 
+/// The help of this tool.
+pub fn usage() -> String {
+    format!("{USAGE}{}{EXIT}", setting::HELP)
+}
+
 /// Runs `qemu-ga check` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = format!("{USAGE}{}{EXIT}", setting::HELP);
+    let usage = usage();
     let tool = Tool {
         name: "check",
         usage: &usage,

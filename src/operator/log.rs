@@ -57,6 +57,11 @@ struct Run {
     entries: Vec<Entry>,
 }
 
+/// The help of this tool.
+pub fn usage() -> String {
+    USAGE.to_owned()
+}
+
 /// Runs `qemu-ga log` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
     let tool = Tool {

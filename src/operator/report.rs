@@ -25,9 +25,14 @@ taken meanwhile is worth.
 /// Columns of a bar.
 const BAR: usize = 48;
 
+/// The help of this tool.
+pub fn usage() -> String {
+    format!("{USAGE}{}{}", setting::HELP, EXIT)
+}
+
 /// Runs `qemu-ga report` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = format!("{USAGE}{}{}", setting::HELP, EXIT);
+    let usage = usage();
     let tool = Tool {
         name: "report",
         usage: &usage,

@@ -66,9 +66,14 @@ pub struct Status {
     pub last_run: Option<String>,
 }
 
+/// The help of this tool.
+pub fn usage() -> String {
+    format!("{USAGE}{}{EXIT}", setting::HELP)
+}
+
 /// Runs `qemu-ga status` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = format!("{USAGE}{}{EXIT}", setting::HELP);
+    let usage = usage();
     let tool = Tool {
         name: "status",
         usage: &usage,

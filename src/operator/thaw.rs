@@ -51,9 +51,14 @@ struct Done {
     failures: Vec<String>,
 }
 
+/// The help of this tool.
+pub fn usage() -> String {
+    format!("{USAGE}{}{EXIT}", setting::HELP)
+}
+
 /// Runs `qemu-ga thaw` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = format!("{USAGE}{}{EXIT}", setting::HELP);
+    let usage = usage();
     let tool = Tool {
         name: "thaw",
         usage: &usage,

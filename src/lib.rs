@@ -6,6 +6,7 @@
 //! | floor | module | lives there |
 //! |---|---|---|
 //! | 0 | [`protocol`] | framing, JSON dialect, replies, error texts, argument decoding: pure, no I/O |
+//! | 0 | [`keyfile`] | parser of the configuration files: pure |
 //! | 0 | [`version`] | the protocol version that is announced, and our own |
 //! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
 //! | 1 | [`probe`] | parsers of /proc, /sys, /run/udev, os-release |
@@ -32,6 +33,7 @@ pub mod commands;
 pub mod config;
 pub mod freeze;
 pub mod hooks;
+pub mod keyfile;
 pub mod logging;
 pub mod operator;
 pub mod probe;

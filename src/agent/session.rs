@@ -7,16 +7,23 @@ use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
 use crate::protocol::request::Request;
 use crate::protocol::value::Value;
-use crate::sys::strerror;
+use crate::sys::{memory, strerror};
 use crate::transport::Channel;
 use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
 
 /// Bytes taken from the channel at a time.
 const READ_SIZE: usize = 4096;
 
 /// A reply longer than this does not keep its buffer.
 const KEEP_REPLY: usize = 64 * 1024;
+
+/// After more bytes than this, both ways, the heap is given back once the channel rests.
+const BULK: usize = 1 << 20;
+
+/// A silence of the host's that ends a burst of requests.
+const REST: Duration = Duration::from_secs(1);
 
 /// Requests that may wait while one is carried out; the channel is not read beyond.
 const INBOX: usize = 32;
@@ -35,6 +42,8 @@ struct Waiting {
 pub struct Session {
     framer: Framer,
     inbox: VecDeque<Waiting>,
+    /// Bytes both ways since the heap was last given back.
+    traffic: usize,
     context: Context,
 }
 
@@ -44,6 +53,7 @@ impl Session {
         Self {
             framer: Framer::default(),
             inbox: VecDeque::new(),
+            traffic: 0,
             context,
         }
     }
@@ -89,6 +99,7 @@ async fn answer(
     let Session {
         framer,
         inbox,
+        traffic,
         context,
     } = session;
     let id = request.id.clone();
@@ -106,7 +117,10 @@ async fn answer(
             read = channel.read_ahead(buffer), if lost.is_none() && inbox.len() < INBOX => read,
         };
         match read {
-            Ok(count) => sort_in(framer, inbox, channel.generation(), &buffer[..count]),
+            Ok(count) => {
+                *traffic += count;
+                sort_in(framer, inbox, channel.generation(), &buffer[..count]);
+            }
             Err(error) => lost = Some(error),
         }
         while let Some(overtaking) = take_sync(inbox) {
@@ -172,14 +186,22 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
                 biased;
                 read = channel.read(&mut buffer) => read,
                 () = stop.requested(&freezer) => return Ended::Stopped,
+                () = tokio::time::sleep(REST), if session.traffic > BULK => {
+                    memory::give_back_free();
+                    session.traffic = 0;
+                    continue;
+                }
             };
             match read {
-                Ok(count) => sort_in(
-                    &mut session.framer,
-                    &mut session.inbox,
-                    channel.generation(),
-                    &buffer[..count],
-                ),
+                Ok(count) => {
+                    session.traffic += count;
+                    sort_in(
+                        &mut session.framer,
+                        &mut session.inbox,
+                        channel.generation(),
+                        &buffer[..count],
+                    );
+                }
                 Err(error) => return Ended::Lost(error),
             }
             continue;
@@ -207,6 +229,7 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
         if let Err(error) = written {
             tracing::warn!("error writing to channel: {}", strerror(&error));
         }
+        session.traffic += out.len();
         out.clear();
         out.shrink_to(KEEP_REPLY);
         if let Err(error) = served {

@@ -20,8 +20,10 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use crate::sys::identity::Identity;
 pub use crate::sys::process::{Announcement, Family};
 use crate::sys::strerror;
+pub use family::end as end_family;
 
 /// How much output is kept if the caller sets no cap, in bytes.
 pub const DEFAULT_CAP: usize = 64 * 1024;
@@ -46,6 +48,7 @@ pub struct Child {
     linger: Duration,
     cancel: Option<OwnedFd>,
     family: Family,
+    user: Option<Identity>,
 }
 
 impl Child {
@@ -65,6 +68,7 @@ impl Child {
             linger: DEFAULT_LINGER,
             cancel: None,
             family: Family::Session,
+            user: None,
         }
     }
 
@@ -156,6 +160,12 @@ impl Child {
         self
     }
 
+    /// Has the child run as that user.
+    pub fn user(mut self, identity: Identity) -> Child {
+        self.user = Some(identity);
+        self
+    }
+
     /// Runs the child to its end.
     ///
     /// # Errors
@@ -198,7 +208,7 @@ impl From<ExitStatus> for Status {
 }
 
 /// What came of a child.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Outcome {
     /// How it ended.
     pub status: Status,
@@ -206,6 +216,8 @@ pub struct Outcome {
     pub output: Vec<u8>,
     /// How many bytes of output followed and were not kept.
     pub dropped: u64,
+    /// The reading end of its output, if something that it left behind still holds the other.
+    pub leftover: Option<File>,
     /// From before the start until all of it was over.
     pub elapsed: Duration,
     /// The error number of execve(2), if the program could not be executed at all.

@@ -15,7 +15,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
 use super::{Child, ChildError, Outcome, Status, family};
-use crate::sys::process::{Family, PidFd, has_ended, prepare};
+use crate::sys::process::{Family, PidFd, become_user, has_ended, prepare};
 use crate::sys::strerror;
 
 /// How often a child is looked at where the kernel has no pidfd.
@@ -67,12 +67,13 @@ pub fn run(mut child: Child, seen: &mut dyn FnMut(&[u8])) -> Result<Outcome, Chi
             return Err(error);
         }
     };
-    let (output, dropped) = (watch.output, watch.dropped);
+    let (output, dropped, leftover) = (watch.output, watch.dropped, watch.reader);
     let ended = reap(process, leader)?;
     Ok(Outcome {
         status: forced.or(ended).unwrap_or(Status::TimedOut),
         output,
         dropped,
+        leftover,
         elapsed: started.elapsed(),
         exec_errno: None,
     })
@@ -148,6 +149,9 @@ fn start(
         keep,
         std::mem::take(&mut child.announcements),
     );
+    if let Some(identity) = &child.user {
+        become_user(&mut command, identity);
+    }
     let mut tries = 0;
     loop {
         let error = match command.spawn() {
@@ -176,6 +180,7 @@ fn not_executed(child: &Child, error: &io::Error, started: Instant) -> Outcome {
         status: Status::Exited(1),
         output,
         dropped: 0,
+        leftover: None,
         elapsed: started.elapsed(),
         exec_errno: error.raw_os_error(),
     }

@@ -9,7 +9,6 @@ mod file;
 
 use std::path::PathBuf;
 
-use nix::unistd::{User, getgrouplist};
 use serde::{Deserialize, Serialize};
 
 use super::{Command, Context, Waiting, answer, empty, worker};
@@ -114,20 +113,13 @@ impl Account {
         let fail = |reason: String| {
             CommandError::generic(format!("failed to lookup user '{name}': {reason}"))
         };
-        let user = User::from_name(name).map_err(|errno| fail(strerror(&errno.into())))?;
+        let found = Identity::find(name).map_err(|error| fail(strerror(&error)))?;
         // The original's word for a user who does not exist.
-        let user = user.ok_or_else(|| fail("Success".into()))?;
-        let c_name = std::ffi::CString::new(name).map_err(|_| fail("Success".into()))?;
-        let groups =
-            getgrouplist(&c_name, user.gid).map_err(|errno| fail(strerror(&errno.into())))?;
+        let (identity, user) = found.ok_or_else(|| fail("Success".into()))?;
         Ok(Self {
             name: name.to_owned(),
             home: user.dir,
-            identity: Identity {
-                uid: user.uid,
-                gid: user.gid,
-                groups,
-            },
+            identity,
         })
     }
 

@@ -6,9 +6,10 @@ use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::value::Dict;
 use crate::sys::localtime::format_local;
+use crate::sys::rtc::{self, Rtc};
 use crate::sys::strerror;
 use nix::sys::time::TimeSpec;
-use nix::time::{ClockId, clock_settime};
+use nix::time::{ClockId, clock_gettime, clock_settime};
 use serde::Deserialize;
 use std::ffi::OsStr;
 use std::io;
@@ -46,37 +47,89 @@ fn set_time(arguments: Dict) -> Waiting<'static> {
     Box::pin(async move {
         let SetTime { time } = decode(arguments)?;
         worker::run(move || {
-            set_clocks(time, HWCLOCK.as_ref(), &|time| {
-                Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
-            })
+            let means = Means {
+                set: &set_system,
+                hwclock: HWCLOCK.as_ref(),
+                without_hwclock: &without_hwclock,
+            };
+            set_clocks(time, &means)
         })
         .await?;
         empty()
     })
 }
 
-/// Sets the system's clock by `set` to `time` (nanoseconds since the epoch) and the hardware's from
-/// it; without `time`, the system's from the hardware's.
-fn set_clocks(
-    time: Option<i64>,
-    hwclock: &OsStr,
-    set: &dyn Fn(TimeSpec) -> io::Result<()>,
-) -> Result<(), CommandError> {
+/// What clocks are set with.
+struct Means<'a> {
+    /// Sets the system's clock.
+    set: &'a dyn Fn(TimeSpec) -> io::Result<()>,
+    hwclock: &'a OsStr,
+    /// Does hwclock's work where that cannot be executed; false if there is no hardware clock.
+    without_hwclock: &'a dyn Fn(Direction) -> io::Result<bool>,
+}
+
+/// Which clock is set from the other one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Direction {
+    ToHardware,
+    FromHardware,
+}
+
+/// Sets the system's clock to `time` (nanoseconds since the epoch) and the hardware's from it;
+/// without `time`, the system's from the hardware's.
+fn set_clocks(time: Option<i64>, means: &Means<'_>) -> Result<(), CommandError> {
     if let Some(time) = time {
-        set(checked(time)?).map_err(|e| {
+        (means.set)(checked(time)?).map_err(|e| {
             CommandError::generic(format!("Failed to set time to guest: {}", strerror(&e)))
         })?;
     }
     let action = "set hardware clock to system time";
-    let direction = if time.is_some() { "-w" } else { "-s" };
-    let outcome = Child::new(hwclock)
-        .arg(direction)
+    let (direction, option) = match time {
+        Some(_) => (Direction::ToHardware, "-w"),
+        None => (Direction::FromHardware, "-s"),
+    };
+    let outcome = Child::new(means.hwclock)
+        .arg(option)
         .run()
         .map_err(|e| CommandError::generic(e.text(action)))?;
-    match outcome.failure(action) {
-        None => Ok(()),
-        Some(text) => Err(CommandError::generic(text)),
+    let Some(text) = outcome.failure(action) else {
+        return Ok(());
+    };
+    if outcome.exec_errno.is_none() {
+        return Err(CommandError::generic(text));
     }
+    match (means.without_hwclock)(direction) {
+        Ok(true) => Ok(()),
+        Ok(false) => Err(CommandError::generic(text)),
+        Err(error) => {
+            let (text, error) = (text.trim_end(), strerror(&error));
+            Err(CommandError::generic(format!(
+                "{text}; without it: {error}"
+            )))
+        }
+    }
+}
+
+fn set_system(time: TimeSpec) -> io::Result<()> {
+    Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
+}
+
+/// Newer distributions have hwclock in a package of its own.
+fn without_hwclock(direction: Direction) -> io::Result<bool> {
+    if rtc::is_local() {
+        let text = "the hardware clock runs in local time (/etc/adjtime), which needs hwclock";
+        return Err(io::Error::other(text));
+    }
+    let Some(rtc) = Rtc::open()? else {
+        return Ok(false);
+    };
+    match direction {
+        Direction::ToHardware => {
+            rtc.set(|| Ok(clock_gettime(ClockId::CLOCK_REALTIME)?.into()))?;
+        }
+        Direction::FromHardware => set_system(TimeSpec::new(rtc.next_second()?, 0))?,
+    }
+    Ok(true)
 }
 
 /// Whole microseconds, both parts truncated toward zero, of a year that RTCs can hold.
@@ -112,6 +165,10 @@ mod tests {
         assert_eq!(get_time(far), i64::MAX);
     }
 
+    fn nothing_else(_: Direction) -> io::Result<bool> {
+        panic!("hwclock could be executed");
+    }
+
     /// What a stub of hwclock was told, what the clock was set to, and the answer.
     fn try_out(
         time: Option<i64>,
@@ -125,13 +182,19 @@ mod tests {
         std::fs::write(&hwclock, script).unwrap();
         std::fs::set_permissions(&hwclock, std::fs::Permissions::from_mode(0o755)).unwrap();
         let set_to = Cell::new(None);
-        let result = set_clocks(time, hwclock.as_os_str(), &|time| {
+        let set = |time| {
             set_to.set(Some(time));
             if refuse {
                 return Err(io::Error::from_raw_os_error(nix::libc::EPERM));
             }
             Ok(())
-        });
+        };
+        let means = Means {
+            set: &set,
+            hwclock: hwclock.as_os_str(),
+            without_hwclock: &nothing_else,
+        };
+        let result = set_clocks(time, &means);
         let seen = std::fs::read_to_string(seen).unwrap_or_default();
         (
             seen,
@@ -170,6 +233,32 @@ mod tests {
             try_out(None, false, "exit 7").2,
             format!("{action}exit status 7")
         );
+    }
+
+    #[test]
+    fn where_hwclock_cannot_be_executed_the_hardware_clock_is_asked_itself() {
+        let asked = Cell::new(None);
+        let try_without = |time, answer: &dyn Fn() -> io::Result<bool>| {
+            let means = Means {
+                set: &|_| Ok(()),
+                hwclock: OsStr::new("/nonexistent/hwclock"),
+                without_hwclock: &|direction| {
+                    asked.set(Some(direction));
+                    answer()
+                },
+            };
+            set_clocks(time, &means).map_err(|error| error.desc)
+        };
+        assert_eq!(try_without(Some(0), &|| Ok(true)), Ok(()));
+        assert_eq!(asked.get(), Some(Direction::ToHardware));
+        assert_eq!(try_without(None, &|| Ok(true)), Ok(()));
+        assert_eq!(asked.get(), Some(Direction::FromHardware));
+        let told = "child process has failed to set hardware clock to system time: failed to exec \
+                    '/nonexistent/hwclock': No such file or directory";
+        assert_eq!(try_without(None, &|| Ok(false)), Err(format!("{told}\n")));
+        let busy = || Err(io::Error::from_raw_os_error(nix::libc::EBUSY));
+        let text = format!("{told}; without it: Device or resource busy");
+        assert_eq!(try_without(None, &busy), Err(text));
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use super::Config;
-use super::keyfile::{self, Entry, Problem};
 use super::options::{self, Arg, CONF_FILE, Group, OPTIONS, Spec};
+use crate::keyfile::{self, Entry, Problem};
 use crate::sys::strerror;
 
 /// No sane configuration is larger, and one read must not take the guest's memory.

@@ -1,6 +1,6 @@
 //! Options and configuration file (floor 5): what the operator asked for, as a [`Config`].
 //!
-//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`keyfile`], [`file`]),
+//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`crate::keyfile`], [`file`]),
 //! the help and the dump ([`show`]). The command line is scanned once for `-c`, the file is read,
 //! then the command line is applied on top: scalars are replaced, lists add up. Nothing is opened
 //! here but the file, and nothing is printed: the caller prints what an [`Action`] or a
@@ -8,7 +8,6 @@
 
 mod file;
 pub mod getopt;
-pub mod keyfile;
 pub mod options;
 mod show;
 #[cfg(test)]
@@ -20,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::freeze::policy::{self, Limits, Mode, Pattern, Policy};
+use crate::keyfile;
 use getopt::Found;
 use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
 

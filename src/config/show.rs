@@ -5,8 +5,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::time::Duration;
 
 use super::options::{Arg, Group, Id, OPTIONS, Spec};
-use super::{Config, RpcList, keyfile};
+use super::{Config, RpcList};
 use crate::freeze::policy::{Limits, Mode, Pattern};
+use crate::keyfile;
 use crate::version::{AGENT_VERSION, PROTOCOL_VERSION};
 
 /// Width of the help, and where its second column starts.

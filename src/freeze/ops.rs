@@ -5,6 +5,7 @@ use super::guardian::{Claim, Order};
 use super::plan::{Survey, Target};
 use super::report::Report;
 use crate::hooks::master::MasterReport;
+use crate::hooks::memory::Run;
 use crate::hooks::{Phase, ThawReason};
 use crate::state::Expiry;
 use std::io;
@@ -64,9 +65,14 @@ pub trait Ops {
     /// The kernel's; EINVAL if the filesystem is not frozen.
     fn thaw(&mut self, handle: &Self::Handle) -> io::Result<()>;
 
-    /// Calls the hook master; `None` if there is none. The reason goes with a thaw; that the master
+    /// Calls the hook master; `None` if there is none. Hooks are told about the `run`. The reason goes with a thaw; that the master
     /// has started it, the guardian learns in the same moment.
-    fn call_hooks(&mut self, phase: Phase, reason: Option<ThawReason>) -> Option<MasterReport>;
+    fn call_hooks(
+        &mut self,
+        phase: Phase,
+        reason: Option<ThawReason>,
+        run: &Run,
+    ) -> Option<MasterReport>;
 
     /// Entrusts the opened filesystems, in the order of freezing, to a guardian.
     ///

@@ -8,6 +8,7 @@ use super::limited::limited;
 use super::ops::{OpenError, Ops};
 use super::plan::{Survey, Target};
 use super::report::Report;
+use crate::hooks::memory::Run;
 use crate::hooks::{Phase, ThawReason, master};
 use crate::probe::System;
 use crate::probe::filesystems::Filesystem;
@@ -197,11 +198,14 @@ impl Ops for RealOps {
         &mut self,
         phase: Phase,
         reason: Option<ThawReason>,
+        run: &Run,
     ) -> Option<master::MasterReport> {
         let hook = self.hook.clone()?;
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
         let limits = master::Limits {
             reason,
+            run: Some(run.clone()),
+            state: Some(self.state.path().to_owned()),
             alive: self.alive.take(),
             announcements: match phase {
                 Phase::Freeze => Vec::new(),

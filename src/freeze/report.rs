@@ -2,7 +2,7 @@
 
 use super::plan::{LeftOut, Plan, Target};
 use crate::hooks::master::MasterReport;
-use crate::hooks::{HookRecord, HookStatus, Phase};
+use crate::hooks::{HookRecord, Phase, sources};
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -152,6 +152,9 @@ pub struct Report {
     pub skipped: Vec<FilesystemRecord>,
     /// Hooks in the order in which they ran; empty if the hook master is not ours.
     pub hooks: Vec<HookRecord>,
+    /// What the snapshot is worth in the words of the adapters whose scripts ran.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
     /// Times.
     pub stages: Stages,
     /// Everything that went wrong, in order.
@@ -173,13 +176,16 @@ impl Report {
     pub fn hooks(&mut self, phase: Phase, master: &MasterReport) {
         self.hooks.extend(master.hooks.iter().cloned());
         if phase == Phase::Thaw {
+            // What was to stay quiet until now did not.
+            if master.hooks.iter().any(|hook| hook.lost) {
+                self.applications = Applications::Failed;
+            }
             return;
         }
-        let ran = |hook: &&HookRecord| !matches!(hook.status, HookStatus::Skipped(_));
         let failed = master.failure.is_some() || !master.hooks.iter().all(HookRecord::is_success);
         self.applications = if failed {
             Applications::Failed
-        } else if master.is_ours && master.hooks.iter().find(ran).is_none() {
+        } else if master.is_ours && !master.hooks.iter().any(HookRecord::is_applicable) {
             Applications::Untouched
         } else {
             Applications::Quiet
@@ -215,6 +221,11 @@ impl Report {
             }
             None | Some(End::Thaw | End::Recovery) => Level::Crash,
         };
+        let sources = self.hooks.iter().map(|hook| hook.source.as_str());
+        let tag = |source| sources::tag(source, self.level.name());
+        self.tags = sources.filter_map(tag).map(str::to_owned).collect();
+        self.tags.sort_unstable();
+        self.tags.dedup();
     }
 
     /// Ends the run.

@@ -13,66 +13,127 @@ use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::log::{DEFAULT_PATH, HookLog};
+use super::memory::{self, Memory, Run};
 use super::runner::{self, Options};
-use super::{Phase, RECORDS_ENV, RECORDS_HEAD, find};
+use super::sources;
+use super::{
+    DEVICES_ENV, HOLD_LIMIT_ENV, MOUNTPOINTS_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD,
+    RUN_ENV, STATE_ENV, ThawReason, call, find, hold,
+};
+use crate::sys::process;
 
 /// The help of `qemu-ga hook`.
 pub const USAGE: &str = "\
-Usage: qemu-ga hook freeze|thaw [--dir DIR] [--log FILE]
+Usage: qemu-ga hook freeze|thaw [--dir DIR] [--conf FILE] [--log FILE] [--state DIR]
 Runs every executable of DIR with the argument freeze, in the order of their names, or with the
-argument thaw, in the reverse order.
-  --dir DIR   default: fsfreeze-hook.d in /etc/qemu or /etc/qemu-ga
-  --log FILE  default: /var/log/qga-fsfreeze-hook.log; - is the terminal
-Exit status: 0, whatever the hooks' own (see the log); 1 if nothing was run because others could
-have changed a hook, or if stopped by a signal; 2 for a mistake in this command.
+argument thaw, in the reverse order, and the scripts of other systems that FILE asks for.
+  --dir DIR    default: fsfreeze-hook.d in /etc/qemu or /etc/qemu-ga
+  --conf FILE  the hooks' settings; default: fsfreeze-hook.conf beside DIR
+  --log FILE   default: /var/log/qga-fsfreeze-hook.log; - is the terminal
+  --state DIR  where the freeze leaves word for the thaw; default: the agent's, or /run
+Exit status: 0, whatever the hooks' own (see the log); 1 if a failure is to abort the freeze, if
+nothing was run because others could have changed a hook, or if stopped by a signal; 2 for a
+mistake in this command.
 ";
+
+/// The word by which a master's own helpers are started; see [`hold`] and [`call`].
+const KEEP: &str = "keep";
+const DRAIN: &str = "drain";
 
 #[derive(Debug, PartialEq, Eq)]
 enum Call {
-    Run {
-        phase: Phase,
-        dir: PathBuf,
-        log: PathBuf,
-    },
+    Run(Given),
     Help,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Given {
+    phase: Phase,
+    dir: PathBuf,
+    conf: PathBuf,
+    log: PathBuf,
+    state: PathBuf,
 }
 
 /// Runs `qemu-ga hook` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let (phase, dir, log) = match parse(args) {
-        Ok(Call::Run { phase, dir, log }) => (phase, dir, log),
-        Ok(Call::Help) => return u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
+    match args.first().and_then(|word| word.to_str()) {
+        Some(KEEP) => return hold::cli(),
+        Some(DRAIN) => {
+            let room = args.get(1).and_then(|room| room.to_str()?.parse().ok());
+            return call::drain_cli(room.unwrap_or_default());
+        }
+        _ => process::call_self(c"qga-hook"),
+    }
+    match parse(args) {
+        Ok(Call::Run(given)) => run(given),
+        Ok(Call::Help) => u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
         Err(mistake) => {
             say(&format!("qemu-ga hook: {mistake}\n{USAGE}"));
-            return 2;
+            2
+        }
+    }
+}
+
+fn run(given: Given) -> u8 {
+    let mut log = HookLog::new(&given.log);
+    let stop = stop_signals();
+    let devices = variable(DEVICES_ENV);
+    let (found, rules) = match sources::read(&given.dir, &given.conf, &devices) {
+        Ok(found) => found,
+        Err(refusal) => {
+            log.line(&refusal.0);
+            say(&format!("qemu-ga hook: {refusal}\n"));
+            return 1;
         }
     };
     let options = Options {
-        dir,
-        log: HookLog::new(&log),
-        deadline: None,
-        stop: stop_signals(),
+        log,
+        total: rules.total_timeout,
+        on_total: rules.defaults.on_failure,
+        stop,
         records: records(),
+        memory: Memory::in_dir(&given.state),
+        run: Run {
+            id: variable(RUN_ENV),
+            mountpoints: variable(MOUNTPOINTS_ENV),
+            hold_limit: variable(HOLD_LIMIT_ENV).parse().unwrap_or_default(),
+            devices,
+        },
+        reason: reason(given.phase),
     };
-    match runner::run(phase, options) {
-        Err(refusal) => {
-            say(&format!("qemu-ga hook: {refusal}\n"));
-            1
-        }
-        Ok(summary) => {
-            if summary.lost_lines > 0 {
-                let lost = summary.lost_lines;
-                let log = log.display();
-                say(&format!(
-                    "qemu-ga hook: {lost} lines lost: neither {log} nor the system log takes them\n"
-                ));
-            }
-            if summary.stopped {
-                say("qemu-ga hook: stopped by a signal\n");
-            }
-            u8::from(summary.stopped)
-        }
+    let summary = runner::run(given.phase, found, options);
+    if summary.lost_lines > 0 {
+        let lost = summary.lost_lines;
+        let log = given.log.display();
+        say(&format!(
+            "qemu-ga hook: {lost} lines lost: neither {log} nor the system log takes them\n"
+        ));
     }
+    if summary.stopped {
+        say("qemu-ga hook: stopped by a signal\n");
+    }
+    if let Some(failure) = &summary.failure {
+        say(&format!("{failure}\n"));
+    }
+    u8::from(summary.stopped || summary.failure.is_some())
+}
+
+/// What the agent says of the run; empty if the master is called by hand.
+fn variable(name: &str) -> String {
+    std::env::var(name).unwrap_or_default()
+}
+
+/// A thaw without a reason is one by hand.
+fn reason(phase: Phase) -> Option<ThawReason> {
+    let given = variable(REASON_ENV);
+    let reasons = [
+        ThawReason::Failed,
+        ThawReason::TimedOut,
+        ThawReason::Recovered,
+    ];
+    let known = reasons.into_iter().find(|reason| reason.as_str() == given);
+    (phase == Phase::Thaw).then(|| known.unwrap_or(ThawReason::Ok))
 }
 
 /// stderr is all there is to complain to; if it fails, the exit status still tells.
@@ -81,7 +142,7 @@ fn say(text: &str) {
 }
 
 fn parse(args: &[OsString]) -> Result<Call, String> {
-    let (mut phase, mut dir, mut log) = (None, None, None);
+    let (mut phase, mut dir, mut conf, mut log, mut state) = (None, None, None, None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
         let shown = arg.to_string_lossy();
@@ -99,18 +160,26 @@ fn parse(args: &[OsString]) -> Result<Call, String> {
         match name {
             "-h" | "--help" if inline.is_none() => return Ok(Call::Help),
             "--dir" => dir = Some(path_in(name, value()?)?),
+            "--conf" => conf = Some(path_in(name, value()?)?),
             "--log" => log = Some(path_in(name, value()?)?),
+            "--state" => state = Some(path_in(name, value()?)?),
             "freeze" if phase.is_none() => phase = Some(Phase::Freeze),
             "thaw" if phase.is_none() => phase = Some(Phase::Thaw),
             "freeze" | "thaw" => return Err("give freeze or thaw once".to_owned()),
             _ => return Err(format!("unknown argument '{shown}'")),
         }
     }
-    Ok(Call::Run {
+    let dir = dir.unwrap_or_else(find::default_dir);
+    let told = || std::env::var_os(STATE_ENV).map(PathBuf::from);
+    Ok(Call::Run(Given {
         phase: phase.ok_or("say freeze or thaw")?,
-        dir: dir.unwrap_or_else(find::default_dir),
+        conf: conf.unwrap_or_else(|| find::conf_beside(&dir)),
+        dir,
         log: log.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH)),
-    })
+        state: state
+            .or_else(told)
+            .unwrap_or_else(|| PathBuf::from(memory::DEFAULT_DIR)),
+    }))
 }
 
 /// What stands behind the first `=`, byte for byte.

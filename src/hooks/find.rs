@@ -19,6 +19,11 @@ pub fn default_dir() -> PathBuf {
     dir_under(Path::new("/"))
 }
 
+/// Where the settings of the hooks in `dir` are: beside it, with `.conf` in place of `.d`.
+pub fn conf_beside(dir: &Path) -> PathBuf {
+    dir.with_extension("conf")
+}
+
 fn master_under(root: &Path) -> PathBuf {
     first(
         candidates(root).map(|place| place.join(MASTER)),

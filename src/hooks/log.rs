@@ -1,14 +1,12 @@
 //! The hooks' log, in the lines that operators grep for.
 //!
-//! A file that is only ever appended to; hooks write their output straight into it, so what a hook
-//! leaves running (a database client that holds a lock) can still write after the hook's end and
-//! is not killed by SIGPIPE. If the file cannot be written, the same lines go to the system log
+//! A file that is only ever appended to. If the file cannot be written, the same lines go to the system log
 //! without their date, as the stock script has it. Opened at the first line: no hooks, no file.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -22,6 +20,8 @@ use crate::sys::syslog::{Severity, Syslog};
 pub const DEFAULT_PATH: &str = "/var/log/qga-fsfreeze-hook.log";
 /// The tag of the lines in the system log.
 pub const TAG: &str = "qemu-ga-freeze-hook";
+/// A line of output without end goes to the system log in pieces of this length, in bytes.
+const LONGEST_LINE: usize = 4096;
 /// Mode of a log that is new: hooks may print what is not for everybody.
 const MODE: u32 = 0o600;
 /// Tries to hand a line to a system log that is busy, and the time between two.
@@ -33,6 +33,10 @@ const BUSY_WAIT: Duration = Duration::from_millis(10);
 pub struct HookLog {
     path: PathBuf,
     target: Target,
+    /// The file's last line has no end yet.
+    is_open_line: bool,
+    /// The system log's line that has no end yet.
+    rest: Vec<u8>,
     /// Lines that neither target took.
     lost: u64,
 }
@@ -40,17 +44,8 @@ pub struct HookLog {
 #[derive(Debug)]
 enum Target {
     Closed,
-    File(LogFile),
+    File(File),
     System(Syslog),
-}
-
-#[derive(Debug)]
-struct LogFile {
-    file: File,
-    /// The same file for reading, where that is allowed.
-    reader: Option<File>,
-    /// Its length before the running hook's output.
-    mark: u64,
 }
 
 impl HookLog {
@@ -59,6 +54,8 @@ impl HookLog {
         HookLog {
             path: path.to_owned(),
             target: Target::Closed,
+            is_open_line: false,
+            rest: Vec::new(),
             lost: 0,
         }
     }
@@ -68,6 +65,8 @@ impl HookLog {
         HookLog {
             path: PathBuf::new(),
             target: Target::System(syslog),
+            is_open_line: false,
+            rest: Vec::new(),
             lost: 0,
         }
     }
@@ -76,8 +75,8 @@ impl HookLog {
     pub fn line(&mut self, text: &str) {
         self.open();
         let date = format_local(SystemTime::now(), DATE);
-        if let Target::File(log) = &mut self.target {
-            match log.file.write_all(format!("{date}: {text}\n").as_bytes()) {
+        if let Target::File(file) = &mut self.target {
+            match file.write_all(format!("{date}: {text}\n").as_bytes()) {
                 Ok(()) => return,
                 Err(error) => self.leave_file(&error),
             }
@@ -85,48 +84,51 @@ impl HookLog {
         self.system(text);
     }
 
-    /// Where a hook's stdout and stderr go, or None if its output must be captured and handed to
-    /// [`HookLog::output_line`].
-    pub fn stdio(&mut self) -> Option<File> {
+    /// The file, for what goes on writing after us; None: the lines go to the system log.
+    pub fn file(&mut self) -> Option<File> {
         self.open();
-        let Target::File(log) = &mut self.target else {
-            return None;
-        };
-        log.mark = log.length();
-        log.file.try_clone().ok()
+        match &self.target {
+            Target::File(file) => file.try_clone().ok(),
+            _ => None,
+        }
     }
 
-    /// One line of captured output.
-    pub fn output_line(&mut self, line: &[u8]) {
-        let text = String::from_utf8_lossy(line);
-        match &mut self.target {
-            Target::File(log) => {
-                let write = log
-                    .file
-                    .write_all(line)
-                    .and_then(|()| log.file.write_all(b"\n"));
-                if let Err(error) = write {
-                    self.leave_file(&error);
-                    self.system(&text);
+    /// A piece of a hook's output, as it came.
+    pub fn output(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        self.open();
+        if let Target::File(file) = &mut self.target {
+            match file.write_all(bytes) {
+                Ok(()) => {
+                    self.is_open_line = !bytes.ends_with(b"\n");
+                    return;
+                }
+                Err(error) => self.leave_file(&error),
+            }
+        }
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            for part in piece.chunks(LONGEST_LINE) {
+                self.rest.extend_from_slice(part);
+                if self.rest.ends_with(b"\n") || self.rest.len() >= LONGEST_LINE {
+                    self.end_output();
                 }
             }
-            _ => self.system(&text),
         }
     }
 
-    /// After a hook wrote to [`HookLog::stdio`]: ends its last line if it did not, and returns the
-    /// last `most` bytes of what it wrote, as far as the log can be read back.
-    pub fn end_output(&mut self, most: usize) -> Vec<u8> {
-        let Target::File(log) = &mut self.target else {
-            return Vec::new();
-        };
-        let tail = log.tail(most);
-        if tail.last().is_some_and(|&last| last != b'\n')
-            && let Err(error) = log.file.write_all(b"\n")
-        {
-            self.leave_file(&error);
+    /// Ends the last line of output if the hook did not.
+    pub fn end_output(&mut self) {
+        if std::mem::take(&mut self.is_open_line) {
+            self.output(b"\n");
+            return;
         }
-        tail
+        let rest = std::mem::take(&mut self.rest);
+        if !rest.is_empty() {
+            let line = rest.strip_suffix(b"\n").unwrap_or(&rest);
+            self.system(&String::from_utf8_lossy(line));
+        }
     }
 
     /// How many lines were lost because nobody took them.
@@ -170,34 +172,9 @@ impl HookLog {
     }
 }
 
-impl LogFile {
-    fn length(&self) -> u64 {
-        self.file.metadata().map_or(0, |data| data.len())
-    }
-
-    fn tail(&self, most: usize) -> Vec<u8> {
-        let Some(reader) = &self.reader else {
-            return Vec::new();
-        };
-        let end = self.length();
-        let start = self.mark.max(end.saturating_sub(most as u64));
-        // An operator's logrotate may have truncated it meanwhile.
-        let mut tail = vec![0; usize::try_from(end.saturating_sub(start)).unwrap_or(0)];
-        match reader.read_exact_at(&mut tail, start) {
-            Ok(()) => tail,
-            Err(_) => Vec::new(),
-        }
-    }
-}
-
-fn open(path: &Path) -> io::Result<LogFile> {
+fn open(path: &Path) -> io::Result<File> {
     if path == Path::new("-") {
-        let file = File::from(io::stdout().as_fd().try_clone_to_owned()?);
-        return Ok(LogFile {
-            file,
-            reader: None,
-            mark: 0,
-        });
+        return Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?));
     }
     let file = open_to_append(path)?;
     let data = file.metadata()?;
@@ -205,23 +182,7 @@ fn open(path: &Path) -> io::Result<LogFile> {
     if !data.is_file() && !data.file_type().is_char_device() {
         return Err(io::Error::other("not a regular file"));
     }
-    // Not read-write at once: a policy may grant a log's writer appending alone.
-    let reader = OpenOptions::new()
-        .read(true)
-        .custom_flags(libc::O_NONBLOCK)
-        .open(path)
-        .ok();
-    let reader = reader.filter(|reader| {
-        data.is_file()
-            && reader
-                .metadata()
-                .is_ok_and(|same| same.dev() == data.dev() && same.ino() == data.ino())
-    });
-    Ok(LogFile {
-        file,
-        reader,
-        mark: 0,
-    })
+    Ok(file)
 }
 
 /// A log directory may be writable by a group of lesser trust: a link there is followed only if it

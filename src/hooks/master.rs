@@ -12,13 +12,15 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+use super::memory::Run;
 use super::{
-    ALIVE_ENV, BINARY_ENV, HookRecord, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, ThawReason,
+    ALIVE_ENV, BINARY_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookRecord, LEAVE_FILESYSTEMS,
+    MOUNTPOINTS_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, RUN_ENV, STATE_ENV, ThawReason,
 };
 use crate::child::{Announcement, Child};
 
 /// Most bytes of records that are read.
-const RECORDS_CAP: u64 = 256 * 1024;
+const RECORDS_CAP: u64 = 1024 * 1024;
 /// What the wire's texts say that failed.
 const ACTION: &str = "execute fsfreeze hook";
 
@@ -33,6 +35,10 @@ pub struct Limits {
     pub cancel: Option<OwnedFd>,
     /// Why hooks are told to thaw.
     pub reason: Option<ThawReason>,
+    /// What hooks are told about the run.
+    pub run: Option<Run>,
+    /// The agent's state directory, where our own master keeps its memory.
+    pub state: Option<PathBuf>,
     /// Stays open in the master, and not in its hooks if it is ours.
     pub alive: Option<OwnedFd>,
     /// What the master says as it starts.
@@ -48,6 +54,8 @@ pub struct MasterReport {
     pub hooks: Vec<HookRecord>,
     /// How long the call took.
     pub elapsed: Duration,
+    /// It wants no filesystem frozen in this run.
+    pub leaves_filesystems: bool,
     /// It is ours: it would have told of every hook.
     pub is_ours: bool,
 }
@@ -74,6 +82,12 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
         Some(reason) => child.env(REASON_ENV, reason.as_str()),
         None => child.env_remove(REASON_ENV),
     };
+    if let Some(state) = &limits.state {
+        child = child.env(STATE_ENV, state);
+    }
+    if let Some(run) = &limits.run {
+        child = tell(child, run);
+    }
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
     }
@@ -88,13 +102,38 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
         Ok(outcome) => outcome.failure(ACTION),
         Err(error) => Some(error.text(ACTION)),
     };
-    let (hooks, is_ours) = records.map(|ours| read_records(&ours)).unwrap_or_default();
+    let text = records.map(|ours| read_records(&ours)).unwrap_or_default();
     MasterReport {
         failure,
-        hooks,
+        hooks: records_in(&text),
         elapsed: started.elapsed(),
-        is_ours,
+        leaves_filesystems: text
+            .split(|&b| b == b'\n')
+            .any(|l| l == LEAVE_FILESYSTEMS.as_bytes()),
+        is_ours: text.starts_with(RECORDS_HEAD.as_bytes()),
     }
+}
+
+/// Most bytes that a variable may have; execve(2) takes no more than 128 KiB.
+const LONGEST_VARIABLE: usize = 100 * 1024;
+
+fn tell(child: Child, run: &Run) -> Child {
+    let pairs = [
+        (RUN_ENV, run.id.clone()),
+        (MOUNTPOINTS_ENV, run.mountpoints.clone()),
+        (DEVICES_ENV, run.devices.clone()),
+        (HOLD_LIMIT_ENV, run.hold_limit.to_string()),
+    ];
+    pairs.into_iter().fold(child, |child, (name, value)| {
+        if value.len() > LONGEST_VARIABLE {
+            tracing::warn!(
+                "hooks are not told {name}: it is too long ({} bytes)",
+                value.len()
+            );
+            return child.env_remove(name);
+        }
+        child.env(name, value)
+    })
 }
 
 /// None where the kernel has no memory files (before 3.17): then there are no records.
@@ -104,23 +143,23 @@ fn records_file() -> Option<File> {
         .map(File::from)
 }
 
-/// Every line that is a record, and whether our master wrote them; a torn last line and foreign
-/// text are passed over.
-fn read_records(file: &File) -> (Vec<HookRecord>, bool) {
+fn read_records(file: &File) -> Vec<u8> {
     let length = file
         .metadata()
         .map_or(0, |data| data.size())
         .min(RECORDS_CAP);
     let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
     if file.read_exact_at(&mut text, 0).is_err() {
-        return (Vec::new(), false);
+        return Vec::new();
     }
-    let is_ours = text.starts_with(RECORDS_HEAD.as_bytes());
-    let records = text
-        .split(|&byte| byte == b'\n')
+    text
+}
+
+/// Every line that is a record; a torn last line and foreign text are passed over.
+fn records_in(text: &[u8]) -> Vec<HookRecord> {
+    text.split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
-        .collect();
-    (records, is_ours)
+        .collect()
 }
 
 /// Where this very program can be executed from: its path, or, if that was replaced by an upgrade
@@ -183,13 +222,8 @@ mod tests {
         let report = call_foreign(&script);
         let text = "child process has failed to execute fsfreeze hook: exit status 9";
         assert_eq!(report.failure.as_deref(), Some(text));
-        let expected = HookRecord {
-            path: "/h".to_owned(),
-            phase: Phase::Thaw,
-            status: HookStatus::Exited(4),
-            elapsed: 0.25,
-            output: String::new(),
-        };
+        let mut expected = HookRecord::new("/h".into(), Phase::Thaw, HookStatus::Exited(4));
+        expected.elapsed = 0.25;
         assert_eq!(report.hooks, [expected]);
     }
 

@@ -5,12 +5,23 @@
 //! Our own master is `qemu-ga hook` ([`cli`], [`runner`]): it runs every hook of fsfreeze-hook.d,
 //! writes the log that operators read ([`log`]), and tells the agent of each hook over a descriptor
 //! that a foreign master ignores. What runs as root must not be writable by others ([`trust`]).
+//!
+//! What the master runs are steps ([`step`]): they come from [`sources`] and are run as the operator
+//! wants it ([`policy`]). One that must hold on until the thaw is kept by a process of its own
+//! ([`hold`]). What was started on freeze is remembered ([`memory`]), so that just that is undone.
 
+mod call;
 mod cli;
+mod desk;
 pub mod find;
+pub mod hold;
 pub mod log;
 pub mod master;
+pub mod memory;
+pub mod policy;
 pub mod runner;
+pub mod sources;
+pub mod step;
 #[cfg(test)]
 mod tests;
 pub mod trust;
@@ -25,10 +36,48 @@ pub const RECORDS_ENV: &str = "QGA_HOOK_RECORDS_FD";
 /// The variable in which a master finds the number of a descriptor that only has to stay open while
 /// it works.
 pub const ALIVE_ENV: &str = "QGA_HOOK_ALIVE_FD";
+/// The line among our own master's records that says: freeze no filesystem in this run.
+pub const LEAVE_FILESYSTEMS: &str = "{\"freeze-filesystems\":false}";
 /// The first line of our own master's records.
 pub const RECORDS_HEAD: &str = "{\"master\":\"qemu-ga\"}\n";
 /// The variable in which the master script finds the agent's own binary.
 pub const BINARY_ENV: &str = "QGA_BINARY";
+
+/// The variable in which a master finds the agent's state directory, for its memory.
+pub const STATE_ENV: &str = "QGA_HOOK_STATE";
+/// The variable in which hooks find the phase.
+pub const PHASE_ENV: &str = "QGA_PHASE";
+/// The variable in which hooks find the run's id, as in the report.
+pub const RUN_ENV: &str = "QGA_RUN_ID";
+/// The variable in which hooks find the mountpoints that the agent freezes, see [`words`].
+pub const MOUNTPOINTS_ENV: &str = "QGA_MOUNTPOINTS";
+/// The variable in which hooks find the devices of those, in the same order.
+pub const DEVICES_ENV: &str = "QGA_DEVICES";
+/// The variable in which hooks find how long the agent lets a freeze last, in seconds; 0 for ever.
+pub const HOLD_LIMIT_ENV: &str = "QGA_HOLD_LIMIT";
+/// The variable in which a hook finds how many seconds it has; without a limit there is none.
+pub const DEADLINE_ENV: &str = "QGA_DEADLINE";
+
+/// Joins texts for a variable: one blank between two, and blanks, tabs, line ends and backslashes in
+/// them in octal, as /proc/self/mountinfo has it.
+pub fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut joined = String::new();
+    for text in texts {
+        if !joined.is_empty() {
+            joined.push(' ');
+        }
+        for c in text.chars() {
+            match c {
+                ' ' => joined.push_str("\\040"),
+                '\t' => joined.push_str("\\011"),
+                '\n' => joined.push_str("\\012"),
+                '\\' => joined.push_str("\\134"),
+                c => joined.push(c),
+            }
+        }
+    }
+    joined
+}
 
 /// Which of the two calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,8 +166,21 @@ impl HookStatus {
     }
 }
 
+/// What a hook's end means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// The application is quiet, or goes on.
+    Success,
+    /// There is nothing to make quiet here.
+    NotApplicable,
+    /// It did not do what it is there for.
+    Failure,
+}
+
 /// What became of one hook in one call of the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub struct HookRecord {
     /// The hook's path.
     pub path: String,
@@ -126,16 +188,56 @@ pub struct HookRecord {
     pub phase: Phase,
     /// How it ended.
     pub status: HookStatus,
-    /// How long it took, in seconds.
+    /// How long it took, in seconds, all tries together.
     pub elapsed: f64,
     /// The end of its output, if it failed: at most [`runner::TAIL`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
+    /// The adapter that it belongs to; none: it is of the hooks' directory.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub source: String,
+    /// How often it was started, where that was more than once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tries: Option<u32>,
+    /// What its end means by the operator's settings; none: 0 is success.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verdict: Option<Verdict>,
+    /// The failure's name in the adapter's own contract.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    /// It was to hold on from freeze to thaw, and did not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lost: bool,
 }
 
 impl HookRecord {
-    /// True if it ran and exited with 0, or was not called.
+    /// A record of the hook at `path` that ended like this.
+    pub fn new(path: String, phase: Phase, status: HookStatus) -> HookRecord {
+        HookRecord {
+            path,
+            phase,
+            status,
+            elapsed: 0.0,
+            output: String::new(),
+            source: String::new(),
+            tries: None,
+            verdict: None,
+            error: None,
+            lost: false,
+        }
+    }
+
+    /// True unless it failed.
     pub fn is_success(&self) -> bool {
-        matches!(self.status, HookStatus::Exited(0) | HookStatus::Skipped(_))
+        match self.verdict {
+            Some(verdict) => verdict != Verdict::Failure,
+            None => matches!(self.status, HookStatus::Exited(0) | HookStatus::Skipped(_)),
+        }
+    }
+
+    /// True if it had something to do, whether or not it succeeded.
+    pub fn is_applicable(&self) -> bool {
+        !matches!(self.status, HookStatus::Skipped(_))
+            && self.verdict != Some(Verdict::NotApplicable)
     }
 }

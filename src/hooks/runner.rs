@@ -1,370 +1,541 @@
-//! Our own hook master: every hook of one directory, in order, one at a time, each with one
-//! argument, its start, output and status in the log.
+//! Our own hook master: every step in its order, each start, its output and its status in the log.
 //!
-//! A hook's failure changes nothing for the others, and the master still succeeds: a freeze goes
-//! on, as with the stock script. Only a directory or hook that others could have changed is
-//! refused, before anything runs. A hook that is not executable is named in the log with the
-//! remedy.
+//! A failure changes nothing for the others, and the master still succeeds, unless the operator
+//! wants it otherwise ([`OnFailure::Abort`]). Only a directory or hook that others could have
+//! changed is refused, before anything runs. Every step that was started on freeze has exactly one
+//! other half on thaw.
 
-use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
 
-use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::unistd::{AccessFlags, eaccess};
-
+use super::call::{self, Ended};
+use super::desk::Desk;
+use super::hold;
 use super::log::HookLog;
-use super::trust::{self, Refusal, quoted};
-use super::{ALIVE_ENV, HookRecord, HookStatus, Phase, RECORDS_ENV};
-use crate::child::{Child, Family, Outcome, Status};
-use crate::sys::strerror;
+use super::memory::{Entry, Memory, Remembered, Run, Started};
+use super::policy::{Kind, OnFailure, Policy};
+use super::sources::Found;
+use super::step::{Fitness, Step, batches};
+use super::{HookRecord, HookStatus, Phase, ThawReason, Verdict};
 
 /// How much of a failed hook's last output goes into its record, in bytes.
 pub const TAIL: usize = 2048;
-/// Time that a hook has between SIGTERM and SIGKILL. Shorter than what the agent gives the
-/// master, so that the master can still write the hook's status.
-const GRACE: Duration = Duration::from_secs(2);
+/// How many steps run side by side.
+const MOST_AT_ONCE: usize = 64;
+/// As timeout(1) has it.
+const TIMED_OUT: i32 = 124;
 
-/// Names that are left over by package managers and editors, or are samples.
-const SKIPPED_ENDINGS: [&str; 14] = [
-    "~",
-    ".bak",
-    ".orig",
-    ".rpmnew",
-    ".rpmorig",
-    ".rpmsave",
-    ".sample",
-    ".dpkg-old",
-    ".dpkg-new",
-    ".dpkg-tmp",
-    ".dpkg-dist",
-    ".dpkg-bak",
-    ".dpkg-backup",
-    ".dpkg-remove",
-];
-
-/// How to run the hooks of one directory.
+/// How to run the steps.
 #[derive(Debug)]
 pub struct Options {
-    /// Where the hooks are.
-    pub dir: PathBuf,
     /// Where their story goes.
     pub log: HookLog,
-    /// Time for each hook; None: as long as it takes.
-    pub deadline: Option<Duration>,
+    /// Time for all of them; None: as long as it takes.
+    pub total: Option<Duration>,
+    /// What it means that this time has passed.
+    pub on_total: OnFailure,
     /// Ends the running hook, and the run, when it becomes readable.
     pub stop: Option<OwnedFd>,
     /// Takes one JSON line a hook.
     pub records: Option<File>,
+    /// What is known from freeze to thaw.
+    pub memory: Memory,
+    /// What hooks are told about the run; on thaw what the memory has is put in its place.
+    pub run: Run,
+    /// Why, on thaw.
+    pub reason: Option<ThawReason>,
 }
 
 /// What came of a run.
 #[derive(Debug)]
 pub struct Summary {
-    /// Each hook in the order called, those that are not executable first.
+    /// Each hook in the order called.
     pub hooks: Vec<HookRecord>,
     /// True if the run was told to stop; later hooks were not called.
     pub stopped: bool,
+    /// Why the freeze must fail, or the thaw answer an error.
+    pub failure: Option<String>,
     /// Lines of the log that nobody took.
     pub lost_lines: u64,
 }
 
-/// Runs the hooks of `options.dir` with `phase`: in byte order of their names on freeze, in the
-/// reverse order on thaw. A directory that does not exist has no hooks.
-///
-/// # Errors
-/// The directory, or a hook that would run, could have been changed by others, or the directory
-/// cannot be read: nothing was run, and the log has the line too.
-pub fn run(phase: Phase, options: Options) -> Result<Summary, Refusal> {
-    let Options {
-        dir,
-        mut log,
-        deadline,
-        stop,
-        mut records,
-    } = options;
-    let candidates = match candidates(&trust::absolute(&dir), phase) {
-        Ok(candidates) => candidates,
-        Err(refusal) => {
-            log.line(&refusal.0);
-            return Err(refusal);
-        }
+/// Runs what was found: in order on freeze, in the reverse order on thaw.
+pub fn run(phase: Phase, found: Found, options: Options) -> Summary {
+    let remembered = match phase {
+        Phase::Freeze => None,
+        Phase::Thaw => options.memory.recall(),
     };
-    let mut summary = Summary {
-        hooks: Vec::new(),
-        stopped: false,
-        lost_lines: 0,
+    let run = remembered.as_ref().map_or(options.run, |r| r.run.clone());
+    let desk = Desk::new(
+        (phase, options.reason),
+        run,
+        options.total,
+        options.stop,
+        (options.log, options.records, options.memory),
+    );
+    for warning in &found.warnings {
+        desk.log().line(warning);
+    }
+    let master = Master {
+        desk,
+        on_total: options.on_total,
     };
-    for candidate in candidates {
-        if stop.as_ref().is_some_and(is_readable) {
-            summary.stopped = true;
-            log.line("stopped by a signal; the hooks that follow are not called");
-            break;
+    match phase {
+        Phase::Freeze => master.freeze(found),
+        Phase::Thaw => master.thaw(found, remembered),
+    }
+}
+
+/// A step, and what a thaw has to know of its freeze.
+type Task<'a> = (&'a Step, Option<&'a Started>);
+
+struct Master {
+    desk: Desk,
+    on_total: OnFailure,
+}
+
+impl Master {
+    fn freeze(self, found: Found) -> Summary {
+        self.let_old_holders_go();
+        if found.leaves_filesystems {
+            self.desk.leave_filesystems();
         }
-        let record = match candidate {
-            Candidate::Hook(path) => run_one(&path, phase, &mut log, deadline, stop.as_ref()),
-            Candidate::Unfit(path, why) => {
-                log.line(&format!("{} skipped: {why}", path.display()));
-                record(&path, phase, HookStatus::Skipped(why))
+        let batches = batches(found.steps);
+        if !batches.is_empty() {
+            let begun = self.desk.memory().begin(&self.desk.run);
+            if let Err(trouble) = begun {
+                self.desk.log().line(&trouble);
             }
-        };
-        if let Some(file) = &mut records
-            && tell(file, &record).is_err()
-        {
-            // The agent has gone, or gave us something else: the log has it all the same.
-            records = None;
         }
-        summary.stopped |= record.status == HookStatus::Cancelled;
-        summary.hooks.push(record);
-    }
-    summary.lost_lines = log.lost();
-    Ok(summary)
-}
-
-fn is_readable(fd: &OwnedFd) -> bool {
-    let mut fds = [PollFd::new(fd.as_fd(), PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
-}
-
-fn record(path: &Path, phase: Phase, status: HookStatus) -> HookRecord {
-    let path = path.to_string_lossy().into_owned();
-    HookRecord {
-        path,
-        phase,
-        status,
-        elapsed: 0.0,
-        output: String::new(),
-    }
-}
-
-fn tell(file: &mut File, record: &HookRecord) -> io::Result<()> {
-    let mut line = serde_json::to_vec(record)?;
-    line.push(b'\n');
-    file.write_all(&line)
-}
-
-/// Something in the hooks' directory.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Candidate {
-    /// Run.
-    Hook(PathBuf),
-    /// Not run, and why, with the remedy.
-    Unfit(PathBuf, String),
-}
-
-/// What [`run`] would run and pass over, in its order; names that it ignores are not among them. A
-/// directory that does not exist has no hooks.
-///
-/// # Errors
-/// What [`run`] refuses.
-pub fn candidates(dir: &Path, phase: Phase) -> Result<Vec<Candidate>, Refusal> {
-    let unreadable = |error: io::Error| {
-        let why = strerror(&error);
-        Refusal(format!(
-            "cannot read the hook directory {}: {why}",
-            dir.display()
-        ))
-    };
-    // The directory is checked before it is read: what is in one that others may write is not
-    // worth a look.
-    match fs::metadata(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(unreadable(error)),
-        Ok(data) if !data.is_dir() => {
-            return Err(unreadable(io::Error::from_raw_os_error(libc::ENOTDIR)));
-        }
-        Ok(_) => trust::check(dir)?,
-    }
-    let mut names = Vec::new();
-    for entry in fs::read_dir(dir).map_err(unreadable)? {
-        names.push(entry.map_err(unreadable)?.file_name());
-    }
-    names.retain(|name| !is_skipped(name));
-    sort(&mut names, phase);
-    let mut found = Vec::new();
-    for name in names {
-        found.extend(examine(dir.join(name))?);
-    }
-    Ok(found)
-}
-
-/// OsString orders by bytes, whatever the locale.
-fn sort(names: &mut [OsString], phase: Phase) {
-    names.sort_unstable();
-    if phase == Phase::Thaw {
-        names.reverse();
-    }
-}
-
-fn is_skipped(name: &OsStr) -> bool {
-    let name = name.as_bytes();
-    name.starts_with(b".")
-        || SKIPPED_ENDINGS
+        let tasks: Vec<Vec<Task<'_>>> = batches
             .iter()
-            .any(|end| name.ends_with(end.as_bytes()))
-}
-
-/// None for what is no hook at all: a directory, a socket.
-fn examine(path: PathBuf) -> Result<Option<Candidate>, Refusal> {
-    let data = match fs::metadata(&path) {
-        Ok(data) => data,
-        Err(error) => {
-            let why = strerror(&error);
-            return Ok(Some(Candidate::Unfit(
-                path,
-                format!("it leads nowhere: {why}"),
-            )));
-        }
-    };
-    if !data.is_file() {
-        return Ok(None);
+            .map(|batch| batch.iter().map(|step| (step, None)).collect())
+            .collect();
+        self.work(&tasks)
     }
-    if eaccess(&path, AccessFlags::X_OK).is_err() {
-        let mode = data.mode() & 0o7777;
-        let why = if mode & 0o111 == 0 {
-            format!(
-                "not executable (mode {mode:04o}); to have it run: chmod +x {}",
-                quoted(&path)
-            )
-        } else {
-            format!(
-                "not executable for us, though its mode is {mode:04o}; is its filesystem mounted noexec?"
-            )
+
+    fn thaw(self, found: Found, remembered: Option<Remembered>) -> Summary {
+        let batches = batches(found.steps);
+        let all = batches.iter().rev().map(|batch| batch.iter().rev());
+        let Some(Remembered { started, .. }) = remembered else {
+            // One that holds was never told to, or is known to nobody.
+            let once = |step: &&Step| step.policy.kind == Kind::Once;
+            let tasks: Vec<Vec<Task<'_>>> = all
+                .map(|batch| batch.filter(once).map(|step| (step, None)).collect())
+                .collect();
+            return self.work(&tasks);
         };
-        return Ok(Some(Candidate::Unfit(path, why)));
-    }
-    trust::check(&path)?;
-    Ok(Some(Candidate::Hook(path)))
-}
-
-fn run_one(
-    path: &Path,
-    phase: Phase,
-    log: &mut HookLog,
-    deadline: Option<Duration>,
-    stop: Option<&OwnedFd>,
-) -> HookRecord {
-    let shown = path.display();
-    log.line(&format!("execute {shown} {}", phase.as_str()));
-    // A group of its own, so that it can be ended with all it started; our session, so that the
-    // agent can end it if we are gone.
-    let mut child = Child::new(path)
-        .arg(phase.as_str())
-        .env_remove(RECORDS_ENV)
-        .env_remove(ALIVE_ENV)
-        .family(Family::Group)
-        .deadline(deadline)
-        .grace(GRACE)
-        .cap(0);
-    if let Some(stop) = stop.and_then(|fd| fd.try_clone().ok()) {
-        child = child.cancel_on(stop);
-    }
-    let direct = log.stdio();
-    let is_direct = direct.is_some();
-    if let Some(file) = direct {
-        child = child.output_to(file);
-    }
-    let mut lines = Lines::default();
-    let outcome = child.run_with(&mut |bytes| lines.take(bytes, &mut |line| log.output_line(line)));
-    lines.end(&mut |line| log.output_line(line));
-    let tail = if is_direct {
-        log.end_output(TAIL)
-    } else {
-        lines.tail
-    };
-    let (status, elapsed) = match outcome {
-        Ok(outcome) => (status_of(&outcome), outcome.elapsed),
-        Err(error) => {
-            let reason = error.to_string();
-            (
-                HookStatus::NotRun {
-                    status: 126,
-                    reason,
-                },
-                Duration::ZERO,
-            )
+        let mut open: Vec<&Started> = started.iter().collect();
+        let mut tasks = Vec::new();
+        for batch in all {
+            let mut due: Vec<Task<'_>> = Vec::new();
+            for step in batch {
+                match open.iter().position(|s| step.is(&s.source, &s.name)) {
+                    Some(at) => due.push((step, Some(open.remove(at)))),
+                    None => self.mention_uncalled(step),
+                }
+            }
+            tasks.push(due);
         }
-    };
-    if let Some(more) = explanation(&status, deadline) {
-        log.line(&format!("{shown} {more}"));
+        let gone: Vec<(Step, &Started)> = open.into_iter().rev().map(gone).collect();
+        tasks.extend(
+            gone.iter()
+                .map(|(step, started)| vec![(step, Some(*started))]),
+        );
+        let summary = self.work(&tasks);
+        if let Err(trouble) = self.desk.memory().forget() {
+            self.desk.log().line(&trouble);
+        }
+        summary
     }
-    log.line(&format!("{shown} finished with status={}", status.number()));
-    let mut record = record(path, phase, status);
-    record.elapsed = elapsed.as_secs_f64();
-    if !record.is_success() {
-        record.output = String::from_utf8_lossy(&tail).into_owned();
+
+    fn mention_uncalled(&self, step: &Step) {
+        if step.fitness == Fitness::Fit && step.thaw.is_some() {
+            self.desk.log().line(&format!(
+                "{} is not called with thaw: it was not called with freeze, or that settled it",
+                step.name
+            ));
+        }
     }
-    record
+
+    /// A freeze whose thaw never came: its holders would stand in the way of the new ones.
+    fn let_old_holders_go(&self) {
+        let old = self.desk.memory().recall();
+        for started in old.iter().flat_map(|old| old.started.iter().rev()) {
+            if let Some(door) = &started.door {
+                self.desk.log().line(&format!(
+                    "{} still holds from an earlier freeze without a thaw; it is released",
+                    started.name
+                ));
+                hold::release(&self.desk, &Policy::default(), door, ThawReason::Recovered);
+            }
+        }
+    }
+
+    fn work(&self, batches: &[Vec<Task<'_>>]) -> Summary {
+        let mut summary = Summary {
+            hooks: Vec::new(),
+            stopped: false,
+            failure: None,
+            lost_lines: 0,
+        };
+        for (number, batch) in batches.iter().enumerate() {
+            if self.desk.is_stopped() {
+                summary.stopped = true;
+                let line = "stopped by a signal; the hooks that follow are not called";
+                self.desk.log().line(line);
+                break;
+            }
+            for (group, tasks) in batch.chunks(MOST_AT_ONCE).enumerate() {
+                let first = number * MOST_AT_ONCE + group;
+                for (record, on_failure) in self.side_by_side(tasks, first) {
+                    summary.stopped |= record.status == HookStatus::Cancelled;
+                    if !record.is_success() && on_failure == OnFailure::Abort {
+                        summary.failure.get_or_insert_with(|| story(&record));
+                    }
+                    summary.hooks.push(record);
+                }
+            }
+            if self.desk.phase == Phase::Freeze && summary.failure.is_some() {
+                if number + 1 < batches.len() {
+                    let line = "on-failure is abort: the hooks that follow are not called";
+                    self.desk.log().line(line);
+                }
+                break;
+            }
+        }
+        summary.lost_lines = self.desk.log().lost();
+        summary
+    }
+
+    fn side_by_side(&self, tasks: &[Task<'_>], number: usize) -> Vec<(HookRecord, OnFailure)> {
+        let one = |task: &Task<'_>, at: usize, is_alone| {
+            let door = number * MOST_AT_ONCE + at;
+            let taken = self.take(task.0, task.1, door, is_alone);
+            if let Some((record, _)) = &taken {
+                self.desk.tell(record);
+            }
+            taken
+        };
+        let one = &one;
+        if let [task] = tasks {
+            return one(task, 0, true).into_iter().collect();
+        }
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = tasks
+                .iter()
+                .enumerate()
+                .map(|(at, task)| scope.spawn(move || one(task, at, false)))
+                .collect();
+            let ended = threads.into_iter().filter_map(|thread| thread.join().ok());
+            ended.flatten().collect()
+        })
+    }
+
+    /// Takes one step, and says what its failure does; None: there was nothing to do.
+    fn take(
+        &self,
+        step: &Step,
+        started: Option<&Started>,
+        door: usize,
+        is_alone: bool,
+    ) -> Option<(HookRecord, OnFailure)> {
+        let phase = self.desk.phase;
+        let begun = Instant::now();
+        let mut on_failure = step.policy.on_failure;
+        let mut done = match &step.fitness {
+            Fitness::Skipped(why) => {
+                self.desk
+                    .log()
+                    .line(&format!("{} skipped: {why}", step.name));
+                Done::without_start(HookStatus::Skipped(why.clone()))
+            }
+            Fitness::Unfit { reason, .. } if phase == Phase::Freeze || started.is_some() => {
+                self.desk
+                    .log()
+                    .line(&format!("{} cannot be run: {reason}", step.name));
+                Done::without_start(HookStatus::NotRun {
+                    status: 126,
+                    reason: reason.clone(),
+                })
+            }
+            Fitness::Unfit { .. } => return None,
+            Fitness::Fit
+                if self.desk.left().is_some_and(|left| left.is_zero())
+                    && phase == Phase::Freeze =>
+            {
+                on_failure = self.on_total;
+                let reason = "total-timeout had passed before its turn".to_owned();
+                self.desk
+                    .log()
+                    .line(&format!("{} is not called: {reason}", step.name));
+                Done::without_start(HookStatus::NotRun {
+                    status: TIMED_OUT,
+                    reason,
+                })
+            }
+            Fitness::Fit => self.start(step, started, door, is_alone)?,
+        };
+        done.elapsed = begun.elapsed();
+        let verdict = verdict(&step.policy, &done);
+        if verdict == Verdict::Failure && phase == Phase::Freeze && !step.undone_if_failed {
+            self.desk.remember(&Entry::Settled {
+                source: step.source.to_owned(),
+                name: step.name.clone(),
+            });
+        }
+        let record = self.record(step, done, verdict);
+        if let Some(error) = &record.error {
+            self.desk.log().line(&format!("{}: {error}", step.name));
+        }
+        Some((record, on_failure))
+    }
+
+    fn record(&self, step: &Step, done: Done, verdict: Verdict) -> HookRecord {
+        let mut record = HookRecord::new(step.name.clone(), self.desk.phase, done.status);
+        record.source = step.source.to_owned();
+        record.elapsed = done.elapsed.as_secs_f64();
+        record.tries = (done.tries > 1).then_some(done.tries);
+        record.lost = done.lost;
+        if verdict == Verdict::Failure {
+            record.error = match (&step.fitness, &record.status) {
+                (Fitness::Unfit { error, .. }, _) => *error,
+                (_, status) => (step.error_name)(self.desk.phase, status),
+            }
+            .map(str::to_owned);
+            record.output = String::from_utf8_lossy(&done.tail).into_owned();
+        }
+        // What everybody takes a status for needs no word.
+        if verdict != plain_verdict(&record.status) {
+            record.verdict = Some(verdict);
+        }
+        record
+    }
+
+    /// Starts the step's program, again if it fails and the operator wants it; None: this phase asks
+    /// nothing of it.
+    fn start(
+        &self,
+        step: &Step,
+        started: Option<&Started>,
+        door: usize,
+        is_alone: bool,
+    ) -> Option<Done> {
+        if let Some(door) = started.and_then(|started| started.door.as_ref()) {
+            return Some(self.release(step, door));
+        }
+        let call = step.call(self.desk.phase, self.desk.reason)?;
+        let holds = step.policy.kind == Kind::Hold;
+        if holds && !self.desk.memory().is_kept() {
+            let reason = "a holding hook could not be found again for the thaw".to_owned();
+            self.desk
+                .log()
+                .line(&format!("{} cannot be run: {reason}", step.name));
+            return Some(Done::without_start(HookStatus::NotRun {
+                status: 126,
+                reason,
+            }));
+        }
+        let door = holds.then(|| self.desk.memory().door(door));
+        if self.desk.phase == Phase::Freeze {
+            self.desk.remember(&Entry::Started {
+                source: step.source.to_owned(),
+                name: step.name.clone(),
+                door: door.clone(),
+            });
+        }
+        let words: Vec<_> = call.args.iter().map(|arg| arg.to_string_lossy()).collect();
+        let shown = format!("{} {}", call.program.display(), words.join(" "));
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            self.desk
+                .log()
+                .line(&format!("execute {}", shown.trim_end()));
+            let (holding, ended) = match &door {
+                Some(door) => {
+                    let (status, ended) = hold::start(&self.desk, &step.policy, call, door);
+                    (status.is_none(), ended)
+                }
+                None => (false, call::once(&self.desk, &step.policy, call, is_alone)),
+            };
+            if holding {
+                let program = call.program.display();
+                self.desk
+                    .log()
+                    .line(&format!("{program} is ready and holds"));
+            } else {
+                self.finish(
+                    step,
+                    &call.program.display().to_string(),
+                    call.timeout,
+                    &ended,
+                );
+            }
+            let done = Done {
+                tries,
+                holds: holding,
+                ..Done::from(ended)
+            };
+            let again = verdict(&step.policy, &done) == Verdict::Failure
+                && tries <= call.retries
+                && done.status != HookStatus::Cancelled
+                && self
+                    .desk
+                    .left()
+                    .is_none_or(|left| left > step.policy.retry_pause);
+            if !again || self.desk.pause(step.policy.retry_pause) {
+                if door.is_some() && !holding {
+                    // Nothing holds, so nothing is to be released.
+                    self.desk.remember(&Entry::Settled {
+                        source: step.source.to_owned(),
+                        name: step.name.clone(),
+                    });
+                }
+                return Some(done);
+            }
+        }
+    }
+
+    fn release(&self, step: &Step, door: &std::path::Path) -> Done {
+        let reason = self.desk.reason.unwrap_or(ThawReason::Ok);
+        let name = &step.name;
+        self.desk
+            .log()
+            .line(&format!("release {name} {}", reason.as_str()));
+        let released = hold::release(&self.desk, &step.policy, door, reason);
+        if let Some(why) = &released.lost {
+            self.desk
+                .log()
+                .line(&format!("{name} did not hold until the thaw: {why}"));
+        }
+        self.finish(step, name, step.policy.timeout, &released.ended);
+        Done {
+            lost: released.lost.is_some(),
+            ..Done::from(released.ended)
+        }
+    }
+
+    fn finish(&self, step: &Step, shown: &str, timeout: Option<Duration>, ended: &Ended) {
+        let mut log = self.desk.log();
+        if let Some(more) = explanation(&ended.status, self.desk.time_for(timeout).or(timeout)) {
+            log.line(&format!("{shown} {more}"));
+        }
+        let number = ended.status.number();
+        let note = match &ended.status {
+            HookStatus::Exited(code) if step.policy.not_applicable.contains(code) => {
+                " (not applicable)"
+            }
+            _ => "",
+        };
+        log.line(&format!("{shown} finished with status={number}{note}"));
+    }
 }
 
-fn status_of(outcome: &Outcome) -> HookStatus {
-    if let Some(errno) = outcome.exec_errno {
-        let reason = strerror(&io::Error::from_raw_os_error(errno));
-        let status = if errno == libc::ENOENT { 127 } else { 126 };
-        return HookStatus::NotRun { status, reason };
+/// How a step ended, all its tries together.
+struct Done {
+    status: HookStatus,
+    elapsed: Duration,
+    tail: Vec<u8>,
+    tries: u32,
+    holds: bool,
+    lost: bool,
+}
+
+impl Done {
+    fn without_start(status: HookStatus) -> Done {
+        Done {
+            status,
+            elapsed: Duration::ZERO,
+            tail: Vec::new(),
+            tries: 0,
+            holds: false,
+            lost: false,
+        }
     }
-    match outcome.status {
-        Status::Exited(code) => HookStatus::Exited(code),
-        Status::Signaled(signal) => HookStatus::Signaled(signal),
-        Status::TimedOut => HookStatus::TimedOut,
-        Status::Cancelled => HookStatus::Cancelled,
+}
+
+impl From<Ended> for Done {
+    fn from(ended: Ended) -> Done {
+        Done {
+            status: ended.status,
+            elapsed: ended.elapsed,
+            tail: ended.tail,
+            tries: 1,
+            holds: false,
+            lost: false,
+        }
     }
+}
+
+/// A step that was started and is not there any more.
+fn gone(started: &Started) -> (Step, &Started) {
+    let mut step = Step::new("", started.name.clone(), Policy::default());
+    if started.door.is_none() {
+        let reason =
+            "it was started on freeze and is gone now, so nobody undoes what it did".into();
+        step.fitness = Fitness::Unfit {
+            reason,
+            error: None,
+        };
+    }
+    (step, started)
+}
+
+fn plain_verdict(status: &HookStatus) -> Verdict {
+    match status {
+        HookStatus::Exited(0) | HookStatus::Skipped(_) => Verdict::Success,
+        _ => Verdict::Failure,
+    }
+}
+
+fn verdict(policy: &Policy, done: &Done) -> Verdict {
+    match &done.status {
+        _ if done.holds => Verdict::Success,
+        _ if done.lost => Verdict::Failure,
+        HookStatus::Exited(code) if policy.success.contains(code) => Verdict::Success,
+        HookStatus::Exited(code) if policy.not_applicable.contains(code) => Verdict::NotApplicable,
+        HookStatus::Exited(_) => Verdict::Failure,
+        status => plain_verdict(status),
+    }
+}
+
+/// The failure in one line for the host, with the end of the output.
+fn story(record: &HookRecord) -> String {
+    let how = match &record.status {
+        _ if record.lost => "did not hold until the thaw".to_owned(),
+        HookStatus::Exited(code) => format!("exit status {code}"),
+        HookStatus::Signaled(signal) => format!("ended by signal {signal}"),
+        HookStatus::NotRun { reason, .. } => reason.clone(),
+        HookStatus::Skipped(why) => why.clone(),
+        HookStatus::TimedOut => "not finished in time".to_owned(),
+        HookStatus::Cancelled => "stopped".to_owned(),
+    };
+    let name = record.error.as_deref().map(|name| format!("{name}: "));
+    let name = name.unwrap_or_default();
+    let last = record.output.trim_end().lines().rev().take(3);
+    let last: Vec<&str> = last.collect::<Vec<_>>().into_iter().rev().collect();
+    let last = match last.is_empty() {
+        true => String::new(),
+        false => format!("; its last output: {}", last.join(" | ")),
+    };
+    format!(
+        "{name}hook {} {}: {how}{last}",
+        record.path,
+        record.phase.as_str()
+    )
 }
 
 /// What the status number alone does not say.
-fn explanation(status: &HookStatus, deadline: Option<Duration>) -> Option<String> {
+fn explanation(status: &HookStatus, limit: Option<Duration>) -> Option<String> {
     match status {
-        HookStatus::NotRun {
-            status: 127,
-            reason,
-        } => Some(format!(
-            "cannot be run: {reason}; check that the interpreter in its first line is installed"
-        )),
         HookStatus::NotRun { reason, .. } => Some(format!("cannot be run: {reason}")),
         HookStatus::TimedOut => {
-            let seconds = deadline.unwrap_or_default().as_secs_f64();
+            let seconds = limit.unwrap_or_default().as_secs_f64();
             Some(format!("did not finish within {seconds} s and was ended"))
         }
         HookStatus::Cancelled => Some("was ended because the run was stopped".to_owned()),
         HookStatus::Exited(_) | HookStatus::Signaled(_) | HookStatus::Skipped(_) => None,
-    }
-}
-
-/// Cuts captured output into lines for the system log, and keeps its end.
-#[derive(Default)]
-struct Lines {
-    open: Vec<u8>,
-    tail: Vec<u8>,
-}
-
-impl Lines {
-    /// A line without end is passed on in pieces of this length.
-    const LONGEST: usize = 4096;
-
-    fn take(&mut self, bytes: &[u8], line: &mut dyn FnMut(&[u8])) {
-        self.tail
-            .extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
-        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            for part in piece.chunks(Lines::LONGEST) {
-                self.open.extend_from_slice(part);
-                if self.open.ends_with(b"\n") || self.open.len() >= Lines::LONGEST {
-                    self.end(line);
-                }
-            }
-        }
-    }
-
-    fn end(&mut self, line: &mut dyn FnMut(&[u8])) {
-        if !self.open.is_empty() {
-            line(self.open.strip_suffix(b"\n").unwrap_or(&self.open));
-            self.open.clear();
-        }
     }
 }

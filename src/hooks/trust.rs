@@ -1,17 +1,23 @@
 //! Whether a path may be run as root: nobody but root (or ourselves) can change it or what leads
-//! to it. Links are followed first, and every directory above is looked at too: who may rename a
-//! directory may replace what is in it.
+//! to it, links included: who may write a directory may replace what is in it.
 
+use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, Metadata};
+use std::fs::{File, Metadata};
+use std::io;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
+use nix::errno::Errno;
+use nix::fcntl::{OFlag, open as open_place, openat, readlinkat};
+use nix::sys::stat::Mode;
 use nix::unistd::{getegid, geteuid};
 
 const GROUP_WRITE: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
+/// As many links as the kernel follows.
+const MOST_LINKS: u32 = 40;
 
 /// Why no hook is run: one line that names the thing, the reason and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -25,45 +31,95 @@ impl fmt::Display for Refusal {
 
 impl std::error::Error for Refusal {}
 
-/// Checks `path` (a hook or the hooks' directory) and everything above it.
+/// Checks `path` (a hook or the hooks' directory) and every directory and link that leads to it.
+///
+/// # Errors
+/// As [`open`].
+pub fn check(path: &Path) -> Result<(), Refusal> {
+    open(path).map(drop)
+}
+
+/// Walks to `path` as the kernel would, each directory held open and checked before the next name is
+/// looked up in it. Where all is well nobody but root can make the path lead elsewhere, so what runs
+/// under that path afterwards is what was checked. Returns it opened as a mere place (O_PATH).
 ///
 /// # Errors
 /// The first fault found, or that the path cannot be looked at.
-pub fn check(path: &Path) -> Result<(), Refusal> {
-    let real = look(path, fs::canonicalize(path))?;
-    check_one(&real, true)?;
-    // A link can be replaced by whoever may write the directory it lies in.
-    let named = path
-        .parent()
-        .filter(|parent| !parent.as_os_str().is_empty());
-    let named = match named {
-        Some(parent) => look(parent, fs::canonicalize(parent))?,
-        None => look(Path::new("."), fs::canonicalize("."))?,
-    };
-    for chain in [real.parent(), Some(named.as_path())].into_iter().flatten() {
-        chain
-            .ancestors()
-            .try_for_each(|above| check_one(above, false))?;
+pub fn open(path: &Path) -> Result<File, Refusal> {
+    let path = absolute(path);
+    let failed = |errno: Errno| unseen(&path, &errno.into());
+    let place = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let root = || open_place("/", place, Mode::empty()).map_err(failed);
+    let mut here = File::from(root()?);
+    let mut shown = PathBuf::from("/");
+    // The directories above, for `..`.
+    let mut stack: Vec<File> = Vec::new();
+    let mut names: Vec<OsString> = rest_of(&path);
+    let mut links = 0;
+    while let Some(name) = names.pop() {
+        if name == ".." {
+            here = match stack.pop() {
+                Some(above) => above,
+                None => File::from(root()?),
+            };
+            shown.pop();
+            continue;
+        }
+        check_one(&shown, &here, false)?;
+        let next =
+            File::from(openat(&here, name.as_os_str(), place, Mode::empty()).map_err(failed)?);
+        let data = next.metadata().map_err(|error| unseen(&path, &error))?;
+        if data.is_symlink() {
+            // In a directory like /tmp its owner alone could turn it.
+            if data.uid() != 0 && data.uid() != geteuid().as_raw() {
+                return Err(Refusal(Fault::Owner.line(&shown.join(&name), &data)));
+            }
+            links += 1;
+            if links > MOST_LINKS {
+                return Err(failed(Errno::ELOOP));
+            }
+            let target = PathBuf::from(readlinkat(&here, name.as_os_str()).map_err(failed)?);
+            if target.is_absolute() {
+                here = File::from(root()?);
+                shown = PathBuf::from("/");
+                stack.clear();
+            }
+            names.extend(rest_of(&target));
+            continue;
+        }
+        shown.push(&name);
+        stack.push(std::mem::replace(&mut here, next));
     }
-    Ok(())
+    check_one(&shown, &here, true)?;
+    Ok(here)
 }
 
-fn check_one(path: &Path, leaf: bool) -> Result<(), Refusal> {
-    let data = look(path, fs::metadata(path))?;
+/// The names of a path, the first one last.
+fn rest_of(path: &Path) -> Vec<OsString> {
+    let names = path.components().filter_map(|component| match component {
+        Component::Normal(name) => Some(name.to_owned()),
+        Component::ParentDir => Some("..".into()),
+        _ => None,
+    });
+    let mut names: Vec<OsString> = names.collect();
+    names.reverse();
+    names
+}
+
+fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), Refusal> {
+    let data = file.metadata().map_err(|error| unseen(path, &error))?;
     match fault(&data, leaf, geteuid().as_raw(), getegid().as_raw()) {
         None => Ok(()),
         Some(fault) => Err(Refusal(fault.line(path, &data))),
     }
 }
 
-fn look<T>(path: &Path, result: std::io::Result<T>) -> Result<T, Refusal> {
-    result.map_err(|error| {
-        let why = crate::sys::strerror(&error);
-        Refusal(format!(
-            "refusing to run hooks: {} cannot be looked at: {why}",
-            path.display()
-        ))
-    })
+fn unseen(path: &Path, error: &io::Error) -> Refusal {
+    Refusal(format!(
+        "refusing to run hooks: {} cannot be looked at: {}",
+        path.display(),
+        crate::sys::strerror(error)
+    ))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,17 +6,32 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// What a tool takes.
 #[derive(Debug)]
-pub struct Tool<'a> {
+pub struct Tool {
     /// The word behind `qemu-ga`.
     pub name: &'static str,
-    /// The help, from `Usage:` on.
-    pub usage: &'a str,
+    /// The help, from `Usage:` on, in pieces.
+    pub usage: &'static [&'static str],
     /// Options without a value; `--json` and `--help` are understood everywhere.
     pub flags: &'static [&'static str],
     /// Options with a value; an alias follows its name after a blank: `--config -c`.
     pub values: &'static [&'static str],
     /// How many words without a dash.
     pub most_words: usize,
+}
+
+/// Why a tool ended without having done its work.
+#[derive(Debug)]
+pub enum Ended {
+    /// A mistake in the command line.
+    Mistake(String),
+    /// It cannot be done.
+    Failed(String),
+}
+
+impl From<String> for Ended {
+    fn from(why: String) -> Self {
+        Self::Failed(why)
+    }
 }
 
 /// What was given.
@@ -62,33 +77,31 @@ pub fn number(what: &str, text: &OsStr) -> Result<usize, String> {
     })
 }
 
-impl Tool<'_> {
-    /// Takes the command line apart.
-    ///
-    /// # Errors
-    /// The help was asked for, or a mistake was made; that has been told, and this is the exit
-    /// status.
-    pub fn parse(&self, args: &[OsString]) -> Result<Given, u8> {
-        match self.try_parse(args) {
-            Ok(Some(given)) => Ok(given),
-            Ok(None) => Err(present::print(self.usage)),
-            Err(mistake) => Err(self.mistake(&mistake)),
+impl Tool {
+    /// Takes the command line apart, does the `work`, which returns the exit status, and tells of
+    /// mistakes and failures; returns the exit status.
+    pub fn run(&self, args: &[OsString], work: impl FnOnce(&Given) -> Result<u8, Ended>) -> u8 {
+        let (name, usage) = (self.name, self.usage.concat());
+        let ended = match self.parse(args) {
+            Ok(Some(given)) => work(&given),
+            Ok(None) => Ok(present::print(&usage)),
+            Err(mistake) => Err(Ended::Mistake(mistake)),
+        };
+        match ended {
+            Ok(status) => status,
+            Err(Ended::Mistake(mistake)) => {
+                present::complain(&format!("qemu-ga {name}: {mistake}\n{usage}"));
+                2
+            }
+            Err(Ended::Failed(why)) => {
+                present::complain(&format!("qemu-ga {name}: {why}\n"));
+                1
+            }
         }
     }
 
-    /// Tells of a mistake in the command line; returns the exit status.
-    pub fn mistake(&self, mistake: &str) -> u8 {
-        present::complain(&format!("qemu-ga {}: {mistake}\n{}", self.name, self.usage));
-        2
-    }
-
-    /// Tells why the tool cannot do its work; returns the exit status.
-    pub fn fail(&self, error: &dyn std::fmt::Display) -> u8 {
-        present::complain(&format!("qemu-ga {}: {error}\n", self.name));
-        1
-    }
-
-    fn try_parse(&self, args: &[OsString]) -> Result<Option<Given>, String> {
+    /// `None`: the help is asked for.
+    fn parse(&self, args: &[OsString]) -> Result<Option<Given>, String> {
         let mut given = Given::default();
         let mut args = args.iter();
         let mut only_words = false;
@@ -148,9 +161,9 @@ fn find(entries: &[&'static str], name: &str) -> Option<&'static str> {
 mod tests {
     use super::*;
 
-    const TOOL: Tool<'_> = Tool {
+    const TOOL: Tool = Tool {
         name: "try",
-        usage: "Usage: …\n",
+        usage: &["Usage: …\n"],
         flags: &["--now"],
         values: &["--config -c"],
         most_words: 1,
@@ -158,7 +171,7 @@ mod tests {
 
     fn parse(line: &str) -> Result<Option<Given>, String> {
         let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        TOOL.try_parse(&args)
+        TOOL.parse(&args)
     }
 
     #[test]

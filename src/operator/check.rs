@@ -5,7 +5,7 @@ mod files;
 mod hooks;
 mod system;
 
-use super::args::Tool;
+use super::args::{Ended, Given, Tool};
 use super::present::{self, Style, count, tame, wrap};
 use super::setting::{self, Setting};
 use crate::config::Config;
@@ -85,26 +85,26 @@ struct Scene<'a> {
     plan: &'a Plan,
 }
 
+const TOOL: Tool = Tool {
+    name: "check",
+    usage: &[USAGE, setting::HELP, EXIT],
+    flags: &[],
+    values: setting::OPTIONS,
+    most_words: 0,
+};
+
 /// The help of this tool.
 pub fn usage() -> String {
-    format!("{USAGE}{}{EXIT}", setting::HELP)
+    TOOL.usage.concat()
 }
 
 /// Runs `qemu-ga check` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = usage();
-    let tool = Tool {
-        name: "check",
-        usage: &usage,
-        flags: &[],
-        values: setting::OPTIONS,
-        most_words: 0,
-    };
-    let given = match tool.parse(args) {
-        Ok(given) => given,
-        Err(status) => return status,
-    };
-    let results = match Setting::of(&given) {
+    TOOL.run(args, work)
+}
+
+fn work(given: &Given) -> std::result::Result<u8, Ended> {
+    let results = match Setting::of(given) {
         Ok(setting) => all(&setting),
         Err(error) => vec![Result::finding(
             "configuration",
@@ -118,7 +118,7 @@ pub fn cli(args: &[OsString]) -> u8 {
         present::print(&tell(&results, Style::of_stdout()))
     };
     let found = results.iter().any(|result| result.kind == Kind::Finding);
-    told.max(u8::from(found))
+    Ok(told.max(u8::from(found)))
 }
 
 /// Every check, in the order of reading.

@@ -1,6 +1,6 @@
 //! `qemu-ga log`: the hook log, by run, hook or failure. The lines stay as they are in the file.
 
-use super::args::Tool;
+use super::args::{Ended, Given, Tool};
 use super::present::{self, Style, tame};
 use crate::hooks::log::DEFAULT_PATH;
 use crate::sys::strerror;
@@ -57,41 +57,36 @@ struct Run {
     entries: Vec<Entry>,
 }
 
+const TOOL: Tool = Tool {
+    name: "log",
+    usage: &[USAGE],
+    flags: &["--failed"],
+    values: &["--hook", "--run", "--log"],
+    most_words: 0,
+};
+
 /// The help of this tool.
 pub fn usage() -> String {
-    USAGE.to_owned()
+    TOOL.usage.concat()
 }
 
 /// Runs `qemu-ga log` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let tool = Tool {
-        name: "log",
-        usage: USAGE,
-        flags: &["--failed"],
-        values: &["--hook", "--run", "--log"],
-        most_words: 0,
-    };
-    let given = match tool.parse(args) {
-        Ok(given) => given,
-        Err(status) => return status,
-    };
-    let number = match given.number("--run") {
-        Ok(number) => number,
-        Err(mistake) => return tool.mistake(&mistake),
-    };
+    TOOL.run(args, work)
+}
+
+fn work(given: &Given) -> Result<u8, Ended> {
+    let number = given.number("--run").map_err(Ended::Mistake)?;
     let path = given
         .value("--log")
         .map_or(Path::new(DEFAULT_PATH), Path::new);
-    let text = match read(path) {
-        Ok(text) => text,
-        Err(error) => {
-            let why = strerror(&error);
-            return tool.fail(&format!(
-                "cannot read {}: {why} (it is made when the first hook is called)",
-                path.display()
-            ));
-        }
-    };
+    let text = read(path).map_err(|error| {
+        format!(
+            "cannot read {}: {} (it is made when the first hook is called)",
+            path.display(),
+            strerror(&error)
+        )
+    })?;
     let hook = given.value("--hook").map(|name| name.to_string_lossy());
     let mut runs = parse(&text);
     runs.retain(|run| number.is_none_or(|number| run.number == number));
@@ -103,12 +98,13 @@ pub fn cli(args: &[OsString]) -> u8 {
     }
     runs.retain(|run| !run.entries.is_empty());
     if given.has("--json") {
-        return present::print_json(&runs);
+        return Ok(present::print_json(&runs));
     }
     if runs.is_empty() {
-        return tool.fail(&format!("nothing of that is in {}", path.display()));
+        let text = format!("nothing of that is in {}", path.display());
+        return Err(Ended::Failed(text));
     }
-    present::print(&show(&runs, Style::of_stdout()))
+    Ok(present::print(&show(&runs, Style::of_stdout())))
 }
 
 fn read(path: &Path) -> io::Result<String> {

@@ -1,14 +1,13 @@
 //! `qemu-ga plan`: what a freeze would do. It only looks.
 
-use super::args::Tool;
+use super::args::{Ended, Given, Tool};
 use super::present::{self, Style, span, table, tame, wrap};
 use super::setting::{self, Setting};
 use crate::config::Config;
 use crate::freeze::plan::{self, LeftOut, Plan, Survey, Target};
 use crate::freeze::policy::Mode;
-use crate::hooks::Phase;
-use crate::hooks::runner::{self, Candidate};
-use crate::hooks::trust;
+use crate::hooks::step::{Fitness, Step, batches};
+use crate::hooks::{find, sources};
 use crate::probe::System;
 use crate::sys::strerror;
 use serde::Serialize;
@@ -77,38 +76,30 @@ struct Skipped {
     reason: String,
 }
 
+const TOOL: Tool = Tool {
+    name: "plan",
+    usage: &[USAGE, setting::HELP, EXIT],
+    flags: &["--all"],
+    values: setting::OPTIONS,
+    most_words: usize::MAX,
+};
+
 /// The help of this tool.
 pub fn usage() -> String {
-    format!("{USAGE}{}{EXIT}", setting::HELP)
+    TOOL.usage.concat()
 }
 
 /// Runs `qemu-ga plan` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = usage();
-    let tool = Tool {
-        name: "plan",
-        usage: &usage,
-        flags: &["--all"],
-        values: setting::OPTIONS,
-        most_words: usize::MAX,
-    };
-    let given = match tool.parse(args) {
-        Ok(given) => given,
-        Err(status) => return status,
-    };
-    let setting = match Setting::of(&given) {
-        Ok(setting) => setting,
-        Err(error) => return tool.fail(&error),
-    };
-    let mounts = match System::host().mounts() {
-        Ok(mounts) => mounts,
-        Err(error) => {
-            let why = strerror(&error);
-            return tool.fail(&format!(
-                "the mount table cannot be read: {why}; mount /proc"
-            ));
-        }
-    };
+    TOOL.run(args, work)
+}
+
+fn work(given: &Given) -> Result<u8, Ended> {
+    let setting = Setting::of(given)?;
+    let mounts = System::host().mounts().map_err(|error| {
+        let why = strerror(&error);
+        format!("the mount table cannot be read: {why}; mount /proc")
+    })?;
     let survey = Survey::take(&System::host(), &mounts);
     let names: Vec<Vec<u8>> = given.words.iter().map(|w| w.as_bytes().to_vec()).collect();
     let only = (!names.is_empty()).then_some(names.as_slice());
@@ -119,7 +110,7 @@ pub fn cli(args: &[OsString]) -> u8 {
     } else {
         present::print(&shown.tell(given.has("--all"), Style::of_stdout()))
     };
-    told.max(u8::from(shown.is_refused()))
+    Ok(told.max(u8::from(shown.is_refused())))
 }
 
 /// The directory whose hooks a master like ours calls: beside it.
@@ -180,31 +171,34 @@ impl Shown {
             ));
             return;
         }
-        let dir = trust::absolute(&hooks_of(&master));
-        for phase in [Phase::Freeze, Phase::Thaw] {
-            let candidates = match runner::candidates(&dir, phase) {
-                Ok(candidates) => candidates,
-                Err(refusal) => {
-                    self.hooks_refused = Some(refusal.0);
-                    return;
-                }
-            };
-            for candidate in candidates {
-                match (candidate, phase) {
-                    (Candidate::Hook(path), Phase::Freeze) => {
-                        self.freeze_hooks.push(path.display().to_string());
-                    }
-                    (Candidate::Hook(path), Phase::Thaw) => {
-                        self.thaw_hooks.push(path.display().to_string());
-                    }
-                    (Candidate::Unfit(path, reason), Phase::Freeze) => {
-                        let path = path.display().to_string();
-                        self.hooks_left_out.push(HookLeftOut { path, reason });
-                    }
-                    (Candidate::Unfit(..), Phase::Thaw) => {}
+        let dir = hooks_of(&master);
+        let found = match sources::read(&dir, &find::conf_beside(&dir), "") {
+            Ok((found, _)) => found,
+            Err(refusal) => {
+                self.hooks_refused = Some(refusal.0);
+                return;
+            }
+        };
+        self.notes.extend(found.warnings);
+        if found.leaves_filesystems {
+            self.notes
+                .push("an adapter's settings ask that no filesystem be frozen".into());
+        }
+        let steps: Vec<Step> = batches(found.steps).into_iter().flatten().collect();
+        for step in &steps {
+            match &step.fitness {
+                Fitness::Fit if step.freeze.is_some() => self.freeze_hooks.push(step.name.clone()),
+                Fitness::Fit => (),
+                Fitness::Skipped(reason) | Fitness::Unfit { reason, .. } => {
+                    self.hooks_left_out.push(HookLeftOut {
+                        path: step.name.clone(),
+                        reason: reason.clone(),
+                    });
                 }
             }
         }
+        let fit = steps.iter().rev().filter(|s| s.fitness == Fitness::Fit);
+        self.thaw_hooks.extend(fit.map(|step| step.name.clone()));
     }
 
     fn is_refused(&self) -> bool {

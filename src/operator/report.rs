@@ -1,6 +1,6 @@
 //! `qemu-ga report`: what a freeze did, as a timeline.
 
-use super::args::{self, Tool};
+use super::args::{self, Ended, Given, Tool};
 use super::present::{self, Style, moment, span, table, tame, wrap};
 use super::setting::{self, Setting};
 use crate::freeze::guardian::question::Question;
@@ -21,68 +21,62 @@ taken meanwhile is worth.
   --all                name what was left out, too
   --json               the agent's own records, for machines
 ";
+const EXIT: &str = "\
+Exit status: 0; 1 if there is no such run; 2 for a mistake in this command.
+";
 
 /// Columns of a bar.
 const BAR: usize = 48;
 
+const TOOL: Tool = Tool {
+    name: "report",
+    usage: &[USAGE, setting::HELP, EXIT],
+    flags: &["--list", "--all"],
+    values: setting::OPTIONS,
+    most_words: 1,
+};
+
 /// The help of this tool.
 pub fn usage() -> String {
-    format!("{USAGE}{}{}", setting::HELP, EXIT)
+    TOOL.usage.concat()
 }
 
 /// Runs `qemu-ga report` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = usage();
-    let tool = Tool {
-        name: "report",
-        usage: &usage,
-        flags: &["--list", "--all"],
-        values: setting::OPTIONS,
-        most_words: 1,
-    };
-    let given = match tool.parse(args) {
-        Ok(given) => given,
-        Err(status) => return status,
-    };
-    let number = match given.words.first().map(|word| args::number("N", word)) {
+    TOOL.run(args, work)
+}
+
+fn work(given: &Given) -> Result<u8, Ended> {
+    let number = match given.words.first() {
         None => 1,
-        Some(_) if given.has("--list") => return tool.mistake("--list shows every run, without N"),
-        Some(Ok(number)) => number,
-        Some(Err(mistake)) => return tool.mistake(&mistake),
+        Some(_) if given.has("--list") => {
+            return Err(Ended::Mistake("--list shows every run, without N".into()));
+        }
+        Some(word) => args::number("N", word).map_err(Ended::Mistake)?,
     };
-    let setting = match Setting::of(&given) {
-        Ok(setting) => setting,
-        Err(error) => return tool.fail(&error),
-    };
-    let reports = match runs(&setting.config.statedir) {
-        Ok(reports) => reports,
-        Err(error) => return tool.fail(&error),
-    };
+    let setting = Setting::of(given)?;
+    let reports = runs(&setting.config.statedir)?;
     let style = Style::of_stdout();
     if given.has("--list") {
-        return if given.has("--json") {
+        return Ok(if given.has("--json") {
             present::print_json(&reports)
         } else {
             present::print(&list(&reports, style))
-        };
+        });
     }
     let Some(report) = reports.get(number - 1) else {
         let (count, path) = (reports.len(), setting.config.statedir.display());
-        return tool.fail(&format!(
+        return Err(Ended::Failed(format!(
             "{} kept in {path}, so there is no run {number}; qemu-ga report --list shows them",
             present::count(count, "run")
-        ));
+        )));
     };
-    if given.has("--json") {
+    Ok(if given.has("--json") {
         present::print_json(report)
     } else {
         present::print(&show(report, given.has("--all"), style))
-    }
+    })
 }
-
-const EXIT: &str = "\
-Exit status: 0; 1 if there is no such run; 2 for a mistake in this command.
-";
 
 /// The runs that are kept, the newest first; one at work before them.
 ///
@@ -348,6 +342,10 @@ mod tests {
             freeze_seconds: 0.0015,
             optional: false,
         };
+        let path = "/etc/qemu/fsfreeze-hook.d/10-db".to_owned();
+        let mut hook = HookRecord::new(path, Phase::Freeze, HookStatus::Signaled(9));
+        hook.elapsed = 0.5;
+        hook.output = "1\n2\n3\n4\n5\n\x1b[2Jlast\n".into();
         let mut report = Report {
             id: "r1".into(),
             filesystems: vec![
@@ -355,13 +353,7 @@ mod tests {
                 filesystem("/", Outcome::Skipped, Some("it could not")),
             ],
             skipped: vec![filesystem("/proc", Outcome::Skipped, Some("pseudo"))],
-            hooks: vec![HookRecord {
-                path: "/etc/qemu/fsfreeze-hook.d/10-db".into(),
-                phase: Phase::Freeze,
-                status: HookStatus::Signaled(9),
-                elapsed: 0.5,
-                output: "1\n2\n3\n4\n5\n\x1b[2Jlast\n".into(),
-            }],
+            hooks: vec![hook],
             applications: Applications::Failed,
             ..Report::default()
         };

@@ -1,7 +1,7 @@
 //! `qemu-ga status`: what is frozen, since when, and who stands by. It asks the guardian and reads
 //! files; the agent's channel is left alone.
 
-use super::args::Tool;
+use super::args::{Ended, Given, Tool};
 use super::present::{self, Style, moment, span, tame, wrap};
 use super::setting::{self, Setting};
 use crate::freeze::guardian::question::Question;
@@ -66,39 +66,33 @@ pub struct Status {
     pub last_run: Option<String>,
 }
 
+const TOOL: Tool = Tool {
+    name: "status",
+    usage: &[USAGE, setting::HELP, EXIT],
+    flags: &[],
+    values: setting::OPTIONS,
+    most_words: 0,
+};
+
 /// The help of this tool.
 pub fn usage() -> String {
-    format!("{USAGE}{}{EXIT}", setting::HELP)
+    TOOL.usage.concat()
 }
 
 /// Runs `qemu-ga status` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = usage();
-    let tool = Tool {
-        name: "status",
-        usage: &usage,
-        flags: &[],
-        values: setting::OPTIONS,
-        most_words: 0,
-    };
-    let given = match tool.parse(args) {
-        Ok(given) => given,
-        Err(status) => return status,
-    };
-    let found = Setting::of(&given).and_then(|setting| Status::find(&setting.config.statedir));
-    let status = match found {
-        Ok(status) => status,
-        Err(error) => return tool.fail(&error),
-    };
+    TOOL.run(args, work)
+}
+
+fn work(given: &Given) -> Result<u8, Ended> {
+    let status = Status::find(&Setting::of(given)?.config.statedir)?;
     let told = if given.has("--json") {
         present::print_json(&status)
     } else {
         present::print(&status.tell(Style::of_stdout()))
     };
-    if told == 0 && status.state != "thawed" {
-        return FROZEN;
-    }
-    told
+    let is_frozen = told == 0 && status.state != "thawed";
+    Ok(if is_frozen { FROZEN } else { told })
 }
 
 impl Status {

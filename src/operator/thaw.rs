@@ -5,7 +5,7 @@
 //! open, tells the hooks and leaves word for the host's thaw. Without one every filesystem of the
 //! mount table is asked to thaw.
 
-use super::args::Tool;
+use super::args::{Ended, Given, Tool};
 use super::present::{self, Style, count, tame, wrap};
 use super::setting::{self, Setting};
 use super::status::Status;
@@ -51,43 +51,43 @@ struct Done {
     failures: Vec<String>,
 }
 
+const TOOL: Tool = Tool {
+    name: "thaw",
+    usage: &[USAGE, setting::HELP, EXIT],
+    flags: &["--now", "--force"],
+    values: setting::OPTIONS,
+    most_words: 0,
+};
+
 /// The help of this tool.
 pub fn usage() -> String {
-    format!("{USAGE}{}{EXIT}", setting::HELP)
+    TOOL.usage.concat()
 }
 
 /// Runs `qemu-ga thaw` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
-    let usage = usage();
-    let tool = Tool {
-        name: "thaw",
-        usage: &usage,
-        flags: &["--now", "--force"],
-        values: setting::OPTIONS,
-        most_words: 0,
-    };
-    let given = match tool.parse(args) {
-        Ok(given) => given,
-        Err(status) => return status,
-    };
+    TOOL.run(args, work)
+}
+
+fn work(given: &Given) -> Result<u8, Ended> {
     if given.has("--force") && !given.has("--now") {
-        return tool.mistake("--force goes with --now");
+        return Err(Ended::Mistake("--force goes with --now".into()));
     }
     if given.has("--now") {
         // Locked or not, the thaw is tried: that it may fail is no reason not to.
         memory::lock_all().ok();
     }
-    let setting = Setting::of(&given);
+    let setting = Setting::of(given);
     if !given.has("--now") {
-        let told = setting.and_then(|setting| Status::find(&setting.config.statedir));
-        return match told {
-            Ok(status) if given.has("--json") => present::print_json(&status),
-            Ok(status) => present::print(&intention(&status)),
-            Err(error) => tool.fail(&error),
-        };
+        let status = Status::find(&setting?.config.statedir)?;
+        return Ok(if given.has("--json") {
+            present::print_json(&status)
+        } else {
+            present::print(&intention(&status))
+        });
     }
     if !nix::unistd::geteuid().is_root() {
-        return tool.fail(&"only root can thaw");
+        return Err(Ended::Failed("only root can thaw".into()));
     }
     // A configuration that makes no sense must not stand in the way of the thaw.
     let setting = setting.unwrap_or_else(|_| Setting::fallback());
@@ -115,7 +115,7 @@ pub fn cli(args: &[OsString]) -> u8 {
         true => present::print_json(&done),
         false => 0,
     };
-    told.max(u8::from(!done.failures.is_empty()))
+    Ok(told.max(u8::from(!done.failures.is_empty())))
 }
 
 /// What `--now` would do.

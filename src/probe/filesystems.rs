@@ -6,7 +6,8 @@
 //! Every other mount is accounted for with a reason, so that nothing is left out silently. The
 //! cost is linear in the number of mounts.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::fmt;
 
 use super::mountinfo::{DeviceNumber, Mount};
@@ -108,36 +109,34 @@ pub fn block_filesystems(
     mounts: &[Mount],
     stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
 ) -> (Vec<Filesystem>, Vec<Skipped>) {
-    let mut filesystems: Vec<Filesystem> = Vec::new();
+    let mut filesystems = Vec::new();
     let mut skipped = Vec::new();
-    let mut first_of: HashMap<DeviceNumber, usize> = HashMap::new();
+    let mut first_of: BTreeMap<DeviceNumber, &Mount> = BTreeMap::new();
     for mount in mounts {
-        let result = device_of(mount, stat_source).and_then(|device| match first_of.get(&device) {
-            Some(&index) => Err(SkipReason::SecondMount {
-                first: filesystems
-                    .get(index)
-                    .map(|fs| fs.mountpoint.clone())
-                    .unwrap_or_default(),
-            }),
-            None => Ok(device),
+        let reason = match device_of(mount, stat_source) {
+            Ok((major, minor)) => match first_of.entry((major, minor)) {
+                Entry::Vacant(none) => {
+                    none.insert(mount);
+                    filesystems.push(Filesystem {
+                        mountpoint: mount.mountpoint.clone(),
+                        fstype: mount.fstype.clone(),
+                        major,
+                        minor,
+                        mount_id: mount.mount_id,
+                    });
+                    continue;
+                }
+                Entry::Occupied(first) => SkipReason::SecondMount {
+                    first: first.get().mountpoint.clone(),
+                },
+            },
+            Err(reason) => reason,
+        };
+        skipped.push(Skipped {
+            mountpoint: mount.mountpoint.clone(),
+            fstype: mount.fstype.clone(),
+            reason,
         });
-        match result {
-            Ok((major, minor)) => {
-                first_of.insert((major, minor), filesystems.len());
-                filesystems.push(Filesystem {
-                    mountpoint: mount.mountpoint.clone(),
-                    fstype: mount.fstype.clone(),
-                    major,
-                    minor,
-                    mount_id: mount.mount_id,
-                });
-            }
-            Err(reason) => skipped.push(Skipped {
-                mountpoint: mount.mountpoint.clone(),
-                fstype: mount.fstype.clone(),
-                reason,
-            }),
-        }
     }
     (filesystems, skipped)
 }

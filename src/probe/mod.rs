@@ -6,9 +6,11 @@
 //! panics on odd input: what can't be understood is left out.
 #![forbid(unsafe_code)]
 
+use std::ffi::{OsStr, OsString};
 use std::fmt;
 use std::io;
-use std::path::{Component, Path, PathBuf};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 
 pub mod address;
 #[cfg(test)]
@@ -64,8 +66,11 @@ impl System {
 
     /// Where the absolute `path` of this system really is.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let path = path.as_ref();
-        self.root.join(path.strip_prefix("/").unwrap_or(path))
+        let mut below = path.as_ref().as_os_str().as_bytes();
+        while let [b'/', rest @ ..] = below {
+            below = rest;
+        }
+        self.root.join(OsStr::from_bytes(below))
     }
 
     /// The mount table.
@@ -135,19 +140,16 @@ impl System {
             path: path.to_owned(),
             source,
         })?;
-        let mut real = path.parent().unwrap_or(path).to_owned();
-        for component in target.components() {
-            match component {
-                Component::ParentDir => {
-                    real.pop();
-                }
-                Component::Normal(name) => real.push(name),
-                Component::CurDir => {}
-                Component::RootDir | Component::Prefix(_) => return self.resolve(path),
-            }
+        // As many directories up as it says, then names.
+        let (mut up, mut names) = (1, target.as_os_str().as_bytes());
+        while let Some(rest) = names.strip_prefix(b"../") {
+            (up, names) = (up + 1, rest);
         }
-        if real.starts_with("/sys/devices") {
-            Ok(real)
+        let mut parts = path.as_os_str().as_bytes().rsplitn(up + 1, |&b| b == b'/');
+        let real = [parts.nth(up).unwrap_or_default(), names].join(&b'/');
+        let is_name = |part: &[u8]| !matches!(part, b"" | b"." | b"..");
+        if real.starts_with(b"/sys/devices/") && names.split(|&b| b == b'/').all(is_name) {
+            Ok(OsString::from_vec(real).into())
         } else {
             self.resolve(path)
         }
@@ -174,7 +176,7 @@ impl System {
     ///
     /// # Errors
     /// The directory can't be opened or read.
-    pub fn names(&self, path: &Path) -> Result<Vec<std::ffi::OsString>, Error> {
+    pub fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
         let fail = |call| {
             move |source| Error {
                 call,

@@ -162,11 +162,15 @@ fn device_number(field: &[u8]) -> Option<DeviceNumber> {
 }
 
 fn text(field: &[u8]) -> String {
-    String::from_utf8_lossy(&unescape(field)).into_owned()
+    String::from_utf8(unescape(field))
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 /// Decodes `\NNN` (octal) and `\\`; any other backslash stands for itself.
 pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
+    if !field.contains(&b'\\') {
+        return field.to_vec();
+    }
     let mut decoded = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {

@@ -4,6 +4,7 @@
 //! its `slaves`, down to devices with hardware. Nothing is opened but sysfs directories.
 
 use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::mountinfo::DeviceNumber;
@@ -36,7 +37,8 @@ pub fn name(sysfs_path: &Path) -> String {
 
 /// Whether the device is made of other devices, or of nothing, and has no hardware of its own.
 pub fn is_virtual(sysfs_path: &Path) -> bool {
-    sysfs_path.starts_with("/sys/devices/virtual/block")
+    let path = sysfs_path.as_os_str().as_bytes();
+    path.starts_with(b"/sys/devices/virtual/block/")
 }
 
 /// Whether it is a device that never stands on another one, whatever its data come from: there may

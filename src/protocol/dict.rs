@@ -3,6 +3,7 @@
 //! Members stay in the order in which they came; lookups in large objects go through an index
 //! of slots, hashed with a random key, so that no choice of names makes them slow.
 
+use std::borrow::Cow;
 use std::cmp::Reverse;
 use std::hash::{BuildHasher, RandomState};
 
@@ -13,11 +14,14 @@ use super::value::Value;
 const SMALL: usize = 8;
 const EMPTY: u32 = u32::MAX;
 
+/// A reply's names are fixed: they need no copy.
+type Member = (Cow<'static, str>, Value);
+
 /// The members of a JSON object, in insertion order, with unique names.
 #[derive(Debug, Clone, Default)]
 pub struct Dict {
     /// `None` where a member was removed.
-    entries: Vec<Option<(String, Value)>>,
+    entries: Vec<Option<Member>>,
     live: usize,
     index: Option<Box<Index>>,
 }
@@ -58,6 +62,14 @@ impl Dict {
         Self::default()
     }
 
+    /// An object without members that has room for so many.
+    pub(super) fn with_capacity(members: usize) -> Self {
+        Self {
+            entries: Vec::with_capacity(members),
+            ..Self::default()
+        }
+    }
+
     /// How many members there are.
     #[must_use]
     pub fn len(&self) -> usize {
@@ -78,7 +90,11 @@ impl Dict {
     }
 
     /// Adds a member at the end, or replaces its value where it stands; returns the old value.
-    pub fn insert(&mut self, key: impl Into<String>, value: impl Into<Value>) -> Option<Value> {
+    pub fn insert(
+        &mut self,
+        key: impl Into<Cow<'static, str>>,
+        value: impl Into<Value>,
+    ) -> Option<Value> {
         let (key, value) = (key.into(), value.into());
         if let Some(position) = self.position(&key) {
             let old = self.entries[position].replace((key, value));
@@ -109,18 +125,17 @@ impl Dict {
         self.entries
             .iter()
             .flatten()
-            .map(|(key, value)| (key.as_str(), value))
+            .map(|(key, value)| (key.as_ref(), value))
     }
 
     /// The members in the order in which the wire lists them and the dispatcher checks them: by
     /// bucket of a hash of the name, the latest first within a bucket.
     #[must_use]
     pub fn wire_order(&self) -> Vec<(&str, &Value)> {
-        let mut members: Vec<_> = self
-            .iter()
-            .enumerate()
-            .map(|(at, (key, value))| (bucket(key), at, key, value))
-            .collect();
+        let mut members = Vec::with_capacity(self.live);
+        for (at, (key, value)) in self.iter().enumerate() {
+            members.push((bucket(key), at, key, value));
+        }
         members.sort_unstable_by_key(|&(bucket, at, ..)| (bucket, Reverse(at)));
         members
             .into_iter()
@@ -170,11 +185,11 @@ impl Dict {
 
 /// The bucket of 512 that decides a member's place on the wire.
 fn bucket(key: &str) -> u32 {
-    let mut length = 0_u32;
-    let mut sum = 0_u32;
-    for byte in text::modified_utf8(key) {
-        sum = sum.wrapping_add(u32::from(byte) << (length.wrapping_mul(5) % 24));
+    let (mut length, mut sum, mut shift) = (0_u32, 0_u32, 0);
+    for byte in text::modified_utf8(key).iter() {
+        sum = sum.wrapping_add(u32::from(*byte) << shift);
         length = length.wrapping_add(1);
+        shift = if shift < 19 { shift + 5 } else { shift - 19 };
     }
     let seed = 0x238F_13AF_u32.wrapping_mul(length).wrapping_add(sum);
     seed.wrapping_mul(1_103_515_243).wrapping_add(12_345) % 512
@@ -190,7 +205,7 @@ impl PartialEq for Dict {
     }
 }
 
-impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Dict {
+impl<K: Into<Cow<'static, str>>, V: Into<Value>> FromIterator<(K, V)> for Dict {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(members: I) -> Self {
         let mut dict = Self::new();
         for (key, value) in members {
@@ -201,8 +216,8 @@ impl<K: Into<String>, V: Into<Value>> FromIterator<(K, V)> for Dict {
 }
 
 impl IntoIterator for Dict {
-    type Item = (String, Value);
-    type IntoIter = std::iter::Flatten<std::vec::IntoIter<Option<(String, Value)>>>;
+    type Item = Member;
+    type IntoIter = std::iter::Flatten<std::vec::IntoIter<Option<Member>>>;
 
     /// The members in insertion order.
     fn into_iter(self) -> Self::IntoIter {

@@ -59,7 +59,7 @@ fn check(key: &str, value: &Value) -> Option<CommandError> {
 mod tests {
     use super::*;
 
-    fn problem(members: &[(&str, Value)]) -> String {
+    fn problem(members: &[(&'static str, Value)]) -> String {
         let value = Value::Object(members.iter().cloned().collect());
         Request::from_value(value).unwrap_err().1.desc
     }

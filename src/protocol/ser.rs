@@ -4,6 +4,7 @@
 //! without any attribute on the struct, and a command that returns nothing (`()` or a struct
 //! without members) answers `{}`.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use serde::ser::{self, Serialize};
@@ -192,8 +193,11 @@ impl ser::Serializer for Serializer {
         Ok(Members::default())
     }
 
-    fn serialize_struct(self, _: &'static str, _: usize) -> Result<Members, Error> {
-        Ok(Members::default())
+    fn serialize_struct(self, _: &'static str, length: usize) -> Result<Members, Error> {
+        Ok(Members {
+            members: Dict::with_capacity(length),
+            ..Members::default()
+        })
     }
 
     fn serialize_struct_variant(
@@ -292,7 +296,7 @@ struct Members {
 impl Members {
     fn insert<T: Serialize + ?Sized>(
         &mut self,
-        key: impl Into<String>,
+        key: impl Into<Cow<'static, str>>,
         value: &T,
     ) -> Result<(), Error> {
         if let Some(value) = value.serialize(Serializer)? {

@@ -4,6 +4,8 @@
 //! `\u0000` or as the two bytes C0 80, and reaches system calls as those two bytes. Inside the
 //! agent it is a plain U+0000 in a `String`.
 
+use std::borrow::Cow;
+
 /// Text made of bytes that came from the system: file names, os-release, key files.
 ///
 /// Each malformed sequence becomes one U+FFFD. A sequence is a lead byte with as many of the
@@ -32,21 +34,16 @@ pub(super) fn push_os_bytes(text: &mut String, bytes: &[u8]) {
 /// The bytes that a string of the protocol means to the system: UTF-8, U+0000 as C0 80.
 #[must_use]
 pub fn to_os_bytes(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::with_capacity(text.len());
-    bytes.extend(modified_utf8(text));
-    bytes
+    modified_utf8(text).into_owned()
 }
 
-/// The bytes of [`to_os_bytes`], one at a time.
-pub(super) fn modified_utf8(text: &str) -> impl Iterator<Item = u8> + '_ {
-    text.bytes().flat_map(|byte| {
-        let (first, second) = if byte == 0 {
-            (0xC0, Some(0x80))
-        } else {
-            (byte, None)
-        };
-        std::iter::once(first).chain(second)
-    })
+/// The bytes of [`to_os_bytes`], those of `text` itself if it has no U+0000.
+pub(super) fn modified_utf8(text: &str) -> Cow<'_, [u8]> {
+    if !text.as_bytes().contains(&0) {
+        return text.as_bytes().into();
+    }
+    let pieces: Vec<_> = text.as_bytes().split(|&byte| byte == 0).collect();
+    pieces.join(&b"\xC0\x80"[..]).into()
 }
 
 /// A length from the front of `bytes` that surely holds printable ASCII alone, without quotes,

@@ -5,10 +5,11 @@
 //! and no other thread sees a difference. Root's capabilities over files are gone on that thread,
 //! while the user, who can send signals to his processes, has no such right over it.
 
+use std::ffi::CString;
 use std::io;
 
 use nix::libc;
-use nix::unistd::{Gid, Uid, geteuid};
+use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 
 /// Whom to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,28 @@ pub struct Identity {
     pub gid: Gid,
     /// All groups.
     pub groups: Vec<Gid>,
+}
+
+impl Identity {
+    /// The user `name` with all his groups, looked up where the system keeps its users, which may be
+    /// another machine; None if there is no such user.
+    ///
+    /// # Errors
+    /// Nobody could tell.
+    pub fn find(name: &str) -> io::Result<Option<(Identity, User)>> {
+        let Ok(c_name) = CString::new(name) else {
+            return Ok(None);
+        };
+        let Some(user) = User::from_name(name)? else {
+            return Ok(None);
+        };
+        let identity = Identity {
+            uid: user.uid,
+            gid: user.gid,
+            groups: getgrouplist(&c_name, user.gid)?,
+        };
+        Ok(Some((identity, user)))
+    }
 }
 
 /// Which part of the identity could not be taken.

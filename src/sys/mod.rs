@@ -15,6 +15,7 @@ pub mod memory;
 pub mod netdevice;
 pub mod nvme;
 pub mod process;
+pub mod rtc;
 pub mod spawn;
 mod strerror;
 pub mod syslog;

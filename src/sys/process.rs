@@ -1,12 +1,22 @@
 //! Child processes (floor 1): what runs between fork and exec, waiting without reaping, and
 //! signals that cannot hit a stranger who got a dead process's number.
 
+use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
+
+use super::identity::Identity;
+
+/// Gives this process the name by which lists of processes show it, at most 15 bytes; without, it is
+/// that of the path that was executed, `exe` for /proc/self/exe.
+pub fn call_self(name: &CStr) {
+    // The kernel knows no failure of this but a bad address.
+    nix::sys::prctl::set_name(name).ok();
+}
 
 /// What a child leaves its parent's family for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -77,6 +87,29 @@ pub fn prepare(
     // SAFETY: the closure runs between fork and exec of a program that may have threads. It calls
     // only async-signal-safe functions and bare system calls, allocates nothing (its vector was
     // filled before), takes no lock, and cannot panic.
+    unsafe { command.pre_exec(hook) };
+}
+
+/// Has the child of `command` become that user for good; to be called after [`prepare`], whose part
+/// needs the rights that this takes away.
+pub fn become_user(command: &mut Command, identity: &Identity) {
+    let (uid, gid) = (identity.uid.as_raw(), identity.gid.as_raw());
+    let groups: Vec<libc::gid_t> = identity.groups.iter().map(|group| group.as_raw()).collect();
+    let hook = move || {
+        // SAFETY: integers, and a pointer to as many group numbers as are announced; in this child
+        // there is no other thread whose identity the C library would change too.
+        let done = unsafe {
+            libc::setgroups(groups.len() as _, groups.as_ptr()) == 0
+                && libc::setgid(gid) == 0
+                && libc::setuid(uid) == 0
+        };
+        if done {
+            Ok(())
+        } else {
+            Err(io::Error::last_os_error())
+        }
+    };
+    // SAFETY: as in `prepare`.
     unsafe { command.pre_exec(hook) };
 }
 

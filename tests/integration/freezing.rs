@@ -15,10 +15,11 @@ const THAWED: &str = r#"{"return": "thawed"}"#;
 
 /// Two ext4 filesystems, one with a blank in its name, and one of `make`'s type.
 struct Rig {
-    place: Place,
+    /// These are dropped first: a directory on what is frozen cannot be removed.
     b: Disk,
     space: Disk,
     d: Disk,
+    place: Place,
 }
 
 impl Rig {

@@ -10,8 +10,9 @@ const FROZEN: &str = r#"{"return": "frozen"}"#;
 const THAWED: &str = r#"{"return": "thawed"}"#;
 
 struct Rig {
-    place: Place,
+    /// Dropped first: a directory on what is frozen cannot be removed.
     disk: Disk,
+    place: Place,
 }
 
 impl Rig {
@@ -101,6 +102,17 @@ fn the_hold_limit_thaws_and_the_late_thaw_hears_of_it_once() {
         assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
         assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
         rig.calls("freeze\nthaw ok\n");
+    });
+}
+
+#[test]
+fn lists_of_processes_show_what_the_guardian_is() {
+    with_rig(|rig| {
+        let agent = rig.frozen_agent(&[]);
+        let read = |name| fs::read_to_string(format!("/proc/{}/{name}", guardian(&agent)));
+        assert_eq!(read("comm").expect("a name"), "qga-guardian\n");
+        assert_eq!(read("cmdline").expect("words"), "qemu-ga\0guardian\0");
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
     });
 }
 

@@ -10,8 +10,9 @@ use std::process::Command;
 
 /// A layout as a package installs it in the directory `etc`, and one filesystem.
 struct Rig {
-    place: Place,
+    /// Dropped first: a directory on what is frozen cannot be removed.
     disk: Disk,
+    place: Place,
 }
 
 impl Rig {
@@ -106,6 +107,20 @@ fn the_log_line_by_line() {
         if is_ours() {
             report_of(&rig);
         }
+    });
+}
+
+#[test]
+fn lists_of_processes_show_what_the_master_is() {
+    if !is_ours() {
+        return;
+    }
+    in_namespace(|| {
+        let rig = Rig::new();
+        rig.hook("10-parent", "cat /proc/$PPID/comm");
+        rig.freeze_and_thaw();
+        let names = rig.log().iter().filter(|line| *line == "qga-hook").count();
+        assert_eq!(names, 2, "{:?}", rig.log());
     });
 }
 

@@ -1,6 +1,6 @@
 //! Connections that come, go, wait, stop half way, do not read, or read slowly.
 
-use crate::support::{Client, Place, cmd, is_ours};
+use crate::support::{Client, Place, cmd, is_ours, wait_until};
 use std::io::{BufRead, Read};
 use std::os::unix::net::UnixStream;
 
@@ -132,6 +132,34 @@ fn a_client_that_reads_slowly_gets_all_of_it() {
 }
 
 #[test]
+fn memory_of_large_requests_is_given_back() {
+    if !is_ours() || !cfg!(target_env = "gnu") {
+        return;
+    }
+    let place = Place::new();
+    let agent = place.agent(&[]);
+    let mut client = agent.connect();
+    assert_eq!(client.call("guest-ping"), PONG);
+    let before = agent.resident();
+    // Many small blocks, and blocks so large that the C library changes its ways.
+    let numbers = format!(
+        r#"{{"execute":"guest-ping","arguments":{{"a":[1{}]}}}}"#,
+        ",1".repeat(100_000)
+    );
+    for mebibytes in [8, 4, 2, 8] {
+        let (request, reply) = large_ping(mebibytes << 20);
+        client.post(&request);
+        assert!(client.line() == reply, "the reply is garbled");
+        client.post(&numbers);
+        assert!(client.line().contains("Parameter 'a' is unexpected"));
+    }
+    wait_until("the memory is given back", || {
+        agent.resident() < before + (1 << 20)
+    });
+    assert_eq!(client.call("guest-ping"), PONG);
+}
+
+#[test]
 fn sigterm_ends_the_agent_whatever_its_client_does() {
     let place = Place::new();
     for client in [None, Some(&b""[..]), Some(br#"{"execute":"guest-"#)] {
@@ -170,7 +198,7 @@ fn an_existing_socket_is_replaced() {
     let second = place.agent_command(&[]).spawn().expect("starts");
     let mut second = crate::support::Agent::adopt(second);
     let mut answered = None;
-    crate::support::wait_until("the second agent answers", || {
+    wait_until("the second agent answers", || {
         let connected = UnixStream::connect(place.path("sock"));
         answered = connected.ok().map(|s| Client::new(s).call("guest-ping"));
         answered.is_some()

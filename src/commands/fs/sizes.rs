@@ -33,11 +33,11 @@ const LEAST: Duration = Duration::from_millis(50);
 /// statvfs(3) needs next to nothing.
 const STACK: usize = 64 * 1024;
 
-/// Mountpoints that a thread is asking now.
-static ASKED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Mountpoints that did not answer in time: a thread still waits for each.
+static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-fn asked() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    ASKED.lock().unwrap_or_else(PoisonError::into_inner)
+fn silent() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type Question = fn(&Path) -> Option<Sizes>;
@@ -61,7 +61,7 @@ struct State {
     /// One for each mountpoint from the first.
     answers: Vec<Option<Sizes>>,
     finished: bool,
-    /// Nobody waits any more.
+    /// Nobody waits any more; what is being asked is in [`SILENT`].
     abandoned: bool,
 }
 
@@ -89,7 +89,6 @@ impl Asking {
 
     /// Starts a thread that asks what comes after `answers`.
     fn go_on_after(&mut self, answers: Vec<Option<Sizes>>) {
-        self.progress.state().abandoned = true;
         self.progress = Arc::default();
         self.progress.state().answers = answers;
         let (list, progress, question) = (
@@ -133,10 +132,12 @@ impl Asking {
             }
             left = left.saturating_sub(wait);
             let mut answers = std::mem::take(&mut state.answers);
-            drop(state);
+            state.abandoned = true;
             if let Some(mountpoint) = self.mountpoints.get(known) {
+                silent().insert(mountpoint.clone());
                 tracing::warn!("no answer from the filesystem at {}", mountpoint.display());
             }
+            drop(state);
             answers.push(None);
             known = answers.len();
             self.go_on_after(answers);
@@ -148,16 +149,15 @@ impl Asking {
 fn ask(mountpoints: &[PathBuf], question: Question, progress: &Progress) {
     let first = progress.state().answers.len();
     for mountpoint in mountpoints.iter().skip(first) {
-        // Another thread may still wait for this one.
-        let answer = if asked().insert(mountpoint.clone()) {
-            let answer = question(mountpoint);
-            asked().remove(mountpoint);
-            answer
-        } else {
+        let is_silent = silent().contains(mountpoint);
+        let answer = if is_silent {
             None
+        } else {
+            question(mountpoint)
         };
         let mut state = progress.state();
         if state.abandoned {
+            silent().remove(mountpoint);
             return;
         }
         state.answers.push(answer);
@@ -221,7 +221,7 @@ mod tests {
         assert_eq!(ask(patience), expected);
         assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
         drop(closed);
-        while asked().contains(Path::new("/t/dead")) {
+        while silent().contains(Path::new("/t/dead")) {
             std::thread::yield_now();
         }
         let patience = Duration::from_secs(1000);

@@ -62,6 +62,8 @@ pub struct Engine<O: Ops> {
     state: State<O::Handle>,
     policy: Policy,
     hold_limit: Option<Duration>,
+    /// The run at work freezes no filesystem.
+    hooks_only: bool,
     report: Report,
 }
 
@@ -80,6 +82,7 @@ impl<O: Ops> Engine<O> {
             state,
             policy,
             hold_limit: limits.hold,
+            hooks_only: false,
             report: Report::default(),
         }
     }

@@ -6,7 +6,8 @@ use crate::freeze::ops::{OpenError, Ops};
 use crate::freeze::plan;
 use crate::freeze::policy::Mode;
 use crate::freeze::report::Outcome;
-use crate::hooks::{Phase, ThawReason};
+use crate::hooks::memory::Run;
+use crate::hooks::{Phase, ThawReason, words};
 use crate::sys::strerror;
 use nix::libc;
 use std::io;
@@ -17,6 +18,7 @@ impl<O: Ops> Engine<O> {
         &mut self,
         only: Option<&[Vec<u8>]>,
     ) -> Result<Vec<Held<O::Handle>>, FreezeError> {
+        self.hooks_only = self.policy.freeze == Mode::HooksOnly;
         let survey = self
             .ops
             .survey()
@@ -43,7 +45,7 @@ impl<O: Ops> Engine<O> {
                 }
             }
         }
-        if held.is_empty() && self.policy.freeze != Mode::HooksOnly {
+        if held.is_empty() && !self.hooks_only {
             tracing::warn!("nothing to freeze: no mounted filesystem was chosen, no hook was run");
             return Ok(held);
         }
@@ -53,7 +55,9 @@ impl<O: Ops> Engine<O> {
             self.warn(text);
         }
         let quieted = self.call_hooks(Phase::Freeze, None).and_then(|()| {
-            self.report.stages.flush_again = self.flush(&held)?;
+            if !self.hooks_only {
+                self.report.stages.flush_again = self.flush(&held)?;
+            }
             Ok(())
         });
         if let Err(error) = quieted {
@@ -61,7 +65,25 @@ impl<O: Ops> Engine<O> {
             self.call_hooks(Phase::Thaw, Some(ThawReason::Failed)).err();
             return Err(error);
         }
+        if self.hooks_only {
+            for held in &held {
+                let why = "a hook adapter's settings ask that no filesystem be frozen";
+                self.report.explain(held.record, Outcome::Skipped, why);
+            }
+            held.clear();
+        }
         Ok(held)
+    }
+
+    /// What hooks are told about this run.
+    fn run(&self) -> Run {
+        let filesystems = &self.report.filesystems;
+        Run {
+            id: self.report.id.clone(),
+            mountpoints: words(filesystems.iter().map(|f| f.mountpoint.as_str())),
+            devices: words(filesystems.iter().map(|f| f.device.as_str())),
+            hold_limit: self.hold_limit.map_or(0.0, |limit| limit.as_secs_f64()),
+        }
     }
 
     /// Flushes side by side; returns how long it took. A failure is told but does not stop the
@@ -96,7 +118,8 @@ impl<O: Ops> Engine<O> {
             self.ops.tell_guardian(Order::HooksCalled);
         }
         let start = self.ops.now();
-        let called = self.ops.call_hooks(phase, reason);
+        let run = self.run();
+        let called = self.ops.call_hooks(phase, reason, &run);
         let seconds = self.seconds_since(start);
         match phase {
             Phase::Freeze => self.report.stages.freeze_hooks = seconds,
@@ -104,6 +127,9 @@ impl<O: Ops> Engine<O> {
         }
         let Some(master) = called else { return Ok(()) };
         self.report.hooks(phase, &master);
+        if phase == Phase::Freeze && master.leaves_filesystems {
+            self.hooks_only = true;
+        }
         match master.failure {
             None => Ok(()),
             Some(text) => Err(self.fail(text)),
@@ -112,7 +138,7 @@ impl<O: Ops> Engine<O> {
 
     /// From the marker to the last FIFREEZE, with roll-back.
     pub(super) fn freeze_held(&mut self, held: Vec<Held<O::Handle>>) -> Result<u64, FreezeError> {
-        if held.is_empty() && self.policy.freeze != Mode::HooksOnly {
+        if held.is_empty() && !self.hooks_only {
             return Ok(0);
         }
         tracing::info!(
@@ -153,7 +179,7 @@ impl<O: Ops> Engine<O> {
             since,
         };
         let Some(text) = failure else {
-            if count == 0 && self.policy.freeze != Mode::HooksOnly {
+            if count == 0 && !self.hooks_only {
                 self.undo(ThawReason::Failed).err();
             }
             return Ok(count);

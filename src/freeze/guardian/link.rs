@@ -6,6 +6,7 @@ use crate::sys::process::{self, Announcement, Family};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -47,6 +48,7 @@ impl Link {
         let (ours, theirs) = UnixStream::pair()?;
         let mut command = Command::new("/proc/self/exe");
         command
+            .arg0("qemu-ga")
             .arg("guardian")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

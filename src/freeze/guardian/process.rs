@@ -9,12 +9,13 @@ use crate::freeze::report::{End, Report};
 use crate::hooks::{Phase, ThawReason, master};
 use crate::state::{Expiry, StateDir};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{fsfreeze, guardian as sys, memory, strerror};
+use crate::sys::{fsfreeze, guardian as sys, memory, process, strerror};
 use anyhow::{Context, bail};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -31,8 +32,12 @@ const HOOKS_LIMIT: Duration = Duration::from_secs(300);
 /// How long freeze hooks may go on after the agent died; a service manager ends them by then.
 const FREEZE_HOOKS_LIMIT: Duration = Duration::from_secs(60);
 
+/// What the process is called in lists; its program was found by a name that says nothing.
+const NAME: &CStr = c"qga-guardian";
+
 /// Stands guard; returns the exit status.
 pub fn cli() -> u8 {
+    process::call_self(NAME);
     let mut syslog = Syslog::connect("qemu-ga");
     match stand(&mut syslog) {
         Ok(()) => 0,
@@ -347,6 +352,7 @@ impl Guardian<'_> {
                     Cause::HoldLimit | Cause::Stopped | Cause::Wanted => ThawReason::TimedOut,
                     Cause::AgentDied => ThawReason::Failed,
                 }),
+                state: Some(self.state.path().to_owned()),
                 ..master::Limits::default()
             };
             let master = master::call_within(hook, Phase::Thaw, limits);

@@ -11,6 +11,7 @@ use crate::freeze::plan::{Survey, Target};
 use crate::freeze::policy::{Limits, Mode, Pattern, Policy};
 use crate::freeze::report::{End, Outcome, Report};
 use crate::hooks::master::MasterReport;
+use crate::hooks::memory::Run;
 use crate::hooks::{Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
 use crate::state::Expiry;
@@ -40,6 +41,8 @@ struct World {
     marker: bool,
     hushed: bool,
     has_hook: bool,
+    /// The hook master asks that nothing be frozen.
+    leaves_filesystems: bool,
     freeze_hooks: u32,
     thaw_hooks: u32,
     kept: Vec<Report>,
@@ -214,7 +217,12 @@ impl Ops for Simulator {
         })?
     }
 
-    fn call_hooks(&mut self, phase: Phase, reason: Option<ThawReason>) -> Option<MasterReport> {
+    fn call_hooks(
+        &mut self,
+        phase: Phase,
+        reason: Option<ThawReason>,
+        _: &Run,
+    ) -> Option<MasterReport> {
         if !self.0.borrow().has_hook {
             return None;
         }
@@ -243,6 +251,7 @@ impl Ops for Simulator {
             failure,
             hooks: Vec::new(),
             elapsed: Duration::ZERO,
+            leaves_filesystems: self.0.borrow().leaves_filesystems,
             is_ours: false,
         })
     }

@@ -1,8 +1,8 @@
 //! The hook master, the hooks, and who could change them.
 
 use super::{Result, Scene};
-use crate::hooks::runner::{self, Candidate};
-use crate::hooks::{Phase, find, trust};
+use crate::hooks::step::Fitness;
+use crate::hooks::{find, sources, trust};
 use crate::operator::plan::hooks_of;
 use crate::operator::present::count;
 use crate::sys::strerror;
@@ -23,8 +23,8 @@ pub fn check(scene: &Scene<'_>) -> Vec<Result> {
 
 /// Hooks that nobody calls.
 fn unused(dir: &Path) -> Result {
-    let hooks = runner::candidates(dir, Phase::Freeze).unwrap_or_default();
-    if hooks.is_empty() {
+    let found = sources::read(dir, &find::conf_beside(dir), "");
+    if found.is_ok_and(|(found, _)| found.steps.is_empty()) {
         return Result::note("hooks", "none is configured: applications are not told");
     }
     Result::finding(
@@ -83,28 +83,32 @@ fn directory(dir: &Path) -> Vec<Result> {
             format!("there is no {shown}: the hook master is all that is called"),
         )];
     }
-    let candidates = match runner::candidates(&trust::absolute(dir), Phase::Freeze) {
-        Ok(candidates) => candidates,
+    let found = match sources::read(dir, &find::conf_beside(dir), "") {
+        Ok((found, _)) => found,
         Err(refusal) => return vec![refused("hooks", &refusal.0)],
     };
-    let fit = candidates
-        .iter()
-        .filter(|c| matches!(c, Candidate::Hook(_)));
+    let fit = found.steps.iter().filter(|s| s.fitness == Fitness::Fit);
     let mut results = vec![Result::fine(
         "hooks",
         format!("{} in {shown}", count(fit.count(), "hook")),
     )];
-    results.extend(candidates.into_iter().filter_map(|candidate| {
-        let Candidate::Unfit(path, why) = candidate else {
-            return None;
+    for step in found.steps {
+        let (Fitness::Skipped(why) | Fitness::Unfit { reason: why, .. }) = step.fitness else {
+            continue;
         };
-        let advice = why.split_once("; ").map(|(_, advice)| advice.to_owned());
-        let text = why.split("; ").next().unwrap_or_default();
-        Some(Result::finding(
+        let (text, advice) = why.split_once("; ").unwrap_or((&why, "mend it"));
+        results.push(Result::finding(
             "hooks",
-            format!("{} is passed over: {text}", path.display()),
-            advice.unwrap_or_default() + " (or move the file elsewhere)",
-        ))
+            format!("{} is passed over: {text}", step.name),
+            format!("{advice} (or move the file elsewhere)"),
+        ));
+    }
+    results.extend(found.warnings.into_iter().map(|warning| {
+        Result::finding(
+            "hooks",
+            warning,
+            "mend that line; `qemu-ga hook list` shows what counts",
+        )
     }));
     results
 }

@@ -360,6 +360,7 @@ impl<'de> de::MapAccess<'de> for Members<'_> {
         let Some((key, value)) = self.rest.next() else {
             return Ok(None);
         };
+        let key = key.into_owned();
         let name: StringDeserializer<Error> = key.clone().into_deserializer();
         self.value = Some((key, value));
         seed.deserialize(name).map(Some)

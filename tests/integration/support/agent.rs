@@ -213,6 +213,16 @@ impl Agent {
         self.child.wait().expect("wait");
     }
 
+    /// Bytes of memory of its own.
+    pub fn resident(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("status");
+        let mut lines = status.lines();
+        let kibibytes = lines.find_map(|line| line.strip_prefix("RssAnon:")?.strip_suffix("kB"));
+        let number: u64 = kibibytes.expect("RssAnon").trim().parse().expect("number");
+        number << 10
+    }
+
     /// A field of /proc/PID/stat, numbered as in proc(5).
     fn stat(&self, field: usize) -> u64 {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.child.id())).expect("stat");

@@ -67,13 +67,6 @@ def pci_address(g, device):
     raise AssertionError(f"QEMU has no PCI device {device}")
 
 
-def unplug(g, device):
-    """Takes a device out and waits until QEMU says that the guest has let go of it."""
-    g.qmp.forget()
-    g.qmp.ask("device_del", id=device)
-    g.qmp.event("DEVICE_DELETED", 60)
-
-
 def appears(look, what, seconds=30):
     """Waits until `look` gives something true, and returns it."""
     end = time.monotonic() + seconds
@@ -199,7 +192,7 @@ def a_hot_plugged_disk_comes_and_goes(g):
         equal((address["pci-controller"]["bus"], address["pci-controller"]["slot"], address["pci-controller"]["function"]),
               pci_address(g, "dev-hot"), "its PCI address")
         g.oob.run("umount /mnt/hot")
-        unplug(g, "dev-hot")
+        g.qmp.unplug("dev-hot")
         appears(lambda: names() == before, "the disk is gone")
         g.qmp.ask("blockdev-del", node_name="hot")
     image.unlink()
@@ -218,7 +211,7 @@ def a_disk_hot_plugged_while_frozen_is_there_after_the_thaw(g):
         finally:
             equal(agent.ask("guest-fsfreeze-thaw"), 2, "filesystems thawed")
         appears(lambda: {disk["name"] for disk in agent.ask("guest-get-disks")} - before, "the new disk")
-        unplug(g, "dev-cold")
+        g.qmp.unplug("dev-cold")
         appears(lambda: {disk["name"] for disk in agent.ask("guest-get-disks")} == before, "the disk is gone")
         g.qmp.ask("blockdev-del", node_name="cold")
 
@@ -237,7 +230,7 @@ def a_hot_plugged_nic_comes_and_goes(g):
         compare_interfaces(g, agent)
         link = next(link for link in agent.ask("guest-network-get-interfaces") if link["name"] == name)
         equal(link["hardware-address"], "52:54:00:00:00:02", "its MAC address")
-        unplug(g, "nic1")
+        g.qmp.unplug("nic1")
         equal(names(), before, "interfaces without it")
         compare_interfaces(g, agent)
 

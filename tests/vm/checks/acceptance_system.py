@@ -33,6 +33,33 @@ def the_clock_is_set_to_a_week_back_and_from_the_hardware_clock(g):
 
 
 @check("devices")
+def the_clocks_are_set_without_hwclock(g):
+    # Debian 13 has it in a package of its own. The kernel shows the hardware clock too, in UTC.
+    clock = "echo $(date +%s) $(cat /sys/class/rtc/rtc0/since_epoch)"
+    place = g.oob.run("readlink -f $(command -v hwclock)").strip()
+    g.oob.run(f"mv {place} {place}.away")
+    try:
+        with g.agent() as agent:
+            now = int(time.time())
+            equal(agent.ask("guest-set-time", {"time": (now - WEEK) * 10**9}), {}, "set-time")
+            system, hardware = map(int, g.oob.run(clock).split())
+            holds(0 <= system - (now - WEEK) < 20, f"the system's clock is a week back: {system - now} s")
+            holds(abs(hardware - system) <= 1, f"the hardware clock is that of the system: {hardware - system} s")
+            g.oob.run(f"date -s @{now}")
+            equal(agent.ask("guest-set-time"), {}, "set-time from the hardware clock")
+            system, hardware = map(int, g.oob.run(clock).split())
+            holds(0 <= system - (now - WEEK) < 40, f"the system's clock is that of the hardware: {system - now} s")
+            holds(abs(hardware - system) <= 1, f"the clocks agree: {hardware - system} s")
+            g.oob.run("printf '0.0 0 0.0\\n0\\nLOCAL\\n' >/etc/adjtime")
+            text = agent.command("guest-set-time").get("error", {}).get("desc", "")
+            holds("failed to exec '/sbin/hwclock'" in text and "local time" in text, f"a clock in local time is left alone: {text}")
+    finally:
+        g.oob.run(f"mv {place}.away {place}; rm -f /etc/adjtime")
+        with g.agent() as agent:
+            agent.ask("guest-set-time", {"time": int(time.time()) * 10**9})
+
+
+@check("devices")
 def processors_go_off_and_on(g):
     online = "cat /sys/devices/system/cpu/online; nproc"
     with g.agent() as agent:

@@ -10,17 +10,20 @@ UNIT = "qemu-guest-agent"
 LIMIT_PASSED = "no guest-fsfreeze-thaw came within the hold limit"
 
 
-def held(g, hurt, mend=None, unit="", reason=LIMIT_PASSED, least=LIMIT - 0.2):
-    """Freezes, does the harm, and looks at what is left when the limit has passed; returns the longest report's held time."""
+def held(g, hurt, mend=None, unit="", reason=LIMIT_PASSED, least=LIMIT - 0.2, host_stays=True):
+    """Freezes, does the harm, and looks at what is left when the limit has passed; the host's connection stays open until
+    then unless `host_stays` is off."""
     harm.only_light_hooks(g)
     harm.settle(g, unit, fsfreeze_hold_limit=LIMIT)
     g.oob.run(f"rm -f {harm.STAMPS}")
     writers = harm.Writers(g, *(f"{folder}/lines" for folder in FOLDERS))
     with g.agent() as agent:
         equal(agent.ask("guest-fsfreeze-freeze"), 2, "filesystems frozen")
-    late = g.oob.start(" && ".join(f"echo late >{folder}/late" for folder in FOLDERS))
-    hurt(g)
-    equal(late.wait(LIMIT + 30)[0], 0, "a write that waited for the limit")
+        if not host_stays:
+            agent.close()
+        late = g.oob.start(" && ".join(f"echo late >{folder}/late" for folder in FOLDERS))
+        hurt(g)
+        equal(late.wait(LIMIT + 30)[0], 0, "a write that waited for the limit")
     result = writers.end()
     # The filesystem that is frozen last is thawed first: its pause is what the limit is about.
     pause = min(found["worst"] for found in result.values())
@@ -109,11 +112,21 @@ def hold_limit_with_a_stopped_process(g):
 
 
 @check("harm")
+def hold_limit_with_the_host_gone_from_the_channel(g):
+    # The port stays, nobody is at its other end: a backup program that has died.
+    def look(g):
+        ports = "/sys/kernel/debug/virtio-ports"
+        found = g.oob.run(f"grep -l org.qemu.guest_agent.0 {ports}/* | xargs grep host_connected").split()
+        equal(found, ["host_connected:", "0"], "the guest's word for who is at the other end of the agent's port")
+    held(g, look, host_stays=False)
+
+
+@check("harm")
 def hold_limit_with_the_port_unplugged(g):
     # The device goes, systemd stops the service that is bound to it, and the host's socket is closed and removed. The agent
     # hears it first and thaws at once; its hooks must come to their end although the service is being stopped around them.
     def unplug(g):
-        g.qmp.ask("device_del", id="agent0")
+        g.qmp.unplug("agent0")
         end = time.monotonic() + 20
         while True:
             try:

@@ -36,6 +36,10 @@ class Lines:
     def send(self, data):
         self.sock.sendall(data)
 
+    def post(self, value):
+        """Sends a value as one line."""
+        self.send(json.dumps(value).encode() + b"\n")
+
     def line(self, timeout):
         """The next line, raw and without its LF."""
         end = time.monotonic() + timeout
@@ -69,7 +73,7 @@ class Agent(Lines):
         request = {"execute": name}
         if arguments is not None:
             request["arguments"] = arguments
-        self.send(json.dumps(request).encode() + b"\n")
+        self.post(request)
         return json.loads(self.line(timeout).lstrip(b"\xff"))
 
     def ask(self, name, arguments=None, timeout=30):
@@ -82,7 +86,7 @@ class Agent(Lines):
     def sync(self, timeout=5):
         """guest-sync-delimited, dropping whatever older answers still come in before it."""
         number = time.monotonic_ns() & 0x7FFFFFFF
-        self.send(json.dumps({"execute": "guest-sync-delimited", "arguments": {"id": number}}).encode() + b"\n")
+        self.post({"execute": "guest-sync-delimited", "arguments": {"id": number}})
         end = time.monotonic() + timeout
         while True:
             line = self.line(max(0.01, end - time.monotonic()))
@@ -121,8 +125,13 @@ class Oob(Lines):
     """The out-of-band server inside the guest: works while every disk of the guest is frozen."""
 
     def request(self, request, timeout=20):
-        self.send(json.dumps(request).encode() + b"\n")
-        answer = json.loads(self.line(timeout))
+        # The number tells its answer from that to a request which an earlier connection gave up, as happens during a boot.
+        number, end = time.monotonic_ns(), time.monotonic() + timeout
+        self.post({"id": number, **request})
+        while True:
+            answer = json.loads(self.line(max(0.01, end - time.monotonic())))
+            if "error" in answer or answer["id"] == number:
+                break
         if "error" in answer:
             raise ChannelError(f"out-of-band {request}: {answer['error']}")
         return answer

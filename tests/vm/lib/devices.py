@@ -1,7 +1,6 @@
 """A guest whose hardware the test drives through QMP: disks of every bus, hot-plug, sleep, power."""
 import json
 import subprocess
-import time
 
 from . import channel, guest
 
@@ -17,53 +16,11 @@ DISKS = {
 }
 
 
-class Qmp(channel.Lines):
-    """QEMU's own control connection; events that come in between are kept."""
-
-    def __init__(self, path):
-        super().__init__(path)
-        self.events = []
-        json.loads(self.line(20))
-        self.ask("qmp_capabilities")
-
-    def ask(self, command, **arguments):
-        """The value a QMP command returns; underscores of argument names stand for dashes."""
-        request = {"execute": command, "arguments": {key.replace("_", "-"): value for key, value in arguments.items()}}
-        self.send(json.dumps(request).encode() + b"\n")
-        while True:
-            answer = json.loads(self.line(30))
-            if "event" in answer:
-                self.events.append(answer)
-            elif "return" in answer:
-                return answer["return"]
-            else:
-                raise channel.ChannelError(f"QMP {command}: {answer}")
-
-    def event(self, name, timeout):
-        """Waits for an event that came since the last `forget`."""
-        end = time.monotonic() + timeout
-        while True:
-            for event in self.events:
-                if event["event"] == name:
-                    self.events.remove(event)
-                    return event
-            try:
-                self.events.append(json.loads(self.line(max(0.01, end - time.monotonic()))))
-            except channel.ChannelError as error:
-                raise channel.ChannelError(f"QEMU sent no {name} within {timeout} s, only {[e['event'] for e in self.events]}") from error
-
-    def forget(self):
-        """Drops what events there were."""
-        self.ask("query-status")
-        self.events.clear()
-
-
 class DeviceGuest(guest.RawGuest):
-    """Plain QEMU with a control connection, memory slots and many disks."""
+    """Plain QEMU with memory slots and many disks."""
 
     def __init__(self, disks, work):
-        qmp = work / "devices.sock"
-        extra = ["-qmp", f"unix:{qmp},server=on,wait=off", "-device", "virtio-scsi-pci,id=scsi",
+        extra = ["-device", "virtio-scsi-pci,id=scsi",
                  "-netdev", "hubport,id=net0,hubid=0", "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01"]
         self.files = {}
         for slot, (name, (size, device)) in enumerate(DISKS.items(), 0x10):
@@ -75,7 +32,6 @@ class DeviceGuest(guest.RawGuest):
             extra += ["-drive", f"file={self.files[name]},format=raw,if=none,id={name},discard=unmap", "-device",
                       f"{device},drive={name},id=dev-{name}{place}"]
         super().__init__(disks, work, "1024,slots=2,maxmem=2G", extra)
-        self.qmp = Qmp(qmp)
 
     def device(self, name):
         """The guest's kernel name of a disk, found by its serial."""
@@ -104,8 +60,7 @@ class HarmGuest(guest.RawGuest):
     """Plain QEMU with a third, empty disk, /dev/vdc, for layers of device mapper and loop devices."""
 
     def __init__(self, disks, work):
-        qmp, scratch = work / "harm.sock", work / "scratch.img"
+        scratch = work / "scratch.img"
         with open(scratch, "wb") as file:
             file.truncate(1 << 30)
-        super().__init__(disks, work, extra=["-qmp", f"unix:{qmp},server=on,wait=off", "-drive", f"file={scratch},format=raw,if=virtio"])
-        self.qmp = Qmp(qmp)
+        super().__init__(disks, work, extra=["-drive", f"file={scratch},format=raw,if=virtio"])

@@ -2,7 +2,7 @@
 import subprocess
 import time
 
-from . import channel, image
+from . import channel, image, qmp
 
 KERNEL_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off"
 BOOT_SECONDS = 180
@@ -67,11 +67,12 @@ class Guest:
 
 
 class RawGuest(Guest):
-    """A guest under plain QEMU, whose agent socket the test owns: connecting and hanging up are its own doing."""
+    """A guest under plain QEMU, whose agent socket the test owns: connecting and hanging up are its own doing; `qmp` controls QEMU."""
 
     def __init__(self, disks, work, memory=1024, extra=()):
         super().__init__(work)
         work.mkdir(parents=True, exist_ok=True)
+        control = work / "qmp.sock"
         command = [
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory),
             "-display", "none", "-nodefaults", "-no-user-config", "-kernel", disks.kernel, "-initrd", disks.initrd,
@@ -81,10 +82,12 @@ class RawGuest(Guest):
             "-device", "virtio-serial", "-chardev", f"socket,path={self.agent_path},server=on,wait=off,id=qga0",
             "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0,id=agent0",
             "-chardev", f"socket,path={self.oob_path},server=on,wait=off,id=oob0",
-            "-device", "virtserialport,chardev=oob0,name=org.qemu-ga-rs.oob", *extra]
+            "-device", "virtserialport,chardev=oob0,name=org.qemu-ga-rs.oob",
+            "-qmp", f"unix:{control},server=on,wait=off", *extra]
         self.log = open(work / "qemu.log", "wb")
         self.process = subprocess.Popen([str(part) for part in command], stdin=subprocess.DEVNULL, stdout=self.log,
                                         stderr=subprocess.STDOUT)
+        self.qmp = qmp.Qmp(control)
 
     def run_agent(self, program):
         """Replaces the service's process by another program (no hooks), also while the guest is frozen; returns its pid."""

@@ -1,48 +1,16 @@
-//! The built binary as hook master, called as the agent, the master script and an operator call it.
-
-#![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
+//! One call of the master: its arguments, its log, its end.
 
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use qemu_ga::hooks::master::{Limits, call, call_within};
 use qemu_ga::hooks::{HookStatus, Phase};
-use tempfile::TempDir;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_qemu-ga");
-
-fn script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("script");
-    fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode");
-}
-
-/// A layout as a distribution installs it, with the shipped master script.
-fn layout() -> (TempDir, PathBuf) {
-    let root = tempfile::tempdir().expect("dir");
-    let place = root.path().join("etc qemu");
-    fs::create_dir_all(place.join("fsfreeze-hook.d")).expect("dir");
-    for dir in [place.clone(), place.join("fsfreeze-hook.d")] {
-        fs::set_permissions(dir, fs::Permissions::from_mode(0o755)).expect("mode");
-    }
-    let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/fsfreeze-hook");
-    fs::copy(shipped, place.join("fsfreeze-hook")).expect("copy");
-    (root, place)
-}
-
-fn hook(args: &[&str]) -> Output {
-    Command::new(BINARY)
-        .arg("hook")
-        .args(args)
-        .output()
-        .expect("runs")
-}
-
-fn text(bytes: &[u8]) -> String {
-    String::from_utf8_lossy(bytes).into_owned()
-}
+use crate::support::{BINARY, Place, hook, layout, script, text, wrapped};
 
 /// The names and statuses of the lines that end in a status.
 fn finished(log: &str) -> Vec<String> {
@@ -120,26 +88,6 @@ fn a_refusal_is_the_masters_failure() {
         said.ends_with(&format!("chmod go-w '{}'\n", dir.display())),
         "{said}"
     );
-}
-
-/// The shipped script as the agent calls it. The agent here is the test, whose own binary is not
-/// qemu-ga: a wrapper tells the script where that is, and keeps the log out of /var/log.
-fn wrapped(place: &Path) -> PathBuf {
-    let wrapper = place.join("wrapper");
-    let log = place.join("log");
-    let front = place.join("qemu-ga");
-    script(
-        &front,
-        &format!("exec {BINARY} \"$@\" --log '{}'", log.display()),
-    );
-    let master = place.join("fsfreeze-hook");
-    let call = format!(
-        "QGA_BINARY='{}' exec '{}' \"$@\"",
-        front.display(),
-        master.display()
-    );
-    script(&wrapper, &call);
-    wrapper
 }
 
 #[test]
@@ -229,6 +177,7 @@ fn a_signal_ends_the_running_hook_and_the_run() {
     let mut master = Command::new(BINARY)
         .args(["hook", "freeze", "--log=-", "--dir"])
         .arg(&dir)
+        .env("QGA_HOOK_STATE", &place)
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
@@ -304,4 +253,24 @@ fn the_agents_limit_leaves_nothing_behind() {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         assert!(stat.is_empty() || stat.contains(") Z "), "{stat}");
     }
+}
+
+#[test]
+fn a_lock_holder_left_behind_can_still_write() {
+    let place = Place::new();
+    let go = place.path.join("go");
+    let script = format!(
+        "(while [ ! -e '{0}' ]; do sleep 0.01; done; echo late; touch '{0}.done') &",
+        go.display()
+    );
+    place.hook("h", &script);
+    place.freeze();
+    let expected = ["execute h freeze", "h finished with status=0"];
+    assert_eq!(place.log(), expected);
+    fs::write(&go, "").expect("go");
+    // Ends with the test runner's own limit if the holder was killed.
+    while place.log().len() < 3 || !place.path.join("go.done").exists() {
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(place.log()[2], "late");
 }

@@ -1,4 +1,4 @@
-//! Parser for the configuration file: the key file format of GLib and the desktop entries.
+//! Parser (floor 0) for configuration files: the key file format of GLib and the desktop entries.
 //!
 //! Floor-pure: bytes in, entries or a [`Problem`] out, no I/O. Lines are groups, `key=value` pairs,
 //! `#` comments or blank; white space before a line, around the `=` and before a line's end after a
@@ -99,7 +99,7 @@ fn neither(line: &[u8]) -> String {
 }
 
 /// `text` for a message: cut, and with what cannot be seen escaped.
-pub(super) fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(80) {
         match c {

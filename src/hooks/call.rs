@@ -1,0 +1,263 @@
+//! One start of one program: its environment, its output into the log, its end.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::process::CommandExt;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::libc;
+
+use super::desk::Desk;
+use super::policy::Policy;
+use super::runner::TAIL;
+use super::step::Call;
+use super::{
+    ALIVE_ENV, BINARY_ENV, DEADLINE_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookStatus, MOUNTPOINTS_ENV,
+    PHASE_ENV, REASON_ENV, RECORDS_ENV, RUN_ENV, STATE_ENV, trust,
+};
+use crate::child::{Child, Family, Outcome, Status};
+use crate::sys::identity::Identity;
+use crate::sys::process::prepare;
+use crate::sys::strerror;
+
+/// Most output that is held back of a step that runs beside others, in bytes.
+const HELD_BACK: u64 = 64 * 1024;
+
+/// How a start went.
+#[derive(Debug)]
+pub struct Ended {
+    /// How the program ended.
+    pub status: HookStatus,
+    /// How long it took.
+    pub elapsed: Duration,
+    /// The end of its output.
+    pub tail: Vec<u8>,
+}
+
+/// The variables of a hook: set, or withheld.
+pub fn environment(desk: &Desk, time: Option<Duration>) -> Vec<(&'static str, Option<String>)> {
+    let run = &desk.run;
+    let known = |text: &String| (!text.is_empty()).then(|| text.clone());
+    vec![
+        (PHASE_ENV, Some(desk.phase.as_str().into())),
+        (REASON_ENV, desk.reason.map(|reason| reason.as_str().into())),
+        (RUN_ENV, known(&run.id)),
+        (MOUNTPOINTS_ENV, known(&run.mountpoints)),
+        (DEVICES_ENV, known(&run.devices)),
+        (HOLD_LIMIT_ENV, Some(run.hold_limit.to_string())),
+        (
+            DEADLINE_ENV,
+            time.map(|time| time.as_secs_f64().to_string()),
+        ),
+        (RECORDS_ENV, None),
+        (ALIVE_ENV, None),
+        (STATE_ENV, None),
+        (BINARY_ENV, None),
+    ]
+}
+
+/// Whom a step runs as.
+///
+/// # Errors
+/// Why that cannot be.
+pub fn user(policy: &Policy) -> Result<Option<(Identity, nix::unistd::User)>, String> {
+    let Some(name) = &policy.user else {
+        return Ok(None);
+    };
+    match Identity::find(name) {
+        Ok(Some(found)) => Ok(Some(found)),
+        Ok(None) => Err(format!(
+            "there is no user {name}; mend user= in its settings"
+        )),
+        Err(error) => Err(format!(
+            "user {name} cannot be looked up: {}",
+            strerror(&error)
+        )),
+    }
+}
+
+/// The variables that go with a user.
+pub fn user_environment(user: &nix::unistd::User) -> [(&'static str, String); 3] {
+    [
+        ("HOME", user.dir.to_string_lossy().into_owned()),
+        ("USER", user.name.clone()),
+        ("LOGNAME", user.name.clone()),
+    ]
+}
+
+/// Starts `call` once and follows it to its end. `is_alone`: its output goes into the log as it
+/// comes, not in one piece at its end.
+pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended {
+    let time = desk.time_for(call.timeout);
+    let not_run = |status, reason| Ended {
+        status: HookStatus::NotRun { status, reason },
+        elapsed: Duration::ZERO,
+        tail: Vec::new(),
+    };
+    if let Err(refusal) = trust::check(&call.program) {
+        return match call.program.symlink_metadata() {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                not_run(127, "it was there when the run began, and is gone".into())
+            }
+            _ => not_run(126, refusal.0),
+        };
+    }
+    let user = match user(policy) {
+        Ok(user) => user,
+        Err(why) => return not_run(126, why),
+    };
+    // A group of its own, so that it can be ended with all it started; our session, so that the
+    // agent can end it if we are gone.
+    let mut child = Child::new(&call.program)
+        .args(&call.args)
+        .family(Family::Group)
+        .deadline(time)
+        .grace(policy.kill_after)
+        .cap(0);
+    for (name, value) in environment(desk, time) {
+        child = match value {
+            Some(value) => child.env(name, value),
+            None => child.env_remove(name),
+        };
+    }
+    if let Some((identity, user)) = user {
+        for (name, value) in user_environment(&user) {
+            child = child.env(name, value);
+        }
+        child = child.user(identity);
+    }
+    if let Some(stop) = desk.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
+        child = child.cancel_on(stop);
+    }
+    let limit = if is_alone {
+        policy.output_limit
+    } else {
+        policy.output_limit.min(HELD_BACK)
+    };
+    let mut output = Output::new(limit);
+    let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(desk)));
+    let mut log = desk.log();
+    log.output(&output.held);
+    log.end_output();
+    if output.dropped > 0 {
+        log.output(
+            format!(
+                "[{} more bytes of output are left out; output-limit is {limit}]\n",
+                output.dropped
+            )
+            .as_bytes(),
+        );
+    }
+    match outcome {
+        Ok(mut outcome) => {
+            if let Some(reader) = outcome.leftover.take() {
+                let room = limit.saturating_sub(output.taken);
+                if let Err(error) = drain(reader, log.file(), room) {
+                    let why = strerror(&error);
+                    log.line(&format!(
+                        "what {} left running may end when it prints: {why}",
+                        call.program.display()
+                    ));
+                }
+            }
+            Ended {
+                status: status_of(&outcome),
+                elapsed: outcome.elapsed,
+                tail: output.tail,
+            }
+        }
+        Err(error) => not_run(126, error.to_string()),
+    }
+}
+
+/// What the hook left running holds its output open. Something must go on reading it, or it would be
+/// killed when it prints.
+fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
+    // The library's own tests are no qemu-ga: they would run themselves, without end.
+    if cfg!(test) {
+        return Ok(());
+    }
+    // It waits for what comes; we did not.
+    fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("qemu-ga")
+        .args(["hook", "drain", &room.to_string()])
+        .stdin(reader)
+        .stdout(log.map_or_else(Stdio::null, Stdio::from))
+        .stderr(Stdio::null());
+    prepare(&mut command, Family::Session, Vec::new(), Vec::new());
+    command.spawn().map(drop)
+}
+
+/// `qemu-ga hook drain ROOM`: passes on so many bytes of its input, and reads the rest.
+pub fn drain_cli(room: u64) -> u8 {
+    let mut input = io::stdin().lock();
+    let mut first = io::Read::take(&mut input, room);
+    // A log that takes no more must not end the one who writes.
+    let passed = io::copy(&mut first, &mut io::stdout());
+    let rest = io::copy(&mut input, &mut io::sink());
+    u8::from(passed.is_err() || rest.is_err())
+}
+
+/// What a program printed.
+struct Output {
+    limit: u64,
+    /// How many bytes went to the log or are held.
+    taken: u64,
+    dropped: u64,
+    held: Vec<u8>,
+    tail: Vec<u8>,
+}
+
+impl Output {
+    fn new(limit: u64) -> Output {
+        Output {
+            limit,
+            taken: 0,
+            dropped: 0,
+            held: Vec::new(),
+            tail: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8], to: Option<&Desk>) {
+        self.tail
+            .extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
+        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+        let room = usize::try_from(self.limit - self.taken).unwrap_or(usize::MAX);
+        let (kept, dropped) = bytes.split_at(room.min(bytes.len()));
+        self.taken += kept.len() as u64;
+        self.dropped += dropped.len() as u64;
+        match to {
+            Some(desk) => desk.log().output(kept),
+            None => self.held.extend_from_slice(kept),
+        }
+    }
+}
+
+fn status_of(outcome: &Outcome) -> HookStatus {
+    if let Some(errno) = outcome.exec_errno {
+        let mut reason = strerror(&io::Error::from_raw_os_error(errno));
+        let mut status = 126;
+        if errno == libc::ENOENT {
+            status = 127;
+            reason += "; check that the interpreter in its first line is installed";
+        }
+        return HookStatus::NotRun { status, reason };
+    }
+    HookStatus::from(outcome.status)
+}
+
+impl From<Status> for HookStatus {
+    fn from(status: Status) -> HookStatus {
+        match status {
+            Status::Exited(code) => HookStatus::Exited(code),
+            Status::Signaled(signal) => HookStatus::Signaled(signal),
+            Status::TimedOut => HookStatus::TimedOut,
+            Status::Cancelled => HookStatus::Cancelled,
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! What all steps of a run share: the log, the agent's ear, the order to stop. Steps that run side by
+//! side take turns at it.
+
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use super::log::HookLog;
+use super::memory::{Entry, Memory, Run};
+use super::{HookRecord, Phase, ThawReason};
+
+/// See the module.
+#[derive(Debug)]
+pub struct Desk {
+    /// Which of the two calls.
+    pub phase: Phase,
+    /// Why, on thaw.
+    pub reason: Option<ThawReason>,
+    /// What hooks are told about the run.
+    pub run: Run,
+    /// When all of it must be over.
+    pub due: Option<Instant>,
+    /// Becomes readable when the run is to stop.
+    pub stop: Option<OwnedFd>,
+    log: Mutex<HookLog>,
+    records: Mutex<Option<File>>,
+    memory: Mutex<Memory>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Desk {
+    /// A desk for one run.
+    pub fn new(
+        (phase, reason): (Phase, Option<ThawReason>),
+        run: Run,
+        total: Option<Duration>,
+        stop: Option<OwnedFd>,
+        (log, records, memory): (HookLog, Option<File>, Memory),
+    ) -> Desk {
+        Desk {
+            phase,
+            reason,
+            run,
+            due: total.and_then(|total| Instant::now().checked_add(total)),
+            stop,
+            log: Mutex::new(log),
+            records: Mutex::new(records),
+            memory: Mutex::new(memory),
+        }
+    }
+
+    /// The log, until the guard is dropped.
+    pub fn log(&self) -> MutexGuard<'_, HookLog> {
+        lock(&self.log)
+    }
+
+    /// Tells the agent of a step.
+    pub fn tell(&self, record: &HookRecord) {
+        self.write(serde_json::to_vec(record));
+    }
+
+    /// Tells the agent that no filesystem is to be frozen.
+    pub fn leave_filesystems(&self) {
+        self.write(Ok(super::LEAVE_FILESYSTEMS.into()));
+    }
+
+    fn write(&self, line: serde_json::Result<Vec<u8>>) {
+        let mut records = lock(&self.records);
+        if let Some(file) = records.as_mut()
+            && let Ok(mut line) = line
+        {
+            line.push(b'\n');
+            if file.write_all(&line).is_err() {
+                // The agent has gone, or gave us something else: the log has it all the same.
+                *records = None;
+            }
+        }
+    }
+
+    /// Adds to the memory; that it cannot be kept is in the log.
+    pub fn remember(&self, entry: &Entry) {
+        if let Err(trouble) = lock(&self.memory).add(entry) {
+            self.log().line(&trouble);
+        }
+    }
+
+    /// The memory, until the guard is dropped.
+    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+        lock(&self.memory)
+    }
+
+    /// Whether the run is to stop.
+    pub fn is_stopped(&self) -> bool {
+        self.pause(Duration::ZERO)
+    }
+
+    /// Waits, or less if the run is to stop; returns whether it is.
+    pub fn pause(&self, time: Duration) -> bool {
+        let Some(stop) = &self.stop else {
+            std::thread::sleep(time);
+            return false;
+        };
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time.as_millis()).unwrap_or(PollTimeout::MAX);
+        matches!(poll(&mut fds, time), Ok(1))
+    }
+
+    /// What is left of all the time; None: no end.
+    pub fn left(&self) -> Option<Duration> {
+        self.due
+            .map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// The time that a call has which may take `timeout`.
+    pub fn time_for(&self, timeout: Option<Duration>) -> Option<Duration> {
+        match (timeout, self.left()) {
+            (Some(timeout), Some(left)) => Some(timeout.min(left)),
+            (timeout, left) => timeout.or(left),
+        }
+    }
+}

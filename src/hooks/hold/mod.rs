@@ -1,0 +1,264 @@
+//! Holding hooks: what keeps an application quiet by staying alive, a database session with its lock.
+//!
+//! Between the master of the freeze and that of the thaw stands a keeper, one process for each such
+//! hook ([`keeper`]): it is the hook's parent, so it knows at once when the hook ends, keeps its output
+//! while no disk may be written, and ends it at its limit. The master of the thaw reaches it at its
+//! door, a socket in the agent's state directory. If the keeper dies, the hook's input ends, and the
+//! hook undoes by itself.
+
+mod keeper;
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::{Deserialize, Serialize};
+
+use super::call::{Ended, environment};
+use super::desk::Desk;
+use super::policy::Policy;
+use super::runner::TAIL;
+use super::step::Call;
+use super::{HookStatus, ThawReason, trust};
+use crate::sys::process::{Family, prepare};
+use crate::sys::strerror;
+
+pub use keeper::cli;
+
+/// What a keeper may take besides what its hook may.
+const SLACK: Duration = Duration::from_secs(2);
+/// How much longer than the agent lets a freeze last a hook may hold.
+const BEYOND: Duration = Duration::from_secs(60);
+
+/// What a keeper is to do.
+#[derive(Debug, Serialize, Deserialize)]
+struct Order {
+    program: PathBuf,
+    args: Vec<std::ffi::OsString>,
+    user: Option<String>,
+    /// Time to become ready, and to let go.
+    timeout: Option<Duration>,
+    kill_after: Duration,
+    /// How long it may hold.
+    hold: Option<Duration>,
+    output_limit: u64,
+    door: PathBuf,
+}
+
+/// What a keeper says of the start.
+#[derive(Debug, Serialize, Deserialize)]
+enum Said {
+    /// The hook holds.
+    Ready { output: String },
+    /// It ended, or was ended, before it was ready.
+    Ended { status: HookStatus, output: String },
+}
+
+/// What a keeper says at the end.
+#[derive(Debug, Serialize, Deserialize)]
+struct Told {
+    /// How the hook ended.
+    status: HookStatus,
+    /// If it ended before it was released: how long it had held, in seconds.
+    lost: Option<f64>,
+    /// From being told to let go until its end.
+    elapsed: Duration,
+    output: String,
+}
+
+/// What came of letting a hook go.
+#[derive(Debug)]
+pub struct Released {
+    /// How it ended.
+    pub ended: Ended,
+    /// Why it did not hold until now, if it did not.
+    pub lost: Option<String>,
+}
+
+/// Starts the holding hook of `call` and waits until it is ready; None in place of a status: it holds.
+pub fn start(
+    desk: &Desk,
+    policy: &Policy,
+    call: &Call,
+    door: &Path,
+) -> (Option<HookStatus>, Ended) {
+    let started = Instant::now();
+    let time = desk.time_for(call.timeout);
+    let not_run = |reason: String| HookStatus::NotRun {
+        status: 126,
+        reason,
+    };
+    let ended = |status: HookStatus, output: &str| Ended {
+        status,
+        elapsed: started.elapsed(),
+        tail: tail_of(output),
+    };
+    if let Err(refusal) = trust::check(&call.program) {
+        let status = not_run(refusal.0);
+        return (Some(status.clone()), ended(status, ""));
+    }
+    let hold = match (policy.hold_timeout, desk.run.hold_limit) {
+        (Some(limit), _) => Some(limit),
+        (None, limit) if limit > 0.0 => Duration::try_from_secs_f64(limit)
+            .ok()
+            .map(|limit| limit.saturating_add(BEYOND)),
+        (None, _) => None,
+    };
+    let order = Order {
+        program: call.program.clone(),
+        args: call.args.clone(),
+        user: policy.user.clone(),
+        timeout: time,
+        kill_after: policy.kill_after,
+        hold,
+        output_limit: policy.output_limit,
+        door: door.to_owned(),
+    };
+    let patience = time.map(|time| time + policy.kill_after + SLACK);
+    let said = spawn(desk, &order).and_then(|(mut keeper, said)| {
+        let heard = hear(said, patience, desk.stop.as_ref());
+        if !matches!(heard, Ok(Some(Said::Ready { .. }))) {
+            // It goes by itself when nobody listens; it is only not to be left a zombie.
+            std::thread::spawn(move || keeper.wait());
+        }
+        heard
+    });
+    let (status, output) = match said {
+        Ok(Some(Said::Ready { output })) => (None, output),
+        Ok(Some(Said::Ended { status, output })) => (Some(status), output),
+        Ok(None) => (Some(HookStatus::Cancelled), String::new()),
+        Err(error) => {
+            let why = format!("its keeper failed: {}", strerror(&error));
+            (Some(not_run(why)), String::new())
+        }
+    };
+    desk.log().output(output.as_bytes());
+    desk.log().end_output();
+    let ended = ended(status.clone().unwrap_or(HookStatus::Exited(0)), &output);
+    (status, ended)
+}
+
+/// The keeper, and what it says.
+fn spawn(desk: &Desk, order: &Order) -> io::Result<(Child, File)> {
+    // The library's own tests are no qemu-ga: they would run themselves, without end.
+    if cfg!(test) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let (said, say) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
+    let mut command = Command::new("/proc/self/exe");
+    command
+        .arg0("qemu-ga")
+        .args(["hook", "keep"])
+        .stdin(Stdio::piped())
+        .stdout(say)
+        .stderr(Stdio::null());
+    for (name, value) in environment(desk, order.timeout) {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    // Whoever stops the agent's service must not end what an application waits for.
+    let ways_out = crate::sys::guardian::ways_out_of_service().unwrap_or_default();
+    prepare(&mut command, Family::Session, Vec::new(), ways_out);
+    let mut keeper = command.spawn()?;
+    // Our copy of its end would keep the pipe open after its death.
+    drop(command);
+    let mut orders = keeper.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
+    orders.write_all(&serde_json::to_vec(order)?)?;
+    Ok((keeper, said.into()))
+}
+
+/// All that the keeper says; None: the run is to stop.
+fn hear(
+    mut said: File,
+    patience: Option<Duration>,
+    stop: Option<&OwnedFd>,
+) -> io::Result<Option<Said>> {
+    let due = patience.and_then(|patience| Instant::now().checked_add(patience));
+    let mut text = Vec::new();
+    loop {
+        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+        let timeout = left.map_or(PollTimeout::NONE, |left| {
+            PollTimeout::try_from(left.as_millis()).unwrap_or(PollTimeout::MAX)
+        });
+        let mut fds = vec![PollFd::new(said.as_fd(), PollFlags::POLLIN)];
+        fds.extend(stop.map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)));
+        if poll(&mut fds, timeout)? == 0 {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        if fds.get(1).and_then(PollFd::any).unwrap_or(false) {
+            return Ok(None);
+        }
+        let mut buffer = [0; 4096];
+        match said.read(&mut buffer)? {
+            0 => return Ok(serde_json::from_slice(&text).map(Some)?),
+            length => text.extend_from_slice(&buffer[..length]),
+        }
+    }
+}
+
+/// Lets the hook go whose keeper is at `door`, and waits for its end.
+pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) -> Released {
+    let started = Instant::now();
+    let patience = policy
+        .timeout
+        .map(|timeout| timeout + policy.kill_after + SLACK);
+    let told = speak(door, reason, patience);
+    // Normally the keeper's own doing.
+    std::fs::remove_file(door).ok();
+    match told {
+        Ok(told) => {
+            desk.log().output(told.output.as_bytes());
+            desk.log().end_output();
+            Released {
+                lost: told.lost.map(|held| {
+                    format!("it ended {held:.3} s after it was ready, before it was released")
+                }),
+                ended: Ended {
+                    status: told.status,
+                    elapsed: told.elapsed,
+                    tail: tail_of(&told.output),
+                },
+            }
+        }
+        Err(error) => {
+            let why = format!(
+                "its keeper does not answer ({}), so nobody knows how long it held",
+                strerror(&error)
+            );
+            Released {
+                ended: Ended {
+                    status: HookStatus::NotRun {
+                        status: 126,
+                        reason: why.clone(),
+                    },
+                    elapsed: started.elapsed(),
+                    tail: Vec::new(),
+                },
+                lost: Some(why),
+            }
+        }
+    }
+}
+
+fn speak(door: &Path, reason: ThawReason, patience: Option<Duration>) -> io::Result<Told> {
+    let mut line = UnixStream::connect(door)?;
+    line.set_read_timeout(patience)?;
+    line.write_all(reason.as_str().as_bytes())?;
+    line.write_all(b"\n")?;
+    let mut text = Vec::new();
+    line.read_to_end(&mut text)?;
+    Ok(serde_json::from_slice(&text)?)
+}
+
+fn tail_of(output: &str) -> Vec<u8> {
+    let bytes = output.as_bytes();
+    bytes[bytes.len().saturating_sub(TAIL)..].to_vec()
+}

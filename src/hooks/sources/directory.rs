@@ -1,0 +1,153 @@
+//! The hooks' directory, fsfreeze-hook.d: every executable file, in the byte order of the names.
+
+use std::ffi::OsStr;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+use nix::unistd::{AccessFlags, eaccess};
+
+use super::Found;
+use crate::hooks::policy::{Kind, Rules};
+use crate::hooks::step::{Call, Fitness, Step};
+use crate::hooks::trust::{self, Refusal, quoted};
+use crate::sys::strerror;
+
+/// Names that are left over by package managers and editors, or are samples.
+const SKIPPED_ENDINGS: [&str; 14] = [
+    "~",
+    ".bak",
+    ".orig",
+    ".rpmnew",
+    ".rpmorig",
+    ".rpmsave",
+    ".sample",
+    ".dpkg-old",
+    ".dpkg-new",
+    ".dpkg-tmp",
+    ".dpkg-dist",
+    ".dpkg-bak",
+    ".dpkg-backup",
+    ".dpkg-remove",
+];
+/// How much of a script is looked at for settings of its own, in bytes.
+const HEAD: u64 = 8192;
+
+/// The steps of the directory `dir`, those passed over among them; names that it ignores are not. A
+/// directory that does not exist has no hooks.
+///
+/// # Errors
+/// The directory, or a hook that would run, could have been changed by others, or the directory
+/// cannot be read.
+pub fn find(dir: &Path, rules: &Rules) -> Result<Found, Refusal> {
+    let dir = &trust::absolute(dir);
+    let unreadable = |error: io::Error| {
+        let why = strerror(&error);
+        Refusal(format!(
+            "cannot read the hook directory {}: {why}",
+            dir.display()
+        ))
+    };
+    // The directory is checked before it is read: what is in one that others may write is not
+    // worth a look.
+    match fs::metadata(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
+        Err(error) => return Err(unreadable(error)),
+        Ok(data) if !data.is_dir() => {
+            return Err(unreadable(io::Error::from_raw_os_error(libc::ENOTDIR)));
+        }
+        Ok(_) => trust::check(dir)?,
+    }
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        names.push(entry.map_err(unreadable)?.file_name());
+    }
+    names.retain(|name| !is_skipped(name));
+    // OsString orders by bytes, whatever the locale.
+    names.sort_unstable();
+    let mut found = Found::default();
+    for name in &names {
+        let path = dir.join(name);
+        let Some((fitness, head)) = examine(&path)? else {
+            continue;
+        };
+        let (policy, warnings) = rules.of_hook(&name.to_string_lossy(), &head);
+        found.warnings.extend(warnings);
+        let shown = path.to_string_lossy().into_owned();
+        let call = |phase: &str| Call {
+            program: path.clone(),
+            args: vec![phase.into()],
+            timeout: policy.timeout,
+            retries: policy.retries,
+        };
+        let (freeze, thaw) = (call("freeze"), call("thaw"));
+        let mut step = Step::new("", shown, policy);
+        step.freeze = Some(freeze);
+        step.thaw = (step.policy.kind == Kind::Once).then_some(thaw);
+        step.fitness = fitness;
+        found.steps.push(step);
+    }
+    for name in rules.named_hooks() {
+        let is_here = |known: &&std::ffi::OsString| known.as_bytes() == name.as_bytes();
+        if names.iter().find(is_here).is_none() {
+            found.warnings.push(format!(
+                "[hook {name}] has settings for a hook that is not in {}",
+                dir.display()
+            ));
+        }
+    }
+    found.warnings.dedup();
+    Ok(found)
+}
+
+fn is_skipped(name: &OsStr) -> bool {
+    let name = name.as_bytes();
+    name.starts_with(b".")
+        || SKIPPED_ENDINGS
+            .iter()
+            .any(|end| name.ends_with(end.as_bytes()))
+}
+
+/// Whether it can be run, and how it begins; None for what is no hook at all: a directory, a socket.
+fn examine(path: &PathBuf) -> Result<Option<(Fitness, Vec<u8>)>, Refusal> {
+    let data = match fs::metadata(path) {
+        Ok(data) => data,
+        Err(error) => {
+            let why = format!("it leads nowhere: {}", strerror(&error));
+            return Ok(Some((Fitness::Skipped(why), Vec::new())));
+        }
+    };
+    if !data.is_file() {
+        return Ok(None);
+    }
+    if eaccess(path, AccessFlags::X_OK).is_err() {
+        let mode = data.mode() & 0o7777;
+        let why = if mode & 0o111 == 0 {
+            format!(
+                "not executable (mode {mode:04o}); to have it run: chmod +x {}",
+                quoted(path)
+            )
+        } else {
+            format!(
+                "not executable for us, though its mode is {mode:04o}; is its filesystem mounted noexec?"
+            )
+        };
+        return Ok(Some((Fitness::Skipped(why), Vec::new())));
+    }
+    let place = trust::open(path)?;
+    Ok(Some((Fitness::Fit, head_of(&place))))
+}
+
+/// Of the very file that was checked; one that cannot be read has no settings of its own.
+fn head_of(place: &File) -> Vec<u8> {
+    let mut head = Vec::new();
+    let opened = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()));
+    match opened.and_then(|file| file.take(HEAD).read_to_end(&mut head)) {
+        Ok(_) => head,
+        Err(_) => Vec::new(),
+    }
+}

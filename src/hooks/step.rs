@@ -1,0 +1,144 @@
+//! What the master runs: steps, whatever source they come from.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::policy::Policy;
+use super::{HookStatus, Phase, ThawReason};
+
+/// One program to start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Call {
+    /// Its path, absolute.
+    pub program: PathBuf,
+    /// Its arguments.
+    pub args: Vec<OsString>,
+    /// Time for one start; None: as long as it takes.
+    pub timeout: Option<Duration>,
+    /// How many further starts after a failure.
+    pub retries: u32,
+}
+
+/// Whether a step can be taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Fitness {
+    /// It can.
+    Fit,
+    /// It is passed over, and that is no failure; the reason, with the remedy.
+    Skipped(String),
+    /// It should be, but cannot: a failure.
+    Unfit {
+        /// Why, with the remedy.
+        reason: String,
+        /// The failure's name in the source's own contract.
+        error: Option<&'static str>,
+    },
+}
+
+/// Something to do at a freeze, and its other half at the thaw.
+#[derive(Clone, Debug)]
+pub struct Step {
+    /// The source's name; empty for the hooks' directory.
+    pub source: &'static str,
+    /// What it is known by: a path.
+    pub name: String,
+    /// How it is run.
+    pub policy: Policy,
+    /// What happens on freeze; None: nothing, but the other half belongs to it.
+    pub freeze: Option<Call>,
+    /// What happens on thaw.
+    pub thaw: Option<Call>,
+    /// What happens instead of the thaw if the freeze failed; None: the same.
+    pub undo: Option<Call>,
+    /// Whether a step that itself failed on freeze is undone, too.
+    pub undone_if_failed: bool,
+    /// Whether it can be taken.
+    pub fitness: Fitness,
+    /// What the source's contract calls an end like this one.
+    pub error_name: fn(Phase, &HookStatus) -> Option<&'static str>,
+}
+
+impl Step {
+    /// A step of `source` known as `name`, with nothing to do yet.
+    pub fn new(source: &'static str, name: String, policy: Policy) -> Step {
+        Step {
+            source,
+            name,
+            policy,
+            freeze: None,
+            thaw: None,
+            undo: None,
+            undone_if_failed: true,
+            fitness: Fitness::Fit,
+            error_name: |_, _| None,
+        }
+    }
+
+    /// What is to be called in this phase, if anything.
+    pub fn call(&self, phase: Phase, reason: Option<ThawReason>) -> Option<&Call> {
+        match (phase, reason) {
+            (Phase::Freeze, _) => self.freeze.as_ref(),
+            (Phase::Thaw, Some(ThawReason::Failed)) => self.undo.as_ref().or(self.thaw.as_ref()),
+            (Phase::Thaw, _) => self.thaw.as_ref(),
+        }
+    }
+
+    /// Whether it is the one that a memory of the freeze names.
+    pub fn is(&self, source: &str, name: &str) -> bool {
+        self.source == source && self.name == name
+    }
+}
+
+/// In what goes on: each element runs when the one before it has ended; what is in one element runs
+/// side by side. Stages in order; in each first the serial steps, then the parallel ones together.
+pub fn batches(mut steps: Vec<Step>) -> Vec<Vec<Step>> {
+    steps.sort_by_key(|step| (step.policy.stage, step.policy.parallel));
+    let mut batches: Vec<Vec<Step>> = Vec::new();
+    for step in steps {
+        match batches.last_mut() {
+            Some(batch)
+                if step.policy.parallel
+                    && batch[0].policy.parallel
+                    && batch[0].policy.stage == step.policy.stage =>
+            {
+                batch.push(step);
+            }
+            _ => batches.push(vec![step]),
+        }
+    }
+    batches
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stages_in_order_and_parallel_steps_together_at_the_end_of_theirs() {
+        let step = |name: &str, stage, parallel| {
+            let policy = Policy {
+                stage,
+                parallel,
+                ..Policy::default()
+            };
+            Step::new("", name.to_owned(), policy)
+        };
+        let steps = vec![
+            step("a", 50, true),
+            step("b", 50, false),
+            step("c", 50, true),
+            step("d", 10, true),
+            step("e", 60, true),
+            step("f", 50, false),
+        ];
+        let names: Vec<Vec<String>> = batches(steps)
+            .into_iter()
+            .map(|batch| batch.into_iter().map(|step| step.name).collect())
+            .collect();
+        assert_eq!(
+            names,
+            [vec!["d"], vec!["b"], vec!["f"], vec!["a", "c"], vec!["e"]]
+        );
+    }
+}

@@ -1,0 +1,255 @@
+//! The hardware clock (floor 1, rtc(4)), for systems without hwclock(8). It is taken to run in UTC:
+//! whoever calls asks first whether it does ([`is_local`]).
+
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::AsRawFd;
+use std::thread::sleep;
+use std::time::{Duration, Instant};
+
+use nix::libc;
+
+/// Names of the clock, the usual one first.
+const DEVICES: [&str; 2] = ["/dev/rtc0", "/dev/rtc"];
+/// The kernel's name for what drives it.
+const DRIVER: &str = "/sys/class/rtc/rtc0/name";
+/// What hwclock(8) keeps of the clock; its third line is `UTC` or `LOCAL`.
+const ADJTIME: &str = "/etc/adjtime";
+/// How long the next second is waited for: a clock that stands still has none.
+const TICK_LIMIT: Duration = Duration::from_millis(1500);
+/// How often the clock is looked at meanwhile.
+const LOOK: Duration = Duration::from_millis(5);
+
+/// `struct rtc_time` of linux/rtc.h: broken-down time as in `struct tm`, but without a zone.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Fields {
+    second: libc::c_int,
+    minute: libc::c_int,
+    hour: libc::c_int,
+    day: libc::c_int,
+    month: libc::c_int,
+    year: libc::c_int,
+    weekday: libc::c_int,
+    day_of_year: libc::c_int,
+    summer_time: libc::c_int,
+}
+
+const _: () = assert!(size_of::<Fields>() == 36);
+
+mod request {
+    nix::ioctl_read!(read, b'p', 0x09, super::Fields);
+    nix::ioctl_write_ptr!(set, b'p', 0x0a, super::Fields);
+}
+
+/// An open hardware clock.
+#[derive(Debug)]
+pub struct Rtc {
+    device: File,
+    /// From setting it until its second is full.
+    until_tick: Duration,
+}
+
+impl Rtc {
+    /// Opens the clock; `None` if this system has none.
+    ///
+    /// # Errors
+    /// open(2)'s, with the device's name: EACCES, EBUSY while another program has it.
+    pub fn open() -> io::Result<Option<Self>> {
+        for path in DEVICES {
+            match File::open(path) {
+                // A test must not reach the machine's own.
+                Ok(_) if cfg!(debug_assertions) => {
+                    let text =
+                        "a debug build leaves the hardware clock alone (use a release build)";
+                    return Err(io::Error::other(text));
+                }
+                Ok(device) => {
+                    let driver = fs::read_to_string(DRIVER).unwrap_or_default();
+                    return Ok(Some(Self {
+                        device,
+                        until_tick: until_tick(&driver),
+                    }));
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(named(path, error)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits for the beginning of a second and returns it, counted from the epoch.
+    ///
+    /// # Errors
+    /// RTC_RD_TIME's: EINVAL if the clock holds no time.
+    pub fn next_second(&self) -> io::Result<i64> {
+        let first = self.read()?;
+        let started = Instant::now();
+        loop {
+            sleep(LOOK);
+            let now = self.read()?;
+            if now != first || started.elapsed() > TICK_LIMIT {
+                return Ok(now);
+            }
+        }
+    }
+
+    /// Sets the clock to what `now` says, to a fraction of a second.
+    ///
+    /// # Errors
+    /// RTC_SET_TIME's: EACCES without CAP_SYS_TIME, EINVAL for a year that it cannot hold.
+    pub fn set(&self, now: impl Fn() -> io::Result<Duration>) -> io::Result<()> {
+        sleep(until_settable(now()?, self.until_tick));
+        let fields = to_fields(i64::try_from(now()?.as_secs()).unwrap_or(i64::MAX))?;
+        // SAFETY: the descriptor is open and the pointer good for the call, which only reads.
+        unsafe { request::set(self.device.as_raw_fd(), &fields) }?;
+        Ok(())
+    }
+
+    fn read(&self) -> io::Result<i64> {
+        let mut fields = Fields::default();
+        // SAFETY: the descriptor is open, and the kernel fills the struct that was made for it.
+        unsafe { request::read(self.device.as_raw_fd(), &mut fields) }?;
+        Ok(to_seconds(&fields))
+    }
+}
+
+/// Whether the hardware clock runs in local time, as it does beside another operating system.
+pub fn is_local() -> bool {
+    fs::read_to_string(ADJTIME).is_ok_and(|text| says_local(&text))
+}
+
+fn says_local(adjtime: &str) -> bool {
+    adjtime
+        .lines()
+        .nth(2)
+        .is_some_and(|line| line.trim() == "LOCAL")
+}
+
+/// The PC's clock begins a second half a second after it was set, others at once.
+fn until_tick(driver: &str) -> Duration {
+    if driver.starts_with("rtc_cmos") {
+        Duration::from_millis(500)
+    } else {
+        Duration::ZERO
+    }
+}
+
+/// How long to wait at `now` (since the epoch) so that the clock's seconds begin with the system's.
+fn until_settable(now: Duration, until_tick: Duration) -> Duration {
+    let second = Duration::from_secs(1);
+    let into_second = Duration::from_nanos(now.subsec_nanos().into());
+    let wanted = (second - until_tick).as_nanos() % second.as_nanos();
+    let wanted = Duration::from_nanos(wanted as u64);
+    if into_second <= wanted {
+        wanted - into_second
+    } else {
+        second - into_second + wanted
+    }
+}
+
+fn named(path: &str, error: io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{path}: {}", super::strerror(&error)))
+}
+
+/// Seconds since the epoch.
+fn to_seconds(fields: &Fields) -> i64 {
+    // SAFETY: an all-zero `tm` is a valid value of that plain C struct (null zone name included).
+    let mut tm: libc::tm = unsafe { std::mem::zeroed() };
+    tm.tm_sec = fields.second;
+    tm.tm_min = fields.minute;
+    tm.tm_hour = fields.hour;
+    tm.tm_mday = fields.day;
+    tm.tm_mon = fields.month;
+    tm.tm_year = fields.year;
+    // SAFETY: the pointer is good for the call; timegm(3) reads no zone.
+    let time: libc::time_t = unsafe { libc::timegm(&mut tm) };
+    time as i64
+}
+
+/// # Errors
+/// EOVERFLOW: no date that this machine can name.
+fn to_fields(seconds: i64) -> io::Result<Fields> {
+    let time = seconds as libc::time_t;
+    // SAFETY: as in `to_seconds`; both pointers are good for the call.
+    let (tm, done) = unsafe {
+        let mut tm: libc::tm = std::mem::zeroed();
+        let done = libc::gmtime_r(&time, &mut tm);
+        (tm, done)
+    };
+    if done.is_null() {
+        return Err(io::Error::from_raw_os_error(libc::EOVERFLOW));
+    }
+    Ok(Fields {
+        second: tm.tm_sec,
+        minute: tm.tm_min,
+        hour: tm.tm_hour,
+        day: tm.tm_mday,
+        month: tm.tm_mon,
+        year: tm.tm_year,
+        weekday: tm.tm_wday,
+        day_of_year: tm.tm_yday,
+        summer_time: 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_in_utc() {
+        // Each with what `date -u -d @SECONDS '+%Y %m %d %H %M %S %w %j'` says.
+        for (seconds, [year, month, day, hour, minute, second, weekday, day_of_year]) in [
+            (0, [1970, 1, 1, 0, 0, 0, 4, 1]),
+            (951_782_399, [2000, 2, 28, 23, 59, 59, 1, 59]),
+            (951_782_400, [2000, 2, 29, 0, 0, 0, 2, 60]),
+            (1_078_012_800, [2004, 2, 29, 0, 0, 0, 0, 60]),
+            (1_719_792_000, [2024, 7, 1, 0, 0, 0, 1, 183]),
+            (2_147_483_648, [2038, 1, 19, 3, 14, 8, 2, 19]),
+            (3_155_673_599, [2069, 12, 30, 23, 59, 59, 1, 364]),
+        ] {
+            let fields = Fields {
+                second,
+                minute,
+                hour,
+                day,
+                month: month - 1,
+                year: year - 1900,
+                weekday,
+                day_of_year: day_of_year - 1,
+                summer_time: 0,
+            };
+            assert_eq!(to_fields(seconds).unwrap(), fields, "{seconds}");
+            assert_eq!(to_seconds(&fields), seconds);
+        }
+        let error = to_fields(i64::MAX).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EOVERFLOW));
+    }
+
+    #[test]
+    fn the_clock_s_second_begins_with_the_system_s() {
+        let (zero, half) = (Duration::ZERO, Duration::from_millis(500));
+        assert_eq!(until_tick("rtc_cmos 00:04\n"), half);
+        assert_eq!(until_tick("rtc-pl031\n"), zero);
+        for (into_second, until_tick, wait) in [
+            (0, half, 500),
+            (400, half, 100),
+            (500, half, 0),
+            (900, half, 600),
+            (0, zero, 0),
+            (900, zero, 100),
+        ] {
+            let now = Duration::from_millis(7000 + into_second);
+            let wait = Duration::from_millis(wait);
+            assert_eq!(until_settable(now, until_tick), wait, "{into_second}");
+        }
+    }
+
+    #[test]
+    fn the_third_line_tells_a_clock_in_local_time() {
+        assert!(says_local("0.0 0 0.0\n0\nLOCAL\n"));
+        assert!(!says_local("0.0 0 0.0\n0\nUTC\n"));
+        assert!(!says_local("0.0 0 0.0\nLOCAL\n"));
+    }
+}

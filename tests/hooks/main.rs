@@ -1,0 +1,8 @@
+//! The built binary as hook master: as the agent, the master script and an operator call it.
+
+#![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
+
+mod holding;
+mod master;
+mod policy;
+mod support;

@@ -78,6 +78,27 @@ fn every_command_is_described_once() {
     }
 }
 
+/// The keys are the arms of two setters in the hooks' policy.
+#[test]
+fn every_key_of_the_hooks_settings_is_in_the_page() {
+    let page = file("fsfreeze-hook.5");
+    let source = include_str!("../hooks/policy.rs");
+    let source = source.split("#[cfg(test)]").next().unwrap();
+    let arms = source
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix('"'));
+    let mut keys: Vec<&str> = arms
+        .filter_map(|rest| Some(rest.split_once("\" => ")?.0))
+        .filter(|key| !key.contains('"') && !["once", "hold", "continue", "abort"].contains(key))
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    assert!(keys.len() >= 12 && keys.contains(&"kill-after"), "{keys:?}");
+    for key in keys {
+        assert!(page.contains(&roff::plain(key)), "{key}");
+    }
+}
+
 /// The members of the structs that the handlers decode are the arguments that the page names.
 #[test]
 fn every_argument_of_the_page_is_one_of_the_source() {

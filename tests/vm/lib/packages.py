@@ -2,7 +2,6 @@
 import time
 
 from . import channel, guest
-from .devices import Qmp
 
 OURS = "/root/qemu-ga-rs.deb"
 DEBIANS = "/root/qemu-guest-agent.deb"
@@ -14,12 +13,7 @@ PATIENCE = 300
 
 
 class PackageGuest(guest.RawGuest):
-    """Plain QEMU with a control connection, for the port is unplugged too."""
-
-    def __init__(self, disks, work):
-        qmp = work / "packages.sock"
-        super().__init__(disks, work, extra=["-qmp", f"unix:{qmp},server=on,wait=off"])
-        self.qmp = Qmp(qmp)
+    """Plain QEMU; its control connection is for plugging the port."""
 
     def start_bare(self):
         """Takes away what the image has of an agent without a package."""

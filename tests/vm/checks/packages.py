@@ -1,8 +1,8 @@
 """From Debian's qemu-guest-agent to qemu-ga-rs and back, as an unattended machine does it with apt and dpkg."""
 import time
 
-from lib import channel
-from lib.packages import CONF, DEBIANS, DEBIANS_NAME, HOOK, OUR_NAME, OURS
+from lib import channel, paths
+from lib.packages import CONF, DEBIANS, DEBIANS_NAME, HOOK, OUR_NAME, OURS, PATIENCE
 from lib.report import check, equal, holds
 
 
@@ -123,3 +123,14 @@ def the_init_script_starts_and_stops_it_where_there_is_no_systemd(g):
         holds(status == 0 and "/dev/none" in out + err, f"one line without a port, not {status}: {out}{err}")
     finally:
         g.oob.run(f"rm -f /etc/default/qemu-guest-agent; {init} stop; systemctl start qemu-guest-agent")
+
+
+@check("packages")
+def the_package_s_own_tests_pass_in_the_guest(g):
+    g.afresh(OURS)
+    for test in ("answers", "selftest"):
+        text = (paths.ROOT / "debian/tests" / test).read_text()
+        g.oob.run(f"cat >/run/oob/{test} <<'END_OF_FILE'\n{text}END_OF_FILE")
+        status, out, err = g.oob.start(f"sh /run/oob/{test} 2>&1").wait(PATIENCE)
+        holds(status == 0, f"{test} ended with {status}:\n{out}{err}")
+    g.answers()

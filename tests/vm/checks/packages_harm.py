@@ -13,7 +13,7 @@ def dpkg_killed_half_way_is_mended_by_configure_or_by_doing_it_again(g):
     begun = time.monotonic()
     g.dpkg(f"-i {OURS}")
     whole = time.monotonic() - begun
-    for part in (0.2, 0.5):
+    for part in (0.1, 0.4):
         g.afresh(DEBIANS)
         job = g.oob.start(f"setsid dpkg -i {OURS} </dev/null >/dev/null 2>&1 & pid=$!; sleep {whole * part:.2f}; kill -9 -$pid; wait")
         job.wait(PATIENCE)
@@ -31,7 +31,8 @@ def dpkg_killed_half_way_is_mended_by_configure_or_by_doing_it_again(g):
 def a_full_disk_leaves_the_agent_that_was_there(g):
     g.afresh(DEBIANS)
     # Less than the binary needs, more than dpkg's own notes; what is reserved for root is dpkg's too.
-    g.oob.run("sync; fallocate -l $(( $(stat -f -c '%f * %S' /) - 900000 )) /root/filler", PATIENCE)
+    g.oob.run("cd /root; fallocate -l $(( $(stat -f -c '%f * %S' /) - 32000000 )) filler; dd if=/dev/zero of=filler.end bs=64k 2>/dev/null; "
+              "truncate -s -900000 filler.end; sync", PATIENCE)
     try:
         status, said = g.dpkg(f"-i {OURS}", check=False)
         holds(status != 0 and "No space left" in said, f"dpkg says why, not {status}: {said}")
@@ -39,7 +40,7 @@ def a_full_disk_leaves_the_agent_that_was_there(g):
         holds(not g.is_ours(), "Debian's agent runs on")
         equal(g.state(DEBIANS_NAME), "ii ", "state of Debian's package")
     finally:
-        g.oob.run("rm -f /root/filler; sync", PATIENCE)
+        g.oob.run("rm -f /root/filler*; sync", PATIENCE)
     g.apt(OURS)
     g.answers()
     holds(g.is_ours(), "with space it is installed")

@@ -1,5 +1,6 @@
 //! Calls that may hang in the kernel, each on a thread of its own with a limit.
 
+use super::crew::overdue;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
@@ -60,10 +61,7 @@ pub fn limited<T: Send + 'static>(
         .unwrap_or_else(PoisonError::into_inner);
     match std::mem::replace(&mut *slot, Slot::Abandoned) {
         Slot::Done(result) => result,
-        Slot::Empty | Slot::Abandoned => Err(io::Error::new(
-            io::ErrorKind::TimedOut,
-            format!("no answer within {} s", limit.as_secs_f64()),
-        )),
+        Slot::Empty | Slot::Abandoned => Err(overdue(limit)),
     }
 }
 

@@ -1,13 +1,14 @@
 //! Floor 3: freezing and thawing the guest's filesystems as one transaction.
 //!
 //! [`plan`] chooses what is frozen and in which order, [`engine`] is the state machine, [`ops`]
-//! what it needs from the world (real in [`real`], simulated in the tests), [`report`] the story
-//! of a run. [`Freezer`] is what the commands hold: it runs the engine on a thread of its own, so
+//! what it needs from the world (real in [`real`], simulated in the tests), `crew` the threads that
+//! freeze and thaw side by side, [`report`] the story of a run. [`Freezer`] is what the commands hold: it runs the engine on a thread of its own, so
 //! that a filesystem or hook that hangs never takes the protocol's task with it.
 //!
 //! Always holds: every hook master that was started with `freeze` is started once with `thaw`;
 //! after an error nothing is frozen, or the error says what still is.
 
+mod crew;
 pub mod engine;
 mod freezer;
 pub mod guard;

@@ -33,6 +33,15 @@ impl std::fmt::Display for OpenError {
     }
 }
 
+/// What came of one call of several that were made side by side.
+#[derive(Debug)]
+pub struct Timed {
+    /// The kernel's answer; TimedOut if there was none within the step limit.
+    pub result: io::Result<()>,
+    /// How long the call itself took.
+    pub took: Duration,
+}
+
 /// The engine's hands. Methods are called in the order of the transaction, one at a time.
 pub trait Ops {
     /// Keeps a filesystem reachable from its opening to its thaw.
@@ -53,17 +62,12 @@ pub trait Ops {
     /// Writes back what is dirty, all filesystems side by side; one result each.
     fn flush(&mut self, handles: &[&Self::Handle]) -> Vec<io::Result<()>>;
 
-    /// FIFREEZE.
-    ///
-    /// # Errors
-    /// The kernel's.
-    fn freeze(&mut self, handle: &Self::Handle) -> io::Result<()>;
+    /// FIFREEZE of filesystems that do not stand on one another, side by side; one result each. EBUSY:
+    /// someone else has frozen it; EOPNOTSUPP: it cannot be frozen.
+    fn freeze(&mut self, handles: &[&Self::Handle]) -> Vec<Timed>;
 
-    /// FITHAW.
-    ///
-    /// # Errors
-    /// The kernel's; EINVAL if the filesystem is not frozen.
-    fn thaw(&mut self, handle: &Self::Handle) -> io::Result<()>;
+    /// FITHAW, likewise; EINVAL: it is not frozen.
+    fn thaw(&mut self, handles: &[&Self::Handle]) -> Vec<Timed>;
 
     /// Calls the hook master; `None` if there is none. Hooks are told about the `run`. The reason goes with a thaw; that the master
     /// has started it, the guardian learns in the same moment.
@@ -74,11 +78,12 @@ pub trait Ops {
         run: &Run,
     ) -> Option<MasterReport>;
 
-    /// Entrusts the opened filesystems, in the order of freezing, to a guardian.
+    /// Entrusts the opened filesystems, in the order of freezing, each with its mountpoint and level, to
+    /// a guardian.
     ///
     /// # Errors
     /// One line: none stands by, and the death of the agent would leave everything as it is.
-    fn stand_guard(&mut self, held: &[(&Self::Handle, &str)]) -> Result<(), String>;
+    fn stand_guard(&mut self, held: &[(&Self::Handle, &str, usize)]) -> Result<(), String>;
 
     /// Looks for the guardian that a predecessor left.
     fn find_guardian(&mut self);
@@ -119,9 +124,9 @@ pub trait Ops {
     /// One line that says what could not be removed.
     fn mark_thawed(&mut self) -> Result<(), String>;
 
-    /// From here to [`Ops::speak`] nothing is logged or written, and the agent's memory stays
-    /// resident.
-    fn hush(&mut self);
+    /// From here to [`Ops::speak`] nothing is logged or written, the agent's memory stays resident,
+    /// and so many filesystems can be frozen or thawed at once without any more of it.
+    fn hush(&mut self, at_once: usize);
 
     /// Logging goes on, the kept lines first.
     fn speak(&mut self);

@@ -1,11 +1,12 @@
 //! The engine's real hands.
 
+use super::crew::{Crew, FREEZE, THAW, Task};
 use super::guard;
 use super::guardian::link::{Heard, Link};
 use super::guardian::{Claim, Order};
 use super::history;
 use super::limited::limited;
-use super::ops::{OpenError, Ops};
+use super::ops::{OpenError, Ops, Timed};
 use super::plan::{Survey, Target};
 use super::report::Report;
 use crate::hooks::memory::Run;
@@ -51,6 +52,8 @@ pub struct RealOps {
     gate: Box<dyn Gate>,
     step_limit: Option<Duration>,
     mounts: Vec<Mount>,
+    /// For FIFREEZE and FITHAW while frozen.
+    crew: Option<Crew<File>>,
     guardian: Option<Link>,
     /// For the next hook master: the guardian sees it closed when that has ended.
     alive: Option<OwnedFd>,
@@ -72,6 +75,7 @@ impl RealOps {
             gate,
             step_limit,
             mounts: Vec::new(),
+            crew: None,
             guardian: None,
             alive: None,
             epoch: Instant::now(),
@@ -115,6 +119,14 @@ fn commit_journal(root: &File) -> io::Result<()> {
 }
 
 impl RealOps {
+    /// Freezes or thaws side by side, within the step limit.
+    fn all(&self, handles: &[&Arc<File>], task: Task<File>) -> Vec<Timed> {
+        match &self.crew {
+            Some(crew) => crew.run(handles, self.step_limit, task),
+            None => Crew::of(handles.len()).run(handles, self.step_limit, task),
+        }
+    }
+
     /// The master that thaws tells the guardian that it has begun. It leaves the service's control
     /// group, for a service manager that stops or restarts the service, or cleans up after an agent
     /// that died, would end it before every hook has thawed.
@@ -178,20 +190,12 @@ impl Ops for RealOps {
         })
     }
 
-    fn freeze(&mut self, handle: &Arc<File>) -> io::Result<()> {
-        let (root, late) = (handle.clone(), handle.clone());
-        // A freeze that comes through after nobody waits for it any more would never be thawed.
-        let undo = move |()| drop(fsfreeze::thaw(late.as_ref()));
-        limited(
-            self.step_limit,
-            move || fsfreeze::freeze(root.as_ref()),
-            undo,
-        )
+    fn freeze(&mut self, handles: &[&Arc<File>]) -> Vec<Timed> {
+        self.all(handles, FREEZE)
     }
 
-    fn thaw(&mut self, handle: &Arc<File>) -> io::Result<()> {
-        let root = handle.clone();
-        limited(self.step_limit, move || fsfreeze::thaw(root.as_ref()), drop)
+    fn thaw(&mut self, handles: &[&Arc<File>]) -> Vec<Timed> {
+        self.all(handles, THAW)
     }
 
     fn call_hooks(
@@ -216,10 +220,10 @@ impl Ops for RealOps {
         Some(master::call_within(&hook, phase, limits))
     }
 
-    fn stand_guard(&mut self, held: &[(&Arc<File>, &str)]) -> Result<(), String> {
+    fn stand_guard(&mut self, held: &[(&Arc<File>, &str, usize)]) -> Result<(), String> {
         let filesystems: Vec<_> = held
             .iter()
-            .map(|&(root, name)| (root.as_fd(), name.to_owned()))
+            .map(|&(root, name, level)| (root.as_fd(), name.to_owned(), level))
             .collect();
         // Without a pipe the guardian cannot wait for a freeze hook that is still at work.
         let (freezing, alive) = pipe2(OFlag::O_CLOEXEC).ok().unzip();
@@ -297,14 +301,17 @@ impl Ops for RealOps {
         self.state.mark_thawed().map_err(|e| e.text)
     }
 
-    fn hush(&mut self) {
+    fn hush(&mut self, at_once: usize) {
         self.gate.shut();
         if let Err(e) = memory::lock_all() {
             tracing::debug!("memory stays unlocked while frozen: {}", strerror(&e));
         }
+        // After the lock, so that the threads' stacks are resident, too.
+        self.crew = Some(Crew::of(at_once));
     }
 
     fn speak(&mut self) {
+        self.crew = None;
         if let Err(e) = memory::unlock_all() {
             tracing::debug!("memory stays locked: {}", strerror(&e));
         }

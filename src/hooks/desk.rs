@@ -4,13 +4,15 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::log::HookLog;
-use super::memory::{Entry, Memory, Run};
+use super::memory::{Memory, Run, Started};
+use super::step::Step;
 use super::{HookRecord, Phase, ThawReason};
 
 /// See the module.
@@ -84,9 +86,24 @@ impl Desk {
         }
     }
 
-    /// Adds to the memory; that it cannot be kept is in the log.
-    pub fn remember(&self, entry: &Entry) {
-        if let Err(trouble) = lock(&self.memory).add(entry) {
+    /// Remembers that a step is about to be started; that it cannot be remembered is in the log.
+    pub fn remember_start(&self, step: &Step, door: Option<PathBuf>) {
+        let started = Started {
+            door,
+            ..step.started()
+        };
+        let noted = lock(&self.memory).start(started);
+        self.log_trouble(noted);
+    }
+
+    /// Remembers that a step which was started is not to be undone.
+    pub fn remember_end(&self, step: &Step) {
+        let noted = lock(&self.memory).settle(step.started());
+        self.log_trouble(noted);
+    }
+
+    fn log_trouble(&self, noted: Result<(), String>) {
+        if let Err(trouble) = noted {
             self.log().line(&trouble);
         }
     }

@@ -13,7 +13,7 @@ use super::call::{self, Ended};
 use super::desk::Desk;
 use super::hold;
 use super::log::HookLog;
-use super::memory::{Entry, Memory, Remembered, Run, Started};
+use super::memory::{Memory, Remembered, Run, Started};
 use super::policy::{Kind, OnFailure, Policy};
 use super::sources::Found;
 use super::step::{Fitness, Step, batches};
@@ -280,10 +280,7 @@ impl Master {
         done.elapsed = begun.elapsed();
         let verdict = verdict(&step.policy, &done);
         if verdict == Verdict::Failure && phase == Phase::Freeze && !step.undone_if_failed {
-            self.desk.remember(&Entry::Settled {
-                source: step.source.to_owned(),
-                name: step.name.clone(),
-            });
+            self.desk.remember_end(step);
         }
         let record = self.record(step, done, verdict);
         if let Some(error) = &record.error {
@@ -339,11 +336,7 @@ impl Master {
         }
         let door = holds.then(|| self.desk.memory().door(door));
         if self.desk.phase == Phase::Freeze {
-            self.desk.remember(&Entry::Started {
-                source: step.source.to_owned(),
-                name: step.name.clone(),
-                door: door.clone(),
-            });
+            self.desk.remember_start(step, door.clone());
         }
         let words: Vec<_> = call.args.iter().map(|arg| arg.to_string_lossy()).collect();
         let shown = format!("{} {}", call.program.display(), words.join(" "));
@@ -388,10 +381,7 @@ impl Master {
             if !again || self.desk.pause(step.policy.retry_pause) {
                 if door.is_some() && !holding {
                     // Nothing holds, so nothing is to be released.
-                    self.desk.remember(&Entry::Settled {
-                        source: step.source.to_owned(),
-                        name: step.name.clone(),
-                    });
+                    self.desk.remember_end(step);
                 }
                 return Some(done);
             }

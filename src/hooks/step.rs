@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::memory::Started;
 use super::policy::Policy;
 use super::{HookStatus, Phase, ThawReason};
 
@@ -81,6 +82,15 @@ impl Step {
             (Phase::Freeze, _) => self.freeze.as_ref(),
             (Phase::Thaw, Some(ThawReason::Failed)) => self.undo.as_ref().or(self.thaw.as_ref()),
             (Phase::Thaw, _) => self.thaw.as_ref(),
+        }
+    }
+
+    /// What a memory of the freeze has of it.
+    pub fn started(&self) -> Started {
+        Started {
+            source: self.source.to_owned(),
+            name: self.name.clone(),
+            door: None,
         }
     }
 

@@ -67,6 +67,8 @@ struct Filesystem {
     device: String,
     stands_on: Vec<String>,
     optional: bool,
+    /// Those of one level are frozen side by side, lower ones before higher ones.
+    level: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -225,7 +227,10 @@ impl Shown {
         }
         text += &format!("\n{}\n", style.bold("1. Hooks, called with freeze"));
         text += &self.tell_hooks(style);
-        text += &format!("\n{}\n", style.bold("2. Filesystems, frozen in this order"));
+        text += &format!(
+            "\n{}\n",
+            style.bold("2. Filesystems, frozen in this order, equal numbers at once")
+        );
         text += &self.tell_filesystems(style);
         text += &format!(
             "\n{}\n",
@@ -270,15 +275,15 @@ impl Shown {
         if self.filesystems.is_empty() {
             return "  none\n".into();
         }
-        let row = |(index, f): (usize, &Filesystem)| {
+        let row = |f: &Filesystem| {
             let optional = if f.optional { "may fail" } else { "" };
             let cells = [&f.mountpoint, &f.fstype, &f.device].map(|cell| tame(cell));
-            let mut row = vec![format!("{}", index + 1)];
+            let mut row = vec![format!("{}", f.level + 1)];
             row.extend(cells);
             row.push(style.odd(optional));
             row
         };
-        let rows: Vec<_> = self.filesystems.iter().enumerate().map(row).collect();
+        let rows: Vec<_> = self.filesystems.iter().map(row).collect();
         let mut text = String::new();
         for (line, filesystem) in table("  ", &[0], &rows).lines().zip(&self.filesystems) {
             text += line;
@@ -318,6 +323,7 @@ impl Filesystem {
             device: target.device.clone(),
             stands_on: target.stands_on.clone(),
             optional: target.optional,
+            level: target.level,
         }
     }
 }

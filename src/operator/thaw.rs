@@ -10,7 +10,7 @@ use super::present::{self, Style, count, tame, wrap};
 use super::setting::{self, Setting};
 use super::status::Status;
 use crate::freeze::guardian::question::Question;
-use crate::freeze::ops::Ops;
+use crate::freeze::ops::{Ops, Timed};
 use crate::freeze::plan;
 use crate::freeze::real::{Gate, RealOps};
 use crate::state::{Expiry, StateDir};
@@ -219,14 +219,17 @@ fn walk(setting: &Setting, done: &mut Done) {
                 continue;
             }
         };
-        match ops.thaw(&handle) {
-            Ok(()) => done.thawed.push(name),
-            Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-            // A type that cannot be frozen.
-            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-            Err(error) => done
-                .failures
-                .push(format!("{name} stays frozen: {}", strerror(&error))),
+        // One at a time, so that the first one works again as soon as it can.
+        for Timed { result, .. } in ops.thaw(&[&handle]) {
+            match result {
+                Ok(()) => done.thawed.push(name.clone()),
+                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                // A type that cannot be frozen.
+                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+                Err(error) => done
+                    .failures
+                    .push(format!("{name} stays frozen: {}", strerror(&error))),
+            }
         }
     }
 }

@@ -318,7 +318,8 @@ def make_dirty(machine, where, megabytes):
 
 def one_freeze(machine, where):
     """(worst gap of the writer, time of the freeze command), in ms."""
-    machine.oob.run("rm -f /run/oob/writer.stop")
+    # The log of an earlier turn would make the wait below end before the writer writes.
+    machine.oob.run(f"rm -f /run/oob/writer.stop {where}/log")
     writer = machine.oob.start(f"python3 /run/oob/writer.py {where}/log 120")
     machine.oob.run(f"until [ -s {where}/log ]; do sleep 0.05; done; sleep 0.5")
     with machine.agent() as agent:

@@ -9,15 +9,15 @@ use std::path::Path;
 use std::process::Command;
 
 /// A layout as a package installs it in the directory `etc`, and one filesystem.
-struct Rig {
+pub struct Rig {
     /// Dropped first: a directory on what is frozen cannot be removed.
-    disk: Disk,
-    place: Place,
+    pub disk: Disk,
+    pub place: Place,
 }
 
 impl Rig {
     /// Call it in a namespace: the log is private to that.
-    fn new() -> Self {
+    pub fn new() -> Self {
         tmpfs(Path::new("/var/log"));
         let place = Place::new();
         let disk = Disk::ext4(&place.path("m"));
@@ -27,12 +27,12 @@ impl Rig {
         Self { place, disk }
     }
 
-    fn hook(&self, name: &str, text: &str) {
+    pub fn hook(&self, name: &str, text: &str) {
         self.place
             .script(&format!("etc/fsfreeze-hook.d/{name}"), text);
     }
 
-    fn agent(&self) -> Agent {
+    pub fn agent(&self) -> Agent {
         let hook = format!("-F{}", self.place.name("etc/fsfreeze-hook"));
         let mut command = self.place.agent_command(&[&hook]);
         // Another agent does not tell the script where ours is.
@@ -47,7 +47,7 @@ impl Rig {
     }
 
     /// The log, with the hooks' directory as `D` and each valid date as `T`.
-    fn log(&self) -> Vec<String> {
+    pub fn log(&self) -> Vec<String> {
         let text = fs::read_to_string("/var/log/qga-fsfreeze-hook.log").unwrap_or_default();
         let dir = self.place.name("etc/fsfreeze-hook.d");
         text.lines()
@@ -166,7 +166,7 @@ fn a_hook_that_is_not_executable_is_named_with_the_remedy() {
         let log = rig.log();
         let skipped = "T: D/20-plain skipped: not executable (mode 0644); to have it run: chmod +x D/20-plain";
         let count = log.iter().filter(|line| *line == skipped).count();
-        assert_eq!(count, 2, "{log:?}");
+        assert_eq!(count, 1, "{log:?}");
         let ran = log.iter().filter(|l| l.ends_with("finished with status=0"));
         assert_eq!(ran.count(), 2);
     });

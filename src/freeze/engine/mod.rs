@@ -1,7 +1,8 @@
 //! The transaction: survey, open, flush, hooks, flush again, freeze; and back.
 //!
-//! The engine is plain sequential code over [`Ops`]. Any failure on the way in undoes what was
-//! done, in reverse; undoing goes on past errors and reports them all.
+//! The engine is plain sequential code over [`Ops`]; what is done side by side is done in there, one
+//! level of the plan at a time. Any failure on the way in undoes what was done, in reverse; undoing
+//! goes on past errors and reports them all.
 
 mod way_in;
 mod way_out;
@@ -35,6 +36,8 @@ struct Held<H> {
     optional: bool,
     /// Index in the report's list.
     record: usize,
+    /// See [`Target`](crate::freeze::plan::Target).
+    level: usize,
 }
 
 /// What a walk of FITHAWs did.
@@ -71,7 +74,8 @@ impl<O: Ops> Engine<O> {
     /// An engine that holds nothing; `inherited` if an earlier process left its marker.
     pub fn new(mut ops: O, inherited: bool, policy: Policy, limits: Limits) -> Self {
         let state = if inherited {
-            ops.hush();
+            // How many there are only the mount table will tell.
+            ops.hush(1);
             ops.find_guardian();
             State::Inherited
         } else {

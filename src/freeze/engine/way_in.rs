@@ -2,7 +2,7 @@
 
 use super::{Engine, FreezeError, Held, State};
 use crate::freeze::guardian::Order;
-use crate::freeze::ops::{OpenError, Ops};
+use crate::freeze::ops::{OpenError, Ops, Timed};
 use crate::freeze::plan;
 use crate::freeze::policy::Mode;
 use crate::freeze::report::Outcome;
@@ -37,6 +37,7 @@ impl<O: Ops> Engine<O> {
                     name,
                     record,
                     optional: target.optional,
+                    level: target.level,
                 }),
                 Err(error) => {
                     let covered = matches!(error, OpenError::Covered) && !self.policy.strict;
@@ -50,7 +51,10 @@ impl<O: Ops> Engine<O> {
             return Ok(held);
         }
         self.report.stages.flush = self.flush(&held)?;
-        let entrusted: Vec<_> = held.iter().map(|h| (&h.handle, h.name.as_str())).collect();
+        let entrusted: Vec<_> = held
+            .iter()
+            .map(|h| (&h.handle, h.name.as_str(), h.level))
+            .collect();
         if let Err(text) = self.ops.stand_guard(&entrusted) {
             self.warn(text);
         }
@@ -148,28 +152,18 @@ impl<O: Ops> Engine<O> {
         if let Err(text) = self.ops.mark_frozen() {
             self.warn(text);
         }
-        self.ops.hush();
+        let levels = held.chunk_by(|a, b| a.level == b.level);
+        self.ops.hush(levels.map(<[_]>::len).max().unwrap_or(0));
         let start = self.ops.now();
         let mut frozen: Vec<Held<O::Handle>> = Vec::with_capacity(held.len());
         let mut failure = None;
-        for held in held {
-            let before = self.ops.now();
-            let result = self.ops.freeze(&held.handle);
-            self.report.filesystems[held.record].freeze_seconds = self.seconds_since(before);
-            match result {
-                Ok(()) => {
-                    self.report.filesystems[held.record].outcome = Outcome::Frozen;
-                    frozen.push(held);
-                }
-                Err(e) => {
-                    let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
-                    let passes = held.optional || self.tolerates(&e);
-                    if let Err(FreezeError(text)) = self.leave_out(held.record, text, passes) {
-                        failure = Some(text);
-                        break;
-                    }
-                }
-            }
+        let mut waiting = held.into_iter().peekable();
+        while failure.is_none()
+            && let Some(level) = waiting.peek().map(|next| next.level)
+        {
+            let next = || waiting.next_if(|next| next.level == level);
+            let level = std::iter::from_fn(next).collect();
+            failure = self.freeze_level(level, &mut frozen).err();
         }
         self.report.stages.freeze = self.seconds_since(start);
         let count = frozen.len() as u64;
@@ -178,16 +172,42 @@ impl<O: Ops> Engine<O> {
             held: frozen,
             since,
         };
-        let Some(text) = failure else {
+        let Some(error) = failure else {
             if count == 0 && !self.hooks_only {
                 self.undo(ThawReason::Failed).err();
             }
             return Ok(count);
         };
-        let error = FreezeError(text);
         // What the roll-back meets is in the log and the report; the answer names the culprit.
         self.undo(ThawReason::Failed).err();
         Err(error)
+    }
+
+    /// FIFREEZE of one level, side by side. Whatever fails, the others of the level are frozen and
+    /// entered; the error is that of the first that may not fail.
+    fn freeze_level(
+        &mut self,
+        level: Vec<Held<O::Handle>>,
+        frozen: &mut Vec<Held<O::Handle>>,
+    ) -> Result<(), FreezeError> {
+        let handles: Vec<&O::Handle> = level.iter().map(|held| &held.handle).collect();
+        let done = self.ops.freeze(&handles);
+        let mut failure = Ok(());
+        for (held, Timed { result, took }) in level.into_iter().zip(done) {
+            self.report.filesystems[held.record].freeze_seconds = took.as_secs_f64();
+            match result {
+                Ok(()) => {
+                    self.report.filesystems[held.record].outcome = Outcome::Frozen;
+                    frozen.push(held);
+                }
+                Err(e) => {
+                    let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
+                    let passes = held.optional || self.tolerates(&e);
+                    failure = failure.and(self.leave_out(held.record, text, passes));
+                }
+            }
+        }
+        failure
     }
 
     /// Whether a refusal of FIFREEZE leaves the filesystem out instead of failing the run.

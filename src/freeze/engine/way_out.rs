@@ -1,7 +1,7 @@
 //! From the first FITHAW to the last thaw hook.
 
 use super::{Engine, FreezeError, Held, State, Thawed};
-use crate::freeze::ops::Ops;
+use crate::freeze::ops::{Ops, Timed};
 use crate::freeze::plan;
 use crate::freeze::report::{Outcome, Report};
 use crate::hooks::{Phase, ThawReason};
@@ -92,8 +92,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// FITHAW in the reverse of the freeze order, past every error. What stays frozen is returned
-    /// in freeze order, each with its reason; what was not frozen gets the outcome `idle`.
+    /// FITHAW level by level in the reverse of the freeze order, past every error. What stays frozen
+    /// is returned in freeze order, each with its reason; what was not frozen gets the outcome `idle`.
     pub(super) fn thaw_each(
         &mut self,
         mut held: Vec<Held<O::Handle>>,
@@ -102,22 +102,29 @@ impl<O: Ops> Engine<O> {
         let start = self.ops.now();
         let mut count = 0;
         let mut stuck = Vec::new();
-        while let Some(next) = held.pop() {
-            match self.ops.thaw(&next.handle) {
-                Ok(()) => {
-                    count += 1;
-                    self.report.set(next.record, Outcome::Thawed);
-                }
-                Err(e) if is_not_frozen(&e) => self.report.set(next.record, idle),
-                Err(e) => {
-                    let text = format!("failed to thaw {}: {}", next.name, strerror(&e));
-                    self.report.explain(next.record, Outcome::Failed, &text);
-                    stuck.push((next, text));
+        while let Some(level) = held.last().map(|last| last.level) {
+            let first = held.partition_point(|held| held.level < level);
+            let level = held.split_off(first);
+            let handles: Vec<&O::Handle> = level.iter().map(|held| &held.handle).collect();
+            let done = self.ops.thaw(&handles);
+            let mut stuck_here = Vec::new();
+            for (held, Timed { result, .. }) in level.into_iter().zip(done) {
+                match result {
+                    Ok(()) => {
+                        count += 1;
+                        self.report.set(held.record, Outcome::Thawed);
+                    }
+                    Err(e) if is_not_frozen(&e) => self.report.set(held.record, idle),
+                    Err(e) => {
+                        let text = format!("failed to thaw {}: {}", held.name, strerror(&e));
+                        self.report.explain(held.record, Outcome::Failed, &text);
+                        stuck_here.push((held, text));
+                    }
                 }
             }
+            stuck.splice(..0, stuck_here);
         }
         self.report.stages.thaw += self.seconds_since(start);
-        stuck.reverse();
         Thawed { count, stuck }
     }
 
@@ -139,6 +146,7 @@ impl<O: Ops> Engine<O> {
                     name,
                     record,
                     optional: true,
+                    level: target.level,
                 }),
                 Err(error) => {
                     let text = format!("failed to open {name}: {error}");

@@ -34,13 +34,13 @@ pub struct Link {
 }
 
 impl Link {
-    /// Starts a guardian for `filesystems` and waits until it stands by. `freezing` hangs up when the
+    /// Starts a guardian for `filesystems`, each with its mountpoint and level, and waits until it stands by. `freezing` hangs up when the
     /// hook master that is told to freeze has ended.
     ///
     /// # Errors
     /// It cannot be started, or does not answer.
     pub fn start(
-        filesystems: &[(BorrowedFd<'_>, String)],
+        filesystems: &[(BorrowedFd<'_>, String, usize)],
         hook: Option<PathBuf>,
         statedir: PathBuf,
         freezing: Option<BorrowedFd<'_>>,
@@ -54,7 +54,7 @@ impl Link {
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let freezing = freezing.map(|fd| fd.as_raw_fd());
-        let keep = filesystems.iter().map(|(fd, _)| fd.as_raw_fd());
+        let keep = filesystems.iter().map(|(fd, ..)| fd.as_raw_fd());
         let keep = keep.chain(freezing).collect();
         process::prepare(&mut command, Family::Session, keep, Vec::new());
         let child = command.spawn()?;
@@ -65,9 +65,10 @@ impl Link {
             child: Some(child),
         };
         link.set_patience()?;
-        let entrust = |(fd, mountpoint): &(BorrowedFd<'_>, String)| Entrusted {
+        let entrust = |(fd, mountpoint, level): &(BorrowedFd<'_>, String, usize)| Entrusted {
             fd: fd.as_raw_fd(),
             mountpoint: mountpoint.clone(),
+            level: *level,
         };
         link.tell(&Order::Watch {
             filesystems: filesystems.iter().map(entrust).collect(),
@@ -126,7 +127,7 @@ impl Link {
         if self.line.read_line(&mut text)? == 0 {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        Ok(serde_json::from_str(&text)?)
+        Ok(serde_json::from_slice(text.as_bytes())?)
     }
 
     /// Asks who thaws. A guardian that does not answer is ended, so that it cannot act later; the

@@ -47,6 +47,9 @@ pub struct Entrusted {
     pub fd: i32,
     /// Where it is mounted, for messages.
     pub mountpoint: String,
+    /// What shares a level is thawed side by side.
+    #[serde(default)]
+    pub level: usize,
 }
 
 /// What the agent tells the guardian; one JSON object a line.

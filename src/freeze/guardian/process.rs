@@ -3,13 +3,14 @@
 use super::machine::{Action, Cause, Event, Machine};
 use super::visitors::{self, Visitors};
 use super::{CLAIM_LIMIT, COURTESY, Entrusted, Order, Stage, Standing, Word, door};
+use crate::freeze::crew::{Crew, THAW};
 use crate::freeze::history;
-use crate::freeze::limited::limited;
+use crate::freeze::ops::Timed;
 use crate::freeze::report::{End, Report};
 use crate::hooks::{Phase, ThawReason, master};
 use crate::state::{Expiry, StateDir};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{fsfreeze, guardian as sys, memory, process, strerror};
+use crate::sys::{guardian as sys, memory, process, strerror};
 use anyhow::{Context, bail};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -52,7 +53,8 @@ pub fn cli() -> u8 {
 
 struct Guardian<'a> {
     agent: Option<BufReader<UnixStream>>,
-    filesystems: Vec<(String, Arc<File>)>,
+    /// In the order of freezing.
+    filesystems: Vec<Held>,
     hook: Option<PathBuf>,
     /// Hangs up when the hook master that was told to freeze has ended.
     freezing: Option<File>,
@@ -67,6 +69,13 @@ struct Guardian<'a> {
     /// Who wanted the freeze ended.
     asker: Option<BufReader<UnixStream>>,
     syslog: &'a mut Syslog,
+}
+
+/// A filesystem in our hands.
+struct Held {
+    mountpoint: String,
+    level: usize,
+    root: Arc<File>,
 }
 
 /// What woke the guardian.
@@ -99,8 +108,11 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
     sys::private(&door)?;
     let signals = signals()?;
     let held = |entrusted: Entrusted| {
-        let root = sys::inherited_file(entrusted.fd)?;
-        Ok((entrusted.mountpoint, Arc::new(root)))
+        Ok(Held {
+            root: Arc::new(sys::inherited_file(entrusted.fd)?),
+            mountpoint: entrusted.mountpoint,
+            level: entrusted.level,
+        })
     };
     let mut guardian = Guardian {
         agent: Some(agent),
@@ -145,7 +157,7 @@ fn read_order(agent: &mut BufReader<UnixStream>) -> anyhow::Result<Option<Order>
     if agent.read_line(&mut line)? == 0 {
         return Ok(None);
     }
-    Ok(Some(serde_json::from_str(&line)?))
+    Ok(Some(serde_json::from_slice(line.as_bytes())?))
 }
 
 impl Guardian<'_> {
@@ -208,7 +220,7 @@ impl Guardian<'_> {
             let left = limit.saturating_duration_since(Instant::now());
             left.saturating_sub(COURTESY).as_secs_f64()
         };
-        let name = |(mountpoint, _): &(String, Arc<File>)| mountpoint.clone();
+        let name = |held: &Held| held.mountpoint.clone();
         Standing {
             stage,
             filesystems: self.filesystems.iter().map(name).collect(),
@@ -302,14 +314,20 @@ impl Guardian<'_> {
         let mut thawed = Vec::new();
         let mut failures = Vec::new();
         // In the reverse of the freeze order.
-        for (mountpoint, root) in self.filesystems.iter().rev() {
-            let root = root.clone();
-            match limited(THAW_LIMIT, move || fsfreeze::thaw(root.as_ref()), |_| ()) {
-                Ok(()) => thawed.push(mountpoint.clone()),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                Err(error) => failures.push(format!("{mountpoint}: {}", strerror(&error))),
+        let levels = || self.filesystems.chunk_by(|a, b| a.level == b.level).rev();
+        let crew = Crew::of(levels().map(<[_]>::len).max().unwrap_or(0));
+        for level in levels() {
+            let roots: Vec<&Arc<File>> = level.iter().rev().map(|held| &held.root).collect();
+            let done = crew.run(&roots, THAW_LIMIT, THAW);
+            for (Held { mountpoint, .. }, Timed { result, .. }) in level.iter().rev().zip(done) {
+                match result {
+                    Ok(()) => thawed.push(mountpoint.clone()),
+                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
+                    Err(error) => failures.push(format!("{mountpoint}: {}", strerror(&error))),
+                }
             }
         }
+        drop(crew);
         memory::unlock_all().ok();
         let held = self.frozen_at.map_or(0.0, |at| at.elapsed().as_secs_f64());
         let reason = match cause {

@@ -108,7 +108,7 @@ impl Question {
         let mut text = String::new();
         match self.line.read_line(&mut text) {
             Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(serde_json::from_str(&text)?),
+            Ok(_) => Ok(serde_json::from_slice(text.as_bytes())?),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
                 io::ErrorKind::TimedOut,
                 format!("no answer within {} s", patience.as_secs()),

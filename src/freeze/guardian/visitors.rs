@@ -48,7 +48,7 @@ impl Visitors {
         let mut visitor = self.0.remove(index)?;
         let mut line = String::new();
         visitor.read_line(&mut line).ok()?;
-        let order = serde_json::from_str(&line).ok()?;
+        let order = serde_json::from_slice(line.as_bytes()).ok()?;
         Some((visitor, order))
     }
 

@@ -3,8 +3,11 @@
 //! [`Survey`] is what the system looks like; [`make`] is a pure function of it, of the operator's
 //! [`Policy`] and of the host's list. The mount table lists mounts as they were made: what was
 //! mounted last is frozen first and the root last (protocol.md 4.9.4), but what is known to stand
-//! on another filesystem always goes before that one ([`order`]), for a freeze writes back, and
-//! what is written to a filesystem that is frozen already waits for ever.
+//! on another filesystem always goes before that one, for a freeze writes back, and what is written
+//! to a filesystem that is frozen already waits for ever. What does not stand on one another shares
+//! a level ([`order`]) and is frozen side by side, so that whoever writes to the first does not
+//! stand still for the sum of all. Of what nobody can tell what it stands on, it is assumed that
+//! it stands on everything that was mounted before it.
 //!
 //! Patterns look at the first mountpoint of a filesystem alone, as does the host's list, which
 //! chooses by the exact name: a bind mount of a directory below `/data` must not take the whole
@@ -41,6 +44,8 @@ pub struct Target {
     pub stands_on: Vec<String>,
     /// A failure to open or freeze it is a note, and the run goes on.
     pub optional: bool,
+    /// Targets of one level do not stand on one another; a lower level is frozen before a higher one.
+    pub level: usize,
 }
 
 /// A mount that is not frozen.
@@ -117,9 +122,9 @@ pub fn make(survey: &Survey, policy: &Policy, only: Option<&[Vec<u8>]>) -> Resul
     }
     plan.skip_mounts(survey, &chosen);
     let is_chosen = |filesystem: &Filesystem| chosen.contains(&filesystem.device());
-    for filesystem in sorted(survey, &is_chosen)? {
+    for (filesystem, level) in sorted(survey, Some(&is_chosen))? {
         if is_chosen(filesystem) {
-            plan.targets.push(target(survey, policy, filesystem));
+            plan.targets.push(target(survey, policy, filesystem, level));
         }
     }
     plan.note_policy(survey, policy, &chosen);
@@ -132,19 +137,10 @@ pub fn make(survey: &Survey, policy: &Policy, only: Option<&[Vec<u8>]>) -> Resul
 /// what an earlier agent froze. Circles are cut open.
 pub fn everything(survey: &Survey) -> Vec<Target> {
     let policy = Policy::default();
-    // With nothing to freeze no circle is an error.
-    let order = sorted(survey, &|_| false).unwrap_or_default();
-    let with_details = |filesystem| target(survey, &policy, filesystem);
+    // Without a choice no circle is an error.
+    let order = sorted(survey, None).unwrap_or_default();
+    let with_details = |(filesystem, level)| target(survey, &policy, filesystem, level);
     order.into_iter().map(with_details).collect()
-}
-
-/// [`everything`], or what of it has one of the mountpoints `only`; filesystems alone.
-pub fn freeze_order(survey: &Survey, only: Option<&[Vec<u8>]>) -> Vec<Filesystem> {
-    everything(survey)
-        .into_iter()
-        .map(|target| target.filesystem)
-        .filter(|filesystem| only.is_none_or(|names| names.contains(&filesystem.mountpoint)))
-        .collect()
 }
 
 /// Why a filesystem with a device is not chosen; `None` if it is.
@@ -184,7 +180,7 @@ fn matching<'a>(
         .find(|pattern| pattern.matches(&filesystem.mountpoint, &filesystem.fstype, names))
 }
 
-fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem) -> Target {
+fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem, level: usize) -> Target {
     let details = survey
         .details
         .get(&filesystem.device())
@@ -197,55 +193,73 @@ fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem) -> Target {
         device: details.names.into_iter().next().unwrap_or_else(number),
         stands_on: details.stands_on,
         optional: matching(survey, &policy.optional, filesystem).is_some(),
+        level,
     }
 }
 
-/// All filesystems in the order of freezing: also what is not chosen counts, for it may stand
-/// between two that are.
+/// All filesystems in the order of freezing, each with its level: also what is not chosen counts,
+/// for it may stand between two that are. Without a choice all are, and circles are cut open.
 fn sorted<'a>(
     survey: &'a Survey,
-    is_chosen: &dyn Fn(&Filesystem) -> bool,
-) -> Result<Vec<&'a Filesystem>, Circle> {
+    is_chosen: Option<&dyn Fn(&Filesystem) -> bool>,
+) -> Result<Vec<(&'a Filesystem, usize)>, Circle> {
     let (root, others): (Vec<_>, Vec<_>) = survey
         .filesystems
         .iter()
         .rev()
         .partition(|filesystem| filesystem.mountpoint == b"/");
+    let root_last = !root.is_empty();
     let usual: Vec<&Filesystem> = others.into_iter().chain(root).collect();
+    let chosen = |index: usize| match (is_chosen, usual.get(index)) {
+        (Some(is_chosen), Some(filesystem)) => is_chosen(filesystem),
+        (None, _) => true,
+        (_, None) => false,
+    };
+    let get = |index: usize| usual.get(index).copied();
+    let question = order::Question {
+        count: usual.len(),
+        edges: &edges(survey, &usual),
+        chosen: &chosen,
+        strict: is_chosen.is_some(),
+        root_last,
+    };
+    match order::sort(&question) {
+        Ok(places) => {
+            let with_level = |place: order::Place| Some((get(place.number)?, place.level));
+            Ok(places.into_iter().filter_map(with_level).collect())
+        }
+        Err(members) => Err(circle(survey, members.into_iter().rev().filter_map(get))),
+    }
+}
+
+/// What stands on what, by the index in `usual`.
+fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
     let place: HashMap<DeviceNumber, usize> = usual
         .iter()
         .enumerate()
         .map(|(index, filesystem)| (filesystem.device(), index))
         .collect();
-    let edges: Vec<Edge> = usual
-        .iter()
-        .enumerate()
-        .flat_map(|(above, filesystem)| {
-            let under = survey
-                .details
-                .get(&filesystem.device())
-                .map(|details| details.under.as_slice())
-                .unwrap_or_default();
-            under.iter().map(move |under| (above, under))
-        })
-        .filter_map(|(above, under)| {
+    let mut edges = Vec::new();
+    for (above, filesystem) in usual.iter().enumerate() {
+        let Some(details) = survey.details.get(&filesystem.device()) else {
+            continue;
+        };
+        edges.extend(details.under.iter().filter_map(|under| {
             Some(Edge {
                 above,
                 below: *place.get(&under.device)?,
                 certain: under.certain,
             })
-        })
-        .collect();
-    let matters = |index: usize| {
-        usual
-            .get(index)
-            .is_some_and(|filesystem| is_chosen(filesystem))
-    };
-    let get = |index: usize| usual.get(index).copied();
-    match order::sort(usual.len(), &edges, &matters) {
-        Ok(order) => Ok(order.into_iter().filter_map(get).collect()),
-        Err(members) => Err(circle(survey, members.into_iter().rev().filter_map(get))),
+        }));
+        if details.unclear {
+            edges.extend((above + 1..usual.len()).map(|below| Edge {
+                above,
+                below,
+                certain: false,
+            }));
+        }
     }
+    edges
 }
 
 fn circle<'a>(survey: &Survey, members: impl Iterator<Item = &'a Filesystem>) -> Circle {

@@ -1,7 +1,9 @@
 //! The order of freezing, as a question about numbers. Pure.
 //!
-//! Filesystems are 0, 1, 2 … in the order in which they are frozen if nothing else is known. What
-//! stands on another is moved before it, and nothing else is moved (a stable topological sort).
+//! Filesystems are 0, 1, 2 … in the order in which they are frozen if nothing else is known. They
+//! are dealt out to levels: what stands on another gets a lower level than that one, and each the
+//! lowest that it can have. What shares a level does not depend on each other and is frozen side by
+//! side; levels follow one another.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -17,17 +19,43 @@ pub struct Edge {
     pub certain: bool,
 }
 
-/// The numbers below `count` in an order in which no edge runs backwards. Among those that may
-/// come next the lowest does.
+/// Where one filesystem comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Which one it is.
+    pub number: usize,
+    /// Its level, from 0 up; of what is chosen, each level up to the highest has some.
+    pub level: usize,
+}
+
+/// What is to be put in order.
+pub struct Question<'a> {
+    /// How many filesystems there are.
+    pub count: usize,
+    /// What stands on what; edges of others are passed over.
+    pub edges: &'a [Edge],
+    /// The ones that will be frozen; the others only say what stands on what.
+    pub chosen: &'a dyn Fn(usize) -> bool,
+    /// A circle with a chosen member is an error.
+    pub strict: bool,
+    /// The highest number, the root, goes on the highest level of all that do not stand below it.
+    pub root_last: bool,
+}
+
+/// All filesystems, level by level, in an order in which no edge runs backwards. On one level the
+/// lower numbers come first, as far as the edges of what is not chosen allow.
 ///
 /// # Errors
-/// A circle of certain edges with a member that `matters`: the members of everything that goes in
-/// circles with it, in ascending order. Other circles are cut open, for nothing of them is frozen.
-pub fn sort(
-    count: usize,
-    edges: &[Edge],
-    matters: &dyn Fn(usize) -> bool,
-) -> Result<Vec<usize>, Vec<usize>> {
+/// If `strict`, a circle of certain edges with a chosen member: the members of everything that goes in
+/// circles with it, in ascending order. Other circles are cut open.
+pub fn sort(question: &Question<'_>) -> Result<Vec<Place>, Vec<usize>> {
+    let &Question {
+        count,
+        edges,
+        chosen,
+        strict,
+        root_last,
+    } = question;
     let mut edges: BTreeSet<Edge> = edges
         .iter()
         .copied()
@@ -36,7 +64,7 @@ pub fn sort(
     loop {
         let (order, stuck) = kahn(count, &edges);
         if stuck.is_empty() {
-            return Ok(order);
+            return Ok(dealt_out(&order, &edges, chosen, root_last));
         }
         let groups = circles(&stuck, &edges);
         let group_of = |edge: &Edge| {
@@ -52,22 +80,88 @@ pub fn sort(
         if doubtful.is_empty() {
             if let Some(group) = groups
                 .iter()
-                .find(|group| group.iter().any(|&member| matters(member)))
+                .find(|group| strict && group.iter().any(|&member| chosen(member)))
             {
                 return Err(group.iter().copied().collect());
             }
-            let open: BTreeSet<Edge> = edges
-                .iter()
-                .copied()
-                .filter(|edge| group_of(edge).is_none())
-                .collect();
-            edges = open;
+            for group in &groups {
+                cut_open(group, &mut edges);
+            }
         } else {
             for edge in doubtful {
                 edges.remove(&edge);
             }
         }
     }
+}
+
+/// Takes the edges within a group away; what stands on one of it still stands on what another of it
+/// stands on.
+fn cut_open(group: &BTreeSet<usize>, edges: &mut BTreeSet<Edge>) {
+    let (touching, mut open): (BTreeSet<Edge>, BTreeSet<Edge>) = std::mem::take(edges)
+        .into_iter()
+        .partition(|edge| group.contains(&edge.above) || group.contains(&edge.below));
+    let (into, out): (Vec<Edge>, Vec<Edge>) = touching
+        .into_iter()
+        .filter(|edge| !group.contains(&edge.above) || !group.contains(&edge.below))
+        .partition(|edge| group.contains(&edge.below));
+    for upper in &into {
+        for lower in &out {
+            open.insert(Edge {
+                above: upper.above,
+                below: lower.below,
+                certain: upper.certain && lower.certain,
+            });
+        }
+    }
+    open.extend(into);
+    open.extend(out);
+    *edges = open;
+}
+
+/// Deals out to levels what is in `order`; there are no circles any more.
+fn dealt_out(
+    order: &[usize],
+    edges: &BTreeSet<Edge>,
+    chosen: &dyn Fn(usize) -> bool,
+    root_last: bool,
+) -> Vec<Place> {
+    let mut level = vec![0_usize; order.len()];
+    let mut highest = 0;
+    for &number in order {
+        // As it is the last that is picked, all that follow stand below it.
+        if root_last && number + 1 == order.len() {
+            level[number] = level[number].max(highest);
+        }
+        let own = level[number];
+        if chosen(number) {
+            highest = highest.max(own);
+        }
+        // What is not chosen is not waited for, but hands on whom it has to wait for itself.
+        let next = own + usize::from(chosen(number));
+        for edge in below(number, edges) {
+            level[edge.below] = level[edge.below].max(next);
+        }
+    }
+    let place = |&number: &usize| Place {
+        number,
+        level: level[number],
+    };
+    let mut places: Vec<Place> = order.iter().map(place).collect();
+    places.sort_by_key(|place| place.level);
+    places
+}
+
+/// The edges down from a filesystem.
+fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {
+    let lowest = Edge {
+        above: number,
+        below: 0,
+        certain: false,
+    };
+    edges
+        .range(lowest..)
+        .take_while(move |edge| edge.above == number)
 }
 
 /// Kahn's algorithm with a priority queue: what could be put in order, and what could not, which is
@@ -104,15 +198,7 @@ fn circles(nodes: &BTreeSet<usize>, edges: &BTreeSet<Edge>) -> Vec<BTreeSet<usiz
         let mut reached = BTreeSet::new();
         let mut waiting = vec![start];
         while let Some(number) = waiting.pop() {
-            let lowest = Edge {
-                above: number,
-                below: 0,
-                certain: false,
-            };
-            for edge in edges
-                .range(lowest..)
-                .take_while(|edge| edge.above == number)
-            {
+            for edge in below(number, edges) {
                 if nodes.contains(&edge.below) && reached.insert(edge.below) {
                     waiting.push(edge.below);
                 }
@@ -138,110 +224,4 @@ fn circles(nodes: &BTreeSet<usize>, edges: &BTreeSet<Edge>) -> Vec<BTreeSet<usiz
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn certain(pairs: &[(usize, usize)]) -> Vec<Edge> {
-        edges(pairs, true)
-    }
-
-    fn edges(pairs: &[(usize, usize)], certain: bool) -> Vec<Edge> {
-        pairs
-            .iter()
-            .map(|&(above, below)| Edge {
-                above,
-                below,
-                certain,
-            })
-            .collect()
-    }
-
-    fn all(_: usize) -> bool {
-        true
-    }
-
-    #[test]
-    fn only_what_must_move_does() {
-        assert_eq!(sort(4, &[], &all), Ok(vec![0, 1, 2, 3]));
-        assert_eq!(
-            sort(4, &certain(&[(0, 3), (1, 2)]), &all),
-            Ok(vec![0, 1, 2, 3])
-        );
-        assert_eq!(sort(4, &certain(&[(2, 0)]), &all), Ok(vec![1, 2, 0, 3]));
-        assert_eq!(
-            sort(4, &certain(&[(3, 0), (3, 0)]), &all),
-            Ok(vec![1, 2, 3, 0])
-        );
-        assert_eq!(sort(2, &certain(&[(0, 9)]), &all), Ok(vec![0, 1]));
-    }
-
-    #[test]
-    fn a_circle_is_named_without_what_hangs_on_it() {
-        let edges = certain(&[(1, 2), (2, 3), (3, 1), (0, 1), (3, 4)]);
-        assert_eq!(sort(5, &edges, &all), Err(vec![1, 2, 3]));
-        assert_eq!(sort(2, &certain(&[(1, 1)]), &all), Err(vec![1]));
-        // One member is enough, and a circle of strangers is no trouble.
-        assert_eq!(sort(5, &edges, &|n| n == 2), Err(vec![1, 2, 3]));
-        assert_eq!(sort(5, &edges, &|n| n == 4), Ok(vec![0, 1, 2, 3, 4]));
-    }
-
-    #[test]
-    fn what_is_only_probable_gives_way() {
-        let mut list = certain(&[(2, 0)]);
-        list.extend(edges(&[(0, 2), (1, 1), (2, 1)], false));
-        assert_eq!(sort(3, &list, &all), Ok(vec![2, 0, 1]));
-    }
-
-    proptest! {
-        /// Against the plain definition, on any graph.
-        #[test]
-        fn order_or_circle(
-            count in 1_usize..12,
-            pairs in proptest::collection::vec((0_usize..12, 0_usize..12, any::<bool>()), 0..20),
-            chosen in any::<u16>(),
-        ) {
-            let list: Vec<Edge> = pairs
-                .iter()
-                .map(|&(above, below, certain)| Edge { above, below, certain })
-                .filter(|edge| edge.above < count && edge.below < count)
-                .collect();
-            let matters = |n: usize| chosen >> n & 1 == 1;
-            let mut reach = vec![vec![false; count]; count];
-            for edge in list.iter().filter(|edge| edge.certain) {
-                reach[edge.above][edge.below] = true;
-            }
-            for via in 0..count {
-                for from in 0..count {
-                    for to in 0..count {
-                        reach[from][to] |= reach[from][via] && reach[via][to];
-                    }
-                }
-            }
-            let circular = (0..count).any(|n| matters(n) && reach[n][n]);
-            match sort(count, &list, &matters) {
-                Ok(order) => {
-                    prop_assert!(!circular);
-                    let mut sorted = order.clone();
-                    sorted.sort_unstable();
-                    prop_assert_eq!(sorted, (0..count).collect::<Vec<_>>());
-                    let place = |n: usize| order.iter().position(|&m| m == n).unwrap();
-                    for edge in list.iter().filter(|e| e.certain && !reach[e.below][e.above]) {
-                        prop_assert!(place(edge.above) < place(edge.below), "{edge:?} {order:?}");
-                    }
-                    if list.is_empty() {
-                        prop_assert!(order.is_sorted());
-                    }
-                }
-                Err(members) => {
-                    prop_assert!(members.iter().any(|&n| matters(n)));
-                    for &a in &members {
-                        let group: Vec<usize> =
-                            (0..count).filter(|&b| reach[a][b] && reach[b][a]).collect();
-                        prop_assert_eq!(&group, &members);
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

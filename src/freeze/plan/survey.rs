@@ -18,6 +18,10 @@ use crate::sys::loopdev;
 /// containers make thousands.
 const MAX_ALTERNATIVES: usize = 16;
 
+/// Names of devices whose pages another program or a driver keeps where sysfs does not say, be it in a
+/// file of this very system: network block devices, ublk, DRBD, volumes of ZFS.
+const HIDDEN: [&str; 4] = ["nbd", "ublkb", "drbd", "zd"];
+
 /// Where the file behind a loop device lies, by the kernel's name of the device and the file's path.
 type FindFile<'a> = &'a dyn Fn(&str, &[u8]) -> Location;
 
@@ -54,6 +58,8 @@ pub struct Details {
     pub stands_on: Vec<String>,
     /// The filesystems that it stands on.
     pub under: Vec<Under>,
+    /// There may be more that it stands on, and nobody can tell which.
+    pub unclear: bool,
 }
 
 /// A filesystem that another stands on.
@@ -165,12 +171,9 @@ impl Survey {
         members: &[Vec<DeviceNumber>],
         find_file: FindFile<'_>,
     ) {
-        let sources: HashMap<(u64, &[u8]), &[u8]> = mounts
+        let by_key: HashMap<(u64, &[u8]), &Mount> = mounts
             .iter()
-            .map(|mount| {
-                let key = (mount.mount_id, mount.mountpoint.as_slice());
-                (key, mount.source.as_slice())
-            })
+            .map(|mount| ((mount.mount_id, mount.mountpoint.as_slice()), mount))
             .collect();
         for filesystem in &self.filesystems {
             let own = filesystem.device();
@@ -185,8 +188,9 @@ impl Survey {
                 }
             };
             let key = (filesystem.mount_id, filesystem.mountpoint.as_slice());
-            if let Some(source) = sources.get(&key) {
-                name(String::from_utf8_lossy(source).into_owned());
+            let mount = by_key.get(&key);
+            if let Some(mount) = mount {
+                name(String::from_utf8_lossy(&mount.source).into_owned());
             }
             for &device in &devices {
                 if let Ok(Some(path)) = sysblock::sysfs_path(system, device) {
@@ -207,6 +211,9 @@ impl Survey {
                     String::from_utf8_lossy(&filesystem.mountpoint)
                 )
             }));
+            details.unclear = stack.layers.is_empty()
+                || !stack.problems.is_empty()
+                || mount.is_some_and(|mount| has_further_devices(mount));
             for layer in &stack.layers {
                 details.add_layer(layer, find_file);
             }
@@ -329,6 +336,7 @@ impl Details {
     fn add_layer(&mut self, layer: &Layer, find_file: FindFile<'_>) {
         let (path, device) = match layer {
             Layer::Device { name, dm_name } => {
+                self.unclear |= HIDDEN.iter().any(|hidden| name.starts_with(hidden));
                 self.stands_on.push(match dm_name {
                     Some(dm_name) => format!("{name} ({dm_name})"),
                     None => name.clone(),
@@ -339,6 +347,7 @@ impl Details {
         };
         let file = String::from_utf8_lossy(path);
         let location = find_file(device, path);
+        let not_found = location.mount.is_none();
         self.stands_on.push(match location.mount {
             Some((mountpoint, fstype)) => {
                 let mountpoint = String::from_utf8_lossy(&mountpoint);
@@ -346,12 +355,19 @@ impl Details {
             }
             None => format!("file {file}, which is not to be found from here"),
         });
+        self.unclear |= not_found && location.devices.is_empty();
         let certain = location.devices.into_iter().map(|device| (device, true));
         let perhaps = location.perhaps.into_iter().map(|device| (device, false));
         for (device, certain) in certain.chain(perhaps) {
             self.under.push(Under { device, certain });
         }
     }
+}
+
+/// Whether an XFS keeps its log or its data on a further device.
+fn has_further_devices(mount: &Mount) -> bool {
+    let mut options = mount.super_options.split(',');
+    options.any(|option| option.starts_with("logdev=") || option.starts_with("rtdev="))
 }
 
 /// The devices of the btrfs that has `device`.

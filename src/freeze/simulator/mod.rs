@@ -6,8 +6,8 @@ mod tests;
 use crate::freeze::engine::{Engine, FreezeError};
 use crate::freeze::guardian::machine::{Action, Event, Machine};
 use crate::freeze::guardian::{Claim, Order};
-use crate::freeze::ops::{OpenError, Ops};
-use crate::freeze::plan::{Survey, Target};
+use crate::freeze::ops::{OpenError, Ops, Timed};
+use crate::freeze::plan::{Details, Survey, Target, Under};
 use crate::freeze::policy::{Limits, Mode, Pattern, Policy};
 use crate::freeze::report::{End, Outcome, Report};
 use crate::hooks::master::MasterReport;
@@ -37,6 +37,8 @@ enum Fault {
 #[derive(Debug, Default)]
 struct World {
     mountpoints: Vec<&'static str>,
+    /// What stands on what: above, below.
+    under: Vec<(usize, usize)>,
     frozen: Vec<bool>,
     marker: bool,
     hushed: bool,
@@ -56,6 +58,12 @@ struct World {
     expired: Option<Expiry>,
     steps: Vec<String>,
     fault: Option<(usize, Fault)>,
+    /// Operations that answer an errno, once each, by their names.
+    refusals: Vec<(String, i32)>,
+    /// In which order what is done side by side comes to its end: the number of a permutation.
+    turn: usize,
+    /// How many may be frozen or thawed at once.
+    at_once: usize,
     clock: Duration,
 }
 
@@ -122,6 +130,25 @@ impl Simulator {
         this
     }
 
+    /// Two levels: what stands on another, and beside it one that does not; then the two others.
+    fn stacked() -> Self {
+        let this = Self::new(&["/", "/data", "/data/loop", "/srv"]);
+        this.0.borrow_mut().under = vec![(2, 1)];
+        this
+    }
+
+    /// What is done side by side ends in that order.
+    fn in_turn(self, turn: usize) -> Self {
+        self.0.borrow_mut().turn = turn;
+        self
+    }
+
+    /// The operations of these names fail.
+    fn refusing(self, refusals: Vec<(String, i32)>) -> Self {
+        self.0.borrow_mut().refusals = refusals;
+        self
+    }
+
     fn failing(self, step: usize, fault: Fault) -> Self {
         self.0.borrow_mut().fault = Some((step, fault));
         self
@@ -132,10 +159,13 @@ impl Simulator {
         let mut world = self.0.borrow_mut();
         world.clock += Duration::from_millis(1);
         let number = world.steps.len();
+        let refusal = world.refusals.iter().position(|(at, _)| *at == name);
+        let refusal = refusal.map(|index| Fault::Errno(world.refusals.remove(index).1));
         world.steps.push(name);
         let fault = world
             .fault
-            .and_then(|(at, fault)| (at == number).then_some(fault));
+            .and_then(|(at, fault)| (at == number).then_some(fault))
+            .or(refusal);
         match fault {
             Some(Fault::Errno(code)) => Err(io::Error::from_raw_os_error(code)),
             Some(Fault::Death) => {
@@ -151,9 +181,42 @@ impl Simulator {
         }
     }
 
+    /// One step for each, in the order of the world's turn.
+    fn side_by_side(
+        &self,
+        what: &str,
+        handles: &[&usize],
+        act: fn(&mut World, usize) -> io::Result<()>,
+    ) -> Vec<Timed> {
+        let turn = self.0.borrow().turn;
+        let mut done: Vec<Option<Timed>> = handles.iter().map(|_| None).collect();
+        for place in permutation(handles.len(), turn) {
+            let index = *handles[place];
+            let name = self.0.borrow().mountpoints[index];
+            let result = self.step(format!("{what} {name}"), |world| act(world, index));
+            let result = result.flatten();
+            let took = Duration::from_millis(1);
+            done[place] = Some(Timed { result, took });
+        }
+        done.into_iter().flatten().collect()
+    }
+
     fn steps(&self) -> Vec<String> {
         self.0.borrow().steps.clone()
     }
+}
+
+/// The numbers below `count` in one of their orders, of which there are as many as `count` factorial; 0 is the usual one.
+fn permutation(count: usize, number: usize) -> Vec<usize> {
+    let mut left: Vec<usize> = (0..count).collect();
+    let mut number = number;
+    let mut order = Vec::with_capacity(count);
+    while !left.is_empty() {
+        let pick = number % left.len();
+        number /= left.len();
+        order.push(left.remove(pick));
+    }
+    order
 }
 
 fn text(e: io::Error) -> String {
@@ -172,13 +235,27 @@ impl Ops for Simulator {
                 minor: index as u32,
                 mount_id: index as u64,
             };
+            let filesystems: Vec<Filesystem> = world
+                .mountpoints
+                .iter()
+                .enumerate()
+                .map(filesystem)
+                .collect();
+            let details = |filesystem: &Filesystem| {
+                let of = |&&(above, _): &&(usize, usize)| above == filesystem.minor as usize;
+                let under = |&(_, below): &(usize, usize)| Under {
+                    device: (8, below as u32),
+                    certain: true,
+                };
+                let details = Details {
+                    under: world.under.iter().filter(of).map(under).collect(),
+                    ..Details::default()
+                };
+                (filesystem.device(), details)
+            };
             Survey {
-                filesystems: world
-                    .mountpoints
-                    .iter()
-                    .enumerate()
-                    .map(filesystem)
-                    .collect(),
+                details: filesystems.iter().map(details).collect(),
+                filesystems,
                 ..Survey::default()
             }
         })
@@ -197,24 +274,29 @@ impl Ops for Simulator {
         handles.iter().map(each).collect()
     }
 
-    fn freeze(&mut self, handle: &usize) -> io::Result<()> {
-        let name = self.0.borrow().mountpoints[*handle];
-        self.step(format!("freeze {name}"), |world| {
+    fn freeze(&mut self, handles: &[&usize]) -> Vec<Timed> {
+        assert!(handles.len() <= self.0.borrow().at_once, "too many at once");
+        self.side_by_side("freeze", handles, |world, index| {
             assert!(world.hushed, "the log gate is open during a freeze");
-            world.frozen[*handle] = true;
+            for &(above, below) in &world.under {
+                assert!(
+                    above != index || !world.frozen[below],
+                    "frozen after what it stands on"
+                );
+            }
+            world.frozen[index] = true;
+            Ok(())
         })
     }
 
-    fn thaw(&mut self, handle: &usize) -> io::Result<()> {
-        let name = self.0.borrow().mountpoints[*handle];
-        self.step(format!("thaw {name}"), |world| {
-            let was = std::mem::take(&mut world.frozen[*handle]);
-            if was {
+    fn thaw(&mut self, handles: &[&usize]) -> Vec<Timed> {
+        self.side_by_side("thaw", handles, |world, index| {
+            if std::mem::take(&mut world.frozen[index]) {
                 Ok(())
             } else {
                 Err(io::Error::from_raw_os_error(libc::EINVAL))
             }
-        })?
+        })
     }
 
     fn call_hooks(
@@ -256,10 +338,10 @@ impl Ops for Simulator {
         })
     }
 
-    fn stand_guard(&mut self, held: &[(&usize, &str)]) -> Result<(), String> {
+    fn stand_guard(&mut self, held: &[(&usize, &str, usize)]) -> Result<(), String> {
         self.step("guard".into(), |world| {
             world.guardian = Some(Machine::default());
-            world.entrusted = held.iter().map(|&(&index, _)| index).collect();
+            world.entrusted = held.iter().map(|&(&index, ..)| index).collect();
         })
         .map_err(text)
     }
@@ -323,8 +405,10 @@ impl Ops for Simulator {
             .map_err(text)
     }
 
-    fn hush(&mut self) {
-        self.0.borrow_mut().hushed = true;
+    fn hush(&mut self, at_once: usize) {
+        let mut world = self.0.borrow_mut();
+        world.hushed = true;
+        world.at_once = at_once;
     }
 
     fn speak(&mut self) {

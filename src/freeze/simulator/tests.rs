@@ -1,5 +1,7 @@
 //! The engine, driven through every fault at every step.
 
+mod levels;
+
 use super::*;
 use crate::freeze::report::Level;
 
@@ -52,9 +54,9 @@ fn the_whole_transaction_in_order() {
         "freeze /",
         "tell Frozen Some(900000)",
         "tell Claim",
-        "thaw /",
-        "thaw /data",
         "thaw /data/inner",
+        "thaw /data",
+        "thaw /",
         "unmark",
         "hooks thaw",
         "tell Done",
@@ -203,18 +205,35 @@ fn a_successor_inherits_the_freeze() {
     );
 }
 
+/// Every world of the exhaustive tests: flat and in levels, with each order in which what is done
+/// side by side may end. So whatever part of a level may be frozen when the agent dies once is.
+fn worlds() -> impl Iterator<Item = impl Fn() -> Simulator + Copy> {
+    let turns = (0..6).map(|turn| (false, turn));
+    let turns = turns.chain((0..2).map(|turn| (true, turn)));
+    turns.map(|(stacked, turn)| {
+        move || {
+            let world = match stacked {
+                true => Simulator::stacked(),
+                false => Simulator::new(&MOUNTS),
+            };
+            world.in_turn(turn)
+        }
+    })
+}
+
 /// Every operation fails in turn, while freezing and while thawing.
 #[test]
 fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
-    let whole = {
-        let world = Simulator::new(&MOUNTS);
-        let mut engine = engine_of(&world, false, LIMIT);
-        engine.freeze(None).and_then(|_| engine.thaw()).unwrap();
-        world.steps().len()
-    };
-    for step in 0..whole {
-        for code in [libc::EIO, libc::EPERM, libc::ENOSPC, libc::ENOENT] {
-            let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
+    for world in worlds() {
+        let whole = {
+            let world = world();
+            let mut engine = engine_of(&world, false, LIMIT);
+            engine.freeze(None).and_then(|_| engine.thaw()).unwrap();
+            world.steps().len()
+        };
+        let codes = [libc::EIO, libc::EPERM, libc::ENOSPC, libc::ENOENT];
+        for (step, code) in (0..whole).flat_map(|step| codes.map(|code| (step, code))) {
+            let world = world().failing(step, Fault::Errno(code));
             let mut engine = engine_of(&world, false, LIMIT);
             let frozen = engine.freeze(None);
             let name = world.steps()[step.min(world.steps().len() - 1)].clone();
@@ -256,9 +275,10 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
 /// guardian undoes; in between it holds for a successor.
 #[test]
 fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
-    for fault in [Fault::Death, Fault::DeathAfter] {
+    let faults = [Fault::Death, Fault::DeathAfter];
+    for (world, fault) in worlds().flat_map(|world| faults.map(|fault| (world, fault))) {
         for step in 0.. {
-            let world = Simulator::new(&MOUNTS).failing(step, fault);
+            let world = world().failing(step, fault);
             let mut engine = engine_of(&world, false, LIMIT);
             let run = catch_unwind(AssertUnwindSafe(|| {
                 engine.freeze(None).and_then(|_| engine.thaw())

@@ -210,6 +210,7 @@ mod tests {
             device: String::new(),
             stands_on: Vec::new(),
             optional: false,
+            level: 0,
         };
         let plan = Plan {
             targets: frozen.iter().map(target).collect(),

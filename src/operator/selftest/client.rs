@@ -67,6 +67,7 @@ impl Client {
         if count == 0 {
             bail!("the agent closed the connection instead of answering {command}");
         }
-        serde_json::from_str(&line).with_context(|| format!("{command} was answered by {line:?}"))
+        serde_json::from_slice(line.as_bytes())
+            .with_context(|| format!("{command} was answered by {line:?}"))
     }
 }

@@ -86,9 +86,11 @@ proptest! {
                 sorted.sort_unstable();
                 prop_assert_eq!(&sorted, &chosen);
                 prop_assert_eq!(plan.skipped.len() + chosen.len(), count);
+                let level = |at: usize| plan.targets[at].level;
                 for (at, &earlier) in order.iter().enumerate() {
-                    for &later in &order[at + 1..] {
+                    for (behind, &later) in order.iter().enumerate().skip(at + 1) {
                         prop_assert!(!reach[later][earlier], "{later} stands on {earlier}");
+                        prop_assert!(level(at) + usize::from(reach[earlier][later]) <= level(behind));
                         // Only what the root stands on comes after it.
                         if root == Some(earlier) && under.iter().all(|(_, _, certain)| *certain) {
                             prop_assert!(reach[earlier][later]);

@@ -32,7 +32,11 @@ udev 253:1 DM_NAME=vg-srv
 #[test]
 fn a_loop_mount_goes_before_what_holds_its_file() {
     let plan = planned(&LOOP_ON_LVM.survey());
-    assert_eq!(names(&plan), ["/boot", "/mnt/loop", "/srv", "/"]);
+    assert_eq!(
+        levels(&plan),
+        [["/boot", "/mnt/loop"], ["/srv", "/"]],
+        "the root with the last"
+    );
     assert_eq!(
         plan.targets[1].stands_on,
         ["loop0", "file /srv/disk.img on /srv (ext4)"]
@@ -49,7 +53,11 @@ fn what_is_written_to_a_frozen_filesystem_is_told() {
         ..Policy::default()
     };
     let plan = make(&LOOP_ON_LVM.survey(), &policy, None).unwrap();
-    assert_eq!(names(&plan), ["/boot", "/srv", "/"]);
+    assert_eq!(
+        levels(&plan),
+        [["/boot", "/srv", "/"]],
+        "nobody waits for what is not frozen"
+    );
     assert_eq!(
         plan.notes,
         [
@@ -57,6 +65,40 @@ fn what_is_written_to_a_frozen_filesystem_is_told() {
           and it is in no clean state"
         ]
     );
+}
+
+/// A local program may serve the device from a file on any filesystem that was there before.
+#[test]
+fn what_stands_on_nobody_knows_what_keeps_the_order_of_mounting() {
+    fn guest<'a>(description: &'a str, mounts: &'a str) -> Guest<'a> {
+        Guest {
+            description,
+            mounts,
+            ..Guest::default()
+        }
+    }
+    let disks = "disk 8:0 x/sda\ndisk 8:16 x/sdb\ndisk 43:0 virtual/block/nbd0\n\
+                 disk 7:0 virtual/block/loop0\nloop virtual/block/loop0 /gone.img\n";
+    let table = "28 1 8:0 / / rw - ext4 /dev/sda rw\n29 28 8:16 / /a rw - ext4 /dev/sdb rw\n\
+                 30 28 43:0 / /served rw - ext4 /dev/nbd0 rw\n31 28 8:32 / /late rw - ext4 /dev/sdc rw\n";
+    let plan = planned(&guest(&format!("{disks}disk 8:32 x/sdc\n"), table).survey());
+    assert_eq!(levels(&plan), [vec!["/late", "/served"], vec!["/a", "/"]]);
+    // A device that sysfs does not know.
+    let plan = planned(&guest(disks, table).survey());
+    assert_eq!(
+        levels(&plan),
+        [vec!["/late"], vec!["/served"], vec!["/a", "/"]]
+    );
+    // A loop device whose file is not to be found.
+    let table = "28 1 8:0 / /a rw - ext4 /dev/sda rw\n29 1 7:0 / /b rw - ext4 /dev/loop0 rw\n\
+                 30 1 8:16 / /c rw - ext4 /dev/sdb rw\n";
+    let plan = planned(&guest(disks, table).survey());
+    assert_eq!(levels(&plan), [vec!["/c", "/b"], vec!["/a"]]);
+    // A log on a device that the stacking does not show.
+    let table = "28 1 8:0 / /a rw - ext4 /dev/sda rw\n29 1 8:16 / /b rw - xfs /dev/sdb \
+                 rw,attr2,logdev=/dev/loop0,noquota\n";
+    let plan = planned(&guest(disks, table).survey());
+    assert_eq!(levels(&plan), [vec!["/b"], vec!["/a"]]);
 }
 
 #[test]

@@ -53,6 +53,7 @@ def an_edited_hook_master_is_kept_or_asked_about(g):
     # Nobody is there to answer dpkg's question: it stops, says so, and goes on when it is told how.
     status, said = g.apt(OURS, check=False)
     holds(status != 0 and "conffile prompt" in said, f"dpkg stops at its question, not {status}: {said}")
+    g.answers()
     g.dpkg("--configure -a --force-confold")
     g.answers()
     holds(g.is_ours(), "ours runs")

@@ -23,7 +23,8 @@ use super::{
 };
 use crate::sys::process;
 
-const USAGE: &str = "\
+/// The help of `qemu-ga hook`.
+pub const USAGE: &str = "\
 Usage: qemu-ga hook freeze|thaw [--dir DIR] [--conf FILE] [--log FILE] [--state DIR]
 Runs every executable of DIR with the argument freeze, in the order of their names, or with the
 argument thaw, in the reverse order, and the scripts of other systems that FILE asks for.

@@ -29,7 +29,7 @@ pub mod trust;
 
 use serde::{Deserialize, Serialize};
 
-pub use cli::{cli, stop_signals};
+pub use cli::{USAGE, cli, stop_signals};
 
 /// The variable in which a master finds the number of the descriptor that takes its records, one
 /// JSON object a line ([`HookRecord`]).

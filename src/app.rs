@@ -9,12 +9,12 @@ use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
+use crate::operator;
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::transport::{Address, Endpoint, OpenError};
-use crate::{hooks, operator};
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -61,8 +61,8 @@ const SUBCOMMANDS: &[Subcommand] = &[
     },
     Subcommand {
         name: "hook",
-        summary: "call the freeze hooks, as the hook master does",
-        run: hooks::cli,
+        summary: "the freeze hooks: list, check, try one, or call them all",
+        run: operator::hook::cli,
     },
     Subcommand {
         name: "selftest",

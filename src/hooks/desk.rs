@@ -4,13 +4,15 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use super::log::HookLog;
-use super::memory::{Entry, Memory, Run};
+use super::memory::{Memory, Run, Started};
+use super::step::Step;
 use super::{HookRecord, Phase, ThawReason};
 
 /// See the module.
@@ -29,6 +31,8 @@ pub struct Desk {
     log: Mutex<HookLog>,
     records: Mutex<Option<File>>,
     memory: Mutex<Memory>,
+    /// When the first step of a source was taken.
+    begun: Mutex<Vec<(&'static str, Instant)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -53,6 +57,7 @@ impl Desk {
             log: Mutex::new(log),
             records: Mutex::new(records),
             memory: Mutex::new(memory),
+            begun: Mutex::default(),
         }
     }
 
@@ -84,9 +89,24 @@ impl Desk {
         }
     }
 
-    /// Adds to the memory; that it cannot be kept is in the log.
-    pub fn remember(&self, entry: &Entry) {
-        if let Err(trouble) = lock(&self.memory).add(entry) {
+    /// Remembers that a step is about to be started; that it cannot be remembered is in the log.
+    pub fn remember_start(&self, step: &Step, door: Option<PathBuf>) {
+        let started = Started {
+            door,
+            ..step.started()
+        };
+        let noted = lock(&self.memory).start(started);
+        self.log_trouble(noted);
+    }
+
+    /// Remembers that a step which was started is not to be undone.
+    pub fn remember_end(&self, step: &Step) {
+        let noted = lock(&self.memory).settle(step.started());
+        self.log_trouble(noted);
+    }
+
+    fn log_trouble(&self, noted: Result<(), String>) {
+        if let Err(trouble) = noted {
             self.log().line(&trouble);
         }
     }
@@ -116,6 +136,19 @@ impl Desk {
     pub fn left(&self) -> Option<Duration> {
         self.due
             .map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// What is left of the time for all steps of `source`, which begins with the first of them.
+    pub fn left_of(&self, source: &'static str, budget: Duration) -> Duration {
+        let mut begun = lock(&self.begun);
+        let first = begun.iter().find(|(name, _)| *name == source);
+        let first = first.map(|(_, first)| *first);
+        let first = first.unwrap_or_else(|| {
+            let now = Instant::now();
+            begun.push((source, now));
+            now
+        });
+        budget.saturating_sub(first.elapsed())
     }
 
     /// The time that a call has which may take `timeout`.

@@ -34,38 +34,27 @@ pub struct Run {
     pub hold_limit: f64,
 }
 
-/// One line.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Entry {
-    /// A freeze began.
-    Run(Run),
-    /// A step was about to be started.
-    Started {
-        /// Its source.
-        source: String,
-        /// Its name.
-        name: String,
-        /// Where its keeper is reached, if it is a holding hook.
-        door: Option<PathBuf>,
-    },
-    /// A step is not to be undone: it failed, and its contract wants it so.
-    Settled {
-        /// Its source.
-        source: String,
-        /// Its name.
-        name: String,
-    },
+/// One line: one of these.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct Line {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<Run>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    started: Option<Started>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    settled: Option<Started>,
 }
 
-/// A step that is to be undone.
-#[derive(Clone, Debug, PartialEq)]
+/// A step that was started, and is to be undone.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Started {
     /// Its source.
     pub source: String,
     /// Its name.
     pub name: String,
     /// Where its keeper is reached, if it is a holding hook.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub door: Option<PathBuf>,
 }
 
@@ -107,19 +96,41 @@ impl Memory {
             .custom_flags(libc::O_NOFOLLOW)
             .open(&self.path);
         self.file = Some(opened.map_err(|error| self.trouble(&error))?);
-        self.add(&Entry::Run(run.clone()))
+        self.add(&Line {
+            run: Some(run.clone()),
+            ..Line::default()
+        })
     }
 
-    /// Adds an entry; without [`Memory::begin`] nothing happens.
+    /// Notes a step that is about to be started; without [`Memory::begin`] nothing happens.
     ///
     /// # Errors
     /// One line, as there.
-    pub fn add(&mut self, entry: &Entry) -> Result<(), String> {
+    pub fn start(&mut self, step: Started) -> Result<(), String> {
+        self.add(&Line {
+            started: Some(step),
+            ..Line::default()
+        })
+    }
+
+    /// Notes that a step which was started is not to be undone: it failed, and its contract wants it
+    /// so.
+    ///
+    /// # Errors
+    /// As [`Memory::start`].
+    pub fn settle(&mut self, step: Started) -> Result<(), String> {
+        self.add(&Line {
+            settled: Some(step),
+            ..Line::default()
+        })
+    }
+
+    fn add(&mut self, line: &Line) -> Result<(), String> {
         let Some(file) = &mut self.file else {
             return Ok(());
         };
         let write = |file: &mut File| -> io::Result<()> {
-            let mut line = serde_json::to_vec(entry)?;
+            let mut line = serde_json::to_vec(line)?;
             line.push(b'\n');
             file.write_all(&line)
         };
@@ -151,16 +162,12 @@ impl Memory {
         let text = fs::read(&self.path).ok()?;
         let mut remembered = Remembered::default();
         let lines = text.split(|&byte| byte == b'\n');
-        for entry in lines.filter_map(|line| serde_json::from_slice(line).ok()) {
-            match entry {
-                Entry::Run(run) => remembered.run = run,
-                Entry::Started { source, name, door } => {
-                    remembered.started.push(Started { source, name, door });
-                }
-                Entry::Settled { source, name } => {
-                    let is_it = |step: &Started| step.source == source && step.name == name;
-                    remembered.started.retain(|step| !is_it(step));
-                }
+        for line in lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()) {
+            remembered.run = line.run.unwrap_or(remembered.run);
+            remembered.started.extend(line.started);
+            if let Some(settled) = line.settled {
+                let is_it = |s: &Started| s.source == settled.source && s.name == settled.name;
+                remembered.started.retain(|step| !is_it(step));
             }
         }
         Some(remembered)
@@ -201,18 +208,14 @@ mod tests {
             ..Run::default()
         };
         memory.begin(&run).unwrap();
-        let started = |name: &str, door: Option<&str>| Entry::Started {
+        let step = |name: &str, door: Option<&str>| Started {
             source: "vmware".into(),
             name: name.into(),
             door: door.map(PathBuf::from),
         };
-        memory.add(&started("a", None)).unwrap();
-        memory.add(&started("b", Some("/d"))).unwrap();
-        let settled = Entry::Settled {
-            source: "vmware".into(),
-            name: "a".into(),
-        };
-        memory.add(&settled).unwrap();
+        memory.start(step("a", None)).unwrap();
+        memory.start(step("b", Some("/d"))).unwrap();
+        memory.settle(step("a", None)).unwrap();
         let recalled = Memory::in_dir(dir.path()).recall().unwrap();
         assert_eq!(recalled.run, run);
         let names: Vec<_> = recalled.started.iter().map(|s| s.name.as_str()).collect();
@@ -242,6 +245,6 @@ mod tests {
             "{told}"
         );
         assert!(!memory.is_kept());
-        memory.add(&Entry::Run(Run::default())).unwrap();
+        memory.start(Started::default()).unwrap();
     }
 }

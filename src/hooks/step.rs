@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::memory::Started;
 use super::policy::Policy;
 use super::{HookStatus, Phase, ThawReason};
 
@@ -47,12 +48,14 @@ pub struct Step {
     pub policy: Policy,
     /// What happens on freeze; None: nothing, but the other half belongs to it.
     pub freeze: Option<Call>,
-    /// What happens on thaw.
+    /// What happens on thaw; None: nothing.
     pub thaw: Option<Call>,
     /// What happens instead of the thaw if the freeze failed; None: the same.
     pub undo: Option<Call>,
     /// Whether a step that itself failed on freeze is undone, too.
     pub undone_if_failed: bool,
+    /// Time for all steps of its source in one phase together; None: no such limit.
+    pub budget: Option<Duration>,
     /// Whether it can be taken.
     pub fitness: Fitness,
     /// What the source's contract calls an end like this one.
@@ -70,6 +73,7 @@ impl Step {
             thaw: None,
             undo: None,
             undone_if_failed: true,
+            budget: None,
             fitness: Fitness::Fit,
             error_name: |_, _| None,
         }
@@ -81,6 +85,15 @@ impl Step {
             (Phase::Freeze, _) => self.freeze.as_ref(),
             (Phase::Thaw, Some(ThawReason::Failed)) => self.undo.as_ref().or(self.thaw.as_ref()),
             (Phase::Thaw, _) => self.thaw.as_ref(),
+        }
+    }
+
+    /// What a memory of the freeze has of it.
+    pub fn started(&self) -> Started {
+        Started {
+            source: self.source.to_owned(),
+            name: self.name.clone(),
+            door: None,
         }
     }
 

@@ -9,15 +9,15 @@ use std::path::Path;
 use std::process::Command;
 
 /// A layout as a package installs it in the directory `etc`, and one filesystem.
-struct Rig {
+pub struct Rig {
     /// Dropped first: a directory on what is frozen cannot be removed.
-    disk: Disk,
-    place: Place,
+    pub disk: Disk,
+    pub place: Place,
 }
 
 impl Rig {
     /// Call it in a namespace: the log is private to that.
-    fn new() -> Self {
+    pub fn new() -> Self {
         tmpfs(Path::new("/var/log"));
         let place = Place::new();
         let disk = Disk::ext4(&place.path("m"));
@@ -27,12 +27,12 @@ impl Rig {
         Self { place, disk }
     }
 
-    fn hook(&self, name: &str, text: &str) {
+    pub fn hook(&self, name: &str, text: &str) {
         self.place
             .script(&format!("etc/fsfreeze-hook.d/{name}"), text);
     }
 
-    fn agent(&self) -> Agent {
+    pub fn agent(&self) -> Agent {
         let hook = format!("-F{}", self.place.name("etc/fsfreeze-hook"));
         let mut command = self.place.agent_command(&[&hook]);
         // Another agent does not tell the script where ours is.
@@ -47,7 +47,7 @@ impl Rig {
     }
 
     /// The log, with the hooks' directory as `D` and each valid date as `T`.
-    fn log(&self) -> Vec<String> {
+    pub fn log(&self) -> Vec<String> {
         let text = fs::read_to_string("/var/log/qga-fsfreeze-hook.log").unwrap_or_default();
         let dir = self.place.name("etc/fsfreeze-hook.d");
         text.lines()
@@ -166,7 +166,7 @@ fn a_hook_that_is_not_executable_is_named_with_the_remedy() {
         let log = rig.log();
         let skipped = "T: D/20-plain skipped: not executable (mode 0644); to have it run: chmod +x D/20-plain";
         let count = log.iter().filter(|line| *line == skipped).count();
-        assert_eq!(count, 2, "{log:?}");
+        assert_eq!(count, 1, "{log:?}");
         let ran = log.iter().filter(|l| l.ends_with("finished with status=0"));
         assert_eq!(ran.count(), 2);
     });
@@ -231,5 +231,50 @@ fn a_hook_s_background_child_may_write_to_the_log_and_delays_nothing() {
         rig.freeze_and_thaw();
         let log = rig.log();
         assert!(log.contains(&"lock released".to_owned()), "{log:?}");
+    });
+}
+
+#[test]
+fn an_adapter_s_settings_leave_the_filesystems_alone_and_its_words_are_in_the_report() {
+    if !is_ours() {
+        return; // it knows no adapters
+    }
+    in_namespace(|| {
+        let rig = Rig::new();
+        let place = &rig.place;
+        for name in ["pre", "post"] {
+            let text = format!("echo {name} >>'{}'", place.name("calls"));
+            let script = place.script(name, &text);
+            fs::set_permissions(script, fs::Permissions::from_mode(0o700)).expect("mode");
+        }
+        let config = place.path("plugin.json");
+        fs::write(
+            place.path("etc/fsfreeze-hook.conf"),
+            format!("[azure]\nconfig={}\n", config.display()),
+        )
+        .expect("conf");
+        let run = |freezes: bool, expected: u64| {
+            let plugin = json!({
+                "preScriptLocation": place.name("pre"),
+                "postScriptLocation": place.name("post"),
+                "fsFreezeEnabled": freezes,
+            });
+            fs::write(&config, plugin.to_string()).expect("json");
+            fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("mode");
+            let agent = rig.agent();
+            assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(expected));
+            let status = agent.call("guest-fsfreeze-status");
+            assert_eq!(status, r#"{"return": "frozen"}"#);
+            assert_eq!(rig.disk.is_frozen(), freezes);
+            assert_eq!(place.read("calls"), "pre\n");
+            assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(expected));
+            assert_eq!(place.read("calls"), "pre\npost\n");
+            fs::remove_file(place.path("calls")).expect("calls");
+            place.report()
+        };
+        let report = run(false, 0);
+        assert_eq!(report["tags"], json!(["crashConsistent"]), "{report}");
+        let report = run(true, 1);
+        assert_eq!(report["tags"], json!(["applicationConsistent"]), "{report}");
     });
 }

@@ -16,6 +16,7 @@ mod freeze_edges;
 mod freezing;
 mod guardian;
 mod hook_log;
+mod hook_policy;
 mod hooks;
 mod info;
 mod limits;

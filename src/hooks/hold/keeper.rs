@@ -12,7 +12,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{geteuid, pipe2};
 
-use super::{Order, Said, Told};
+use super::{Order, Word};
 use crate::child::{Status, end_family};
 use crate::hooks::call::user_environment;
 use crate::hooks::{HookStatus, ThawReason};
@@ -46,7 +46,7 @@ fn keep() -> io::Result<()> {
         Ok(hook) => hook,
         Err(status) => return say(&ended(status, "")),
     };
-    let due = order.timeout.and_then(|t| Instant::now().checked_add(t));
+    let due = after(Instant::now(), order.timeout);
     match hook.until_ready(due)? {
         Start::Ready => (),
         Start::Ended => {
@@ -54,7 +54,7 @@ fn keep() -> io::Result<()> {
             return say(&ended(status, &hook.take_output()));
         }
         Start::Late => {
-            hook.end(order.kill_after);
+            hook.end(order.grace());
             hook.reap();
             return say(&ended(HookStatus::TimedOut, &hook.take_output()));
         }
@@ -76,7 +76,10 @@ fn keep() -> io::Result<()> {
         }
     };
     let output = hook.take_output();
-    say(&Said::Ready { output })?;
+    say(&Word {
+        output,
+        ..Word::default()
+    })?;
     // The master waits for the end of this.
     nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
     let result = hold(&mut hook, &order, &listener);
@@ -84,14 +87,15 @@ fn keep() -> io::Result<()> {
     result
 }
 
-fn ended(status: HookStatus, output: &str) -> Said {
-    Said::Ended {
-        status,
+fn ended(status: HookStatus, output: &str) -> Word {
+    Word {
+        status: Some(status),
         output: output.to_owned(),
+        ..Word::default()
     }
 }
 
-fn say(said: &Said) -> io::Result<()> {
+fn say(said: &Word) -> io::Result<()> {
     io::stdout().write_all(&serde_json::to_vec(said)?)?;
     io::stdout().flush()
 }
@@ -132,7 +136,7 @@ fn open_door(order: &Order) -> io::Result<UnixListener> {
 /// From ready to released.
 fn hold(hook: &mut Hook, order: &Order, listener: &UnixListener) -> io::Result<()> {
     let since = Instant::now();
-    let due = order.hold.and_then(|hold| since.checked_add(hold));
+    let due = after(since, order.hold);
     let mut lost = None;
     loop {
         let due = match &lost {
@@ -188,10 +192,10 @@ fn answer(
         Some((status, held)) => (status, Some(held)),
         None => (hook.let_go(Some(reason), order), None),
     };
-    let told = Told {
-        status,
+    let told = Word {
+        status: Some(status),
         lost: held,
-        elapsed: started.elapsed(),
+        elapsed: started.elapsed().as_secs_f64(),
         output: hook.take_output(),
     };
     visitor.write_all(&serde_json::to_vec(&told)?)
@@ -415,11 +419,11 @@ impl Hook {
             // One that has ended, or does not read, gets it by the end of its input.
             input.write_all(format!("{reason}\n").as_bytes()).ok();
         }
-        let due = order.timeout.and_then(|t| Instant::now().checked_add(t));
+        let due = after(Instant::now(), order.timeout);
         match self.wait(None, due) {
             Ok(Event::Ended) => self.reap(),
             _ => {
-                self.end(order.kill_after);
+                self.end(order.grace());
                 self.reap();
                 HookStatus::TimedOut
             }
@@ -443,6 +447,19 @@ impl Hook {
                 reason: strerror(&error),
             },
         }
+    }
+}
+
+/// So many seconds after a moment; None: never.
+fn after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
+    let time = Duration::try_from_secs_f64(seconds?).ok()?;
+    moment.checked_add(time)
+}
+
+impl Order {
+    /// Time between SIGTERM and SIGKILL.
+    fn grace(&self) -> Duration {
+        Duration::try_from_secs_f64(self.kill_after).unwrap_or_default()
     }
 }
 

@@ -33,42 +33,33 @@ pub use keeper::cli;
 
 /// What a keeper may take besides what its hook may.
 const SLACK: Duration = Duration::from_secs(2);
-/// How much longer than the agent lets a freeze last a hook may hold.
-const BEYOND: Duration = Duration::from_secs(60);
+/// How much longer than the agent lets a freeze last a hook may hold, in seconds.
+const BEYOND: f64 = 60.0;
 
 /// What a keeper is to do.
 #[derive(Debug, Serialize, Deserialize)]
 struct Order {
     program: PathBuf,
-    args: Vec<std::ffi::OsString>,
+    args: Vec<String>,
     user: Option<String>,
-    /// Time to become ready, and to let go.
-    timeout: Option<Duration>,
-    kill_after: Duration,
-    /// How long it may hold.
-    hold: Option<Duration>,
+    /// Time to become ready, and to let go, in seconds.
+    timeout: Option<f64>,
+    kill_after: f64,
+    /// How long it may hold, in seconds.
+    hold: Option<f64>,
     output_limit: u64,
     door: PathBuf,
 }
 
-/// What a keeper says of the start.
-#[derive(Debug, Serialize, Deserialize)]
-enum Said {
-    /// The hook holds.
-    Ready { output: String },
-    /// It ended, or was ended, before it was ready.
-    Ended { status: HookStatus, output: String },
-}
-
-/// What a keeper says at the end.
-#[derive(Debug, Serialize, Deserialize)]
-struct Told {
-    /// How the hook ended.
-    status: HookStatus,
+/// What a keeper says: after the start, and at the end.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Word {
+    /// How the hook ended; None: it holds.
+    status: Option<HookStatus>,
     /// If it ended before it was released: how long it had held, in seconds.
     lost: Option<f64>,
-    /// From being told to let go until its end.
-    elapsed: Duration,
+    /// From being told to let go until its end, in seconds.
+    elapsed: f64,
     output: String,
 }
 
@@ -104,34 +95,35 @@ pub fn start(
         return (Some(status.clone()), ended(status, ""));
     }
     let hold = match (policy.hold_timeout, desk.run.hold_limit) {
-        (Some(limit), _) => Some(limit),
-        (None, limit) if limit > 0.0 => Duration::try_from_secs_f64(limit)
-            .ok()
-            .map(|limit| limit.saturating_add(BEYOND)),
+        (Some(limit), _) => Some(limit.as_secs_f64()),
+        (None, limit) if limit > 0.0 => Some(limit + BEYOND),
         (None, _) => None,
     };
     let order = Order {
         program: call.program.clone(),
-        args: call.args.clone(),
+        args: call
+            .args
+            .iter()
+            .map(|arg| arg.to_string_lossy().into_owned())
+            .collect(),
         user: policy.user.clone(),
-        timeout: time,
-        kill_after: policy.kill_after,
+        timeout: time.map(|time| time.as_secs_f64()),
+        kill_after: policy.kill_after.as_secs_f64(),
         hold,
         output_limit: policy.output_limit,
         door: door.to_owned(),
     };
     let patience = time.map(|time| time + policy.kill_after + SLACK);
-    let said = spawn(desk, &order).and_then(|(mut keeper, said)| {
+    let said = spawn(desk, &order, time).and_then(|(mut keeper, said)| {
         let heard = hear(said, patience, desk.stop.as_ref());
-        if !matches!(heard, Ok(Some(Said::Ready { .. }))) {
+        if !matches!(heard, Ok(Some(Word { status: None, .. }))) {
             // It goes by itself when nobody listens; it is only not to be left a zombie.
             std::thread::spawn(move || keeper.wait());
         }
         heard
     });
     let (status, output) = match said {
-        Ok(Some(Said::Ready { output })) => (None, output),
-        Ok(Some(Said::Ended { status, output })) => (Some(status), output),
+        Ok(Some(Word { status, output, .. })) => (status, output),
         Ok(None) => (Some(HookStatus::Cancelled), String::new()),
         Err(error) => {
             let why = format!("its keeper failed: {}", strerror(&error));
@@ -145,7 +137,7 @@ pub fn start(
 }
 
 /// The keeper, and what it says.
-fn spawn(desk: &Desk, order: &Order) -> io::Result<(Child, File)> {
+fn spawn(desk: &Desk, order: &Order, time: Option<Duration>) -> io::Result<(Child, File)> {
     // The library's own tests are no qemu-ga: they would run themselves, without end.
     if cfg!(test) {
         return Err(io::ErrorKind::Unsupported.into());
@@ -158,7 +150,7 @@ fn spawn(desk: &Desk, order: &Order) -> io::Result<(Child, File)> {
         .stdin(Stdio::piped())
         .stdout(say)
         .stderr(Stdio::null());
-    for (name, value) in environment(desk, order.timeout) {
+    for (name, value) in environment(desk, time) {
         match value {
             Some(value) => command.env(name, value),
             None => command.env_remove(name),
@@ -180,7 +172,7 @@ fn hear(
     mut said: File,
     patience: Option<Duration>,
     stop: Option<&OwnedFd>,
-) -> io::Result<Option<Said>> {
+) -> io::Result<Option<Word>> {
     let due = patience.and_then(|patience| Instant::now().checked_add(patience));
     let mut text = Vec::new();
     loop {
@@ -222,8 +214,8 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
                     format!("it ended {held:.3} s after it was ready, before it was released")
                 }),
                 ended: Ended {
-                    status: told.status,
-                    elapsed: told.elapsed,
+                    status: told.status.unwrap_or(HookStatus::TimedOut),
+                    elapsed: Duration::try_from_secs_f64(told.elapsed).unwrap_or_default(),
                     tail: tail_of(&told.output),
                 },
             }
@@ -248,7 +240,7 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
     }
 }
 
-fn speak(door: &Path, reason: ThawReason, patience: Option<Duration>) -> io::Result<Told> {
+fn speak(door: &Path, reason: ThawReason, patience: Option<Duration>) -> io::Result<Word> {
     let mut line = UnixStream::connect(door)?;
     line.set_read_timeout(patience)?;
     line.write_all(reason.as_str().as_bytes())?;

@@ -99,6 +99,10 @@ def no_guardian(g):
 def told_once(g, reason):
     """The thaw that comes too late is told so, with the reason, exactly once."""
     with g.agent() as agent:
+        # The guardian tells the agent when its hooks have ended and the report is written.
+        end = time.monotonic() + 5
+        while agent.ask("guest-fsfreeze-status") != "thawed" and time.monotonic() < end:
+            time.sleep(0.1)
         equal(agent.ask("guest-fsfreeze-status"), "thawed", "status")
         answer = agent.command("guest-fsfreeze-thaw")
         text = answer.get("error", {}).get("desc", "")

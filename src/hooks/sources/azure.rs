@@ -37,9 +37,10 @@ const PLACE: &str = "etc/azure/VMSnapshotScriptPluginConfig.json";
 const SECRET: u32 = 0o600;
 /// Most of it that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
-const TIMEOUT: i64 = 30;
-const LONGEST_TIMEOUT: i64 = 1800;
-const LONGEST_POLL: i64 = 5;
+const TIMEOUT: u32 = 30;
+const LONGEST_TIMEOUT: u32 = 1800;
+const POLL: u32 = 3;
+const LONGEST_POLL: u32 = 5;
 
 const BAD_HOST: &str = "IncorrectPluginhostFile";
 const BAD_FILE: &str = "IncorrectJSONConfigFile";
@@ -170,21 +171,15 @@ impl Plugin {
     }
 
     fn take(mut keys: Keys) -> Result<Plugin, String> {
-        keys.take("pluginName", "text", |v| v.as_str().map(drop))?;
-        keys.take("continueBackupOnFailure", BOOLEAN, Value::as_bool)?;
-        let poll = |v: &Value| v.as_i64().filter(|n| (1..=LONGEST_POLL).contains(n));
-        let what = "a whole number from 1 to 5";
-        keys.take("ScriptsExecutionPollTimeSeconds", what, poll)?;
-        let timeout = |v: &Value| v.as_i64().filter(|n| (1..=LONGEST_TIMEOUT).contains(n));
-        let what = "a whole number from 1 to 1800";
-        let timeout = keys.take("timeoutInSeconds", what, timeout)?;
+        keys.take("pluginName", "text", &Value::is_string)?;
+        keys.boolean("continueBackupOnFailure", true)?;
+        keys.number("ScriptsExecutionPollTimeSeconds", POLL, 1, LONGEST_POLL)?;
+        let timeout = keys.number("timeoutInSeconds", TIMEOUT, 1, LONGEST_TIMEOUT)?;
         let plugin = Plugin {
             pre: keys.half("pre")?,
             post: keys.half("post")?,
-            timeout: Duration::from_secs(timeout.unwrap_or(TIMEOUT).unsigned_abs()),
-            freezes_filesystems: keys
-                .take("fsFreezeEnabled", BOOLEAN, Value::as_bool)?
-                .unwrap_or(true),
+            timeout: Duration::from_secs(u64::from(timeout)),
+            freezes_filesystems: keys.boolean("fsFreezeEnabled", true)?,
         };
         match keys.0.keys().next() {
             Some(key) => Err(format!("there is no key {key}; take it out")),
@@ -193,47 +188,57 @@ impl Plugin {
     }
 }
 
-const BOOLEAN: &str = "true or false";
-
 /// The keys that were not taken yet.
 struct Keys(Map<String, Value>);
 
 impl Keys {
-    fn take<T>(
+    fn take(
         &mut self,
         key: &str,
         what: &str,
-        read: impl FnOnce(&Value) -> Option<T>,
-    ) -> Result<Option<T>, String> {
-        let Some(value) = self.0.remove(key) else {
-            return Ok(None);
-        };
-        match read(&value) {
-            Some(read) => Ok(Some(read)),
-            None => Err(format!("{key} must be {what}, not {value}")),
+        is_right: &dyn Fn(&Value) -> bool,
+    ) -> Result<Option<Value>, String> {
+        match self.0.remove(key) {
+            Some(value) if !is_right(&value) => Err(format!("{key} must be {what}, not {value}")),
+            other => Ok(other),
         }
+    }
+
+    fn boolean(&mut self, key: &str, default: bool) -> Result<bool, String> {
+        let value = self.take(key, "true or false", &Value::is_boolean)?;
+        Ok(value.and_then(|v| v.as_bool()).unwrap_or(default))
+    }
+
+    fn number(&mut self, key: &str, default: u32, least: u32, most: u32) -> Result<u32, String> {
+        let number = |v: &Value| u32::try_from(v.as_u64()?).ok();
+        let is_right = |v: &Value| number(v).is_some_and(|n| (least..=most).contains(&n));
+        let what = format!("a whole number from {least} to {most}");
+        let value = self.take(key, &what, &is_right)?;
+        Ok(value.as_ref().and_then(number).unwrap_or(default))
     }
 
     fn half(&mut self, which: &str) -> Result<Half, String> {
         let key = format!("{which}ScriptLocation");
-        let location = |v: &Value| script::absolute(v.as_str()?).ok();
-        let location = self.take(&key, "an absolute path", location)?;
-        let params = |v: &Value| v.as_array()?.iter().map(param).collect();
-        let params = self.take(&format!("{which}ScriptParams"), "a list of texts", params)?;
-        let retries = |v: &Value| v.as_u64().and_then(|n| u32::try_from(n).ok());
-        let what = "a whole number from 0 on";
-        let retries = self.take(&format!("{which}ScriptNoOfRetries"), what, retries)?;
+        let path = |v: &Value| script::absolute(v.as_str()?).ok();
+        let location = self.take(&key, "an absolute path", &|v| path(v).is_some())?;
+        let location = location.as_ref().and_then(path);
+        let is_list = |v: &Value| v.as_array().is_some_and(|list| list.iter().all(is_param));
+        let params = format!("{which}ScriptParams");
+        let params = match self.take(&params, "a list of texts", &is_list)? {
+            Some(Value::Array(params)) => params,
+            _ => Vec::new(),
+        };
+        let params = params.iter().filter_map(Value::as_str);
         Ok(Half {
             location: location.ok_or_else(|| format!("{key} is missing; add it"))?,
-            params: params.unwrap_or_default(),
-            retries: retries.unwrap_or_default(),
+            params: params.map(str::to_owned).collect(),
+            retries: self.number(&format!("{which}ScriptNoOfRetries"), 0, 0, u32::MAX - 1)?,
         })
     }
 }
 
-fn param(value: &Value) -> Option<String> {
-    let text = value.as_str()?;
-    (!text.contains('\0')).then(|| text.to_owned())
+fn is_param(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.contains('\0'))
 }
 
 fn not_found(phase: Phase) -> &'static str {

@@ -105,10 +105,12 @@ impl Step {
 
 /// In what goes on: each element runs when the one before it has ended; what is in one element runs
 /// side by side. Stages in order; in each first the serial steps, then the parallel ones together.
-pub fn batches(mut steps: Vec<Step>) -> Vec<Vec<Step>> {
-    steps.sort_by_key(|step| (step.policy.stage, step.policy.parallel));
+pub fn batches(steps: Vec<Step>) -> Vec<Vec<Step>> {
+    // The place in the list keeps steps of one stage in their order.
+    let mut steps: Vec<(usize, Step)> = steps.into_iter().enumerate().collect();
+    steps.sort_unstable_by_key(|(at, step)| (step.policy.stage, step.policy.parallel, *at));
     let mut batches: Vec<Vec<Step>> = Vec::new();
-    for step in steps {
+    for (_, step) in steps {
         match batches.last_mut() {
             Some(batch)
                 if step.policy.parallel

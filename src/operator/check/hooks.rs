@@ -137,7 +137,7 @@ fn faults(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<Result> {
             .flatten()
             .map(|e| e.path()),
     );
-    paths.sort();
+    paths.sort_unstable();
     let exists = |path: &PathBuf| {
         path.metadata()
             .is_ok_and(|data| data.is_file() || path == dir)

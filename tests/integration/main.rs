@@ -27,6 +27,7 @@ mod restart;
 mod serial;
 mod sessions;
 mod side_by_side;
+mod soak;
 mod startup;
 mod support;
 mod system;

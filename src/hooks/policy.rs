@@ -247,10 +247,7 @@ impl Rules {
     /// # Errors
     /// Others could have written it.
     pub fn read(path: &Path) -> Result<Rules, Refusal> {
-        let mut rules = Rules {
-            path: path.to_owned(),
-            ..Rules::default()
-        };
+        let mut rules = Rules::parse(path, b"");
         let text = match fs::read(path) {
             Ok(text) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(rules),
@@ -264,8 +261,17 @@ impl Rules {
             }
         };
         trust::check(path)?;
-        rules.take(&text);
-        Ok(rules)
+        Ok(Rules::parse(path, &text))
+    }
+
+    /// What `text` says; `path` is named in the warnings.
+    pub fn parse(path: &Path, text: &[u8]) -> Rules {
+        let mut rules = Rules {
+            path: path.to_owned(),
+            ..Rules::default()
+        };
+        rules.take(text);
+        rules
     }
 
     fn take(&mut self, text: &[u8]) {

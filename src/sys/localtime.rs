@@ -51,7 +51,7 @@ fn fields(time: SystemTime) -> Option<libc::tm> {
             -whole - i64::from(gone.subsec_nanos() > 0)
         }
     };
-    let seconds = seconds as libc::time_t;
+    let seconds = seconds as super::CTime;
     // SAFETY: an all-zero `tm` is a valid value of that plain C struct (null zone name included).
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: tzset takes nothing; both pointers of localtime_r outlive the call. localtime_r is

@@ -21,3 +21,7 @@ mod strerror;
 pub mod syslog;
 
 pub use strerror::strerror;
+
+/// The C library's count of seconds. libc marks the name for musl, where it became wider.
+#[allow(deprecated)]
+pub(crate) type CTime = nix::libc::time_t;

@@ -163,14 +163,14 @@ fn to_seconds(fields: &Fields) -> i64 {
     tm.tm_mon = fields.month;
     tm.tm_year = fields.year;
     // SAFETY: the pointer is good for the call; timegm(3) reads no zone.
-    let time: libc::time_t = unsafe { libc::timegm(&mut tm) };
+    let time: super::CTime = unsafe { libc::timegm(&mut tm) };
     time as i64
 }
 
 /// # Errors
 /// EOVERFLOW: no date that this machine can name.
 fn to_fields(seconds: i64) -> io::Result<Fields> {
-    let time = seconds as libc::time_t;
+    let time = seconds as super::CTime;
     // SAFETY: as in `to_seconds`; both pointers are good for the call.
     let (tm, done) = unsafe {
         let mut tm: libc::tm = std::mem::zeroed();

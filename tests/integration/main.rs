@@ -28,6 +28,7 @@ mod secrets;
 mod serial;
 mod sessions;
 mod side_by_side;
+mod soak;
 mod startup;
 mod support;
 mod system;

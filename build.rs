@@ -1,30 +1,39 @@
-//! Packs the binary's relocations where that can be: a twentieth of it. The C library has to know
-//! the format, and whoever builds on a system expects the binary to run on that one and later ones.
+//! Asks the linker for what makes the binary smaller, where the linker and this system's C library
+//! know it: relocations packed (80 KB less), and functions with the same code kept once (20 KB).
+//!
+//! Whether they do is tried out. Whoever builds on a system expects the binary to run on that one
+//! and later ones, so a cross build goes without.
 
 use std::env;
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+const FLAGS: [&str; 2] = ["-Wl,-z,pack-relative-relocs", "-Wl,--icf=all"];
 
 fn main() {
     println!("cargo:rerun-if-changed=build.rs");
-    let target = |key: &str| env::var(format!("CARGO_CFG_TARGET_{key}")).unwrap_or_default();
-    let native = env::var("HOST") == env::var("TARGET");
-    if native && target("OS") == "linux" && target("ENV") == "gnu" && c_library() >= Some((2, 36)) {
-        println!("cargo:rustc-link-arg-bins=-Wl,-z,pack-relative-relocs");
+    if env::var("HOST") != env::var("TARGET") {
+        return;
+    }
+    for flag in FLAGS {
+        if works(flag).unwrap_or(false) {
+            println!("cargo:rustc-link-arg-bins={flag}");
+        }
     }
 }
 
-/// The version of this system's C library.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-fn c_library() -> Option<(u32, u32)> {
-    unsafe extern "C" {
-        fn gnu_get_libc_version() -> *const std::ffi::c_char;
-    }
-    // SAFETY: it returns a constant string.
-    let version = unsafe { std::ffi::CStr::from_ptr(gnu_get_libc_version()) };
-    let (major, minor) = version.to_str().ok()?.split_once('.')?;
-    Some((major.parse().ok()?, minor.parse().ok()?))
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn c_library() -> Option<(u32, u32)> {
-    None
+/// Whether a program linked with `flag` runs.
+fn works(flag: &str) -> Option<bool> {
+    let directory = env::var_os("OUT_DIR")?;
+    let source = Path::new(&directory).join("trial.rs");
+    let program = Path::new(&directory).join("trial");
+    fs::write(&source, "fn main() {}\n").ok()?;
+    let linked = Command::new(env::var_os("RUSTC")?)
+        .arg("-Clink-arg=".to_owned() + flag)
+        .arg("-o")
+        .args([&program, &source])
+        .stderr(Stdio::null())
+        .status();
+    Some(linked.ok()?.success() && Command::new(&program).status().ok()?.success())
 }

@@ -9,26 +9,29 @@ use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
 use crate::logging::{self, LogOptions};
+use crate::operator;
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::transport::{Address, Endpoint, OpenError};
-use crate::{hooks, operator};
 use std::convert::Infallible;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
 /// A word that, as the first argument, makes the binary something else than the agent.
-struct Subcommand {
-    name: &'static str,
-    summary: &'static str,
+pub struct Subcommand {
+    /// The word.
+    pub name: &'static str,
+    /// What it is for, in half a line.
+    pub summary: &'static str,
     /// Takes the arguments behind the word, returns the exit status.
     run: fn(&[OsString]) -> u8,
 }
 
-const SUBCOMMANDS: &[Subcommand] = &[
+/// Every such word that people may use.
+pub const SUBCOMMANDS: &[Subcommand] = &[
     Subcommand {
         name: "plan",
         summary: "what a freeze would do now; nothing is touched",
@@ -61,8 +64,8 @@ const SUBCOMMANDS: &[Subcommand] = &[
     },
     Subcommand {
         name: "hook",
-        summary: "call the freeze hooks, as the hook master does",
-        run: hooks::cli,
+        summary: "the freeze hooks: list, check, try one, or call them all",
+        run: operator::hook::cli,
     },
     Subcommand {
         name: "selftest",
@@ -70,6 +73,21 @@ const SUBCOMMANDS: &[Subcommand] = &[
         run: operator::selftest::cli,
     },
 ];
+
+/// The help of a subcommand.
+pub fn usage(subcommand: &str) -> Option<String> {
+    Some(match subcommand {
+        "plan" => operator::plan::usage(),
+        "check" => operator::check::usage(),
+        "report" => operator::report::usage(),
+        "log" => operator::log::usage(),
+        "status" => operator::status::usage(),
+        "thaw" => operator::thaw::usage(),
+        "hook" => crate::hooks::USAGE.to_owned(),
+        "selftest" => operator::selftest::usage(),
+        _ => return None,
+    })
+}
 
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {

@@ -19,6 +19,9 @@
 //! | 5 | [`config`], [`logging`], [`agent`] | options and keyfile; log lines and the gate while frozen; session and dispatch |
 //! | 5 | [`operator`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
+//!
+//! Beside the library, `src/manual/` (cargo's example `manual`) makes the manual pages, the completion
+//! and the sample configuration from the same tables as the help.
 
 /// Target of the tracing events that go to the system's log as audit lines, whatever the level.
 pub const AUDIT: &str = "audit";

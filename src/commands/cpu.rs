@@ -295,7 +295,7 @@ mod tests {
     fn processors_and_their_switches() {
         let (root, system) = system();
         let mut found = get_vcpus(&system).unwrap();
-        found.sort_by_key(|processor| processor.logical_id);
+        found.sort_unstable_by_key(|processor| processor.logical_id);
         assert_eq!(
             told(found),
             "{\"return\": [{\"online\": true, \"can-offline\": false, \"logical-id\": 0}, \

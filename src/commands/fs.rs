@@ -266,7 +266,7 @@ mod tests {
             .iter()
             .filter_map(|disk| disk.dev.as_deref())
             .collect();
-        devices.sort();
+        devices.sort_unstable();
         assert_eq!(
             (filesystem.name.as_str(), devices),
             ("md127", vec!["/dev/vda1", "/dev/vdb"])

@@ -300,7 +300,7 @@ mod tests {
     fn blocks_and_their_states() {
         let (root, system) = system();
         let mut blocks = get_memory_blocks(&system).unwrap();
-        blocks.sort_by_key(|block| block.phys_index);
+        blocks.sort_unstable_by_key(|block| block.phys_index);
         assert_eq!(
             told(blocks),
             "{\"return\": [{\"online\": true, \"can-offline\": false, \"phys-index\": 0}, \

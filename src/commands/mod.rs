@@ -165,7 +165,7 @@ pub fn all() -> &'static [Command] {
             ssh::COMMANDS,
         ];
         let mut all = tables.concat();
-        all.sort_by_key(|command| command.position);
+        all.sort_unstable_by_key(|command| command.position);
         all
     });
     &ALL

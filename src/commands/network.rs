@@ -288,7 +288,7 @@ mod tests {
         assert_eq!(quick, plain);
         let names = |counters: &HashMap<String, Counters>| {
             let mut names: Vec<_> = counters.keys().cloned().collect();
-            names.sort();
+            names.sort_unstable();
             names
         };
         assert_eq!(names(&quick_counters), names(&plain_counters));

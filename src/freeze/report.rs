@@ -362,6 +362,37 @@ mod tests {
     }
 
     #[test]
+    fn adapters_have_their_own_words_for_the_level() {
+        use Applications::{Failed, Quiet};
+        let tags = |sources: &[&str], outcome, applications| {
+            let mut report = report(&[outcome], applications, Some(End::Thaw));
+            for source in sources {
+                let status = crate::hooks::HookStatus::Exited(0);
+                let mut hook = HookRecord::new("/h".into(), Phase::Freeze, status);
+                hook.source = (*source).to_owned();
+                report.hooks.push(hook);
+            }
+            report.judge();
+            report.tags
+        };
+        let all = ["vmware", "azure", "alibaba", "azure", "google", ""];
+        assert_eq!(
+            tags(&all, Outcome::Thawed, Quiet),
+            ["APPConsistent:True", "applicationConsistent"]
+        );
+        assert_eq!(
+            tags(&all, Outcome::Thawed, Failed),
+            ["FsConsistent:True", "fileSystemConsistent"]
+        );
+        assert_eq!(
+            tags(&all, Outcome::Skipped, Quiet),
+            ["crashConsistent"],
+            "Alibaba has no word for it"
+        );
+        assert!(tags(&["", "vmware"], Outcome::Thawed, Quiet).is_empty());
+    }
+
+    #[test]
     fn a_report_of_another_version_is_read_as_far_as_it_goes() {
         let report: Report = serde_json::from_str(r#"{"id":"a","unheard":1}"#).unwrap();
         assert_eq!((report.id.as_str(), report.level), ("a", Level::None));

@@ -1,5 +1,6 @@
 //! `qemu-ga hook freeze|thaw`: the hook master as a command. The master script calls it for the
-//! agent, and an operator calls it by hand to try the hooks.
+//! agent, and an operator calls it by hand to try the hooks. Its help names `list`, `check` and `try`,
+//! too, which are an operator's tools and live there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -22,7 +23,8 @@ use super::{
 };
 use crate::sys::process;
 
-const USAGE: &str = "\
+/// The help of `qemu-ga hook`.
+pub const USAGE: &str = "\
 Usage: qemu-ga hook freeze|thaw [--dir DIR] [--conf FILE] [--log FILE] [--state DIR]
 Runs every executable of DIR with the argument freeze, in the order of their names, or with the
 argument thaw, in the reverse order, and the scripts of other systems that FILE asks for.
@@ -33,6 +35,11 @@ argument thaw, in the reverse order, and the scripts of other systems that FILE 
 Exit status: 0, whatever the hooks' own (see the log); 1 if a failure is to abort the freeze, if
 nothing was run because others could have changed a hook, or if stopped by a signal; 2 for a
 mistake in this command.
+
+For people, each with a --help of its own:
+  qemu-ga hook list   what would run, in which order, with which settings
+  qemu-ga hook check  what is wrong with the hooks, and what to do
+  qemu-ga hook try    runs one hook, freeze and thaw, and freezes nothing
 ";
 
 /// The word by which a master's own helpers are started; see [`hold`] and [`call`].
@@ -77,7 +84,12 @@ pub fn cli(args: &[OsString]) -> u8 {
 fn run(given: Given) -> u8 {
     let mut log = HookLog::new(&given.log);
     let stop = stop_signals();
-    let devices = variable(DEVICES_ENV);
+    let memory = Memory::in_dir(&given.state);
+    let known = match given.phase {
+        Phase::Freeze => None,
+        Phase::Thaw => memory.recall(),
+    };
+    let devices = known.map_or_else(|| variable(DEVICES_ENV), |known| known.run.devices);
     let (found, rules) = match sources::read(&given.dir, &given.conf, &devices) {
         Ok(found) => found,
         Err(refusal) => {
@@ -92,7 +104,7 @@ fn run(given: Given) -> u8 {
         on_total: rules.defaults.on_failure,
         stop,
         records: records(),
-        memory: Memory::in_dir(&given.state),
+        memory,
         run: Run {
             id: variable(RUN_ENV),
             mountpoints: variable(MOUNTPOINTS_ENV),
@@ -197,7 +209,7 @@ fn path_in(name: &str, value: OsString) -> Result<PathBuf, String> {
 }
 
 /// Readable when we are told to end, so that a running hook can be ended first. None: we just die.
-fn stop_signals() -> Option<OwnedFd> {
+pub fn stop_signals() -> Option<OwnedFd> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
         .collect();

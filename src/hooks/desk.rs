@@ -31,6 +31,8 @@ pub struct Desk {
     log: Mutex<HookLog>,
     records: Mutex<Option<File>>,
     memory: Mutex<Memory>,
+    /// When the first step of a source was taken.
+    begun: Mutex<Vec<(&'static str, Instant)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -55,6 +57,7 @@ impl Desk {
             log: Mutex::new(log),
             records: Mutex::new(records),
             memory: Mutex::new(memory),
+            begun: Mutex::default(),
         }
     }
 
@@ -133,6 +136,19 @@ impl Desk {
     pub fn left(&self) -> Option<Duration> {
         self.due
             .map(|due| due.saturating_duration_since(Instant::now()))
+    }
+
+    /// What is left of the time for all steps of `source`, which begins with the first of them.
+    pub fn left_of(&self, source: &'static str, budget: Duration) -> Duration {
+        let mut begun = lock(&self.begun);
+        let first = begun.iter().find(|(name, _)| *name == source);
+        let first = first.map(|(_, first)| *first);
+        let first = first.unwrap_or_else(|| {
+            let now = Instant::now();
+            begun.push((source, now));
+            now
+        });
+        budget.saturating_sub(first.elapsed())
     }
 
     /// The time that a call has which may take `timeout`.

@@ -10,6 +10,7 @@
 //! wants it ([`policy`]). One that must hold on until the thaw is kept by a process of its own
 //! ([`hold`]). What was started on freeze is remembered ([`memory`]), so that just that is undone.
 
+mod budget;
 mod call;
 mod cli;
 mod desk;
@@ -28,7 +29,7 @@ pub mod trust;
 
 use serde::{Deserialize, Serialize};
 
-pub use cli::cli;
+pub use cli::{USAGE, cli, stop_signals};
 
 /// The variable in which a master finds the number of the descriptor that takes its records, one
 /// JSON object a line ([`HookRecord`]).
@@ -77,6 +78,24 @@ pub fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
         }
     }
     joined
+}
+
+/// Takes apart what [`words`] joined.
+pub fn from_words(text: &str) -> Vec<String> {
+    let one = |word: &str| {
+        [
+            ("\\040", " "),
+            ("\\011", "\t"),
+            ("\\012", "\n"),
+            ("\\134", "\\"),
+        ]
+        .into_iter()
+        .fold(word.to_owned(), |word, (code, c)| word.replace(code, c))
+    };
+    text.split(' ')
+        .filter(|word| !word.is_empty())
+        .map(one)
+        .collect()
 }
 
 /// Which of the two calls.

@@ -138,6 +138,38 @@ impl Policy {
         }
         Ok(())
     }
+
+    /// Every key with its value, as [`Policy::set`] takes them.
+    pub fn settings(&self) -> [(&'static str, String); 14] {
+        let word = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
+        let time = |time: Duration| time.as_secs_f64().to_string();
+        let limit = |limit: Option<Duration>| time(limit.unwrap_or_default());
+        let list = |statuses: &[i32]| {
+            let words: Vec<String> = statuses.iter().map(i32::to_string).collect();
+            words.join(";")
+        };
+        let is_holding = self.kind == Kind::Hold;
+        let aborts = self.on_failure == OnFailure::Abort;
+        [
+            ("enabled", word(self.enabled)),
+            ("type", if is_holding { "hold" } else { "once" }.to_owned()),
+            ("stage", self.stage.to_string()),
+            ("parallel", word(self.parallel)),
+            (
+                "on-failure",
+                if aborts { "abort" } else { "continue" }.to_owned(),
+            ),
+            ("timeout", limit(self.timeout)),
+            ("kill-after", time(self.kill_after)),
+            ("hold-timeout", limit(self.hold_timeout)),
+            ("retries", self.retries.to_string()),
+            ("retry-pause", time(self.retry_pause)),
+            ("success", list(&self.success)),
+            ("not-applicable", list(&self.not_applicable)),
+            ("user", self.user.clone().unwrap_or_default()),
+            ("output-limit", self.output_limit.to_string()),
+        ]
+    }
 }
 
 /// `yes` and `no`, and the key file's own words for them.
@@ -391,6 +423,24 @@ mod tests {
         assert_eq!(other.on_failure, OnFailure::Continue);
         let (binary, _) = rules.of_hook("20-other", &head[1..]);
         assert_eq!(binary.kind, Kind::Once, "no script, no head");
+    }
+
+    #[test]
+    fn settings_can_be_read_back() {
+        let text = "[hooks]\nenabled=no\nstage=3\nparallel=yes\non-failure=abort\ntimeout=0\n\
+            kill-after=0.25\nhold-timeout=5\nretries=2\nretry-pause=0\nsuccess=0;3\n\
+            not-applicable=\nuser=db\noutput-limit=9\n[hook a]\ntype=hold\n";
+        let (policy, _) = rules(text).of_hook("a", b"");
+        let mut read = Policy::default();
+        for (key, value) in policy.settings() {
+            let default = Policy::default().settings();
+            assert!(
+                !default.contains(&(key, value.clone())),
+                "{key} has its default"
+            );
+            read.set(key, &value).unwrap();
+        }
+        assert_eq!(read, policy);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
+use super::budget;
 use super::call::{self, Ended};
 use super::desk::Desk;
 use super::hold;
@@ -251,6 +252,10 @@ impl Master {
                     .line(&format!("{} skipped: {why}", step.name));
                 Done::without_start(HookStatus::Skipped(why.clone()))
             }
+            // What became unfit since may still be able to undo what it did.
+            Fitness::Unfit { .. } if started.is_some() && step.thaw.is_some() => {
+                self.start(step, started, door, is_alone)?
+            }
             Fitness::Unfit { reason, .. } if phase == Phase::Freeze || started.is_some() => {
                 self.desk
                     .log()
@@ -275,7 +280,18 @@ impl Master {
                     reason,
                 })
             }
-            Fitness::Fit => self.start(step, started, door, is_alone)?,
+            Fitness::Fit => match budget::overdrawn(&self.desk, step) {
+                Some(reason) => {
+                    self.desk
+                        .log()
+                        .line(&format!("{} is not called: {reason}", step.name));
+                    Done::without_start(HookStatus::NotRun {
+                        status: TIMED_OUT,
+                        reason,
+                    })
+                }
+                None => self.start(step, started, door, is_alone)?,
+            },
         };
         done.elapsed = begun.elapsed();
         let verdict = verdict(&step.policy, &done);
@@ -283,22 +299,34 @@ impl Master {
             self.desk.remember_end(step);
         }
         let record = self.record(step, done, verdict);
-        if let Some(error) = &record.error {
-            self.desk.log().line(&format!("{}: {error}", step.name));
+        let word = match verdict {
+            Verdict::Failure => record.error.as_deref(),
+            _ => (step.error_name)(phase, &record.status),
+        };
+        if let Some(word) = word {
+            self.desk.log().line(&format!("{}: {word}", record.path));
         }
         Some((record, on_failure))
     }
 
     fn record(&self, step: &Step, done: Done, verdict: Verdict) -> HookRecord {
-        let mut record = HookRecord::new(step.name.clone(), self.desk.phase, done.status);
+        let phase = self.desk.phase;
+        let call = step.call(phase, self.desk.reason);
+        let path = match (call, &step.fitness) {
+            (Some(call), fitness) if *fitness == Fitness::Fit || done.tries > 0 => {
+                call.program.display().to_string()
+            }
+            _ => step.name.clone(),
+        };
+        let mut record = HookRecord::new(path, phase, done.status);
         record.source = step.source.to_owned();
         record.elapsed = done.elapsed.as_secs_f64();
         record.tries = (done.tries > 1).then_some(done.tries);
         record.lost = done.lost;
         if verdict == Verdict::Failure {
             record.error = match (&step.fitness, &record.status) {
-                (Fitness::Unfit { error, .. }, _) => *error,
-                (_, status) => (step.error_name)(self.desk.phase, status),
+                (Fitness::Unfit { error, .. }, _) if done.tries == 0 => *error,
+                (_, status) => (step.error_name)(phase, status),
             }
             .map(str::to_owned);
             record.output = String::from_utf8_lossy(&done.tail).into_owned();
@@ -322,7 +350,14 @@ impl Master {
         if let Some(door) = started.and_then(|started| started.door.as_ref()) {
             return Some(self.release(step, door));
         }
-        let call = step.call(self.desk.phase, self.desk.reason)?;
+        let Some(call) = step.call(self.desk.phase, self.desk.reason) else {
+            if self.desk.phase == Phase::Freeze && step.thaw.is_some() {
+                // Its turn was all that there is to it: the other half is due.
+                self.desk.remember_start(step, None);
+            }
+            return None;
+        };
+        let call = &budget::within(&self.desk, step, call);
         let holds = step.policy.kind == Kind::Hold;
         if holds && !self.desk.memory().is_kept() {
             let reason = "a holding hook could not be found again for the thaw".to_owned();
@@ -363,12 +398,13 @@ impl Master {
                     step,
                     &call.program.display().to_string(),
                     call.timeout,
-                    &ended,
+                    (&ended, door.is_some()),
                 );
             }
             let done = Done {
                 tries,
                 holds: holding,
+                is_early: door.is_some() && !holding,
                 ..Done::from(ended)
             };
             let again = verdict(&step.policy, &done) == Verdict::Failure
@@ -400,14 +436,21 @@ impl Master {
                 .log()
                 .line(&format!("{name} did not hold until the thaw: {why}"));
         }
-        self.finish(step, name, step.policy.timeout, &released.ended);
+        self.finish(step, name, step.policy.timeout, (&released.ended, false));
         Done {
             lost: released.lost.is_some(),
             ..Done::from(released.ended)
         }
     }
 
-    fn finish(&self, step: &Step, shown: &str, timeout: Option<Duration>, ended: &Ended) {
+    /// `is_early`: it was to hold.
+    fn finish(
+        &self,
+        step: &Step,
+        shown: &str,
+        timeout: Option<Duration>,
+        (ended, is_early): (&Ended, bool),
+    ) {
         let mut log = self.desk.log();
         if let Some(more) = explanation(&ended.status, self.desk.time_for(timeout).or(timeout)) {
             log.line(&format!("{shown} {more}"));
@@ -416,6 +459,10 @@ impl Master {
         let note = match &ended.status {
             HookStatus::Exited(code) if step.policy.not_applicable.contains(code) => {
                 " (not applicable)"
+            }
+            HookStatus::Exited(_) if is_early => " (before it was ready)",
+            HookStatus::Exited(code) if *code != 0 && step.policy.success.contains(code) => {
+                " (success)"
             }
             _ => "",
         };
@@ -430,6 +477,8 @@ struct Done {
     tail: Vec<u8>,
     tries: u32,
     holds: bool,
+    /// It was to hold, and ended before it was ready.
+    is_early: bool,
     lost: bool,
 }
 
@@ -441,6 +490,7 @@ impl Done {
             tail: Vec::new(),
             tries: 0,
             holds: false,
+            is_early: false,
             lost: false,
         }
     }
@@ -454,6 +504,7 @@ impl From<Ended> for Done {
             tail: ended.tail,
             tries: 1,
             holds: false,
+            is_early: false,
             lost: false,
         }
     }
@@ -484,7 +535,9 @@ fn verdict(policy: &Policy, done: &Done) -> Verdict {
     match &done.status {
         _ if done.holds => Verdict::Success,
         _ if done.lost => Verdict::Failure,
-        HookStatus::Exited(code) if policy.success.contains(code) => Verdict::Success,
+        HookStatus::Exited(code) if !done.is_early && policy.success.contains(code) => {
+            Verdict::Success
+        }
         HookStatus::Exited(code) if policy.not_applicable.contains(code) => Verdict::NotApplicable,
         HookStatus::Exited(_) => Verdict::Failure,
         status => plain_verdict(status),

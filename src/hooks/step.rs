@@ -48,12 +48,14 @@ pub struct Step {
     pub policy: Policy,
     /// What happens on freeze; None: nothing, but the other half belongs to it.
     pub freeze: Option<Call>,
-    /// What happens on thaw.
+    /// What happens on thaw; None: nothing.
     pub thaw: Option<Call>,
     /// What happens instead of the thaw if the freeze failed; None: the same.
     pub undo: Option<Call>,
     /// Whether a step that itself failed on freeze is undone, too.
     pub undone_if_failed: bool,
+    /// Time for all steps of its source in one phase together; None: no such limit.
+    pub budget: Option<Duration>,
     /// Whether it can be taken.
     pub fitness: Fitness,
     /// What the source's contract calls an end like this one.
@@ -71,6 +73,7 @@ impl Step {
             thaw: None,
             undo: None,
             undone_if_failed: true,
+            budget: None,
             fitness: Fitness::Fit,
             error_name: |_, _| None,
         }
@@ -102,10 +105,12 @@ impl Step {
 
 /// In what goes on: each element runs when the one before it has ended; what is in one element runs
 /// side by side. Stages in order; in each first the serial steps, then the parallel ones together.
-pub fn batches(mut steps: Vec<Step>) -> Vec<Vec<Step>> {
-    steps.sort_by_key(|step| (step.policy.stage, step.policy.parallel));
+pub fn batches(steps: Vec<Step>) -> Vec<Vec<Step>> {
+    // The place in the list keeps steps of one stage in their order.
+    let mut steps: Vec<(usize, Step)> = steps.into_iter().enumerate().collect();
+    steps.sort_unstable_by_key(|(at, step)| (step.policy.stage, step.policy.parallel, *at));
     let mut batches: Vec<Vec<Step>> = Vec::new();
-    for step in steps {
+    for (_, step) in steps {
         match batches.last_mut() {
             Some(batch)
                 if step.policy.parallel

@@ -534,3 +534,18 @@ fn records_are_one_json_line_each() {
         (&HookStatus::Signaled(15), "why\n")
     );
 }
+
+#[test]
+fn words_are_taken_apart_as_they_were_joined() {
+    let texts = [
+        "/a b",
+        "tab\there",
+        "line\nend",
+        "back\\slash",
+        "\\040",
+        "/plain",
+    ];
+    let joined = super::words(texts);
+    assert_eq!(joined.split(' ').count(), texts.len());
+    assert_eq!(super::from_words(&joined), texts);
+}

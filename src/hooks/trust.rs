@@ -16,6 +16,8 @@ use nix::unistd::{getegid, geteuid};
 const GROUP_WRITE: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
+/// How every refusal begins.
+pub const REFUSING: &str = "refusing to run hooks: ";
 /// As many links as the kernel follows.
 const MOST_LINKS: u32 = 40;
 
@@ -116,7 +118,7 @@ fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), Refusal> {
 
 fn unseen(path: &Path, error: &io::Error) -> Refusal {
     Refusal(format!(
-        "refusing to run hooks: {} cannot be looked at: {}",
+        "{REFUSING}{} cannot be looked at: {}",
         path.display(),
         crate::sys::strerror(error)
     ))
@@ -156,7 +158,7 @@ impl Fault {
             Fault::Others => ("is writable by everybody".to_owned(), "chmod go-w"),
         };
         format!(
-            "refusing to run hooks: {path} {what} (mode {mode:04o}); after checking its content, \
+            "{REFUSING}{path} {what} (mode {mode:04o}); after checking its content, \
              mend it with: {remedy} {path}"
         )
     }

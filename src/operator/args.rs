@@ -80,7 +80,8 @@ pub fn number(what: &str, text: &OsStr) -> Result<usize, String> {
 impl Tool {
     /// Takes the command line apart, does the `work`, which returns the exit status, and tells of
     /// mistakes and failures; returns the exit status.
-    pub fn run(&self, args: &[OsString], work: impl FnOnce(&Given) -> Result<u8, Ended>) -> u8 {
+    #[inline(never)]
+    pub fn run(&self, args: &[OsString], work: fn(&Given) -> Result<u8, Ended>) -> u8 {
         let (name, usage) = (self.name, self.usage.concat());
         let ended = match self.parse(args) {
             Ok(Some(given)) => work(&given),

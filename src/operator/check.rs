@@ -1,8 +1,8 @@
 //! `qemu-ga check`: whether a freeze will go well here, before one is asked for. Every finding says
 //! what to do. It only looks: no device is opened, nothing is written.
 
-mod files;
-mod hooks;
+pub(super) mod files;
+pub(super) mod hooks;
 mod system;
 
 use super::args::{Ended, Given, Tool};
@@ -32,7 +32,7 @@ command.
 /// How serious it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Kind {
+pub(super) enum Kind {
     /// As it should be.
     Fine,
     /// Good to know.
@@ -43,7 +43,7 @@ enum Kind {
 
 /// One thing that was looked at.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Result {
+pub(super) struct Result {
     kind: Kind,
     /// What was looked at.
     about: &'static str,
@@ -78,7 +78,7 @@ impl Result {
 }
 
 /// What the checks look at.
-struct Scene<'a> {
+pub(super) struct Scene<'a> {
     config: &'a Config,
     mounts: &'a [Mount],
     survey: &'a Survey,
@@ -92,6 +92,11 @@ const TOOL: Tool = Tool {
     values: setting::OPTIONS,
     most_words: 0,
 };
+
+/// The help of this tool.
+pub fn usage() -> String {
+    TOOL.usage.concat()
+}
 
 /// Runs `qemu-ga check` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
@@ -107,13 +112,18 @@ fn work(given: &Given) -> std::result::Result<u8, Ended> {
             "mend the file: the agent does not start with it",
         )],
     };
-    let told = if given.has("--json") {
+    Ok(report(&results, given.has("--json")))
+}
+
+/// Shows the results; returns the exit status.
+pub(super) fn report(results: &[Result], as_json: bool) -> u8 {
+    let told = if as_json {
         present::print_json(&results)
     } else {
-        present::print(&tell(&results, Style::of_stdout()))
+        present::print(&tell(results, Style::of_stdout()))
     };
     let found = results.iter().any(|result| result.kind == Kind::Finding);
-    Ok(told.max(u8::from(found)))
+    told.max(u8::from(found))
 }
 
 /// Every check, in the order of reading.

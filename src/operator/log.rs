@@ -15,8 +15,7 @@ Usage: qemu-ga log [--hook NAME] [--run N] [--failed] [--log FILE] [--json]
 Shows the log of the freeze hooks, as it is, or only a part of it:
   --hook NAME  this hook, by its file name or path
   --run N      one run, freeze to thaw: 1 is the last, 2 the one before
-  --failed     what ended with another status than 0, or not at all, or was not
-               called
+  --failed     what failed, did not end, or was not called
   --log FILE   the log; default: /var/log/qga-fsfreeze-hook.log
   --json       for machines
 Exit status: 0; 1 if there is no log, or nothing in it is meant; 2 for a mistake
@@ -43,6 +42,9 @@ struct Entry {
     /// What it ended with.
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<i32>,
+    /// It became ready, and was left to hold.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    holds: bool,
     /// Whether it failed, did not end, or was not called.
     failed: bool,
     /// All lines, as they are.
@@ -64,6 +66,11 @@ const TOOL: Tool = Tool {
     values: &["--hook", "--run", "--log"],
     most_words: 0,
 };
+
+/// The help of this tool.
+pub fn usage() -> String {
+    TOOL.usage.concat()
+}
 
 /// Runs `qemu-ga log` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
@@ -125,8 +132,14 @@ impl Entry {
 /// What a line of the hook master says.
 enum Line<'a> {
     Execute(&'a str, &'a str, &'a str),
-    Finished(&'a str, &'a str, i32),
+    /// A holding hook is told to let go.
+    Release(&'a str, &'a str),
+    Holds(&'a str, &'a str),
+    /// With its status, and whether that is a failure.
+    Finished(&'a str, &'a str, i32, bool),
     Skipped(&'a str, &'a str),
+    /// Rightly not called.
+    Uncalled(&'a str, &'a str),
     /// Of the master, but of no single hook.
     Other(&'a str),
     Output,
@@ -143,15 +156,43 @@ fn understand(line: &str) -> Line<'_> {
     {
         return Line::Execute(date, path, phase);
     }
-    if let Some((path, status)) = rest.rsplit_once(" finished with status=")
-        && let Ok(status) = status.parse()
+    if let Some((path, end)) = rest.rsplit_once(" finished with status=") {
+        let (status, note) = end.split_once(' ').unwrap_or((end, ""));
+        if let Ok(status) = status.parse() {
+            let is_fine = match note {
+                "" => status == 0,
+                note => matches!(note, "(success)" | "(not applicable)"),
+            };
+            return Line::Finished(date, path, status, !is_fine);
+        }
+    }
+    if let Some((path, _)) = rest
+        .strip_prefix("release ")
+        .and_then(|call| call.rsplit_once(' '))
     {
-        return Line::Finished(date, path, status);
+        return Line::Release(date, path);
+    }
+    if !rest.starts_with('/') {
+        return Line::Other(date);
+    }
+    if let Some(path) = rest.strip_suffix(" is ready and holds") {
+        return Line::Holds(date, path);
+    }
+    if let Some((path, _)) = rest.split_once(" is not called with thaw: ") {
+        return Line::Uncalled(date, path);
     }
     match rest.split_once(" skipped: ") {
-        Some((path, _)) if path.starts_with('/') => Line::Skipped(date, path),
-        _ => Line::Other(date),
+        Some((path, _)) => Line::Skipped(date, path),
+        None => Line::Other(date),
     }
+}
+
+/// The hook that was not even started, if that is what the line says.
+fn not_called(line: &str) -> Option<&str> {
+    let (_, text) = line.split_once(": ")?;
+    let why = [" cannot be run: ", " is not called: "];
+    let (hook, _) = why.iter().find_map(|why| text.split_once(why))?;
+    hook.starts_with('/').then_some(hook)
 }
 
 /// Whether `text` looks like what date(1) prints, in whatever language.
@@ -173,34 +214,55 @@ fn parse(text: &str) -> Vec<Run> {
             lines: vec![line.to_owned()],
             ..Entry::default()
         };
-        match understand(line) {
-            Line::Execute(date, hook, phase) => {
-                if let Some(run) = runs.last_mut().filter(|run| run.is_over(hook, phase)) {
-                    run.take_back(&mut waiting);
-                    runs.push(Run::default());
-                }
-                let Some(run) = runs.last_mut() else { continue };
-                run.entries.append(&mut waiting);
-                run.entries.push(Entry {
-                    phase: Some(phase.to_owned()),
-                    ..entry(date, Some(hook))
-                });
+        let understood = understand(line);
+        let called = match understood {
+            Line::Execute(date, hook, phase) => Some((date, hook, phase)),
+            Line::Release(date, hook) => Some((date, hook, "thaw")),
+            _ => None,
+        };
+        if let Some((date, hook, phase)) = called {
+            if let Some(run) = runs.last_mut().filter(|run| run.is_over(hook, phase)) {
+                run.take_back(&mut waiting);
+                runs.push(Run::default());
             }
+            let Some(run) = runs.last_mut() else { continue };
+            run.entries.append(&mut waiting);
+            run.entries.push(Entry {
+                phase: Some(phase.to_owned()),
+                ..entry(date, Some(hook))
+            });
+            continue;
+        }
+        match understood {
             Line::Skipped(date, hook) => waiting.push(entry(date, Some(hook))),
+            Line::Uncalled(date, hook) => waiting.push(Entry {
+                failed: false,
+                ..entry(date, Some(hook))
+            }),
             understood => {
-                let open = runs.last_mut().and_then(|run| run.entries.last_mut());
-                let open = open.filter(|open| waiting.is_empty() && open.ended.is_none());
+                let Some(run) = runs.last_mut() else { continue };
+                let open = match understood {
+                    Line::Finished(_, hook, ..) | Line::Holds(_, hook) => run.open(hook),
+                    _ if !waiting.is_empty() => None,
+                    _ => run.meant(line),
+                };
                 match (open, understood) {
-                    (Some(open), Line::Finished(date, hook, status))
-                        if open.hook.as_deref() == Some(hook) =>
-                    {
+                    (Some(open), Line::Finished(date, _, status, failed)) => {
                         open.ended = Some(date.to_owned());
                         open.status = Some(status);
-                        open.failed = status != 0;
+                        // A lock that was lost stays lost, whatever the hook ended with.
+                        let lost = |line: &String| line.contains(" did not hold until the thaw: ");
+                        open.failed = failed || open.lines.iter().any(lost);
+                        open.lines.push(line.to_owned());
+                    }
+                    (Some(open), Line::Holds(date, _)) => {
+                        open.ended = Some(date.to_owned());
+                        open.holds = true;
+                        open.failed = false;
                         open.lines.push(line.to_owned());
                     }
                     (Some(open), _) => open.lines.push(line.to_owned()),
-                    (None, Line::Other(date)) => waiting.push(entry(date, None)),
+                    (None, Line::Other(date)) => waiting.push(entry(date, not_called(line))),
                     // Of a process that a hook left behind.
                     (None, _) => waiting.push(Entry {
                         failed: false,
@@ -228,10 +290,41 @@ impl Run {
         let called = |entry: &&Entry| entry.phase.is_some();
         let last = self.entries.iter().rev().find(called);
         let thawed = last.is_some_and(|entry| entry.phase.as_deref() == Some("thaw"));
-        let again = |entry: &Entry| {
+        let same = |entry: &&Entry| {
             entry.phase.as_deref() == Some(phase) && entry.hook.as_deref() == Some(hook)
         };
-        (thawed && phase == "freeze") || self.entries.iter().any(again)
+        // After a failure it is another try of the same.
+        let again = self.entries.iter().rev().find(same);
+        let again = again.is_some_and(|entry| entry.ended.is_none() || !entry.failed);
+        (thawed && phase == "freeze") || again
+    }
+
+    /// The call of `hook` that has not ended.
+    fn open(&mut self, hook: &str) -> Option<&mut Entry> {
+        let mut entries = self.entries.iter_mut().rev();
+        entries.find(|entry| {
+            entry.phase.is_some() && entry.ended.is_none() && entry.hook.as_deref() == Some(hook)
+        })
+    }
+
+    /// The call that a line belongs to: the one that it names, or the first that has not ended. Of
+    /// hooks side by side, what each printed stands before its end.
+    fn meant(&mut self, line: &str) -> Option<&mut Entry> {
+        let text = line.split_once(": ").map_or("", |(_, text)| text);
+        let names = |entry: &Entry| {
+            let hook = entry.hook.as_ref().filter(|_| entry.phase.is_some());
+            let rest = hook.and_then(|hook| text.strip_prefix(hook.as_str()));
+            // The name of its failure comes after its end.
+            rest.is_some_and(|rest| {
+                rest.starts_with(':') || rest.starts_with(' ') && entry.ended.is_none()
+            })
+        };
+        if let Some(at) = self.entries.iter().rposition(names) {
+            return self.entries.get_mut(at);
+        }
+        let open = |entry: &Entry| entry.phase.is_some() && entry.ended.is_none();
+        let at = self.entries.iter().position(open)?;
+        self.entries.get_mut(at)
     }
 
     /// A hook that was passed over at the freeze is so at the thaw too, perhaps after its last call.
@@ -258,9 +351,10 @@ fn show(runs: &[Run], style: Style) -> String {
                 let tamed = tame(line);
                 text += &match understand(line) {
                     Line::Output => tamed,
-                    Line::Finished(_, _, 0) => style.good(&tamed),
+                    Line::Finished(_, _, _, false) | Line::Holds(..) => style.good(&tamed),
                     Line::Finished(..) | Line::Skipped(..) | Line::Other(_) => style.bad(&tamed),
-                    Line::Execute(..) => style.bold(&tamed),
+                    Line::Uncalled(..) => style.odd(&tamed),
+                    Line::Execute(..) | Line::Release(..) => style.bold(&tamed),
                 };
                 text.push('\n');
             }
@@ -317,6 +411,65 @@ Fri Nov 24 01:00:00 MSK 2023: execute /h/10-app freeze
         // Nothing is lost but the blank line between the runs.
         let shown = show(&runs, Style::default());
         assert_eq!(shown.replace("\n\n", "\n"), LOG);
+    }
+
+    #[test]
+    fn tries_holding_hooks_and_hooks_side_by_side() {
+        let lines = [
+            "execute /h/1 freeze",
+            "/h/1 finished with status=1",
+            "execute /h/1 freeze",
+            "/h/1 finished with status=77 (not applicable)",
+            "execute /h/2 freeze",
+            "/h/2 is ready and holds",
+            "execute /h/3 freeze",
+            "execute /h/4 freeze",
+            "of 3",
+            "/h/3 finished with status=3 (success)",
+            "of 4",
+            "/h/4 did not finish within 5 s and was ended",
+            "/h/4 finished with status=124",
+            "/h/4: ErrorName",
+            "/h/5 cannot be run: it is gone",
+            "/h/1 is not called with thaw: it was not called with freeze, or that settled it",
+            "execute /h/4 thaw",
+            "/h/4 finished with status=0",
+            "release /h/2 ok",
+            "/h/2 did not hold until the thaw: it ended 1.000 s after it was ready",
+            "/h/2 finished with status=0",
+        ];
+        let dated = |line: &&str| match line.starts_with("of ") {
+            true => format!("{line}\n"),
+            false => format!("Thu Nov 23 13:38:05 MSK 2023: {line}\n"),
+        };
+        let text: String = lines.iter().map(dated).collect();
+        let runs = parse(&text);
+        let told: Vec<String> = runs[0]
+            .entries
+            .iter()
+            .map(|e| {
+                let hook = e.hook.as_deref().unwrap_or_default();
+                let phase = e.phase.as_deref().unwrap_or_default();
+                let status = e.status.map(|s| s.to_string()).unwrap_or_default();
+                let failed = if e.failed { "failed" } else { "" };
+                format!("{hook} {phase} {status} {failed} {}", e.lines.len())
+            })
+            .collect();
+        let expected = [
+            "/h/1 freeze 1 failed 2",
+            "/h/1 freeze 77  2",
+            "/h/2 freeze   2",
+            "/h/3 freeze 3  3",
+            "/h/4 freeze 124 failed 5",
+            "/h/5   failed 1",
+            "/h/1    1",
+            "/h/4 thaw 0  2",
+            "/h/2 thaw 0 failed 3",
+        ];
+        assert_eq!(told, expected);
+        assert!(runs[0].entries[2].holds);
+        assert_eq!(runs.len(), 1);
+        assert_eq!(parse(&text.repeat(2)).len(), 2);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! Floor 5: subcommands for people.
 //!
 //! Each tool is a file with `cli(arguments) -> exit status`, and an entry in [`crate::app`]'s table.
-//! All but `selftest` and `thaw --now` only look, and all speak JSON with `--json`. [`args`] takes
+//! All but `selftest`, `thaw --now` and `hook try` only look, and all speak JSON with `--json`. [`args`] takes
 //! their command lines apart, [`setting`] finds the configuration that they go by, [`present`] shows.
 
 mod args;
 pub mod check;
+pub mod hook;
 pub mod log;
 pub mod plan;
 mod present;

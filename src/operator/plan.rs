@@ -86,6 +86,11 @@ const TOOL: Tool = Tool {
     most_words: usize::MAX,
 };
 
+/// The help of this tool.
+pub fn usage() -> String {
+    TOOL.usage.concat()
+}
+
 /// Runs `qemu-ga plan` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
     TOOL.run(args, work)

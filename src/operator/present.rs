@@ -24,7 +24,12 @@ pub fn complain(text: &str) {
 pub fn print_json(value: &impl Serialize) -> u8 {
     // Through the one writer that is there anyway, and indented from the plain value: a second writer
     // for every type would make the binary larger.
-    let indented = serde_json::to_vec(value)
+    print_indented(serde_json::to_vec(value))
+}
+
+#[inline(never)]
+fn print_indented(plain: serde_json::Result<Vec<u8>>) -> u8 {
+    let indented = plain
         .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json))
         .and_then(|value| serde_json::to_string_pretty(&value));
     match indented {

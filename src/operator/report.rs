@@ -6,7 +6,7 @@ use super::setting::{self, Setting};
 use crate::freeze::guardian::question::Question;
 use crate::freeze::history;
 use crate::freeze::report::{Applications, End, FilesystemRecord, Level, Outcome, Report};
-use crate::hooks::{HookRecord, HookStatus, Phase};
+use crate::hooks::{HookRecord, HookStatus, Phase, Verdict};
 use crate::state::StateDir;
 use std::ffi::OsString;
 use std::path::Path;
@@ -35,6 +35,11 @@ const TOOL: Tool = Tool {
     values: setting::OPTIONS,
     most_words: 1,
 };
+
+/// The help of this tool.
+pub fn usage() -> String {
+    TOOL.usage.concat()
+}
 
 /// Runs `qemu-ga report` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
@@ -155,6 +160,9 @@ fn end(report: &Report) -> (&'static str, &'static str) {
 fn worth(report: &Report) -> &'static str {
     match (report.level, report.applications) {
         (Level::Application, _) => "hooks ran and succeeded, all filesystems were held",
+        (Level::Filesystem, Applications::Failed) if report.hooks.iter().any(|h| h.lost) => {
+            "all filesystems were held, but a hook did not hold until the thaw"
+        }
         (Level::Filesystem, Applications::Failed) => {
             "all filesystems were held, but a freeze hook failed"
         }
@@ -172,6 +180,9 @@ fn show(report: &Report, all: bool, style: Style) -> String {
         &format!("{}: {}", report.level.name(), worth(report)),
     )
     .replacen(report.level.name(), &level(report, style), 1);
+    if !report.tags.is_empty() {
+        text += &wrap("Tags    ", &tame(&report.tags.join(", ")));
+    }
     let still = match report.applications {
         Applications::Untouched => "applications were not told".to_owned(),
         _ => format!("applications {}", span(report.applications_seconds)),
@@ -275,24 +286,16 @@ fn hooks(report: &Report, style: Style) -> String {
             _ => "  the hook master does not tell of single hooks\n",
         };
     }
-    let status = |hook: &HookRecord| {
-        let word = match &hook.status {
-            HookStatus::Exited(0) => return style.good("status 0"),
-            HookStatus::Exited(status) => format!("status {status}"),
-            HookStatus::Signaled(signal) => format!("signal {signal}"),
-            HookStatus::NotRun { status, .. } => format!("not run ({status})"),
-            HookStatus::Skipped(_) => return style.odd("skipped"),
-            HookStatus::TimedOut => "timed out".to_owned(),
-            HookStatus::Cancelled => "cancelled".to_owned(),
-        };
-        style.bad(&word)
-    };
     let row = |hook: &HookRecord| {
         let name = hook.path.rsplit('/').next().unwrap_or(&hook.path);
+        let source = match hook.source.as_str() {
+            "" => String::new(),
+            source => format!(" ({source})"),
+        };
         vec![
             hook.phase.as_str().to_owned(),
-            tame(name),
-            status(hook),
+            tame(&(name.to_owned() + &source)),
+            status(hook, style),
             match hook.status {
                 HookStatus::Skipped(_) => String::new(),
                 _ => span(hook.elapsed),
@@ -309,11 +312,44 @@ fn hooks(report: &Report, style: Style) -> String {
         {
             text += &wrap("      ", &tame(reason));
         }
+        if let Some(error) = &hook.error {
+            text += &wrap("      error: ", &tame(error));
+        }
+        if hook.lost {
+            text += "      it did not hold until the thaw\n";
+        }
         for line in last_lines(&hook.output) {
             text += &format!("      | {}\n", tame(line));
         }
     }
     text
+}
+
+/// How a hook ended, and what that means where the number does not say it.
+fn status(hook: &HookRecord, style: Style) -> String {
+    let mut word = match &hook.status {
+        HookStatus::Exited(status) => format!("status {status}"),
+        HookStatus::Signaled(signal) => format!("signal {signal}"),
+        HookStatus::NotRun { status, .. } => format!("not run ({status})"),
+        HookStatus::Skipped(_) => return style.odd("skipped"),
+        HookStatus::TimedOut => "timed out".to_owned(),
+        HookStatus::Cancelled => "cancelled".to_owned(),
+    };
+    word += match hook.verdict {
+        _ if hook.lost => ", LOST",
+        Some(Verdict::NotApplicable) => ", not applicable",
+        Some(Verdict::Success) => ", success",
+        Some(Verdict::Failure) => ", failure",
+        None => "",
+    };
+    if let Some(tries) = hook.tries {
+        word += &format!(", {tries} tries");
+    }
+    match hook.is_success() {
+        _ if hook.verdict == Some(Verdict::NotApplicable) => style.odd(&word),
+        true => style.good(&word),
+        false => style.bad(&word),
+    }
 }
 
 /// The end of a hook's output, as much as belongs into an overview.
@@ -380,6 +416,39 @@ mod tests {
         }
         assert!(!text.contains("| 1\n") && !text.contains('\x1b'));
         assert!(show(&report(), true, Style::default()).contains("  pseudo\n      /proc\n"));
+    }
+
+    #[test]
+    fn tries_verdicts_lost_holders_and_the_words_of_adapters() {
+        let mut report = report();
+        report.filesystems.pop();
+        let hook = |name: &str, phase, status| HookRecord::new(format!("/h/{name}"), phase, status);
+        let mut none = hook("none", Phase::Freeze, HookStatus::Exited(77));
+        none.verdict = Some(Verdict::NotApplicable);
+        let mut iris = hook("iris", Phase::Freeze, HookStatus::Exited(5));
+        (iris.verdict, iris.tries) = (Some(Verdict::Success), Some(3));
+        let mut lock = hook("lock", Phase::Thaw, HookStatus::Exited(0));
+        lock.lost = true;
+        lock.verdict = Some(Verdict::Failure);
+        let mut pre = hook("pre.sh", Phase::Freeze, HookStatus::Exited(1));
+        pre.source = "azure".into();
+        pre.error = Some("FSFreezeFailed".into());
+        report.hooks = vec![none, iris, pre, lock];
+        report.judge();
+        report.tags = vec!["FileSystemConsistent".into()];
+        let text = show(&report, false, Style::default());
+        for line in [
+            "Level   filesystem: all filesystems were held, but a hook did not hold until the",
+            "Tags    FileSystemConsistent",
+            "  freeze  none            status 77, not applicable   0.0 ms",
+            "  freeze  iris            status 5, success, 3 tries  0.0 ms",
+            "  freeze  pre.sh (azure)  status 1                    0.0 ms",
+            "      error: FSFreezeFailed",
+            "  thaw    lock            status 0, LOST              0.0 ms",
+            "      it did not hold until the thaw",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no {line:?} in:\n{text}");
+        }
     }
 
     #[test]

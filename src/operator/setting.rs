@@ -120,7 +120,7 @@ pub fn agents() -> Vec<Agent> {
         .filter(|&pid: &i32| u32::try_from(pid) != Ok(own))
         .filter_map(agent)
         .collect();
-    found.sort_by_key(|agent| agent.pid);
+    found.sort_unstable_by_key(|agent| agent.pid);
     found
 }
 

@@ -74,6 +74,11 @@ const TOOL: Tool = Tool {
     most_words: 0,
 };
 
+/// The help of this tool.
+pub fn usage() -> String {
+    TOOL.usage.concat()
+}
+
 /// Runs `qemu-ga status` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
     TOOL.run(args, work)

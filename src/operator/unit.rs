@@ -66,7 +66,7 @@ fn drop_ins(root: &Path) -> Vec<String> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|kind| kind == "conf"))
         .collect();
-    paths.sort_by_key(|path| path.file_name().map(ToOwned::to_owned));
+    paths.sort_unstable_by_key(|path| path.file_name().map(ToOwned::to_owned));
     let text = |path: PathBuf| fs::read_to_string(path).ok();
     paths.into_iter().filter_map(text).collect()
 }

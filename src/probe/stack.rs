@@ -80,7 +80,7 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
         }
         match sysblock::slaves(system, &path) {
             Ok(mut slaves) => {
-                slaves.sort_by(|a, b| b.cmp(a));
+                slaves.sort_unstable_by(|a, b| b.cmp(a));
                 waiting.extend(slaves);
             }
             Err(error) => stack.problems.push(error.to_string()),
@@ -112,7 +112,7 @@ pub fn btrfs_members(system: &System) -> Vec<Vec<DeviceNumber>> {
     let base = Path::new("/sys/fs/btrfs");
     // Without btrfs in the kernel there is no such directory, and `features` has no devices.
     let mut filesystems = system.names(base).unwrap_or_default();
-    filesystems.sort_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+    filesystems.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
     let members = |filesystem: &std::ffi::OsString| {
         let directory = base.join(filesystem).join("devices");
         let names = system.names(&directory).ok()?;

@@ -127,7 +127,7 @@ mod tests {
             .iter()
             .map(|path| name(path))
             .collect();
-        names.sort();
+        names.sort_unstable();
         names
     }
 

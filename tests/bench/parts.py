@@ -7,6 +7,7 @@ import subprocess
 import time
 
 import commands
+import hooks
 from lib import channel, guest, paths
 
 SIDES = ("ours", "original")
@@ -75,7 +76,7 @@ def measure(rows, made, work, rounds, only):
     if only in "ping":
         rows += ping_here(work, rounds)
     for part, function in (("interfaces", commands.interfaces), ("files", commands.files), ("programs", commands.programs),
-                           ("mixed", commands.mixed)):
+                           ("mixed", commands.mixed), ("hooks", hooks.hooks)):
         if only in part:
             rows += function(Row, alternate, say, work, rounds)
     in_guest = (("idle", idle), ("ping", ping_virtio), ("stall-slow-disk", stall_slow_disk), ("stall-loop", stall_loop),

@@ -113,9 +113,13 @@ fn one_that_never_becomes_ready_is_ended() {
     );
     place.hook("2", "# qga-hook: type=hold\nexit 77");
     place.hook("3", "# qga-hook: type=hold\necho no lock >&2; exit 4");
+    place.hook("4", "# qga-hook: type=hold\nexit 0");
     let hooks = place.freeze().hooks;
     let ends: Vec<_> = hooks.iter().map(|hook| hook.status.number()).collect();
-    assert_eq!(ends, [124, 77, 4], "{hooks:?}");
+    assert_eq!(ends, [124, 77, 4, 0], "{hooks:?}");
+    assert_eq!(hooks[3].verdict, Some(Verdict::Failure));
+    let early = "4 finished with status=0 (before it was ready)".to_owned();
+    assert!(place.log().contains(&early), "{:?}", place.log());
     assert_eq!(hooks[1].verdict, Some(Verdict::NotApplicable));
     assert_eq!(hooks[2].output, "no lock\n");
     assert_eq!(place.thaw(ThawReason::Ok).hooks, [], "none of them holds");

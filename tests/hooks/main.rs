@@ -2,7 +2,10 @@
 
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
+mod adapters;
+mod guide;
 mod holding;
 mod master;
 mod policy;
 mod support;
+mod tools;

@@ -233,3 +233,48 @@ fn a_hook_s_background_child_may_write_to_the_log_and_delays_nothing() {
         assert!(log.contains(&"lock released".to_owned()), "{log:?}");
     });
 }
+
+#[test]
+fn an_adapter_s_settings_leave_the_filesystems_alone_and_its_words_are_in_the_report() {
+    if !is_ours() {
+        return; // it knows no adapters
+    }
+    in_namespace(|| {
+        let rig = Rig::new();
+        let place = &rig.place;
+        for name in ["pre", "post"] {
+            let text = format!("echo {name} >>'{}'", place.name("calls"));
+            let script = place.script(name, &text);
+            fs::set_permissions(script, fs::Permissions::from_mode(0o700)).expect("mode");
+        }
+        let config = place.path("plugin.json");
+        fs::write(
+            place.path("etc/fsfreeze-hook.conf"),
+            format!("[azure]\nconfig={}\n", config.display()),
+        )
+        .expect("conf");
+        let run = |freezes: bool, expected: u64| {
+            let plugin = json!({
+                "preScriptLocation": place.name("pre"),
+                "postScriptLocation": place.name("post"),
+                "fsFreezeEnabled": freezes,
+            });
+            fs::write(&config, plugin.to_string()).expect("json");
+            fs::set_permissions(&config, fs::Permissions::from_mode(0o600)).expect("mode");
+            let agent = rig.agent();
+            assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(expected));
+            let status = agent.call("guest-fsfreeze-status");
+            assert_eq!(status, r#"{"return": "frozen"}"#);
+            assert_eq!(rig.disk.is_frozen(), freezes);
+            assert_eq!(place.read("calls"), "pre\n");
+            assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(expected));
+            assert_eq!(place.read("calls"), "pre\npost\n");
+            fs::remove_file(place.path("calls")).expect("calls");
+            place.report()
+        };
+        let report = run(false, 0);
+        assert_eq!(report["tags"], json!(["crashConsistent"]), "{report}");
+        let report = run(true, 1);
+        assert_eq!(report["tags"], json!(["applicationConsistent"]), "{report}");
+    });
+}

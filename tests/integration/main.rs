@@ -24,6 +24,7 @@ mod log_gate;
 mod operator;
 mod power;
 mod restart;
+mod secrets;
 mod serial;
 mod sessions;
 mod side_by_side;

@@ -78,7 +78,9 @@ impl Link {
         })?;
         match link.read()? {
             Word::Ready => Ok(link),
-            other => Err(io::Error::other(format!("it answered {other:?}"))),
+            _ => Err(io::Error::other(
+                "it answered, but not that it stands ready",
+            )),
         }
     }
 

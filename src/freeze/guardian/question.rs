@@ -62,7 +62,7 @@ impl Question {
         self.tell(&Order::Status)?;
         match self.read(PATIENCE)? {
             Word::Standing(standing) => Ok(*standing),
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -82,7 +82,7 @@ impl Question {
                 failures,
             })),
             Word::Refused(why) => Ok(Err(why)),
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -93,7 +93,7 @@ impl Question {
     pub fn wait(mut self) -> io::Result<Expiry> {
         match self.read(HOOKS_PATIENCE)? {
             Word::Ended(expiry) => Ok(expiry),
-            other => Err(unexpected(&other)),
+            _ => Err(unexpected()),
         }
     }
 
@@ -118,6 +118,6 @@ impl Question {
     }
 }
 
-fn unexpected(word: &Word) -> io::Error {
-    io::Error::other(format!("it answered {word:?}"))
+fn unexpected() -> io::Error {
+    io::Error::other("it answered something else; is it of another version?")
 }

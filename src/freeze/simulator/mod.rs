@@ -143,6 +143,12 @@ impl Simulator {
         self
     }
 
+    /// The hook master asks that nothing be frozen, if `leaves`.
+    fn leaving(self, leaves: bool) -> Self {
+        self.0.borrow_mut().leaves_filesystems = leaves;
+        self
+    }
+
     /// The operations of these names fail.
     fn refusing(self, refusals: Vec<(String, i32)>) -> Self {
         self.0.borrow_mut().refusals = refusals;

@@ -205,18 +205,47 @@ fn a_successor_inherits_the_freeze() {
     );
 }
 
+/// An adapter's settings can ask that hooks run and no filesystem be frozen.
+#[test]
+fn if_the_hooks_want_it_the_filesystems_are_left_alone() {
+    let world = Simulator::new(&MOUNTS).leaving(true);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(0));
+    assert!(engine.is_frozen() && world.0.borrow().marker);
+    assert_eq!(world.0.borrow().thaw_hooks, 0, "applications are held");
+    assert_eq!(engine.thaw(), Ok(0));
+    let freezes = |step: &String| step.starts_with("freeze ") || step.starts_with("thaw ");
+    assert!(!world.steps().iter().any(freezes), "{:?}", world.steps());
+    {
+        let world = world.0.borrow();
+        assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
+        let report = &world.kept[0];
+        assert_eq!((report.level, report.end), (Level::Crash, Some(End::Thaw)));
+        for filesystem in &report.filesystems {
+            assert_eq!(filesystem.outcome, Outcome::Skipped);
+            assert!(filesystem.detail.as_ref().unwrap().contains("adapter"));
+        }
+    }
+    // It is a matter of one run.
+    world.0.borrow_mut().leaves_filesystems = false;
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert_eq!(engine.thaw(), Ok(3));
+}
+
 /// Every world of the exhaustive tests: flat and in levels, with each order in which what is done
-/// side by side may end. So whatever part of a level may be frozen when the agent dies once is.
+/// side by side may end, so that whatever part of a level may be frozen when the agent dies once is;
+/// and one whose hooks want no filesystem frozen.
 fn worlds() -> impl Iterator<Item = impl Fn() -> Simulator + Copy> {
-    let turns = (0..6).map(|turn| (false, turn));
-    let turns = turns.chain((0..2).map(|turn| (true, turn)));
-    turns.map(|(stacked, turn)| {
+    let turns = (0..6).map(|turn| (false, turn, false));
+    let turns = turns.chain((0..2).map(|turn| (true, turn, false)));
+    let turns = turns.chain([(false, 0, true)]);
+    turns.map(|(stacked, turn, leaves)| {
         move || {
             let world = match stacked {
                 true => Simulator::stacked(),
                 false => Simulator::new(&MOUNTS),
             };
-            world.in_turn(turn)
+            world.in_turn(turn).leaving(leaves)
         }
     })
 }
@@ -284,7 +313,7 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
                 engine.freeze(None).and_then(|_| engine.thaw())
             }));
             if run.is_ok() {
-                assert!(step > 20, "the fault struck at every step");
+                assert!(step > 14, "the fault struck at every step");
                 break;
             }
             let at = format!("{fault:?} at {step}, {}", world.steps()[step]);

@@ -6,7 +6,7 @@ use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use nix::libc;
 use nix::unistd::{AccessFlags, eaccess};
@@ -17,6 +17,7 @@ use crate::hooks::step::{Call, Fitness, Step};
 use crate::hooks::trust::{self, Refusal, quoted};
 use crate::sys::strerror;
 
+const SAMPLE: &str = ".sample";
 /// Names that are left over by package managers and editors, or are samples.
 const SKIPPED_ENDINGS: [&str; 14] = [
     "~",
@@ -25,7 +26,7 @@ const SKIPPED_ENDINGS: [&str; 14] = [
     ".rpmnew",
     ".rpmorig",
     ".rpmsave",
-    ".sample",
+    SAMPLE,
     ".dpkg-old",
     ".dpkg-new",
     ".dpkg-tmp",
@@ -71,25 +72,10 @@ pub fn find(dir: &Path, rules: &Rules) -> Result<Found, Refusal> {
     names.sort_unstable();
     let mut found = Found::default();
     for name in &names {
-        let path = dir.join(name);
-        let Some((fitness, head)) = examine(&path)? else {
-            continue;
-        };
-        let (policy, warnings) = rules.of_hook(&name.to_string_lossy(), &head);
-        found.warnings.extend(warnings);
-        let shown = path.to_string_lossy().into_owned();
-        let call = |phase: &str| Call {
-            program: path.clone(),
-            args: vec![phase.into()],
-            timeout: policy.timeout,
-            retries: policy.retries,
-        };
-        let (freeze, thaw) = (call("freeze"), call("thaw"));
-        let mut step = Step::new("", shown, policy);
-        step.freeze = Some(freeze);
-        step.thaw = (step.policy.kind == Kind::Once).then_some(thaw);
-        step.fitness = fitness;
-        found.steps.push(step);
+        if let Some((step, warnings)) = of_file(&dir.join(name), rules)? {
+            found.steps.push(step);
+            found.warnings.extend(warnings);
+        }
     }
     for name in rules.named_hooks() {
         let is_here = |known: &&std::ffi::OsString| known.as_bytes() == name.as_bytes();
@@ -104,6 +90,32 @@ pub fn find(dir: &Path, rules: &Rules) -> Result<Found, Refusal> {
     Ok(found)
 }
 
+/// The step that the file at `path`, which is absolute, is or would be, and what was passed over of
+/// its settings; None: it is no file. A sample has the settings that it will have once it is renamed.
+///
+/// # Errors
+/// Others could have changed it.
+pub fn of_file(path: &Path, rules: &Rules) -> Result<Option<(Step, Vec<String>)>, Refusal> {
+    let Some((fitness, head)) = examine(path)? else {
+        return Ok(None);
+    };
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let name = name.strip_suffix(SAMPLE).unwrap_or(&name);
+    let (policy, warnings) = rules.of_hook(name, &head);
+    let call = |phase: &str| Call {
+        program: path.to_owned(),
+        args: vec![phase.into()],
+        timeout: policy.timeout,
+        retries: policy.retries,
+    };
+    let (freeze, thaw) = (call("freeze"), call("thaw"));
+    let mut step = Step::new("", path.to_string_lossy().into_owned(), policy);
+    step.freeze = Some(freeze);
+    step.thaw = (step.policy.kind == Kind::Once).then_some(thaw);
+    step.fitness = fitness;
+    Ok(Some((step, warnings)))
+}
+
 fn is_skipped(name: &OsStr) -> bool {
     let name = name.as_bytes();
     name.starts_with(b".")
@@ -113,7 +125,7 @@ fn is_skipped(name: &OsStr) -> bool {
 }
 
 /// Whether it can be run, and how it begins; None for what is no hook at all: a directory, a socket.
-fn examine(path: &PathBuf) -> Result<Option<(Fitness, Vec<u8>)>, Refusal> {
+fn examine(path: &Path) -> Result<Option<(Fitness, Vec<u8>)>, Refusal> {
     let data = match fs::metadata(path) {
         Ok(data) => data,
         Err(error) => {

@@ -1,7 +1,12 @@
 //! Where the master's steps come from: the hooks' directory, and other systems' scripts, each by an
 //! adapter. A new adapter is a file here and a line in [`ADAPTERS`].
 
+mod alibaba;
+mod azure;
 pub mod directory;
+mod google;
+pub mod script;
+mod vmware;
 
 use std::path::Path;
 
@@ -14,6 +19,8 @@ use super::trust::Refusal;
 pub struct Found {
     /// Its steps, in the order of the freeze.
     pub steps: Vec<Step>,
+    /// Those that the settings switch off; filled in by [`find`].
+    pub disabled: Vec<Step>,
     /// What was passed over, one line each.
     pub warnings: Vec<String>,
     /// It wants no filesystem frozen.
@@ -71,7 +78,12 @@ pub struct Adapter {
 }
 
 /// In the order in which they run within a stage, all of them before the hooks' directory.
-pub const ADAPTERS: [Adapter; 0] = [];
+pub const ADAPTERS: [Adapter; 4] = [
+    vmware::VMWARE,
+    azure::AZURE,
+    alibaba::ALIBABA,
+    google::GOOGLE,
+];
 
 /// What the adapter `name` calls a snapshot of the report's `level`.
 pub fn tag(name: &str, level: &str) -> Option<&'static str> {
@@ -114,6 +126,6 @@ pub fn find(dir: &Path, scene: &Scene<'_>) -> Result<Found, Refusal> {
         all.warnings.extend(found.warnings);
         all.leaves_filesystems |= found.leaves_filesystems;
     }
-    all.steps.retain(|step| step.policy.enabled);
+    (all.steps, all.disabled) = all.steps.into_iter().partition(|step| step.policy.enabled);
     Ok(all)
 }

@@ -26,22 +26,28 @@ pub fn check(scene: &Scene<'_>) -> Vec<Result> {
     results
 }
 
-fn log_file(scene: &Scene<'_>, about: &'static str, path: &Path) -> Result {
+/// Whether a log at `path` can be written.
+///
+/// # Errors
+/// The finding.
+pub fn writable(about: &'static str, path: &Path) -> std::result::Result<Result, Result> {
     let shown = path.display();
     let elsewhere = "choose a regular file in a directory that root can write";
     match fs::metadata(path) {
         Ok(data) if data.file_type().is_fifo() || data.file_type().is_block_device() => {
-            return Result::finding(
+            return Err(Result::finding(
                 about,
                 format!("{shown} is a FIFO or device: who writes there may wait for ever"),
                 elsewhere,
-            );
+            ));
         }
         Ok(data) if !data.is_file() && !data.file_type().is_char_device() => {
-            return Result::finding(about, format!("{shown} is no regular file"), elsewhere);
+            let text = format!("{shown} is no regular file");
+            return Err(Result::finding(about, text, elsewhere));
         }
         Ok(_) if eaccess(path, AccessFlags::W_OK).is_err() => {
-            return Result::finding(about, format!("{shown} is not writable"), elsewhere);
+            let text = format!("{shown} is not writable");
+            return Err(Result::finding(about, text, elsewhere));
         }
         Ok(_) => {}
         Err(_) => {
@@ -49,12 +55,21 @@ fn log_file(scene: &Scene<'_>, about: &'static str, path: &Path) -> Result {
             if let Err(error) = eaccess(dir, AccessFlags::W_OK) {
                 let why = strerror(&error.into());
                 let text = format!("{shown} cannot be made: {}: {why}", dir.display());
-                return Result::finding(about, text, elsewhere);
+                return Err(Result::finding(about, text, elsewhere));
             }
         }
     }
+    Ok(Result::fine(about, shown.to_string()))
+}
+
+fn log_file(scene: &Scene<'_>, about: &'static str, path: &Path) -> Result {
+    let fine = match writable(about, path) {
+        Ok(fine) => fine,
+        Err(finding) => return finding,
+    };
+    let shown = path.display();
     match frozen_under(scene, path) {
-        None => Result::fine(about, shown.to_string()),
+        None => fine,
         Some(on) => Result::note(
             about,
             format!(

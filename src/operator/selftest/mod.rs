@@ -27,6 +27,11 @@ real agent, two hooks and a writer; nothing of this machine is frozen. Needs roo
 Exit status: 0 passed, 1 failed, 2 a mistake in this command.
 ";
 
+/// The help of this tool.
+pub fn usage() -> String {
+    USAGE.to_owned()
+}
+
 /// Runs `qemu-ga selftest` with the arguments behind that word; returns the exit status.
 #[allow(
     clippy::print_stdout,

@@ -129,14 +129,16 @@ fn check_hooks(log: &str) -> anyhow::Result<()> {
         (Phase::Thaw, "20"),
         (Phase::Thaw, "10"),
     ];
-    ensure!(order == expected, "the hooks ran in the order {order:?}");
+    ensure!(
+        order == expected,
+        "the hooks ran in another order; the hook log has:\n{text}"
+    );
     ensure!(
         report
             .hooks
             .iter()
             .all(|hook| hook.status == HookStatus::Exited(0)),
-        "a hook failed: {:?}",
-        report.hooks
+        "a hook failed; the hook log has:\n{text}"
     );
     let frozen: Vec<&str> = report
         .filesystems

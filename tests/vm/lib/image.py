@@ -14,10 +14,11 @@ from . import apt, paths
 
 KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
 # The second line is what the original agent links to; python3 is for the out-of-band server and the writers. The third is what
-# the acceptance checks compare the agent with.
+# the acceptance checks compare the agent with; the fourth is for the database hooks.
 PACKAGES = """systemd-sysv udev dbus kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
     libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server
-    lvm2 btrfs-progs openssh-server""".split()
+    lvm2 btrfs-progs openssh-server
+    postgresql redis-server""".split()
 # hwclock has a package of its own in newer releases.
 WHERE_KNOWN = ["util-linux-extra"]
 ROOT_SIZE = "2560M"
@@ -102,7 +103,8 @@ def _settle(tree):
         write(to + name, (paths.GUEST_FILES / name).read_text())
     (units / "multi-user.target.wants").mkdir(exist_ok=True)
     (units / "multi-user.target.wants/oob.service").symlink_to("/etc/systemd/system/oob.service")
-    (units / "multi-user.target.wants/mariadb.service").unlink(missing_ok=True)
+    for service in ("mariadb", "postgresql", "redis-server"):
+        (units / f"multi-user.target.wants/{service}.service").unlink(missing_ok=True)
     for noisy in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
                   "fstrim.timer", "systemd-timesyncd.service", "getty@tty1.service", "serial-getty@ttyS0.service",
                   "xfs_scrub_all.timer", "ssh.service", "ssh.socket", "man-db.timer", "systemd-networkd-wait-online.service", "motd-news.timer"):

@@ -33,3 +33,11 @@ def hook_master(binary):
         return pathlib.Path(os.environ["QGA_HOOK"]).resolve()
     ours, originals = ROOT / "hooks" / "fsfreeze-hook", ORIGINAL / "etc/qemu/fsfreeze-hook"
     return originals if binary == original_binary() or not ours.exists() else ours
+
+
+def packages():
+    """The .deb of this checkout (tests/package/build makes it) and Debian's own, to go from one to the other."""
+    built = sorted((pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "packages").glob("qemu-ga-rs_*.deb"))
+    if len(built) != 1:
+        raise SystemExit("target/packages has no .deb: run tests/package/build deb first")
+    return built[0], ORIGINAL / "package.deb"

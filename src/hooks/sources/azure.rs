@@ -1,0 +1,372 @@
+//! Azure's Linux VM backup: the scripts that `VMSnapshotScriptPluginConfig.json` names.
+//!
+//! The file and both scripts are checked before any of them runs; what is wrong with them has
+//! Azure's own name, and the file itself says whether the freeze then fails. Our group takes the
+//! place of Azure's plugin host file.
+
+use std::fs::File;
+use std::io::Read;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde_json::{Map, Value};
+
+use super::script::{self, Flaw, Settings};
+use super::{Adapter, Found, Scene, Use};
+use crate::hooks::policy::OnFailure;
+use crate::hooks::step::{Call, Fitness, Step};
+use crate::hooks::{HookStatus, Phase};
+use crate::sys::strerror;
+
+/// The adapter.
+pub const AZURE: Adapter = Adapter {
+    name: NAME,
+    tags: &[
+        ("crash", "crashConsistent"),
+        ("filesystem", "fileSystemConsistent"),
+        ("application", "applicationConsistent"),
+    ],
+    find,
+};
+
+const NAME: &str = "azure";
+/// The file's usual place, below the root.
+const PLACE: &str = "etc/azure/VMSnapshotScriptPluginConfig.json";
+/// Widest mode of the file: it may hold passwords among the parameters.
+const SECRET: u32 = 0o600;
+/// Most of it that is read, in bytes.
+const LONGEST: u64 = 1 << 20;
+const TIMEOUT: u32 = 30;
+const LONGEST_TIMEOUT: u32 = 1800;
+const POLL: u32 = 3;
+const LONGEST_POLL: u32 = 5;
+
+const BAD_HOST: &str = "IncorrectPluginhostFile";
+const BAD_FILE: &str = "IncorrectJSONConfigFile";
+
+fn find(scene: &Scene<'_>) -> Found {
+    let mut config = None;
+    let settings = script::settings(scene, NAME, OnFailure::Continue, &mut |key, value| {
+        if key != "config" {
+            return script::unknown();
+        }
+        config = Some(PathBuf::from(value));
+        Ok(())
+    });
+    let is_named = config.is_some();
+    let path = config.unwrap_or_else(|| scene.root.join(PLACE));
+    let mut found = Found {
+        warnings: settings.warnings.clone(),
+        ..Found::default()
+    };
+    let wanted = is_named || settings.used == Use::Yes;
+    if settings.used == Use::No || (!wanted && !path.exists()) {
+        return found;
+    }
+    let (step, leaves_filesystems) = step(&path, &settings);
+    found.leaves_filesystems = leaves_filesystems && step.fitness == Fitness::Fit;
+    found.steps.push(step);
+    found
+}
+
+/// The step, and whether it wants no filesystem frozen.
+fn step(path: &Path, settings: &Settings) -> (Step, bool) {
+    let shown = path.display().to_string();
+    let mut step = Step::new(NAME, shown, settings.policy.clone());
+    step.error_name = error_name;
+    let unfit = |reason, error| Fitness::Unfit {
+        reason,
+        error: Some(error),
+    };
+    if !path.is_absolute() {
+        let reason = "config= in [azure] is no absolute path; mend fsfreeze-hook.conf".into();
+        step.fitness = unfit(reason, BAD_HOST);
+        return (step, false);
+    }
+    let text = match read(path) {
+        Ok(text) => text,
+        Err(reason) => {
+            step.fitness = unfit(reason, BAD_FILE);
+            return (step, false);
+        }
+    };
+    let (plugin, goes_on) = Plugin::parse(&text);
+    if !goes_on && settings.on_failure.is_none() {
+        step.policy.on_failure = OnFailure::Abort;
+    }
+    let plugin = match plugin {
+        Ok(plugin) => plugin,
+        Err(why) => {
+            let reason = format!("{}: {why}", path.display());
+            step.fitness = unfit(reason, BAD_FILE);
+            return (step, false);
+        }
+    };
+    for (phase, half) in [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)] {
+        if let Err(flaw) = script::look(&half.location, script::PRIVATE) {
+            let error = match flaw {
+                Flaw::Missing(_) => not_found(phase),
+                Flaw::Inert(_) | Flaw::Forbidden(_) => forbidden(phase),
+            };
+            step.fitness = unfit(flaw.into_text(), error);
+            break;
+        }
+    }
+    step.freeze = Some(plugin.pre.into_call(plugin.timeout));
+    step.thaw = Some(plugin.post.into_call(plugin.timeout));
+    (step, !plugin.freezes_filesystems)
+}
+
+/// Of the very file that was checked.
+fn read(path: &Path) -> Result<Vec<u8>, String> {
+    let place = script::look(path, SECRET).map_err(Flaw::into_text)?;
+    let mut text = Vec::new();
+    File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+        .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
+        .map_err(|error| format!("{} cannot be read: {}", path.display(), strerror(&error)))?;
+    Ok(text)
+}
+
+/// One of the two scripts.
+#[derive(Debug, PartialEq)]
+struct Half {
+    location: PathBuf,
+    params: Vec<String>,
+    retries: u32,
+}
+
+impl Half {
+    fn into_call(self, timeout: Duration) -> Call {
+        Call {
+            program: self.location,
+            args: self.params.into_iter().map(Into::into).collect(),
+            timeout: Some(timeout),
+            retries: self.retries,
+        }
+    }
+}
+
+/// What the file says.
+#[derive(Debug, PartialEq)]
+struct Plugin {
+    pre: Half,
+    post: Half,
+    timeout: Duration,
+    freezes_filesystems: bool,
+}
+
+impl Plugin {
+    /// The file's content, or what is wrong with it; and, as far as it says so, whether a failure lets
+    /// the backup go on.
+    fn parse(text: &[u8]) -> (Result<Plugin, String>, bool) {
+        let keys = match serde_json::from_slice(text) {
+            Ok(Value::Object(keys)) => keys,
+            Ok(_) => return (Err("is no JSON object".into()), true),
+            Err(error) => return (Err(format!("is no JSON: {error}")), true),
+        };
+        let goes_on = keys.get("continueBackupOnFailure");
+        let goes_on = goes_on.and_then(Value::as_bool).unwrap_or(true);
+        (Plugin::take(Keys(keys)), goes_on)
+    }
+
+    fn take(mut keys: Keys) -> Result<Plugin, String> {
+        keys.take("pluginName", "text", &Value::is_string)?;
+        keys.boolean("continueBackupOnFailure", true)?;
+        keys.number("ScriptsExecutionPollTimeSeconds", POLL, 1, LONGEST_POLL)?;
+        let timeout = keys.number("timeoutInSeconds", TIMEOUT, 1, LONGEST_TIMEOUT)?;
+        let plugin = Plugin {
+            pre: keys.half("pre")?,
+            post: keys.half("post")?,
+            timeout: Duration::from_secs(u64::from(timeout)),
+            freezes_filesystems: keys.boolean("fsFreezeEnabled", true)?,
+        };
+        match keys.0.keys().next() {
+            Some(key) => Err(format!("there is no key {key}; take it out")),
+            None => Ok(plugin),
+        }
+    }
+}
+
+/// The keys that were not taken yet.
+struct Keys(Map<String, Value>);
+
+impl Keys {
+    fn take(
+        &mut self,
+        key: &str,
+        what: &str,
+        is_right: &dyn Fn(&Value) -> bool,
+    ) -> Result<Option<Value>, String> {
+        match self.0.remove(key) {
+            Some(value) if !is_right(&value) => Err(format!("{key} must be {what}, not {value}")),
+            other => Ok(other),
+        }
+    }
+
+    fn boolean(&mut self, key: &str, default: bool) -> Result<bool, String> {
+        let value = self.take(key, "true or false", &Value::is_boolean)?;
+        Ok(value.and_then(|v| v.as_bool()).unwrap_or(default))
+    }
+
+    fn number(&mut self, key: &str, default: u32, least: u32, most: u32) -> Result<u32, String> {
+        let number = |v: &Value| u32::try_from(v.as_u64()?).ok();
+        let is_right = |v: &Value| number(v).is_some_and(|n| (least..=most).contains(&n));
+        let what = format!("a whole number from {least} to {most}");
+        let value = self.take(key, &what, &is_right)?;
+        Ok(value.as_ref().and_then(number).unwrap_or(default))
+    }
+
+    fn half(&mut self, which: &str) -> Result<Half, String> {
+        let key = format!("{which}ScriptLocation");
+        let path = |v: &Value| script::absolute(v.as_str()?).ok();
+        let location = self.take(&key, "an absolute path", &|v| path(v).is_some())?;
+        let location = location.as_ref().and_then(path);
+        let is_list = |v: &Value| v.as_array().is_some_and(|list| list.iter().all(is_param));
+        let params = format!("{which}ScriptParams");
+        let params = match self.take(&params, "a list of texts", &is_list)? {
+            Some(Value::Array(params)) => params,
+            _ => Vec::new(),
+        };
+        let params = params.iter().filter_map(Value::as_str);
+        Ok(Half {
+            location: location.ok_or_else(|| format!("{key} is missing; add it"))?,
+            params: params.map(str::to_owned).collect(),
+            retries: self.number(&format!("{which}ScriptNoOfRetries"), 0, 0, u32::MAX - 1)?,
+        })
+    }
+}
+
+fn is_param(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| !text.contains('\0'))
+}
+
+fn not_found(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Freeze => "Pre-ScriptNotFound",
+        Phase::Thaw => "Post-ScriptNotFound",
+    }
+}
+
+fn forbidden(phase: Phase) -> &'static str {
+    match phase {
+        Phase::Freeze => "InsufficientPermissionforPre-Script",
+        Phase::Thaw => "InsufficientPermissionforPost-Script",
+    }
+}
+
+fn error_name(phase: Phase, status: &HookStatus) -> Option<&'static str> {
+    let (timeout, failed) = match phase {
+        Phase::Freeze => ("Pre-ScriptTimeout", "Pre-ScriptExecutionFailed"),
+        Phase::Thaw => ("Post-ScriptTimeout", "Post-ScriptExecutionFailed"),
+    };
+    Some(match status {
+        HookStatus::Exited(0) | HookStatus::Skipped(_) => return None,
+        HookStatus::TimedOut | HookStatus::NotRun { status: 124, .. } => timeout,
+        HookStatus::NotRun { status: 127, .. } => not_found(phase),
+        HookStatus::NotRun { .. } => forbidden(phase),
+        HookStatus::Exited(_) | HookStatus::Signaled(_) | HookStatus::Cancelled => failed,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LEAST: &str = r#""preScriptLocation":"/a/pre","postScriptLocation":"/a/post""#;
+
+    fn parse(keys: &str) -> Result<Plugin, String> {
+        Plugin::parse(format!("{{{LEAST}{keys}}}").as_bytes()).0
+    }
+
+    #[test]
+    fn every_key_and_its_default() {
+        let least = parse("").unwrap();
+        let half = |path: &str| Half {
+            location: path.into(),
+            params: vec![],
+            retries: 0,
+        };
+        let expected = Plugin {
+            pre: half("/a/pre"),
+            post: half("/a/post"),
+            timeout: Duration::from_secs(30),
+            freezes_filesystems: true,
+        };
+        assert_eq!(least, expected);
+        let all = parse(
+            r#","pluginName":"ScriptRunner","preScriptParams":["a","b c"],"postScriptParams":[],
+            "preScriptNoOfRetries":2,"postScriptNoOfRetries":3,"timeoutInSeconds":1800,
+            "continueBackupOnFailure":false,"fsFreezeEnabled":false,"ScriptsExecutionPollTimeSeconds":5"#,
+        )
+        .unwrap();
+        assert_eq!(all.pre.params, ["a", "b c"]);
+        assert_eq!((all.pre.retries, all.post.retries), (2, 3));
+        assert_eq!(all.timeout, Duration::from_secs(1800));
+        assert!(!all.freezes_filesystems);
+    }
+
+    #[test]
+    fn what_is_out_of_range_of_another_type_or_unknown_is_named() {
+        let wrong = [
+            r#""timeoutInSeconds":0"#,
+            r#""timeoutInSeconds":1801"#,
+            r#""timeoutInSeconds":"30""#,
+            r#""timeoutInSeconds":30.0"#,
+            r#""ScriptsExecutionPollTimeSeconds":0"#,
+            r#""ScriptsExecutionPollTimeSeconds":6"#,
+            r#""ScriptsExecutionPollTimeSeconds":2.5"#,
+            r#""ScriptsExecutionPollTimeSeconds":true"#,
+            r#""preScriptNoOfRetries":-1"#,
+            r#""postScriptNoOfRetries":"1""#,
+            r#""preScriptParams":"a""#,
+            r#""postScriptParams":[1]"#,
+            r#""preScriptParams":["a\u0000b"]"#,
+            r#""pluginName":1"#,
+            r#""continueBackupOnFailure":"false""#,
+            r#""fsFreezeEnabled":0"#,
+            r#""preScriptLocation":"pre""#,
+            r#""postScriptLocation":"""#,
+            r#""preScriptlocation":"/a""#,
+        ];
+        for key in wrong {
+            let name = key.split('"').nth(1).unwrap();
+            let why = parse(&format!(",{key}")).unwrap_err();
+            assert!(why.contains(name), "{key}: {why}");
+        }
+        let why = Plugin::parse(br#"{"preScriptLocation":"/a"}"#)
+            .0
+            .unwrap_err();
+        assert_eq!(why, "postScriptLocation is missing; add it");
+        for text in ["", "[]", "{", "null", "\u{feff}{}"] {
+            let (plugin, goes_on) = Plugin::parse(text.as_bytes());
+            assert!(plugin.is_err() && goes_on, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_a_failure_does_is_known_although_something_else_is_wrong() {
+        let text = br#"{"continueBackupOnFailure":false,"timeoutInSeconds":0}"#;
+        let (plugin, goes_on) = Plugin::parse(text);
+        assert!(plugin.is_err() && !goes_on);
+    }
+
+    #[test]
+    fn ends_have_their_names() {
+        let name = |status| error_name(Phase::Thaw, &status);
+        let not_run = |status| HookStatus::NotRun {
+            status,
+            reason: String::new(),
+        };
+        assert_eq!(name(HookStatus::Exited(0)), None);
+        assert_eq!(
+            name(HookStatus::Exited(1)),
+            Some("Post-ScriptExecutionFailed")
+        );
+        assert_eq!(name(HookStatus::TimedOut), Some("Post-ScriptTimeout"));
+        assert_eq!(name(not_run(124)), Some("Post-ScriptTimeout"));
+        assert_eq!(name(not_run(127)), Some("Post-ScriptNotFound"));
+        let forbidden = Some("InsufficientPermissionforPost-Script");
+        assert_eq!(name(not_run(126)), forbidden);
+    }
+}

@@ -1,0 +1,192 @@
+//! What the adapters have in common: the settings of their group, and the look at a script before
+//! it may run.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use super::{Scene, Use};
+use crate::hooks::policy::{OnFailure, Policy};
+use crate::hooks::trust::{self, quoted};
+use crate::sys::strerror;
+
+/// Widest mode of a script that others may look at.
+pub const READABLE: u32 = 0o755;
+/// Widest mode of a script that is nobody else's business.
+pub const PRIVATE: u32 = 0o700;
+
+/// What an adapter's group says.
+#[derive(Debug)]
+pub struct Settings {
+    /// Whether it is used.
+    pub used: Use,
+    /// How its steps are run.
+    pub policy: Policy,
+    /// The operator has said himself what a failure does.
+    pub on_failure: Option<OnFailure>,
+    /// What was passed over.
+    pub warnings: Vec<String>,
+}
+
+/// Reads the group `name`. What every adapter knows is taken here, all else by `own`. A status other
+/// than 0 is a failure, and `on_failure` says what that does if the group does not.
+pub fn settings(
+    scene: &Scene<'_>,
+    name: &str,
+    on_failure: OnFailure,
+    own: &mut dyn FnMut(&str, &str) -> Result<(), String>,
+) -> Settings {
+    let mut used = Use::Auto;
+    let mut said = None;
+    let mut policy = Policy {
+        on_failure,
+        not_applicable: Vec::new(),
+        ..Policy::default()
+    };
+    let warnings = scene.rules.each(name, &mut |key, value| match key {
+        "enabled" => Use::parse(value).map(|parsed| used = parsed),
+        "on-failure" => {
+            policy.set(key, value)?;
+            said = Some(policy.on_failure);
+            Ok(())
+        }
+        "stage" | "kill-after" | "retry-pause" | "output-limit" => policy.set(key, value),
+        _ => own(key, value),
+    });
+    Settings {
+        used,
+        policy,
+        on_failure: said,
+        warnings,
+    }
+}
+
+/// What `own` answers to a key that it does not know.
+///
+/// # Errors
+/// Always.
+pub fn unknown() -> Result<(), String> {
+    Err("is no setting of this group".into())
+}
+
+/// The value of a key that names a file.
+///
+/// # Errors
+/// It is not absolute.
+pub fn absolute(value: &str) -> Result<PathBuf, String> {
+    let path = PathBuf::from(value);
+    if path.is_absolute() && !value.contains('\0') {
+        Ok(path)
+    } else {
+        Err("is no absolute path".into())
+    }
+}
+
+/// Why a file is not taken; each text ends with the remedy.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Flaw {
+    /// It is not there.
+    Missing(String),
+    /// Nobody may execute it.
+    Inert(String),
+    /// It, or what leads to it, is others', or allows more than it should.
+    Forbidden(String),
+}
+
+impl Flaw {
+    /// The reason with the remedy.
+    pub fn into_text(self) -> String {
+        match self {
+            Flaw::Missing(text) | Flaw::Inert(text) | Flaw::Forbidden(text) => text,
+        }
+    }
+}
+
+/// Opens the file at `path` as a mere place, and checks on what was opened that it is a regular file,
+/// root's (or ours), with no more than the mode `widest`, and executable if that mode is.
+///
+/// # Errors
+/// See [`Flaw`].
+pub fn look(path: &Path, widest: u32) -> Result<File, Flaw> {
+    let shown = quoted(path);
+    if let Err(error) = fs::metadata(path) {
+        let text = format!("{shown}: {}; put it there", strerror(&error));
+        return Err(match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Flaw::Missing(text),
+            _ => Flaw::Forbidden(text),
+        });
+    }
+    let place = trust::open(path).map_err(|refusal| {
+        let line = refusal.0;
+        let line = line.strip_prefix(trust::REFUSING).unwrap_or(&line);
+        Flaw::Forbidden(line.to_owned())
+    })?;
+    let data = place
+        .metadata()
+        .map_err(|error| Flaw::Forbidden(format!("{shown}: {}", strerror(&error))))?;
+    if !data.is_file() {
+        let text = format!("{shown} is no regular file; put one there");
+        return Err(Flaw::Forbidden(text));
+    }
+    let mode = data.mode() & 0o777;
+    if mode & !widest != 0 {
+        return Err(Flaw::Forbidden(format!(
+            "{shown} has mode {mode:04o}, which is more than {widest:04o}; after checking its \
+             content: chmod {widest:o} {shown}"
+        )));
+    }
+    if widest & 0o100 != 0 && mode & 0o100 == 0 {
+        return Err(Flaw::Inert(format!(
+            "{shown} is not executable (mode {mode:04o}); to have it run: chmod u+x {shown}"
+        )));
+    }
+    Ok(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    #[test]
+    fn the_opened_file_is_what_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("script");
+        let with_mode = |mode| {
+            fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+            look(&path, PRIVATE).map(drop)
+        };
+        assert!(matches!(look(&path, PRIVATE), Err(Flaw::Missing(_))));
+        fs::write(&path, "").unwrap();
+        assert_eq!(with_mode(0o700), Ok(()));
+        assert_eq!(with_mode(0o500), Ok(()));
+        assert!(matches!(with_mode(0o600), Err(Flaw::Inert(_))));
+        let text = with_mode(0o750).unwrap_err().into_text();
+        assert!(
+            text.contains("mode 0750, which is more than 0700; "),
+            "{text}"
+        );
+        assert!(text.contains(": chmod 700 "), "{text}");
+        assert!(look(&path, READABLE).is_ok());
+        let link = dir.path().join("link");
+        symlink(&path, &link).unwrap();
+        assert!(matches!(look(&link, PRIVATE), Err(Flaw::Forbidden(_))));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(look(&link, PRIVATE).is_ok());
+        assert!(matches!(
+            look(dir.path(), READABLE),
+            Err(Flaw::Forbidden(_))
+        ));
+        assert!(matches!(
+            look(&path.join("x"), READABLE),
+            Err(Flaw::Missing(_))
+        ));
+    }
+
+    #[test]
+    fn only_absolute_paths() {
+        assert_eq!(absolute("/a/b"), Ok("/a/b".into()));
+        assert!(absolute("a/b").is_err() && absolute("").is_err());
+    }
+}

@@ -1,0 +1,178 @@
+//! VMware Tools: the legacy pre-freeze-script and post-thaw-script, and the files of backupScripts.d.
+//!
+//! One after another on freeze, each with `freeze`. The first failure stops the freeze; those before
+//! it get `freezeFail` in the reverse order, the one that failed gets nothing. If the filesystems then
+//! cannot be frozen, all get `freezeFail`. All together have a quarter of an hour.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::script::{self, Flaw, Settings};
+use super::{Adapter, Found, Scene, Use};
+use crate::hooks::policy::{OnFailure, limit};
+use crate::hooks::step::{Call, Fitness, Step};
+use crate::hooks::trust;
+use crate::sys::strerror;
+
+/// The adapter.
+pub const VMWARE: Adapter = Adapter {
+    name: NAME,
+    tags: &[],
+    find,
+};
+
+const NAME: &str = "vmware";
+/// The usual places, below the root.
+const PRE: &str = "usr/sbin/pre-freeze-script";
+const POST: &str = "usr/sbin/post-thaw-script";
+const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
+/// Time for all scripts of one phase together.
+const TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+fn find(scene: &Scene<'_>) -> Found {
+    let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, Some(TIMEOUT));
+    let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
+        match key {
+            "pre-freeze-script" => pre = Some(script::absolute(value)?),
+            "post-thaw-script" => post = Some(script::absolute(value)?),
+            "scripts" => dir = Some(script::absolute(value)?),
+            "timeout" => timeout = limit(value)?,
+            _ => return script::unknown(),
+        }
+        Ok(())
+    });
+    let mut found = Found {
+        warnings: settings.warnings.clone(),
+        ..Found::default()
+    };
+    if settings.used == Use::No {
+        return found;
+    }
+    let place = |named: Option<PathBuf>, usual: &str| match named {
+        Some(path) => (path, true),
+        None => (scene.root.join(usual), false),
+    };
+    let vmware = Vmware { settings, timeout };
+    let dir = place(dir, DIRECTORY);
+    found
+        .steps
+        .extend(vmware.legacy(place(pre, PRE), place(post, POST)));
+    found.steps.extend(vmware.directory(&dir.0, dir.1));
+    if found.steps.is_empty() && vmware.settings.used == Use::Yes {
+        let why = "enabled=yes in [vmware], but there is no script; put one there, or say auto";
+        found.steps.push(vmware.unfit(&dir.0, why.into()));
+    }
+    found
+}
+
+struct Vmware {
+    settings: Settings,
+    timeout: Option<Duration>,
+}
+
+impl Vmware {
+    /// The two legacy scripts are one step, each a half of it.
+    fn legacy(&self, pre: (PathBuf, bool), post: (PathBuf, bool)) -> Option<Step> {
+        let is_wanted = |(path, named): &(PathBuf, bool)| *named || path.exists();
+        if !is_wanted(&pre) && !is_wanted(&post) {
+            return None;
+        }
+        let mut step = self.step(&pre.0);
+        let mut fitness = Fitness::Fit;
+        let halves = [
+            (&pre, &mut step.freeze, "freeze"),
+            (&post, &mut step.thaw, "thaw"),
+        ];
+        for (half, call, word) in halves {
+            if !is_wanted(half) {
+                continue;
+            }
+            match fitness_of(&half.0) {
+                Fitness::Fit => *call = Some(self.call(&half.0, word)),
+                flawed => fitness = flawed,
+            }
+        }
+        step.undo = step.thaw.as_ref().map(|_| self.call(&post.0, "freezeFail"));
+        // Nothing is begun that could not be ended.
+        step.fitness = fitness;
+        Some(step)
+    }
+
+    fn directory(&self, dir: &Path, is_named: bool) -> Vec<Step> {
+        let names = match names(dir) {
+            Ok(names) => names,
+            Err(Flaw::Missing(_)) if !is_named => return Vec::new(),
+            Err(flaw) => return vec![self.unfit(dir, flaw.into_text())],
+        };
+        let one = |path: &PathBuf| {
+            let mut step = self.step(path);
+            step.freeze = Some(self.call(path, "freeze"));
+            step.thaw = Some(self.call(path, "thaw"));
+            step.undo = Some(self.call(path, "freezeFail"));
+            step.fitness = fitness_of(path);
+            step
+        };
+        names.iter().map(one).collect()
+    }
+
+    fn step(&self, path: &Path) -> Step {
+        let name = path.display().to_string();
+        let mut step = Step::new(NAME, name, self.settings.policy.clone());
+        step.undone_if_failed = false;
+        step.budget = self.timeout;
+        step
+    }
+
+    fn unfit(&self, path: &Path, reason: String) -> Step {
+        let mut step = self.step(path);
+        step.fitness = Fitness::Unfit {
+            reason,
+            error: None,
+        };
+        step
+    }
+
+    fn call(&self, path: &Path, word: &str) -> Call {
+        Call {
+            program: path.to_owned(),
+            args: vec![word.into()],
+            timeout: self.timeout,
+            retries: 0,
+        }
+    }
+}
+
+fn fitness_of(path: &Path) -> Fitness {
+    match script::look(path, script::READABLE) {
+        Ok(_) => Fitness::Fit,
+        Err(Flaw::Inert(why)) => Fitness::Skipped(why),
+        Err(flaw) => Fitness::Unfit {
+            reason: flaw.into_text(),
+            error: None,
+        },
+    }
+}
+
+/// The regular files of the directory, in byte order; links count as what they lead to.
+fn names(dir: &Path) -> Result<Vec<PathBuf>, Flaw> {
+    let unreadable = |error: io::Error| {
+        let text = format!("{} cannot be read: {}", dir.display(), strerror(&error));
+        match error.kind() {
+            io::ErrorKind::NotFound => Flaw::Missing(text),
+            _ => Flaw::Forbidden(text),
+        }
+    };
+    fs::metadata(dir).map_err(unreadable)?;
+    trust::check(dir).map_err(|refusal| Flaw::Forbidden(refusal.0))?;
+    let mut names = Vec::new();
+    for entry in fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        if path.is_file() {
+            names.push(path);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}

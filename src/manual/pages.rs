@@ -1,0 +1,51 @@
+//! The three pages: prose from `pages/`, with the tables in place of `{{name}}`.
+
+use crate::roff::{Head, literal, page};
+use crate::{options, reference as commands};
+use qemu_ga::app::{SUBCOMMANDS, usage};
+use qemu_ga::version::{AGENT_VERSION, PROTOCOL_VERSION};
+
+const MANUAL: &str = "QEMU guest agent";
+
+fn made(name: &str, section: u8, markup: &str) -> String {
+    let markup = markup.replace("{{protocol}}", PROTOCOL_VERSION);
+    let head = Head {
+        name,
+        section,
+        source: &format!("qemu-ga-rs {AGENT_VERSION}"),
+        manual: MANUAL,
+    };
+    page(&head, &markup)
+}
+
+/// qemu-ga(8).
+pub fn agent() -> String {
+    let text = include_str!("pages/qemu-ga.txt")
+        .replace("{{options}}", &options::markup())
+        .replace("{{tools}}", &tools());
+    made("qemu-ga", 8, &text)
+}
+
+/// qemu-ga-ref(7).
+pub fn reference() -> anyhow::Result<String> {
+    let text = include_str!("pages/qemu-ga-ref.txt").replace("{{commands}}", &commands::markup()?);
+    Ok(made("qemu-ga-ref", 7, &text))
+}
+
+/// fsfreeze-hook(5).
+pub fn hook() -> String {
+    made("fsfreeze-hook", 5, include_str!("pages/fsfreeze-hook.txt"))
+}
+
+/// Each tool with its help, word for word.
+fn tools() -> String {
+    let mut text = String::new();
+    for tool in SUBCOMMANDS {
+        text += &format!("## qemu-ga {}\n{}.\n\n", tool.name, literal(tool.summary));
+        for line in usage(tool.name).unwrap_or_default().lines() {
+            text += &format!("    {line}\n");
+        }
+        text.push('\n');
+    }
+    text
+}

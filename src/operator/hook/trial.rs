@@ -1,0 +1,312 @@
+//! `qemu-ga hook try`: one hook by itself, freeze and thaw, with nothing frozen. It has a memory, a log
+//! and holding hooks of its own, so it does not get in the way of an agent at work.
+
+use super::{HELP, OPTIONS, place};
+use crate::config::Config;
+use crate::freeze::plan::{self, Survey};
+use crate::freeze::policy::Policy as FreezePolicy;
+use crate::hooks::log::HookLog;
+use crate::hooks::memory::{Memory, Run};
+use crate::hooks::policy::{self, Kind, OnFailure};
+use crate::hooks::runner::{self, Options, Summary};
+use crate::hooks::sources::{self, Found, directory};
+use crate::hooks::step::{Fitness, Step};
+use crate::hooks::{
+    HookRecord, HookStatus, Phase, ThawReason, Verdict, stop_signals, trust, words,
+};
+use crate::operator::args::{Ended, Given, Tool};
+use crate::operator::present::{self, Style, span};
+use crate::probe::System;
+use crate::sys::strerror;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use serde::Serialize;
+use std::fs::{self, DirBuilder};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+const USAGE: &str = "\
+Usage: qemu-ga hook try HOOK [--limit S] [--hold S] [--dir DIR] [--conf FILE]
+                        [--json]
+Runs one hook with freeze and then with thaw, as a freeze would: its output and
+the lines of its log as they come, how long it took, and what its status means.
+No filesystem is frozen, but what the hook does to its application it does.
+  HOOK         its name in the directory, or a path with a slash; a .sample, too
+  --limit S    seconds for each start, in place of the hook's own timeout
+  --hold S     seconds between freeze and thaw; default: none
+";
+const EXIT: &str = "\
+Exit status: 0; 1 if the hook failed, or cannot be run; 2 for a mistake in this
+command.
+";
+
+pub(super) const TOOL: Tool = Tool {
+    name: "hook try",
+    usage: &[USAGE, HELP, EXIT],
+    flags: &[],
+    values: &[OPTIONS[0], OPTIONS[1], "--limit", "--hold"],
+    most_words: 1,
+};
+
+/// What came of it, in the members of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Story {
+    hook: String,
+    /// One for each call, as in the report of a freeze.
+    calls: Vec<HookRecord>,
+    /// Whether a freeze would have gone on.
+    freeze_goes_on: bool,
+    /// The hook log's lines.
+    log: String,
+    succeeded: bool,
+}
+
+pub(super) fn work(given: &Given) -> Result<u8, Ended> {
+    let Some(name) = given.words.first() else {
+        return Err(Ended::Mistake("which hook?".into()));
+    };
+    let time = |option: &str| {
+        let value = given.value(option).map(|value| value.to_string_lossy());
+        let parsed = value.map(|value| policy::seconds(&value));
+        let told = |why| Ended::Mistake(format!("{option} {why}"));
+        parsed.transpose().map_err(told)
+    };
+    let (limit, hold) = (time("--limit")?, time("--hold")?);
+    let mut step = find(given, name.as_ref())?;
+    if let Fitness::Skipped(why) | Fitness::Unfit { reason: why, .. } = &step.fitness {
+        return Err(Ended::Failed(format!("{}: {why}", step.name)));
+    }
+    if let Some(limit) = limit {
+        let limit = (!limit.is_zero()).then_some(limit);
+        step.policy.timeout = limit;
+        let calls = [&mut step.freeze, &mut step.thaw, &mut step.undo];
+        calls.into_iter().flatten().for_each(|c| c.timeout = limit);
+    }
+    step.policy.enabled = true;
+    let json = given.has("--json");
+    let scratch = Scratch::new()?;
+    let log = match json {
+        true => scratch.0.join("log"),
+        false => PathBuf::from("-"),
+    };
+    let trial = Trial {
+        step,
+        run: run(),
+        log,
+        state: scratch.0.clone(),
+        stop: stop_signals(),
+    };
+    let style = Style::of_stdout();
+    let told = |summary: &Summary| match json {
+        true => 0,
+        false => present::print(&trial.judge(summary, style)),
+    };
+    let freeze = trial.call(Phase::Freeze, None);
+    let mut written = told(&freeze);
+    trial.wait(hold.unwrap_or_default());
+    let reason = match freeze.failure {
+        Some(_) => ThawReason::Failed,
+        None => ThawReason::Ok,
+    };
+    let thaw = trial.call(Phase::Thaw, Some(reason));
+    written |= told(&thaw);
+    let calls = [freeze.hooks, thaw.hooks].concat();
+    let succeeded = calls.iter().all(HookRecord::is_success);
+    if json {
+        written |= present::print_json(&Story {
+            hook: trial.step.name.clone(),
+            calls,
+            freeze_goes_on: freeze.failure.is_none(),
+            log: fs::read_to_string(&trial.log).unwrap_or_default(),
+            succeeded,
+        });
+    }
+    Ok(written.max(u8::from(!succeeded)))
+}
+
+/// The step that `name` means: a path, or a name in the hooks' directory, or an adapter's.
+fn find(given: &Given, name: &Path) -> Result<Step, Ended> {
+    let (dir, conf) = place(given);
+    let (found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+    let path = match name.components().count() {
+        1 if !name.is_absolute() && !given_with_slash(name) => trust::absolute(&dir).join(name),
+        _ => trust::absolute(name),
+    };
+    let known = found.steps.into_iter().chain(found.disabled);
+    let is_meant = |step: &Step| Path::new(&step.name) == path || Path::new(&step.name) == name;
+    if let Some(step) = known.into_iter().find(is_meant) {
+        return Ok(step);
+    }
+    match directory::of_file(&path, &rules) {
+        Ok(Some((step, _))) if path.exists() => Ok(step),
+        Err(refusal) => Err(Ended::Failed(refusal.0)),
+        Ok(_) => Err(Ended::Failed(format!(
+            "there is no hook {}; qemu-ga hook list shows those of the directory",
+            path.display()
+        ))),
+    }
+}
+
+/// `./x` has one component, but is no name in the directory.
+fn given_with_slash(name: &Path) -> bool {
+    name.as_os_str().to_string_lossy().contains('/')
+}
+
+/// What the hook is told: as a freeze would tell it now.
+fn run() -> Run {
+    let config = Config::default();
+    let system = System::host();
+    let targets = system.mounts().ok().and_then(|mounts| {
+        let survey = Survey::take(&system, &mounts);
+        Some(
+            plan::make(&survey, &FreezePolicy::default(), None)
+                .ok()?
+                .targets,
+        )
+    });
+    let targets = targets.unwrap_or_default();
+    let mountpoint =
+        |t: &plan::Target| String::from_utf8_lossy(&t.filesystem.mountpoint).into_owned();
+    let mountpoints: Vec<String> = targets.iter().map(mountpoint).collect();
+    Run {
+        id: format!("try-{}", std::process::id()),
+        mountpoints: words(mountpoints.iter().map(String::as_str)),
+        devices: words(targets.iter().map(|target| target.device.as_str())),
+        hold_limit: config.limits.hold.unwrap_or_default().as_secs_f64(),
+    }
+}
+
+/// A directory of our own, gone with us.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn new() -> Result<Scratch, String> {
+        let path = std::env::temp_dir().join(format!("qemu-ga-hook-try.{}", std::process::id()));
+        // Never one that is there already: it could be another's.
+        match DirBuilder::new().mode(0o700).create(&path) {
+            Ok(()) => Ok(Scratch(path)),
+            Err(error) => Err(format!(
+                "cannot make {}: {}; set TMPDIR to a directory that can be written",
+                path.display(),
+                strerror(&error)
+            )),
+        }
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = fs::remove_dir_all(&self.0) {
+            let why = strerror(&error);
+            present::complain(&format!("cannot remove {}: {why}\n", self.0.display()));
+        }
+    }
+}
+
+struct Trial {
+    step: Step,
+    run: Run,
+    log: PathBuf,
+    state: PathBuf,
+    stop: Option<OwnedFd>,
+}
+
+impl Trial {
+    fn call(&self, phase: Phase, reason: Option<ThawReason>) -> Summary {
+        let found = Found {
+            steps: vec![self.step.clone()],
+            ..Found::default()
+        };
+        let options = Options {
+            log: HookLog::new(&self.log),
+            total: None,
+            on_total: OnFailure::Continue,
+            stop: self.stop.as_ref().and_then(|fd| fd.try_clone().ok()),
+            records: None,
+            memory: Memory::in_dir(&self.state),
+            run: self.run.clone(),
+            reason,
+        };
+        let summary = runner::run(phase, found, options);
+        self.forget_signal();
+        summary
+    }
+
+    /// A person who stops the freeze, or the pause, still wants the thaw.
+    fn forget_signal(&self) {
+        let mut signal = [0; 128];
+        if let Some(stop) = &self.stop {
+            // There is none: it does not block.
+            nix::unistd::read(stop, &mut signal).ok();
+        }
+    }
+
+    fn wait(&self, time: Duration) {
+        let Some(stop) = &self.stop else {
+            return std::thread::sleep(time);
+        };
+        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+        let time = PollTimeout::try_from(time.as_millis()).unwrap_or(PollTimeout::MAX);
+        // Cut short by a signal, and that is all there is to it.
+        poll(&mut fds, time).ok();
+        self.forget_signal();
+    }
+
+    /// What the call means, for people.
+    fn judge(&self, summary: &Summary, style: Style) -> String {
+        let mut text = String::new();
+        for record in &summary.hooks {
+            let verdict = match record.verdict {
+                _ if record.lost => style.bad("FAILED: it did not hold until the thaw"),
+                Some(Verdict::NotApplicable) => style.odd("not applicable: no failure"),
+                _ if record.is_success() => style.good("success"),
+                _ => style.bad("FAILED"),
+            };
+            let phase = record.phase.as_str();
+            text += &format!(
+                "{} {phase} took {}, {}: {verdict}",
+                style.bold("-->"),
+                span(record.elapsed),
+                how(self.step.policy.kind, record),
+            );
+            if let Some(tries) = record.tries {
+                text += &format!(", after {tries} tries");
+            }
+            if let Some(error) = &record.error {
+                text += &format!(" ({error})");
+            }
+            if !record.is_success() {
+                text += match (self.step.policy.on_failure, record.phase) {
+                    (OnFailure::Continue, _) => "; it would go on (on-failure = continue)",
+                    (_, Phase::Freeze) => "; the freeze would fail (on-failure = abort)",
+                    (_, Phase::Thaw) => "; the thaw would answer an error (on-failure = abort)",
+                };
+            }
+            text.push('\n');
+        }
+        if summary.hooks.is_empty() {
+            text += "--> there is nothing to call\n";
+        }
+        text
+    }
+}
+
+/// How a call ended, in a word or two.
+fn how(kind: Kind, record: &HookRecord) -> String {
+    match &record.status {
+        HookStatus::Exited(status) if kind == Kind::Hold && record.phase == Phase::Freeze => {
+            match record.verdict {
+                None if *status == 0 => "ready and holds".into(),
+                _ => format!("status {status} before it was ready"),
+            }
+        }
+        HookStatus::Exited(status) => format!("status {status}"),
+        HookStatus::Signaled(signal) => format!("ended by signal {signal}"),
+        HookStatus::NotRun { .. } => "not run".into(),
+        HookStatus::Skipped(_) => "passed over".into(),
+        HookStatus::TimedOut => "not finished in time".into(),
+        HookStatus::Cancelled => "stopped".into(),
+    }
+}

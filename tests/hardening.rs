@@ -1,0 +1,140 @@
+//! The service units: what `systemd-analyze security` says of them, and what they must never set.
+
+#![allow(clippy::expect_used, clippy::panic)] // helpers of tests, outside of #[test] itself
+
+use qemu_ga::config::Config;
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const DEFAULT: [&str; 2] = ["debian", "rpm"];
+/// What the original's units say about the process: nothing that is rated, but RHEL's mask.
+const ORIGINAL: [&str; 2] = [
+    "[Service]\nExecStart=-/usr/sbin/qemu-ga\nRestart=always\nRestartSec=0\n",
+    "[Service]\nUMask=0077\nExecStart=/usr/bin/qemu-ga --method=virtio-serial\nRestart=always\nRestartSec=0\n",
+];
+const UNIT: &str = "qemu-guest-agent.service";
+
+fn shipped(name: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    fs::read_to_string(path).expect(name)
+}
+
+/// The exposure of a unit with a drop-in, in tenths: 0 is safe, 100 is not.
+fn exposure(unit: &str, drop_in: Option<&str>) -> u32 {
+    let root = tempfile::tempdir().expect("dir");
+    let units = root.path().join("usr/lib/systemd/system");
+    let drop_ins = root.path().join(format!("etc/systemd/system/{UNIT}.d"));
+    fs::create_dir_all(&units).expect("dir");
+    fs::create_dir_all(&drop_ins).expect("dir");
+    fs::write(units.join(UNIT), unit).expect("unit");
+    if let Some(text) = drop_in {
+        fs::write(drop_ins.join("backup-only.conf"), text).expect("drop-in");
+    }
+    let analyzed = Command::new("systemd-analyze")
+        .args(["security", "--offline=true", "--no-pager", "--root"])
+        .arg(root.path())
+        .arg(UNIT)
+        .env("LC_ALL", "C.UTF-8")
+        .output()
+        .expect("systemd-analyze, of the package systemd");
+    let said = String::from_utf8_lossy(&analyzed.stdout);
+    let number = said
+        .split_once("Overall exposure level for")
+        .and_then(|(_, rest)| rest.split_once(": ")?.1.split(' ').next());
+    let Some((whole, tenth)) = number.and_then(|number| number.split_once('.')) else {
+        let complaint = String::from_utf8_lossy(&analyzed.stderr);
+        panic!("systemd-analyze has no number: {said}{complaint}");
+    };
+    whole.parse::<u32>().expect("number") * 10 + tenth.parse::<u32>().expect("number")
+}
+
+/// The settings of a unit, a continuation of an earlier one included.
+fn settings(text: &str) -> Vec<(&str, &str)> {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines.filter_map(|line| line.split_once('=')).collect()
+}
+
+#[test]
+fn the_default_units_are_better_than_the_originals() {
+    for (place, original) in DEFAULT.into_iter().zip(ORIGINAL) {
+        let ours = exposure(&shipped(&format!("{place}/{UNIT}")), None);
+        let theirs = exposure(original, None);
+        println!("{place}: {ours}, original {theirs} (tenths)");
+        assert!(ours < theirs, "{place}: {ours} of the original's {theirs}");
+    }
+}
+
+#[test]
+fn backup_only_is_under_four() {
+    let drop_in = shipped("debian/backup-only.conf");
+    for place in DEFAULT {
+        let got = exposure(&shipped(&format!("{place}/{UNIT}")), Some(&drop_in));
+        println!("backup-only with {place}'s unit: {got} (tenths)");
+        assert!(got < 40, "{place}: {got}");
+    }
+}
+
+/// guest-exec and the hooks run under what the unit says: what would take a command, a file or a
+/// tool from them may not stand in it.
+#[test]
+fn the_default_units_take_nothing_from_guest_exec_and_hooks() {
+    for place in DEFAULT {
+        let text = shipped(&format!("{place}/{UNIT}"));
+        for (key, value) in settings(&text) {
+            let is_harmless = match key {
+                "SystemCallFilter" => value == "~@obsolete",
+                "SystemCallErrorNumber" => value == "ENOSYS",
+                "OOMPolicy" => value == "continue",
+                // As the original's.
+                "UMask" => place == "rpm" && value == "0077",
+                "Description" | "Documentation" | "BindsTo" | "After" | "IgnoreOnIsolate" => true,
+                "Environment" | "EnvironmentFile" | "ExecStart" | "Restart" | "RestartSec" => true,
+                "WantedBy" => true,
+                _ => false,
+            };
+            assert!(
+                is_harmless,
+                "{place}/{UNIT} sets {key}={value}: say here why no command and no hook misses anything"
+            );
+        }
+    }
+}
+
+#[test]
+fn backup_only_answers_what_a_backup_needs() {
+    let text = shipped("debian/backup-only.conf");
+    let start = settings(&text)
+        .into_iter()
+        .rfind(|(key, _)| *key == "ExecStart")
+        .expect("ExecStart")
+        .1;
+    let names = start.split_once("--allow-rpcs=").expect("a list").1;
+    let mut names: Vec<&str> = names.split(',').collect();
+    names.sort_unstable();
+    let expected = [
+        "guest-fsfreeze-freeze",
+        "guest-fsfreeze-freeze-list",
+        "guest-fsfreeze-status",
+        "guest-fsfreeze-thaw",
+        "guest-info",
+        "guest-ping",
+        "guest-sync",
+        "guest-sync-delimited",
+        "x-guest-fsfreeze-report",
+    ];
+    assert_eq!(names, expected);
+    // The channel is the one that DeviceAllow names.
+    assert_eq!(Config::default().method.name(), "virtio-serial");
+    // Nothing that gives the service a file system of its own where hooks look.
+    for (key, _) in settings(&text) {
+        let apart = [
+            "ProtectSystem",
+            "ProtectHome",
+            "PrivateTmp",
+            "PrivateDevices",
+            "ReadOnlyPaths",
+        ];
+        assert!(!apart.contains(&key), "{key}");
+    }
+}

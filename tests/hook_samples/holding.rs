@@ -1,0 +1,176 @@
+//! MariaDB and PostgreSQL: a session that holds, is refused, or is lost.
+
+use super::*;
+
+/// The `mariadb` client: a session that does what comes over its stdin, or one statement by `-e`.
+const MARIADB: &str = r#"
+    for sql; do :; done
+    case $* in *" -e "*)
+        case $sql in
+        "SHOW MASTER STATUS") printf 'bin.000007\t4711\n' ;;
+        "SELECT VERSION()") echo 10.11.6-MariaDB ;;
+        esac
+        exit 0 ;;
+    esac
+    while read -r line; do
+        case $line in
+        *"FLUSH TABLES WITH READ LOCK"*)
+            [ ! -e "$STUB/busy" ] || { echo "ERROR 1205 (HY000) at line 1: Lock wait timeout exceeded" >&2; exit 1; }
+            touch "$STUB/locked" ;;
+        *"UNLOCK TABLES"*) rm -f "$STUB/locked" ;;
+        "DO 1;") [ ! -e "$STUB/dies" ] || { echo "ERROR 2006 (HY000) at line 2: Server has gone away" >&2; break; } ;;
+        esac
+        case $line in *"SELECT 'qga-done'"*) echo qga-done ;; esac
+    done
+    rm -f "$STUB/locked"
+    touch "$STUB/left""#;
+
+/// `psql` in backup mode, and the server behind it.
+const PSQL: &str = r#"
+    while IFS= read -r line; do
+        case $line in
+        "SHOW server_version_num;") echo 150018 ;;
+        *pg_backup_start*)
+            [ ! -e "$STUB/busy" ] || { echo "ERROR:  canceling statement due to statement timeout" >&2; exit 3; }
+            touch "$STUB/locked"
+            echo "backup mode from 0/2000028" ;;
+        *pg_backup_stop*) rm -f "$STUB/locked"; echo "backup mode until 0/2000100, backup_label:" ;;
+        "\\echo "*) echo "${line#?echo }" ;;
+        esac
+        [ ! -e "$STUB/dies" ] || { echo "server closed the connection unexpectedly" >&2; break; }
+    done
+    rm -f "$STUB/locked"
+    touch "$STUB/left""#;
+
+fn mariadb() -> Bench {
+    let bench = Bench::new("mariadb", |text| text);
+    bench.stand_in("pidof", "echo 4711");
+    bench.stand_in("mariadb", MARIADB);
+    bench
+}
+
+/// A cluster of our own: its lock file names this test, whose name is put where the kernel has it.
+fn postgresql() -> Bench {
+    let bench = Bench::new("postgresql", |text| {
+        let text = text.replace("MODE=checkpoint", "MODE=backup");
+        text.replace("\"/proc/$pid/comm\"", "\"$dir/comm.$pid\"")
+    });
+    fs::create_dir(bench.path("run/postgresql")).expect("dir");
+    for (port, pid) in [(5432, 11), (5433, 22)] {
+        let lock = format!("run/postgresql/.s.PGSQL.{port}.lock");
+        fs::write(bench.path(&lock), format!("{pid}\n/data/{port}\n")).expect("lock");
+        fs::write(
+            bench.path(&format!("run/postgresql/comm.{pid}")),
+            "postgres\n",
+        )
+        .expect("comm");
+    }
+    bench.stand_in("runuser", "shift 3; exec \"$@\"");
+    bench.stand_in("psql", PSQL);
+    bench
+}
+
+fn locked(bench: &Bench) -> bool {
+    bench.path("stub/locked").exists()
+}
+
+/// Waits until the session has gone; ends with the runner's own limit if it never does.
+fn until_left(bench: &Bench) {
+    while !bench.path("stub/left").exists() {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+}
+
+/// Waits until no process of the hook is left.
+fn until_gone(bench: &Bench) {
+    let hook = bench.path("hooks/mariadb");
+    let hook = hook.to_str().expect("text").as_bytes();
+    let is_hook = |entry: fs::DirEntry| {
+        let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
+        command.windows(hook.len()).any(|part| part == hook)
+    };
+    while fs::read_dir("/proc").expect("proc").flatten().any(is_hook) {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+fn has(lines: &[String], wanted: &str) {
+    let found = lines.iter().any(|line| line.starts_with(wanted));
+    assert!(found, "no line {wanted:?} in {lines:#?}");
+}
+
+#[test]
+fn the_lock_is_held_from_freeze_to_thaw() {
+    let mut bench = mariadb();
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "all tables locked");
+    has(&lines, "binary log position: bin.000007\t4711");
+    has(&lines, "mariadb is ready and holds");
+    assert!(locked(&bench), "after the master has ended");
+    assert_eq!(bench.state(), 0, "nothing is left in /run");
+    let lines = bench.run("thaw", &[("QGA_THAW_REASON", "timed-out")]);
+    has(&lines, "all tables unlocked (timed-out)");
+    has(&lines, "mariadb finished with status=0");
+    until_left(&bench);
+    assert!(!locked(&bench));
+}
+
+#[test]
+fn a_lock_that_is_not_had_is_a_failure_with_the_servers_word() {
+    let mut bench = mariadb();
+    bench.fact("busy", "");
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "ERROR 1205");
+    has(&lines, "mariadb finished with status=1");
+    bench.run("thaw", &[]);
+    assert!(!locked(&bench));
+}
+
+#[test]
+fn a_session_that_is_lost_while_frozen_is_noticed() {
+    let mut bench = mariadb();
+    bench.run("freeze", &[]);
+    bench.fact("dies", "");
+    until_gone(&bench);
+    let lines = bench.run("thaw", &[]);
+    has(&lines, "ERROR 2006");
+    has(&lines, "the session with the lock is gone");
+    has(&lines, "mariadb did not hold until the thaw");
+}
+
+#[test]
+fn backup_mode_lasts_from_freeze_to_thaw_in_every_cluster() {
+    let mut bench = postgresql();
+    let lines = bench.run("freeze", &[]);
+    for port in [5432, 5433] {
+        has(&lines, &format!("port {port}: backup mode from 0/2000028"));
+    }
+    has(&lines, "postgresql is ready and holds");
+    assert!(locked(&bench));
+    let lines = bench.run("thaw", &[("QGA_THAW_REASON", "ok")]);
+    for port in [5432, 5433] {
+        has(&lines, &format!("port {port}: backup mode until 0/2000100"));
+    }
+    has(&lines, "postgresql finished with status=0");
+    assert!(!locked(&bench));
+}
+
+#[test]
+fn a_backup_mode_that_does_not_begin_is_a_failure_and_leaves_none() {
+    let mut bench = postgresql();
+    bench.fact("busy", "");
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "ERROR:  canceling statement");
+    has(&lines, "postgresql finished with status=1");
+    assert!(!locked(&bench));
+}
+
+#[test]
+fn a_backup_mode_whose_server_ends_is_a_failure_at_the_thaw() {
+    let mut bench = postgresql();
+    bench.run("freeze", &[]);
+    bench.fact("dies", "");
+    let lines = bench.run("thaw", &[("QGA_THAW_REASON", "ok")]);
+    has(&lines, "port 5432: the backup mode was lost");
+    has(&lines, "postgresql finished with status=1");
+}

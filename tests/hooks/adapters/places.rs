@@ -1,0 +1,96 @@
+//! What is found without a word in the settings, and in which order it runs.
+
+use std::fs;
+use std::path::Path;
+
+use qemu_ga::hooks::policy::Rules;
+use qemu_ga::hooks::sources::{Found, Scene, find};
+use qemu_ga::hooks::step::Fitness;
+
+use super::set_mode;
+
+fn found(root: &Path, conf: &str) -> Found {
+    let path = root.join("fsfreeze-hook.conf");
+    fs::write(&path, conf).expect("conf");
+    let rules = Rules::read(&path).expect("ours");
+    let scene = Scene {
+        root,
+        rules: &rules,
+        devices: "",
+    };
+    find(&root.join("etc/qemu/fsfreeze-hook.d"), &scene).expect("not refused")
+}
+
+fn sources(found: &Found) -> Vec<&str> {
+    found.steps.iter().map(|step| step.source).collect()
+}
+
+#[test]
+fn usual_places_count_but_never_tmp() {
+    let root = tempfile::tempdir().expect("dir");
+    let root = root.path();
+    let nothing = found(root, "");
+    assert!(nothing.steps.is_empty() && nothing.warnings.is_empty());
+    let files = [
+        "usr/sbin/pre-freeze-script",
+        "usr/sbin/post-thaw-script",
+        "etc/vmware-tools/backupScripts.d/1",
+        "etc/azure/pre",
+        "etc/azure/post",
+        "tmp/prescript.sh",
+        "tmp/postscript.sh",
+        "etc/google/snapshots/pre.sh",
+        "etc/google/snapshots/post.sh",
+        "etc/qemu/fsfreeze-hook.d/own",
+    ];
+    for file in files {
+        let path = root.join(file);
+        fs::create_dir_all(path.parent().expect("above")).expect("dirs");
+        fs::write(&path, "#!/bin/sh\n").expect("script");
+        set_mode(&path, 0o700);
+    }
+    for dir in [
+        "etc/vmware-tools/backupScripts.d",
+        "etc/qemu/fsfreeze-hook.d",
+    ] {
+        set_mode(&root.join(dir), 0o755);
+    }
+    let plugin = root.join("etc/azure/VMSnapshotScriptPluginConfig.json");
+    let dir = root.join("etc/azure");
+    let dir = dir.display();
+    let text =
+        format!("{{\"preScriptLocation\":\"{dir}/pre\",\"postScriptLocation\":\"{dir}/post\"}}");
+    fs::write(&plugin, text).expect("json");
+    set_mode(&plugin, 0o600);
+
+    let all = found(root, "");
+    assert_eq!(
+        sources(&all),
+        ["vmware", "vmware", "azure", "google", ""],
+        "{all:?}"
+    );
+    assert!(
+        all.steps.iter().all(|s| s.fitness == Fitness::Fit),
+        "{all:?}"
+    );
+    assert!(all.warnings.is_empty(), "{:?}", all.warnings);
+    let yes = found(root, "[alibaba]\nenabled=yes\n");
+    let alibaba = &yes.steps[3];
+    assert_eq!(alibaba.source, "alibaba");
+    assert!(alibaba.freeze.is_none() && matches!(alibaba.fitness, Fitness::Unfit { .. }));
+    let off = "[vmware]\nenabled=no\n[azure]\nenabled=no\n[google]\nenabled=no\n";
+    assert_eq!(sources(&found(root, off)), [""]);
+    let staged = found(root, "[google]\nstage=10\n[azure]\nstage=x\n");
+    assert_eq!(staged.steps[3].policy.stage, 10);
+    assert_eq!(staged.warnings.len(), 1, "{:?}", staged.warnings);
+}
+
+#[test]
+fn what_is_switched_on_and_missing_is_a_failure() {
+    let root = tempfile::tempdir().expect("dir");
+    let on = "[vmware]\nenabled=yes\n[azure]\nenabled=yes\n[google]\nenabled=yes\n";
+    let found = found(root.path(), on);
+    assert_eq!(sources(&found), ["vmware", "azure", "google"]);
+    let is_unfit = |fitness: &Fitness| matches!(fitness, Fitness::Unfit { .. });
+    assert!(found.steps.iter().all(|step| is_unfit(&step.fitness)));
+}

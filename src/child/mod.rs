@@ -8,6 +8,7 @@
 //! delays nothing. With a deadline, nothing of the child's family is left when `run` returns.
 
 mod family;
+pub mod plain;
 mod run;
 #[cfg(test)]
 mod tests;

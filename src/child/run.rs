@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::process::{self, Command, Stdio};
+use std::process::{self, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,7 +14,7 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::unistd::pipe2;
 
-use super::{Child, ChildError, Outcome, Status, family};
+use super::{Child, ChildError, Outcome, Status, family, plain};
 use crate::sys::process::{Family, PidFd, become_user, has_ended, prepare};
 use crate::sys::strerror;
 
@@ -126,7 +126,9 @@ fn start(
     input: Stdio,
 ) -> Result<Result<process::Child, io::Error>, ChildError> {
     let second = output.try_clone().map_err(ChildError::Pipe)?;
-    let mut command = Command::new(&child.program);
+    let path = child.env.iter().rev().find(|(name, _)| name == "PATH");
+    let path = path.and_then(|(_, value)| value.as_deref());
+    let mut command = plain::command(&child.program, path);
     command
         .args(&child.args)
         .stdin(input)

@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -13,7 +13,7 @@ use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{geteuid, pipe2};
 
 use super::{Order, Word};
-use crate::child::{Status, end_family};
+use crate::child::{Status, end_family, plain};
 use crate::hooks::call::user_environment;
 use crate::hooks::{HookStatus, ThawReason};
 use crate::sys::guardian::private;
@@ -254,7 +254,7 @@ impl Hook {
         let second = writer
             .try_clone()
             .map_err(|error| failed(strerror(&error)))?;
-        let mut command = Command::new(&order.program);
+        let mut command = plain::command(order.program.as_ref(), None);
         command
             .args(&order.args)
             .stdin(Stdio::piped())

@@ -128,6 +128,14 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
+/// What is wrong with the content of a plugin configuration file.
+///
+/// # Errors
+/// The first problem, in words.
+pub fn check(text: &[u8]) -> Result<(), String> {
+    Plugin::parse(text).0.map(drop)
+}
+
 /// One of the two scripts.
 #[derive(Debug, PartialEq)]
 struct Half {

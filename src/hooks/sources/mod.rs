@@ -2,7 +2,7 @@
 //! adapter. A new adapter is a file here and a line in [`ADAPTERS`].
 
 mod alibaba;
-mod azure;
+pub mod azure;
 pub mod directory;
 mod google;
 pub mod script;

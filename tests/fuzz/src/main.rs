@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
 use qemu_ga::hooks::policy::Rules;
+use qemu_ga::hooks::sources::azure;
 use qemu_ga::keyfile;
 use qemu_ga::probe::{mountinfo, udev, utmp};
 use qemu_ga::protocol::arguments::decode;
@@ -28,6 +29,7 @@ fn target() -> Target {
         Ok("mountinfo") => mount_table,
         Ok("udev") => udev_data,
         Ok("utmp") => logins,
+        Ok("azure") => azure_file,
         other => panic!("QGA_FUZZ_TARGET is no target: {other:?}"),
     })
 }
@@ -143,5 +145,11 @@ fn logins(data: &[u8]) {
         for login in utmp::parse(data, layout) {
             assert!(login.user.len() <= 32 && !login.user.contains(&0));
         }
+    }
+}
+
+fn azure_file(data: &[u8]) {
+    if let Err(why) = azure::check(data) {
+        assert!(!why.is_empty());
     }
 }

@@ -36,11 +36,6 @@ impl AsRawFd for Watch {
 /// How long a reply waits for a host that seems absent. The driver may hand over a new host's first
 /// bytes before it has noted that host's arrival, and refuses writes until then.
 const ARRIVAL: Duration = Duration::from_secs(1);
-/// How long the reply to the last request does, when earlier ones have waited in vain: those were of
-/// hosts that came and went, and the driver notes that only after all of them.
-const LAST_ARRIVAL: Duration = Duration::from_secs(5);
-/// Most bytes of requests that are looked at to see whether there are any, in bytes.
-const AHEAD: usize = 4096;
 
 /// A port and its watch.
 pub struct VirtioChannel {
@@ -48,10 +43,6 @@ pub struct VirtioChannel {
     watch: AsyncFd<Watch>,
     /// Until when replies to what was read wait for a host; later ones are dropped at once.
     arrival: Option<Instant>,
-    /// It has been put off once.
-    is_extended: bool,
-    /// Bytes of the host that were read to see whether there were any.
-    ahead: Vec<u8>,
 }
 
 impl VirtioChannel {
@@ -69,8 +60,6 @@ impl VirtioChannel {
             port,
             watch,
             arrival: None,
-            is_extended: false,
-            ahead: Vec::new(),
         })
     }
 
@@ -91,17 +80,10 @@ impl VirtioChannel {
 
     /// Waits for a host and its bytes.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if !self.ahead.is_empty() {
-            let count = self.ahead.len().min(buffer.len());
-            buffer[..count].copy_from_slice(&self.ahead[..count]);
-            self.ahead.drain(..count);
-            return Ok(count);
-        }
         loop {
             match nix::unistd::read(&self.port, buffer) {
                 Ok(0) | Err(Errno::EAGAIN) => {
                     self.arrival = None;
-                    self.is_extended = false;
                     self.edge().await?;
                 }
                 Ok(count) => return Ok(count),
@@ -117,16 +99,10 @@ impl VirtioChannel {
             match nix::unistd::write(&self.port, data) {
                 Ok(count) => {
                     self.arrival = None;
-                    self.is_extended = false;
                     data = &data[count..];
                 }
                 Err(Errno::EAGAIN) if self.is_hung_up()? => {
                     let until = *self.arrival.get_or_insert_with(|| Instant::now() + ARRIVAL);
-                    if until <= Instant::now() && !self.is_extended && !self.has_more() {
-                        self.is_extended = true;
-                        self.arrival = Some(Instant::now() + LAST_ARRIVAL);
-                        continue;
-                    }
                     match timeout_at(until, self.edge()).await {
                         Ok(edge) => edge?,
                         Err(_) => {
@@ -143,18 +119,6 @@ impl VirtioChannel {
             }
         }
         Ok(())
-    }
-
-    /// Whether further bytes of a host have come in. While none is connected the port does not tell,
-    /// but by reading them.
-    fn has_more(&mut self) -> bool {
-        if self.ahead.is_empty() {
-            let mut buffer = [0; AHEAD];
-            if let Ok(count) = nix::unistd::read(&self.port, &mut buffer) {
-                self.ahead.extend_from_slice(&buffer[..count]);
-            }
-        }
-        !self.ahead.is_empty()
     }
 
     fn is_hung_up(&self) -> io::Result<bool> {

@@ -136,8 +136,10 @@ pub(super) fn reset_signals() -> io::Result<()> {
         if libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) < 0 {
             return Err(io::Error::last_os_error());
         }
-        if libc::signal(libc::SIGPIPE, libc::SIG_DFL) == libc::SIG_ERR {
-            return Err(io::Error::last_os_error());
+        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGCHLD] {
+            if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
+                return Err(io::Error::last_os_error());
+            }
         }
     }
     Ok(())

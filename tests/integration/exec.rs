@@ -5,6 +5,7 @@ use crate::support::disk::detach;
 use crate::support::{
     Agent, Client, Disk, Place, disabled, failed, in_namespace, is_ours, wait_until,
 };
+use nix::sys::signal::Signal;
 use qemu_ga::protocol::base64;
 use serde_json::{Value, json};
 use std::fs;
@@ -53,6 +54,18 @@ fn descriptors(agent: &Agent) -> Vec<String> {
     let mut links: Vec<String> = links.collect();
     links.sort();
     links
+}
+
+#[test]
+fn children_hear_the_signals_that_the_starter_of_the_agent_had_ignored() {
+    let place = Place::new();
+    let agent = place.agent_under(&["env", "--ignore-signal=HUP,CHLD"], &[]);
+    let mut client = agent.connect();
+    let pid = shell(&mut client, "grep SigIgn /proc/self/status", &json!(true));
+    let said = text(&end(&mut client, pid), "out-data").expect("output");
+    let ignored = u64::from_str_radix(said.split_whitespace().last().expect("mask"), 16);
+    let [hup, chld] = [Signal::SIGHUP, Signal::SIGCHLD].map(|signal| 1 << (signal as u32 - 1));
+    assert_eq!(ignored.expect("a mask") & (hup | chld), 0, "{said}");
 }
 
 #[test]

@@ -11,12 +11,7 @@ use std::path::Path;
 
 /// An agent with the file mode mask that service managers give, told of `hook`.
 fn agent(place: &Place, args: &[&str]) -> Agent {
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", "umask 0022; exec \"$0\" \"$@\""]);
-    command.arg(crate::support::binary());
-    command.env("QGA_CONF", place.path("no.conf"));
-    place.add_arguments(&mut command, args);
-    Agent::start(command, &place.path("sock"))
+    place.agent_under(&["sh", "-c", "umask 0022; exec \"$0\" \"$@\""], args)
 }
 
 /// Makes our own hook master call what lies in `hooks.d` of the place.

@@ -1,6 +1,6 @@
 //! What can go wrong at the start, and what the agent leaves at its end.
 
-use crate::support::{Agent, Client, Place, in_namespace, is_ours, returned, wait_until};
+use crate::support::{Client, Place, in_namespace, is_ours, returned, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
@@ -116,12 +116,7 @@ fn log_files_that_cannot_be_opened() {
 #[test]
 fn files_have_the_modes_of_the_original() {
     let place = Place::new();
-    let mut command = std::process::Command::new("sh");
-    command.args(["-c", "umask 0027; exec \"$0\" \"$@\""]);
-    command.arg(crate::support::binary());
-    command.env("QGA_CONF", place.path("no.conf"));
-    place.add_arguments(&mut command, &[]);
-    let agent = Agent::start(command, &place.path("sock"));
+    let agent = place.agent_under(&["sh", "-c", "umask 0027; exec \"$0\" \"$@\""], &[]);
     assert_eq!(agent.call("guest-ping"), returned("{}"));
     let mode = |name: &str| {
         let data = fs::metadata(place.path(name)).expect(name);

@@ -123,6 +123,15 @@ impl Place {
         command.stderr(File::create(self.path("stderr")).expect("stderr"));
     }
 
+    /// Starts an agent by a command that ends in it, and waits until it listens.
+    pub fn agent_under(&self, starter: &[&str], args: &[&str]) -> Agent {
+        let mut command = Command::new(starter[0]);
+        command.args(&starter[1..]).arg(binary());
+        command.env("QGA_CONF", self.path("no.conf"));
+        self.add_arguments(&mut command, args);
+        Agent::start(command, &self.path("sock"))
+    }
+
     /// Starts an agent and waits until it listens.
     pub fn agent(&self, args: &[&str]) -> Agent {
         Agent::start(self.agent_command(args), &self.path("sock"))

@@ -1,0 +1,52 @@
+//! What poll(2) is asked everywhere: a time in its own units, and whether one descriptor is ready.
+
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+/// A time for poll; None: for ever. Rounded up to a millisecond, so that whoever waits again for what
+/// is left does not spin on the last fraction.
+pub fn timeout(left: Option<Duration>) -> PollTimeout {
+    let Some(left) = left else {
+        return PollTimeout::NONE;
+    };
+    let millis = left.as_nanos().div_ceil(1_000_000);
+    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
+}
+
+/// Waits until `fd` is readable or has hung up, at most for `time`; false if it is neither, or a
+/// signal came.
+pub fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
+    matches!(poll(&mut fds, timeout(Some(time))), Ok(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write;
+    use std::os::fd::AsFd;
+    use std::os::unix::net::UnixStream;
+
+    #[test]
+    fn times_are_rounded_up_and_cut() {
+        assert_eq!(timeout(None), PollTimeout::NONE);
+        assert_eq!(timeout(Some(Duration::ZERO)), PollTimeout::ZERO);
+        assert_eq!(
+            timeout(Some(Duration::from_nanos(1))),
+            PollTimeout::from(1_u8)
+        );
+        assert_eq!(timeout(Some(Duration::MAX)), PollTimeout::MAX);
+    }
+
+    #[test]
+    fn readable_is_what_has_bytes_or_has_ended() {
+        let (here, mut there) = UnixStream::pair().unwrap();
+        assert!(!is_readable(here.as_fd(), Duration::ZERO));
+        there.write_all(b"x").unwrap();
+        assert!(is_readable(here.as_fd(), Duration::ZERO));
+        drop(there);
+        assert!(is_readable(here.as_fd(), Duration::MAX));
+    }
+}

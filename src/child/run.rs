@@ -11,10 +11,11 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::pipe2;
 
 use super::{Child, ChildError, Outcome, Status, family, plain};
+use crate::sys::poll::timeout;
 use crate::sys::process::{Family, PidFd, become_user, has_ended, prepare};
 use crate::sys::strerror;
 
@@ -420,14 +421,4 @@ fn not_now(error: &io::Error) -> bool {
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted
     )
-}
-
-/// Rounded up to a millisecond, so that poll does not spin on the last fraction.
-fn timeout(left: Option<Duration>) -> PollTimeout {
-    let Some(left) = left else {
-        return PollTimeout::NONE;
-    };
-    let millis = left.as_nanos().div_ceil(1_000_000);
-    let millis = i32::try_from(millis).unwrap_or(i32::MAX);
-    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }

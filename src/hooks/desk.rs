@@ -8,12 +8,11 @@ use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-
 use super::log::HookLog;
 use super::memory::{Memory, Run, Started};
 use super::step::Step;
 use super::{HookRecord, Phase, ThawReason};
+use crate::sys::poll::is_readable;
 
 /// See the module.
 #[derive(Debug)]
@@ -127,9 +126,7 @@ impl Desk {
             std::thread::sleep(time);
             return false;
         };
-        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        let time = PollTimeout::try_from(time.as_millis()).unwrap_or(PollTimeout::MAX);
-        matches!(poll(&mut fds, time), Ok(1))
+        is_readable(stop.as_fd(), time)
     }
 
     /// What is left of all the time; None: no end.

@@ -27,6 +27,7 @@ pub mod step;
 mod tests;
 pub mod trust;
 
+use crate::probe::mountinfo::unescape;
 use serde::{Deserialize, Serialize};
 
 pub use cli::{USAGE, cli, stop_signals};
@@ -82,19 +83,9 @@ pub fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
 
 /// Takes apart what [`words`] joined.
 pub fn from_words(text: &str) -> Vec<String> {
-    let one = |word: &str| {
-        [
-            ("\\040", " "),
-            ("\\011", "\t"),
-            ("\\012", "\n"),
-            ("\\134", "\\"),
-        ]
-        .into_iter()
-        .fold(word.to_owned(), |word, (code, c)| word.replace(code, c))
-    };
     text.split(' ')
         .filter(|word| !word.is_empty())
-        .map(one)
+        .map(|word| String::from_utf8_lossy(&unescape(word.as_bytes())).into_owned())
         .collect()
 }
 
@@ -171,6 +162,14 @@ pub enum HookStatus {
 }
 
 impl HookStatus {
+    /// What it means unless the operator's settings say otherwise.
+    pub fn verdict(&self) -> Verdict {
+        match self {
+            HookStatus::Exited(0) | HookStatus::Skipped(_) => Verdict::Success,
+            _ => Verdict::Failure,
+        }
+    }
+
     /// The number that the log's `finished with status=` line gives, as a shell has it.
     pub fn number(&self) -> i32 {
         match self {
@@ -248,10 +247,7 @@ impl HookRecord {
 
     /// True unless it failed.
     pub fn is_success(&self) -> bool {
-        match self.verdict {
-            Some(verdict) => verdict != Verdict::Failure,
-            None => matches!(self.status, HookStatus::Exited(0) | HookStatus::Skipped(_)),
-        }
+        self.verdict.unwrap_or_else(|| self.status.verdict()) != Verdict::Failure
     }
 
     /// True if it had something to do, whether or not it succeeded.

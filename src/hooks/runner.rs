@@ -26,6 +26,8 @@ pub const TAIL: usize = 2048;
 const MOST_AT_ONCE: usize = 64;
 /// As timeout(1) has it.
 const TIMED_OUT: i32 = 124;
+/// As a shell has it.
+const NOT_RUN: i32 = 126;
 
 /// How to run the steps.
 #[derive(Debug)]
@@ -245,60 +247,35 @@ impl Master {
         let phase = self.desk.phase;
         let begun = Instant::now();
         let mut on_failure = step.policy.on_failure;
-        let mut done = match &step.fitness {
+        let done = match &step.fitness {
             Fitness::Skipped(why) => {
                 self.desk
                     .log()
                     .line(&format!("{} skipped: {why}", step.name));
-                Done::without_start(HookStatus::Skipped(why.clone()))
+                Done::of(HookStatus::Skipped(why.clone()))
             }
             // What became unfit since may still be able to undo what it did.
             Fitness::Unfit { .. } if started.is_some() && step.thaw.is_some() => {
                 self.start(step, started, door, is_alone)?
             }
             Fitness::Unfit { reason, .. } if phase == Phase::Freeze || started.is_some() => {
-                self.desk
-                    .log()
-                    .line(&format!("{} cannot be run: {reason}", step.name));
-                Done::without_start(HookStatus::NotRun {
-                    status: 126,
-                    reason: reason.clone(),
-                })
+                self.pass_over(step, "cannot be run", NOT_RUN, reason.clone())
             }
             Fitness::Unfit { .. } => return None,
-            Fitness::Fit
-                if self.desk.left().is_some_and(|left| left.is_zero())
-                    && phase == Phase::Freeze =>
-            {
-                on_failure = self.on_total;
-                let reason = "total-timeout had passed before its turn".to_owned();
-                self.desk
-                    .log()
-                    .line(&format!("{} is not called: {reason}", step.name));
-                Done::without_start(HookStatus::NotRun {
-                    status: TIMED_OUT,
-                    reason,
-                })
-            }
-            Fitness::Fit => match budget::overdrawn(&self.desk, step) {
-                Some(reason) => {
-                    self.desk
-                        .log()
-                        .line(&format!("{} is not called: {reason}", step.name));
-                    Done::without_start(HookStatus::NotRun {
-                        status: TIMED_OUT,
-                        reason,
-                    })
+            Fitness::Fit => match self.out_of_time(step) {
+                Some((reason, means)) => {
+                    on_failure = means;
+                    self.pass_over(step, "is not called", TIMED_OUT, reason)
                 }
                 None => self.start(step, started, door, is_alone)?,
             },
         };
-        done.elapsed = begun.elapsed();
+        let elapsed = begun.elapsed();
         let verdict = verdict(&step.policy, &done);
         if verdict == Verdict::Failure && phase == Phase::Freeze && !step.undone_if_failed {
             self.desk.remember_end(step);
         }
-        let record = self.record(step, done, verdict);
+        let record = self.record(step, done, elapsed, verdict);
         let word = match verdict {
             Verdict::Failure => record.error.as_deref(),
             _ => (step.error_name)(phase, &record.status),
@@ -309,7 +286,26 @@ impl Master {
         Some((record, on_failure))
     }
 
-    fn record(&self, step: &Step, done: Done, verdict: Verdict) -> HookRecord {
+    /// Why there is no time left to start it, and what that does; for a thaw there always is.
+    fn out_of_time(&self, step: &Step) -> Option<(String, OnFailure)> {
+        let is_over = self.desk.left().is_some_and(|left| left.is_zero());
+        if is_over && self.desk.phase == Phase::Freeze {
+            let reason = "total-timeout had passed before its turn".to_owned();
+            return Some((reason, self.on_total));
+        }
+        let reason = budget::overdrawn(&self.desk, step)?;
+        Some((reason, step.policy.on_failure))
+    }
+
+    /// Logs that a step is not started, which counts as a failure.
+    fn pass_over(&self, step: &Step, what: &str, status: i32, reason: String) -> Done {
+        self.desk
+            .log()
+            .line(&format!("{} {what}: {reason}", step.name));
+        Done::of(HookStatus::NotRun { status, reason })
+    }
+
+    fn record(&self, step: &Step, done: Done, elapsed: Duration, verdict: Verdict) -> HookRecord {
         let phase = self.desk.phase;
         let call = step.call(phase, self.desk.reason);
         let path = match (call, &step.fitness) {
@@ -320,7 +316,7 @@ impl Master {
         };
         let mut record = HookRecord::new(path, phase, done.status);
         record.source = step.source.to_owned();
-        record.elapsed = done.elapsed.as_secs_f64();
+        record.elapsed = elapsed.as_secs_f64();
         record.tries = (done.tries > 1).then_some(done.tries);
         record.lost = done.lost;
         if verdict == Verdict::Failure {
@@ -332,7 +328,7 @@ impl Master {
             record.output = String::from_utf8_lossy(&done.tail).into_owned();
         }
         // What everybody takes a status for needs no word.
-        if verdict != plain_verdict(&record.status) {
+        if verdict != record.status.verdict() {
             record.verdict = Some(verdict);
         }
         record
@@ -361,13 +357,7 @@ impl Master {
         let holds = step.policy.kind == Kind::Hold;
         if holds && !self.desk.memory().is_kept() {
             let reason = "a holding hook could not be found again for the thaw".to_owned();
-            self.desk
-                .log()
-                .line(&format!("{} cannot be run: {reason}", step.name));
-            return Some(Done::without_start(HookStatus::NotRun {
-                status: 126,
-                reason,
-            }));
+            return Some(self.pass_over(step, "cannot be run", NOT_RUN, reason));
         }
         let door = holds.then(|| self.desk.memory().door(door));
         if self.desk.phase == Phase::Freeze {
@@ -473,7 +463,6 @@ impl Master {
 /// How a step ended, all its tries together.
 struct Done {
     status: HookStatus,
-    elapsed: Duration,
     tail: Vec<u8>,
     tries: u32,
     holds: bool,
@@ -483,10 +472,10 @@ struct Done {
 }
 
 impl Done {
-    fn without_start(status: HookStatus) -> Done {
+    /// Without a start.
+    fn of(status: HookStatus) -> Done {
         Done {
             status,
-            elapsed: Duration::ZERO,
             tail: Vec::new(),
             tries: 0,
             holds: false,
@@ -499,13 +488,9 @@ impl Done {
 impl From<Ended> for Done {
     fn from(ended: Ended) -> Done {
         Done {
-            status: ended.status,
-            elapsed: ended.elapsed,
             tail: ended.tail,
             tries: 1,
-            holds: false,
-            is_early: false,
-            lost: false,
+            ..Done::of(ended.status)
         }
     }
 }
@@ -524,13 +509,6 @@ fn gone(started: &Started) -> (Step, &Started) {
     (step, started)
 }
 
-fn plain_verdict(status: &HookStatus) -> Verdict {
-    match status {
-        HookStatus::Exited(0) | HookStatus::Skipped(_) => Verdict::Success,
-        _ => Verdict::Failure,
-    }
-}
-
 fn verdict(policy: &Policy, done: &Done) -> Verdict {
     match &done.status {
         _ if done.holds => Verdict::Success,
@@ -540,7 +518,7 @@ fn verdict(policy: &Policy, done: &Done) -> Verdict {
         }
         HookStatus::Exited(code) if policy.not_applicable.contains(code) => Verdict::NotApplicable,
         HookStatus::Exited(_) => Verdict::Failure,
-        status => plain_verdict(status),
+        status => status.verdict(),
     }
 }
 

@@ -167,7 +167,7 @@ fn text(field: &[u8]) -> String {
 }
 
 /// Decodes `\NNN` (octal) and `\\`; any other backslash stands for itself.
-pub(super) fn unescape(field: &[u8]) -> Vec<u8> {
+pub fn unescape(field: &[u8]) -> Vec<u8> {
     if !field.contains(&b'\\') {
         return field.to_vec();
     }

@@ -7,7 +7,7 @@ use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
 use std::os::unix::fs::PermissionsExt;
-use std::os::unix::net::UnixStream;
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 
 /// Where the kernel's control groups are mounted: version 2, and the service manager's own
@@ -43,12 +43,18 @@ pub fn inherited_file(number: i32) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(probe.as_raw_fd()) })
 }
 
-/// Makes a socket or file root's alone.
+/// Listens at `door`, where a dead predecessor may have left its own; root's alone.
 ///
 /// # Errors
-/// chmod(2)'s.
-pub fn private(path: &Path) -> io::Result<()> {
-    fs::set_permissions(path, fs::Permissions::from_mode(0o600))
+/// What unlink(2), bind(2) or chmod(2) says.
+pub fn listen(door: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(door) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => (),
+    }
+    let listener = UnixListener::bind(door)?;
+    fs::set_permissions(door, fs::Permissions::from_mode(0o600))?;
+    Ok(listener)
 }
 
 /// Asks the kernel to end every other process first when memory runs out.

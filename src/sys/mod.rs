@@ -14,6 +14,7 @@ pub mod loopdev;
 pub mod memory;
 pub mod netdevice;
 pub mod nvme;
+pub mod poll;
 pub mod process;
 pub mod rtc;
 pub mod spawn;

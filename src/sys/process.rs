@@ -60,8 +60,23 @@ impl Announcement {
     }
 }
 
+/// This very program, to be started once more for a part of its work; it is the one that runs, also
+/// when its file was replaced meanwhile.
+///
+/// # Errors
+/// In the library's own tests, which are no qemu-ga: they would run themselves, without end.
+pub fn own_program() -> io::Result<Command> {
+    if cfg!(test) {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
+    let mut command = Command::new("/proc/self/exe");
+    command.arg0("qemu-ga");
+    Ok(command)
+}
+
 /// Prepares `command` so that its child starts in its own `family`, with no signal blocked, with
-/// SIGPIPE at its default, and with every descriptor from 3 up closed at exec but those of `keep`,
+/// SIGPIPE at its default, SIGHUP and SIGCHLD too, which whoever started the agent may have had
+/// ignored, and with every descriptor from 3 up closed at exec but those of `keep`,
 /// whose numbers must stay open until the spawn. An announcement that cannot be made stops nothing.
 pub fn prepare(
     command: &mut Command,

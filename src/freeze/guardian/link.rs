@@ -6,9 +6,8 @@ use crate::sys::process::{self, Announcement, Family};
 use std::io::{self, BufRead, BufReader, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// How long the guardian may take to answer: it has nothing else to do.
@@ -46,9 +45,8 @@ impl Link {
         freezing: Option<BorrowedFd<'_>>,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
-        let mut command = Command::new("/proc/self/exe");
+        let mut command = process::own_program()?;
         command
-            .arg0("qemu-ga")
             .arg("guardian")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())

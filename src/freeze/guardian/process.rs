@@ -9,11 +9,12 @@ use crate::freeze::ops::Timed;
 use crate::freeze::report::{End, Report};
 use crate::hooks::{Phase, ThawReason, master};
 use crate::state::{Expiry, StateDir};
+use crate::sys::poll::timeout;
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{guardian as sys, memory, process, strerror};
 use anyhow::{Context, bail};
 use nix::libc;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use std::ffi::CStr;
@@ -102,10 +103,8 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
     sys::outlive_memory_pressure().ok();
     sys::leave_service_cgroup().ok();
     let door = door(&statedir);
-    std::fs::remove_file(&door).ok();
-    let listener = UnixListener::bind(&door)
-        .with_context(|| format!("cannot listen at {}", door.display()))?;
-    sys::private(&door)?;
+    let listener =
+        sys::listen(&door).with_context(|| format!("cannot listen at {}", door.display()))?;
     let signals = signals()?;
     let held = |entrusted: Entrusted| {
         Ok(Held {
@@ -251,11 +250,7 @@ impl Guardian<'_> {
                 return event(Event::ClaimLimit);
             }
             let next = [self.limit, self.claim_limit].into_iter().flatten().min();
-            // Rounded up: waking early would only wait again.
-            let timeout = next.map_or(PollTimeout::NONE, |at| {
-                let left = at.saturating_duration_since(now).as_millis() + 1;
-                PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX)
-            });
+            let timeout = timeout(next.map(|at| at.saturating_duration_since(now)));
             let agent = self.agent.as_ref().map(|agent| agent.get_ref().as_fd());
             let watched: Vec<BorrowedFd<'_>> = [signals.as_fd(), listener.as_fd()]
                 .into_iter()
@@ -407,9 +402,8 @@ impl Guardian<'_> {
         let until = Instant::now() + FREEZE_HOOKS_LIMIT;
         let mut fds = [PollFd::new(freezing.as_fd(), PollFlags::empty())];
         loop {
-            let left = until.saturating_duration_since(Instant::now()).as_millis();
-            let timeout = PollTimeout::try_from(left).unwrap_or(PollTimeout::MAX);
-            if poll(&mut fds, timeout) != Err(nix::errno::Errno::EINTR) {
+            let left = until.saturating_duration_since(Instant::now());
+            if poll(&mut fds, timeout(Some(left))) != Err(nix::errno::Errno::EINTR) {
                 return;
             }
         }

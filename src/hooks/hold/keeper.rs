@@ -8,16 +8,16 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use nix::unistd::{geteuid, pipe2};
 
 use super::{Order, Word};
 use crate::child::{Status, end_family, plain};
-use crate::hooks::call::user_environment;
+use crate::hooks::call::{user, user_environment};
 use crate::hooks::{HookStatus, ThawReason};
-use crate::sys::guardian::private;
-use crate::sys::identity::Identity;
+use crate::sys::guardian::listen;
+use crate::sys::poll::{is_readable, timeout};
 use crate::sys::process::{self, Family, PidFd, become_user, prepare};
 use crate::sys::strerror;
 
@@ -63,7 +63,7 @@ fn keep() -> io::Result<()> {
             return Ok(());
         }
     }
-    let listener = match open_door(&order) {
+    let listener = match listen(&order.door) {
         Ok(listener) => listener,
         Err(error) => {
             hook.let_go(None, &order);
@@ -103,34 +103,21 @@ fn say(said: &Word) -> io::Result<()> {
 /// The reading end, and the writing end under the number that the hook knows.
 fn ready_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let read = away(read)?;
+    let away = above(&read, READY_FD + 1)?;
+    // It may have had the number that the other end must get.
+    drop(read);
     let write = if write.as_raw_fd() == READY_FD {
         write
     } else {
         // Ours alone, and nothing else can have it yet: this process has opened nothing before.
         above(&write, READY_FD)?
     };
-    Ok((read, write))
-}
-
-fn away(fd: OwnedFd) -> io::Result<OwnedFd> {
-    above(&fd, READY_FD + 1)
+    Ok((away, write))
 }
 
 fn above(fd: &OwnedFd, least: i32) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
     crate::sys::guardian::inherited_file(number).map(OwnedFd::from)
-}
-
-fn open_door(order: &Order) -> io::Result<UnixListener> {
-    if let Err(error) = fs::remove_file(&order.door)
-        && error.kind() != io::ErrorKind::NotFound
-    {
-        return Err(error);
-    }
-    let listener = UnixListener::bind(&order.door)?;
-    private(&order.door)?;
-    Ok(listener)
 }
 
 /// From ready to released.
@@ -187,7 +174,6 @@ fn answer(
     lost: Option<(HookStatus, f64)>,
     reason: &str,
 ) -> io::Result<()> {
-    let started = Instant::now();
     let (status, held) = match lost {
         Some((status, held)) => (status, Some(held)),
         None => (hook.let_go(Some(reason), order), None),
@@ -195,7 +181,6 @@ fn answer(
     let told = Word {
         status: Some(status),
         lost: held,
-        elapsed: started.elapsed().as_secs_f64(),
         output: hook.take_output(),
     };
     visitor.write_all(&serde_json::to_vec(&told)?)
@@ -234,17 +219,7 @@ impl Hook {
             status: 126,
             reason,
         };
-        let identity = match &order.user {
-            None => None,
-            Some(name) => match Identity::find(name) {
-                Ok(Some(found)) => Some(found),
-                Ok(None) => return Err(failed(format!("there is no user {name}"))),
-                Err(error) => {
-                    let why = strerror(&error);
-                    return Err(failed(format!("user {name} cannot be looked up: {why}")));
-                }
-            },
-        };
+        let user = user(order.user.as_deref()).map_err(failed)?;
         let prepared = || -> io::Result<(File, OwnedFd)> {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
@@ -262,7 +237,7 @@ impl Hook {
             .stderr(second);
         let keep = vec![tell_ready.as_raw_fd()];
         prepare(&mut command, Family::Session, keep, Vec::new());
-        if let Some((identity, user)) = &identity {
+        if let Some((identity, user)) = &user {
             command.envs(user_environment(user));
             become_user(&mut command, identity);
         }
@@ -295,30 +270,28 @@ impl Hook {
         })
     }
 
+    /// Its end and its output, for poll.
+    fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
+        let end = self.pidfd.as_ref().map(AsFd::as_fd);
+        let output = self.reader.as_ref().map(AsFd::as_fd);
+        let watched = end.into_iter().chain(output);
+        watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+    }
+
     fn until_ready(&mut self, due: Option<Instant>) -> io::Result<Start> {
         let stdout = io::stdout();
         let mut heard = Vec::new();
         let mut ready = Some(self.ready.try_clone()?);
         loop {
-            let mut fds = Vec::with_capacity(4);
             // An end of ours that nobody reads from is in error.
-            fds.push(PollFd::new(stdout.as_fd(), PollFlags::empty()));
-            fds.extend(
-                self.pidfd
-                    .as_ref()
-                    .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
-            );
-            fds.extend(
-                self.reader
-                    .as_ref()
-                    .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
-            );
+            let mut fds = vec![PollFd::new(stdout.as_fd(), PollFlags::empty())];
+            fds.extend(self.watched());
             fds.extend(
                 ready
                     .as_ref()
                     .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
             );
-            let count = poll(&mut fds, timeout(due))?;
+            let count = poll(&mut fds, timeout(left(due)))?;
             let alone = fds[0].any().unwrap_or(false);
             drop(fds);
             self.take_in();
@@ -327,7 +300,8 @@ impl Hook {
             }
             if let Some(file) = &mut ready {
                 let mut buffer = [0; 64];
-                match poll_one(file.as_fd()).then(|| file.read(&mut buffer)) {
+                let is_told = is_readable(file.as_fd(), Duration::ZERO);
+                match is_told.then(|| file.read(&mut buffer)) {
                     Some(Ok(0) | Err(_)) => ready = None,
                     Some(Ok(length)) => heard.extend_from_slice(&buffer[..length]),
                     None => (),
@@ -348,26 +322,16 @@ impl Hook {
     /// Until it ends, or `other` is ready, or it is time; its output is taken in meanwhile.
     fn wait(&mut self, other: Option<BorrowedFd<'_>>, due: Option<Instant>) -> io::Result<Event> {
         loop {
-            let mut fds = Vec::with_capacity(3);
-            fds.extend(
-                self.pidfd
-                    .as_ref()
-                    .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
-            );
-            fds.extend(
-                self.reader
-                    .as_ref()
-                    .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
-            );
+            let mut fds: Vec<PollFd<'_>> = self.watched().collect();
             fds.extend(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            poll(&mut fds, timeout(due))?;
+            poll(&mut fds, timeout(left(due)))?;
             drop(fds);
             self.take_in();
             if self.pidfd.is_some() && self.has_ended() {
                 self.pidfd = None;
                 return Ok(Event::Ended);
             }
-            if other.is_some_and(poll_one) {
+            if other.is_some_and(|fd| is_readable(fd, Duration::ZERO)) {
                 return Ok(Event::Other);
             }
             if due.is_some_and(|due| due <= Instant::now()) {
@@ -456,24 +420,14 @@ fn after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
     moment.checked_add(time)
 }
 
+/// What is left until then; None: no end.
+fn left(due: Option<Instant>) -> Option<Duration> {
+    due.map(|due| due.saturating_duration_since(Instant::now()))
+}
+
 impl Order {
     /// Time between SIGTERM and SIGKILL.
     fn grace(&self) -> Duration {
         Duration::try_from_secs_f64(self.kill_after).unwrap_or_default()
     }
-}
-
-fn poll_one(fd: BorrowedFd<'_>) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
-    matches!(poll(&mut fds, PollTimeout::ZERO), Ok(1))
-}
-
-/// Rounded up to a millisecond.
-fn timeout(due: Option<Instant>) -> PollTimeout {
-    let Some(due) = due else {
-        return PollTimeout::NONE;
-    };
-    let left = due.saturating_duration_since(Instant::now());
-    let millis = left.as_nanos().div_ceil(1_000_000);
-    PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }

@@ -17,8 +17,8 @@ use crate::hooks::{
 use crate::operator::args::{Ended, Given, Tool};
 use crate::operator::present::{self, Style, span};
 use crate::probe::System;
+use crate::sys::poll::is_readable;
 use crate::sys::strerror;
-use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use serde::Serialize;
 use std::fs::{self, DirBuilder};
 use std::os::fd::{AsFd, OwnedFd};
@@ -247,10 +247,8 @@ impl Trial {
         let Some(stop) = &self.stop else {
             return std::thread::sleep(time);
         };
-        let mut fds = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
-        let time = PollTimeout::try_from(time.as_millis()).unwrap_or(PollTimeout::MAX);
         // Cut short by a signal, and that is all there is to it.
-        poll(&mut fds, time).ok();
+        is_readable(stop.as_fd(), time);
         self.forget_signal();
     }
 

@@ -8,6 +8,7 @@ use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
+use crate::hooks;
 use crate::logging::{self, LogOptions};
 use crate::operator;
 use crate::state::StateDir;
@@ -28,6 +29,7 @@ pub struct Subcommand {
     pub summary: &'static str,
     /// Takes the arguments behind the word, returns the exit status.
     run: fn(&[OsString]) -> u8,
+    usage: fn() -> String,
 }
 
 /// Every such word that people may use.
@@ -36,57 +38,59 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         name: "plan",
         summary: "what a freeze would do now; nothing is touched",
         run: operator::plan::cli,
+        usage: operator::plan::usage,
     },
     Subcommand {
         name: "check",
         summary: "what would keep a freeze from going well, and what to do",
         run: operator::check::cli,
+        usage: operator::check::usage,
     },
     Subcommand {
         name: "report",
         summary: "what the last freezes did, as a timeline",
         run: operator::report::cli,
+        usage: operator::report::usage,
     },
     Subcommand {
         name: "log",
         summary: "the log of the freeze hooks, by run, hook or failure",
         run: operator::log::cli,
+        usage: operator::log::usage,
     },
     Subcommand {
         name: "status",
         summary: "whether filesystems are frozen, and until when",
         run: operator::status::cli,
+        usage: operator::status::usage,
     },
     Subcommand {
         name: "thaw",
         summary: "end a freeze that the host does not end (with --now)",
         run: operator::thaw::cli,
+        usage: operator::thaw::usage,
     },
     Subcommand {
         name: "hook",
         summary: "the freeze hooks: list, check, try one, or call them all",
         run: operator::hook::cli,
+        usage: || hooks::USAGE.to_owned(),
     },
     Subcommand {
         name: "selftest",
         summary: "freeze and thaw filesystems made for the purpose",
         run: operator::selftest::cli,
+        usage: operator::selftest::usage,
     },
 ];
 
 /// The help of a subcommand.
 pub fn usage(subcommand: &str) -> Option<String> {
-    Some(match subcommand {
-        "plan" => operator::plan::usage(),
-        "check" => operator::check::usage(),
-        "report" => operator::report::usage(),
-        "log" => operator::log::usage(),
-        "status" => operator::status::usage(),
-        "thaw" => operator::thaw::usage(),
-        "hook" => crate::hooks::USAGE.to_owned(),
-        "selftest" => operator::selftest::usage(),
-        _ => return None,
-    })
+    find(subcommand).map(|found| (found.usage)())
+}
+
+fn find(word: &str) -> Option<&'static Subcommand> {
+    SUBCOMMANDS.iter().find(|s| s.name == word)
 }
 
 /// Runs the program and returns its exit status.
@@ -96,10 +100,7 @@ pub fn main() -> u8 {
     if word.is_some_and(|word| word == "guardian") {
         return guardian::process::cli();
     }
-    if let Some(found) = SUBCOMMANDS
-        .iter()
-        .find(|s| word.is_some_and(|word| word == s.name))
-    {
+    if let Some(found) = word.and_then(|word| find(word.to_str()?)) {
         return (found.run)(&args[2..]);
     }
     match config::parse(&args, &|name| std::env::var_os(name)) {

@@ -243,9 +243,8 @@ impl<T: Send + Sync + 'static> Crew<T> {
                 self.reach(missing);
                 state = self.0.lock();
             }
-            if state.threads == 0
-                && let Some(taken) = state.take()
-            {
+            let none_works = state.threads == 0;
+            if let Some(taken) = none_works.then(|| state.take()).flatten() {
                 drop(state);
                 let result = (taken.task.act)(&taken.item);
                 state = self.0.lock();

@@ -155,12 +155,12 @@ impl<O: Ops + Send + 'static> Freezer<O> {
                     work();
                 }
             });
-        if let Err(error) = started
-            && let Some(work) = take(&ours)
-        {
-            // A thaw must not fail for want of memory; the agent answers again after it.
-            tracing::warn!("no thread to be had, so requests wait: {error}");
-            work();
+        if let Err(error) = started {
+            if let Some(work) = take(&ours) {
+                // A thaw must not fail for want of memory; the agent answers again after it.
+                tracing::warn!("no thread to be had, so requests wait: {error}");
+                work();
+            }
         }
         told.await
             .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))

@@ -249,9 +249,8 @@ impl Ops for RealOps {
     }
 
     fn tell_guardian(&mut self, order: Order) {
-        if let Some(guardian) = &mut self.guardian
-            && let Err(error) = guardian.tell(&order)
-        {
+        let told = self.guardian.as_mut().map(|guardian| guardian.tell(&order));
+        if let Some(Err(error)) = told {
             tracing::warn!("the guardian is gone: {}", strerror(&error));
             self.guardian = None;
         }

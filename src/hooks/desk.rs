@@ -77,9 +77,7 @@ impl Desk {
 
     fn write(&self, line: serde_json::Result<Vec<u8>>) {
         let mut records = lock(&self.records);
-        if let Some(file) = records.as_mut()
-            && let Ok(mut line) = line
-        {
+        if let (Some(file), Ok(mut line)) = (records.as_mut(), line) {
             line.push(b'\n');
             if file.write_all(&line).is_err() {
                 // The agent has gone, or gave us something else: the log has it all the same.

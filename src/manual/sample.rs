@@ -17,9 +17,7 @@ pub fn conf() -> String {
         }
         text += &format!("\n[{}]\n", group.name());
         for spec in shown() {
-            if let Some((of, key)) = spec.key
-                && of == group
-            {
+            if let Some((_, key)) = spec.key.filter(|&(of, _)| of == group) {
                 text += &format!("\n{}#{key}={}\n", comment(spec), example(spec));
             }
         }

@@ -90,10 +90,9 @@ fn runs(statedir: &Path) -> Result<Vec<Report>, String> {
         .ok()
         .flatten()
         .and_then(|question| question.standing().ok());
-    if let Some(standing) = at_work
-        && let Some(mut report) = standing.report
-    {
-        report.stages.held = standing.held.unwrap_or_default();
+    let held = at_work.as_ref().and_then(|standing| standing.held);
+    if let Some(mut report) = at_work.and_then(|standing| standing.report) {
+        report.stages.held = held.unwrap_or_default();
         report.judge();
         reports.insert(0, *report);
     }

@@ -66,20 +66,17 @@ impl Setting {
         }
         let mut running = agents();
         running.retain(|agent| statedir.is_none_or(|dir| agent.uses(Path::new(dir))));
-        if running.len() == 1
-            && let Some(Agent {
-                pid,
-                config: Some(config),
-            }) = running.pop()
-        {
-            let origin = format!("of the running agent, process {pid}");
-            return Ok(Self { config, origin });
+        if let [agent] = &mut running[..] {
+            if let Some(config) = agent.config.take() {
+                let origin = format!("of the running agent, process {}", agent.pid);
+                return Ok(Self { config, origin });
+            }
         }
-        if let Some((path, args)) = unit::command_line(Path::new("/"))
-            && let Ok(config) = told(args)
-        {
-            let origin = format!("of {}; its agent does not run", path.display());
-            return Ok(Self { config, origin });
+        if let Some((path, args)) = unit::command_line(Path::new("/")) {
+            if let Ok(config) = told(args) {
+                let origin = format!("of {}; its agent does not run", path.display());
+                return Ok(Self { config, origin });
+            }
         }
         Ok(Self {
             config: told(Vec::new())?,

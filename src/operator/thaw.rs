@@ -246,7 +246,7 @@ fn settle(setting: &Setting, done: &mut Done) {
         .ok()
         .and_then(|since| since.elapsed().ok())
         .unwrap_or_default();
-    if marked && let Err(error) = state.mark_thawed() {
+    if let Some(Err(error)) = marked.then(|| state.mark_thawed()) {
         done.failures.push(error.text);
     }
     let agents = Status::find(state.path()).map_or(Vec::new(), |status| status.agents);

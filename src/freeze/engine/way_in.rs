@@ -158,12 +158,13 @@ impl<O: Ops> Engine<O> {
         let mut frozen: Vec<Held<O::Handle>> = Vec::with_capacity(held.len());
         let mut failure = None;
         let mut waiting = held.into_iter().peekable();
-        while failure.is_none()
-            && let Some(level) = waiting.peek().map(|next| next.level)
-        {
+        while let Some(level) = waiting.peek().map(|next| next.level) {
             let next = || waiting.next_if(|next| next.level == level);
             let level = std::iter::from_fn(next).collect();
             failure = self.freeze_level(level, &mut frozen).err();
+            if failure.is_some() {
+                break;
+            }
         }
         self.report.stages.freeze = self.seconds_since(start);
         let count = frozen.len() as u64;

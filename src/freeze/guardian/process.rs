@@ -237,9 +237,8 @@ impl Guardian<'_> {
     ) -> io::Result<Happening> {
         let event = |event| Ok(Happening::Event(event));
         loop {
-            if let Some(agent) = &mut self.agent
-                && !agent.buffer().is_empty()
-            {
+            let buffered = self.agent.as_ref().map(BufReader::buffer);
+            if buffered.is_some_and(|bytes| !bytes.is_empty()) {
                 return event(self.listen());
             }
             let now = Instant::now();
@@ -277,10 +276,10 @@ impl Guardian<'_> {
             if let Some((visitor, order)) = speaks.and_then(|index| self.visitors.hear(index)) {
                 return Ok(Happening::Visit(visitor, order));
             }
-            if ready[1]
-                && let Ok((visitor, _)) = listener.accept()
-            {
-                self.visitors.receive(visitor);
+            if ready[1] {
+                if let Ok((visitor, _)) = listener.accept() {
+                    self.visitors.receive(visitor);
+                }
             }
         }
     }
@@ -340,11 +339,9 @@ impl Guardian<'_> {
             reason,
             count: thawed.len() as u64,
         };
-        if tell && let Err(error) = self.state.mark_expired(&expiry) {
-            failures.push(error.text);
-        }
-        if let Err(error) = self.state.mark_thawed() {
-            failures.push(error.text);
+        let told = tell.then(|| self.state.mark_expired(&expiry));
+        for marked in told.into_iter().chain([self.state.mark_thawed()]) {
+            failures.extend(marked.err().map(|error| error.text));
         }
         if let Some(asker) = &mut self.asker {
             let failures = failures.clone();
@@ -357,7 +354,7 @@ impl Guardian<'_> {
         }
         self.log(Severity::Warning, &format!("warning: {expiry}"));
         let mut report = self.report.take();
-        if hooks && let Some(hook) = &self.hook {
+        if let Some(hook) = self.hook.as_ref().filter(|_| hooks) {
             self.let_freeze_hooks_end();
             let limits = master::Limits {
                 deadline: Some(HOOKS_LIMIT),

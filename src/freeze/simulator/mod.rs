@@ -200,7 +200,7 @@ impl Simulator {
             let index = *handles[place];
             let name = self.0.borrow().mountpoints[index];
             let result = self.step(format!("{what} {name}"), |world| act(world, index));
-            let result = result.flatten();
+            let result = result.and_then(|inner| inner);
             let took = Duration::from_millis(1);
             done[place] = Some(Timed { result, took });
         }

@@ -377,9 +377,7 @@ impl Hook {
 
     /// Tells it to let the application go on, and sees to it that it ends.
     fn let_go(&mut self, reason: Option<&str>, order: &Order) -> HookStatus {
-        if let Some(mut input) = self.process.stdin.take()
-            && let Some(reason) = reason
-        {
+        if let (Some(mut input), Some(reason)) = (self.process.stdin.take(), reason) {
             // One that has ended, or does not read, gets it by the end of its input.
             input.write_all(format!("{reason}\n").as_bytes()).ok();
         }

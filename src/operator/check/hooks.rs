@@ -175,10 +175,8 @@ fn fit_step(step: &Step, hold: Option<Duration>) -> Vec<Result> {
             )
         }));
     }
-    if policy.kind == Kind::Hold
-        && let Some(longest) = policy.hold_timeout
-        && hold.is_none_or(|hold| longest < hold)
-    {
+    let longest = policy.hold_timeout.filter(|_| policy.kind == Kind::Hold);
+    if let Some(longest) = longest.filter(|&longest| hold.is_none_or(|hold| longest < hold)) {
         let hold = hold.map_or("for ever".to_owned(), |hold| span(hold.as_secs_f64()));
         results.push(Result::finding(
             "hooks",

@@ -11,8 +11,8 @@ import subprocess
 SIDES = ("ours", "original")
 LARGER = {"ms": "s", "µs": "ms"}
 # What a page says of a run; parts.bench_guest adds the second line's.
-FACTS = ("date", "rounds", "minutes", "ours", "original", "processor", "cores", "memory_mb", "system", "kernel",
-         "guest_accelerator", "guest_qemu", "guest_cores", "guest_memory_mb", "guest_kernel")
+FACTS = ("date", "rounds", "minutes", "ours", "original", "processor", "cores", "memory_gib", "system", "kernel",
+         "guest_accelerator", "guest_qemu", "guest_cores", "guest_memory_gib", "guest_kernel")
 
 
 class FiguresError(Exception):
@@ -83,7 +83,9 @@ def machine(ours, original, original_package):
     system = re.search(r'^PRETTY_NAME="?([^"\n]*)', pathlib.Path("/etc/os-release").read_text(), re.MULTILINE)
     return {"date": datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%d"), "ours": version(ours),
             "original": f"{version(original)}, package {original_package}", "processor": processor[1] if processor else os.uname().machine,
-            "cores": os.cpu_count(), "memory_mb": round(int(memory[1]) / 1024), "system": system[1], "kernel": os.uname().release}
+            "cores": os.cpu_count(), "memory_gib": round(int(memory[1]) / (1 << 20), 1), "system": system[1],
+            # Without what its builder has appended.
+            "kernel": re.match(r"[0-9.]*[0-9]", os.uname().release)[0]}
 
 
 def version(binary):

@@ -128,7 +128,7 @@ PANELS = [
         ("wakeups, host gone", "no host connected"),
         ("wakeups, host silent", "host connected, silent"),
     ]),
-    Panel("Memory and size", "less: more guests on a host", [
+    Panel("Memory and size", "less: more guests fit on a host", [
         ("resident (Rss), idle", "memory, resident, idle"),
         ("binary, stripped", "program on disk"),
     ]),

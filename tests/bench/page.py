@@ -10,6 +10,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 README = HERE.parents[1] / "README.md"
 KEPT, PAGE, PLOT = HERE / "figures.json", HERE / "FIGURES.md", HERE / "figures.svg"
 BEGIN, END = "<!-- figures: written by tests/bench/run --page -->", "<!-- /figures -->"
+LEAST_ROUNDS = 3
 OUTCOMES = {"less": "less", "more": "**more**", "equal": "equal", "unclear": "no clear difference"}
 
 
@@ -18,6 +19,8 @@ def make(source):
     facts, known = figures.load(source)
     described = [measure.name for group in measures.GROUPS for measure in group.measures]
     missing, unknown = sorted(set(described) - known.keys()), sorted(known.keys() - set(described))
+    if facts["rounds"] < LEAST_ROUNDS:
+        raise figures.FiguresError(f"{source} has {facts['rounds']} rounds: a page needs {LEAST_ROUNDS}, to show how far they differ")
     if missing:
         raise figures.FiguresError(f"{source} lacks {', '.join(missing)}: a page needs a whole run, without --only")
     if unknown:
@@ -25,13 +28,18 @@ def make(source):
     return {KEPT: pathlib.Path(source).read_text(), PAGE: page(facts, known), PLOT: plot.draw(facts, known), README: readme(facts, known)}
 
 
-def readme(facts, known):
-    """README.md with the plot and the sentence under it put in anew."""
+def around():
+    """README.md before and after the place of the plot."""
     text = README.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
         raise figures.FiguresError(f"{README} must have one line {BEGIN} and one line {END}: the plot stands between them")
     before, rest = text.split(BEGIN)
-    after = rest.split(END)[1]
+    return before, rest.split(END)[1]
+
+
+def readme(facts, known):
+    """README.md with the plot and the sentence under it put in anew."""
+    before, after = around()
     first = [panel.pairs[0] for panel in measures.PANELS]
     words = "; ".join(plot.in_words(known[name], f"{panel.title.lower()} ({label})") for panel, (name, label) in zip(measures.PANELS, first))
     shown = (f"[![{plot.title()}: {words}]({PLOT.relative_to(README.parent)})]({PAGE.relative_to(README.parent)})\n\n"
@@ -75,8 +83,8 @@ def conditions(facts):
     """Machine, guest and agents."""
     rows = [("date, rounds", f"{facts['date']}, {facts['rounds']} of each agent, in turn: ours, the original, ours, …"),
             ("this agent", facts["ours"]), ("the original", facts["original"]),
-            ("machine", f"{facts['cores']} cores ({facts['processor']}), {facts['memory_mb']} MB, {facts['system']}, Linux {facts['kernel']}"),
-            ("guest", f"QEMU {facts['guest_qemu']}, {facts['guest_accelerator']}, {facts['guest_cores']} processors, {facts['guest_memory_mb']} MB, "
+            ("machine", f"{facts['cores']} cores ({facts['processor']}), {facts['memory_gib']} GiB, {facts['system']}, Linux {facts['kernel']}"),
+            ("guest", f"QEMU {facts['guest_qemu']}, {facts['guest_accelerator']}, {facts['guest_cores']} processors, {facts['guest_memory_gib']} GiB, "
                       f"Linux {facts['guest_kernel']}")]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)]) + """
 

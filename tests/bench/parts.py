@@ -189,7 +189,7 @@ def guest_facts(machine):
     kernel, cores, memory = machine.oob.run("uname -r; nproc; awk '/^MemTotal:/ {print $2}' /proc/meminfo").split()
     return {"guest_qemu": f"{version['major']}.{version['minor']}.{version['micro']}",
             "guest_accelerator": "KVM" if kvm else "TCG (emulated, no KVM)", "guest_kernel": kernel, "guest_cores": int(cores),
-            "guest_memory_mb": round(int(memory) / 1024)}
+            "guest_memory_gib": round(int(memory) / (1 << 20), 1)}
 
 
 def idle(machine, rounds):

@@ -74,7 +74,7 @@ def legend():
     parts, x = [], MARGIN
     for side in figures.SIDES:
         parts += [f'<rect class="{side}" x="{x}" y="20" width="{BAR}" height="{BAR}" rx="2"/>', text(x + BAR + 7, 31.5, NAMES[side], "legend")]
-        x += 205
+        x += 190
     parts.append(text(WIDTH - MARGIN, 31.5, "Shorter is better.", "legend", anchor="end"))
     return parts + [f'<line class="rule" x1="{MARGIN}" y1="46.5" x2="{WIDTH - MARGIN}" y2="46.5"/>']
 

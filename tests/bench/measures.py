@@ -36,7 +36,7 @@ MEMORY = "The agent's smaps_rollup and status at the end of the same idle time."
 GROWTH = "Rss after 10,000 more requests of seven queries, file reads and now and then a program, less that after the first 1,000."
 SIZE = "Size of the program after strip; of the libraries that ldd names, without libc and its parts."
 PING_UNIX = "3,000 guest-ping over a unix socket on the machine itself, each timed from request to answer, after 300 to warm up."
-PING_VIRTIO = "1,000 guest-ping over virtio-serial into the guest. The guest is emulated, so most of the time is the emulator's; no wait is."
+PING_VIRTIO = "1,000 guest-ping over virtio-serial into the guest. The guest is emulated: most of this time is the emulator's."
 PROGRAMS = "On the machine itself: guest-exec of /bin/true, then guest-exec-status until the program has ended, 500 times."
 INTERFACES = ("On the machine itself, in a network namespace with 1,000 veth interfaces, each with an address: the best of five requests, "
               "from request to the last byte of the answer.")
@@ -67,28 +67,37 @@ GROUPS = [
                       "the cost of the freeze itself, with nothing to write", HUNDRED),
           ]),
     Group("Idle", "An agent does nothing nearly all of its life, in every guest of a host.", [
-        Measure("wakeups, host gone", "wakeups per second, no host connected", "each wakeup takes a processor out of its sleep: a thousand guests add up", WAKEUPS),
-        Measure("wakeups, host silent", "wakeups per second, host connected and silent", "the same where the host has the channel open, as libvirt does", WAKEUPS),
+        Measure("wakeups, host gone", "wakeups per second, no host connected",
+                "each wakeup takes a processor out of its sleep: a thousand guests add up", WAKEUPS),
+        Measure("wakeups, host silent", "wakeups per second, host connected and silent",
+                "the same where the host has the channel open, as libvirt does", WAKEUPS),
         Measure("threads", "threads", "fewer stacks, fewer wakeups", MEMORY),
     ]),
     Group("Memory and size", "What the agent holds in every guest, and on every image.", [
         Measure("resident (Rss), idle", "memory, resident (Rss)", "all pages in memory, those shared with other programs too", MEMORY),
         Measure("shared out (Pss), idle", "memory, shared pages by their share (Pss)", "what the guest would have back without the agent, "
                 "roughly: depends on who else uses glib or libc", MEMORY),
-        Measure("private dirty, idle", "memory, its own (private dirty)", "pages that no one else can use and that cannot be read again from disk", MEMORY),
-        Measure("growth of Rss over 10000 mixed commands", "growth over 10,000 requests", "an agent that runs for years must not grow", GROWTH),
+        Measure("private dirty, idle", "memory, its own (private dirty)",
+                "pages that no one else can use and that cannot be read again from disk", MEMORY),
+        Measure("growth of Rss over 10000 mixed commands", "growth over 10,000 requests",
+                "an agent that runs for years must not grow", GROWTH),
         Measure("binary, stripped", "program on disk", "what the program takes in an image", SIZE),
-        Measure("libraries besides libc", "libraries it needs besides libc", "what an image needs besides, unless other programs brought it", SIZE),
+        Measure("libraries besides libc", "libraries it needs besides libc",
+                "what an image needs besides, unless other programs brought it", SIZE),
     ]),
     Group("Latency", "How soon one request is answered.", [
-        Measure("ping, unix socket, p50", "guest-ping, unix socket, median", "the agent's own share of every request; Proxmox VE pings before nearly each", PING_UNIX),
+        Measure("ping, unix socket, p50", "guest-ping, unix socket, median",
+                "the agent's own share of every request; Proxmox VE pings before nearly each", PING_UNIX),
         Measure("ping, unix socket, p99", "guest-ping, unix socket, 99th of 100", "the slow ones among them", PING_UNIX),
-        Measure("ping, virtio-serial, p50", "guest-ping, virtio-serial, median", "the way hosts take, through the guest's kernel", PING_VIRTIO),
+        Measure("ping, virtio-serial, p50", "guest-ping, virtio-serial, median",
+                "the way hosts take, through the guest's kernel", PING_VIRTIO),
         Measure("ping, virtio-serial, p99", "guest-ping, virtio-serial, 99th of 100", "the slow ones among them", PING_VIRTIO),
-        Measure("exec of /bin/true with status, 500 times", "guest-exec with its status, 500 programs", "tools that set up or look after a guest by running programs in it", PROGRAMS),
+        Measure("exec of /bin/true with status, 500 times", "guest-exec with its status, 500 programs",
+                "tools that set up or look after a guest by running programs in it", PROGRAMS),
     ]),
     Group("Large replies", "Guests with many containers, disks or interfaces, and files through the agent.", [
-        Measure("get-interfaces, 1000 of them", "guest-network-get-interfaces, 1,000 of them", "polled by management tools; a container host "
+        Measure("get-interfaces, 1000 of them", "guest-network-get-interfaces, 1,000 of them",
+                "polled by management tools; a container host "
                 "has hundreds", INTERFACES),
         Measure("get-fsinfo, 300 filesystems", "guest-get-fsinfo, 300 filesystems", "polled by KubeVirt; `virsh domfsinfo`", STORAGE),
         Measure("get-disks, 100 loop devices", "guest-get-disks, 100 loop devices", "`virsh guestinfo`, inventories", STORAGE),

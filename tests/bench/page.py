@@ -84,11 +84,11 @@ def conditions(facts):
     rows = [("date, rounds", f"{facts['date']}, {facts['rounds']} of each agent, in turn: ours, the original, ours, …"),
             ("this agent", facts["ours"]), ("the original", facts["original"]),
             ("machine", f"{facts['cores']} cores ({facts['processor']}), {facts['memory_gib']} GiB, {facts['system']}, Linux {facts['kernel']}"),
-            ("guest", f"QEMU {facts['guest_qemu']}, {facts['guest_accelerator']}, {facts['guest_cores']} processors, {facts['guest_memory_gib']} GiB, "
-                      f"Linux {facts['guest_kernel']}")]
+            ("guest", f"QEMU {facts['guest_qemu']}, {facts['guest_accelerator']}, {facts['guest_cores']} processors, "
+                      f"{facts['guest_memory_gib']} GiB, Linux {facts['guest_kernel']}")]
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)]) + """
 
-Times differ between machines, ratios much less. What needs mounts and loop devices runs in the guest, what needs speed on the machine
+Times differ between machines: compare within a run. What needs mounts and loop devices runs in the guest, what needs speed on the machine
 itself, in a network namespace of its own. In the tables: the median, in brackets the least and the most of the rounds.
 *Ratio* is ours divided by the original's; *beside* says more or less only where every round of the one lies beyond every round of the other.
 """
@@ -101,7 +101,7 @@ def cell(text):
 
 def table(group, known):
     """A row for each measure."""
-    lines = ["| | this agent | the original | ratio | beside | what it means |", "|---|---|---|---|---|---|"]
+    lines = ["| measure | this agent | the original | ratio | beside | what it means |", "|---|---|---|---|---|---|"]
     for measure in group.measures:
         figure = known[measure.name]
         ratio = figure.ratio()
@@ -113,7 +113,8 @@ def table(group, known):
 def spread(figure, side):
     """The median, and in brackets least and most of the rounds if they differ."""
     median, least, most, unit = figure.shown(side)
-    return f"{median} {unit}".rstrip() + (f" ({least}–{most})" if least != most else "")
+    # A hyphen at which no line is broken.
+    return f"{median} {unit}".rstrip() + (f" ({least}\u2011{most})" if least != most else "")
 
 
 def hows(group):

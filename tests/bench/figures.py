@@ -7,11 +7,14 @@ import pathlib
 import re
 import statistics
 import subprocess
+import time
 
 SIDES = ("ours", "original")
+# From here on others spoil the figures.
+BUSY_PERCENT = 15
 LARGER = {"ms": "s", "µs": "ms"}
 # What a page says of a run; parts.bench_guest adds the second line's.
-FACTS = ("date", "rounds", "minutes", "ours", "original", "processor", "cores", "memory_gib", "system", "kernel",
+FACTS = ("date", "rounds", "minutes", "ours", "original", "processor", "cores", "memory_gib", "others_percent", "system", "kernel",
          "guest_accelerator", "guest_qemu", "guest_cores", "guest_memory_gib", "guest_kernel")
 
 
@@ -86,6 +89,17 @@ def machine(ours, original, original_package):
             "cores": os.cpu_count(), "memory_gib": round(int(memory[1]) / (1 << 20), 1), "system": system[1],
             # Without what its builder has appended.
             "kernel": re.match(r"[0-9.]*[0-9]", os.uname().release)[0]}
+
+
+def others_percent(seconds=3):
+    """How much of all processors' time is spent, in percent; asked before a run it is what others spend."""
+    def times():
+        return [int(field) for field in pathlib.Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+    before = times()
+    time.sleep(seconds)
+    spent = [after - earlier for earlier, after in zip(before, times())]
+    # proc_stat(5): the fourth and fifth are idle and waiting for a disk.
+    return round(100 * (1 - (spent[3] + spent[4]) / max(sum(spent), 1)))
 
 
 def version(binary):

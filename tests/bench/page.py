@@ -11,6 +11,7 @@ README = HERE.parents[1] / "README.md"
 KEPT, PAGE, PLOT = HERE / "figures.json", HERE / "FIGURES.md", HERE / "figures.svg"
 BEGIN, END = "<!-- figures: written by tests/bench/run --page -->", "<!-- /figures -->"
 LEAST_ROUNDS = 3
+BUSY = "the machine had other work to do during this run"
 OUTCOMES = {"less": "less", "more": "**more**", "equal": "equal", "unclear": "no clear difference"}
 
 
@@ -40,10 +41,11 @@ def around():
 def readme(facts, known):
     """README.md with the plot and the sentence under it put in anew."""
     before, after = around()
+    noise = f" (provisional: {BUSY})" if busy(facts) else ""
     first = [panel.pairs[0] for panel in measures.PANELS]
     words = "; ".join(plot.in_words(known[name], f"{panel.title.lower()} ({label})") for panel, (name, label) in zip(measures.PANELS, first))
     shown = (f"[![{plot.title()}: {words}]({PLOT.relative_to(README.parent)})]({PAGE.relative_to(README.parent)})\n\n"
-             f"Both agents in turn on one machine, {facts['date']}: [all {len(known)} figures, how each was taken, and where this agent "
+             f"Both agents in turn on one machine, {facts['date']}{noise}: [all {len(known)} figures, how each was taken, and where this agent "
              f"is no better]({PAGE.relative_to(README.parent)}).")
     return f"{before}{BEGIN}\n{shown}\n{END}{after}"
 
@@ -69,6 +71,11 @@ README.md. `tests/bench/run --page --from FILE` makes them from such a file, wit
 """
 
 
+def busy(facts):
+    """Whether others have spoiled the figures."""
+    return facts["others_percent"] > figures.BUSY_PERCENT
+
+
 def summary(known):
     """How many are better, and by name all that are not."""
     by = {outcome: [measure.label for group in measures.GROUPS for measure in group.measures if known[measure.name].outcome() == outcome]
@@ -83,10 +90,12 @@ def conditions(facts):
     """Machine, guest and agents."""
     rows = [("date, rounds", f"{facts['date']}, {facts['rounds']} of each agent, in turn: ours, the original, ours, …"),
             ("this agent", facts["ours"]), ("the original", facts["original"]),
-            ("machine", f"{facts['cores']} cores ({facts['processor']}), {facts['memory_gib']} GiB, {facts['system']}, Linux {facts['kernel']}"),
+            ("machine", f"{facts['cores']} cores ({facts['processor']}), {facts['memory_gib']} GiB, {facts['system']}, Linux {facts['kernel']}; "
+                        f"{facts['others_percent']} % busy before the run"),
             ("guest", f"QEMU {facts['guest_qemu']}, {facts['guest_accelerator']}, {facts['guest_cores']} processors, "
                       f"{facts['guest_memory_gib']} GiB, Linux {facts['guest_kernel']}")]
-    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)]) + """
+    noise = f"\n\n**Provisional: {BUSY}, so that times are too long and differ too much.**" if busy(facts) else ""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)]) + noise + """
 
 Times differ between machines: compare within a run. What needs mounts and loop devices runs in the guest, what needs speed on the machine
 itself, in a network namespace of its own. In the tables: the median, in brackets the least and the most of the rounds.

@@ -68,8 +68,8 @@ def say(text):
     print(text, flush=True)
 
 
-def measure(rows, made, work, rounds, only):
-    """Appends the rows of the parts whose name holds `only`, in a fixed order."""
+def measure(rows, made, work, rounds, only, facts):
+    """Appends the rows of the parts whose name holds `only`, in a fixed order; adds to `facts` what the guest was."""
     work.mkdir(parents=True, exist_ok=True)
     if only in "size":
         rows += sizes(work)
@@ -83,6 +83,7 @@ def measure(rows, made, work, rounds, only):
                 ("many-stall", stall_of_many), ("many-clean", many_clean))
     if only in "storage" or any(only in part for part, _ in in_guest):
         with bench_guest(made, work) as machine:
+            facts |= guest_facts(machine)
             for part, function in in_guest:
                 if only in part:
                     rows += function(machine, rounds)
@@ -180,6 +181,15 @@ def bench_guest(made, work):
     finally:
         machine.save_logs()
         machine.stop()
+
+
+def guest_facts(machine):
+    """What the guest is, asked of QEMU and of the guest itself."""
+    version, kvm = machine.qmp.ask("query-version")["qemu"], machine.qmp.ask("query-kvm")["enabled"]
+    kernel, cores, memory = machine.oob.run("uname -r; nproc; awk '/^MemTotal:/ {print $2}' /proc/meminfo").split()
+    return {"guest_qemu": f"{version['major']}.{version['minor']}.{version['micro']}",
+            "guest_accelerator": "KVM" if kvm else "TCG (emulated, no KVM)", "guest_kernel": kernel, "guest_cores": int(cores),
+            "guest_memory_gib": round(int(memory) / (1 << 20), 1)}
 
 
 def idle(machine, rounds):

@@ -1,0 +1,146 @@
+"""FIGURES.md, the plot and the place in README.md, all from one file of figures."""
+import pathlib
+import re
+
+import figures
+import measures
+import plot
+
+HERE = pathlib.Path(__file__).resolve().parent
+README = HERE.parents[1] / "README.md"
+KEPT, PAGE, PLOT = HERE / "figures.json", HERE / "FIGURES.md", HERE / "figures.svg"
+BEGIN, END = "<!-- figures: written by tests/bench/run --page -->", "<!-- /figures -->"
+LEAST_ROUNDS = 3
+BUSY = "the machine had other work to do during this run"
+OUTCOMES = {"less": "less", "more": "**more**", "equal": "equal", "unclear": "no clear difference"}
+
+
+def make(source):
+    """What each file has to hold, by path, for the figures in `source`."""
+    facts, known = figures.load(source)
+    described = [measure.name for group in measures.GROUPS for measure in group.measures]
+    missing, unknown = sorted(set(described) - known.keys()), sorted(known.keys() - set(described))
+    if facts["rounds"] < LEAST_ROUNDS:
+        raise figures.FiguresError(f"{source} has {facts['rounds']} rounds: a page needs {LEAST_ROUNDS}, to show how far they differ")
+    if missing:
+        raise figures.FiguresError(f"{source} lacks {', '.join(missing)}: a page needs a whole run, without --only")
+    if unknown:
+        raise figures.FiguresError(f"no text for {', '.join(unknown)}: add it to tests/bench/measures.py")
+    return {KEPT: pathlib.Path(source).read_text(), PAGE: page(facts, known), PLOT: plot.draw(facts, known), README: readme(facts, known)}
+
+
+def around():
+    """README.md before and after the place of the plot."""
+    text = README.read_text()
+    if text.count(BEGIN) != 1 or text.count(END) != 1:
+        raise figures.FiguresError(f"{README} must have one line {BEGIN} and one line {END}: the plot stands between them")
+    before, rest = text.split(BEGIN)
+    return before, rest.split(END)[1]
+
+
+def readme(facts, known):
+    """README.md with the plot and the sentence under it put in anew."""
+    before, after = around()
+    noise = f" (provisional: {BUSY})" if busy(facts) else ""
+    first = [panel.pairs[0] for panel in measures.PANELS]
+    words = "; ".join(plot.in_words(known[name], f"{panel.title.lower()} ({label})") for panel, (name, label) in zip(measures.PANELS, first))
+    shown = (f"[![{plot.title()}: {words}]({PLOT.relative_to(README.parent)})]({PAGE.relative_to(README.parent)})\n\n"
+             f"Both agents in turn on one machine, {facts['date']}{noise}: [all {len(known)} figures, how each was taken, and where this agent "
+             f"is no better]({PAGE.relative_to(README.parent)}).")
+    return f"{before}{BEGIN}\n{shown}\n{END}{after}"
+
+
+def page(facts, known):
+    """The page."""
+    parts = ["# Figures beside the original\n",
+             "What this agent costs a guest, and what QEMU's own agent costs the same guest: both measured in one run, in turn, by one command.\n",
+             f"![{plot.title()}]({PLOT.name})\n", f"{summary(known)}\n", "## What was measured on what\n", conditions(facts)]
+    for group in measures.GROUPS:
+        parts += [f"## {group.title}\n", f"{group.about}\n", table(group, known), hows(group)]
+    return "\n".join(parts + ["## Once more\n", AGAIN.format(minutes=facts["minutes"], rounds=facts["rounds"])])
+
+
+AGAIN = """```sh
+cargo build --release --locked
+tests/bench/run --page
+```
+
+as root on Debian or Ubuntu measures everything again ({minutes} minutes for the {rounds} rounds above; the guest image is made once
+before that) and writes this page, [figures.svg](figures.svg), [figures.json](figures.json) with every single round, and the place in
+README.md. `tests/bench/run --page --from FILE` makes them from such a file, without measuring.
+"""
+
+
+def busy(facts):
+    """Whether others have spoiled the figures."""
+    return facts["others_percent"] > figures.BUSY_PERCENT
+
+
+def summary(known):
+    """How many are better, and by name all that are not."""
+    by = {outcome: [measure.label for group in measures.GROUPS for measure in group.measures if known[measure.name].outcome() == outcome]
+          for outcome in OUTCOMES}
+    lines = [f"Of {len(known)} measures this agent needs less in {len(by['less'])}, in every round; less is better in all of them.", ""]
+    lines += [f"- {words}: {'; '.join(by[outcome]) or 'none'}." for outcome, words in
+              (("more", "More, in every round"), ("equal", "Equal"), ("unclear", "No clear difference (the rounds of both overlap)"))]
+    return "\n".join(lines)
+
+
+def conditions(facts):
+    """Machine, guest and agents."""
+    rows = [("date, rounds", f"{facts['date']}, {facts['rounds']} of each agent, in turn: ours, the original, ours, …"),
+            ("this agent", facts["ours"]), ("the original", facts["original"]),
+            ("machine", f"{facts['cores']} cores ({facts['processor']}), {facts['memory_gib']} GiB, {facts['system']}, Linux {facts['kernel']}; "
+                        f"{facts['others_percent']} % busy before the run"),
+            ("guest", f"QEMU {facts['guest_qemu']}, {facts['guest_accelerator']}, {facts['guest_cores']} processors, "
+                      f"{facts['guest_memory_gib']} GiB, Linux {facts['guest_kernel']}")]
+    noise = f"\n\n**Provisional: {BUSY}, so that times are too long and differ too much.**" if busy(facts) else ""
+    return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)]) + noise + """
+
+Times differ between machines: compare within a run. What needs mounts and loop devices runs in the guest, what needs speed on the machine
+itself, in a network namespace of its own. In the tables: the median, in brackets the least and the most of the rounds.
+*Ratio* is ours divided by the original's; *beside* says more or less only where every round of the one lies beyond every round of the other.
+"""
+
+
+def cell(text):
+    """Text that does not end the cell."""
+    return str(text).replace("|", "\\|")
+
+
+def table(group, known):
+    """A row for each measure."""
+    lines = ["| measure | this agent | the original | ratio | beside | what it means |", "|---|---|---|---|---|---|"]
+    for measure in group.measures:
+        figure = known[measure.name]
+        ratio = figure.ratio()
+        lines.append(f"| {measure.label} | {' | '.join(spread(figure, side) for side in figures.SIDES)} | "
+                     f"{'–' if ratio is None else format(ratio, '.3f')} | {OUTCOMES[figure.outcome()]} | {cell(measure.means)} |")
+    return "\n".join(lines) + "\n"
+
+
+def spread(figure, side):
+    """The median, and in brackets least and most of the rounds if they differ."""
+    median, least, most, unit = figure.shown(side)
+    # A hyphen at which no line is broken.
+    return f"{median} {unit}".rstrip() + (f" ({least}\u2011{most})" if least != most else "")
+
+
+def hows(group):
+    """How each was taken; measures taken alike stand together."""
+    ways = {}
+    for measure in group.measures:
+        ways.setdefault(measure.how, []).append(measure.label)
+    return "How it was taken:\n\n" + "\n".join(f"- *{'; '.join(labels)}:* {way}" for way, labels in ways.items()) + "\n"
+
+
+def differing(files):
+    """The paths whose content is not what it should be."""
+    return [path for path, text in files.items() if not path.exists() or path.read_text() != text]
+
+
+def write(files):
+    """Writes what has changed, and says so."""
+    for path in differing(files):
+        path.write_text(files[path])
+        print(f"written: {re.sub(f'^{re.escape(str(README.parent))}/', '', str(path))}")

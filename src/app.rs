@@ -10,7 +10,7 @@ use crate::freeze::guardian;
 use crate::freeze::real::{Gate, RealOps};
 use crate::hooks;
 use crate::logging::{self, LogOptions};
-use crate::operator;
+use crate::operator::{self, args::Tool};
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
@@ -27,66 +27,78 @@ pub struct Subcommand {
     pub name: &'static str,
     /// What it is for, in half a line.
     pub summary: &'static str,
-    /// Takes the arguments behind the word, returns the exit status.
-    run: fn(&[OsString]) -> u8,
-    usage: fn() -> String,
+    does: Does,
+}
+
+#[derive(Debug)]
+enum Does {
+    Tool(&'static Tool),
+    /// Takes the arguments behind the word apart by itself.
+    Itself {
+        run: fn(&[OsString]) -> u8,
+        usage: &'static str,
+    },
 }
 
 /// Every such word that people may use.
 pub const SUBCOMMANDS: &[Subcommand] = &[
-    Subcommand {
-        name: "plan",
-        summary: "what a freeze would do now; nothing is touched",
-        run: operator::plan::cli,
-        usage: operator::plan::usage,
-    },
-    Subcommand {
-        name: "check",
-        summary: "what would keep a freeze from going well, and what to do",
-        run: operator::check::cli,
-        usage: operator::check::usage,
-    },
-    Subcommand {
-        name: "report",
-        summary: "what the last freezes did, as a timeline",
-        run: operator::report::cli,
-        usage: operator::report::usage,
-    },
-    Subcommand {
-        name: "log",
-        summary: "the log of the freeze hooks, by run, hook or failure",
-        run: operator::log::cli,
-        usage: operator::log::usage,
-    },
-    Subcommand {
-        name: "status",
-        summary: "whether filesystems are frozen, and until when",
-        run: operator::status::cli,
-        usage: operator::status::usage,
-    },
-    Subcommand {
-        name: "thaw",
-        summary: "end a freeze that the host does not end (with --now)",
-        run: operator::thaw::cli,
-        usage: operator::thaw::usage,
-    },
+    tool(
+        &operator::plan::TOOL,
+        "what a freeze would do now; nothing is touched",
+    ),
+    tool(
+        &operator::check::TOOL,
+        "what would keep a freeze from going well, and what to do",
+    ),
+    tool(
+        &operator::report::TOOL,
+        "what the last freezes did, as a timeline",
+    ),
+    tool(
+        &operator::log::TOOL,
+        "the log of the freeze hooks, by run, hook or failure",
+    ),
+    tool(
+        &operator::status::TOOL,
+        "whether filesystems are frozen, and until when",
+    ),
+    tool(
+        &operator::thaw::TOOL,
+        "end a freeze that the host does not end (with --now)",
+    ),
     Subcommand {
         name: "hook",
         summary: "the freeze hooks: list, check, try one, or call them all",
-        run: operator::hook::cli,
-        usage: || hooks::USAGE.to_owned(),
+        does: Does::Itself {
+            run: operator::hook::cli,
+            usage: hooks::USAGE,
+        },
     },
     Subcommand {
         name: "selftest",
         summary: "freeze and thaw filesystems made for the purpose",
-        run: operator::selftest::cli,
-        usage: operator::selftest::usage,
+        does: Does::Itself {
+            run: operator::selftest::cli,
+            usage: operator::selftest::USAGE,
+        },
     },
 ];
 
+const fn tool(tool: &'static Tool, summary: &'static str) -> Subcommand {
+    Subcommand {
+        name: tool.name,
+        summary,
+        does: Does::Tool(tool),
+    }
+}
+
 /// The help of a subcommand.
 pub fn usage(subcommand: &str) -> Option<String> {
-    find(subcommand).map(|found| (found.usage)())
+    let found = find(subcommand)?;
+    Some(match found.does {
+        Does::Tool(tool) => tool.usage.concat(),
+        Does::Itself { usage, .. } => usage.to_owned(),
+    })
 }
 
 fn find(word: &str) -> Option<&'static Subcommand> {
@@ -101,7 +113,10 @@ pub fn main() -> u8 {
         return guardian::process::cli();
     }
     if let Some(found) = word.and_then(|word| find(word.to_str()?)) {
-        return (found.run)(&args[2..]);
+        return match found.does {
+            Does::Tool(tool) => tool.run(&args[2..]),
+            Does::Itself { run, .. } => run(&args[2..]),
+        };
     }
     match config::parse(&args, &|name| std::env::var_os(name)) {
         Ok(action) => act(action),

@@ -17,6 +17,8 @@ pub struct Tool {
     pub values: &'static [&'static str],
     /// How many words without a dash.
     pub most_words: usize,
+    /// What it does; returns the exit status.
+    pub work: fn(&Given) -> Result<u8, Ended>,
 }
 
 /// Why a tool ended without having done its work.
@@ -78,13 +80,12 @@ pub fn number(what: &str, text: &OsStr) -> Result<usize, String> {
 }
 
 impl Tool {
-    /// Takes the command line apart, does the `work`, which returns the exit status, and tells of
-    /// mistakes and failures; returns the exit status.
-    #[inline(never)]
-    pub fn run(&self, args: &[OsString], work: fn(&Given) -> Result<u8, Ended>) -> u8 {
+    /// Takes the arguments behind the word apart, does the work, and tells of mistakes and failures;
+    /// returns the exit status.
+    pub fn run(&self, args: &[OsString]) -> u8 {
         let (name, usage) = (self.name, self.usage.concat());
         let ended = match self.parse(args) {
-            Ok(Some(given)) => work(&given),
+            Ok(Some(given)) => (self.work)(&given),
             Ok(None) => Ok(present::print(&usage)),
             Err(mistake) => Err(Ended::Mistake(mistake)),
         };
@@ -168,6 +169,7 @@ mod tests {
         flags: &["--now"],
         values: &["--config -c"],
         most_words: 1,
+        work: |_| Ok(0),
     };
 
     fn parse(line: &str) -> Result<Option<Given>, String> {

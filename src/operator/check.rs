@@ -15,7 +15,6 @@ use crate::probe::System;
 use crate::probe::mountinfo::Mount;
 use crate::sys::strerror;
 use serde::Serialize;
-use std::ffi::OsString;
 
 const USAGE: &str = "\
 Usage: qemu-ga check [--json]
@@ -85,23 +84,15 @@ pub(super) struct Scene<'a> {
     plan: &'a Plan,
 }
 
-const TOOL: Tool = Tool {
+/// `qemu-ga check`.
+pub const TOOL: Tool = Tool {
     name: "check",
     usage: &[USAGE, setting::HELP, EXIT],
     flags: &[],
     values: setting::OPTIONS,
     most_words: 0,
+    work,
 };
-
-/// The help of this tool.
-pub fn usage() -> String {
-    TOOL.usage.concat()
-}
-
-/// Runs `qemu-ga check` with the arguments behind that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
-    TOOL.run(args, work)
-}
 
 fn work(given: &Given) -> std::result::Result<u8, Ended> {
     let results = match Setting::of(given) {

@@ -5,7 +5,6 @@ use super::present::{self, Style, tame};
 use crate::hooks::log::DEFAULT_PATH;
 use crate::sys::strerror;
 use serde::Serialize;
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
@@ -59,23 +58,15 @@ struct Run {
     entries: Vec<Entry>,
 }
 
-const TOOL: Tool = Tool {
+/// `qemu-ga log`.
+pub const TOOL: Tool = Tool {
     name: "log",
     usage: &[USAGE],
     flags: &["--failed"],
     values: &["--hook", "--run", "--log"],
     most_words: 0,
+    work,
 };
-
-/// The help of this tool.
-pub fn usage() -> String {
-    TOOL.usage.concat()
-}
-
-/// Runs `qemu-ga log` with the arguments behind that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
-    TOOL.run(args, work)
-}
 
 fn work(given: &Given) -> Result<u8, Ended> {
     let number = given.number("--run").map_err(Ended::Mistake)?;

@@ -1,10 +1,10 @@
 //! Floor 5: subcommands for people.
 //!
-//! Each tool is a file with `cli(arguments) -> exit status`, and an entry in [`crate::app`]'s table.
+//! Each tool is a file with a [`args::Tool`], and an entry in [`crate::app`]'s table.
 //! All but `selftest`, `thaw --now` and `hook try` only look, and all speak JSON with `--json`. [`args`] takes
 //! their command lines apart, [`setting`] finds the configuration that they go by, [`present`] shows.
 
-mod args;
+pub mod args;
 pub mod check;
 pub mod hook;
 pub mod log;

@@ -11,7 +11,6 @@ use crate::hooks::{find, sources};
 use crate::probe::System;
 use crate::sys::strerror;
 use serde::Serialize;
-use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -78,23 +77,15 @@ struct Skipped {
     reason: String,
 }
 
-const TOOL: Tool = Tool {
+/// `qemu-ga plan`.
+pub const TOOL: Tool = Tool {
     name: "plan",
     usage: &[USAGE, setting::HELP, EXIT],
     flags: &["--all"],
     values: setting::OPTIONS,
     most_words: usize::MAX,
+    work,
 };
-
-/// The help of this tool.
-pub fn usage() -> String {
-    TOOL.usage.concat()
-}
-
-/// Runs `qemu-ga plan` with the arguments behind that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
-    TOOL.run(args, work)
-}
 
 fn work(given: &Given) -> Result<u8, Ended> {
     let setting = Setting::of(given)?;

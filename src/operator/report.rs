@@ -8,7 +8,6 @@ use crate::freeze::history;
 use crate::freeze::report::{Applications, End, FilesystemRecord, Level, Outcome, Report};
 use crate::hooks::{HookRecord, HookStatus, Phase, Verdict};
 use crate::state::StateDir;
-use std::ffi::OsString;
 use std::path::Path;
 
 const USAGE: &str = "\
@@ -28,23 +27,15 @@ Exit status: 0; 1 if there is no such run; 2 for a mistake in this command.
 /// Columns of a bar.
 const BAR: usize = 48;
 
-const TOOL: Tool = Tool {
+/// `qemu-ga report`.
+pub const TOOL: Tool = Tool {
     name: "report",
     usage: &[USAGE, setting::HELP, EXIT],
     flags: &["--list", "--all"],
     values: setting::OPTIONS,
     most_words: 1,
+    work,
 };
-
-/// The help of this tool.
-pub fn usage() -> String {
-    TOOL.usage.concat()
-}
-
-/// Runs `qemu-ga report` with the arguments behind that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
-    TOOL.run(args, work)
-}
 
 fn work(given: &Given) -> Result<u8, Ended> {
     let number = match given.words.first() {

@@ -10,7 +10,6 @@ use crate::freeze::history;
 use crate::state::StateDir;
 use crate::sys::strerror;
 use serde::Serialize;
-use std::ffi::OsString;
 use std::path::Path;
 
 const USAGE: &str = "\
@@ -66,23 +65,15 @@ pub struct Status {
     pub last_run: Option<String>,
 }
 
-const TOOL: Tool = Tool {
+/// `qemu-ga status`.
+pub const TOOL: Tool = Tool {
     name: "status",
     usage: &[USAGE, setting::HELP, EXIT],
     flags: &[],
     values: setting::OPTIONS,
     most_words: 0,
+    work,
 };
-
-/// The help of this tool.
-pub fn usage() -> String {
-    TOOL.usage.concat()
-}
-
-/// Runs `qemu-ga status` with the arguments behind that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
-    TOOL.run(args, work)
-}
 
 fn work(given: &Given) -> Result<u8, Ended> {
     let status = Status::find(&Setting::of(given)?.config.statedir)?;

@@ -17,7 +17,6 @@ use crate::state::{Expiry, StateDir};
 use crate::sys::{memory, strerror};
 use nix::libc;
 use serde::Serialize;
-use std::ffi::OsString;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const USAGE: &str = "\
@@ -51,23 +50,15 @@ struct Done {
     failures: Vec<String>,
 }
 
-const TOOL: Tool = Tool {
+/// `qemu-ga thaw`.
+pub const TOOL: Tool = Tool {
     name: "thaw",
     usage: &[USAGE, setting::HELP, EXIT],
     flags: &["--now", "--force"],
     values: setting::OPTIONS,
     most_words: 0,
+    work,
 };
-
-/// The help of this tool.
-pub fn usage() -> String {
-    TOOL.usage.concat()
-}
-
-/// Runs `qemu-ga thaw` with the arguments behind that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
-    TOOL.run(args, work)
-}
 
 fn work(given: &Given) -> Result<u8, Ended> {
     if given.has("--force") && !given.has("--now") {

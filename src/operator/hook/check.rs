@@ -28,9 +28,10 @@ pub(super) const TOOL: Tool = Tool {
     flags: &[],
     values: &[OPTIONS[0], OPTIONS[1], "--log"],
     most_words: 0,
+    work,
 };
 
-pub(super) fn work(given: &Given) -> Result<u8, Ended> {
+fn work(given: &Given) -> Result<u8, Ended> {
     let (dir, conf) = place(given);
     let log = given.value("--log").unwrap_or(log::DEFAULT_PATH.as_ref());
     // Without a configuration that makes sense there is no agent; its defaults are what to go by.

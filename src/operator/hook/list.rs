@@ -25,6 +25,7 @@ pub(super) const TOOL: Tool = Tool {
     flags: &[],
     values: &OPTIONS,
     most_words: 0,
+    work,
 };
 
 /// All hooks, in the members of `--json`.
@@ -73,7 +74,7 @@ struct Setting {
     from: String,
 }
 
-pub(super) fn work(given: &Given) -> Result<u8, Ended> {
+fn work(given: &Given) -> Result<u8, Ended> {
     let (dir, conf) = place(given);
     let (found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
     let mut hooks = Vec::new();

@@ -23,9 +23,9 @@ const HELP: &str = "  \
 pub fn cli(args: &[OsString]) -> u8 {
     let rest = args.get(1..).unwrap_or_default();
     match args.first().and_then(|word| word.to_str()) {
-        Some("list") => list::TOOL.run(rest, list::work),
-        Some("check") => check::TOOL.run(rest, check::work),
-        Some("try") => trial::TOOL.run(rest, trial::work),
+        Some("list") => list::TOOL.run(rest),
+        Some("check") => check::TOOL.run(rest),
+        Some("try") => trial::TOOL.run(rest),
         _ => hooks::cli(args),
     }
 }

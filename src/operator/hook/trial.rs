@@ -47,6 +47,7 @@ pub(super) const TOOL: Tool = Tool {
     flags: &[],
     values: &[OPTIONS[0], OPTIONS[1], "--limit", "--hold"],
     most_words: 1,
+    work,
 };
 
 /// What came of it, in the members of `--json`.
@@ -63,7 +64,7 @@ struct Story {
     succeeded: bool,
 }
 
-pub(super) fn work(given: &Given) -> Result<u8, Ended> {
+fn work(given: &Given) -> Result<u8, Ended> {
     let Some(name) = given.words.first() else {
         return Err(Ended::Mistake("which hook?".into()));
     };

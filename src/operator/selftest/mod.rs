@@ -17,7 +17,8 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use story::Story;
 
-const USAGE: &str = "\
+/// The help of this tool.
+pub const USAGE: &str = "\
 Usage: qemu-ga selftest [--json]
        qemu-ga selftest --run COMMAND [ARGUMENT…]
 Freezes and thaws two loop-mounted filesystems of its own in a private mount namespace, with a
@@ -26,11 +27,6 @@ real agent, two hooks and a writer; nothing of this machine is frozen. Needs roo
   --run   enter the namespace and run COMMAND there instead; what it changes is thrown away
 Exit status: 0 passed, 1 failed, 2 a mistake in this command.
 ";
-
-/// The help of this tool.
-pub fn usage() -> String {
-    USAGE.to_owned()
-}
 
 /// Runs `qemu-ga selftest` with the arguments behind that word; returns the exit status.
 #[allow(

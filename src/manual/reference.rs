@@ -58,7 +58,7 @@ pub fn sections() -> anyhow::Result<Vec<Section>> {
 }
 
 /// Lines, each with those that go on with it.
-fn joined(text: &str) -> Vec<String> {
+pub fn joined(text: &str) -> Vec<String> {
     let mut lines: Vec<String> = Vec::new();
     for line in text.lines().filter(|line| !line.trim().is_empty()) {
         match lines.last_mut() {

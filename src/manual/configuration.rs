@@ -1,32 +1,10 @@
 //! CONFIGURATION.md: prose from `pages/configuration.txt`, with a table in place of each `{{name}}`.
 
 use crate::options::{names, sentence, shown};
-use crate::settings::{Entry, default_of_hook, section};
+use crate::settings::{Entry, section};
 use qemu_ga::config::options::{Arg, Group, Spec};
+use qemu_ga::hooks::sources::ADAPTERS;
 use std::fmt::Write;
-
-/// Adapters' groups, with what differs between them where their keys do not say it: what a failure
-/// does, and `timeout`. The tests hold these against what the adapters answer.
-pub const ADAPTERS: [(&str, &str, &str); 4] = [
-    ("vmware", "abort", "900"),
-    ("azure", "continue", ""),
-    ("alibaba", "continue", "1800"),
-    ("google", "abort", "60"),
-];
-
-/// The adapters' usual places, by group and key.
-const PLACES: [(&str, &str, &str); 6] = [
-    ("vmware", "pre-freeze-script", "/usr/sbin/pre-freeze-script"),
-    ("vmware", "post-thaw-script", "/usr/sbin/post-thaw-script"),
-    ("vmware", "scripts", "/etc/vmware-tools/backupScripts.d"),
-    (
-        "azure",
-        "config",
-        "/etc/azure/VMSnapshotScriptPluginConfig.json",
-    ),
-    ("google", "pre", "/etc/google/snapshots/pre.sh"),
-    ("google", "post", "/etc/google/snapshots/post.sh"),
-];
 
 /// The whole page.
 pub fn reference() -> anyhow::Result<String> {
@@ -37,23 +15,10 @@ pub fn reference() -> anyhow::Result<String> {
     put("general", of_group(Some(Group::General)));
     put("own", of_group(Some(Group::Own)));
     put("command_line", of_group(None));
-    for name in ["hook", "hooks alone"] {
-        let rows = section(name)?.into_iter().map(|entry| {
-            let default = default_of_hook(&entry.name).unwrap_or_default();
-            key(entry, &default)
-        });
+    for name in ["hook", "hooks alone", "adapter"] {
+        let rows = section(name)?.into_iter().map(key);
         put(name, table("key | value | default | meaning", rows));
     }
-    let rows = section("adapter")?.into_iter().map(|entry| {
-        let default = match entry.name.as_str() {
-            "enabled" => "auto".to_owned(),
-            // Told in words: the groups differ.
-            "on-failure" => String::new(),
-            name => default_of_hook(name).unwrap_or_default(),
-        };
-        key(entry, &default)
-    });
-    put("adapter", table("key | value | default | meaning", rows));
     put("adapters", of_adapters()?);
     for name in [
         "variables of the agent",
@@ -74,35 +39,24 @@ pub fn reference() -> anyhow::Result<String> {
 
 fn of_adapters() -> anyhow::Result<String> {
     let mut rows = Vec::new();
-    for (group, on_failure, timeout) in ADAPTERS {
-        let name = code(&format!("[{group}]"));
-        for entry in section(group)? {
-            let place = PLACES
-                .iter()
-                .find(|(of, key, _)| (*of, *key) == (group, entry.name.as_str()));
-            let default = match (place, entry.name.as_str()) {
-                (Some((_, _, place)), _) => place,
-                (None, "timeout") => timeout,
-                (None, "freeze-filesystems") => "yes",
-                _ => "",
-            };
-            let mut row = vec![name.clone()];
-            row.extend(key(entry, default));
+    for adapter in &ADAPTERS {
+        for entry in section(adapter.name)? {
+            let mut row = vec![code(&format!("[{}]", adapter.name))];
+            row.extend(key(entry));
             rows.push(row);
         }
-        rows.push(vec![
-            name,
-            code("on-failure"),
-            String::new(),
-            code(on_failure),
-            "As above.".to_owned(),
-        ]);
     }
     Ok(table("group | key | value | default | meaning", rows))
 }
 
-fn key(entry: Entry, default: &str) -> Vec<String> {
-    vec![code(&entry.name), entry.kind, code(default), entry.prose]
+fn key(entry: Entry) -> Vec<String> {
+    let Entry {
+        name,
+        kind,
+        default,
+        prose,
+    } = entry;
+    vec![code(&name), kind, code(&default), prose]
 }
 
 /// The options with a key in `group`, or those without any.

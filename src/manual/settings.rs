@@ -1,8 +1,9 @@
 //! Keys and variables that no table of the agent describes in words: `settings.txt`, for the pages
 //! and the reference of the configuration.
 //!
-//! A line of the file is `== section`, `= key kind` with `_` for a blank, or prose; more blanks at its
-//! start go on with the line before. What a key's default is, the agent is asked.
+//! A line of the file is `== section`, `= key kind default` with `_` for a blank in the kind, or prose;
+//! more blanks at its start go on with the line before. The agent is asked for a default that stands not
+//! there, and the tests ask it for those that do.
 
 use crate::reference::joined;
 use anyhow::Context;
@@ -18,6 +19,8 @@ pub struct Entry {
     pub name: String,
     /// What its value is.
     pub kind: String,
+    /// What counts if it is not set; empty if there is nothing to tell.
+    pub default: String,
     /// What it means, in the pages' markup.
     pub prose: String,
 }
@@ -31,10 +34,16 @@ pub fn section(name: &str) -> anyhow::Result<Vec<Entry>> {
     let mut entries: Vec<Entry> = Vec::new();
     for line in lines.take_while(|line| !line.starts_with("== ")) {
         if let Some(head) = line.strip_prefix("= ") {
-            let (name, kind) = head.split_once(' ').context("a key has a kind")?;
+            let (name, rest) = head.split_once(' ').context("a key has a kind")?;
+            let (kind, default) = rest.split_once(' ').unwrap_or((rest, ""));
+            let default = match default {
+                "" => default_of_hook(name).unwrap_or_default(),
+                told => told.to_owned(),
+            };
             entries.push(Entry {
                 name: name.replace(',', ", "),
                 kind: kind.replace('_', " "),
+                default,
                 prose: String::new(),
             });
         } else {
@@ -68,13 +77,15 @@ pub fn variables(name: &str) -> anyhow::Result<String> {
 pub fn of_hooks() -> anyhow::Result<String> {
     let mut text = String::new();
     for entry in section("hook")?.into_iter().chain(section("hooks alone")?) {
-        let Entry { name, kind, prose } = entry;
+        let Entry {
+            name,
+            kind,
+            default,
+            prose,
+        } = entry;
         let _ = writeln!(text, "@ {name} ({kind})\n{prose}");
-        match default_of_hook(&name).as_deref() {
-            Some("") | None => {}
-            Some(default) => {
-                let _ = writeln!(text, "Unless set: {default}.");
-            }
+        if !default.is_empty() {
+            let _ = writeln!(text, "Unless set: {default}.");
         }
         if name == "total-timeout" {
             text.push_str("In `[hooks]` only.\n");

@@ -136,60 +136,69 @@ fn every_key_of_the_hooks_settings_is_described() {
 
 #[test]
 fn every_key_of_an_adapter_is_described_with_its_default() {
-    assert_eq!(
-        keys("adapter"),
-        arms(include_str!("../hooks/sources/script.rs"))
-    );
-    let sources = [
-        ("vmware", include_str!("../hooks/sources/vmware.rs")),
-        ("alibaba", include_str!("../hooks/sources/alibaba.rs")),
-        ("google", include_str!("../hooks/sources/google.rs")),
-    ];
-    for (name, source) in sources {
-        assert_eq!(keys(name), arms(source), "{name}");
-    }
-    assert_eq!(keys("azure"), ["config"]);
-    assert!(include_str!("../hooks/sources/azure.rs").contains("if key != \"config\""));
+    let common = arms(include_str!("../hooks/sources/script.rs"));
+    let mut told = keys("adapter");
+    told.push("on-failure".to_owned());
+    told.sort_unstable();
+    assert_eq!(told, common);
 
     let root = tempfile::tempdir().unwrap();
     let script = root.path().join("script");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
     std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
-    let name = script.display();
-    let page = file("CONFIGURATION.md");
-    let names: Vec<&str> = ADAPTERS.iter().map(|adapter| adapter.name).collect();
-    assert_eq!(names, configuration::ADAPTERS.map(|(name, _, _)| name));
-    for (adapter, (group, on_failure, timeout)) in ADAPTERS.iter().zip(configuration::ADAPTERS) {
-        let named = match group {
-            "vmware" => format!("pre-freeze-script={name}\npost-thaw-script={name}\n"),
-            "google" => format!("pre={name}\npost={name}\n"),
-            "alibaba" => format!("pre-script={name}\npost-script={name}\n"),
-            _ => format!("config={name}\n"),
-        };
-        let conf = format!("[{group}]\n{named}");
-        let rules = Rules::parse(root.path(), conf.as_bytes());
+    let defaults = |section: &str| -> Vec<(String, String, String)> {
+        let entries = settings::section(section).unwrap().into_iter();
+        entries.map(|e| (e.name, e.kind, e.default)).collect()
+    };
+    for adapter in &ADAPTERS {
+        let name = adapter.name;
+        let source = std::fs::read_to_string(format!("src/hooks/sources/{name}.rs")).unwrap();
+        let mut known = arms(&source);
+        // The only key of its group is no arm.
+        let only = source.split_once("if key != \"");
+        known.extend(only.map(|(_, rest)| rest.split('"').next().unwrap().to_owned()));
+        known.push("on-failure".to_owned());
+        known.sort_unstable();
+        assert_eq!(keys(name), known, "{name}");
+
+        // Every file that it can be told of is there.
+        let told = defaults(name);
+        let files = told.iter().filter(|(_, kind, _)| kind == "path");
+        let named: String = files
+            .map(|(key, _, _)| format!("{key}={}\n", script.display()))
+            .collect();
+        let rules = Rules::parse(root.path(), format!("[{name}]\n{named}").as_bytes());
         let scene = Scene {
             root: root.path(),
             rules: &rules,
             devices: "",
         };
         let found = (adapter.find)(&scene);
+        assert_eq!(found.warnings, [""; 0], "{name}");
         let step = &found.steps[0];
-        let settings = step.policy.settings();
-        assert!(
-            settings.contains(&("on-failure", on_failure.to_owned())),
-            "{group}"
-        );
-        for key in ["stage", "kill-after", "retry-pause", "output-limit"] {
-            let default = settings::default_of_hook(key).unwrap();
-            assert!(settings.contains(&(key, default)), "{group} {key}");
-        }
         let limit = step.freeze.as_ref().and_then(|call| call.timeout);
         let limit = limit.map(|limit| limit.as_secs().to_string());
-        assert_eq!(limit.unwrap_or_default(), timeout, "{group}");
-        assert!(page.contains(&format!(
-            "| `[{group}]` | `on-failure` |  | `{on_failure}` |"
-        )));
+        let settings = step.policy.settings();
+        let default_of = |key: &str| {
+            let found = settings.iter().find(|(known, _)| *known == key);
+            found.map(|(_, value)| value.clone())
+        };
+        for (key, kind, default) in defaults("adapter").into_iter().chain(told) {
+            let real = match key.as_str() {
+                "enabled" => continue,
+                "timeout" => limit.clone(),
+                "freeze-filesystems" => {
+                    Some(["yes", "no"][usize::from(found.leaves_filesystems)].into())
+                }
+                _ if kind == "path" || kind == "directory" => {
+                    let place = default.is_empty() || source.contains(&default[1..]);
+                    assert!(place, "{name}: {default} is no usual place");
+                    continue;
+                }
+                key => default_of(key),
+            };
+            assert_eq!(real, Some(default), "{name}: {key}");
+        }
     }
 }
 
@@ -259,22 +268,7 @@ fn every_variable_of_the_services_is_described() {
 /// The members of the structs that the handlers decode are the arguments that the page names.
 #[test]
 fn every_argument_of_the_page_is_one_of_the_source() {
-    let source: String = [
-        "exec/mod.rs",
-        "file/mod.rs",
-        "cpu.rs",
-        "fsfreeze.rs",
-        "fstrim.rs",
-        "memory.rs",
-        "password.rs",
-        "power.rs",
-        "ssh.rs",
-        "sync.rs",
-        "time.rs",
-    ]
-    .iter()
-    .map(|file| std::fs::read_to_string(format!("src/commands/{file}")).unwrap())
-    .collect();
+    let source = sources(Path::new("src/commands")).concat();
     for (_, entries) in reference::sections().unwrap() {
         for entry in entries {
             for (name, _, _) in &entry.arguments {

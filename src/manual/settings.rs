@@ -30,7 +30,9 @@ pub fn section(name: &str) -> anyhow::Result<Vec<Entry>> {
     let lines = joined(SOURCE);
     let title = format!("== {name}");
     let mut lines = lines.iter().skip_while(|line| **line != title);
-    lines.next().with_context(|| format!("no section {name}"))?;
+    lines
+        .next()
+        .with_context(|| format!("settings.txt has no section {name}"))?;
     let mut entries: Vec<Entry> = Vec::new();
     for line in lines.take_while(|line| !line.starts_with("== ")) {
         if let Some(head) = line.strip_prefix("= ") {

@@ -13,10 +13,11 @@ use crate::support::{Place, binary, in_namespace, install};
 use crate::{Runner, blocks_of};
 
 /// Document, heading, and the script that runs the block below it as it stands there.
-const TIERS: [(&str, &str, &str); 4] = [
+const TIERS: [(&str, &str, &str); 5] = [
     ("README.md", "Try it", "tests/run"),
     ("README.md", "Build packages", "tests/package/run"),
     ("README.md", "Static binary", "tests/static/run"),
+    ("CONTRIBUTING.md", "The house", "tests/run"),
     ("CONTRIBUTING.md", "Tests", "tests/run"),
 ];
 

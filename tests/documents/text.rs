@@ -1,5 +1,6 @@
 //! The text between the blocks: commands in it are understood, links lead somewhere.
 
+use std::fs;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -84,6 +85,74 @@ fn every_option_in_the_text_is_one() {
             );
         }
     }
+}
+
+/// The text of a file, or of all below a directory.
+fn below(path: &Path) -> String {
+    if !path.is_dir() {
+        return fs::read_to_string(path).unwrap_or_default();
+    }
+    let entries = fs::read_dir(path).expect("a directory");
+    entries
+        .map(|entry| below(&entry.expect("entry").path()))
+        .collect()
+}
+
+/// The tests that tests/COMPAT.md names without a file.
+#[test]
+fn every_difference_names_a_test() {
+    let cases = below(&root().join("tests/compliance/cases"));
+    let mut seen = 0;
+    for span in spans(&read("tests/COMPAT.md")) {
+        let Some((module, name)) = span.split_once("::") else {
+            continue;
+        };
+        seen += 1;
+        let known = match (module, name) {
+            ("compliance", name) => cases.contains(name),
+            (module, "*") => root()
+                .join(format!("tests/integration/{module}.rs"))
+                .exists(),
+            (module, name) => {
+                read(&format!("tests/integration/{module}.rs")).contains(&format!("fn {name}("))
+            }
+        };
+        assert!(known, "tests/COMPAT.md: `{span}`");
+    }
+    assert!(seen > 40, "{seen}");
+}
+
+/// `path` and `path: function`, of a test for example.
+#[test]
+fn every_file_in_the_text_is_there() {
+    let mut functions = 0;
+    for (file, text) in documents() {
+        for span in spans(&blocks(&file, &text).1) {
+            let (path, function) = span.split_once(": ").unwrap_or((span, ""));
+            let path = path.split([' ', ':']).next().unwrap_or_default();
+            let is_ours = ["tests/", "src/", "hooks/", "debian/", "rpm/"]
+                .iter()
+                .any(|top| path.starts_with(top));
+            if !is_ours || path.contains("NAME") || path.contains('…') {
+                continue;
+            }
+            let place = root().join(path);
+            assert!(
+                place.exists() || place.with_extension("rs").exists(),
+                "{file}: `{span}`"
+            );
+            if !function.is_empty() {
+                functions += 1;
+                let told = below(&place);
+                let known = ["fn", "def"].map(|word| format!("{word} {function}("));
+                assert!(
+                    known.iter().any(|known| told.contains(known)),
+                    "{file}: there is no {function} in {path}"
+                );
+            }
+        }
+    }
+    assert!(functions > 10, "{functions}");
 }
 
 /// The anchor of a heading, as GitHub makes it.

@@ -63,7 +63,13 @@ fn every_call_of_the_agent_is_understood() {
 
 #[test]
 fn every_option_in_the_text_is_one() {
-    let scripts = ["tests/run", "tests/vm/run", "src/hooks/cli.rs"].map(read);
+    let scripts = [
+        "tests/run",
+        "tests/vm/run",
+        "tests/bench/run",
+        "src/hooks/cli.rs",
+    ];
+    let scripts = scripts.map(read);
     for (file, text) in documents() {
         for span in spans(&blocks(&file, &text).1) {
             let name = span.split([' ', '=', '[']).next().unwrap_or_default();

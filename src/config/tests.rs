@@ -95,3 +95,33 @@ retry-path=false
 block-rpcs=
 allow-rpcs=
 ";
+
+/// The compiler asks for a new method's arms; this asks for the rest.
+#[test]
+fn every_method_is_understood_and_told_of() {
+    let arms = include_str!("mod.rs").lines().filter_map(|line| {
+        let (variant, name) = line.trim().split_once(" => \"")?;
+        variant.starts_with("Method::").then_some(name)
+    });
+    let names: Vec<&str> = arms.map(|name| name.trim_end_matches("\",")).collect();
+    assert!(names.len() >= 4, "{names:?}");
+    for name in names {
+        let method = Method::from_name(name);
+        let is_known = method.name() == name && !matches!(method, Method::Unknown(_));
+        assert!(is_known, "Method::from_name does not know {name}");
+        for (file, text) in [
+            ("config/options.rs", include_str!("options.rs")),
+            ("transport/mod.rs", include_str!("../transport/mod.rs")),
+            (
+                "operator/check/system.rs",
+                include_str!("../operator/check/system.rs"),
+            ),
+        ] {
+            let told = text.split("#[cfg(test)]").next().unwrap_or(text);
+            assert!(
+                told.contains(&format!(" {name}")),
+                "src/{file} does not tell of {name}"
+            );
+        }
+    }
+}

@@ -1,16 +1,20 @@
 //! Makes what packages install beside the agent: `cargo run --example manual -- DIRECTORY` writes the
-//! manual pages, the bash completion and a sample of the configuration file into DIRECTORY.
+//! manual pages, the bash completion, a sample of the configuration file and CONFIGURATION.md into
+//! DIRECTORY.
 //!
-//! Options, tools and commands come from the tables that the agent itself goes by; the pages' prose is
-//! in `pages/`, what each command takes and answers in `commands.txt`. This is a program of its own:
-//! nothing of it gets into the agent.
+//! Options, tools, commands and defaults come from the tables that the agent itself goes by; the pages'
+//! prose is in `pages/`, what each command takes and answers in `commands.txt`, what each key of the
+//! hooks and each variable means in `settings.txt`. This is a program of its own: nothing of it gets
+//! into the agent.
 
 mod completion;
+mod configuration;
 mod options;
 mod pages;
 mod reference;
 mod roff;
 mod sample;
+mod settings;
 #[cfg(test)]
 mod tests;
 
@@ -20,11 +24,12 @@ use std::path::PathBuf;
 /// Every file: its name, and what is in it.
 fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
     Ok(vec![
-        ("qemu-ga.8", pages::agent()),
+        ("qemu-ga.8", pages::agent()?),
         ("qemu-ga-ref.7", pages::reference()?),
-        ("fsfreeze-hook.5", pages::hook()),
+        ("fsfreeze-hook.5", pages::hook()?),
         ("qemu-ga.bash", completion::bash()),
         ("qemu-ga.conf", sample::conf()),
+        ("CONFIGURATION.md", configuration::reference()?),
     ])
 }
 

@@ -28,7 +28,7 @@ pub fn markup() -> String {
 }
 
 /// `` `-x`, `--long`=*VALUE* `` and the older spellings.
-fn names(spec: &Spec) -> String {
+pub fn names(spec: &Spec) -> String {
     let value = match spec.arg {
         Arg::Switch => String::new(),
         Arg::Value(name) | Arg::List(name) => format!("=*{name}*"),
@@ -42,7 +42,8 @@ fn names(spec: &Spec) -> String {
     short.into_iter().chain(long).collect::<Vec<_>>().join(", ")
 }
 
-fn sentence(help: &str) -> String {
+/// With a capital letter, as markup.
+pub fn sentence(help: &str) -> String {
     let mut chars = help.chars();
     let first: String = chars
         .next()

@@ -1,7 +1,7 @@
 //! The three pages: prose from `pages/`, with the tables in place of `{{name}}`.
 
 use crate::roff::{Head, literal, page};
-use crate::{options, reference as commands};
+use crate::{options, reference as commands, settings};
 use qemu_ga::app::{SUBCOMMANDS, usage};
 use qemu_ga::version::{AGENT_VERSION, PROTOCOL_VERSION};
 
@@ -19,11 +19,15 @@ fn made(name: &str, section: u8, markup: &str) -> String {
 }
 
 /// qemu-ga(8).
-pub fn agent() -> String {
+pub fn agent() -> anyhow::Result<String> {
     let text = include_str!("pages/qemu-ga.txt")
         .replace("{{options}}", &options::markup())
+        .replace(
+            "{{variables}}",
+            &settings::variables("variables of the agent")?,
+        )
         .replace("{{tools}}", &tools());
-    made("qemu-ga", 8, &text)
+    Ok(made("qemu-ga", 8, &text))
 }
 
 /// qemu-ga-ref(7).
@@ -33,8 +37,14 @@ pub fn reference() -> anyhow::Result<String> {
 }
 
 /// fsfreeze-hook(5).
-pub fn hook() -> String {
-    made("fsfreeze-hook", 5, include_str!("pages/fsfreeze-hook.txt"))
+pub fn hook() -> anyhow::Result<String> {
+    let text = include_str!("pages/fsfreeze-hook.txt")
+        .replace(
+            "{{variables}}",
+            &settings::variables("variables of a hook")?,
+        )
+        .replace("{{settings}}", &settings::of_hooks()?);
+    Ok(made("fsfreeze-hook", 5, &text))
 }
 
 /// Each tool with its help, word for word.

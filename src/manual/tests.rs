@@ -3,8 +3,13 @@ use crate::options::shown;
 use qemu_ga::app::SUBCOMMANDS;
 use qemu_ga::commands;
 use qemu_ga::config::{Action, parse};
+use qemu_ga::hooks::policy::{Policy, Rules};
+use qemu_ga::hooks::sources::{ADAPTERS, Scene};
 use std::ffi::OsString;
+use std::fs::Permissions;
 use std::io::Write;
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 fn file(name: &str) -> String {
@@ -78,46 +83,192 @@ fn every_command_is_described_once() {
     }
 }
 
-/// The keys are the arms of two setters in the hooks' policy.
 #[test]
-fn every_key_of_the_hooks_settings_is_in_the_page() {
-    let page = file("fsfreeze-hook.5");
-    let source = include_str!("../hooks/policy.rs");
+fn the_committed_reference_is_the_one_that_is_made() {
+    let committed = include_str!("../../CONFIGURATION.md");
+    assert!(
+        committed == file("CONFIGURATION.md"),
+        "CONFIGURATION.md is not what the tables say; make it anew: cargo run --example manual -- target/manual && cp target/manual/CONFIGURATION.md ."
+    );
+    assert!(!committed.contains("{{"));
+}
+
+fn keys(section: &str) -> Vec<String> {
+    let entries = settings::section(section).unwrap();
+    assert!(entries.iter().all(|entry| !entry.prose.is_empty()));
+    let mut keys: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
+    keys.sort_unstable();
+    keys
+}
+
+/// The keys are the arms of setters.
+fn arms(source: &str) -> Vec<String> {
     let source = source.split("#[cfg(test)]").next().unwrap();
     let arms = source
         .lines()
         .filter_map(|line| line.trim().strip_prefix('"'));
-    let mut keys: Vec<&str> = arms
+    let mut keys: Vec<String> = arms
         .filter_map(|rest| Some(rest.split_once("\" => ")?.0))
-        .filter(|key| !key.contains('"') && !["once", "hold", "continue", "abort"].contains(key))
+        .flat_map(|arm| arm.split("\" | \""))
+        .filter(|key| !["once", "hold", "continue", "abort"].contains(key))
+        .filter(|key| !["yes", "true", "1", "on", "no", "false", "0", "off"].contains(key))
+        .map(ToOwned::to_owned)
         .collect();
     keys.sort_unstable();
     keys.dedup();
-    assert!(keys.len() >= 12 && keys.contains(&"kill-after"), "{keys:?}");
-    for key in keys {
+    keys
+}
+
+#[test]
+fn every_key_of_the_hooks_settings_is_described() {
+    let page = file("fsfreeze-hook.5");
+    let mut told = keys("hook");
+    told.extend(keys("hooks alone"));
+    told.sort_unstable();
+    assert_eq!(told, arms(include_str!("../hooks/policy.rs")));
+    for key in &told {
         assert!(page.contains(&roff::plain(key)), "{key}");
     }
+    let policy = Policy::default().settings();
+    assert_eq!(keys("hook").len(), policy.len());
+    assert!(policy.iter().all(|(key, _)| told.iter().any(|t| t == key)));
+}
+
+#[test]
+fn every_key_of_an_adapter_is_described_with_its_default() {
+    let common = arms(include_str!("../hooks/sources/script.rs"));
+    let mut told = keys("adapter");
+    told.push("on-failure".to_owned());
+    told.sort_unstable();
+    assert_eq!(told, common);
+
+    let root = tempfile::tempdir().unwrap();
+    let script = root.path().join("script");
+    std::fs::write(&script, "#!/bin/sh\n").unwrap();
+    std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    let defaults = |section: &str| -> Vec<(String, String, String)> {
+        let entries = settings::section(section).unwrap().into_iter();
+        entries.map(|e| (e.name, e.kind, e.default)).collect()
+    };
+    for adapter in &ADAPTERS {
+        let name = adapter.name;
+        let source = std::fs::read_to_string(format!("src/hooks/sources/{name}.rs")).unwrap();
+        let mut known = arms(&source);
+        // The only key of its group is no arm.
+        let only = source.split_once("if key != \"");
+        known.extend(only.map(|(_, rest)| rest.split('"').next().unwrap().to_owned()));
+        known.push("on-failure".to_owned());
+        known.sort_unstable();
+        assert_eq!(keys(name), known, "{name}");
+
+        // Every file that it can be told of is there.
+        let told = defaults(name);
+        let files = told.iter().filter(|(_, kind, _)| kind == "path");
+        let named: String = files
+            .map(|(key, _, _)| format!("{key}={}\n", script.display()))
+            .collect();
+        let rules = Rules::parse(root.path(), format!("[{name}]\n{named}").as_bytes());
+        let scene = Scene {
+            root: root.path(),
+            rules: &rules,
+            devices: "",
+        };
+        let found = (adapter.find)(&scene);
+        assert_eq!(found.warnings, [""; 0], "{name}");
+        let step = &found.steps[0];
+        let limit = step.freeze.as_ref().and_then(|call| call.timeout);
+        let limit = limit.map(|limit| limit.as_secs().to_string());
+        let settings = step.policy.settings();
+        let default_of = |key: &str| {
+            let found = settings.iter().find(|(known, _)| *known == key);
+            found.map(|(_, value)| value.clone())
+        };
+        for (key, kind, default) in defaults("adapter").into_iter().chain(told) {
+            let real = match key.as_str() {
+                "enabled" => continue,
+                "timeout" => limit.clone(),
+                "freeze-filesystems" => {
+                    Some(["yes", "no"][usize::from(found.leaves_filesystems)].into())
+                }
+                _ if kind == "path" || kind == "directory" => {
+                    let place = default.is_empty() || source.contains(&default[1..]);
+                    assert!(place, "{name}: {default} is no usual place");
+                    continue;
+                }
+                key => default_of(key),
+            };
+            assert_eq!(real, Some(default), "{name}: {key}");
+        }
+    }
+}
+
+/// Every Rust file below `dir`.
+fn sources(dir: &Path) -> Vec<String> {
+    let mut texts = Vec::new();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            texts.extend(sources(&path));
+        } else if path.extension().is_some_and(|end| end == "rs") {
+            texts.push(std::fs::read_to_string(path).unwrap());
+        }
+    }
+    texts
+}
+
+#[test]
+fn every_variable_is_described() {
+    let sections = [
+        "variables of the agent",
+        "variables of a hook",
+        "variables of a master",
+        "variables of the build",
+    ];
+    let mut told: Vec<String> = sections.iter().flat_map(|name| keys(name)).collect();
+    told.retain(|name| name.starts_with("QGA_"));
+    told.sort_unstable();
+    let sources = sources(Path::new("src"));
+    let quoted = sources.iter().flat_map(|text| text.split('"'));
+    let mut known: Vec<&str> = quoted
+        .filter(|word| word.starts_with("QGA_"))
+        .filter(|word| word.chars().all(|c| c.is_ascii_uppercase() || c == '_'))
+        .filter(|word| *word != "QGA_")
+        .collect();
+    known.sort_unstable();
+    known.dedup();
+    assert_eq!(told, known);
+}
+
+#[test]
+fn every_variable_of_the_services_is_described() {
+    let unit = include_str!("../../rpm/qemu-guest-agent.service");
+    let line = unit.lines().find_map(|l| l.strip_prefix("Environment="));
+    let mut known: Vec<&str> = line.unwrap().split("= ").collect();
+    for name in &mut known {
+        *name = name.trim_end_matches('=');
+    }
+    known.sort_unstable();
+    assert_eq!(keys("/etc/sysconfig/qemu-ga"), known);
+    for name in &known {
+        assert!(unit.contains(&format!("${name}")) || unit.contains(&format!("${{{name}}}")));
+        assert!(include_str!("../../rpm/qemu-ga.sysconfig").contains(name));
+    }
+    let init = include_str!("../../debian/qemu-guest-agent.init");
+    let head = init
+        .split_once("if it is there, may set\n")
+        .expect("the head")
+        .1;
+    let known: Vec<&str> = head
+        .lines()
+        .map_while(|line| line.strip_prefix("#   ")?.split_whitespace().next())
+        .collect();
+    assert_eq!(keys("/etc/default/qemu-guest-agent"), known);
 }
 
 /// The members of the structs that the handlers decode are the arguments that the page names.
 #[test]
 fn every_argument_of_the_page_is_one_of_the_source() {
-    let source: String = [
-        "exec/mod.rs",
-        "file/mod.rs",
-        "cpu.rs",
-        "fsfreeze.rs",
-        "fstrim.rs",
-        "memory.rs",
-        "password.rs",
-        "power.rs",
-        "ssh.rs",
-        "sync.rs",
-        "time.rs",
-    ]
-    .iter()
-    .map(|file| std::fs::read_to_string(format!("src/commands/{file}")).unwrap())
-    .collect();
+    let source = sources(Path::new("src/commands")).concat();
     for (_, entries) in reference::sections().unwrap() {
         for entry in entries {
             for (name, _, _) in &entry.arguments {
@@ -180,7 +331,7 @@ fn the_formatters_find_nothing_to_complain_of() {
     for (name, text) in files().unwrap() {
         let (program, args): (&str, &[&str]) = match name {
             "qemu-ga.bash" => ("bash", &["-n"]),
-            "qemu-ga.conf" => continue,
+            "qemu-ga.conf" | "CONFIGURATION.md" => continue,
             _ => ("groff", &["-man", "-ww", "-z", "-Tutf8", "-K", "utf-8"]),
         };
         let child = Command::new(program)
@@ -200,5 +351,5 @@ fn the_formatters_find_nothing_to_complain_of() {
         assert!(done.status.success() && said.is_empty(), "{name}: {said}");
         looked_at += 1;
     }
-    assert!(looked_at > 0 || !std::path::Path::new("/usr/bin/groff").exists());
+    assert!(looked_at > 0 || !Path::new("/usr/bin/groff").exists());
 }

@@ -1,10 +1,9 @@
-//! What hooks/README.md shows is what happens: its examples are run, its tables compared.
+//! What hooks/README.md shows is what happens: its examples are run.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Command, Output};
 
-use qemu_ga::hooks::policy::Policy;
 use qemu_ga::hooks::{ThawReason, Verdict};
 
 use crate::support::{BINARY, Place, script, text};
@@ -169,34 +168,4 @@ fn the_settings_example_is_understood() {
     ];
     assert_eq!(settings(0), first);
     assert_eq!(settings(1).len(), 4, "{:?}", settings(1));
-}
-
-#[test]
-fn the_table_of_settings_has_every_key_and_its_default() {
-    let table = GUIDE
-        .split_once("| key | default | meaning |")
-        .expect("the table")
-        .1;
-    let rows = table
-        .lines()
-        .skip(2)
-        .take_while(|line| line.starts_with('|'));
-    let mut told: Vec<(String, String)> = rows
-        .map(|row| {
-            let mut cells = row
-                .split('|')
-                .skip(1)
-                .map(|cell| cell.trim().trim_matches('`').to_owned());
-            (
-                cells.next().expect("a key"),
-                cells.next().expect("a default"),
-            )
-        })
-        .collect();
-    let total = told.pop().expect("rows");
-    assert_eq!(total, ("total-timeout".to_owned(), "0".to_owned()));
-    let known = Policy::default()
-        .settings()
-        .map(|(key, value)| (key.to_owned(), value));
-    assert_eq!(told, known);
 }

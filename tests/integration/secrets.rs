@@ -178,7 +178,7 @@ fn what_the_host_sends_is_in_no_log_argument_or_environment() {
                 "{file}: {text}"
             );
         }
-        // What a hook knows of the agent is what hooks/README.md tells.
+        // What a hook knows of the agent is what CONFIGURATION.md tells.
         let told = place.read("hook-saw");
         let mut names: Vec<&str> = told
             .lines()

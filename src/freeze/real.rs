@@ -113,7 +113,7 @@ impl RealOps {
 /// queue behind all the data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts
 /// that interval anew. It never returns while someone else has the filesystem frozen.
 fn commit_journal(root: &File) -> io::Result<()> {
-    let flags = OFlag::O_TMPFILE | OFlag::O_RDWR | OFlag::O_CLOEXEC;
+    let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     let file = openat(root, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
     Ok(fsync(file)?)
 }

@@ -14,11 +14,12 @@ from . import apt, paths
 
 KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
 # The second line is what the original agent links to; python3 is for the out-of-band server and the writers. The third is what
-# the acceptance checks compare the agent with; the fourth is for the database hooks.
+# the acceptance checks compare the agent with; the fourth is for the database hooks, the last for the packages of checks/rpm.py.
 PACKAGES = """systemd-sysv udev dbus kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
     libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server
     lvm2 btrfs-progs openssh-server
-    postgresql redis-server""".split()
+    postgresql redis-server
+    python3-rpm rpm""".split()
 # hwclock has a package of its own in newer releases.
 WHERE_KNOWN = ["util-linux-extra"]
 ROOT_SIZE = "2560M"

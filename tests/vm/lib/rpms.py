@@ -1,0 +1,122 @@
+"""A guest in which rpm installs, upgrades, swaps and removes the agent, and its scripts run under systemd.
+
+Debian's systemd stands for that of RHEL and Fedora: a real one is not to be had here. Dependencies are another
+distribution's, so they are not looked at.
+"""
+import os
+import pathlib
+import subprocess
+import time
+
+from . import channel, guest, packages, paths
+
+SPEC = paths.ROOT / "rpm/qemu-ga-rs.spec"
+STAND_IN = paths.VM / "rpm/qemu-guest-agent.spec"
+OURS, NEWER, THEIRS = "/root/ours.rpm", "/root/newer.rpm", "/root/theirs.rpm"
+OUR_NAME, THEIR_NAME = "qemu-ga-rs", "qemu-guest-agent"
+PATIENCE = packages.PATIENCE
+# What `dnf swap` does: one package comes and one goes in a single transaction, the coming one first.
+SWAP = """
+import os, sys
+import rpm
+old, new = sys.argv[1:]
+ts = rpm.TransactionSet()
+ts.setVSFlags(-1)
+ts.addErase(old)
+with open(new) as file:
+    ts.addInstall(ts.hdrFromFdno(file.fileno()), new, "i")
+ts.order()
+files = {}
+def call(reason, amount, total, key, data):
+    if reason == rpm.RPMCALLBACK_INST_OPEN_FILE:
+        files[key] = os.open(key, os.O_RDONLY)
+        return files[key]
+    if reason == rpm.RPMCALLBACK_INST_CLOSE_FILE:
+        os.close(files.pop(key))
+problems = ts.run(call, "")
+sys.exit("; ".join(str(problem) for problem in problems or []) or None)
+"""
+
+
+def build(into):
+    """Our package, one of a higher release, and a stand-in for the distribution's; cargo has built what goes into them."""
+    target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or paths.ROOT / "target")
+    into.mkdir(parents=True)
+    made = {}
+    for name, spec, defines in (("ours", SPEC, ()), ("newer", SPEC, ("dist .1",)), ("theirs", STAND_IN, (f"original {paths.ORIGINAL}",))):
+        words = ["rpmbuild", "-bb", "--nodeps", "--build-in-place"]
+        for define in (f"_topdir {into}/build", f"_rpmdir {into}/{name}", *defines):
+            words += ["--define", define]
+        done = subprocess.run([*words, str(spec)], cwd=paths.ROOT, env={**os.environ, "CARGO_TARGET_DIR": str(target)},
+                              stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        if done.returncode != 0:
+            raise SystemExit(f"rpmbuild of {spec.name} ended with {done.returncode}:\n{done.stdout[-2000:]}")
+        made[name], = (into / name).glob(f"{os.uname().machine}/*.rpm")
+    return made
+
+
+class RpmGuest(packages.PackageGuest):
+    """A guest without a package of an agent at first."""
+
+    def rpm(self, words, check=True):
+        """rpm itself. Returns (status, what was said)."""
+        return self.say(f"rpm --force-debian --nodeps {words}", check)
+
+    def swap(self, old, new):
+        """One package for another, in one transaction. Returns (status, what was said)."""
+        self.oob.run(f"cat >/run/oob/swap.py <<'END_OF_FILE'\n{SWAP}END_OF_FILE")
+        return self.say(f"python3 /run/oob/swap.py {old} {new}", True)
+
+    def say(self, command, check):
+        status, out, err = self.oob.start(f"{command} </dev/null 2>&1").wait(PATIENCE)
+        if check and status != 0:
+            raise AssertionError(f"{command} ended with {status}:\n{out}{err}")
+        return status, out + err
+
+    def afresh(self, package):
+        """The state with which a check begins: that package alone, as it comes."""
+        self.oob.run("systemctl stop qemu-guest-agent", check=False)
+        self.oob.run(f"for name in {OUR_NAME} {THEIR_NAME}; do rpm -q $name && rpm --force-debian --noscripts -e $name; done; rm -rf /etc/qemu-ga "
+                     "/etc/sysconfig/qemu-ga* /etc/logrotate.d/qemu-guest-agent* /run/systemd/system/qemu-guest-agent.service.d "
+                     "/run/qga* /var/log/qemu-ga; systemctl unmask qemu-guest-agent; systemctl daemon-reload; systemctl reset-failed",
+                     PATIENCE, check=False)
+        if package:
+            self.rpm(f"-i {package}")
+            # The distribution's leaves the start to the next boot.
+            self.oob.run("systemctl start qemu-guest-agent")
+            self.answers()
+
+    def answers_soon(self, after):
+        """Within 2 s of the operation before."""
+        waited = channel.wait_for_agent(self.agent_path, 60)
+        print(f"    answers {waited:.2f} s after {after}", flush=True)
+        if waited >= 2:
+            raise AssertionError(f"answers within 2 s after {after}, not {waited:.1f} s")
+
+    def restarts(self):
+        """How often systemd has started the service again by itself."""
+        return int(self.oob.run("systemctl show -p NRestarts --value qemu-guest-agent").strip() or 0)
+
+    def command_line(self):
+        """The agent's arguments, each closed by a bar."""
+        return self.oob.run(f"tr '\\0' '|' </proc/{self.agent_pid()}/cmdline")
+
+
+def under_rpm(made, work, results, only, finish):
+    """Builds the packages, boots the guest and runs the checks."""
+    machine = None
+    try:
+        built = build(work / "built")
+        disks = guest.Disks(made, work, [(built["ours"], OURS, 0o644), (built["newer"], NEWER, 0o644), (built["theirs"], THEIRS, 0o644)])
+        started = time.monotonic()
+        machine = RpmGuest(disks, work)
+        machine.wait_booted()
+        # What the image has of an agent without a package.
+        machine.oob.run("systemctl stop qemu-guest-agent; rm -f /lib/systemd/system/qemu-guest-agent.service "
+                        "/lib/udev/rules.d/60-qemu-guest-agent.rules; rm -rf /etc/qemu; systemctl daemon-reload", check=False)
+        results.result("boots_under_qemu_for_rpm", time.monotonic() - started)
+        results.run("rpm", machine, only)
+    except (Exception, SystemExit) as error:
+        results.result("guest_for_rpm", 0, error)
+    finally:
+        finish(machine)

@@ -2,11 +2,14 @@
 import subprocess
 import time
 
-from . import channel, image, qmp
+from . import channel, image, paths, qmp
 
 KERNEL_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off"
 BOOT_SECONDS = 180
 ORIGINAL_IN_GUEST = "/usr/local/sbin/qemu-ga-original"
+# What a package puts beside the agent, for guests that get it without one.
+SERVICE = [(paths.ROOT / "debian/qemu-guest-agent.service", "/usr/lib/systemd/system/qemu-guest-agent.service", 0o644),
+           (paths.ROOT / "debian/qemu-guest-agent.udev", "/usr/lib/udev/rules.d/60-qemu-guest-agent.rules", 0o644)]
 
 
 class Disks:

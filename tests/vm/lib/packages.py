@@ -10,15 +10,23 @@ CONF, HOOK = "/etc/qemu/qemu-ga.conf", "/etc/qemu/fsfreeze-hook"
 PORT = "/dev/virtio-ports/org.qemu.guest_agent.0"
 # Software emulation on a busy machine: dpkg alone may take a minute.
 PATIENCE = 300
+POWER_SECONDS = 120
 
 
 class PackageGuest(guest.RawGuest):
     """Plain QEMU; its control connection is for plugging the port."""
 
-    def start_bare(self):
-        """Takes away what the image has of an agent without a package."""
-        self.oob.run("systemctl stop qemu-guest-agent; rm -rf /lib/systemd/system/qemu-guest-agent.service /etc/qemu "
-                     "/lib/udev/rules.d/60-qemu-guest-agent.rules; systemctl daemon-reload; systemctl reset-failed", check=False)
+    def service(self, action):
+        """What an administrator does with the service."""
+        self.oob.run(f"systemctl {action} qemu-guest-agent")
+
+    def active(self):
+        """Whether the init system takes the service for running."""
+        return self.oob.run("systemctl is-active qemu-guest-agent", check=False).strip() == "active"
+
+    def forget(self):
+        """Drops what checks have set up of the service."""
+        self.oob.run("rm -rf /run/systemd/system/qemu-guest-agent.service.d; systemctl daemon-reload; systemctl reset-failed", check=False)
 
     def apt(self, package, *options, check=True):
         """Installs a package as an unattended machine does: nobody answers questions. Returns (status, what was said)."""
@@ -38,12 +46,13 @@ class PackageGuest(guest.RawGuest):
 
     def afresh(self, package):
         """The state with which a check begins: that package alone, as it comes."""
-        self.oob.run(f"dpkg --configure -a --force-confdef --force-confold </dev/null; dpkg --purge --force-remove-reinstreq {OUR_NAME} {DEBIANS_NAME}; rm -rf /etc/qemu "
-                     "/run/systemd/system/qemu-guest-agent.service.d; systemctl daemon-reload; systemctl reset-failed", PATIENCE, check=False)
+        self.oob.run(f"dpkg --configure -a --force-confdef --force-confold </dev/null; dpkg --purge --force-remove-reinstreq {OUR_NAME} {DEBIANS_NAME}; "
+                     "rm -rf /etc/qemu", PATIENCE, check=False)
+        self.forget()
         if package:
             self.dpkg(f"-i {package}")
             # Debian's package leaves the start to the next boot.
-            self.oob.run("systemctl start qemu-guest-agent")
+            self.service("start")
             self.answers()
 
     def answers(self, within=60):
@@ -70,6 +79,21 @@ class PackageGuest(guest.RawGuest):
                      "systemctl daemon-reload; systemctl restart qemu-guest-agent")
         self.answers()
 
+    def guest_shutdown(self, mode):
+        """Sends guest-shutdown, to which no answer may come, and forgets QEMU's events before it."""
+        self.qmp.forget()
+        with self.agent() as agent:
+            agent.send(b'{"execute":"guest-shutdown","arguments":{"mode":"%s"}}\n' % mode.encode())
+            self.qmp.event("RESET" if mode == "reboot" else "SHUTDOWN", POWER_SECONDS)
+            if agent.pending:
+                raise AssertionError(f"guest-shutdown was answered: {agent.pending}")
+
+    def reboot(self):
+        """By guest-shutdown; returns when the guest is up again."""
+        self.guest_shutdown("reboot")
+        self.oob.close()
+        self.wait_booted()
+
     def port(self, plugged):
         """Plugs the agent's port in or out, and waits until the guest has seen it."""
         if plugged:
@@ -81,3 +105,29 @@ class PackageGuest(guest.RawGuest):
             if time.monotonic() > end:
                 raise AssertionError(f"the guest did not see its port {'come' if plugged else 'go'} within 30 s")
             time.sleep(0.2)
+
+
+class SysvGuest(PackageGuest):
+    """One whose process 1 is sysvinit's: the service is /etc/init.d's script, and no journal is kept."""
+
+    def service(self, action):
+        self.oob.run(f"/etc/init.d/qemu-guest-agent {action}")
+
+    def active(self):
+        return self.oob.start("/etc/init.d/qemu-guest-agent status").wait(60)[0] == 0
+
+    def forget(self):
+        self.oob.run("rm -f /etc/default/qemu-guest-agent")
+
+    def agent_pid(self):
+        # The script's file, for the process may be gone and the file still there.
+        return int(self.oob.run("pid=$(cat /run/qemu-ga.pid 2>/dev/null) && kill -0 $pid 2>/dev/null && echo $pid", check=False).strip() or 0)
+
+    def run_with_hooks(self):
+        self.oob.run("echo DAEMON_ARGS=-F >/etc/default/qemu-guest-agent; /etc/init.d/qemu-guest-agent restart")
+        self.answers()
+
+    def save_logs(self):
+        if self.oob is not None:
+            text = self.oob.run("dmesg; cat /var/log/dpkg.log /var/log/qga-fsfreeze-hook.log", timeout=30, check=False)
+            (self.work / "guest.log").write_text(text)

@@ -5,18 +5,24 @@ import traceback
 REGISTRY = []
 
 
-def check(kind):
-    """Registers a check for the guest under libvirt ("libvirt") or under plain QEMU ("raw"), in source order."""
+def check(*kinds):
+    """Registers a check for these kinds of guest (tests/vm/run makes them), in source order."""
     def register(function):
-        REGISTRY.append((kind, function))
+        REGISTRY.append((kinds, function))
         return function
     return register
 
 
 def wanted(kind, only):
-    """The checks of `kind` whose name holds one of the words of `only`."""
-    return [function for registered, function in REGISTRY
-            if registered == kind and any(word in function.__name__ for word in only)]
+    """The checks of `kind` whose name, or the kind's, holds one of the words of `only`."""
+    return [function for kinds, function in REGISTRY
+            if kind in kinds and any(word in kind or word in function.__name__ for word in only)]
+
+
+def shown(kind, function):
+    """A check's name in the report; one that several kinds have names its guest."""
+    several = any(function is other and len(kinds) > 1 for kinds, other in REGISTRY)
+    return f"{kind}: {function.__name__}" if several else function.__name__
 
 
 class Report:
@@ -40,7 +46,7 @@ class Report:
     def run(self, kind, guest, only):
         """Runs the wanted checks of `kind` one after the other."""
         for function in wanted(kind, only):
-            name = function.__name__
+            name = shown(kind, function)
             started = time.monotonic()
             error = None
             try:

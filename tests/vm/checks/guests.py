@@ -3,7 +3,7 @@ import base64
 import time
 
 from lib import channel, harm
-from lib.packages import CONF, OURS, PATIENCE, PORT
+from lib.packages import CONF, DEBIANS, DEBIANS_NAME, OUR_NAME, OURS, PATIENCE, PORT
 from lib.report import check, equal, holds
 from .hooks import DATE, LOG, entry
 
@@ -31,7 +31,7 @@ def release_and_init_are_those_that_are_meant(g):
           "systemd" if name == "systemd" else package, "package of process 1")
     equal(g.state(package), "ii ", f"state of {package}")
     equal(g.oob.run("test -d /run/systemd/system && echo there", check=False).strip(), "there" if name == "systemd" else "", "systemd's folder")
-    g.afresh(OURS)
+    g.ours()
     with g.agent() as agent:
         told = agent.ask("guest-get-osinfo")
     equal((told["id"], told["version-id"]), ("debian", version), "guest-get-osinfo")
@@ -39,7 +39,7 @@ def release_and_init_are_those_that_are_meant(g):
 
 @check(*BOTH)
 def commands_that_lean_on_the_release_work(g):
-    g.afresh(OURS)
+    g.ours()
     with g.agent() as agent:
         pid = agent.ask("guest-exec", {"path": "/bin/sh", "arg": ["-c", "cat /proc/1/comm"], "capture-output": True})["pid"]
         end = time.monotonic() + 20
@@ -69,7 +69,7 @@ def commands_that_lean_on_the_release_work(g):
 
 @check(*BOTH)
 def hooks_run_as_packaged_and_the_disks_are_held(g):
-    g.afresh(OURS)
+    g.ours()
     stamping_hook(g)
     try:
         with g.agent() as agent:
@@ -95,7 +95,7 @@ def hooks_run_as_packaged_and_the_disks_are_held(g):
 
 @check(*BOTH)
 def killed_or_stopped_while_frozen_ends_thawed(g):
-    g.afresh(OURS)
+    g.ours()
     stamping_hook(g)
     g.oob.run(f"printf '[general]\\n[qemu-ga-rs]\\nfsfreeze-hold-limit={HOLD_LIMIT}\\n' >{CONF}")
     g.service("restart")
@@ -120,7 +120,7 @@ def killed_or_stopped_while_frozen_ends_thawed(g):
 
 @check("sysvinit")
 def the_init_script_starts_and_stops_it(g):
-    g.afresh(OURS)
+    g.ours()
     g.service("stop")
     for action, status in (("status", 3), ("start", 0), ("status", 0), ("start", 0), ("restart", 0), ("force-reload", 0)):
         equal(g.oob.start(f"{SCRIPT} {action}").wait(60)[0], status, f"status of {action}")
@@ -143,26 +143,23 @@ def the_init_script_starts_and_stops_it(g):
 
 
 @check("sysvinit")
-def the_links_of_its_runlevels_outlive_the_other_package(g):
-    links = "ls /etc/rc[0-6].d | grep -c '[SK][0-9]*qemu-guest-agent'"
+def either_package_starts_by_itself_though_it_was_there_before(g):
     g.afresh(OURS)
-    wanted = g.oob.run(links)
-    g.apt("/root/qemu-guest-agent.deb")
-    g.answers()
-    g.dpkg("--purge qemu-ga-rs")
-    equal((g.oob.run(links), g.oob.run(f"test -x {SCRIPT} && echo executable").strip()), (wanted, "executable"), "Debian's links and script")
-    g.apt(OURS)
-    g.dpkg("--purge qemu-guest-agent")
-    equal((g.oob.run(links), g.oob.run(f"test -x {SCRIPT} && echo executable").strip()), (wanted, "executable"), "our links and script")
-    g.service("restart")
-    g.answers()
-    g.dpkg("--purge qemu-ga-rs")
-    equal(g.oob.run(f"ls {SCRIPT} /etc/rc?.d/*qemu-guest-agent 2>/dev/null; pidof qemu-ga", check=False), "", "left after a purge")
+    # The one that leaves, and what it left behind before, may take the right to be executed from the script that both have.
+    for install, package, name in ((g.apt, DEBIANS, DEBIANS_NAME), (lambda file: g.dpkg(f"-i {file}"), OURS, OUR_NAME), (g.apt, DEBIANS, DEBIANS_NAME)):
+        install(package)
+        g.answers(20)
+        holds(g.active() and g.starts_by_itself(), f"{name} runs, and would at a boot")
+    g.dpkg(f"--purge {OUR_NAME}")
+    g.answers(20)
+    holds(g.active() and g.starts_by_itself(), f"{DEBIANS_NAME} would start at a boot without what {OUR_NAME} has left")
+    g.afresh(None)
+    equal(g.oob.run(f"ls -A {SCRIPT} /etc/rc?.d/*qemu-guest-agent /etc/qemu 2>/dev/null; pidof qemu-ga", check=False), "", "left after a purge")
 
 
 @check("sysvinit")
 def without_a_port_one_line_says_so(g):
-    g.afresh(OURS)
+    g.ours()
     g.port(plugged=False)
     try:
         g.service("stop")
@@ -189,7 +186,7 @@ def without_a_port_one_line_says_so(g):
 
 @check(*BOTH)
 def a_reboot_by_the_agent_and_it_answers_again(g):
-    g.afresh(OURS)
+    g.ours()
     boot = "cat /proc/sys/kernel/random/boot_id"
     before = g.oob.run(boot)
     g.reboot()
@@ -205,7 +202,7 @@ def a_reboot_by_the_agent_and_it_answers_again(g):
 
 @check(*BOTH)
 def a_shutdown_by_the_agent_ends_qemu(g):
-    g.afresh(OURS)
+    g.ours()
     g.save_logs()
     g.guest_shutdown("powerdown")
     equal(g.process.wait(120), 0, "QEMU's exit status")

@@ -16,6 +16,9 @@ POWER_SECONDS = 120
 class PackageGuest(guest.RawGuest):
     """Plain QEMU; its control connection is for plugging the port."""
 
+    # dpkg flushes all the time, and no disk of these outlives its run.
+    CACHE = "unsafe"
+
     def service(self, action):
         """What an administrator does with the service."""
         self.oob.run(f"systemctl {action} qemu-guest-agent")
@@ -23,6 +26,13 @@ class PackageGuest(guest.RawGuest):
     def active(self):
         """Whether the init system takes the service for running."""
         return self.oob.run("systemctl is-active qemu-guest-agent", check=False).strip() == "active"
+
+    def starts_by_itself(self):
+        """Whether what starts the service at a boot is there."""
+        return self.oob.start("test -e /lib/udev/rules.d/60-qemu-guest-agent.rules").wait(60)[0] == 0
+
+    def keep_links(self):
+        """After a purge of Debian's package: with systemd nothing is to be done."""
 
     def forget(self):
         """Drops what checks have set up of the service."""
@@ -54,6 +64,16 @@ class PackageGuest(guest.RawGuest):
             # Debian's package leaves the start to the next boot.
             self.service("start")
             self.answers()
+
+    def ours(self):
+        """The state with which a check of the service begins: our package as it comes, not taken out first where it is there."""
+        if self.state(OUR_NAME) != "ii ":
+            self.afresh(OURS)
+            return
+        self.forget()
+        self.oob.run(f"cp /usr/share/qemu-ga-rs/qemu-ga.conf {CONF}; rm -f /etc/qemu/fsfreeze-hook.d/*")
+        self.service("restart")
+        self.answers()
 
     def answers(self, within=60):
         """Seconds until the agent answers on a connection of its own."""
@@ -110,11 +130,22 @@ class PackageGuest(guest.RawGuest):
 class SysvGuest(PackageGuest):
     """One whose process 1 is sysvinit's: the service is /etc/init.d's script, and no journal is kept."""
 
+    LOGS = "dmesg; cat /var/log/dpkg.log /var/log/qga-fsfreeze-hook.log"
+
     def service(self, action):
         self.oob.run(f"/etc/init.d/qemu-guest-agent {action}")
 
     def active(self):
         return self.oob.start("/etc/init.d/qemu-guest-agent status").wait(60)[0] == 0
+
+    def starts_by_itself(self):
+        # One link of each runlevel, and what they lead to may be executed.
+        return self.oob.run("ls /etc/rc[0-6].d | grep -c '^[SK][0-9]*qemu-guest-agent$'; test -x /etc/init.d/qemu-guest-agent && echo so",
+                            check=False).split() == ["7", "so"]
+
+    def keep_links(self):
+        # README.md: that package takes the links away with it.
+        self.oob.run("update-rc.d qemu-guest-agent defaults")
 
     def forget(self):
         self.oob.run("rm -f /etc/default/qemu-guest-agent")
@@ -126,8 +157,3 @@ class SysvGuest(PackageGuest):
     def run_with_hooks(self):
         self.oob.run("echo DAEMON_ARGS=-F >/etc/default/qemu-guest-agent; /etc/init.d/qemu-guest-agent restart")
         self.answers()
-
-    def save_logs(self):
-        if self.oob is not None:
-            text = self.oob.run("dmesg; cat /var/log/dpkg.log /var/log/qga-fsfreeze-hook.log", timeout=30, check=False)
-            (self.work / "guest.log").write_text(text)

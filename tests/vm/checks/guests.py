@@ -2,8 +2,8 @@
 import base64
 import time
 
-from lib import channel, harm
-from lib.packages import CONF, DEBIANS, DEBIANS_NAME, OUR_NAME, OURS, PATIENCE, PORT
+from lib import harm
+from lib.packages import CONF, DEBIANS, DEBIANS_NAME, OUR_NAME, OURS, PORT
 from lib.report import check, equal, holds
 from .hooks import DATE, LOG, entry
 
@@ -80,7 +80,7 @@ def hooks_run_as_packaged_and_the_disks_are_held(g):
             equal(agent.ask("guest-fsfreeze-status"), "frozen", "status")
             guardian = g.oob.run("grep -lz '^guardian$' /proc/[0-9]*/cmdline").split("/")[2]
             group = g.oob.run(f"cat /proc/{guardian}/cgroup").strip()
-            print(f"    the guardian's control group: {group!r}", flush=True)
+            print(f"    {g.work.name}: the guardian's control group: {group!r}", flush=True)
             holds("qemu-guest-agent" not in group, "the guardian is not in the service's control group")
             equal(agent.ask("guest-fsfreeze-thaw"), 2, "filesystems thawed")
             equal([job.wait(20)[0] for job in late], [0, 0], "the held writes")
@@ -143,44 +143,46 @@ def the_init_script_starts_and_stops_it(g):
 
 
 @check("sysvinit")
-def either_package_starts_by_itself_though_it_was_there_before(g):
+def either_package_finds_the_init_script_as_it_needs_it(g):
+    # Both have it. Debian's comes for the first time, ours over what it has left before.
     g.afresh(OURS)
-    # The one that leaves, and what it left behind before, may take the right to be executed from the script that both have.
-    for install, package, name in ((g.apt, DEBIANS, DEBIANS_NAME), (lambda file: g.dpkg(f"-i {file}"), OURS, OUR_NAME), (g.apt, DEBIANS, DEBIANS_NAME)):
+    for install, package, name in ((g.apt, DEBIANS, DEBIANS_NAME), (lambda file: g.dpkg(f"-i {file}"), OURS, OUR_NAME)):
         install(package)
         g.answers(20)
         holds(g.active() and g.starts_by_itself(), f"{name} runs, and would at a boot")
-    g.dpkg(f"--purge {OUR_NAME}")
-    g.answers(20)
-    holds(g.active() and g.starts_by_itself(), f"{DEBIANS_NAME} would start at a boot without what {OUR_NAME} has left")
+    # As README.md says: this takes the links along.
+    g.dpkg(f"--purge {DEBIANS_NAME}")
+    g.oob.run("update-rc.d qemu-guest-agent defaults")
+    holds(g.active() and g.starts_by_itself(), f"{OUR_NAME} would start at a boot without what {DEBIANS_NAME} has left")
     g.afresh(None)
     equal(g.oob.run(f"ls -A {SCRIPT} /etc/rc?.d/*qemu-guest-agent /etc/qemu 2>/dev/null; pidof qemu-ga", check=False), "", "left after a purge")
 
 
 @check("sysvinit")
 def without_a_port_one_line_says_so(g):
-    g.ours()
+    g.afresh(None)
     g.port(plugged=False)
     try:
-        g.service("stop")
+        said = g.dpkg(f"-i {OURS}")[1]
+        equal(said.count(PORT), 1, f"times that an installation says it, in:\n{said}")
         said = g.oob.run(f"{SCRIPT} start 2>&1")
         equal((len(said.splitlines()), PORT in said), (1, True), f"one line that names the port, in:\n{said}")
         equal(g.oob.start(f"{SCRIPT} status").wait(60)[0], 3, "status without a port")
-        said = g.dpkg(f"-i {OURS}")[1]
-        equal(said.count(PORT), 1, f"times that an installation says it, in:\n{said}")
-        g.console_mark = g.console.stat().st_size
-        g.oob.run("sync; (sleep 1; reboot) >/dev/null 2>&1 &")
-        g.qmp.forget()
-        g.qmp.event("RESET", PATIENCE)
-        g.oob.close()
-        g.wait_booted()
-        said = g.console.read_bytes()[g.console_mark:].decode(errors="replace")
-        equal(said.count(PORT), 1, f"times that the boot says it, in:\n{said}")
-        time.sleep(2)
-        equal(g.oob.run("pidof qemu-ga", check=False), "", "agents without a port")
+        equal(g.oob.run("sleep 2; pidof qemu-ga", check=False), "", "agents without a port")
     finally:
         g.port(plugged=True)
     g.service("start")
+    g.answers()
+    # Taken away under it.
+    g.port(plugged=False)
+    try:
+        time.sleep(1)
+        pid = g.agent_pid()
+        print(f"    without its port the agent {'waits' if pid else 'ends'}", flush=True)
+        holds(not pid or g.wakeups(pid, 3) <= 1, "no wakeups without a port")
+    finally:
+        g.port(plugged=True)
+    g.service("restart")
     g.answers()
 
 
@@ -191,7 +193,7 @@ def a_reboot_by_the_agent_and_it_answers_again(g):
     before = g.oob.run(boot)
     g.reboot()
     waited = g.answers()
-    print(f"    answers {waited:.1f} s after the out-of-band server", flush=True)
+    print(f"    {g.work.name}: answers {waited:.1f} s after the out-of-band server", flush=True)
     holds(g.oob.run(boot) != before, "another boot")
     holds(g.is_ours() and g.active(), "our service is active")
     equal(g.oob.run("cat /proc/1/comm").strip(), MEANT[g.work.name][2], "name of process 1")

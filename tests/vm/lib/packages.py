@@ -31,9 +31,6 @@ class PackageGuest(guest.RawGuest):
         """Whether what starts the service at a boot is there."""
         return self.oob.start("test -e /lib/udev/rules.d/60-qemu-guest-agent.rules").wait(60)[0] == 0
 
-    def keep_links(self):
-        """After a purge of Debian's package: with systemd nothing is to be done."""
-
     def forget(self):
         """Drops what checks have set up of the service."""
         self.oob.run("rm -rf /run/systemd/system/qemu-guest-agent.service.d; systemctl daemon-reload; systemctl reset-failed", check=False)
@@ -142,10 +139,6 @@ class SysvGuest(PackageGuest):
         # One link of each runlevel, and what they lead to may be executed.
         return self.oob.run("ls /etc/rc[0-6].d | grep -c '^[SK][0-9]*qemu-guest-agent$'; test -x /etc/init.d/qemu-guest-agent && echo so",
                             check=False).split() == ["7", "so"]
-
-    def keep_links(self):
-        # README.md: that package takes the links away with it.
-        self.oob.run("update-rc.d qemu-guest-agent defaults")
 
     def forget(self):
         self.oob.run("rm -f /etc/default/qemu-guest-agent")

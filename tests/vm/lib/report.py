@@ -1,4 +1,5 @@
 """The runner: one function per check, one PASS or FAIL line per check."""
+import threading
 import time
 import traceback
 
@@ -30,9 +31,15 @@ class Report:
 
     def __init__(self, log):
         self.passed, self.failed, self.log = 0, [], log
+        # Two guests may be at work.
+        self.lock = threading.Lock()
 
     def result(self, name, seconds, error=None):
         """Prints one line; the whole trace of a failure goes to the log directory."""
+        with self.lock:
+            self._result(name, seconds, error)
+
+    def _result(self, name, seconds, error):
         if error is None:
             self.passed += 1
             print(f"PASS {name} ({seconds:.1f} s)", flush=True)

@@ -165,7 +165,7 @@ def pings_of(agent, count):
 @contextlib.contextmanager
 def bench_guest(made, work):
     """One guest with both agents and a throttled third disk; stopped and its disks removed in any case."""
-    installed = [(path, IN_GUEST[side], 0o755) for side, path in binaries().items()]
+    installed = guest.SERVICE + [(path, IN_GUEST[side], 0o755) for side, path in binaries().items()]
     disks = guest.Disks(made, work, installed)
     slow = work / "slow.img"
     with open(slow, "wb") as file:

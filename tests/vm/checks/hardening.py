@@ -8,8 +8,7 @@ from lib import harm
 from lib.report import check, equal, holds
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
-UNIT = "/run/systemd/system/qemu-guest-agent.service"
-DROP_IN = f"{UNIT}.d/backup-only.conf"
+DROP_INS = "/run/systemd/system/qemu-guest-agent.service.d"
 CONF = "/etc/qemu/qemu-ga.conf"
 ALLOWED = {"guest-sync", "guest-sync-delimited", "guest-ping", "guest-info", "guest-fsfreeze-status", "guest-fsfreeze-freeze",
            "guest-fsfreeze-freeze-list", "guest-fsfreeze-thaw", "x-guest-fsfreeze-report"}
@@ -27,15 +26,14 @@ def restart(g):
 
 @contextlib.contextmanager
 def packaged(g, *drop_ins):
-    """The packaged unit in place of the guest's own, with these drop-ins of debian/."""
-    put(g, (ROOT / "debian/qemu-guest-agent.service").read_text(), UNIT)
+    """The guest's unit, which is the packaged one, with these drop-ins of debian/."""
     for name in drop_ins:
-        put(g, (ROOT / "debian" / name).read_text(), f"{UNIT}.d/{name}")
+        put(g, (ROOT / "debian" / name).read_text(), f"{DROP_INS}/{name}")
     try:
         restart(g)
         yield
     finally:
-        g.oob.run(f"rm -rf {UNIT} {UNIT}.d {CONF}; rm -f {harm.HOOKS}/6[0-9]-*")
+        g.oob.run(f"rm -rf {DROP_INS} {CONF}; rm -f {harm.HOOKS}/6[0-9]-*")
         restart(g)
 
 

@@ -1,6 +1,7 @@
 """Restarts of everything that can restart: the agent, libvirtd, the guest."""
 import time
 
+from lib import paths
 from lib.report import check, equal, holds
 
 
@@ -9,6 +10,9 @@ def service_runs_as_packaged_and_starts_quietly(g):
     g.oob.run("systemctl reset-failed qemu-guest-agent; systemctl restart qemu-guest-agent")
     g.wait_agent()
     pid = g.agent_pid()
+    unit = (paths.ROOT / "debian/qemu-guest-agent.service").read_text()
+    shown = g.oob.run("systemctl cat qemu-guest-agent").split("\n", 1)[1]
+    equal(shown.strip(), unit.strip(), "the unit and what was dropped in")
     equal(g.oob.run(f"cat /proc/{pid}/comm").strip(), "qemu-ga", "process name")
     equal(g.oob.run(f"readlink /proc/{pid}/exe").strip(), "/usr/sbin/qemu-ga", "binary")
     noise = g.oob.run(f"journalctl -q -o cat -p warning _PID={pid}; journalctl -q -o cat _PID={pid} | grep -iE 'error|failed|warning'",

@@ -5,39 +5,45 @@ from lib import channel, paths
 from lib.packages import CONF, DEBIANS, DEBIANS_NAME, HOOK, OUR_NAME, OURS, PATIENCE
 from lib.report import check, equal, holds
 
+EVERY = ("packages", "debian13", "sysvinit")
+SYSTEMD = ("packages", "debian13")
+
 
 def disabled(agent):
     return {c["name"] for c in agent.ask("guest-info")["supported_commands"] if not c["enabled"]}
 
 
-@check("packages")
+@check(*EVERY)
 def debians_agent_gives_way_and_comes_back_while_a_host_is_connected(g):
     g.afresh(DEBIANS)
-    g.oob.run(f"mkdir -p /etc/qemu; printf '[general]\\nblock-rpcs=guest-exec\\n' >{CONF}; systemctl restart qemu-guest-agent")
+    g.oob.run(f"mkdir -p /etc/qemu; printf '[general]\\nblock-rpcs=guest-exec\\n' >{CONF}")
+    g.service("restart")
     g.answers()
     # The same connection of the host all the time.
     with channel.Agent(g.agent_path) as host:
         host.sync(20)
         equal(disabled(host), {"guest-exec"}, "disabled before")
-        for package, name, other in ((OURS, OUR_NAME, DEBIANS_NAME), (DEBIANS, DEBIANS_NAME, OUR_NAME), (OURS, OUR_NAME, DEBIANS_NAME)):
+        for name in (OUR_NAME, DEBIANS_NAME, OUR_NAME) if g.work.name == "packages" else (OUR_NAME, DEBIANS_NAME):
+            package, other = (OURS, DEBIANS_NAME) if name == OUR_NAME else (DEBIANS, OUR_NAME)
             said = g.apt(package)[1]
             installed = time.monotonic()
             host.send(b"\xff")
             host.sync(20)
             waited = time.monotonic() - installed
-            print(f"    {name} answers {waited:.2f} s after its installation", flush=True)
+            print(f"    {g.work.name}: {name} answers {waited:.2f} s after its installation", flush=True)
             holds(waited < 2, f"{name} answers within 2 s after its installation, not {waited:.1f} s")
             equal(disabled(host), {"guest-exec"}, f"disabled with {name}")
             equal(g.is_ours(), name == OUR_NAME, f"ours runs with {name}")
             equal(g.owner(), name, "owner of the binary")
+            holds(g.starts_by_itself(), f"{name} would start at a boot")
             equal((g.state(name), g.state(other)[:1] in ("r", "")), ("ii ", True), f"states after installing {name}")
             holds("[general]" in g.oob.run(f"cat {CONF}") and "Configuration file" not in said, f"no question was asked:\n{said}")
     # What the other has left behind is its own only.
-    g.dpkg(f"--purge {DEBIANS_NAME}")
+    g.dpkg(f"--purge {other}")
     equal(g.oob.run(f"test -x {HOOK} && test -f /etc/init.d/qemu-guest-agent && cat {CONF}"), "[general]\nblock-rpcs=guest-exec\n", "configuration")
-    g.oob.run("systemctl restart qemu-guest-agent")
+    g.service("restart")
     g.answers()
-    equal(g.oob.run("systemctl is-active qemu-guest-agent").strip(), "active", "service")
+    holds(g.active() and g.starts_by_itself(), "the service is active, and would start at a boot")
 
 
 @check("packages")
@@ -60,7 +66,7 @@ def either_agent_gets_along_with_the_hook_master_that_is_there(g):
         g.thaw_anyway()
 
 
-@check("packages")
+@check(*SYSTEMD)
 def a_fresh_installation_starts_quietly_and_an_upgrade_keeps_it(g):
     g.afresh(None)
     g.oob.run("udevadm trigger --action=change --subsystem-match=virtio-ports; udevadm settle")
@@ -81,7 +87,7 @@ def a_fresh_installation_starts_quietly_and_an_upgrade_keeps_it(g):
     equal(g.oob.run("systemctl is-active qemu-guest-agent; true").strip(), "inactive", "service after a purge")
 
 
-@check("packages")
+@check(*SYSTEMD)
 def without_a_port_it_waits_and_a_port_that_is_plugged_in_starts_it(g):
     g.afresh(None)
     g.port(plugged=False)
@@ -104,30 +110,9 @@ def without_a_port_it_waits_and_a_port_that_is_plugged_in_starts_it(g):
     g.answers(30)
 
 
-@check("packages")
-def the_init_script_starts_and_stops_it_where_there_is_no_systemd(g):
-    g.afresh(OURS)
-    # The script's own way, not systemd's redirection of it.
-    init = "SYSTEMCTL_SKIP_REDIRECT=1 _SYSTEMCTL_SKIP_REDIRECT=1 /etc/init.d/qemu-guest-agent"
-    g.oob.run("systemctl stop qemu-guest-agent")
-    try:
-        for action, status in (("status", 3), ("start", 0), ("status", 0), ("start", 0), ("restart", 0)):
-            equal(g.oob.start(f"{init} {action}").wait(60)[0], status, f"status of {action}")
-            if status == 0:
-                g.answers(20)
-        pid = g.oob.run("cat /var/run/qemu-ga.pid").strip()
-        holds("--daemonize" in g.oob.run(f"tr '\\0' ' ' </proc/{pid}/cmdline"), "the pid file names the agent")
-        equal(g.oob.start(f"{init} stop").wait(60)[0], 0, "status of stop")
-        equal(g.oob.start(f"{init} status").wait(60)[0], 3, "status when stopped")
-        status, out, err = g.oob.start(f"echo TRANSPORT=virtio-serial:/dev/none >/etc/default/qemu-guest-agent; {init} start").wait(60)
-        holds(status == 0 and "/dev/none" in out + err, f"one line without a port, not {status}: {out}{err}")
-    finally:
-        g.oob.run(f"rm -f /etc/default/qemu-guest-agent; {init} stop; systemctl start qemu-guest-agent")
-
-
-@check("packages")
+@check(*EVERY)
 def the_package_s_own_tests_pass_in_the_guest(g):
-    g.afresh(OURS)
+    g.ours()
     for test in ("answers", "selftest"):
         text = (paths.ROOT / "debian/tests" / test).read_text()
         g.oob.run(f"cat >/run/oob/{test} <<'END_OF_FILE'\n{text}END_OF_FILE")

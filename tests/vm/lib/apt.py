@@ -31,27 +31,39 @@ def _targets():
             yield target
 
 
-def sources(backports=False):
+def codename():
+    """The machine's own release."""
+    name = os_release().get("VERSION_CODENAME")
+    if not name:
+        raise SystemExit("/etc/os-release names no VERSION_CODENAME: a stable Debian or Ubuntu is needed")
+    return name
+
+
+def sources(wanted=None, backports=False):
     """sources.list lines of the machine's own release (updates and security included), as apt is configured with them.
 
-    With `backports`, Debian's backports of that release are added from the same mirror. Third-party sources are left out.
+    With `wanted`, the codename of another release of Debian's, that one's main from the same mirror. With `backports`, Debian's
+    backports of that release are added from there too. Third-party sources are left out.
     """
-    release = os_release()
-    codename = release.get("VERSION_CODENAME")
-    if not codename:
-        raise SystemExit("/etc/os-release names no VERSION_CODENAME: a stable Debian or Ubuntu is needed")
+    release, own_name = os_release(), codename()
+    wanted = wanted or own_name
+    if wanted != own_name and release.get("ID") != "debian":
+        raise SystemExit(f"Debian's {wanted} cannot be had here: this machine is no Debian, so its apt knows no mirror of Debian's")
     components = {"main", "universe"} if release.get("ID") == "ubuntu" else {"main"}
-    own = {codename, f"{codename}-updates", f"{codename}-security"}
+    own = {own_name, f"{own_name}-updates", f"{own_name}-security"}
     found = {}
     for t in _targets():
         if t["RELEASE"] in own and t["COMPONENT"] in components:
             key = (t["REPO_URI"], t["RELEASE"])
             found.setdefault(key, (set(), t["SIGNED_BY"]))[0].add(t["COMPONENT"])
-    main = [uri for uri, suite in found if suite == codename]
-    if not main:
-        raise SystemExit(f"apt has no source for {codename}: configure one (and run apt-get update) first")
+    main = next((uri for uri, suite in found if suite == own_name), None)
+    if main is None:
+        raise SystemExit(f"apt has no source for {own_name}: configure one (and run apt-get update) first")
+    signed = found[(main, own_name)][1]
+    if wanted != own_name:
+        found = {(main, wanted): ({"main"}, signed)}
     if backports and release.get("ID") == "debian":
-        found[(main[0], f"{codename}-backports")] = ({"main"}, found[(main[0], codename)][1])
+        found[(main, f"{wanted}-backports")] = ({"main"}, signed)
     lines = []
     for (uri, suite), (parts, signed) in found.items():
         keyring = signed if signed.startswith("/") else _archive_keyring(release)

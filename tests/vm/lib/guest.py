@@ -2,11 +2,14 @@
 import subprocess
 import time
 
-from . import channel, image, qmp
+from . import channel, image, paths, qmp
 
 KERNEL_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off"
 BOOT_SECONDS = 180
 ORIGINAL_IN_GUEST = "/usr/local/sbin/qemu-ga-original"
+# What a package puts beside the agent, for guests that get it without one.
+SERVICE = [(paths.ROOT / "debian/qemu-guest-agent.service", "/usr/lib/systemd/system/qemu-guest-agent.service", 0o644),
+           (paths.ROOT / "debian/qemu-guest-agent.udev", "/usr/lib/udev/rules.d/60-qemu-guest-agent.rules", 0o644)]
 
 
 class Disks:
@@ -23,6 +26,9 @@ class Disks:
 
 class Guest:
     """What both kinds of guest have: the two sockets, and helpers that look inside through the out-of-band channel."""
+
+    # What is kept of it when it ends.
+    LOGS = "journalctl -b --no-pager; echo; cat /var/log/qga-fsfreeze-hook.log"
 
     def __init__(self, work):
         self.work = work
@@ -50,11 +56,11 @@ class Guest:
         return int(self.oob.run("systemctl show -p MainPID --value qemu-guest-agent.service").strip() or 0)
 
     def save_logs(self):
-        """Keeps the guest's journal and hook log beside its console log."""
+        """Keeps the guest's logs beside that of its console."""
         if self.oob is None:
             return
         try:
-            text = self.oob.run("journalctl -b --no-pager; echo; cat /var/log/qga-fsfreeze-hook.log", timeout=30, check=False)
+            text = self.oob.run(self.LOGS, timeout=30, check=False)
         except (channel.ChannelError, OSError) as error:
             text = f"could not be read: {error}\n"
         (self.work / "journal.log").write_text(text)
@@ -69,6 +75,9 @@ class Guest:
 class RawGuest(Guest):
     """A guest under plain QEMU, whose agent socket the test owns: connecting and hanging up are its own doing; `qmp` controls QEMU."""
 
+    # How QEMU keeps its disks.
+    CACHE = "writeback"
+
     def __init__(self, disks, work, memory=1024, extra=()):
         super().__init__(work)
         work.mkdir(parents=True, exist_ok=True)
@@ -78,7 +87,8 @@ class RawGuest(Guest):
             "-display", "none", "-nodefaults", "-no-user-config", "-kernel", disks.kernel, "-initrd", disks.initrd,
             "-append", KERNEL_LINE, "-serial", f"file:{self.console}", "-object", "rng-random,id=rng,filename=/dev/urandom",
             "-device", "virtio-rng-pci,rng=rng",
-            "-drive", f"file={disks.root},format=raw,if=virtio", "-drive", f"file={disks.data},format=raw,if=virtio",
+            "-drive", f"file={disks.root},format=raw,if=virtio,cache={self.CACHE}",
+            "-drive", f"file={disks.data},format=raw,if=virtio,cache={self.CACHE}",
             "-device", "virtio-serial", "-chardev", f"socket,path={self.agent_path},server=on,wait=off,id=qga0",
             "-device", "virtserialport,chardev=qga0,name=org.qemu.guest_agent.0,id=agent0",
             "-chardev", f"socket,path={self.oob_path},server=on,wait=off,id=oob0",

@@ -1,28 +1,46 @@
-"""The guest image: the machine's own distribution, made once with mmdebstrap and kept under .cache/vm.
+"""The guest images, made once with mmdebstrap and kept under .cache/vm: the machine's own distribution, and releases and init
+systems of Debian's that the packages are tried with.
 
 No loop device and no mount of a guest filesystem on this machine: mke2fs fills the root from a directory, debugfs puts
 the binaries under test into a copy of it. The key covers the package list and everything else that shapes the image.
 """
+import dataclasses
 import hashlib
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import time
 
 from . import apt, paths
 
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """What an image is made of; its name is part of the directory's."""
+
+    name: str
+    packages: str
+    # Without one: the machine's own release.
+    codename: str | None = None
+    init: str = "systemd"
+    root_size: str = "1G"
+    # Only where the release has them.
+    where_known: tuple[str, ...] = ()
+
+
 KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
-# The second line is what the original agent links to; python3 is for the out-of-band server and the writers. The third is what
-# the acceptance checks compare the agent with; the fourth is for the database hooks, the last for the packages of checks/rpm.py.
-PACKAGES = """systemd-sysv udev dbus kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
-    libglib2.0-0 libnuma1 liburing2 libudev1 mariadb-server
-    lvm2 btrfs-progs openssh-server
-    postgresql redis-server
-    python3-rpm rpm""".split()
-# hwclock has a package of its own in newer releases.
-WHERE_KNOWN = ["util-linux-extra"]
-ROOT_SIZE = "2560M"
+# The second line is what the original agent links to; python3 is for the out-of-band server and the writers.
+BASE = """udev kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
+    libnuma1 liburing2 libudev1"""
+# The first line is for the database hooks, the second what the acceptance checks compare the agent with. hwclock has a package of
+# its own in newer releases. The last two are for the packages of checks/rpm.py.
+MAIN = Kind("main", f"""{BASE} systemd-sysv dbus libglib2.0-0 mariadb-server postgresql redis-server
+    lvm2 btrfs-progs openssh-server python3-rpm rpm""", root_size="2560M", where_known=("util-linux-extra",))
+DEBIAN13 = Kind("debian13", f"{BASE} systemd-sysv dbus libglib2.0-0t64", "trixie")
+# The last release whose udev comes with an init script.
+SYSVINIT = Kind("sysvinit", f"{BASE} sysvinit-core libglib2.0-0", "bookworm", init="sysvinit")
 DATA_SIZE = "1G"
 MODULES = "virtio_pci virtio_blk virtio_console ext4 xfs crc32c_generic".split()
 
@@ -31,24 +49,24 @@ def say(text):
     print(f"vm image: {text}", flush=True)
 
 
-def ensure():
+def ensure(kind=MAIN):
     """Builds the image if its key is new; returns the directory with root.img, data.img, vmlinuz and initrd."""
-    release = apt.os_release()
-    packages = [KERNELS.get(release.get("ID"), KERNELS["debian"]), *PACKAGES, *filter(apt.known, WHERE_KNOWN)]
-    sources = apt.sources()
-    digest = hashlib.sha256("\n".join([release["VERSION_CODENAME"], *packages, *sources]).encode())
+    codename = kind.codename or apt.codename()
+    packages = [KERNELS.get(apt.os_release().get("ID"), KERNELS["debian"]), *kind.packages.split(), *filter(apt.known, kind.where_known)]
+    sources = apt.sources(codename)
+    digest = hashlib.sha256("\n".join([codename, kind.init, kind.root_size, *packages, *sources]).encode())
     for file in [pathlib.Path(__file__), *sorted(paths.GUEST_FILES.iterdir())]:
         digest.update(file.name.encode() + b"\0" + file.read_bytes())
-    made = paths.CACHE / f"image-{digest.hexdigest()[:16]}"
+    made = paths.CACHE / f"image-{kind.name}-{digest.hexdigest()[:16]}"
     if (made / "complete").exists():
         say(f"cached in {made}")
         return made
-    for old in paths.CACHE.glob("image-*"):
+    for old in paths.CACHE.glob(f"image-{kind.name}-*"):
         shutil.rmtree(old)
     made.mkdir(parents=True)
     started = time.monotonic()
     try:
-        _build(made, packages, sources)
+        _build(made, kind, codename, packages, sources)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)
         raise
@@ -56,9 +74,9 @@ def ensure():
     return made
 
 
-def _build(made, packages, sources):
+def _build(made, kind, codename, packages, sources):
     tree = made / "tree"
-    say(f"mmdebstrap of {apt.os_release()['VERSION_CODENAME']} with {' '.join(packages)}")
+    say(f"mmdebstrap of {codename} with {' '.join(packages)}")
     initramfs = ('mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"; '
                  'echo MODULES=list >"$1/etc/initramfs-tools/conf.d/vm"; '
                  f'printf "%s\\n" {" ".join(MODULES)} >"$1/usr/share/initramfs-tools/modules.d/vm"')
@@ -68,23 +86,23 @@ def _build(made, packages, sources):
     for setting in apt.proxy_options():
         key, value = setting.split("=", 1)
         options.append(f'--aptopt={key} "{value}"')
-    command = ["mmdebstrap", *options, apt.os_release()["VERSION_CODENAME"], str(tree), "-"]
+    command = ["mmdebstrap", *options, codename, str(tree), "-"]
     environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
     apt.run(command, "mmdebstrap", input="\n".join(sources) + "\n", env=environment)
-    _settle(tree)
+    _settle(tree, kind.init)
     for name, link in (("vmlinuz", "vmlinuz"), ("initrd", "initrd.img")):
         newest = max((tree / "boot").glob(f"{link}-*"))
         shutil.copy(newest, made / name)
         newest.unlink()
-    apt.run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", str(tree), str(made / "root.img"), ROOT_SIZE], "making the root disk")
+    apt.run(["mke2fs", "-q", "-t", "ext4", "-L", "root", "-d", str(tree), str(made / "root.img"), kind.root_size], "making the root disk")
     apt.run(["truncate", "-s", DATA_SIZE, str(made / "data.img")], "making the data disk")
     apt.run(["mkfs.xfs", "-q", "-L", "data", str(made / "data.img")], "making the data disk")
     shutil.rmtree(tree)
     (made / "complete").touch()
 
 
-def _settle(tree):
-    """Turns the bare tree into a guest: mounts, name, the agent's unit, the out-of-band server; nothing that idles noisily."""
+def _settle(tree, init):
+    """Turns the bare tree into a guest: mounts, name, the out-of-band server; nothing that idles noisily. The agent comes later."""
     def write(path, text, mode=0o644):
         file = tree / path.lstrip("/")
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -96,12 +114,17 @@ def _settle(tree):
     (tree / "data").mkdir()
     (tree / "etc/qemu/fsfreeze-hook.d").mkdir(parents=True)
     (tree / "etc/machine-id").write_text("")
+    for name in ("oob.py", "writer.py", "churn.py"):
+        write(f"/usr/local/lib/oob/{name}", (paths.GUEST_FILES / name).read_text())
+    if init == "sysvinit":
+        write("/usr/local/lib/oob/start", (paths.GUEST_FILES / "oob.start").read_text(), 0o755)
+        terminals = re.compile(r"^.*getty.*\n", re.MULTILINE)
+        write("/etc/inittab", terminals.sub("", (tree / "etc/inittab").read_text()) + "oob:2345:respawn:/usr/local/lib/oob/start\n")
+        return
     # A journal on the root disk: the agent must get along with a journald that blocks while / is frozen.
     (tree / "var/log/journal").mkdir(exist_ok=True)
+    write("/etc/systemd/system/oob.service", (paths.GUEST_FILES / "oob.service").read_text())
     units = tree / "etc/systemd/system"
-    for name, to in (("qemu-guest-agent.service", "/lib/systemd/system/"), ("60-qemu-guest-agent.rules", "/lib/udev/rules.d/"),
-                     ("oob.service", "/etc/systemd/system/"), ("oob.py", "/usr/local/lib/oob/"), ("writer.py", "/usr/local/lib/oob/"), ("churn.py", "/usr/local/lib/oob/")):
-        write(to + name, (paths.GUEST_FILES / name).read_text())
     (units / "multi-user.target.wants").mkdir(exist_ok=True)
     (units / "multi-user.target.wants/oob.service").symlink_to("/etc/systemd/system/oob.service")
     for service in ("mariadb", "postgresql", "redis-server"):

@@ -10,15 +10,30 @@ CONF, HOOK = "/etc/qemu/qemu-ga.conf", "/etc/qemu/fsfreeze-hook"
 PORT = "/dev/virtio-ports/org.qemu.guest_agent.0"
 # Software emulation on a busy machine: dpkg alone may take a minute.
 PATIENCE = 300
+POWER_SECONDS = 120
 
 
 class PackageGuest(guest.RawGuest):
     """Plain QEMU; its control connection is for plugging the port."""
 
-    def start_bare(self):
-        """Takes away what the image has of an agent without a package."""
-        self.oob.run("systemctl stop qemu-guest-agent; rm -rf /lib/systemd/system/qemu-guest-agent.service /etc/qemu "
-                     "/lib/udev/rules.d/60-qemu-guest-agent.rules; systemctl daemon-reload; systemctl reset-failed", check=False)
+    # dpkg flushes all the time, and no disk of these outlives its run.
+    CACHE = "unsafe"
+
+    def service(self, action):
+        """What an administrator does with the service."""
+        self.oob.run(f"systemctl {action} qemu-guest-agent")
+
+    def active(self):
+        """Whether the init system takes the service for running."""
+        return self.oob.run("systemctl is-active qemu-guest-agent", check=False).strip() == "active"
+
+    def starts_by_itself(self):
+        """Whether what starts the service at a boot is there."""
+        return self.oob.start("test -e /lib/udev/rules.d/60-qemu-guest-agent.rules").wait(60)[0] == 0
+
+    def forget(self):
+        """Drops what checks have set up of the service."""
+        self.oob.run("rm -rf /run/systemd/system/qemu-guest-agent.service.d; systemctl daemon-reload; systemctl reset-failed", check=False)
 
     def apt(self, package, *options, check=True):
         """Installs a package as an unattended machine does: nobody answers questions. Returns (status, what was said)."""
@@ -38,13 +53,24 @@ class PackageGuest(guest.RawGuest):
 
     def afresh(self, package):
         """The state with which a check begins: that package alone, as it comes."""
-        self.oob.run(f"dpkg --configure -a --force-confdef --force-confold </dev/null; dpkg --purge --force-remove-reinstreq {OUR_NAME} {DEBIANS_NAME}; rm -rf /etc/qemu "
-                     "/run/systemd/system/qemu-guest-agent.service.d; systemctl daemon-reload; systemctl reset-failed", PATIENCE, check=False)
+        self.oob.run(f"dpkg --configure -a --force-confdef --force-confold </dev/null; dpkg --purge --force-remove-reinstreq {OUR_NAME} {DEBIANS_NAME}; "
+                     "rm -rf /etc/qemu", PATIENCE, check=False)
+        self.forget()
         if package:
             self.dpkg(f"-i {package}")
             # Debian's package leaves the start to the next boot.
-            self.oob.run("systemctl start qemu-guest-agent")
+            self.service("start")
             self.answers()
+
+    def ours(self):
+        """The state with which a check of the service begins: our package as it comes, not taken out first where it is there."""
+        if self.state(OUR_NAME) != "ii ":
+            self.afresh(OURS)
+            return
+        self.forget()
+        self.oob.run(f"cp /usr/share/qemu-ga-rs/qemu-ga.conf {CONF}; rm -f /etc/qemu/fsfreeze-hook.d/*")
+        self.service("restart")
+        self.answers()
 
     def answers(self, within=60):
         """Seconds until the agent answers on a connection of its own."""
@@ -70,6 +96,21 @@ class PackageGuest(guest.RawGuest):
                      "systemctl daemon-reload; systemctl restart qemu-guest-agent")
         self.answers()
 
+    def guest_shutdown(self, mode):
+        """Sends guest-shutdown, to which no answer may come, and forgets QEMU's events before it."""
+        self.qmp.forget()
+        with self.agent() as agent:
+            agent.send(b'{"execute":"guest-shutdown","arguments":{"mode":"%s"}}\n' % mode.encode())
+            self.qmp.event("RESET" if mode == "reboot" else "SHUTDOWN", POWER_SECONDS)
+            if agent.pending:
+                raise AssertionError(f"guest-shutdown was answered: {agent.pending}")
+
+    def reboot(self):
+        """By guest-shutdown; returns when the guest is up again."""
+        self.guest_shutdown("reboot")
+        self.oob.close()
+        self.wait_booted()
+
     def port(self, plugged):
         """Plugs the agent's port in or out, and waits until the guest has seen it."""
         if plugged:
@@ -81,3 +122,31 @@ class PackageGuest(guest.RawGuest):
             if time.monotonic() > end:
                 raise AssertionError(f"the guest did not see its port {'come' if plugged else 'go'} within 30 s")
             time.sleep(0.2)
+
+
+class SysvGuest(PackageGuest):
+    """One whose process 1 is sysvinit's: the service is /etc/init.d's script, and no journal is kept."""
+
+    LOGS = "dmesg; cat /var/log/dpkg.log /var/log/qga-fsfreeze-hook.log"
+
+    def service(self, action):
+        self.oob.run(f"/etc/init.d/qemu-guest-agent {action}")
+
+    def active(self):
+        return self.oob.start("/etc/init.d/qemu-guest-agent status").wait(60)[0] == 0
+
+    def starts_by_itself(self):
+        # One link of each runlevel, and what they lead to may be executed.
+        return self.oob.run("ls /etc/rc[0-6].d | grep -c '^[SK][0-9]*qemu-guest-agent$'; test -x /etc/init.d/qemu-guest-agent && echo so",
+                            check=False).split() == ["7", "so"]
+
+    def forget(self):
+        self.oob.run("rm -f /etc/default/qemu-guest-agent")
+
+    def agent_pid(self):
+        # The script's file, for the process may be gone and the file still there.
+        return int(self.oob.run("pid=$(cat /run/qemu-ga.pid 2>/dev/null) && kill -0 $pid 2>/dev/null && echo $pid", check=False).strip() or 0)
+
+    def run_with_hooks(self):
+        self.oob.run("echo DAEMON_ARGS=-F >/etc/default/qemu-guest-agent; /etc/init.d/qemu-guest-agent restart")
+        self.answers()

@@ -35,9 +35,9 @@ def hook_master(binary):
     return originals if binary == original_binary() or not ours.exists() else ours
 
 
-def packages():
+def packages(original=ORIGINAL):
     """The .deb of this checkout (tests/package/build makes it) and Debian's own, to go from one to the other."""
     built = sorted((pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "packages").glob("qemu-ga-rs_*.deb"))
     if len(built) != 1:
         raise SystemExit("target/packages has no .deb: run tests/package/build deb first")
-    return built[0], ORIGINAL / "package.deb"
+    return built[0], original / "package.deb"

@@ -1,22 +1,29 @@
 """The runner: one function per check, one PASS or FAIL line per check."""
+import threading
 import time
 import traceback
 
 REGISTRY = []
 
 
-def check(kind):
-    """Registers a check for the guest under libvirt ("libvirt") or under plain QEMU ("raw"), in source order."""
+def check(*kinds):
+    """Registers a check for these kinds of guest (tests/vm/run makes them), in source order."""
     def register(function):
-        REGISTRY.append((kind, function))
+        REGISTRY.append((kinds, function))
         return function
     return register
 
 
 def wanted(kind, only):
-    """The checks of `kind` whose name holds one of the words of `only`."""
-    return [function for registered, function in REGISTRY
-            if registered == kind and any(word in function.__name__ for word in only)]
+    """The checks of `kind` whose name, or the kind's, holds one of the words of `only`."""
+    return [function for kinds, function in REGISTRY
+            if kind in kinds and any(word in kind or word in function.__name__ for word in only)]
+
+
+def shown(kind, function):
+    """A check's name in the report; one that several kinds have names its guest."""
+    several = any(function is other and len(kinds) > 1 for kinds, other in REGISTRY)
+    return f"{kind}: {function.__name__}" if several else function.__name__
 
 
 class Report:
@@ -24,9 +31,15 @@ class Report:
 
     def __init__(self, log):
         self.passed, self.failed, self.log = 0, [], log
+        # Two guests may be at work.
+        self.lock = threading.Lock()
 
     def result(self, name, seconds, error=None):
         """Prints one line; the whole trace of a failure goes to the log directory."""
+        with self.lock:
+            self._result(name, seconds, error)
+
+    def _result(self, name, seconds, error):
         if error is None:
             self.passed += 1
             print(f"PASS {name} ({seconds:.1f} s)", flush=True)
@@ -40,7 +53,7 @@ class Report:
     def run(self, kind, guest, only):
         """Runs the wanted checks of `kind` one after the other."""
         for function in wanted(kind, only):
-            name = function.__name__
+            name = shown(kind, function)
             started = time.monotonic()
             error = None
             try:

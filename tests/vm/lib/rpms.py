@@ -6,13 +6,13 @@ distribution's, so they are not looked at.
 import os
 import pathlib
 import subprocess
-import time
 
-from . import channel, guest, packages, paths
+from . import channel, packages, paths
 
 SPEC = paths.ROOT / "rpm/qemu-ga-rs.spec"
 STAND_IN = paths.VM / "rpm/qemu-guest-agent.spec"
 OURS, NEWER, THEIRS = "/root/ours.rpm", "/root/newer.rpm", "/root/theirs.rpm"
+IN_GUEST = {"ours": OURS, "newer": NEWER, "theirs": THEIRS}
 OUR_NAME, THEIR_NAME = "qemu-ga-rs", "qemu-guest-agent"
 PATIENCE = packages.PATIENCE
 # What `dnf swap` does: one package comes and one goes in a single transaction, the coming one first.
@@ -100,23 +100,3 @@ class RpmGuest(packages.PackageGuest):
     def command_line(self):
         """The agent's arguments, each closed by a bar."""
         return self.oob.run(f"tr '\\0' '|' </proc/{self.agent_pid()}/cmdline")
-
-
-def under_rpm(made, work, results, only, finish):
-    """Builds the packages, boots the guest and runs the checks."""
-    machine = None
-    try:
-        built = build(work / "built")
-        disks = guest.Disks(made, work, [(built["ours"], OURS, 0o644), (built["newer"], NEWER, 0o644), (built["theirs"], THEIRS, 0o644)])
-        started = time.monotonic()
-        machine = RpmGuest(disks, work)
-        machine.wait_booted()
-        # What the image has of an agent without a package.
-        machine.oob.run("systemctl stop qemu-guest-agent; rm -f /lib/systemd/system/qemu-guest-agent.service "
-                        "/lib/udev/rules.d/60-qemu-guest-agent.rules; rm -rf /etc/qemu; systemctl daemon-reload", check=False)
-        results.result("boots_under_qemu_for_rpm", time.monotonic() - started)
-        results.run("rpm", machine, only)
-    except (Exception, SystemExit) as error:
-        results.result("guest_for_rpm", 0, error)
-    finally:
-        finish(machine)

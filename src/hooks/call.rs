@@ -10,7 +10,6 @@ use nix::libc;
 
 use super::desk::Desk;
 use super::policy::Policy;
-use super::runner::TAIL;
 use super::step::Call;
 use super::{
     ALIVE_ENV, BINARY_ENV, DEADLINE_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookStatus, MOUNTPOINTS_ENV,
@@ -21,6 +20,8 @@ use crate::sys::identity::Identity;
 use crate::sys::process::{own_program, prepare};
 use crate::sys::strerror;
 
+/// How much of a failed hook's last output goes into its record, in bytes.
+pub const TAIL: usize = 2048;
 /// Most output that is held back of a step that runs beside others, in bytes.
 const HELD_BACK: u64 = 64 * 1024;
 

@@ -208,7 +208,7 @@ pub struct HookRecord {
     pub status: HookStatus,
     /// How long it took, in seconds, all tries together.
     pub elapsed: f64,
-    /// The end of its output, if it failed: at most [`runner::TAIL`] bytes.
+    /// The end of its output, if it failed: at most [`call::TAIL`] bytes.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub output: String,
     /// The adapter that it belongs to; none: it is of the hooks' directory.

@@ -20,8 +20,6 @@ use super::sources::Found;
 use super::step::{Fitness, Step, batches};
 use super::{HookRecord, HookStatus, Phase, ThawReason, Verdict};
 
-/// How much of a failed hook's last output goes into its record, in bytes.
-pub const TAIL: usize = 2048;
 /// How many steps run side by side.
 const MOST_AT_ONCE: usize = 64;
 /// As timeout(1) has it.

@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
+use super::call::TAIL;
 use super::log::{HookLog, TAG};
 use super::memory::{Memory, Run};
 use super::policy::OnFailure;
-use super::runner::{Options, Summary, TAIL, run};
+use super::runner::{Options, Summary, run};
 use super::trust::Refusal;
 use super::{HookRecord, HookStatus, Phase, sources};
 use crate::sys::syslog::Syslog;

@@ -4,19 +4,10 @@
 //! it came in. State lives as long as the [`Framer`], which therefore may outlive a connection:
 //! half a request from one client and the rest from the next form one message.
 
-use super::error::CommandError;
 use super::lexer::Lexer;
 use super::parser::Parser;
-use super::value::Value;
 
-/// What the stream held.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Event {
-    /// One complete JSON value of any type.
-    Message(Value),
-    /// Something that is no message; it earns this error answer, without an id.
-    Malformed(CommandError),
-}
+pub use super::parser::Event;
 
 /// Reads messages from bytes.
 #[derive(Debug, Default)]

@@ -6,7 +6,6 @@
 
 use super::dict::Dict;
 use super::error::CommandError;
-use super::framing::Event;
 use super::lexer::{Kind, TOKEN_LIMIT};
 use super::literal;
 use super::value::Value;
@@ -15,6 +14,15 @@ use super::value::Value;
 pub(super) const DEPTH_LIMIT: i32 = 1024;
 /// Most tokens of a message.
 pub(super) const COUNT_LIMIT: usize = 1 << 21;
+
+/// What the stream held.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Event {
+    /// One complete JSON value of any type.
+    Message(Value),
+    /// Something that is no message; it earns this error answer, without an id.
+    Malformed(CommandError),
+}
 
 #[derive(Debug)]
 enum Frame {

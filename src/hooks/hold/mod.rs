@@ -19,10 +19,9 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use super::call::{Ended, environment};
+use super::call::{Ended, TAIL, environment};
 use super::desk::Desk;
 use super::policy::Policy;
-use super::runner::TAIL;
 use super::step::Call;
 use super::{HookStatus, ThawReason, trust};
 use crate::sys::poll::timeout;

@@ -25,9 +25,11 @@ const MARIADB: &str = r#"
     rm -f "$STUB/locked"
     touch "$STUB/left""#;
 
-/// `psql` in backup mode, and the server behind it.
+/// `psql` in backup mode, and the server behind it. One that dies does so at its next statement, never
+/// right after the one that made the hook ready.
 const PSQL: &str = r#"
     while IFS= read -r line; do
+        [ ! -e "$STUB/dies" ] || { echo "server closed the connection unexpectedly" >&2; break; }
         case $line in
         "SHOW server_version_num;") echo 150018 ;;
         *pg_backup_start*)
@@ -37,7 +39,6 @@ const PSQL: &str = r#"
         *pg_backup_stop*) rm -f "$STUB/locked"; echo "backup mode until 0/2000100, backup_label:" ;;
         "\\echo "*) echo "${line#?echo }" ;;
         esac
-        [ ! -e "$STUB/dies" ] || { echo "server closed the connection unexpectedly" >&2; break; }
     done
     rm -f "$STUB/locked"
     touch "$STUB/left""#;

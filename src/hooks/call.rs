@@ -2,11 +2,11 @@
 
 use std::fs::File;
 use std::io;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::libc;
 
 use super::desk::Desk;
 use super::policy::Policy;
@@ -85,25 +85,31 @@ pub fn user_environment(user: &nix::unistd::User) -> [(&'static str, String); 3]
     ]
 }
 
+/// Why `program` must not be started, if so: it is gone, or others could have changed it.
+pub fn refused(program: &Path) -> Option<HookStatus> {
+    let refusal = trust::check(program).err()?;
+    Some(match program.symlink_metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            HookStatus::missing("it was there when the run began, and is gone")
+        }
+        _ => HookStatus::cannot_run(refusal.0),
+    })
+}
+
 /// Starts `call` once and follows it to its end. `is_alone`: its output goes into the log as it
 /// comes, not in one piece at its end.
 pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended {
     let time = desk.time_for(call.timeout);
-    let not_run = |status, reason| Ended {
-        status: HookStatus::NotRun { status, reason },
+    let not_run = |status| Ended {
+        status,
         tail: Vec::new(),
     };
-    if let Err(refusal) = trust::check(&call.program) {
-        return match call.program.symlink_metadata() {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                not_run(127, "it was there when the run began, and is gone".into())
-            }
-            _ => not_run(126, refusal.0),
-        };
+    if let Some(status) = refused(&call.program) {
+        return not_run(status);
     }
     let user = match user(policy.user.as_deref()) {
         Ok(user) => user,
-        Err(why) => return not_run(126, why),
+        Err(why) => return not_run(HookStatus::cannot_run(why)),
     };
     // A group of its own, so that it can be ended with all it started; our session, so that the
     // agent can end it if we are gone.
@@ -164,7 +170,7 @@ pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended 
                 tail: output.tail,
             }
         }
-        Err(error) => not_run(126, error.to_string()),
+        Err(error) => not_run(HookStatus::cannot_run(error.to_string())),
     }
 }
 
@@ -231,13 +237,7 @@ impl Output {
 
 fn status_of(outcome: &Outcome) -> HookStatus {
     if let Some(errno) = outcome.exec_errno {
-        let mut reason = strerror(&io::Error::from_raw_os_error(errno));
-        let mut status = 126;
-        if errno == libc::ENOENT {
-            status = 127;
-            reason += "; check that the interpreter in its first line is installed";
-        }
-        return HookStatus::NotRun { status, reason };
+        return HookStatus::not_started(&io::Error::from_raw_os_error(errno));
     }
     HookStatus::from(outcome.status)
 }

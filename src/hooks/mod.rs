@@ -27,8 +27,12 @@ pub mod step;
 mod tests;
 pub mod trust;
 
-use crate::probe::mountinfo::unescape;
+use std::io;
+
 use serde::{Deserialize, Serialize};
+
+use crate::probe::mountinfo::unescape;
+use crate::sys::strerror;
 
 pub use cli::{USAGE, cli, stop_signals};
 
@@ -138,6 +142,13 @@ impl ThawReason {
 /// The variable in which hooks find the reason of a thaw.
 pub const REASON_ENV: &str = "QGA_THAW_REASON";
 
+/// The number of one that took too long, as timeout(1) has it.
+const TIMED_OUT: i32 = 124;
+/// The number of one that cannot be run, as a shell has it.
+const CANNOT_RUN: i32 = 126;
+/// The number of one that is not there, or whose interpreter is not, as a shell has it.
+const NOT_FOUND: i32 = 127;
+
 /// How one hook ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -148,7 +159,7 @@ pub enum HookStatus {
     Signaled(i32),
     /// It could not be run.
     NotRun {
-        /// 126, or 127 if it (or its interpreter) is not there, as a shell has it.
+        /// 124 if there was no time for it, 127 if it or its interpreter is not there, else 126.
         status: i32,
         /// Why.
         reason: String,
@@ -162,6 +173,40 @@ pub enum HookStatus {
 }
 
 impl HookStatus {
+    /// It cannot be run, although it may be there: 126.
+    pub fn cannot_run(reason: impl Into<String>) -> HookStatus {
+        HookStatus::NotRun {
+            status: CANNOT_RUN,
+            reason: reason.into(),
+        }
+    }
+
+    /// There was no time left to start it: 124.
+    pub fn no_time(reason: impl Into<String>) -> HookStatus {
+        HookStatus::NotRun {
+            status: TIMED_OUT,
+            reason: reason.into(),
+        }
+    }
+
+    /// There is no such file: 127.
+    pub fn missing(reason: impl Into<String>) -> HookStatus {
+        HookStatus::NotRun {
+            status: NOT_FOUND,
+            reason: reason.into(),
+        }
+    }
+
+    /// The system did not start it: 127 if it, or what interprets it, is not there, else 126.
+    pub fn not_started(error: &io::Error) -> HookStatus {
+        let reason = strerror(error);
+        if error.kind() != io::ErrorKind::NotFound {
+            return HookStatus::cannot_run(reason);
+        }
+        let hint = "check that the interpreter in its first line is installed";
+        HookStatus::missing(format!("{reason}; {hint}"))
+    }
+
     /// What it means unless the operator's settings say otherwise.
     pub fn verdict(&self) -> Verdict {
         match self {
@@ -177,8 +222,7 @@ impl HookStatus {
             HookStatus::Signaled(signal) => 128 + signal,
             HookStatus::NotRun { status, .. } => *status,
             HookStatus::Skipped(_) => 0,
-            // As timeout(1) has it.
-            HookStatus::TimedOut => 124,
+            HookStatus::TimedOut => TIMED_OUT,
             HookStatus::Cancelled => 128 + nix::libc::SIGTERM,
         }
     }

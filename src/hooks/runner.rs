@@ -22,10 +22,6 @@ use super::{HookRecord, HookStatus, Phase, ThawReason, Verdict};
 
 /// How many steps run side by side.
 const MOST_AT_ONCE: usize = 64;
-/// As timeout(1) has it.
-const TIMED_OUT: i32 = 124;
-/// As a shell has it.
-const NOT_RUN: i32 = 126;
 
 /// How to run the steps.
 #[derive(Debug)]
@@ -257,13 +253,13 @@ impl Master {
                 self.start(step, started, door, is_alone)?
             }
             Fitness::Unfit { reason, .. } if phase == Phase::Freeze || started.is_some() => {
-                self.pass_over(step, "cannot be run", NOT_RUN, reason.clone())
+                self.pass_over(step, "cannot be run", HookStatus::cannot_run(reason))
             }
             Fitness::Unfit { .. } => return None,
             Fitness::Fit => match self.out_of_time(step) {
                 Some((reason, means)) => {
                     on_failure = means;
-                    self.pass_over(step, "is not called", TIMED_OUT, reason)
+                    self.pass_over(step, "is not called", HookStatus::no_time(reason))
                 }
                 None => self.start(step, started, door, is_alone)?,
             },
@@ -296,11 +292,13 @@ impl Master {
     }
 
     /// Logs that a step is not started, which counts as a failure.
-    fn pass_over(&self, step: &Step, what: &str, status: i32, reason: String) -> Done {
-        self.desk
-            .log()
-            .line(&format!("{} {what}: {reason}", step.name));
-        Done::of(HookStatus::NotRun { status, reason })
+    fn pass_over(&self, step: &Step, what: &str, status: HookStatus) -> Done {
+        if let HookStatus::NotRun { reason, .. } = &status {
+            self.desk
+                .log()
+                .line(&format!("{} {what}: {reason}", step.name));
+        }
+        Done::of(status)
     }
 
     fn record(&self, step: &Step, done: Done, elapsed: Duration, verdict: Verdict) -> HookRecord {
@@ -354,8 +352,8 @@ impl Master {
         let call = &budget::within(&self.desk, step, call);
         let holds = step.policy.kind == Kind::Hold;
         if holds && !self.desk.memory().is_kept() {
-            let reason = "a holding hook could not be found again for the thaw".to_owned();
-            return Some(self.pass_over(step, "cannot be run", NOT_RUN, reason));
+            let reason = "a holding hook could not be found again for the thaw";
+            return Some(self.pass_over(step, "cannot be run", HookStatus::cannot_run(reason)));
         }
         let door = holds.then(|| self.desk.memory().door(door));
         if self.desk.phase == Phase::Freeze {

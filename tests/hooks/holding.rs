@@ -1,6 +1,7 @@
 //! Hooks that stay alive from freeze to thaw.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use qemu_ga::hooks::{HookStatus, ThawReason, Verdict};
@@ -106,7 +107,6 @@ fn one_that_ends_before_its_time_is_told_of() {
 #[test]
 fn one_that_never_becomes_ready_is_ended() {
     let place = Place::new();
-    place.conf("[hooks]\ntimeout=0.2\n");
     place.hook(
         "1",
         "# qga-hook: type=hold\n# qga-hook: timeout=0.2\necho waits; exec sleep 1000",
@@ -114,9 +114,13 @@ fn one_that_never_becomes_ready_is_ended() {
     place.hook("2", "# qga-hook: type=hold\nexit 77");
     place.hook("3", "# qga-hook: type=hold\necho no lock >&2; exit 4");
     place.hook("4", "# qga-hook: type=hold\nexit 0");
+    let script = "#!/nowhere\n# qga-hook: type=hold\n";
+    fs::write(place.dir().join("5"), script).expect("written");
+    let mode = fs::Permissions::from_mode(0o755);
+    fs::set_permissions(place.dir().join("5"), mode).expect("mode");
     let hooks = place.freeze().hooks;
     let ends: Vec<_> = hooks.iter().map(|hook| hook.status.number()).collect();
-    assert_eq!(ends, [124, 77, 4, 0], "{hooks:?}");
+    assert_eq!(ends, [124, 77, 4, 0, 127], "{hooks:?}");
     assert_eq!(hooks[3].verdict, Some(Verdict::Failure));
     let early = "4 finished with status=0 (before it was ready)".to_owned();
     assert!(place.log().contains(&early), "{:?}", place.log());
@@ -128,7 +132,7 @@ fn one_that_never_becomes_ready_is_ended() {
 #[test]
 fn one_that_does_not_let_go_is_ended_and_its_limit_is_kept() {
     let place = Place::new();
-    place.conf("[hook 1]\ntimeout=0.3\n[hook 2]\nhold-timeout=0.2\n");
+    place.conf("[hook 1]\ntimeout=1\n[hook 2]\nhold-timeout=0.2\n");
     place.hook(
         "1",
         "# qga-hook: type = hold\necho ready >&3; read reason; while :; do sleep 1000; done",

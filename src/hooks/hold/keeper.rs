@@ -67,12 +67,8 @@ fn keep() -> io::Result<()> {
         Ok(listener) => listener,
         Err(error) => {
             hook.let_go(None, &order);
-            let reason = format!("{}: {}", order.door.display(), strerror(&error));
-            let status = HookStatus::NotRun {
-                status: 126,
-                reason,
-            };
-            return say(&ended(status, &hook.take_output()));
+            let why = format!("{}: {}", order.door.display(), strerror(&error));
+            return say(&ended(HookStatus::cannot_run(why), &hook.take_output()));
         }
     };
     let output = hook.take_output();
@@ -215,20 +211,15 @@ struct Hook {
 
 impl Hook {
     fn start(order: &Order, ready: OwnedFd, tell_ready: OwnedFd) -> Result<Hook, HookStatus> {
-        let failed = |reason: String| HookStatus::NotRun {
-            status: 126,
-            reason,
-        };
-        let user = user(order.user.as_deref()).map_err(failed)?;
+        let failed = |error: io::Error| HookStatus::cannot_run(strerror(&error));
+        let user = user(order.user.as_deref()).map_err(HookStatus::cannot_run)?;
         let prepared = || -> io::Result<(File, OwnedFd)> {
             let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
             fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
             Ok((read.into(), write))
         };
-        let (reader, writer) = prepared().map_err(|error| failed(strerror(&error)))?;
-        let second = writer
-            .try_clone()
-            .map_err(|error| failed(strerror(&error)))?;
+        let (reader, writer) = prepared().map_err(failed)?;
+        let second = writer.try_clone().map_err(failed)?;
         let mut command = plain::command(order.program.as_ref(), None);
         command
             .args(&order.args)
@@ -241,22 +232,14 @@ impl Hook {
             command.envs(user_environment(user));
             become_user(&mut command, identity);
         }
-        let mut process = command.spawn().map_err(|error| HookStatus::NotRun {
-            status: if error.kind() == io::ErrorKind::NotFound {
-                127
-            } else {
-                126
-            },
-            reason: strerror(&error),
-        })?;
+        let spawned = command.spawn();
+        let mut process = spawned.map_err(|error| HookStatus::not_started(&error))?;
         let leader = i32::try_from(process.id()).unwrap_or(0);
         let pidfd = PidFd::open(leader).map_err(|error| {
             // Without one its end would go unseen; the end of its input tells it to go.
             process.stdin.take();
-            failed(format!(
-                "holding hooks need Linux 5.3: {}",
-                strerror(&error)
-            ))
+            let why = strerror(&error);
+            HookStatus::cannot_run(format!("holding hooks need Linux 5.3: {why}"))
         })?;
         Ok(Hook {
             pidfd: Some(pidfd),
@@ -404,10 +387,7 @@ impl Hook {
         self.pidfd = None;
         match self.process.wait() {
             Ok(status) => Status::from(status).into(),
-            Err(error) => HookStatus::NotRun {
-                status: 126,
-                reason: strerror(&error),
-            },
+            Err(error) => HookStatus::cannot_run(strerror(&error)),
         }
     }
 }

@@ -19,11 +19,11 @@ use std::time::{Duration, Instant};
 use nix::poll::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use super::call::{Ended, TAIL, environment};
+use super::call::{Ended, TAIL, environment, refused};
 use super::desk::Desk;
 use super::policy::Policy;
 use super::step::Call;
-use super::{HookStatus, ThawReason, trust};
+use super::{HookStatus, ThawReason};
 use crate::sys::poll::timeout;
 use crate::sys::process::{Family, own_program, prepare};
 use crate::sys::strerror;
@@ -77,16 +77,11 @@ pub fn start(
     door: &Path,
 ) -> (Option<HookStatus>, Ended) {
     let time = desk.time_for(call.timeout);
-    let not_run = |reason: String| HookStatus::NotRun {
-        status: 126,
-        reason,
-    };
     let ended = |status: HookStatus, output: &str| Ended {
         status,
         tail: tail_of(output),
     };
-    if let Err(refusal) = trust::check(&call.program) {
-        let status = not_run(refusal.0);
+    if let Some(status) = refused(&call.program) {
         return (Some(status.clone()), ended(status, ""));
     }
     let hold = match (policy.hold_timeout, desk.run.hold_limit) {
@@ -122,7 +117,7 @@ pub fn start(
         Ok(None) => (Some(HookStatus::Cancelled), String::new()),
         Err(error) => {
             let why = format!("its keeper failed: {}", strerror(&error));
-            (Some(not_run(why)), String::new())
+            (Some(HookStatus::cannot_run(why)), String::new())
         }
     };
     desk.log().output(output.as_bytes());
@@ -212,10 +207,7 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
             );
             Released {
                 ended: Ended {
-                    status: HookStatus::NotRun {
-                        status: 126,
-                        reason: why.clone(),
-                    },
+                    status: HookStatus::cannot_run(why.clone()),
                     tail: Vec::new(),
                 },
                 lost: Some(why),

@@ -16,7 +16,7 @@ use super::script::{self, Flaw, Settings};
 use super::{Adapter, Found, Scene, Use};
 use crate::hooks::policy::OnFailure;
 use crate::hooks::step::{Call, Fitness, Step};
-use crate::hooks::{HookStatus, Phase};
+use crate::hooks::{self, HookStatus, Phase};
 use crate::sys::strerror;
 
 /// The adapter.
@@ -270,8 +270,15 @@ fn error_name(phase: Phase, status: &HookStatus) -> Option<&'static str> {
     };
     Some(match status {
         HookStatus::Exited(0) | HookStatus::Skipped(_) => return None,
-        HookStatus::TimedOut | HookStatus::NotRun { status: 124, .. } => timeout,
-        HookStatus::NotRun { status: 127, .. } => not_found(phase),
+        HookStatus::TimedOut
+        | HookStatus::NotRun {
+            status: hooks::TIMED_OUT,
+            ..
+        } => timeout,
+        HookStatus::NotRun {
+            status: hooks::NOT_FOUND,
+            ..
+        } => not_found(phase),
         HookStatus::NotRun { .. } => forbidden(phase),
         HookStatus::Exited(_) | HookStatus::Signaled(_) | HookStatus::Cancelled => failed,
     })

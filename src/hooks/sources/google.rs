@@ -9,7 +9,7 @@ use super::script::{self, Flaw};
 use super::{Adapter, Found, Scene, Use};
 use crate::hooks::policy::{OnFailure, limit};
 use crate::hooks::step::{Call, Fitness, Step};
-use crate::hooks::{HookStatus, Phase, from_words};
+use crate::hooks::{self, HookStatus, Phase, from_words};
 
 /// The adapter.
 pub const GOOGLE: Adapter = Adapter {
@@ -92,8 +92,15 @@ fn error_name(_: Phase, status: &HookStatus) -> Option<&'static str> {
     Some(match status {
         HookStatus::Exited(0) => "NO_ERROR",
         HookStatus::Skipped(_) => return None,
-        HookStatus::TimedOut | HookStatus::NotRun { status: 124, .. } => "SCRIPT_TIMED_OUT",
-        HookStatus::NotRun { status: 127, .. } => NOT_FOUND,
+        HookStatus::TimedOut
+        | HookStatus::NotRun {
+            status: hooks::TIMED_OUT,
+            ..
+        } => "SCRIPT_TIMED_OUT",
+        HookStatus::NotRun {
+            status: hooks::NOT_FOUND,
+            ..
+        } => NOT_FOUND,
         HookStatus::Exited(_)
         | HookStatus::Signaled(_)
         | HookStatus::NotRun { .. }

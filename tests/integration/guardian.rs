@@ -91,7 +91,7 @@ fn late(agent: &Agent, why: &str) {
 #[test]
 fn the_hold_limit_thaws_and_the_late_thaw_hears_of_it_once() {
     with_rig(|rig| {
-        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=1"]);
+        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=2"]);
         rig.thaws_by_itself();
         rig.calls("freeze\nthaw timed-out\n");
         wait_until("the hook to end", || {
@@ -144,7 +144,7 @@ fn the_hold_limit_holds_for_an_agent_that_is_dead() {
 #[test]
 fn a_successor_hears_that_the_guardian_has_ended_the_freeze() {
     with_rig(|rig| {
-        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=2"]);
+        let agent = rig.frozen_agent(&["--fsfreeze-hold-limit=4"]);
         agent.signal(Signal::SIGKILL);
         drop(agent);
         let successor = rig.agent(&[]);

@@ -1,7 +1,8 @@
 """A guest in which dpkg and apt install, replace and remove the agent."""
+import subprocess
 import time
 
-from . import channel, guest
+from . import channel, guest, paths
 
 OURS = "/root/qemu-ga-rs.deb"
 DEBIANS = "/root/qemu-guest-agent.deb"
@@ -18,6 +19,17 @@ class PackageGuest(guest.RawGuest):
 
     # dpkg flushes all the time, and no disk of these outlives its run.
     CACHE = "unsafe"
+
+    @staticmethod
+    def build():
+        """Makes ours of this checkout."""
+        return subprocess.run([paths.ROOT / "tests/package/build", "deb"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    @staticmethod
+    def files(original):
+        """What is put into the guest, from where, to where; `original` is Debian's agent of the guest's release."""
+        ours, debians = paths.packages(original)
+        return [(ours, OURS, 0o644), (debians, DEBIANS, 0o644)]
 
     def service(self, action):
         """What an administrator does with the service."""
@@ -38,17 +50,18 @@ class PackageGuest(guest.RawGuest):
     def apt(self, package, *options, check=True):
         """Installs a package as an unattended machine does: nobody answers questions. Returns (status, what was said)."""
         words = " ".join(f"-o Dpkg::Options::={option}" for option in options)
-        status, out, err = self.oob.start(f"DEBIAN_FRONTEND=noninteractive apt-get install -q -y --reinstall --allow-downgrades "
-                                          f"--no-install-recommends {words} {package} </dev/null 2>&1").wait(PATIENCE)
-        if check and status != 0:
-            raise AssertionError(f"apt-get install {package} ended with {status}:\n{out}{err}")
-        return status, out + err
+        return self.say("DEBIAN_FRONTEND=noninteractive apt-get install -q -y --reinstall --allow-downgrades --no-install-recommends "
+                        f"{words} {package}", check)
 
     def dpkg(self, words, check=True):
         """dpkg itself. Returns (status, what was said)."""
-        status, out, err = self.oob.start(f"DEBIAN_FRONTEND=noninteractive dpkg {words} </dev/null 2>&1").wait(PATIENCE)
+        return self.say(f"DEBIAN_FRONTEND=noninteractive dpkg {words}", check)
+
+    def say(self, command, check=True):
+        """A command that finds nobody to ask. Returns (status, what was said)."""
+        status, out, err = self.oob.start(f"{command} </dev/null 2>&1").wait(PATIENCE)
         if check and status != 0:
-            raise AssertionError(f"dpkg {words} ended with {status}:\n{out}{err}")
+            raise AssertionError(f"{command} ended with {status}:\n{out}{err}")
         return status, out + err
 
     def afresh(self, package):
@@ -75,6 +88,19 @@ class PackageGuest(guest.RawGuest):
     def answers(self, within=60):
         """Seconds until the agent answers on a connection of its own."""
         return channel.wait_for_agent(self.agent_path, within)
+
+    def answers_soon(self, after, host=None):
+        """Within 2 s of the operation before: on the connection that a host has kept, or on a new one."""
+        started = time.monotonic()
+        if host is None:
+            self.answers()
+        else:
+            host.send(b"\xff")
+            host.sync(60)
+        waited = time.monotonic() - started
+        print(f"    {self.work.name}: answers {waited:.2f} s after {after}", flush=True)
+        if waited >= 2:
+            raise AssertionError(f"answers within 2 s after {after}, not {waited:.1f} s")
 
     def owner(self, path="/usr/sbin/qemu-ga"):
         """The package that a file belongs to."""

@@ -3,12 +3,12 @@
 //! A crew is put together before the first filesystem is frozen: starting a thread takes memory,
 //! and getting memory may wait for a write to what is frozen by then. Making the calls takes none.
 //! A call that does not answer within its limit is left alone with its thread, which takes it back
-//! if it succeeds all the same later: nobody else will know of it. Where no thread can be had the
+//! if it succeeds all the same later, and then lets go of its item. Where no thread can be had the
 //! calls are made in place, for a thaw must not fail for want of memory.
 
 use super::ops::Timed;
+use super::root::Root;
 use crate::sys::fsfreeze;
-use std::fs::File;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -28,14 +28,14 @@ pub struct Task<T> {
 }
 
 /// FIFREEZE.
-pub const FREEZE: Task<File> = Task {
+pub const FREEZE: Task<Root> = Task {
     act: |root| fsfreeze::freeze(root),
     // A freeze that comes through after nobody waits for it any more would never be thawed.
     undo: |root| drop(fsfreeze::thaw(root)),
 };
 
 /// FITHAW.
-pub const THAW: Task<File> = Task {
+pub const THAW: Task<Root> = Task {
     act: |root| fsfreeze::thaw(root),
     undo: |_| (),
 };

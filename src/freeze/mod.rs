@@ -2,8 +2,9 @@
 //!
 //! [`plan`] chooses what is frozen and in which order, [`engine`] is the state machine, [`ops`]
 //! what it needs from the world (real in [`real`], simulated in the tests), `crew` the threads that
-//! freeze and thaw side by side, [`report`] the story of a run. [`Freezer`] is what the commands hold: it runs the engine on a thread of its own, so
-//! that a filesystem or hook that hangs never takes the protocol's task with it.
+//! freeze and thaw side by side, `root` what they act on, [`guardian`] the process that stands by,
+//! [`report`] the story of a run. [`Freezer`] is what the commands hold: it runs the engine on a
+//! thread of its own, so that a filesystem or hook that hangs never takes the protocol's task with it.
 //!
 //! Always holds: every hook master that was started with `freeze` is started once with `thaw`;
 //! after an error nothing is frozen, or the error says what still is.
@@ -20,6 +21,7 @@ pub mod plan;
 pub mod policy;
 pub mod real;
 pub mod report;
+mod root;
 #[cfg(test)]
 mod simulator;
 

@@ -9,6 +9,7 @@ use super::limited::limited;
 use super::ops::{OpenError, Ops, Timed};
 use super::plan::{Survey, Target};
 use super::report::Report;
+use super::root::Root;
 use crate::hooks::memory::Run;
 use crate::hooks::{Phase, ThawReason, master};
 use crate::probe::System;
@@ -24,11 +25,11 @@ use nix::unistd::{fsync, pipe2};
 use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 /// A thread that only waits for another needs little stack.
@@ -53,7 +54,9 @@ pub struct RealOps {
     step_limit: Option<Duration>,
     mounts: Vec<Mount>,
     /// For FIFREEZE and FITHAW while frozen.
-    crew: Option<Crew<File>>,
+    crew: Option<Crew<Root>>,
+    /// What FIFREEZE did not answer for within the step limit; gone once it has.
+    late: Vec<Weak<Root>>,
     guardian: Option<Link>,
     /// For the next hook master: the guardian sees it closed when that has ended.
     alive: Option<OwnedFd>,
@@ -76,6 +79,7 @@ impl RealOps {
             step_limit,
             mounts: Vec::new(),
             crew: None,
+            late: Vec::new(),
             guardian: None,
             alive: None,
             epoch: Instant::now(),
@@ -85,7 +89,7 @@ impl RealOps {
 
 impl RealOps {
     /// Opens `path` and makes sure that it leads to `filesystem`.
-    fn open_at(&self, path: &[u8], filesystem: &Filesystem) -> Result<Arc<File>, OpenError> {
+    fn open_at(&self, path: &[u8], filesystem: &Filesystem) -> Result<Arc<Root>, OpenError> {
         let path = OsStr::from_bytes(path).to_owned();
         let open = move || {
             // Non-blocking: what is mounted may be a single file, and that a FIFO.
@@ -103,7 +107,7 @@ impl RealOps {
         if filesystem.fstype != "btrfs" && device != meant {
             return Err(OpenError::Covered);
         }
-        Ok(Arc::new(root))
+        Ok(Arc::new(Root::from(root)))
     }
 }
 
@@ -120,7 +124,7 @@ fn commit_journal(root: &File) -> io::Result<()> {
 
 impl RealOps {
     /// Freezes or thaws side by side, within the step limit.
-    fn all(&self, handles: &[&Arc<File>], task: Task<File>) -> Vec<Timed> {
+    fn all(&self, handles: &[&Arc<Root>], task: Task<Root>) -> Vec<Timed> {
         match &self.crew {
             Some(crew) => crew.run(handles, self.step_limit, task),
             None => Crew::of(handles.len()).run(handles, self.step_limit, task),
@@ -142,14 +146,14 @@ impl RealOps {
 }
 
 impl Ops for RealOps {
-    type Handle = Arc<File>;
+    type Handle = Arc<Root>;
 
     fn survey(&mut self) -> io::Result<Survey> {
         self.mounts = mountinfo::read(Path::new("/"))?;
         Ok(Survey::take(&System::host(), &self.mounts))
     }
 
-    fn open(&mut self, target: &Target) -> Result<Arc<File>, OpenError> {
+    fn open(&mut self, target: &Target) -> Result<Arc<Root>, OpenError> {
         if let Some(why) = guard::refusal(&self.mounts, &target.filesystem) {
             return Err(OpenError::Refused(why));
         }
@@ -161,12 +165,12 @@ impl Ops for RealOps {
         target.alternatives.iter().find_map(other).map_or(first, Ok)
     }
 
-    fn flush(&mut self, handles: &[&Arc<File>]) -> Vec<io::Result<()>> {
+    fn flush(&mut self, handles: &[&Arc<Root>]) -> Vec<io::Result<()>> {
         let limit = self.step_limit;
-        let flush = |root: Arc<File>| {
+        let flush = |root: Arc<Root>| {
             let same = root.clone();
             // Only a kindness that nothing depends on: read-only, full and other filesystems refuse it.
-            limited(Some(COMMIT_LIMIT), move || commit_journal(&same), drop).ok();
+            limited(Some(COMMIT_LIMIT), move || commit_journal(&same.file), drop).ok();
             limited(limit, move || fsfreeze::flush(root.as_ref()), drop)
         };
         std::thread::scope(|scope| {
@@ -190,11 +194,16 @@ impl Ops for RealOps {
         })
     }
 
-    fn freeze(&mut self, handles: &[&Arc<File>]) -> Vec<Timed> {
-        self.all(handles, FREEZE)
+    fn freeze(&mut self, handles: &[&Arc<Root>]) -> Vec<Timed> {
+        let done = self.all(handles, FREEZE);
+        let is_late = |timed: &Timed| matches!(&timed.result, Err(error) if error.kind() == io::ErrorKind::TimedOut);
+        let late = done.iter().zip(handles).filter(|(timed, _)| is_late(timed));
+        self.late
+            .extend(late.map(|(_, &root)| Arc::downgrade(root)));
+        done
     }
 
-    fn thaw(&mut self, handles: &[&Arc<File>]) -> Vec<Timed> {
+    fn thaw(&mut self, handles: &[&Arc<Root>]) -> Vec<Timed> {
         self.all(handles, THAW)
     }
 
@@ -220,7 +229,7 @@ impl Ops for RealOps {
         Some(master::call_within(&hook, phase, limits))
     }
 
-    fn stand_guard(&mut self, held: &[(&Arc<File>, &str, usize)]) -> Result<(), String> {
+    fn stand_guard(&mut self, held: &[(&Arc<Root>, &str, usize)]) -> Result<(), String> {
         let filesystems: Vec<_> = held
             .iter()
             .map(|&(root, name, level)| (root.as_fd(), name.to_owned(), level))
@@ -275,8 +284,17 @@ impl Ops for RealOps {
     }
 
     fn dismiss_guardian(&mut self) {
-        if let Some(guardian) = self.guardian.take() {
-            guardian.dismiss();
+        let late: Vec<Arc<Root>> = self.late.drain(..).filter_map(|l| l.upgrade()).collect();
+        let Some(guardian) = self.guardian.take() else {
+            return;
+        };
+        if late.is_empty() {
+            return guardian.dismiss();
+        }
+        let numbers: Vec<_> = late.iter().map(|root| root.file.as_raw_fd()).collect();
+        let lingering = Arc::new(guardian.linger(&numbers));
+        for root in late {
+            root.guardian.set(lingering.clone()).ok();
         }
     }
 

@@ -22,6 +22,12 @@ pub fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     matches!(poll(&mut fds, timeout(Some(time))), Ok(1))
 }
 
+/// Waits, at most for `time`, until whoever is at the other end of `fd` has gone; what he said before may still be to be read.
+pub fn has_hung_up(fd: BorrowedFd<'_>, time: Duration) -> bool {
+    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    matches!(poll(&mut fds, timeout(Some(time))), Ok(1))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -46,7 +52,9 @@ mod tests {
         assert!(!is_readable(here.as_fd(), Duration::ZERO));
         there.write_all(b"x").unwrap();
         assert!(is_readable(here.as_fd(), Duration::ZERO));
+        assert!(!has_hung_up(here.as_fd(), Duration::ZERO));
         drop(there);
+        assert!(has_hung_up(here.as_fd(), Duration::MAX));
         assert!(is_readable(here.as_fd(), Duration::MAX));
     }
 }

@@ -209,6 +209,14 @@ pub fn has_ended(pid: i32) -> io::Result<bool> {
     }
 }
 
+/// True if the process `pid` has been killed or has exited, but threads of it are still in the kernel and keep its
+/// descriptors open. One that cannot be seen is taken to run.
+pub fn is_ending(pid: i32) -> bool {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes());
+    matches!(state, Some([b'Z' | b'X', ..]))
+}
+
 /// A descriptor that stands for one process and becomes readable when it ends.
 #[derive(Debug)]
 pub struct PidFd(OwnedFd);
@@ -273,5 +281,23 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
         Err(io::Error::last_os_error())
     } else {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_that_was_not_reaped_is_ending() {
+        let mut child = Command::new("true").spawn().unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        while !has_ended(pid).unwrap() {
+            std::thread::yield_now();
+        }
+        assert!(is_ending(pid));
+        child.wait().unwrap();
+        let ours = i32::try_from(std::process::id()).unwrap();
+        assert!(!is_ending(ours) && !is_ending(i32::MAX));
     }
 }

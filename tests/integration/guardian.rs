@@ -5,6 +5,8 @@ use crate::support::{Agent, Disk, Place, in_namespace, is_ours, returned, wait_u
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::process::{Child, Command};
+use std::time::Duration;
 
 const FROZEN: &str = r#"{"return": "frozen"}"#;
 const THAWED: &str = r#"{"return": "thawed"}"#;
@@ -48,6 +50,35 @@ impl Rig {
     }
 }
 
+/// Holds up FIFREEZE, and no flush, until it is dropped.
+struct StuckWriter(Child);
+
+impl StuckWriter {
+    fn on(disk: &Disk) -> StuckWriter {
+        let script = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/tests/integration/support/stuck_writer.py"
+        );
+        let mut python = Command::new("python3");
+        let writer = python.arg(script).arg(disk.path("stuck")).spawn();
+        let mut writer = StuckWriter(writer.expect("python3"));
+        let write = format!("{} ", nix::libc::SYS_write);
+        let syscall = format!("/proc/{}/syscall", writer.0.id());
+        wait_until("the write", || {
+            assert_eq!(writer.0.try_wait().expect("a status"), None);
+            fs::read_to_string(&syscall).is_ok_and(|call| call.starts_with(&write))
+        });
+        writer
+    }
+}
+
+impl Drop for StuckWriter {
+    fn drop(&mut self) {
+        self.0.kill().expect("killed");
+        self.0.wait().expect("reaped");
+    }
+}
+
 /// Each on filesystems of its own; the original has no limit and no guardian.
 fn with_rig(body: impl FnOnce(&Rig) + Send + 'static) {
     if !is_ours() {
@@ -62,6 +93,10 @@ fn with_rig(body: impl FnOnce(&Rig) + Send + 'static) {
 
 /// The process that stands guard for `agent`.
 fn guardian(agent: &Agent) -> Pid {
+    *guardians(agent).first().expect("a guardian")
+}
+
+fn guardians(agent: &Agent) -> Vec<Pid> {
     let of_agent = |pid: &i32| {
         let read =
             |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
@@ -72,11 +107,12 @@ fn guardian(agent: &Agent) -> Pid {
         });
         parent == Some(agent.pid()) && read("cmdline").contains("guardian")
     };
-    let pid = fs::read_dir("/proc")
+    fs::read_dir("/proc")
         .expect("proc")
         .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .find(of_agent);
-    Pid::from_raw(pid.expect("a guardian"))
+        .filter(of_agent)
+        .map(Pid::from_raw)
+        .collect()
 }
 
 fn late(agent: &Agent, why: &str) {
@@ -210,6 +246,72 @@ fn without_its_guardian_the_agent_keeps_the_limit_itself() {
         rig.thaws_by_itself();
         rig.calls("freeze\nthaw timed-out\n");
         late(&agent, "hold limit");
+    });
+}
+
+fn until_left(guardians: &[Pid]) {
+    let runs = |guardian: &Pid| {
+        let stat = fs::read_to_string(format!("/proc/{guardian}/stat"));
+        stat.is_ok_and(|stat| !stat.contains(") Z "))
+    };
+    wait_until("the guardians to leave", || !guardians.iter().any(runs));
+}
+
+/// Given up by the agent, FIFREEZE goes on in the kernel, and succeeds when the writer ends.
+fn late_freeze(rig: &Rig, end: impl FnOnce(&Agent)) {
+    let agent = rig.agent(&["--fsfreeze-step-limit=1"]);
+    let writer = StuckWriter::on(&rig.disk);
+    // The second is held up by the first, and leaves a guardian behind as well, unless the kernel refuses it.
+    for _ in 0..2 {
+        let reply = agent.call("guest-fsfreeze-freeze");
+        assert!(reply.contains("failed to freeze "), "{reply}");
+        rig.calls("freeze\nthaw failed\n");
+        assert!(!rig.place.marker().exists());
+        let door = rig.place.path("qga.guardian");
+        assert!(!door.exists(), "the next one finds it free");
+    }
+    let guardians = guardians(&agent);
+    assert!(!guardians.is_empty());
+    end(&agent);
+    drop(writer);
+    until_left(&guardians);
+    assert!(!rig.disk.is_frozen());
+    rig.calls("");
+}
+
+#[test]
+fn a_freeze_that_succeeds_after_its_limit_is_taken_back() {
+    with_rig(|rig| late_freeze(rig, |_| ()));
+}
+
+#[test]
+fn a_freeze_that_succeeds_after_the_agents_death_is_taken_back() {
+    with_rig(|rig| late_freeze(rig, |agent| agent.signal(Signal::SIGKILL)));
+}
+
+/// The thread that waits for the write keeps the agent from ending, and the guardian from seeing its line closed.
+#[test]
+fn killed_while_a_filesystem_does_not_answer_the_others_are_thawed() {
+    with_rig(|rig| {
+        let other = Disk::ext4(&rig.place.path("other"));
+        let _thawed = other.thaw_first();
+        let agent = rig.agent(&["--fsfreeze-step-limit=1000"]);
+        let writer = StuckWriter::on(&rig.disk);
+        let mut client = agent.connect();
+        client.post(r#"{"execute":"guest-fsfreeze-freeze"}"#);
+        // It is there just before the first FIFREEZE.
+        wait_until("the marker", || rig.place.marker().exists());
+        std::thread::sleep(Duration::from_millis(300));
+        let guardians = guardians(&agent);
+        agent.signal(Signal::SIGKILL);
+        let path = other.path("written");
+        let write = std::thread::spawn(|| fs::write(path, "once it is thawed"));
+        wait_until("the thaw of the other one", || write.is_finished());
+        rig.calls("freeze\nthaw failed\n");
+        assert!(!rig.place.marker().exists());
+        drop(writer);
+        until_left(&guardians);
+        assert!(!rig.disk.is_frozen());
     });
 }
 

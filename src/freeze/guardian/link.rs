@@ -184,6 +184,21 @@ impl Link {
         self.end();
     }
 
+    /// Leaves it in charge of the descriptors `late` alone, which FIFREEZE has not answered yet, until what this
+    /// returns is dropped: should this process end before that, it thaws them.
+    pub fn linger(mut self, late: &[i32]) -> Lingering {
+        let orders = late.iter().map(|&number| Order::Late(number));
+        for order in orders.chain([Order::Linger]) {
+            self.tell(&order).ok();
+        }
+        // The next one must find the door free.
+        if !matches!(self.read(), Ok(Word::Ready)) {
+            tracing::warn!("the guardian does not stay for a freeze that may still come through");
+            self.end();
+        }
+        Lingering(Some(self))
+    }
+
     fn end(&mut self) {
         if let Some(mut child) = self.child.take() {
             child.kill().ok();
@@ -194,6 +209,18 @@ impl Link {
         ) {
             // Started by a predecessor, reaped by init.
             process::kill(peer.pid(), nix::libc::SIGKILL).ok();
+        }
+    }
+}
+
+/// A guardian that stays behind; let go when this is dropped.
+#[derive(Debug)]
+pub struct Lingering(Option<Link>);
+
+impl Drop for Lingering {
+    fn drop(&mut self) {
+        if let Some(link) = self.0.take() {
+            link.dismiss();
         }
     }
 }

@@ -47,6 +47,10 @@ pub enum Action {
         /// Whether the next thaw must hear that it came too late.
         tell: bool,
     },
+    /// Give up the door and all filesystems but those that may yet be frozen.
+    Retire,
+    /// Thaw what was frozen after the run was over.
+    TakeBack,
     /// End the process.
     Leave,
 }
@@ -58,15 +62,23 @@ pub struct Machine {
     frozen: bool,
     claimed: bool,
     hooks_thawed: bool,
+    lingers: bool,
 }
 
 impl Machine {
     /// Takes an event in; the actions are to be done in order.
     pub fn on(&mut self, event: Event) -> Vec<Action> {
         match event {
-            Event::Order(Order::Watch { .. } | Order::Succeed | Order::Status | Order::End) => {
-                Vec::new()
+            Event::Gone if self.lingers => vec![Action::TakeBack, Action::Leave],
+            Event::Order(Order::Done) => vec![Action::Leave],
+            _ if self.lingers => Vec::new(),
+            Event::Order(Order::Linger) => {
+                self.lingers = true;
+                vec![Action::Retire]
             }
+            Event::Order(
+                Order::Watch { .. } | Order::Late(_) | Order::Succeed | Order::Status | Order::End,
+            ) => Vec::new(),
             Event::Order(Order::HooksCalled) => {
                 self.hooks_called = true;
                 Vec::new()
@@ -83,7 +95,6 @@ impl Machine {
                 self.hooks_thawed = true;
                 Vec::new()
             }
-            Event::Order(Order::Done) => vec![Action::Leave],
             Event::Gone | Event::ClaimLimit if self.claimed || !self.frozen => {
                 self.undo(Cause::AgentDied, false)
             }
@@ -95,6 +106,11 @@ impl Machine {
             // The agent is at work on it; if it ends now, Gone follows.
             Event::Limit | Event::Asked | Event::Wanted => Vec::new(),
         }
+    }
+
+    /// Whether the end of the agent must be noticed at once, even if a thread of it cannot end.
+    pub fn is_urgent(&self) -> bool {
+        self.lingers || self.stage() != Stage::Frozen
     }
 
     /// How far the run is.
@@ -147,6 +163,22 @@ mod tests {
         machine.on(Event::Order(Order::Claim));
         assert_eq!(machine.stage(), Stage::Thawing);
         assert_eq!(machine.on(Event::Wanted), []);
+    }
+
+    #[test]
+    fn one_that_lingers_has_nothing_to_do_but_take_back() {
+        let mut machine = frozen();
+        machine.on(Event::Order(Order::Claim));
+        assert_eq!(machine.on(Event::Order(Order::Late(7))), []);
+        let linger = Event::Order(Order::Linger);
+        assert_eq!(machine.on(linger), [Action::Retire]);
+        let others = [Event::Limit, Event::ClaimLimit, Event::Asked, Event::Wanted];
+        for event in others {
+            assert_eq!(machine.on(event), []);
+        }
+        let done = Event::Order(Order::Done);
+        assert_eq!(machine.clone().on(done), [Action::Leave]);
+        assert_eq!(machine.on(Event::Gone), [Action::TakeBack, Action::Leave]);
     }
 
     #[test]

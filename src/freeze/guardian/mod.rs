@@ -12,6 +12,7 @@
 //! | dies while frozen | goes on holding for its successor, to the hold limit |
 //! | stops or hangs while frozen | thaws at the hold limit |
 //! | dies or hangs while thawing | finishes the thaw |
+//! | dies after it gave up an FIFREEZE that had not answered | thaws what that froze after all |
 //!
 //! Its door in the state directory serves a successor of the agent and people with questions: the
 //! first line of a connection says which. A question never takes the agent's place.
@@ -82,6 +83,11 @@ pub enum Order {
     Claim,
     /// The hook master has been started with thaw; it says so itself.
     HooksThawed,
+    /// FIFREEZE of this filesystem has not answered yet; its number as in [`Entrusted::fd`].
+    Late(i32),
+    /// The run is over but for what is late. The agent takes that back when it succeeds after all, unless it dies
+    /// first. From here on another guardian may be at the door.
+    Linger,
     /// Nothing is left to do.
     Done,
     /// The first line of an agent that takes the place of a dead one.
@@ -96,7 +102,7 @@ pub enum Order {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Word {
-    /// It stands by.
+    /// It stands by, or has given up its door.
     Ready,
     /// The thaw is the agent's. A successor gets the run so far.
     Yours(Option<Box<Report>>),

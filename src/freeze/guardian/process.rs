@@ -7,9 +7,10 @@ use crate::freeze::crew::{Crew, THAW};
 use crate::freeze::history;
 use crate::freeze::ops::Timed;
 use crate::freeze::report::{End, Report};
+use crate::freeze::root::Root;
 use crate::hooks::{Phase, ThawReason, master};
 use crate::state::{Expiry, StateDir};
-use crate::sys::poll::timeout;
+use crate::sys::poll::{has_hung_up, timeout};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{guardian as sys, memory, process, strerror};
 use anyhow::{Context, bail};
@@ -17,10 +18,12 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,6 +36,14 @@ const HOOKS_LIMIT: Duration = Duration::from_secs(300);
 
 /// How long freeze hooks may go on after the agent died; a service manager ends them by then.
 const FREEZE_HOOKS_LIMIT: Duration = Duration::from_secs(60);
+
+/// How often an agent is looked at whose end must not be missed.
+const LOOK: Duration = Duration::from_secs(1);
+/// How soon is thawed again what an agent may freeze that cannot end; every pause is twice the one before, to the longest.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+/// How long the hooks wait for such an agent to end.
+const MOMENT: Duration = Duration::from_secs(5);
 
 /// What the process is called in lists; its program was found by a name that says nothing.
 const NAME: &CStr = c"qga-guardian";
@@ -54,6 +65,8 @@ pub fn cli() -> u8 {
 
 struct Guardian<'a> {
     agent: Option<BufReader<UnixStream>>,
+    /// The line to an agent that was killed and has not ended yet.
+    parting: Option<UnixStream>,
     /// In the order of freezing.
     filesystems: Vec<Held>,
     hook: Option<PathBuf>,
@@ -66,6 +79,8 @@ struct Guardian<'a> {
     frozen_at: Option<Instant>,
     limit: Option<Instant>,
     claim_limit: Option<Instant>,
+    /// Where others find us; nowhere once another guardian may.
+    door: Option<PathBuf>,
     visitors: Visitors,
     /// Who wanted the freeze ended.
     asker: Option<BufReader<UnixStream>>,
@@ -76,7 +91,9 @@ struct Guardian<'a> {
 struct Held {
     mountpoint: String,
     level: usize,
-    root: Arc<File>,
+    root: Arc<Root>,
+    /// FIFREEZE has not answered.
+    is_late: bool,
 }
 
 /// What woke the guardian.
@@ -108,13 +125,15 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
     let signals = signals()?;
     let held = |entrusted: Entrusted| {
         Ok(Held {
-            root: Arc::new(sys::inherited_file(entrusted.fd)?),
+            root: Arc::new(sys::inherited_file(entrusted.fd)?.into()),
             mountpoint: entrusted.mountpoint,
             level: entrusted.level,
+            is_late: false,
         })
     };
     let mut guardian = Guardian {
         agent: Some(agent),
+        parting: None,
         filesystems: filesystems
             .into_iter()
             .map(held)
@@ -127,6 +146,7 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
         frozen_at: None,
         limit: None,
         claim_limit: None,
+        door: Some(door),
         visitors: Visitors::default(),
         asker: None,
         syslog,
@@ -134,7 +154,7 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
     memory::lock_all().ok();
     guardian.say(&Word::Ready);
     let result = guardian.watch(&listener, &signals);
-    std::fs::remove_file(&door).ok();
+    guardian.give_up_door();
     result
 }
 
@@ -163,7 +183,7 @@ impl Guardian<'_> {
     fn watch(&mut self, listener: &UnixListener, signals: &SignalFd) -> anyhow::Result<()> {
         let mut machine = Machine::default();
         loop {
-            let event = match self.next_happening(listener, signals)? {
+            let event = match self.next_happening(listener, signals, machine.is_urgent())? {
                 Happening::Event(event) => event,
                 Happening::Visit(mut visitor, Order::Status) => {
                     let standing = Box::new(self.standing(machine.stage()));
@@ -197,6 +217,12 @@ impl Guardian<'_> {
                 }
                 Event::Limit => self.limit = None,
                 Event::ClaimLimit => self.claim_limit = None,
+                Event::Order(Order::Late(number)) => {
+                    let mut held = self.filesystems.iter_mut();
+                    let named = held.find(|held| held.root.file.as_raw_fd() == *number);
+                    named.into_iter().for_each(|held| held.is_late = true);
+                }
+                Event::Order(Order::Linger) => self.filesystems.retain(|held| held.is_late),
                 _ => {}
             }
             for action in machine.on(event) {
@@ -207,6 +233,12 @@ impl Guardian<'_> {
                         self.say(&Word::Yours(report));
                     }
                     Action::Undo { cause, hooks, tell } => self.undo(cause, hooks, tell),
+                    Action::Retire => {
+                        self.give_up_door();
+                        self.visitors = Visitors::default();
+                        self.say(&Word::Ready);
+                    }
+                    Action::TakeBack => self.take_back(),
                     Action::Leave => return Ok(()),
                 }
             }
@@ -234,6 +266,7 @@ impl Guardian<'_> {
         &mut self,
         listener: &UnixListener,
         signals: &SignalFd,
+        is_urgent: bool,
     ) -> io::Result<Happening> {
         let event = |event| Ok(Happening::Event(event));
         loop {
@@ -249,7 +282,9 @@ impl Guardian<'_> {
                 return event(Event::ClaimLimit);
             }
             let next = [self.limit, self.claim_limit].into_iter().flatten().min();
-            let timeout = timeout(next.map(|at| at.saturating_duration_since(now)));
+            let left = next.map(|at| at.saturating_duration_since(now));
+            let look = is_urgent.then_some(LOOK);
+            let timeout = timeout(left.into_iter().chain(look).min());
             let agent = self.agent.as_ref().map(|agent| agent.get_ref().as_fd());
             let watched: Vec<BorrowedFd<'_>> = [signals.as_fd(), listener.as_fd()]
                 .into_iter()
@@ -265,6 +300,11 @@ impl Guardian<'_> {
                 Err(error) => return Err(error.into()),
             }
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            // What it said is heard before.
+            if is_urgent && !ready.contains(&true) && self.agent.as_ref().is_some_and(is_ending) {
+                self.parting = self.agent.take().map(BufReader::into_inner);
+                return event(Event::Gone);
+            }
             let first_agent = 2 + self.visitors.count();
             if ready.get(first_agent) == Some(&true) {
                 return event(self.listen());
@@ -304,25 +344,91 @@ impl Guardian<'_> {
         }
     }
 
-    fn undo(&mut self, cause: Cause, hooks: bool, tell: bool) {
-        let mut thawed = Vec::new();
-        let mut failures = Vec::new();
-        // In the reverse of the freeze order.
+    fn give_up_door(&mut self) {
+        if let Some(door) = self.door.take() {
+            std::fs::remove_file(door).ok();
+        }
+    }
+
+    /// Thaws what was frozen after the run was over; nothing else knows of it.
+    fn take_back(&mut self) {
+        self.thaw_late();
+        self.outlast(None);
+    }
+
+    /// Thaws again and again, for so long at most, as long as an agent that was killed has not ended: a thread of it may
+    /// freeze a filesystem yet, or itself wait for the thaw of one.
+    fn outlast(&mut self, time: Option<Duration>) {
+        let Some(line) = self.parting.take() else {
+            return;
+        };
+        // Its successor may freeze.
+        self.give_up_door();
+        let begun = Instant::now();
+        let mut pause = FIRST_PAUSE;
+        // Once more after its end, which may have been that of an FIFREEZE.
+        let mut is_over = false;
+        while !is_over {
+            if time.is_some_and(|time| begun.elapsed() > time) {
+                self.parting = Some(line);
+                return;
+            }
+            is_over = has_hung_up(line.as_fd(), pause);
+            pause = LONGEST_PAUSE.min(pause * 2);
+            self.thaw_late();
+        }
+    }
+
+    fn thaw_late(&mut self) {
+        let (thawed, failures) = self.thaw();
+        for mountpoint in thawed {
+            let text = format!("warning: thawed {mountpoint}, frozen when the agent was dead");
+            self.log(Severity::Warning, &text);
+        }
+        self.log_failures(&failures);
+    }
+
+    fn log_failures(&mut self, failures: &[String]) {
+        for failure in failures {
+            self.log(Severity::Error, &format!("critical: {failure}"));
+        }
+    }
+
+    /// FITHAW of everything in our hands, in the reverse of the freeze order. Returns what was thawed, and one line for each
+    /// that could not be.
+    fn thaw(&mut self) -> (Vec<String>, Vec<String>) {
+        let (mut thawed, mut failures) = (Vec::new(), Vec::new());
         let levels = || self.filesystems.chunk_by(|a, b| a.level == b.level).rev();
         let crew = Crew::of(levels().map(<[_]>::len).max().unwrap_or(0));
+        let mut silent = Vec::new();
         for level in levels() {
-            let roots: Vec<&Arc<File>> = level.iter().rev().map(|held| &held.root).collect();
+            let roots: Vec<&Arc<Root>> = level.iter().rev().map(|held| &held.root).collect();
             let done = crew.run(&roots, THAW_LIMIT, THAW);
-            for (Held { mountpoint, .. }, Timed { result, .. }) in level.iter().rev().zip(done) {
+            for (held, Timed { result, .. }) in level.iter().rev().zip(done) {
+                let mountpoint = &held.mountpoint;
                 match result {
                     Ok(()) => thawed.push(mountpoint.clone()),
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                    Err(error) => failures.push(format!("{mountpoint}: {}", strerror(&error))),
+                    Err(error) => {
+                        failures.push(format!("{mountpoint}: {}", strerror(&error)));
+                        if error.kind() == io::ErrorKind::TimedOut {
+                            silent.push(held.root.file.as_raw_fd());
+                        }
+                    }
                 }
             }
         }
-        drop(crew);
+        // The call is still out and thaws when it is its turn.
+        let answers = |held: &Held| !silent.contains(&held.root.file.as_raw_fd());
+        self.filesystems.retain(answers);
         memory::unlock_all().ok();
+        (thawed, failures)
+    }
+
+    fn undo(&mut self, cause: Cause, hooks: bool, tell: bool) {
+        let (thawed, mut failures) = self.thaw();
+        // What a hook writes must not wait for a filesystem that is frozen in this moment.
+        self.outlast(Some(MOMENT));
         let held = self.frozen_at.map_or(0.0, |at| at.elapsed().as_secs_f64());
         let reason = match cause {
             Cause::HoldLimit => "no guest-fsfreeze-thaw came within the hold limit".to_owned(),
@@ -379,15 +485,14 @@ impl Guardian<'_> {
             report.end(End::Expiry);
             failures.extend(history::keep(&self.state, &report).err());
         }
-        for failure in &failures {
-            self.log(Severity::Error, &format!("critical: {failure}"));
-        }
+        self.log_failures(&failures);
         let word = Word::Ended(expiry);
         self.say(&word);
         self.visitors.tell(&word);
         if let Some(asker) = &mut self.asker {
             visitors::answer(asker, &word);
         }
+        self.outlast(None);
     }
 
     /// A hook that is told to thaw while it still freezes would leave its application asleep. After a
@@ -410,6 +515,12 @@ impl Guardian<'_> {
         // Nobody is left to tell that the system log does not listen.
         self.syslog.send(severity, text).ok();
     }
+}
+
+/// Whether the agent at the other end has been killed.
+fn is_ending(agent: &BufReader<UnixStream>) -> bool {
+    let peer = getsockopt(agent.get_ref(), PeerCredentials);
+    peer.is_ok_and(|peer| process::is_ending(peer.pid()))
 }
 
 /// Why the freeze is not ended at this stage.

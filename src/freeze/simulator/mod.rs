@@ -96,6 +96,8 @@ impl World {
                     }));
                 }
                 Action::Leave => self.guardian = None,
+                // Calls answer at once here, so that none is still out at the end of a run.
+                Action::Retire | Action::TakeBack => unreachable!("{action:?}"),
             }
         }
     }

@@ -113,12 +113,10 @@ pub fn agents() -> Vec<Agent> {
         return Vec::new();
     };
     let numbers = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let mut found: Vec<Agent> = numbers
-        .filter(|&pid: &i32| u32::try_from(pid) != Ok(own))
-        .filter_map(agent)
-        .collect();
-    found.sort_unstable_by_key(|agent| agent.pid);
-    found
+    let others = numbers.filter(|&pid: &i32| u32::try_from(pid) != Ok(own));
+    let mut others: Vec<i32> = others.collect();
+    others.sort_unstable();
+    others.into_iter().filter_map(agent).collect()
 }
 
 /// The process `pid` if it is an agent that sees what we see.

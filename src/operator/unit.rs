@@ -1,6 +1,6 @@
 //! What the service manager starts, read from its files: no program is asked.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,17 +58,19 @@ pub fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
     Some((file, args.into_iter().map(OsString::from).collect()))
 }
 
+/// In the order of their names, wherever they are; of the same name the most important alone.
 fn drop_ins(root: &Path) -> Vec<String> {
     let dirs = PLACES.map(|place| root.join(place).join(format!("{NAME}.d")));
     let entries = dirs.iter().rev().filter_map(|dir| fs::read_dir(dir).ok());
-    let mut paths: Vec<PathBuf> = entries
-        .flatten()
-        .filter_map(|entry| Some(entry.ok()?.path()))
-        .filter(|path| path.extension().is_some_and(|kind| kind == "conf"))
-        .collect();
-    paths.sort_unstable_by_key(|path| path.file_name().map(ToOwned::to_owned));
-    let text = |path: PathBuf| fs::read_to_string(path).ok();
-    paths.into_iter().filter_map(text).collect()
+    let mut found: BTreeMap<OsString, OsString> = BTreeMap::new();
+    for entry in entries.flatten().flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|kind| kind == "conf") {
+            found.insert(entry.file_name(), path.into());
+        }
+    }
+    let text = |path: &OsString| fs::read_to_string(path).ok();
+    found.values().filter_map(text).collect()
 }
 
 fn assignment(line: &str) -> Option<(String, String)> {
@@ -154,5 +156,17 @@ mod tests {
             "[Service]\nExecStart=\nExecStart=/usr/sbin/qemu-ga -F '-l/a b' \"\"\n",
         );
         assert_eq!(command_line(root).unwrap().1, ["-F", "-l/a b", ""]);
+        // Another of that name counts for nothing, a later name for more.
+        for (name, args) in [("hooks", "-x"), ("later", "-y")] {
+            write(
+                &format!("usr/lib/systemd/system/qemu-guest-agent.service.d/{name}.conf"),
+                &format!("[Service]\nExecStart=\nExecStart=/usr/sbin/qemu-ga {args}\n"),
+            );
+            let expected: &[&str] = match name {
+                "hooks" => &["-F", "-l/a b", ""],
+                _ => &["-y"],
+            };
+            assert_eq!(command_line(root).unwrap().1, expected);
+        }
     }
 }

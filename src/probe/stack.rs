@@ -8,7 +8,6 @@
 use std::collections::HashSet;
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use super::mountinfo::DeviceNumber;
@@ -80,8 +79,8 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
         }
         match sysblock::slaves(system, &path) {
             Ok(mut slaves) => {
-                slaves.sort_unstable_by(|a, b| b.cmp(a));
-                waiting.extend(slaves);
+                slaves.sort_unstable();
+                waiting.extend(slaves.into_iter().rev());
             }
             Err(error) => stack.problems.push(error.to_string()),
         }
@@ -112,7 +111,7 @@ pub fn btrfs_members(system: &System) -> Vec<Vec<DeviceNumber>> {
     let base = Path::new("/sys/fs/btrfs");
     // Without btrfs in the kernel there is no such directory, and `features` has no devices.
     let mut filesystems = system.names(base).unwrap_or_default();
-    filesystems.sort_unstable_by(|a, b| a.as_bytes().cmp(b.as_bytes()));
+    filesystems.sort_unstable();
     let members = |filesystem: &std::ffi::OsString| {
         let directory = base.join(filesystem).join("devices");
         let names = system.names(&directory).ok()?;

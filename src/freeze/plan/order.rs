@@ -143,13 +143,16 @@ fn dealt_out(
             level[edge.below] = level[edge.below].max(next);
         }
     }
-    let place = |&number: &usize| Place {
-        number,
-        level: level[number],
+    let deepest = level.iter().max().copied().unwrap_or(0);
+    let of_level = |wanted: usize| {
+        let numbers = order.iter().filter(|&&number| level[number] == wanted);
+        let place = |&number: &usize| Place {
+            number,
+            level: wanted,
+        };
+        numbers.map(place).collect::<Vec<_>>()
     };
-    let mut places: Vec<Place> = order.iter().map(place).collect();
-    places.sort_by_key(|place| place.level);
-    places
+    (0..=deepest).flat_map(of_level).collect()
 }
 
 /// The edges down from a filesystem.

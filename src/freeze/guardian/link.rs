@@ -195,6 +195,7 @@ impl Link {
         if !matches!(self.read(), Ok(Word::Ready)) {
             tracing::warn!("the guardian does not stay for a freeze that may still come through");
             self.end();
+            return Lingering(None);
         }
         Lingering(Some(self))
     }
@@ -213,7 +214,7 @@ impl Link {
     }
 }
 
-/// A guardian that stays behind; let go when this is dropped.
+/// A guardian that stays behind, unless it does not answer; let go when this is dropped.
 #[derive(Debug)]
 pub struct Lingering(Option<Link>);
 

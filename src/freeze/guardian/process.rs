@@ -236,6 +236,7 @@ impl Guardian<'_> {
                     Action::Retire => {
                         self.give_up_door();
                         self.visitors = Visitors::default();
+                        memory::unlock_all().ok();
                         self.say(&Word::Ready);
                     }
                     Action::TakeBack => self.take_back(),
@@ -427,8 +428,6 @@ impl Guardian<'_> {
 
     fn undo(&mut self, cause: Cause, hooks: bool, tell: bool) {
         let (thawed, mut failures) = self.thaw();
-        // What a hook writes must not wait for a filesystem that is frozen in this moment.
-        self.outlast(Some(MOMENT));
         let held = self.frozen_at.map_or(0.0, |at| at.elapsed().as_secs_f64());
         let reason = match cause {
             Cause::HoldLimit => "no guest-fsfreeze-thaw came within the hold limit".to_owned(),
@@ -459,6 +458,8 @@ impl Guardian<'_> {
             visitors::answer(asker, &word);
         }
         self.log(Severity::Warning, &format!("warning: {expiry}"));
+        // What a hook writes must not wait for a filesystem that is frozen in this moment.
+        self.outlast(Some(MOMENT));
         let mut report = self.report.take();
         if let Some(hook) = self.hook.as_ref().filter(|_| hooks) {
             self.let_freeze_hooks_end();

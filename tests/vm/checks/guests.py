@@ -78,7 +78,7 @@ def hooks_run_as_packaged_and_the_disks_are_held(g):
             late = [g.oob.start(f"echo x >{where}/late") for where in ("/root", "/data")]
             holds(all(job.wait(1)[0] is None for job in late), "writes wait while frozen")
             equal(agent.ask("guest-fsfreeze-status"), "frozen", "status")
-            guardian = g.oob.run("grep -lz '^guardian$' /proc/[0-9]*/cmdline").split("/")[2]
+            guardian, = g.guardians()
             group = g.oob.run(f"cat /proc/{guardian}/cgroup").strip()
             print(f"    {g.work.name}: the guardian's control group: {group!r}", flush=True)
             holds("qemu-guest-agent" not in group, "the guardian is not in the service's control group")

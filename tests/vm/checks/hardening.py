@@ -119,7 +119,7 @@ def hardening_backup_only_freezes_with_hooks_and_guardian(g):
             equal(g.ask("guest-fsfreeze-freeze", timeout=120), 3, "filesystems frozen, the late one among them")
             equal(g.oob.run("pidof mariadbd || echo none").strip(), "none", "the database, stopped by its hook")
             agent = status_of(g, g.agent_pid())
-            guardian = g.oob.run("grep -lz '^guardian$' /proc/[0-9]*/cmdline").split("/")[2]
+            guardian, = g.guardians()
             found = status_of(g, guardian)
             holds(agent["VmLck"] != "0 kB" and found["VmLck"] != "0 kB", f"both are locked into memory: {agent['VmLck']}, {found['VmLck']}")
             equal(g.oob.run(f"cat /proc/{guardian}/oom_score_adj").strip(), "-1000", "the guardian's OOM score")
@@ -140,6 +140,7 @@ def hardening_backup_only_freezes_with_hooks_and_guardian(g):
                 holds("swappiness" in said[2] and "Read-only file system" in said[2], f"/proc/sys is not writable: {said}")
                 holds(any("mount" in line and ("denied" in line or "permitted" in line) for line in said[3:]), f"no mounts: {said}")
         finally:
+            g.thaw_anyway()
             g.oob.run(f"rm -f /run/mariadb-in-use {harm.HOOKS}/61-limits; systemctl stop mariadb; umount /mnt/private/late; "
                       "rm -rf /var/tmp/late.img /mnt/private", timeout=120)
 

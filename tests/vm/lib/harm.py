@@ -48,9 +48,10 @@ class Writers:
     def __init__(self, g, *files):
         send(g, "stall.py")
         self.g, self.files = g, files
-        g.oob.run("rm -f /run/oob/stall.stop")
+        # Files of an earlier check would make the wait below end before these have begun.
+        g.oob.run(f"rm -f /run/oob/stall.stop {' '.join(files)}")
         self.job = g.oob.start(f"python3 -B /run/oob/stall.py {' '.join(files)}")
-        g.oob.run("until " + " && ".join(f"[ $(wc -l <{f}) -gt 5 ]" for f in files) + "; do sleep 0.05; done", timeout=30)
+        g.oob.run("until " + " && ".join(f"[ $(cat {f} | wc -l) -gt 5 ]" for f in files) + "; do sleep 0.05; done", timeout=30)
 
     def end(self):
         """Their results by file; none may have lost a line."""
@@ -89,11 +90,10 @@ def writable(g, *folders, timeout=20):
 
 def no_guardian(g):
     """No guardian process is left."""
-    find = "grep -lz '^guardian$' /proc/[0-9]*/cmdline 2>/dev/null"
     end = time.monotonic() + 10
-    while (left := g.oob.run(find, check=False).strip()) and time.monotonic() < end:
+    while (left := g.guardians()) and time.monotonic() < end:
         time.sleep(0.2)
-    equal(left, "", "guardians that are left")
+    equal(left, [], "guardians that are left")
 
 
 def told_once(g, reason):

@@ -10,7 +10,7 @@ use crate::freeze::report::{End, Report};
 use crate::freeze::root::Root;
 use crate::hooks::{Phase, ThawReason, master};
 use crate::state::{Expiry, StateDir};
-use crate::sys::poll::{has_hung_up, timeout};
+use crate::sys::poll::{has_hung_up, is_readable, timeout};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{guardian as sys, memory, process, strerror};
 use anyhow::{Context, bail};
@@ -301,7 +301,6 @@ impl Guardian<'_> {
                 Err(error) => return Err(error.into()),
             }
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
-            // What it said is heard before.
             if is_urgent && !ready.contains(&true) && self.agent.as_ref().is_some_and(is_ending) {
                 self.parting = self.agent.take().map(BufReader::into_inner);
                 return event(Event::Gone);
@@ -518,10 +517,12 @@ impl Guardian<'_> {
     }
 }
 
-/// Whether the agent at the other end has been killed.
+/// Whether the agent at the other end has been killed, and all that it said was heard.
 fn is_ending(agent: &BufReader<UnixStream>) -> bool {
-    let peer = getsockopt(agent.get_ref(), PeerCredentials);
-    peer.is_ok_and(|peer| process::is_ending(peer.pid()))
+    let line = agent.get_ref();
+    let peer = getsockopt(line, PeerCredentials);
+    let is_ending = peer.is_ok_and(|peer| process::is_ending(peer.pid()));
+    is_ending && !is_readable(line.as_fd(), Duration::ZERO)
 }
 
 /// Why the freeze is not ended at this stage.

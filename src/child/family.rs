@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
 
-use crate::sys::process::{Family, PidFd, kill};
+use crate::sys::process::{Family, PidFd, kill, stat};
 
 /// How often the family is looked at while it has its grace.
 const LOOK: Duration = Duration::from_millis(20);
@@ -78,7 +78,13 @@ fn signal_all(leader: i32, family: Family, signal: i32) {
 }
 
 fn belongs(pid: i32, leader: i32, family: Family) -> bool {
-    stat(pid).is_some_and(|stat| stat.belongs(leader, family))
+    stat(pid).is_some_and(|stat| {
+        let id = match family {
+            Family::Session => stat.session,
+            Family::Group => stat.group,
+        };
+        stat.is_running && id == leader
+    })
 }
 
 /// The family's processes that run, or None if /proc cannot be read.
@@ -88,69 +94,4 @@ fn members(leader: i32, family: Family) -> Option<Vec<i32>> {
         belongs(pid, leader, family).then_some(pid)
     });
     Some(pids.collect())
-}
-
-#[derive(Debug, PartialEq, Eq)]
-struct Stat {
-    running: bool,
-    group: i32,
-    session: i32,
-}
-
-impl Stat {
-    fn belongs(&self, leader: i32, family: Family) -> bool {
-        let id = match family {
-            Family::Session => self.session,
-            Family::Group => self.group,
-        };
-        self.running && id == leader
-    }
-}
-
-fn stat(pid: i32) -> Option<Stat> {
-    parse(&fs::read(format!("/proc/{pid}/stat")).ok()?)
-}
-
-/// Fields 3, 5 and 6 of proc_pid_stat(5); the name before them may hold anything, `)` included.
-fn parse(text: &[u8]) -> Option<Stat> {
-    let name_end = text.iter().rposition(|&byte| byte == b')')?;
-    let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
-    let mut fields = rest.split_ascii_whitespace();
-    let running = !matches!(fields.next()?, "Z" | "X" | "x");
-    let group = fields.nth(1)?.parse().ok()?;
-    let session = fields.next()?.parse().ok()?;
-    Some(Stat {
-        running,
-        group,
-        session,
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reads_stat_lines() {
-        let line = b"77 (a) S 1) R) S 1 70 60 0 -1 4194560 1";
-        assert_eq!(
-            parse(line),
-            Some(Stat {
-                running: true,
-                group: 70,
-                session: 60
-            })
-        );
-        let line = b"77 (x) Z 1 70 60 0";
-        assert_eq!(
-            parse(line),
-            Some(Stat {
-                running: false,
-                group: 70,
-                session: 60
-            })
-        );
-        assert_eq!(parse(b"77 (x"), None);
-        assert_eq!(parse(b"77 (x) S 1"), None);
-    }
 }

@@ -42,6 +42,13 @@ pub struct Timed {
     pub took: Duration,
 }
 
+impl Timed {
+    /// Whether it did not answer within the step limit; it may still be at work.
+    pub fn is_overdue(&self) -> bool {
+        matches!(&self.result, Err(error) if error.kind() == io::ErrorKind::TimedOut)
+    }
+}
+
 /// The engine's hands. Methods are called in the order of the transaction, one at a time.
 pub trait Ops {
     /// Keeps a filesystem reachable from its opening to its thaw.

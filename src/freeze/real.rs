@@ -23,7 +23,7 @@ use nix::libc;
 use nix::sys::stat::{Mode, makedev};
 use nix::unistd::{fsync, pipe2};
 use std::ffi::OsStr;
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
@@ -116,7 +116,7 @@ impl RealOps {
 /// A journal commits by itself every few seconds. In the middle of a flush that makes writers wait for blocks that
 /// queue behind all the data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts
 /// that interval anew. It never returns while someone else has the filesystem frozen.
-fn commit_journal(root: &File) -> io::Result<()> {
+fn commit_journal(root: &Root) -> io::Result<()> {
     let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     let file = openat(root, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
     Ok(fsync(file)?)
@@ -170,7 +170,7 @@ impl Ops for RealOps {
         let flush = |root: Arc<Root>| {
             let same = root.clone();
             // Only a kindness that nothing depends on: read-only, full and other filesystems refuse it.
-            limited(Some(COMMIT_LIMIT), move || commit_journal(&same.file), drop).ok();
+            limited(Some(COMMIT_LIMIT), move || commit_journal(&same), drop).ok();
             limited(limit, move || fsfreeze::flush(root.as_ref()), drop)
         };
         std::thread::scope(|scope| {
@@ -196,8 +196,8 @@ impl Ops for RealOps {
 
     fn freeze(&mut self, handles: &[&Arc<Root>]) -> Vec<Timed> {
         let done = self.all(handles, FREEZE);
-        let is_late = |timed: &Timed| matches!(&timed.result, Err(error) if error.kind() == io::ErrorKind::TimedOut);
-        let late = done.iter().zip(handles).filter(|(timed, _)| is_late(timed));
+        let both = done.iter().zip(handles);
+        let late = both.filter(|(timed, _)| timed.is_overdue());
         self.late
             .extend(late.map(|(_, &root)| Arc::downgrade(root)));
         done
@@ -291,7 +291,7 @@ impl Ops for RealOps {
         if late.is_empty() {
             return guardian.dismiss();
         }
-        let numbers: Vec<_> = late.iter().map(|root| root.file.as_raw_fd()).collect();
+        let numbers: Vec<_> = late.iter().map(|root| root.as_raw_fd()).collect();
         let lingering = Arc::new(guardian.linger(&numbers));
         for root in late {
             root.guardian.set(lingering.clone()).ok();

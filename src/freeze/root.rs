@@ -2,13 +2,12 @@
 
 use super::guardian::link::Lingering;
 use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::{Arc, OnceLock};
 
 /// One root; whoever acts on the filesystem holds it.
 pub struct Root {
-    /// The root itself.
-    pub file: File,
+    file: File,
     /// Set where FIFREEZE has not answered within its limit: who thaws should it succeed after the end of
     /// this process. It goes with the call, which is then the last that holds this.
     pub guardian: OnceLock<Arc<Lingering>>,
@@ -26,5 +25,12 @@ impl From<File> for Root {
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
+    }
+}
+
+/// By this number agent and guardian speak of it.
+impl AsRawFd for Root {
+    fn as_raw_fd(&self) -> RawFd {
+        self.file.as_raw_fd()
     }
 }

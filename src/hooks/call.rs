@@ -34,6 +34,16 @@ pub struct Ended {
     pub tail: Vec<u8>,
 }
 
+impl From<HookStatus> for Ended {
+    /// Without output.
+    fn from(status: HookStatus) -> Ended {
+        Ended {
+            status,
+            tail: Vec::new(),
+        }
+    }
+}
+
 /// The variables of a hook: set, or withheld.
 pub fn environment(desk: &Desk, time: Option<Duration>) -> Vec<(&'static str, Option<String>)> {
     let run = &desk.run;
@@ -100,16 +110,12 @@ pub fn refused(program: &Path) -> Option<HookStatus> {
 /// comes, not in one piece at its end.
 pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended {
     let time = desk.time_for(call.timeout);
-    let not_run = |status| Ended {
-        status,
-        tail: Vec::new(),
-    };
     if let Some(status) = refused(&call.program) {
-        return not_run(status);
+        return status.into();
     }
     let user = match user(policy.user.as_deref()) {
         Ok(user) => user,
-        Err(why) => return not_run(HookStatus::cannot_run(why)),
+        Err(why) => return HookStatus::cannot_run(why).into(),
     };
     // A group of its own, so that it can be ended with all it started; our session, so that the
     // agent can end it if we are gone.
@@ -170,7 +176,7 @@ pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended 
                 tail: output.tail,
             }
         }
-        Err(error) => not_run(HookStatus::cannot_run(error.to_string())),
+        Err(error) => HookStatus::cannot_run(error.to_string()).into(),
     }
 }
 

@@ -253,13 +253,13 @@ impl Master {
                 self.start(step, started, door, is_alone)?
             }
             Fitness::Unfit { reason, .. } if phase == Phase::Freeze || started.is_some() => {
-                self.pass_over(step, "cannot be run", HookStatus::cannot_run(reason))
+                self.pass_over(step, "cannot be run", reason, HookStatus::cannot_run)
             }
             Fitness::Unfit { .. } => return None,
             Fitness::Fit => match self.out_of_time(step) {
                 Some((reason, means)) => {
                     on_failure = means;
-                    self.pass_over(step, "is not called", HookStatus::no_time(reason))
+                    self.pass_over(step, "is not called", &reason, HookStatus::no_time)
                 }
                 None => self.start(step, started, door, is_alone)?,
             },
@@ -292,13 +292,17 @@ impl Master {
     }
 
     /// Logs that a step is not started, which counts as a failure.
-    fn pass_over(&self, step: &Step, what: &str, status: HookStatus) -> Done {
-        if let HookStatus::NotRun { reason, .. } = &status {
-            self.desk
-                .log()
-                .line(&format!("{} {what}: {reason}", step.name));
-        }
-        Done::of(status)
+    fn pass_over(
+        &self,
+        step: &Step,
+        what: &str,
+        reason: &str,
+        status: fn(String) -> HookStatus,
+    ) -> Done {
+        self.desk
+            .log()
+            .line(&format!("{} {what}: {reason}", step.name));
+        Done::of(status(reason.to_owned()))
     }
 
     fn record(&self, step: &Step, done: Done, elapsed: Duration, verdict: Verdict) -> HookRecord {
@@ -353,7 +357,7 @@ impl Master {
         let holds = step.policy.kind == Kind::Hold;
         if holds && !self.desk.memory().is_kept() {
             let reason = "a holding hook could not be found again for the thaw";
-            return Some(self.pass_over(step, "cannot be run", HookStatus::cannot_run(reason)));
+            return Some(self.pass_over(step, "cannot be run", reason, HookStatus::cannot_run));
         }
         let door = holds.then(|| self.desk.memory().door(door));
         if self.desk.phase == Phase::Freeze {

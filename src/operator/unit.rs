@@ -157,15 +157,15 @@ mod tests {
         );
         assert_eq!(command_line(root).unwrap().1, ["-F", "-l/a b", ""]);
         // Another of that name counts for nothing, a later name for more.
-        for (name, args) in [("hooks", "-x"), ("later", "-y")] {
+        let cases: [(&str, &str, &[&str]); 2] = [
+            ("hooks", "-x", &["-F", "-l/a b", ""]),
+            ("later", "-y", &["-y"]),
+        ];
+        for (name, args, expected) in cases {
             write(
                 &format!("usr/lib/systemd/system/qemu-guest-agent.service.d/{name}.conf"),
                 &format!("[Service]\nExecStart=\nExecStart=/usr/sbin/qemu-ga {args}\n"),
             );
-            let expected: &[&str] = match name {
-                "hooks" => &["-F", "-l/a b", ""],
-                _ => &["-y"],
-            };
             assert_eq!(command_line(root).unwrap().1, expected);
         }
     }

@@ -209,12 +209,36 @@ pub fn has_ended(pid: i32) -> io::Result<bool> {
     }
 }
 
-/// True if the process `pid` has been killed or has exited, but threads of it are still in the kernel and keep its
-/// descriptors open. One that cannot be seen is taken to run.
-pub fn is_ending(pid: i32) -> bool {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let state = stat.rsplit_once(") ").map(|(_, rest)| rest.as_bytes());
-    matches!(state, Some([b'Z' | b'X', ..]))
+/// What /proc tells of a process.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Stat {
+    /// It has neither exited nor been killed. One that has is there until it is reaped, and until its last thread
+    /// has left the kernel; its descriptors stay open until then.
+    pub is_running: bool,
+    /// Its process group.
+    pub group: i32,
+    /// Its session.
+    pub session: i32,
+}
+
+/// Reads /proc/PID/stat; None if it cannot be seen.
+pub fn stat(pid: i32) -> Option<Stat> {
+    parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
+}
+
+/// Fields 3, 5 and 6 of proc_pid_stat(5); the name before them may hold anything, `)` included.
+fn parse_stat(text: &[u8]) -> Option<Stat> {
+    let name_end = text.iter().rposition(|&byte| byte == b')')?;
+    let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
+    let mut fields = rest.split_ascii_whitespace();
+    let is_running = !matches!(fields.next()?, "Z" | "X" | "x");
+    let group = fields.nth(1)?.parse().ok()?;
+    let session = fields.next()?.parse().ok()?;
+    Some(Stat {
+        is_running,
+        group,
+        session,
+    })
 }
 
 /// A descriptor that stands for one process and becomes readable when it ends.
@@ -289,15 +313,40 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_process_that_was_not_reaped_is_ending() {
+    fn reads_stat_lines() {
+        let line = b"77 (a) S 1) R) S 1 70 60 0 -1 4194560 1";
+        assert_eq!(
+            parse_stat(line),
+            Some(Stat {
+                is_running: true,
+                group: 70,
+                session: 60
+            })
+        );
+        let line = b"77 (x) Z 1 70 60 0";
+        assert_eq!(
+            parse_stat(line),
+            Some(Stat {
+                is_running: false,
+                group: 70,
+                session: 60
+            })
+        );
+        assert_eq!(parse_stat(b"77 (x"), None);
+        assert_eq!(parse_stat(b"77 (x) S 1"), None);
+    }
+
+    #[test]
+    fn a_process_that_was_not_reaped_does_not_run() {
         let mut child = Command::new("true").spawn().unwrap();
         let pid = i32::try_from(child.id()).unwrap();
         while !has_ended(pid).unwrap() {
             std::thread::yield_now();
         }
-        assert!(is_ending(pid));
+        let is_running = |pid| stat(pid).map(|stat| stat.is_running);
+        assert_eq!(is_running(pid), Some(false));
         child.wait().unwrap();
         let ours = i32::try_from(std::process::id()).unwrap();
-        assert!(!is_ending(ours) && !is_ending(i32::MAX));
+        assert_eq!((is_running(ours), is_running(i32::MAX)), (Some(true), None));
     }
 }

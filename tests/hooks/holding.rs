@@ -1,13 +1,12 @@
 //! Hooks that stay alive from freeze to thaw.
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use qemu_ga::hooks::{HookStatus, ThawReason, Verdict};
 use qemu_ga::sys::process::kill;
 
-use crate::support::Place;
+use crate::support::{Place, executable};
 
 /// Holds until it is released, and tells what it was told.
 const HOLDER: &str = "\
@@ -115,9 +114,7 @@ fn one_that_never_becomes_ready_is_ended() {
     place.hook("3", "# qga-hook: type=hold\necho no lock >&2; exit 4");
     place.hook("4", "# qga-hook: type=hold\nexit 0");
     let script = "#!/nowhere\n# qga-hook: type=hold\n";
-    fs::write(place.dir().join("5"), script).expect("written");
-    let mode = fs::Permissions::from_mode(0o755);
-    fs::set_permissions(place.dir().join("5"), mode).expect("mode");
+    executable(&place.dir().join("5"), script);
     let hooks = place.freeze().hooks;
     let ends: Vec<_> = hooks.iter().map(|hook| hook.status.number()).collect();
     assert_eq!(ends, [124, 77, 4, 0, 127], "{hooks:?}");

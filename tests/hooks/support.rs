@@ -13,7 +13,11 @@ use tempfile::TempDir;
 pub const BINARY: &str = env!("CARGO_BIN_EXE_qemu-ga");
 
 pub fn script(path: &Path, text: &str) {
-    fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("script");
+    executable(path, &format!("#!/bin/sh\n{text}\n"));
+}
+
+pub fn executable(path: &Path, text: &str) {
+    fs::write(path, text).expect("script");
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("mode");
 }
 

@@ -73,10 +73,6 @@ fn errnos(done: &[Timed]) -> Vec<Option<i32>> {
     done.iter().map(errno).collect()
 }
 
-fn is_overdue(timed: &Timed) -> bool {
-    matches!(&timed.result, Err(error) if error.kind() == io::ErrorKind::TimedOut)
-}
-
 const SHORT: Option<Duration> = Some(Duration::from_millis(300));
 const FAR: Option<Duration> = Some(Duration::from_secs(1000));
 
@@ -124,7 +120,7 @@ fn what_hangs_is_left_alone_and_what_then_succeeds_is_undone() {
         |number| i32::from(number == 3),
     );
     let done = rig.run(&crew, SHORT);
-    let overdue: Vec<bool> = done.iter().map(is_overdue).collect();
+    let overdue: Vec<bool> = done.iter().map(Timed::is_overdue).collect();
     assert_eq!(overdue, [false, true, false, true, false, false]);
     assert_eq!(crew.0.lock().threads, 1);
     assert_eq!(rig.undone.try_iter().count(), 0);
@@ -151,7 +147,7 @@ fn when_all_threads_are_stuck_others_take_their_place() {
     let crew = Crew::of(2);
     let rig = Rig::new(5, |number| number < 4, |_| 0);
     let done = rig.run(&crew, SHORT);
-    let overdue: Vec<bool> = done.iter().map(is_overdue).collect();
+    let overdue: Vec<bool> = done.iter().map(Timed::is_overdue).collect();
     assert_eq!(overdue, [true, true, true, true, false]);
     rig.go.iter().flatten().for_each(|go| go.send(()).unwrap());
     let mut undone: Vec<usize> = rig.undone.iter().take(4).collect();

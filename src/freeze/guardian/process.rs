@@ -5,7 +5,6 @@ use super::visitors::{self, Visitors};
 use super::{CLAIM_LIMIT, COURTESY, Entrusted, Order, Stage, Standing, Word, door};
 use crate::freeze::crew::{Crew, THAW};
 use crate::freeze::history;
-use crate::freeze::ops::Timed;
 use crate::freeze::report::{End, Report};
 use crate::freeze::root::Root;
 use crate::hooks::{Phase, ThawReason, master};
@@ -219,7 +218,7 @@ impl Guardian<'_> {
                 Event::ClaimLimit => self.claim_limit = None,
                 Event::Order(Order::Late(number)) => {
                     let mut held = self.filesystems.iter_mut();
-                    let named = held.find(|held| held.root.file.as_raw_fd() == *number);
+                    let named = held.find(|held| held.root.as_raw_fd() == *number);
                     named.into_iter().for_each(|held| held.is_late = true);
                 }
                 Event::Order(Order::Linger) => self.filesystems.retain(|held| held.is_late),
@@ -359,22 +358,21 @@ impl Guardian<'_> {
     /// Thaws again and again, for so long at most, as long as an agent that was killed has not ended: a thread of it may
     /// freeze a filesystem yet, or itself wait for the thaw of one.
     fn outlast(&mut self, time: Option<Duration>) {
-        let Some(line) = self.parting.take() else {
-            return;
-        };
-        // Its successor may freeze.
-        self.give_up_door();
+        if self.parting.is_some() {
+            // Its successor may freeze.
+            self.give_up_door();
+        }
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
-        // Once more after its end, which may have been that of an FIFREEZE.
-        let mut is_over = false;
-        while !is_over {
+        while let Some(line) = &self.parting {
             if time.is_some_and(|time| begun.elapsed() > time) {
-                self.parting = Some(line);
                 return;
             }
-            is_over = has_hung_up(line.as_fd(), pause);
+            if has_hung_up(line.as_fd(), pause) {
+                self.parting = None;
+            }
             pause = LONGEST_PAUSE.min(pause * 2);
+            // Once more after its end, which may have been that of an FIFREEZE.
             self.thaw_late();
         }
     }
@@ -404,29 +402,27 @@ impl Guardian<'_> {
         for level in levels() {
             let roots: Vec<&Arc<Root>> = level.iter().rev().map(|held| &held.root).collect();
             let done = crew.run(&roots, THAW_LIMIT, THAW);
-            for (held, Timed { result, .. }) in level.iter().rev().zip(done) {
+            for (held, timed) in level.iter().rev().zip(done) {
+                if timed.is_overdue() {
+                    silent.push(held.root.as_raw_fd());
+                }
                 let mountpoint = &held.mountpoint;
-                match result {
+                match timed.result {
                     Ok(()) => thawed.push(mountpoint.clone()),
                     Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                    Err(error) => {
-                        failures.push(format!("{mountpoint}: {}", strerror(&error)));
-                        if error.kind() == io::ErrorKind::TimedOut {
-                            silent.push(held.root.file.as_raw_fd());
-                        }
-                    }
+                    Err(error) => failures.push(format!("{mountpoint}: {}", strerror(&error))),
                 }
             }
         }
         // The call is still out and thaws when it is its turn.
-        let answers = |held: &Held| !silent.contains(&held.root.file.as_raw_fd());
+        let answers = |held: &Held| !silent.contains(&held.root.as_raw_fd());
         self.filesystems.retain(answers);
-        memory::unlock_all().ok();
         (thawed, failures)
     }
 
     fn undo(&mut self, cause: Cause, hooks: bool, tell: bool) {
         let (thawed, mut failures) = self.thaw();
+        memory::unlock_all().ok();
         let held = self.frozen_at.map_or(0.0, |at| at.elapsed().as_secs_f64());
         let reason = match cause {
             Cause::HoldLimit => "no guest-fsfreeze-thaw came within the hold limit".to_owned(),
@@ -521,8 +517,8 @@ impl Guardian<'_> {
 fn is_ending(agent: &BufReader<UnixStream>) -> bool {
     let line = agent.get_ref();
     let peer = getsockopt(line, PeerCredentials);
-    let is_ending = peer.is_ok_and(|peer| process::is_ending(peer.pid()));
-    is_ending && !is_readable(line.as_fd(), Duration::ZERO)
+    let stat = peer.ok().and_then(|peer| process::stat(peer.pid()));
+    stat.is_some_and(|stat| !stat.is_running) && !is_readable(line.as_fd(), Duration::ZERO)
 }
 
 /// Why the freeze is not ended at this stage.

@@ -144,15 +144,15 @@ fn dealt_out(
         }
     }
     let deepest = level.iter().max().copied().unwrap_or(0);
-    let of_level = |wanted: usize| {
+    let mut places = Vec::with_capacity(order.len());
+    for wanted in 0..=deepest {
         let numbers = order.iter().filter(|&&number| level[number] == wanted);
-        let place = |&number: &usize| Place {
+        places.extend(numbers.map(|&number| Place {
             number,
             level: wanted,
-        };
-        numbers.map(place).collect::<Vec<_>>()
-    };
-    (0..=deepest).flat_map(of_level).collect()
+        }));
+    }
+    places
 }
 
 /// The edges down from a filesystem.

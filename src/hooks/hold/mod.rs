@@ -82,7 +82,7 @@ pub fn start(
         tail: tail_of(output),
     };
     if let Some(status) = refused(&call.program) {
-        return (Some(status.clone()), ended(status, ""));
+        return (Some(status.clone()), status.into());
     }
     let hold = match (policy.hold_timeout, desk.run.hold_limit) {
         (Some(limit), _) => Some(limit.as_secs_f64()),
@@ -206,10 +206,7 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
                 strerror(&error)
             );
             Released {
-                ended: Ended {
-                    status: HookStatus::cannot_run(why.clone()),
-                    tail: Vec::new(),
-                },
+                ended: HookStatus::cannot_run(why.clone()).into(),
                 lost: Some(why),
             }
         }

@@ -21,9 +21,9 @@ class PackageGuest(guest.RawGuest):
     CACHE = "unsafe"
 
     @staticmethod
-    def build():
-        """Makes ours of this checkout."""
-        return subprocess.run([paths.ROOT / "tests/package/build", "deb"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    def build(log):
+        """Makes ours of this checkout; returns the status."""
+        return subprocess.run([paths.ROOT / "tests/package/build", "deb"], stdout=log, stderr=subprocess.STDOUT).returncode
 
     @staticmethod
     def files(original):

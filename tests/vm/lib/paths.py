@@ -11,6 +11,11 @@ LOCK = CACHE / "lock"
 LAST_RUN = CACHE / "last-run"
 
 
+def target():
+    """Where cargo builds for the packages."""
+    return pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target")
+
+
 def binary_under_test():
     """The agent to test: $QGA_BIN, or the release build of this checkout."""
     path = pathlib.Path(os.environ.get("QGA_BIN") or ROOT / "target" / "release" / "qemu-ga").resolve()
@@ -37,7 +42,7 @@ def hook_master(binary):
 
 def packages(original=ORIGINAL):
     """The .deb of this checkout (tests/package/build makes it) and Debian's own, to go from one to the other."""
-    built = sorted((pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or ROOT / "target") / "packages").glob("qemu-ga-rs_*.deb"))
+    built = sorted((target() / "packages").glob("qemu-ga-rs_*.deb"))
     if len(built) != 1:
         raise SystemExit("target/packages has no .deb: run tests/package/build deb first")
     return built[0], original / "package.deb"

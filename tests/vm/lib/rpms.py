@@ -44,18 +44,17 @@ class RpmGuest(packages.PackageGuest):
     """A guest without a package of an agent at first."""
 
     @staticmethod
-    def build():
-        """Makes all three, of what cargo has built."""
-        target = pathlib.Path(os.environ.get("CARGO_TARGET_DIR") or paths.ROOT / "target")
+    def build(log):
+        """Makes all three, of what cargo has built; returns the status of the last that was tried."""
         for to, (spec, defines) in RECIPES.items():
             words = ["rpmbuild", "-bb", "--nodeps", "--build-in-place"]
             for define in (f"_topdir {BUILT}/build", f"_rpmdir {BUILT}/{pathlib.Path(to).stem}", *defines):
                 words += ["--define", define]
-            done = subprocess.run([*words, spec], cwd=paths.ROOT, env={**os.environ, "CARGO_TARGET_DIR": str(target)},
-                                  stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-            if done.returncode != 0:
+            status = subprocess.run([*words, spec], cwd=paths.ROOT, env={**os.environ, "CARGO_TARGET_DIR": str(paths.target())},
+                                    stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT).returncode
+            if status != 0:
                 break
-        return done
+        return status
 
     @staticmethod
     def files(original):

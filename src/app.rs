@@ -15,9 +15,12 @@ use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
+use crate::sys::{fds, memory, strerror};
 use crate::transport::{Address, Endpoint, OpenError};
+use nix::fcntl::Flock;
 use std::convert::Infallible;
 use std::ffi::OsString;
+use std::fs::File;
 use std::io::{self, Write};
 use std::path::PathBuf;
 
@@ -107,6 +110,7 @@ fn find(word: &str) -> Option<&'static Subcommand> {
 
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
+    abort_on_panic();
     let args: Vec<OsString> = std::env::args_os().collect();
     let word = args.get(1);
     if word.is_some_and(|word| word == "guardian") {
@@ -125,6 +129,17 @@ pub fn main() -> u8 {
             print(&mut io::stdout(), &error.stdout);
             ConfigError::EXIT_STATUS
         }
+    }
+}
+
+/// A panic ends a debug build as it ends a release build, by whose profile the compiler sees to that.
+fn abort_on_panic() {
+    if cfg!(debug_assertions) {
+        let tell = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            tell(info);
+            std::process::abort();
+        }));
     }
 }
 
@@ -149,6 +164,9 @@ fn act(action: Action) -> u8 {
         Action::DumpConf(mut config) => match activation::take() {
             Ok(activated) => {
                 note_activation(&mut config, activated.as_ref());
+                for warning in &config.warnings {
+                    print(&mut io::stderr(), &format!("qemu-ga: {warning}\n"));
+                }
                 u8::from(io::stdout().write_all(&config.dump()).is_err())
             }
             Err(error) => complain(&error),
@@ -220,7 +238,12 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    serve(config, state, gate, inherited, activated)
+    // Before the channel, which a second agent would take from the first.
+    match state.lock() {
+        Ok(lock) => serve(config, state, lock, gate, inherited, activated),
+        Err(error) if inherited => complain(&error),
+        Err(error) => give_up(&error),
+    }
 }
 
 /// Logs why the agent cannot start.
@@ -233,10 +256,15 @@ fn give_up(error: &dyn std::fmt::Display) -> u8 {
 fn serve(
     config: Config,
     state: StateDir,
+    mut lock: Option<Flock<File>>,
     gate: logging::Gate,
     inherited: bool,
     activated: Option<Activated>,
 ) -> u8 {
+    memory::share_heap();
+    if let Err(error) = fds::raise_limit() {
+        tracing::debug!("the limit of open files stays: {}", strerror(&error));
+    }
     if let Err(error) = agent::hold_back_signals() {
         return give_up(&format_args!("cannot hold back signals: {error}"));
     }
@@ -256,10 +284,16 @@ fn serve(
     };
     let mut pidfile = None;
     if config.daemon {
+        // A lock goes by the name of the process that took it.
+        drop(lock.take());
         match daemon::fork_daemon() {
             Ok(Side::Parent) => return 0,
             Ok(Side::Child) => {}
             Err(error) => return give_up(&format_args!("cannot fork: {error}")),
+        }
+        match state.lock() {
+            Ok(taken) => lock = taken,
+            Err(error) => return give_up(&error),
         }
         if let Err(text) = become_daemon(&config, inherited, &mut pidfile) {
             return give_up(&text);
@@ -270,7 +304,7 @@ fn serve(
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
     let files = Files::new(state.clone());
-    let ops = RealOps::new(state, hook, Box::new(gate), limits.step);
+    let ops = RealOps::new(state, hook, Box::new(gate), limits.step, policy.normal_rcu);
     let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
@@ -283,7 +317,9 @@ fn serve(
         move || Endpoint::open(address(&config, None))
     });
     let deferred_pidfile = (config.daemon && inherited).then(|| config.pidfile.clone());
-    match serve_forever(session, first, reopen, deferred_pidfile) {
+    let ended = serve_forever(session, first, reopen, deferred_pidfile);
+    drop(lock);
+    match ended {
         Ok(()) => 0,
         Err(error) => give_up(&format_args!("{error:#}")),
     }
@@ -304,12 +340,14 @@ fn serve_forever(
         crate::version::AGENT_VERSION,
         crate::version::PROTOCOL_VERSION
     );
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         tokio::select! {
             ended = agent::run(session, first, reopen) => ended,
-            never = hold_pidfile_after_thaw(freezer, deferred_pidfile) => match never {},
+            never = hold_pidfile_after_thaw(freezer.clone(), deferred_pidfile) => match never {},
         }
-    })
+    });
+    freezer.settle();
+    ended
 }
 
 /// Makes the pid file of an agent that started frozen, and holds it until dropped.
@@ -337,7 +375,7 @@ fn become_daemon(
     if !inherited {
         *pidfile = Some(PidFile::create(&config.pidfile)?);
     }
-    daemon::settle().map_err(|e| format!("cannot become a daemon: {}", crate::sys::strerror(&e)))
+    daemon::settle().map_err(|e| format!("cannot become a daemon: {}", strerror(&e)))
 }
 
 fn address(config: &Config, activated: Option<Activated>) -> Address {

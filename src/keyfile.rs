@@ -39,56 +39,74 @@ pub struct Entry<'a> {
     raw: &'a [u8],
 }
 
+/// What a line is.
+#[derive(Debug)]
+pub enum Line<'a> {
+    /// The head of a group.
+    Group(Cow<'a, str>),
+    /// A key with its value; its group is left empty.
+    Entry(Entry<'a>),
+    /// None of these.
+    Wrong(Problem),
+}
+
+/// The lines of `text` that say something: the number, counted from 1, the line as it stands, and what it
+/// is. What is wrong with one changes nothing about the others.
+pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8], Line<'_>)> {
+    let read = |(index, line): (usize, _)| {
+        let line: &[u8] = line;
+        let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
+        let number = index + 1;
+        let wrong = |(reason, advice)| {
+            Line::Wrong(Problem {
+                line: number,
+                reason,
+                advice,
+            })
+        };
+        let read = match line {
+            [] | [b'#', ..] => return None,
+            [b'[', ..] => group_name(line).map_or_else(wrong, Line::Group),
+            _ => match line.iter().position(|b| *b == b'=') {
+                Some(at) if at > 0 => Line::Entry(Entry {
+                    group: Cow::Borrowed(""),
+                    key: String::from_utf8_lossy(line[..at].trim_ascii_end()),
+                    line: number,
+                    raw: line[at + 1..].trim_ascii_start(),
+                }),
+                _ => wrong((neither(line), "write key=value, or # before a comment")),
+            },
+        };
+        Some((number, line, read))
+    };
+    text.split(|b| *b == b'\n').enumerate().filter_map(read)
+}
+
 /// Splits `text` into its entries, in file order; repeated groups and keys are all there.
 pub fn parse(text: &[u8]) -> Result<Vec<Entry<'_>>, Problem> {
     let mut entries = Vec::new();
     let mut group = None;
-    for (index, line) in text.split(|b| *b == b'\n').enumerate() {
-        let line_number = index + 1;
-        let problem = |reason: String, advice| Problem {
-            line: line_number,
-            reason,
-            advice,
-        };
-        let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
-        let (key, value) = match line {
-            [] | [b'#', ..] => continue,
-            [b'[', ..] => {
-                group = Some(group_name(line).map_err(|(reason, advice)| problem(reason, advice))?);
+    for (_, _, line) in lines(text) {
+        let mut entry = match line {
+            Line::Wrong(problem) => return Err(problem),
+            Line::Group(name) => {
+                group = Some(name);
                 continue;
             }
-            _ => match line.iter().position(|b| *b == b'=') {
-                Some(at) if at > 0 => (
-                    line[..at].trim_ascii_end(),
-                    line[at + 1..].trim_ascii_start(),
-                ),
-                _ => {
-                    return Err(problem(
-                        neither(line),
-                        "write key=value, or # before a comment",
-                    ));
-                }
-            },
+            Line::Entry(entry) => entry,
         };
         let Some(group) = &group else {
-            return Err(problem(
+            return Err(entry.problem(
                 "Key file does not start with a group".into(),
                 "put a line [general] before the first key",
             ));
         };
-        if !is_key(key) {
-            return Err(problem(
-                format!("Invalid key name: {}", shown(&String::from_utf8_lossy(key))),
-                "a key has no brackets",
-            ));
+        if !is_key(entry.key.as_bytes()) {
+            let reason = format!("Invalid key name: {}", shown(&entry.key));
+            return Err(entry.problem(reason, "a key has no brackets"));
         }
-        let (group, key) = (Cow::clone(group), String::from_utf8_lossy(key));
-        entries.push(Entry {
-            group,
-            key,
-            line: line_number,
-            raw: value,
-        });
+        entry.group = Cow::clone(group);
+        entries.push(entry);
     }
     Ok(entries)
 }
@@ -142,7 +160,8 @@ fn is_key(key: &[u8]) -> bool {
 }
 
 impl Entry<'_> {
-    fn problem(&self, reason: String, advice: &'static str) -> Problem {
+    /// What is wrong with this entry.
+    pub fn problem(&self, reason: String, advice: &'static str) -> Problem {
         Problem {
             line: self.line,
             reason,

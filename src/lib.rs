@@ -9,10 +9,12 @@
 //! | 0 | [`keyfile`] | parser of the configuration files: pure |
 //! | 0 | [`version`] | the protocol version that is announced, and our own |
 //! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
+//! | 1 | [`deadline`] | calls that may hang, on threads of a pool, each with a time limit |
 //! | 1 | [`probe`] | parsers of /proc, /sys, /run/udev, os-release |
 //! | 2 | [`transport`] | virtio-serial, isa-serial, unix-listen, vsock-listen, socket activation: one `Channel` |
+//! | 2 | [`ipc`] | JSON lines and descriptors over a unix socket, with time limits |
 //! | 2 | [`child`] | helper processes: bounded capture, deadline, the whole process group |
-//! | 2 | [`state`] | state directory: frozen marker, last report |
+//! | 2 | [`state`] | state directory: lock, frozen marker, counter, last reports |
 //! | 3 | [`hooks`] | hook discovery, order, run, the hook log; the hook master |
 //! | 3 | [`freeze`] | plan, engine (the transaction), ops (real and simulated), report; uses [`hooks`] |
 //! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
@@ -31,8 +33,10 @@ pub mod app;
 pub mod child;
 pub mod commands;
 pub mod config;
+pub mod deadline;
 pub mod freeze;
 pub mod hooks;
+pub mod ipc;
 pub mod keyfile;
 pub mod logging;
 pub mod operator;

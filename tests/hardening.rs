@@ -91,6 +91,8 @@ fn the_default_units_take_nothing_from_guest_exec_and_hooks() {
                 "Description" | "Documentation" | "BindsTo" | "After" | "IgnoreOnIsolate" => true,
                 "Environment" | "EnvironmentFile" | "ExecStart" | "Restart" | "RestartSec" => true,
                 "WantedBy" => true,
+                // systemd's own default: it ends nothing sooner than without.
+                "TimeoutStopSec" => value == "90",
                 _ => false,
             };
             assert!(
@@ -126,6 +128,10 @@ fn backup_only_answers_what_a_backup_needs() {
     assert_eq!(names, expected);
     // The channel is the one that DeviceAllow names.
     assert_eq!(Config::default().method.name(), "virtio-serial");
+    // Grace periods are expedited here, too.
+    let has = |setting| settings(&text).contains(&setting);
+    assert!(has(("ProtectKernelTunables", "yes")));
+    assert!(has(("ReadWritePaths", "-/sys/kernel/rcu_expedited")));
     // Nothing that gives the service a file system of its own where hooks look.
     for (key, _) in settings(&text) {
         let apart = [

@@ -29,6 +29,7 @@ impl PidFile {
                 .create(true)
                 .truncate(false)
                 .mode(0o600)
+                .custom_flags(libc::O_NOFOLLOW)
                 .open(path)
                 .map_err(|e| format!("Could not create '{}': {}", path.display(), strerror(&e)))?;
             lock(&file).map_err(|e| {

@@ -93,6 +93,7 @@ async fn answer(
     session: &mut Session,
     request: Request,
     channel: &mut Channel,
+    stop: &mut Stop,
     buffer: &mut [u8],
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
@@ -103,6 +104,7 @@ async fn answer(
         context,
     } = session;
     let id = request.id.clone();
+    let freezer = context.freezer.clone();
     let gives_way = commands::find(&request.execute).is_some_and(|command| command.gives_way);
     let mut at_work = Box::pin(dispatch(context, request));
     if !gives_way {
@@ -114,6 +116,7 @@ async fn answer(
         let read = tokio::select! {
             biased;
             outcome = &mut at_work => break outcome,
+            () = stop.heard(&freezer) => continue,
             read = channel.read_ahead(buffer), if lost.is_none() && inbox.len() < INBOX => read,
         };
         match read {
@@ -217,7 +220,7 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
             Event::Message(value) => Request::from_value(value),
         };
         let served = match request {
-            Ok(request) => answer(session, request, channel, &mut buffer, &mut out).await,
+            Ok(request) => answer(session, request, channel, stop, &mut buffer, &mut out).await,
             Err((id, error)) => {
                 put(&mut out, id.as_ref(), Err(error));
                 Ok(())

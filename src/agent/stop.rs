@@ -1,15 +1,28 @@
 //! SIGTERM and SIGINT: the agent leaves between two requests, and not while anything is frozen.
+//!
+//! A freeze that is not whole yet is given up. One that is whole goes on: requests are answered until the
+//! thaw, or until the hold limit has passed. If the whole system goes down the freeze is ended at once, as
+//! nothing that writes could stop before.
 
 use crate::freeze::Freezer;
 use nix::sys::signal::{SigSet, Signal as Number};
+use std::future::pending;
 use std::io;
+use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+/// How long an agent stays for the thaw of a freeze that it has ended because the system goes down: hosts
+/// thaw within seconds, and after the restart nothing would tell them that the snapshot is worthless.
+const LATE_THAW_GRACE: Duration = Duration::from_secs(10);
 
 /// Listens for the signals that end the agent.
 pub struct Stop {
     terminate: Signal,
     interrupt: Signal,
     asked: bool,
+    /// Until when the host may still ask for the thaw.
+    leaves_at: Option<Instant>,
 }
 
 /// Keeps the signals back until [`Stop::new`] can hear them. Call it before the channel is opened:
@@ -38,26 +51,36 @@ impl Stop {
             terminate,
             interrupt,
             asked: false,
+            leaves_at: None,
         })
     }
 
-    /// Waits until the agent is to leave. A signal that comes while filesystems are frozen is
-    /// remembered until the thaw, for leaving would strand them, unless a guardian ends the freeze
-    /// at its limit: then a successor can take over at once.
+    /// Waits for the first signal and has a freeze that is not whole given up; further signals change
+    /// nothing. Poll it while a request is at work, too.
+    pub async fn heard(&mut self, freezer: &Freezer) {
+        if self.asked {
+            return pending().await;
+        }
+        let name = tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        };
+        self.asked = true;
+        tracing::debug!("received {name}, quitting");
+        freezer.stop();
+    }
+
+    /// Waits until the agent is to leave.
     pub async fn requested(&mut self, freezer: &Freezer) {
         if !self.asked {
-            let name = tokio::select! {
-                _ = self.terminate.recv() => "SIGTERM",
-                _ = self.interrupt.recv() => "SIGINT",
-            };
-            self.asked = true;
-            tracing::debug!("received {name}, quitting");
-            if freezer.is_frozen() && !freezer.is_guarded() {
-                tracing::warn!("{name} waits: the agent leaves after guest-fsfreeze-thaw");
-            }
+            self.heard(freezer).await;
         }
-        if !freezer.is_guarded() {
-            freezer.thawed().await;
+        freezer.thawed().await;
+        if freezer.owes_an_answer() {
+            let leaves_at = self
+                .leaves_at
+                .get_or_insert_with(|| Instant::now() + LATE_THAW_GRACE);
+            sleep_until(*leaves_at).await;
         }
     }
 }

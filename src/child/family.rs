@@ -1,97 +1,188 @@
-//! Ending a child's whole family: its session or process group, and whoever in it ignores SIGTERM.
+//! Ending a child with all that belongs to it: its session or process group, and if it has a [`Scope`] what is
+//! in that, and the children of all these.
 //!
-//! The leader must not be reaped before: as long as it is a zombie its number, and so the
-//! family's, cannot pass to a stranger. Members are found in /proc and signalled by a pidfd that
-//! is checked after it was opened, so that a number that was reused in between is not hit.
+//! The leader must not be reaped before: as long as it is a zombie its number, and so its group's,
+//! cannot pass to a stranger. Every other member is found in /proc and signalled by a pidfd, and it is
+//! looked at once more after that was opened, so that a number that was reused in between is not hit.
+//! What was a member once stays one: the death of its parents does not hide it.
 
 use std::fs;
+use std::io;
 use std::time::{Duration, Instant};
 
-use nix::libc::{SIGCONT, SIGKILL, SIGTERM};
+use nix::libc::{ENOSYS, SIGCONT, SIGKILL, SIGTERM};
 
-use crate::sys::process::{Family, PidFd, kill, stat};
+use super::scope::Scope;
+use crate::protocol::text::is_hidden;
+use crate::sys::process::{Family, PidFd, Stat, has_ended, kill, stat};
 
-/// How often the family is looked at while it has its grace.
+/// How often the members are looked at while they have their grace.
 const LOOK: Duration = Duration::from_millis(20);
 /// How many rounds of SIGKILL: a member may fork while the list is walked.
 const ROUNDS: u32 = 50;
 
-/// SIGTERM to all of the family, and SIGKILL to what is left after `grace`. `wait` is called
-/// between looks and passes the given time; it may take in output meanwhile.
-pub fn end(leader: i32, family: Family, grace: Duration, wait: &mut dyn FnMut(Duration)) {
-    signal_all(leader, family, SIGTERM);
-    // A stopped process takes no SIGTERM.
-    signal_all(leader, family, SIGCONT);
-    let until = Instant::now() + grace;
-    while alive(leader, family) {
-        let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
-            break;
-        }
-        wait(left.min(LOOK));
-    }
-    for _ in 0..ROUNDS {
-        if !alive(leader, family) {
-            return;
-        }
-        signal_all(leader, family, SIGKILL);
-        wait(LOOK);
-    }
+struct Member {
+    pid: i32,
+    start: u64,
+    /// None before Linux 5.3.
+    process: Option<PidFd>,
 }
 
-/// True while a member of the family runs. Without /proc that cannot be told: then the leader
-/// alone counts.
-fn alive(leader: i32, family: Family) -> bool {
-    match members(leader, family) {
-        Some(members) => !members.is_empty(),
-        None => !matches!(crate::sys::process::has_ended(leader), Ok(true) | Err(_)),
+impl Member {
+    fn is_running(&self) -> bool {
+        stat(self.pid).is_some_and(|now| now.is_running && now.start == self.start)
     }
-}
 
-fn signal_all(leader: i32, family: Family, signal: i32) {
-    // The group at once first: nobody in it can fork away meanwhile. ESRCH and EPERM mean that
-    // there is nothing, or nothing of ours, left to end.
-    let _ = kill(-leader, signal);
-    if family == Family::Group {
-        return;
-    }
-    // Members that left the group but not the session: shells with job control.
-    for pid in members(leader, family).unwrap_or_default() {
-        if stat(pid).is_some_and(|now| now.group == leader) {
-            continue;
-        }
-        match PidFd::open(pid) {
-            Ok(process) => {
-                if belongs(pid, leader, family) {
-                    let _ = process.send(signal);
-                }
-            }
-            Err(error) if error.raw_os_error() == Some(nix::libc::ENOSYS) => {
-                if belongs(pid, leader, family) {
-                    let _ = kill(pid, signal);
-                }
-            }
-            // It has ended.
-            Err(_) => (),
-        }
-    }
-}
-
-fn belongs(pid: i32, leader: i32, family: Family) -> bool {
-    stat(pid).is_some_and(|stat| {
-        let id = match family {
-            Family::Session => stat.session,
-            Family::Group => stat.group,
+    fn signal(&self, signal: i32) {
+        match &self.process {
+            Some(process) => process.send(signal).ok(),
+            None if self.is_running() => kill(self.pid, signal).ok(),
+            None => None,
         };
-        stat.is_running && id == leader
-    })
+    }
 }
 
-/// The family's processes that run, or None if /proc cannot be read.
-fn members(leader: i32, family: Family) -> Option<Vec<i32>> {
-    let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| {
+pub struct Members<'a> {
+    leader: i32,
+    family: Family,
+    scope: Option<&'a mut Scope>,
+    known: Vec<Member>,
+}
+
+impl<'a> Members<'a> {
+    pub fn new(leader: i32, family: Family, scope: Option<&'a mut Scope>) -> Self {
+        Self {
+            leader,
+            family,
+            scope,
+            known: Vec::new(),
+        }
+    }
+
+    /// SIGTERM to all, and SIGKILL to what is left after `grace`. `wait` is called between looks and
+    /// passes the given time; it may take in output meanwhile. Returns what is left all the same, each
+    /// as `NUMBER (NAME)`.
+    pub fn end(&mut self, grace: Duration, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
+        let until = Instant::now() + grace;
+        // Looked for before anybody ends: a parent that is gone does not lead to its children.
+        while self.find() {
+            self.signal_all(SIGTERM);
+            // A stopped process takes no SIGTERM.
+            self.signal_all(SIGCONT);
+            while self.is_running() {
+                let left = until.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    return self.kill(wait);
+                }
+                wait(left.min(LOOK));
+            }
+        }
+        Vec::new()
+    }
+
+    fn kill(&mut self, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
+        for _ in 0..ROUNDS {
+            if !self.find() {
+                return Vec::new();
+            }
+            self.scope.iter().for_each(|scope| scope.kill());
+            self.signal_all(SIGKILL);
+            wait(LOOK);
+        }
+        let left = self.known.iter().filter(|member| member.is_running());
+        let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        left.map(|member| {
+            let name = name(member.pid);
+            let name = name.trim_end().replace(is_hidden, "?");
+            format!("{} ({name})", member.pid)
+        })
+        .collect()
+    }
+
+    fn is_running(&self) -> bool {
+        // Without /proc the leader alone can be told of.
+        matches!(has_ended(self.leader), Ok(false)) || self.known.iter().any(Member::is_running)
+    }
+
+    fn signal_all(&self, signal: i32) {
+        // The group at once first: nobody in it can fork away meanwhile. Its number is the leader's, who
+        // is not reaped. ESRCH and EPERM mean that there is nothing, or nothing of ours, left to end.
+        let _ = kill(-self.leader, signal);
+        let in_group =
+            |member: &&Member| stat(member.pid).is_some_and(|now| now.group == self.leader);
+        let others = self.known.iter().filter(|member| !in_group(member));
+        others.for_each(|member| member.signal(signal));
+    }
+
+    /// Takes in what has become a member since; false if none is left that runs.
+    fn find(&mut self) -> bool {
+        let all = processes();
+        let is_known = |pid: i32, start: u64| {
+            self.known
+                .iter()
+                .any(|member| (member.pid, member.start) == (pid, start))
+        };
+        let is_first =
+            |(pid, now): &&(i32, Stat)| is_known(*pid, now.start) || self.is_marked(*pid, now);
+        let mut found: Vec<&(i32, Stat)> = all.iter().filter(is_first).collect();
+        let mut at = 0;
+        // Without a scope what has left the family did so on purpose: the holders of a hook master.
+        while let Some((parent, _)) = found.get(at).filter(|_| self.scope.is_some()).copied() {
+            let is_new = |(pid, now): &&(i32, Stat)| {
+                now.parent == *parent && !found.iter().any(|(known, _)| known == pid)
+            };
+            let children: Vec<_> = all.iter().filter(is_new).collect();
+            found.extend(children);
+            at += 1;
+        }
+        let new: Vec<Member> = found
+            .iter()
+            .filter(|(pid, now)| !is_known(*pid, now.start))
+            .filter_map(|(pid, now)| self.member(*pid, now, &all))
+            .collect();
+        self.known.extend(new);
+        self.is_running()
+    }
+
+    /// The process, if it is still the one that was found.
+    fn member(&self, pid: i32, then: &Stat, all: &[(i32, Stat)]) -> Option<Member> {
+        let process = match PidFd::open(pid) {
+            Ok(process) => Some(process),
+            Err(error) if error.raw_os_error() == Some(ENOSYS) => None,
+            Err(_) => return None, // it has ended
+        };
+        let now = stat(pid).filter(|now| now.start == then.start)?;
+        // Its parent lives, so it is no stranger with the number of a dead one.
+        let has_parent = || {
+            let parent = all.iter().find(|(pid, _)| *pid == then.parent);
+            let start = stat(then.parent).map(|parent| parent.start);
+            now.parent == then.parent && start == parent.map(|(_, parent)| parent.start)
+        };
+        (self.is_marked(pid, &now) || has_parent()).then_some(Member {
+            pid,
+            start: now.start,
+            process,
+        })
+    }
+
+    fn is_marked(&self, pid: i32, now: &Stat) -> bool {
+        let id = match self.family {
+            Family::Session => now.session,
+            Family::Group => now.group,
+        };
+        id == self.leader || self.scope.as_ref().is_some_and(|scope| scope.has(pid))
+    }
+}
+
+/// The processes that run, but for this one and the first; none if /proc cannot be read.
+fn processes() -> Vec<(i32, Stat)> {
+    let own = std::process::id();
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let running = |entry: io::Result<fs::DirEntry>| {
         let pid: i32 = entry.ok()?.file_name().to_str()?.parse().ok()?;
-        belongs(pid, leader, family).then_some(pid)
-    });
-    Some(pids.collect())
+        let is_other = pid > 1 && u32::try_from(pid) != Ok(own);
+        let stat = stat(pid).filter(|stat| is_other && stat.is_running)?;
+        Some((pid, stat))
+    };
+    entries.filter_map(running).collect()
 }

@@ -5,26 +5,33 @@
 //! its default, stdin that is /dev/null or the given bytes, and no descriptor of ours but those
 //! passed on purpose. Output is read as it comes and kept up to a cap, so a child never blocks on
 //! it. The wait ends with the child itself: what it leaves in the background with our pipe open
-//! delays nothing. With a deadline, nothing of the child's family is left when `run` returns.
+//! delays nothing. With a deadline, nothing of the child's family is left when `run` returns, and of one
+//! that is [`Child::tracked`] nothing that it started, wherever that has gone; what cannot be ended is
+//! named. [`Child::run`] follows one child to its end, [`Child::start`] leaves that to the caller.
 
 mod family;
-pub mod plain;
 mod run;
+mod scope;
 #[cfg(test)]
 mod tests;
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
-use std::os::unix::process::ExitStatusExt;
-use std::process::ExitStatus;
-use std::time::Duration;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::time::{Duration, Instant};
 
 use crate::sys::identity::Identity;
 pub use crate::sys::process::{Announcement, Family};
+use crate::sys::spawn::Ended;
 use crate::sys::strerror;
-pub use family::end as end_family;
+pub use run::{Event, Running, reap_later};
+
+/// Ends the family of a leader that another process has started and that still runs, as at a time limit; `wait`
+/// is called between looks and passes the given time. What is left all the same, each as `NUMBER (NAME)`.
+pub fn end_family(leader: i32, family: Family, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
+    family::Members::new(leader, family, None).end(DEFAULT_GRACE, wait)
+}
 
 /// How much output is kept if the caller sets no cap, in bytes.
 pub const DEFAULT_CAP: usize = 64 * 1024;
@@ -37,18 +44,22 @@ pub const DEFAULT_LINGER: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Child {
     program: OsString,
+    arg0: Option<OsString>,
     args: Vec<OsString>,
     env: Vec<(OsString, Option<OsString>)>,
     stdin: Option<Vec<u8>>,
-    passed: Vec<(OwnedFd, OsString)>,
+    stdin_from: Option<OwnedFd>,
+    passed: Vec<OwnedFd>,
     announcements: Vec<Announcement>,
     output: Option<File>,
     cap: usize,
     deadline: Option<Duration>,
+    stopped_limit: Option<Duration>,
     grace: Duration,
     linger: Duration,
     cancel: Option<OwnedFd>,
     family: Family,
+    is_tracked: bool,
     user: Option<Identity>,
 }
 
@@ -57,19 +68,38 @@ impl Child {
     pub fn new(program: impl AsRef<OsStr>) -> Child {
         Child {
             program: program.as_ref().to_owned(),
+            arg0: None,
             args: Vec::new(),
             env: Vec::new(),
             stdin: None,
+            stdin_from: None,
             passed: Vec::new(),
             announcements: Vec::new(),
             output: None,
             cap: DEFAULT_CAP,
             deadline: None,
+            stopped_limit: None,
             grace: DEFAULT_GRACE,
             linger: DEFAULT_LINGER,
             cancel: None,
             family: Family::Session,
+            is_tracked: false,
             user: None,
+        }
+    }
+
+    /// This very program, once more, for a part of its work; it is the one that runs, also when its file
+    /// was replaced meanwhile. Not in the library's own tests, which are no qemu-ga and would run
+    /// themselves without end.
+    pub fn own_program() -> Child {
+        let program = if cfg!(test) {
+            "/nonexistent/qemu-ga"
+        } else {
+            "/proc/self/exe"
+        };
+        Child {
+            arg0: Some("qemu-ga".into()),
+            ..Child::new(program)
         }
     }
 
@@ -105,9 +135,21 @@ impl Child {
         self
     }
 
+    /// Makes `fd` its stdin.
+    pub fn stdin_from(mut self, fd: OwnedFd) -> Child {
+        self.stdin_from = Some(fd);
+        self
+    }
+
     /// Leaves `fd` open in the child, which finds its number in the variable `name`.
-    pub fn pass_fd(mut self, fd: OwnedFd, name: impl AsRef<OsStr>) -> Child {
-        self.passed.push((fd, name.as_ref().to_owned()));
+    pub fn pass_fd(self, fd: OwnedFd, name: impl AsRef<OsStr>) -> Child {
+        let number = fd.as_raw_fd().to_string();
+        self.keep_fd(fd).env(name, number)
+    }
+
+    /// Leaves `fd` open in the child, which knows its number.
+    pub fn keep_fd(mut self, fd: OwnedFd) -> Child {
+        self.passed.push(fd);
         self
     }
 
@@ -136,6 +178,12 @@ impl Child {
         self
     }
 
+    /// Ends the child and its whole family when a signal has stopped it for about that time and nobody has continued it.
+    pub fn stopped_limit(mut self, limit: Duration) -> Child {
+        self.stopped_limit = Some(limit);
+        self
+    }
+
     /// Time between SIGTERM and SIGKILL when a deadline passed or the run was cancelled.
     pub fn grace(mut self, grace: Duration) -> Child {
         self.grace = grace;
@@ -161,6 +209,13 @@ impl Child {
         self
     }
 
+    /// Ends with its family also what left that: what is in the control group that it is started in,
+    /// where one can be made, what has the variable [`MARK_ENV`] of it, and the children of these.
+    pub fn tracked(mut self) -> Child {
+        self.is_tracked = true;
+        self
+    }
+
     /// Has the child run as that user.
     pub fn user(mut self, identity: Identity) -> Child {
         self.user = Some(identity);
@@ -180,10 +235,33 @@ impl Child {
     ///
     /// # Errors
     /// As [`Child::run`].
-    pub fn run_with(self, seen: &mut dyn FnMut(&[u8])) -> Result<Outcome, ChildError> {
-        run::run(self, seen)
+    pub fn run_with(mut self, seen: &mut dyn FnMut(&[u8])) -> Result<Outcome, ChildError> {
+        let started = Instant::now();
+        let cancel = self.cancel.take();
+        let (due, linger, stopped_limit) = (self.deadline, self.linger, self.stopped_limit);
+        let due = due.and_then(|limit| started.checked_add(limit));
+        let program = self.program.clone();
+        match self.start(seen) {
+            Ok(mut running) => {
+                running.stopped_limit = stopped_limit;
+                running.follow(started, due, cancel.as_ref(), linger)
+            }
+            Err(ChildError::Exec(error)) => Ok(Outcome::not_executed(&program, &error, started)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Starts the child; the caller follows it, and reaps it. Deadline, linger and cancel are his, too.
+    ///
+    /// # Errors
+    /// It could not be started, or ([`ChildError::Exec`]) not be executed.
+    pub fn start(self, seen: &mut dyn FnMut(&[u8])) -> Result<Running<'_>, ChildError> {
+        run::start(self, seen)
     }
 }
+
+/// The variable that marks what belongs to one tracked child; every child of it inherits it.
+pub const MARK_ENV: &str = "QGA_HOOK_START";
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -194,16 +272,17 @@ pub enum Status {
     Signaled(i32),
     /// Not within the deadline; its family was ended.
     TimedOut,
+    /// A signal stopped it for too long; its family was ended.
+    Stopped,
     /// Its caller gave up on it; its family was ended.
     Cancelled,
 }
 
-impl From<ExitStatus> for Status {
-    fn from(status: ExitStatus) -> Status {
-        match (status.code(), status.signal()) {
-            (Some(code), _) => Status::Exited(code),
-            (None, Some(signal)) => Status::Signaled(signal),
-            (None, None) => Status::Exited(status.into_raw()),
+impl From<Ended> for Status {
+    fn from(ended: Ended) -> Status {
+        match ended {
+            Ended::Exited(code) => Status::Exited(code),
+            Ended::Signaled(signal) => Status::Signaled(signal),
         }
     }
 }
@@ -219,6 +298,8 @@ pub struct Outcome {
     pub dropped: u64,
     /// The reading end of its output, if something that it left behind still holds the other.
     pub leftover: Option<File>,
+    /// What could not be ended, each as `NUMBER (NAME)`.
+    pub survivors: Vec<String>,
     /// From before the start until all of it was over.
     pub elapsed: Duration,
     /// The error number of execve(2), if the program could not be executed at all.
@@ -226,6 +307,21 @@ pub struct Outcome {
 }
 
 impl Outcome {
+    fn not_executed(program: &OsStr, error: &io::Error, started: Instant) -> Outcome {
+        let mut output = b"failed to exec '".to_vec();
+        output.extend_from_slice(program.as_encoded_bytes());
+        output.extend_from_slice(format!("': {}\n", strerror(error)).as_bytes());
+        Outcome {
+            status: Status::Exited(1),
+            output,
+            dropped: 0,
+            leftover: None,
+            survivors: Vec::new(),
+            elapsed: started.elapsed(),
+            exec_errno: error.raw_os_error(),
+        }
+    }
+
     /// The wire's text for a child that failed to `action`, or None if it exited with 0
     /// (protocol reference 4.13). The output is cut at its first NUL.
     pub fn failure(&self, action: &str) -> Option<String> {
@@ -251,6 +347,10 @@ impl Outcome {
                  {seconds} s{}",
                 after_colon(&text)
             ),
+            (Status::Stopped, _) => format!(
+                "child process has failed to {action}: stopped by a signal, ended after {seconds} s{}",
+                after_colon(&text)
+            ),
             (Status::Cancelled, _) => format!(
                 "child process has failed to {action}: cancelled after {seconds} s{}",
                 after_colon(&text)
@@ -274,6 +374,8 @@ pub enum ChildError {
     Pipe(io::Error),
     /// fork(2) failed, or an argument or variable holds a NUL.
     Create(io::Error),
+    /// The program cannot be executed; [`Child::run`] makes an [`Outcome`] of it.
+    Exec(io::Error),
     /// Its stdin could not be fed; that the child closed it is no error.
     Write(io::Error),
     /// Its output could not be read.
@@ -289,6 +391,9 @@ impl ChildError {
             ChildError::Pipe(_) => "cannot create pipe FDs".to_owned(),
             ChildError::Create(error) => {
                 format!("failed to create child process: {}", strerror(error))
+            }
+            ChildError::Exec(error) => {
+                format!("failed to execute child process: {}", strerror(error))
             }
             ChildError::Write(error) => {
                 format!("{action}: cannot write to stdin pipe: {}", strerror(error))
@@ -320,6 +425,7 @@ impl std::error::Error for ChildError {
         match self {
             ChildError::Pipe(error)
             | ChildError::Create(error)
+            | ChildError::Exec(error)
             | ChildError::Write(error)
             | ChildError::Read(error)
             | ChildError::Wait(_, error) => Some(error),

@@ -1,11 +1,11 @@
 //! Starting a child and following it to its end: one poll(2) loop over its output, its input, its
-//! pidfd and the caller's cancel descriptor.
+//! pidfd and the caller's own descriptors.
 
+use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::process::{self, Stdio};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
@@ -14,69 +14,47 @@ use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::unistd::pipe2;
 
-use super::{Child, ChildError, Outcome, Status, family, plain};
+use super::family::Members;
+use super::scope::Scope;
+use super::{Child, ChildError, MARK_ENV, Outcome, Status};
 use crate::sys::poll::timeout;
-use crate::sys::process::{Family, PidFd, become_user, has_ended, prepare};
-use crate::sys::strerror;
+use crate::sys::process::{Family, PidFd, has_ended, stat};
+use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
 
 /// How often a child is looked at where the kernel has no pidfd.
 const LOOK: Duration = Duration::from_millis(20);
 /// Tries of a program that somebody has open for writing just now (an upgrade).
 const BUSY_TRIES: u32 = 20;
+/// Where programs are where PATH is not set, as execvp(3) has it.
+const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// Runs `child`; see [`Child::run_with`].
-pub fn run(mut child: Child, seen: &mut dyn FnMut(&[u8])) -> Result<Outcome, ChildError> {
-    let started = Instant::now();
+/// Starts `child`; see [`Child::start`].
+pub fn start(mut child: Child, seen: &mut dyn FnMut(&[u8])) -> Result<Running<'_>, ChildError> {
+    let scope = child.is_tracked.then(Scope::new);
+    if let Some(scope) = &scope {
+        child = child.env(MARK_ENV, scope.mark());
+        child.announcements.extend(scope.entry());
+    }
     let (reader, output) = output_pair(child.output.take())?;
-    let (input, writer) = input_pair(child.stdin.take())?;
-    let process = match start(&mut child, output, input)? {
-        Ok(process) => process,
-        Err(error) => return Ok(not_executed(&child, &error, started)),
+    let (input, writer) = match child.stdin_from.take() {
+        Some(input) => (input, None),
+        None => input_pair(child.stdin.take())?,
     };
-    // Ours were for the child alone.
-    child.passed.clear();
-    let pid = process.id();
-    let leader = i32::try_from(pid)
-        .map_err(|_| ChildError::Wait(pid, io::Error::from_raw_os_error(libc::ECHILD)))?;
-    let mut watch = Watch {
-        leader,
-        pidfd: PidFd::open(leader).ok(),
+    let pid = fork(&child, &output, &input)?;
+    Ok(Running {
+        pid,
+        pidfd: PidFd::open(pid).ok(),
+        has_ended: false,
         reader,
         writer,
-        cancel: child.cancel.take(),
         output: Vec::new(),
         dropped: 0,
         cap: child.cap,
+        family: child.family,
+        stopped_limit: None,
+        grace: child.grace,
+        scope,
         seen,
-    };
-    let due = child.deadline.and_then(|limit| started.checked_add(limit));
-    let followed = watch.follow(due);
-    let forced = match followed {
-        Ok(None) => {
-            watch.linger(child.linger)?;
-            None
-        }
-        Ok(Some(status)) => {
-            watch.cancel = None;
-            watch.end_family(child.family, child.grace);
-            Some(status)
-        }
-        Err(error) => {
-            // Never leave it running unwatched.
-            watch.end_family(child.family, child.grace);
-            reap(process, leader)?;
-            return Err(error);
-        }
-    };
-    let (output, dropped, leftover) = (watch.output, watch.dropped, watch.reader);
-    let ended = reap(process, leader)?;
-    Ok(Outcome {
-        status: forced.or(ended).unwrap_or(Status::TimedOut),
-        output,
-        dropped,
-        leftover,
-        elapsed: started.elapsed(),
-        exec_errno: None,
     })
 }
 
@@ -91,23 +69,15 @@ fn output_pair(file: Option<File>) -> Result<(Option<File>, OwnedFd), ChildError
 }
 
 /// The child's stdin, and our end with the bytes still to write.
-fn input_pair(bytes: Option<Vec<u8>>) -> Result<(Stdio, Option<Feed>), ChildError> {
-    let Some(bytes) = bytes else {
-        return Ok((Stdio::null(), None));
+fn input_pair(bytes: Option<Vec<u8>>) -> Result<(OwnedFd, Option<Feed>), ChildError> {
+    let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
+        let null = File::open("/dev/null").map_err(ChildError::Pipe)?;
+        return Ok((null.into(), None));
     };
-    if bytes.is_empty() {
-        return Ok((Stdio::null(), None));
-    }
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(pipe_error)?;
     nonblocking(&write).map_err(ChildError::Pipe)?;
-    Ok((
-        read.into(),
-        Some(Feed {
-            pipe: write.into(),
-            bytes,
-            at: 0,
-        }),
-    ))
+    let pipe = write.into();
+    Ok((read, Some(Feed { pipe, bytes, at: 0 })))
 }
 
 fn pipe_error(errno: Errno) -> ChildError {
@@ -120,92 +90,64 @@ fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Forks and executes. The inner error is execve(2)'s.
-fn start(
-    child: &mut Child,
-    output: OwnedFd,
-    input: Stdio,
-) -> Result<Result<process::Child, io::Error>, ChildError> {
-    let second = output.try_clone().map_err(ChildError::Pipe)?;
-    let path = child.env.iter().rev().find(|(name, _)| name == "PATH");
-    let path = path.and_then(|(_, value)| value.as_deref());
-    let mut command = plain::command(&child.program, path);
-    command
-        .args(&child.args)
-        .stdin(input)
-        .stdout(output)
-        .stderr(second);
+/// Our environment with what the child has over it.
+fn environment(child: &Child) -> Vec<(OsString, OsString)> {
+    let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     for (name, value) in &child.env {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
+        environment.retain(|(known, _)| known != name);
+        environment.extend(value.clone().map(|value| (name.clone(), value)));
     }
-    let mut keep = Vec::with_capacity(child.passed.len());
-    for (fd, name) in &child.passed {
-        command.env(name, fd.as_raw_fd().to_string());
-        keep.push(fd.as_raw_fd());
-    }
-    prepare(
-        &mut command,
-        child.family,
-        keep,
-        std::mem::take(&mut child.announcements),
-    );
-    if let Some(identity) = &child.user {
-        become_user(&mut command, identity);
-    }
+    environment
+}
+
+fn fork(child: &Child, output: &OwnedFd, input: &OwnedFd) -> Result<i32, ChildError> {
+    let text = |text: OsString| {
+        CString::new(text.into_vec()).map_err(|error| ChildError::Create(error.into()))
+    };
+    let environment = environment(child);
+    let path = environment.iter().find(|(name, _)| name == "PATH");
+    let path = path.map_or(DEFAULT_PATH, |(_, path)| path.as_bytes());
+    let program = text(child.program.clone())?;
+    let candidates = candidates(program.as_bytes(), path);
+    let first = child.arg0.as_deref().unwrap_or(&child.program);
+    let words = std::iter::once(first).chain(child.args.iter().map(OsString::as_os_str));
+    let argv: Vec<CString> = words
+        .map(|word| text(word.to_owned()))
+        .collect::<Result<_, _>>()?;
+    let variables = environment.into_iter().map(|(mut name, value)| {
+        name.push(OsStr::new("="));
+        name.push(value);
+        text(name)
+    });
+    let env: Vec<CString> = variables.collect::<Result<_, _>>()?;
+    let high = |fd: &OwnedFd| above_stdio(fd.try_clone()?);
+    let input = high(input).map_err(ChildError::Pipe)?;
+    let output = high(output).map_err(ChildError::Pipe)?;
+    let keep: Vec<_> = child.passed.iter().map(AsRawFd::as_raw_fd).collect();
+    let program = Program {
+        candidates: &candidates,
+        argv: &argv,
+        env: Some(&env),
+        stdio: [input.as_fd(), output.as_fd(), output.as_fd()],
+        family: Some(child.family),
+        keep: &keep,
+        announcements: &child.announcements,
+        user: child.user.as_ref(),
+    };
     let mut tries = 0;
     loop {
-        let error = match command.spawn() {
-            Ok(process) => return Ok(Ok(process)),
-            Err(error) => error,
-        };
-        match error.raw_os_error() {
-            Some(libc::ETXTBSY) if tries < BUSY_TRIES => {
+        match spawn::spawn(&program) {
+            Ok(pid) => return Ok(pid),
+            Err(SpawnError::Exec(error))
+                if error.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TRIES =>
+            {
                 tries += 1;
                 std::thread::sleep(Duration::from_millis(10));
             }
-            // What fork and its pipe can run into; no answer about the program. None: a NUL.
-            Some(libc::EAGAIN | libc::ENOMEM | libc::EMFILE | libc::ENFILE) | None => {
-                return Err(ChildError::Create(error));
-            }
-            Some(_) => return Ok(Err(error)),
+            Err(SpawnError::Exec(error)) => return Err(ChildError::Exec(error)),
+            Err(SpawnError::Fork(error)) => return Err(ChildError::Create(error)),
         }
     }
-}
-
-fn not_executed(child: &Child, error: &io::Error, started: Instant) -> Outcome {
-    let mut output = b"failed to exec '".to_vec();
-    output.extend_from_slice(child.program.as_bytes());
-    output.extend_from_slice(format!("': {}\n", strerror(error)).as_bytes());
-    Outcome {
-        status: Status::Exited(1),
-        output,
-        dropped: 0,
-        leftover: None,
-        elapsed: started.elapsed(),
-        exec_errno: error.raw_os_error(),
-    }
-}
-
-/// Takes the zombie away. None: it has not even heeded SIGKILL (it sleeps uninterruptibly, on a
-/// frozen or unreachable filesystem): then a thread waits for it, so that we can go on.
-fn reap(mut process: process::Child, leader: i32) -> Result<Option<Status>, ChildError> {
-    let pid = process.id();
-    let wait_error = |error| ChildError::Wait(pid, error);
-    if has_ended(leader).map_err(wait_error)? {
-        return process
-            .wait()
-            .map(|status| Some(status.into()))
-            .map_err(wait_error);
-    }
-    std::thread::Builder::new()
-        .name("reaper".to_owned())
-        .stack_size(64 * 1024)
-        .spawn(move || process.wait())
-        .map_err(wait_error)?;
-    Ok(None)
 }
 
 struct Feed {
@@ -222,16 +164,33 @@ impl Drop for Feed {
     }
 }
 
-struct Watch<'a> {
-    leader: i32,
+/// A child that was started. Dropped, it is left alone, and nobody reaps it.
+pub struct Running<'a> {
+    pid: i32,
     pidfd: Option<PidFd>,
+    /// Its end is not waited for any more.
+    has_ended: bool,
     reader: Option<File>,
     writer: Option<Feed>,
-    cancel: Option<OwnedFd>,
     output: Vec<u8>,
     dropped: u64,
     cap: usize,
+    family: Family,
+    pub(super) stopped_limit: Option<Duration>,
+    grace: Duration,
+    scope: Option<Scope>,
     seen: &'a mut dyn FnMut(&[u8]),
+}
+
+/// What a wait for a child ended with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// Its end; told until it is reaped.
+    Ended,
+    /// This one of the other descriptors is readable.
+    Readable(usize),
+    /// The time that was given.
+    Due,
 }
 
 /// What poll(2) found.
@@ -239,81 +198,160 @@ struct Ready {
     ended: bool,
     output: bool,
     input: bool,
-    cancel: bool,
+    other: Option<usize>,
 }
 
-impl Watch<'_> {
-    /// Until the child itself has ended (None) or must be ended, and why.
-    fn follow(&mut self, due: Option<Instant>) -> Result<Option<Status>, ChildError> {
+impl Running<'_> {
+    /// Its number.
+    pub fn pid(&self) -> i32 {
+        self.pid
+    }
+
+    /// What was kept of its output since this was asked last, and how many bytes were not.
+    pub fn take_output(&mut self) -> Result<(Vec<u8>, u64), ChildError> {
+        self.drain()?;
+        let dropped = std::mem::take(&mut self.dropped);
+        Ok((std::mem::take(&mut self.output), dropped))
+    }
+
+    pub(super) fn follow(
+        mut self,
+        started: Instant,
+        due: Option<Instant>,
+        cancel: Option<&OwnedFd>,
+        linger: Duration,
+    ) -> Result<Outcome, ChildError> {
+        let cancel: Vec<_> = cancel.iter().map(|fd| fd.as_fd()).collect();
+        let (followed, mut survivors) = (self.wait_unless_stopped(&cancel, due), Vec::new());
+        let forced = match followed {
+            Ok(Some(Event::Ended)) => {
+                self.linger(linger)?;
+                None
+            }
+            // Never leave it running unwatched.
+            _ => {
+                survivors = self.end();
+                Some(match followed {
+                    Ok(Some(Event::Due)) => Status::TimedOut,
+                    Ok(None) => Status::Stopped,
+                    _ => Status::Cancelled,
+                })
+            }
+        };
+        let ended = self.reap()?;
+        followed?;
+        Ok(Outcome {
+            status: forced.or(ended).unwrap_or(Status::TimedOut),
+            output: self.output,
+            dropped: self.dropped,
+            leftover: self.reader,
+            survivors,
+            elapsed: started.elapsed(),
+            exec_errno: None,
+        })
+    }
+
+    /// As [`Running::wait`]; `None` when two looks in a row have found it stopped by a signal.
+    fn wait_unless_stopped(
+        &mut self,
+        others: &[BorrowedFd<'_>],
+        due: Option<Instant>,
+    ) -> Result<Option<Event>, ChildError> {
+        let Some(limit) = self.stopped_limit else {
+            return self.wait(others, due).map(Some);
+        };
+        let mut was_stopped = false;
+        loop {
+            let look = Instant::now() + limit / 2;
+            let is_due = due.is_some_and(|due| due <= look);
+            match self.wait(others, Some(due.map_or(look, |due| due.min(look))))? {
+                Event::Due if !is_due => {}
+                event => return Ok(Some(event)),
+            }
+            let is_stopped = stat(self.pid).is_some_and(|stat| stat.is_stopped);
+            if is_stopped && was_stopped {
+                return Ok(None);
+            }
+            was_stopped = is_stopped;
+        }
+    }
+
+    /// Until it has ended, one of `others` is readable, or it is time; meanwhile its output is taken in
+    /// and its input fed.
+    ///
+    /// # Errors
+    /// It cannot be followed.
+    pub fn wait(
+        &mut self,
+        others: &[BorrowedFd<'_>],
+        due: Option<Instant>,
+    ) -> Result<Event, ChildError> {
         loop {
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-            let ready = self.poll(left)?;
+            let ready = self.poll(others, left)?;
             if ready.output {
-                self.take_output()?;
+                self.take_in()?;
             }
             if ready.input {
                 self.feed()?;
             }
-            if ready.ended || self.pidfd.is_none() && self.has_ended()? {
-                return Ok(None);
+            if !self.has_ended && (ready.ended || self.pidfd.is_none() && self.is_zombie()?) {
+                self.writer = None;
+                return Ok(Event::Ended);
             }
-            if ready.cancel {
-                return Ok(Some(Status::Cancelled));
+            if let Some(other) = ready.other {
+                return Ok(Event::Readable(other));
             }
             if left.is_some_and(|left| left.is_zero()) {
-                return Ok(Some(Status::TimedOut));
+                return Ok(Event::Due);
             }
         }
     }
 
-    fn has_ended(&self) -> Result<bool, ChildError> {
-        has_ended(self.leader).map_err(|error| ChildError::Wait(self.leader.unsigned_abs(), error))
+    fn is_zombie(&self) -> Result<bool, ChildError> {
+        has_ended(self.pid).map_err(|error| self.wait_error(error))
     }
 
-    fn poll(&self, left: Option<Duration>) -> Result<Ready, ChildError> {
-        let look = if self.pidfd.is_none() {
-            Some(LOOK)
-        } else {
-            None
+    fn wait_error(&self, error: io::Error) -> ChildError {
+        ChildError::Wait(self.pid.unsigned_abs(), error)
+    }
+
+    fn poll(&self, others: &[BorrowedFd<'_>], left: Option<Duration>) -> Result<Ready, ChildError> {
+        let left = match self.pidfd {
+            None if !self.has_ended => Some(left.map_or(LOOK, |left| left.min(LOOK))),
+            _ => left,
         };
-        let left = match (left, look) {
-            (Some(left), Some(look)) => Some(left.min(look)),
-            (left, look) => left.or(look),
-        };
-        let ended = self.pidfd.as_ref().map(AsFd::as_fd);
-        let output = self.reader.as_ref().map(AsFd::as_fd);
-        let input = self.writer.as_ref().map(|feed| feed.pipe.as_fd());
-        let cancel = self.cancel.as_ref().map(AsFd::as_fd);
-        let watched = [ended, output, input, cancel];
-        let flags = [
-            PollFlags::POLLIN,
-            PollFlags::POLLIN,
-            PollFlags::POLLOUT,
-            PollFlags::POLLIN,
+        let pidfd = self.pidfd.as_ref().filter(|_| !self.has_ended);
+        let writer = self.writer.as_ref().map(|feed| feed.pipe.as_fd());
+        let watched = [
+            (pidfd.map(AsFd::as_fd), PollFlags::POLLIN),
+            (self.reader.as_ref().map(AsFd::as_fd), PollFlags::POLLIN),
+            (writer, PollFlags::POLLOUT),
         ];
-        let present = watched.iter().zip(flags);
+        let present = watched.iter().filter_map(|&(fd, flags)| Some((fd?, flags)));
+        let others = others.iter().map(|&fd| (fd, PollFlags::POLLIN));
         let mut fds: Vec<PollFd<'_>> = present
-            .filter_map(|(fd, flags)| Some(PollFd::new((*fd)?, flags)))
+            .chain(others)
+            .map(|(fd, flags)| PollFd::new(fd, flags))
             .collect();
         match poll(&mut fds, timeout(left)) {
             Ok(_) | Err(Errno::EINTR) => (),
             Err(errno) => return Err(ChildError::Read(errno.into())),
         }
-        let mut found = fds.iter();
-        let mut is_ready = |fd: &Option<_>| {
-            fd.is_some() && found.next().is_some_and(|fd| fd.any().unwrap_or(true))
-        };
+        let mut found = fds.iter().map(|fd| fd.any().unwrap_or(true));
         // In the order of `watched`.
+        let [ended, output, input] =
+            watched.map(|(fd, _)| fd.is_some() && found.next().unwrap_or(false));
         Ok(Ready {
-            ended: is_ready(&ended),
-            output: is_ready(&output),
-            input: is_ready(&input),
-            cancel: is_ready(&cancel),
+            ended,
+            output,
+            input,
+            other: found.position(|is_ready| is_ready),
         })
     }
 
     /// Takes in what is there now; at the end of file the pipe is closed.
-    fn take_output(&mut self) -> Result<(), ChildError> {
+    fn take_in(&mut self) -> Result<(), ChildError> {
         let Some(reader) = &mut self.reader else {
             return Ok(());
         };
@@ -356,64 +394,96 @@ impl Watch<'_> {
     /// After the child's end: all that it wrote is in the pipe by now. What follows within
     /// `linger` (a `tee` behind it, say) is taken too, but not awaited longer.
     fn linger(&mut self, linger: Duration) -> Result<(), ChildError> {
-        self.pidfd = None;
-        self.writer = None;
-        self.cancel = None;
+        self.has_ended = true;
         let until = Instant::now() + linger;
         while self.reader.is_some() {
             let left = until.saturating_duration_since(Instant::now());
-            if !self.poll(Some(left))?.output {
-                if left.is_zero() {
-                    break;
-                }
-                continue;
-            }
-            self.take_output()?;
+            let is_there = self.poll(&[], Some(left))?.output;
             if left.is_zero() {
-                self.drain()?;
                 break;
             }
+            if is_there {
+                self.take_in()?;
+            }
         }
-        Ok(())
+        self.drain()
     }
 
     /// What is left in the pipe, at most its largest size (1 MiB without privilege).
     fn drain(&mut self) -> Result<(), ChildError> {
         for _ in 0..64 {
-            if !self.poll(Some(Duration::ZERO))?.output {
+            if self.reader.is_none() || !self.poll(&[], Some(Duration::ZERO))?.output {
                 break;
             }
-            self.take_output()?;
+            self.take_in()?;
         }
         Ok(())
     }
 
-    fn end_family(&mut self, family: Family, grace: Duration) {
+    /// Ends it with all that belongs to it, by SIGTERM, and by SIGKILL what is left after the grace.
+    /// Returns what could not be ended.
+    pub fn end(&mut self) -> Vec<String> {
         self.writer = None;
-        let leader = self.leader;
-        family::end(leader, family, grace, &mut |time| {
+        let mut scope = self.scope.take();
+        let mut members = Members::new(self.pid, self.family, scope.as_mut());
+        let grace = self.grace;
+        let survivors = members.end(grace, &mut |time| {
             let until = Instant::now() + time;
             // Output goes on being read so that no member blocks on it; an error here only means
             // that the rest of it is lost, and the family is ended all the same.
-            self.pidfd = None;
             loop {
                 let left = until.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    break;
-                }
-                if self.reader.is_none() {
-                    std::thread::sleep(left);
-                } else if !self.poll(Some(left)).is_ok_and(|ready| ready.output)
-                    || self.take_output().is_err()
-                {
+                let is_there = match self.reader {
+                    None => false,
+                    Some(_) => self.poll_output(left),
+                };
+                if !(is_there && self.take_in().is_ok()) {
                     std::thread::sleep(until.saturating_duration_since(Instant::now()));
+                    return;
                 }
             }
         });
+        self.scope = scope;
         if self.drain().is_err() {
             self.reader = None;
         }
+        survivors
     }
+
+    fn poll_output(&self, time: Duration) -> bool {
+        let reader = self.reader.as_ref();
+        reader.is_some_and(|reader| crate::sys::poll::is_readable(reader.as_fd(), time))
+    }
+
+    /// Takes the zombie away, and the control group; what it leaves running moves to ours. None: it has
+    /// not even heeded SIGKILL (it sleeps uninterruptibly, on a frozen or unreachable filesystem): then a
+    /// thread waits for it, so that we can go on.
+    ///
+    /// # Errors
+    /// It is no child of ours any more.
+    pub fn reap(&mut self) -> Result<Option<Status>, ChildError> {
+        let pid = self.pid;
+        let ended = if self.is_zombie()? {
+            let ended = spawn::reap(pid).map_err(|error| self.wait_error(error))?;
+            Some(ended.into())
+        } else {
+            reap_later(pid).map_err(|error| self.wait_error(error))?;
+            None
+        };
+        self.has_ended = true;
+        self.scope = None;
+        Ok(ended)
+    }
+}
+
+/// Takes the zombie of a child away as soon as it has ended.
+///
+/// # Errors
+/// No thread can be started.
+pub fn reap_later(pid: i32) -> io::Result<()> {
+    let thread = std::thread::Builder::new().name("reaper".to_owned());
+    let started = thread.stack_size(64 * 1024).spawn(move || spawn::reap(pid));
+    started.map(drop)
 }
 
 fn not_now(error: &io::Error) -> bool {

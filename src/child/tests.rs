@@ -48,6 +48,17 @@ fn run_and_cancel(child: Child, lines: usize) -> Outcome {
 }
 
 #[test]
+fn what_a_signal_has_stopped_is_ended_and_what_goes_on_is_not() {
+    let limit = Duration::from_millis(300);
+    let stopped = run(sh("kill -STOP $$").stopped_limit(limit));
+    assert_eq!(stopped.status, Status::Stopped);
+    let failure = stopped.failure(ACTION).expect("a failure");
+    assert!(failure.contains("stopped by a signal"), "{failure}");
+    let busy = run(sh("sleep 1").stopped_limit(limit));
+    assert_eq!(busy.status, Status::Exited(0));
+}
+
+#[test]
 fn wire_texts() {
     let failure = |script: &str| run(sh(script)).failure(ACTION);
     assert_eq!(failure("echo fine"), None);

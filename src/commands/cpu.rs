@@ -63,7 +63,7 @@ struct SetVcpus {
 fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let SetVcpus { vcpus } = decode(arguments)?;
-        answer(worker::run(move || set_vcpus(&System::host(), &vcpus)).await?)
+        answer(worker::run(worker::SLOW, move || set_vcpus(&System::host(), &vcpus)).await?)
     })
 }
 

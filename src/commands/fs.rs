@@ -25,7 +25,7 @@ pub(super) const COMMANDS: &[Command] =
     &[Command::later(26, "guest-get-fsinfo", |_, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
-            answer(worker::run(|| get_fsinfo(&System::host())).await?)
+            answer(worker::run(worker::QUICK, || get_fsinfo(&System::host())).await?)
         })
     })];
 

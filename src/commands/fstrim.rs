@@ -4,7 +4,9 @@
 //! others; it never fails the command.
 
 use super::{Command, Waiting, answer, worker};
+use crate::deadline::Pool;
 use crate::probe::System;
+use crate::probe::mount_root::MountRoot;
 use crate::protocol::arguments::decode;
 use crate::protocol::error::CommandError;
 use crate::protocol::text::from_os_bytes;
@@ -13,14 +15,14 @@ use crate::sys::fstrim::{Trimmed, trim};
 use crate::sys::strerror;
 use nix::libc;
 use serde::{Deserialize, Serialize};
-use std::ffi::OsStr;
-use std::fs::File;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::time::Duration;
 
-pub(super) const COMMANDS: &[Command] = &[Command::later(18, "guest-fstrim", |_, arguments| {
-    fstrim(arguments)
-})];
+pub(super) const COMMANDS: &[Command] =
+    &[Command::later(18, "guest-fstrim", |_, arguments| fstrim(arguments)).giving_way()];
+
+/// For the way to one filesystem, which may lead over a dead one.
+const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
 struct Fstrim {
@@ -48,10 +50,11 @@ fn fstrim(arguments: Dict) -> Waiting<'static> {
         tracing::info!(target: crate::AUDIT, "guest-fstrim called");
         // A negative number is a huge one, which most filesystems refuse.
         let minimum = minimum.unwrap_or(0) as u64;
-        let report = worker::run(move || {
-            trim_all(&System::host(), &|path| {
-                let file = File::open(OsStr::from_bytes(path)).map_err(Failure::Open)?;
-                trim(file, minimum).map_err(Failure::Trim)
+        let report = worker::run(worker::BULK, move || {
+            let pool = Pool::default();
+            trim_all(&System::host(), &|root| {
+                let file = pool.run_one(Some(OPEN_TIMEOUT), drop, || root.open());
+                trim(file.map_err(Failure::Open)?, minimum).map_err(Failure::Trim)
             })
         });
         answer(report.await?)
@@ -67,7 +70,7 @@ enum Failure {
 /// The last mounted filesystem comes first.
 fn trim_all(
     system: &System,
-    trim: &dyn Fn(&[u8]) -> Result<Trimmed, Failure>,
+    trim: &dyn Fn(MountRoot) -> Result<Trimmed, Failure>,
 ) -> Result<Report, CommandError> {
     let mounts = system.mounts().map_err(|e| {
         CommandError::generic(format!("cannot read the mount table: {}", strerror(&e)))
@@ -75,7 +78,10 @@ fn trim_all(
     let (filesystems, _) = system.block_filesystems(&mounts);
     let mut paths: Vec<Trim> = filesystems
         .iter()
-        .map(|filesystem| outcome(&filesystem.mountpoint, trim(&filesystem.mountpoint)))
+        .map(|filesystem| {
+            let root = MountRoot::of(&mounts, filesystem, &filesystem.mountpoint);
+            outcome(&filesystem.mountpoint, trim(root))
+        })
         .collect();
     paths.reverse();
     Ok(Report { paths })
@@ -132,7 +138,7 @@ mod tests {
         std::fs::write(root.path().join("proc/self/mountinfo"), table.concat()).unwrap();
         let system = System::at(root.path()).unwrap();
         let error = io::Error::from_raw_os_error;
-        let report = trim_all(&system, &|path| match path {
+        let report = trim_all(&system, &|root| match root.mountpoint() {
             b"/ok" => Ok(Trimmed {
                 bytes: 4096,
                 minimum: 512,

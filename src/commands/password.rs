@@ -39,7 +39,10 @@ struct SetUserPassword {
 fn set_user_password_here(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let arguments = decode(arguments)?;
-        worker::run(move || set_user_password(Path::new("chpasswd"), arguments)).await?;
+        worker::run(worker::SLOW, move || {
+            set_user_password(Path::new("chpasswd"), arguments)
+        })
+        .await?;
         empty()
     })
 }

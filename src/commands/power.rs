@@ -55,7 +55,7 @@ fn shutdown(_: &mut Context, arguments: Dict) -> Waiting<'_> {
             mode.unwrap_or("(null)")
         );
         let way = way(mode)?;
-        worker::run(move || shut_down(way, Path::new("/sbin"))).await?;
+        worker::run(worker::SLOW, move || shut_down(way, Path::new("/sbin"))).await?;
         Ok(Answer::Silence)
     })
 }
@@ -135,9 +135,11 @@ const HYBRID: Sleep = Sleep {
 fn suspend(sleep: &'static Sleep, arguments: Dict) -> Waiting<'static> {
     Box::pin(async move {
         let NoArguments {} = decode(arguments)?;
-        worker::run(move || go_to_sleep(sleep, &Child::new, Path::new("/sys/power/state")))
-            .await
-            .map(|()| Answer::Silence)
+        worker::run(worker::SLOW, move || {
+            go_to_sleep(sleep, &Child::new, Path::new("/sys/power/state"))
+        })
+        .await
+        .map(|()| Answer::Silence)
     })
 }
 

@@ -56,7 +56,7 @@ struct AuthorizedKeys {
 fn get_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let GetKeys { username } = decode(arguments)?;
-        answer(worker::run(move || get(&Account::find(&username)?)).await?)
+        answer(worker::run(worker::QUICK, move || get(&Account::find(&username)?)).await?)
     })
 }
 
@@ -69,7 +69,10 @@ fn add_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
         } = decode(arguments)?;
         let keys = checked(&keys)?;
         let reset = reset.unwrap_or(false);
-        worker::run(move || add(&Account::find(&username)?, &keys, reset)).await?;
+        worker::run(worker::QUICK, move || {
+            add(&Account::find(&username)?, &keys, reset)
+        })
+        .await?;
         empty()
     })
 }
@@ -78,7 +81,10 @@ fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let RemoveKeys { username, keys } = decode(arguments)?;
         let keys = checked(&keys)?;
-        worker::run(move || remove(&Account::find(&username)?, &keys)).await?;
+        worker::run(worker::QUICK, move || {
+            remove(&Account::find(&username)?, &keys)
+        })
+        .await?;
         empty()
     })
 }

@@ -1,45 +1,96 @@
-//! Floor 4: work that may take long, on a thread of its own, so that the session's task only
-//! awaits.
+//! Floor 4: work that may take long or hang, on a thread of its own, so that the session's task only
+//! awaits, and that no longer than a limit.
 
-use std::thread::Builder;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
+use tokio::time::timeout;
 
+use crate::deadline::{Pace, Pool};
 use crate::protocol::error::CommandError;
+
+/// For what reads, or writes a file: then a filesystem, or a name service, does not answer.
+pub(super) const QUICK: Duration = Duration::from_secs(20);
+/// For what waits for programs and hardware.
+pub(super) const SLOW: Duration = Duration::from_secs(600);
+/// For what works on whole disks.
+pub(super) const BULK: Duration = Duration::from_secs(3600);
 
 /// Handlers are shallow; what they call of the C library (name services) is not.
 const STACK: usize = 512 * 1024;
+/// Most jobs that have not returned.
+const MOST: usize = 16;
+static AT_WORK: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `job` on a thread and awaits its result.
+/// Runs `job` on a thread and awaits its result, at most for `limit`; then the job is left alone with its
+/// thread.
 ///
 /// # Errors
-/// The job's, or that no thread could be started.
+/// The job's, or that it did not return in time, or that no thread could be started.
 pub(super) async fn run<T: Send + 'static>(
+    limit: Duration,
     job: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, CommandError> {
-    let (tell, told) = oneshot::channel();
-    let work = move || {
-        // The session may have ended meanwhile: then nobody wants to know.
-        tell.send(job()).ok();
+    let result = Arc::new(Mutex::new(None));
+    let slot = result.clone();
+    let job = move || {
+        let result = Some(job());
+        *slot.lock().unwrap_or_else(PoisonError::into_inner) = result;
     };
-    Builder::new()
-        .name("command".into())
-        .stack_size(STACK)
-        .spawn(work)
-        .map_err(|error| {
-            let reason = crate::sys::strerror(&error);
-            CommandError::generic(format!("failed to start a thread: {reason}"))
-        })?;
-    told.await
-        .unwrap_or_else(|_| Err(CommandError::generic("the command's thread died")))
+    finish(&AT_WORK, limit, Box::new(job)).await?;
+    let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
+    result.unwrap_or_else(|| Err(CommandError::generic("the command's thread died")))
+}
+
+type Job = Box<dyn FnOnce() + Send>;
+
+/// One piece of code for whatever jobs there are.
+fn finish(
+    at_work: &'static AtomicUsize,
+    limit: Duration,
+    job: Job,
+) -> Pin<Box<dyn Future<Output = Result<(), CommandError>>>> {
+    Box::pin(async move {
+        let pool = Pool::with_stack(STACK);
+        if at_work.load(Ordering::Relaxed) >= MOST {
+            return Err(CommandError::generic(
+                "too many commands have not returned yet; find out which filesystem does not answer",
+            ));
+        }
+        if !pool.reserve(1) {
+            return Err(CommandError::generic("failed to start a thread"));
+        }
+        at_work.fetch_add(1, Ordering::Relaxed);
+        let (tell, told) = oneshot::channel();
+        let work = move || {
+            job();
+            at_work.fetch_sub(1, Ordering::Relaxed);
+            // The session may have ended meanwhile: then nobody wants to know.
+            tell.send(()).ok();
+            Ok(())
+        };
+        pool.start(Pace::OneByOne, drop, [work]);
+        timeout(limit, told).await.map(drop).map_err(|_| {
+            let seconds = limit.as_secs();
+            let text = format!("no answer within {seconds} s; what was begun may still be done");
+            CommandError::generic(text)
+        })
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::mpsc;
+
+    static HERE: AtomicUsize = AtomicUsize::new(0);
 
     fn wait<T>(future: impl Future<Output = T>) -> T {
         let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
             .build()
             .unwrap();
         runtime.block_on(future)
@@ -47,8 +98,28 @@ mod tests {
 
     #[test]
     fn results_and_failures_come_back() {
-        assert_eq!(wait(run(|| Ok(7))).unwrap(), 7);
-        let failed: Result<(), _> = wait(run(|| Err(CommandError::generic("no"))));
+        assert_eq!(wait(run(QUICK, || Ok(7))).unwrap(), 7);
+        let failed: Result<(), _> = wait(run(QUICK, || Err(CommandError::generic("no"))));
         assert_eq!(failed.unwrap_err().desc, "no");
+    }
+
+    #[test]
+    fn what_hangs_is_left_alone_and_too_much_of_it_is_refused() {
+        let ends: Vec<_> = (0..MOST)
+            .map(|_| {
+                let (end, ended) = mpsc::channel::<()>();
+                let job = move || assert!(ended.recv().is_err());
+                let failed =
+                    wait(finish(&HERE, Duration::from_millis(10), Box::new(job))).unwrap_err();
+                assert!(failed.desc.starts_with("no answer within 0 s"));
+                end
+            })
+            .collect();
+        let failed = wait(finish(&HERE, QUICK, Box::new(|| ()))).unwrap_err();
+        assert!(failed.desc.starts_with("too many commands"));
+        drop(ends);
+        while HERE.load(Ordering::Relaxed) > 0 {
+            std::thread::yield_now();
+        }
     }
 }

@@ -8,9 +8,12 @@
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
-use std::fs::{self, File};
+use std::fs::OpenOptions;
 use std::io::{self, Read};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+
+use nix::libc;
 
 use super::Config;
 use super::options::{self, Arg, CONF_FILE, Group, OPTIONS, Spec};
@@ -91,16 +94,18 @@ impl From<io::Error> for Failure {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    // Looked at before it is opened, since opening a FIFO waits for a writer.
-    if !fs::metadata(path)?.is_file() {
+    // Opening a FIFO would wait for a writer.
+    let file = OpenOptions::new()
+        .read(true)
+        .custom_flags(libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
         return Err(Failure::Other(
             "Not a regular file: name a configuration file",
         ));
     }
     let mut text = Vec::new();
-    File::open(path)?
-        .take(MAX_SIZE + 1)
-        .read_to_end(&mut text)?;
+    file.take(MAX_SIZE + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_SIZE {
         return Err(Failure::Other(
             "larger than 1 MiB: name a configuration file",

@@ -19,6 +19,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::freeze::policy::{self, Limits, Mode, Pattern, Policy};
+use crate::hooks::find;
+use crate::hooks::policy::Rules;
+use crate::hooks::sources::vmware;
 use crate::keyfile;
 use getopt::Found;
 use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
@@ -185,6 +188,30 @@ impl Config {
         self.path = None;
     }
 
+    /// Takes over what VMware's tools.conf says of filesystems, if the hooks' settings use its scripts.
+    fn adopt_tools_conf(&mut self) {
+        let Some(master) = self.hook() else {
+            return;
+        };
+        // What is wrong with these settings fails the freeze itself.
+        let rules = Rules::read(&find::conf_beside(&find::dir_of(master)));
+        let Some(conf) = rules.ok().and_then(|rules| vmware::tools_conf(&rules)) else {
+            return;
+        };
+        match conf {
+            Ok(conf) => {
+                self.policy.ignore_frozen |= conf.ignore_frozen;
+                for glob in conf.exclude {
+                    match Pattern::parse(&glob) {
+                        Ok(pattern) => self.policy.exclude.push(pattern),
+                        Err(why) => self.warnings.push(format!("tools.conf: {why}: ignored")),
+                    }
+                }
+            }
+            Err(why) => self.warnings.push(why),
+        }
+    }
+
     /// Sets a switch.
     fn switch(&mut self, id: Id, value: bool) {
         match id {
@@ -193,6 +220,7 @@ impl Config {
             Id::RetryPath => self.retry_path = value,
             Id::FsfreezeStrict => self.policy.strict = value,
             Id::FsfreezeIgnoreFrozen => self.policy.ignore_frozen = value,
+            Id::FsfreezeNormalRcu => self.policy.normal_rcu = value,
             _not_a_switch => {}
         }
     }
@@ -312,7 +340,11 @@ pub fn parse(
     args: &[OsString],
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Action, ConfigError> {
-    parse_in(args, env, &CONF_DIRS.map(Path::new))
+    let mut action = parse_in(args, env, &CONF_DIRS.map(Path::new))?;
+    if let Action::Run(config) | Action::DumpConf(config) = &mut action {
+        config.adopt_tools_conf();
+    }
+    Ok(action)
 }
 
 /// [`parse`] with the configuration directories given.
@@ -328,11 +360,7 @@ fn parse_in(
     let found = getopt::scan(args);
     let mut config = Config::default();
 
-    let named = found.iter().rev().find_map(|found| match found {
-        Found::Option(Id::Config, Some(path)) => Some(PathBuf::from(path)),
-        _ => None,
-    });
-    let file = file::choose(named, env("QGA_CONF").map(PathBuf::from), dirs);
+    let file = file::choose(named_file(args), env("QGA_CONF").map(PathBuf::from), dirs);
     file::load(&mut config, &file).map_err(|error| ConfigError::new(&program, error))?;
 
     let mut dump = false;
@@ -385,6 +413,15 @@ fn parse_in(
         Action::DumpConf(config)
     } else {
         Action::Run(config)
+    })
+}
+
+/// The configuration file that these arguments, without the program's name, ask for.
+pub fn named_file(args: &[OsString]) -> Option<PathBuf> {
+    let mut found = getopt::scan(args).into_iter().rev();
+    found.find_map(|found| match found {
+        Found::Option(Id::Config, path) => path.map(PathBuf::from),
+        _ => None,
     })
 }
 

@@ -35,6 +35,8 @@ pub enum Id {
     FsfreezeStrict,
     /// What others have frozen is passed over.
     FsfreezeIgnoreFrozen,
+    /// RCU grace periods are not expedited during a freeze.
+    FsfreezeNormalRcu,
     /// How long filesystems stay frozen at most.
     FsfreezeHoldLimit,
     /// How long one step at one filesystem may take.
@@ -322,6 +324,13 @@ pub static OPTIONS: &[Spec] = &[
         "fsfreeze-ignore-frozen",
         Arg::Switch,
         "leave out what someone else has frozen, instead of failing",
+    ),
+    own(
+        Id::FsfreezeNormalRcu,
+        "fsfreeze-normal-rcu",
+        Arg::Switch,
+        "do not expedite RCU grace periods while freezing: a freeze then blocks writers for tens of \
+         milliseconds more per filesystem, but no processor is interrupted for it",
     ),
     Spec {
         default: Some("900"),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::options::{Arg, Group, Id, OPTIONS, Spec};
 use super::{Config, RpcList};
-use crate::freeze::policy::{Limits, Mode, Pattern};
+use crate::freeze::policy::Pattern;
 use crate::keyfile;
 use crate::version::{AGENT_VERSION, PROTOCOL_VERSION};
 
@@ -84,8 +84,8 @@ fn wrap(text: &str, width: usize) -> Vec<String> {
 impl Config {
     /// The configuration in the file's format: known keys in the table's order, scalars that are
     /// not set left out, and of each option of a list its entries in reverse, as the original
-    /// prints them. Our own group has the keys that are not at their defaults, so without such it
-    /// is the original's dump.
+    /// prints them. What it knows is as in its own dump, up to our group: all of that is shown, for a
+    /// limit at its default ends a freeze as well.
     pub fn dump(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for group in Group::ALL {
@@ -98,9 +98,6 @@ impl Config {
                 })
                 .filter_map(|(key, id)| Some((key, self.value(id)?)))
                 .collect();
-            if keys.is_empty() {
-                continue;
-            }
             out.extend_from_slice(format!("{group}\n").as_bytes());
             for (key, value) in keys {
                 out.extend_from_slice(key.as_bytes());
@@ -128,28 +125,18 @@ impl Config {
             Id::StateDir => Some(text(self.statedir.as_ref())),
             Id::BlockRpcs => Some(reversed(&self.block_rpcs).into_bytes()),
             Id::AllowRpcs => Some(reversed(&self.allow_rpcs).into_bytes()),
-            Id::FsfreezeMode => {
-                changed(&self.policy.freeze, &Mode::default()).map(|mode| mode.name().into())
-            }
+            Id::FsfreezeMode => Some(self.policy.freeze.name().into()),
             Id::FsfreezeInclude => patterns(&self.policy.include),
             Id::FsfreezeExclude => patterns(&self.policy.exclude),
             Id::FsfreezeOptional => patterns(&self.policy.optional),
-            Id::FsfreezeStrict => self.policy.strict.then(|| b"true".to_vec()),
-            Id::FsfreezeIgnoreFrozen => self.policy.ignore_frozen.then(|| b"true".to_vec()),
-            Id::FsfreezeHoldLimit => {
-                changed(&self.limits.hold, &Limits::default().hold).map(|limit| seconds(*limit))
-            }
-            Id::FsfreezeStepLimit => {
-                changed(&self.limits.step, &Limits::default().step).map(|limit| seconds(*limit))
-            }
+            Id::FsfreezeStrict => switch(self.policy.strict),
+            Id::FsfreezeIgnoreFrozen => switch(self.policy.ignore_frozen),
+            Id::FsfreezeNormalRcu => switch(self.policy.normal_rcu),
+            Id::FsfreezeHoldLimit => Some(seconds(self.limits.hold)),
+            Id::FsfreezeStepLimit => Some(seconds(self.limits.step)),
             Id::Config | Id::DumpConf | Id::Version | Id::Help | Id::Service => None,
         }
     }
-}
-
-/// The value, if it is not the default.
-fn changed<'a, T: PartialEq>(value: &'a T, default: &T) -> Option<&'a T> {
-    (value != default).then_some(value)
 }
 
 fn seconds(limit: Option<Duration>) -> Vec<u8> {
@@ -159,7 +146,7 @@ fn seconds(limit: Option<Duration>) -> Vec<u8> {
 
 fn patterns(list: &[Pattern]) -> Option<Vec<u8>> {
     let texts: Vec<String> = list.iter().map(Pattern::to_string).collect();
-    (!texts.is_empty()).then(|| texts.join(",").into_bytes())
+    Some(texts.join(",").into_bytes())
 }
 
 fn reversed(list: &RpcList) -> String {

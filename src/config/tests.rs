@@ -40,13 +40,20 @@ fn error(list: &[&str]) -> ConfigError {
     }
 }
 
+/// The original's part of the dump, and ours.
+fn dumps(config: &Config) -> (String, String) {
+    let all = String::from_utf8(config.dump()).unwrap();
+    let (general, own) = all.split_once("[qemu-ga-rs]\n").unwrap();
+    (general.to_owned(), own.to_owned())
+}
+
 fn dump(config: &Config) -> String {
-    String::from_utf8(config.dump()).unwrap()
+    dumps(config).0
 }
 
 /// The value of one key in the dump.
 fn dumped(config: &Config, key: &str) -> Option<String> {
-    let dump = dump(config);
+    let dump = String::from_utf8(config.dump()).unwrap();
     let line = dump
         .lines()
         .find_map(|line| line.strip_prefix(key)?.strip_prefix('='));

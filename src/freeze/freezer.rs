@@ -4,8 +4,11 @@ use super::engine::{Engine, FreezeError};
 use super::ops::Ops;
 use super::real::RealOps;
 use super::report::Report;
+use crate::sys::{memory, strerror};
+use nix::sys::eventfd::EventFd;
+use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
@@ -15,8 +18,14 @@ use tokio::time::Instant;
 /// The engine's own stack: it calls no deep code.
 const STACK: usize = 256 * 1024;
 
+/// How long after the end of a run its memory is given back.
+const MEMORY_DELAY: Duration = Duration::from_millis(200);
+
 /// Pause before the watch over a freeze is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+
+/// How often a frozen agent that is asked to stop looks whether the system goes down.
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is known of the engine without waiting for it.
 #[derive(Clone, Default)]
@@ -27,8 +36,12 @@ struct Standing {
     ends: Option<Instant>,
     /// Where the guardian speaks.
     guardian: Option<Arc<OwnedFd>>,
-    /// The guardian ends the freeze if nobody else does.
-    guarded: bool,
+    /// It is not known yet what an earlier agent has left.
+    has_legacy: bool,
+    /// See [`Freezer::owes_an_answer`].
+    owes_an_answer: bool,
+    /// The agent is asked to stop.
+    is_stopping: bool,
 }
 
 impl Standing {
@@ -37,22 +50,78 @@ impl Standing {
         Self {
             frozen: engine.is_frozen(),
             ends: engine.time_left().map(|left| Instant::now() + left),
-            guarded: guardian.is_some() && engine.has_limit(),
             guardian,
+            has_legacy: engine.has_legacy(),
+            owes_an_answer: engine.owes_an_answer(),
+            is_stopping: engine.is_stopping(),
         }
+    }
+}
+
+/// Work for the engine's thread.
+type Job<O> = Box<dyn FnOnce(&mut Engine<O>) + Send>;
+
+struct Shared<O: Ops> {
+    engine: Mutex<Engine<O>>,
+    jobs: Mutex<Jobs<O>>,
+    queued: Condvar,
+    /// Tells the engine that the agent is asked to stop.
+    stop: Option<Arc<EventFd>>,
+}
+
+struct Jobs<O: Ops> {
+    queue: VecDeque<Job<O>>,
+    /// A thread takes them. It stays while anything is frozen: one more could not be had then for want of
+    /// memory, and to start it would take the thaw as long as the thaw itself.
+    has_thread: bool,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<O: Ops> Shared<O> {
+    /// Does what is queued, until that is all and nothing is frozen.
+    fn run_thread(&self) {
+        let mut is_frozen = false;
+        let mut jobs = lock(&self.jobs);
+        loop {
+            if let Some(job) = jobs.queue.pop_front() {
+                drop(jobs);
+                is_frozen = self.run_job(job);
+                jobs = lock(&self.jobs);
+            } else if is_frozen {
+                jobs = self
+                    .queued
+                    .wait(jobs)
+                    .unwrap_or_else(PoisonError::into_inner);
+            } else {
+                jobs.has_thread = false;
+                return;
+            }
+        }
+    }
+}
+
+impl<O: Ops> Shared<O> {
+    /// Does it, and answers whether anything is frozen then.
+    fn run_job(&self, job: Job<O>) -> bool {
+        let mut engine = lock(&self.engine);
+        job(&mut engine);
+        engine.is_frozen()
     }
 }
 
 /// A handle to the engine; clones share it.
 pub struct Freezer<O: Ops = RealOps> {
-    engine: Arc<Mutex<Engine<O>>>,
+    shared: Arc<Shared<O>>,
     standing: watch::Sender<Standing>,
 }
 
 impl<O: Ops> Clone for Freezer<O> {
     fn clone(&self) -> Self {
         Self {
-            engine: self.engine.clone(),
+            shared: self.shared.clone(),
             standing: self.standing.clone(),
         }
     }
@@ -62,8 +131,18 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     /// Takes the engine.
     pub fn new(mut engine: Engine<O>) -> Self {
         let (standing, _) = watch::channel(Standing::of(&mut engine));
+        let stop = engine.stop_line();
+        let jobs = Jobs {
+            queue: VecDeque::new(),
+            has_thread: false,
+        };
         Self {
-            engine: Arc::new(Mutex::new(engine)),
+            shared: Arc::new(Shared {
+                engine: Mutex::new(engine),
+                jobs: Mutex::new(jobs),
+                queued: Condvar::new(),
+                stop,
+            }),
             standing,
         }
     }
@@ -73,9 +152,28 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         self.standing.borrow().frozen
     }
 
-    /// Whether somebody else ends the freeze at work if this agent leaves. Never waits.
-    pub fn is_guarded(&self) -> bool {
-        self.standing.borrow().guarded
+    /// The agent is asked to stop: a freeze that is not whole is given up, and none begins any more. One that
+    /// is whole goes on, unless the system goes down.
+    pub fn stop(&self) {
+        if let Some(stop) = &self.shared.stop {
+            stop.write(1).ok();
+            self.standing
+                .send_modify(|standing| standing.is_stopping = true);
+        }
+    }
+
+    async fn stopping(&self) {
+        let mut standing = self.standing.subscribe();
+        // As in `thawed`.
+        standing
+            .wait_for(|standing| standing.is_stopping)
+            .await
+            .ok();
+    }
+
+    /// Whether the host is yet to hear that its freeze was ended because the system goes down. Never waits.
+    pub fn owes_an_answer(&self) -> bool {
+        self.standing.borrow().owes_an_answer
     }
 
     /// Waits until nothing is frozen or about to be.
@@ -123,8 +221,54 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     /// Looks after a freeze, if there is one: ends it at its limit, and hears of it when the
     /// guardian has ended it. Call it once more for a freeze that an earlier agent left.
     pub fn look_after(&self) {
-        if self.is_frozen() {
+        if self.needs_care() {
             tokio::spawn(stand_by(self.clone()));
+        }
+    }
+
+    fn needs_care(&self) -> bool {
+        let standing = self.standing.borrow();
+        standing.frozen || standing.has_legacy
+    }
+
+    /// Has the engine's thread do it.
+    fn enqueue(&self, job: Job<O>) {
+        let mut jobs = lock(&self.shared.jobs);
+        jobs.queue.push_back(job);
+        let has_thread = std::mem::replace(&mut jobs.has_thread, true);
+        drop(jobs);
+        if has_thread {
+            self.shared.queued.notify_one();
+        } else {
+            let shared = self.shared.clone();
+            let started = std::thread::Builder::new()
+                .name("freeze".into())
+                .stack_size(STACK)
+                .spawn(move || shared.run_thread());
+            if let Err(error) = started {
+                // A thaw must not fail for want of memory; the agent answers again after it.
+                tracing::warn!("no thread to be had, so requests wait: {error}");
+                self.run_here();
+            }
+        }
+    }
+
+    /// Does what is queued on the caller's thread.
+    fn run_here(&self) {
+        let mut jobs = lock(&self.shared.jobs);
+        jobs.has_thread = false;
+        let queue = std::mem::take(&mut jobs.queue);
+        drop(jobs);
+        for job in queue {
+            self.shared.run_job(job);
+        }
+    }
+
+    /// Waits until what is left of a run that has ended is done: for an agent that leaves. It does not
+    /// wait for a run at work.
+    pub fn settle(&self) {
+        if !self.is_frozen() {
+            lock(&self.shared.engine).conclude();
         }
     }
 
@@ -133,44 +277,54 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         job: impl FnOnce(&mut Engine<O>) -> Result<T, FreezeError> + Send + 'static,
     ) -> Result<T, FreezeError> {
         let (tell, told) = oneshot::channel();
-        let this = self.clone();
-        let work = move || {
-            let mut engine = this.engine.lock().unwrap_or_else(PoisonError::into_inner);
-            let result = job(&mut engine);
-            this.standing.send_replace(Standing::of(&mut engine));
-            drop(engine);
+        let (concluded, over) = oneshot::channel();
+        let standing = self.standing.clone();
+        let job: Job<O> = Box::new(move |engine| {
+            let result = job(engine);
+            standing.send_replace(Standing::of(engine));
             // The session may have ended meanwhile; the outcome stays in state and report.
             tell.send(result).ok();
-        };
-        // Shared, so that it is still there if no thread takes it.
-        let ours = Arc::new(Mutex::new(Some(work)));
-        let theirs = ours.clone();
-        let take =
-            |work: &Mutex<Option<_>>| work.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let started = std::thread::Builder::new()
-            .name("freeze".into())
-            .stack_size(STACK)
-            .spawn(move || {
-                if let Some(work) = take(&theirs) {
-                    work();
-                }
-            });
-        if let Err(error) = started {
-            if let Some(work) = take(&ours) {
-                // A thaw must not fail for want of memory; the agent answers again after it.
-                tracing::warn!("no thread to be had, so requests wait: {error}");
-                work();
-            }
-        }
+            // The host does not wait for this; what comes next does.
+            engine.conclude();
+            standing.send_replace(Standing::of(engine));
+            concluded.send(()).ok();
+        });
+        self.enqueue(job);
+        tokio::spawn(give_memory_back(self.clone(), over));
         told.await
             .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))
     }
 }
 
-/// Until nothing is frozen any more.
+/// Gives the memory back that a run took. The engine's thread has to have ended, for what it keeps for its
+/// own next use lies between what others use.
+async fn give_memory_back<O: Ops + Send + 'static>(
+    freezer: Freezer<O>,
+    concluded: oneshot::Receiver<()>,
+) {
+    concluded.await.ok();
+    tokio::time::sleep(MEMORY_DELAY).await;
+    if freezer.is_frozen() {
+        return;
+    }
+    memory::empty_thread_cache();
+    memory::give_back_free();
+    if let Err(error) = memory::release_file_pages() {
+        tracing::debug!("pages of files stay resident: {}", strerror(&error));
+    }
+}
+
+/// Until nothing is frozen any more. What an earlier agent has left is looked at first.
 async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
-    while freezer.is_frozen() {
-        let Standing { ends, guardian, .. } = freezer.standing.borrow().clone();
+    let mut is_new = freezer.standing.borrow().has_legacy;
+    while freezer.needs_care() {
+        let Standing {
+            ends,
+            guardian,
+            has_legacy,
+            is_stopping,
+            ..
+        } = freezer.standing.borrow().clone();
         let limit = async {
             match ends {
                 Some(at) => tokio::time::sleep_until(at).await,
@@ -184,10 +338,14 @@ async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
             }
         };
         tokio::select! {
-            () = freezer.thawed() => return,
-            () = limit => {}
-            () = spoken => {}
+            () = freezer.thawed(), if !has_legacy => return,
+            () = limit, if !is_new => {}
+            () = spoken, if !is_new => {}
+            () = std::future::ready(()), if is_new => {}
+            () = freezer.stopping(), if !is_stopping => {}
+            () = tokio::time::sleep(STOP_CHECK_INTERVAL), if is_stopping => {}
         }
+        is_new = false;
         let done = freezer.run(|engine| {
             engine.look_after();
             Ok(())

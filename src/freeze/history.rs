@@ -1,9 +1,8 @@
 //! The reports of the last runs, in the state directory.
 
 use super::report::Report;
-use crate::state::StateDir;
+use crate::state::{MAX_SIZE, StateDir};
 use crate::sys::strerror;
-use std::fs;
 use std::io;
 
 /// How many runs are kept.
@@ -20,12 +19,12 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
         );
         (Vec::new(), Some(text))
     };
-    match fs::read(&path) {
-        Ok(text) => match serde_json::from_slice(&text) {
+    match state.read_reports() {
+        Ok(Some(text)) => match serde_json::from_slice(&text) {
             Ok(reports) => (reports, None),
             Err(error) => wrong(error.to_string()),
         },
-        Err(error) if error.kind() == io::ErrorKind::NotFound => (Vec::new(), None),
+        Ok(None) => (Vec::new(), None),
         Err(error) => wrong(strerror(&error)),
     }
 }
@@ -33,7 +32,7 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
 /// Keeps a run, or what more is known of one that is kept already.
 ///
 /// # Errors
-/// One line: it cannot be written. Nothing else depends on it.
+/// One line: it cannot be written, so only this process knows it. Nothing else depends on it.
 pub fn keep(state: &StateDir, report: &Report) -> Result<(), String> {
     let (mut reports, wrong) = read(state);
     if let Some(text) = wrong {
@@ -42,9 +41,18 @@ pub fn keep(state: &StateDir, report: &Report) -> Result<(), String> {
     reports.retain(|kept| kept.id != report.id);
     reports.insert(0, report.clone());
     reports.truncate(KEPT);
-    serde_json::to_vec(&reports)
-        .map_err(io::Error::from)
-        .and_then(|json| state.write_reports(&json))
+    let mut json = serde_json::to_vec(&reports);
+    // A longer file would not be read any more.
+    while reports.len() > 1 && json.as_ref().is_ok_and(|json| json.len() as u64 > MAX_SIZE) {
+        reports.pop();
+        json = serde_json::to_vec(&reports);
+        tracing::warn!(
+            "reports are long, so only those of the last {} runs are kept",
+            reports.len()
+        );
+    }
+    json.map_err(io::Error::from)
+        .and_then(|json| state.write_reports(json))
         .map_err(|error| {
             format!(
                 "the report is not kept in {}: {}",
@@ -57,6 +65,7 @@ pub fn keep(state: &StateDir, report: &Report) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::fs;
 
     #[test]
     fn the_last_runs_are_kept_the_newest_first() {
@@ -82,6 +91,23 @@ mod tests {
         let (reports, wrong) = read(&state);
         assert_eq!((reports.len(), wrong), (KEPT, None));
         assert_eq!((reports[0].started, reports[19].id.as_str()), (7.0, "5"));
+    }
+
+    #[test]
+    fn long_reports_are_fewer_and_not_lost() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        for number in 0..KEPT {
+            let report = Report {
+                id: number.to_string(),
+                errors: vec!["x".repeat(1 << 20)],
+                ..Report::default()
+            };
+            keep(&state, &report).unwrap();
+        }
+        let (reports, wrong) = read(&state);
+        assert_eq!((reports.len(), wrong), (15, None));
+        assert_eq!(reports[0].id, "19");
     }
 
     #[test]

@@ -1,42 +1,45 @@
 //! The engine's real hands.
 
-use super::crew::{Crew, FREEZE, THAW, Task};
-use super::guard;
-use super::guardian::link::{Heard, Link};
+mod guarding;
+mod step;
+
+use super::guardian::link::{Link, Received, Socket};
 use super::guardian::{Claim, Order};
 use super::history;
-use super::limited::limited;
-use super::ops::{OpenError, Ops, Timed};
+use super::holdups;
+use super::ops::{Heard, Holding, Legacy, OpenError, Ops, Patience, REORDER_DELAY};
 use super::plan::{Survey, Target};
+use super::reach;
 use super::report::Report;
 use super::root::Root;
-use crate::hooks::memory::Run;
-use crate::hooks::{Phase, ThawReason, master};
-use crate::probe::System;
+use crate::deadline::{Batch, Pace, Pool, Timed};
+use crate::hooks::memory::{Run, is_open};
+use crate::hooks::{ANY_RUN, Phase, ThawReason, master};
 use crate::probe::filesystems::Filesystem;
-use crate::probe::mountinfo::{self, Mount};
-use crate::state::{Expiry, StateDir};
-use crate::sys::process::Announcement;
-use crate::sys::{self, fsfreeze, memory, strerror};
+use crate::probe::mountinfo::{self, DeviceNumber, Mount};
+use crate::probe::write_counters::{WriteCounters, Written};
+use crate::probe::writers::Writer;
+use crate::probe::{System, meminfo, shutdown};
+use crate::state::{Expiry, Marker, StateDir, boot_id};
+use crate::sys::poll::is_readable;
+use crate::sys::rcu;
+use crate::sys::{clock, fsfreeze, memory, strerror};
 use nix::fcntl::{OFlag, openat};
-use nix::libc;
-use nix::sys::stat::{Mode, makedev};
-use nix::unistd::{fsync, pipe2};
-use std::ffi::OsStr;
-use std::fs::OpenOptions;
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nix::sys::stat::Mode;
+use nix::unistd::fsync;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
-use std::time::{Duration, Instant, SystemTime};
-
-/// A thread that only waits for another needs little stack.
-const WAIT_STACK: usize = 64 * 1024;
+use std::time::{Duration, SystemTime};
+use step::step;
 
 /// How long a flush waits for the journal to be committed first.
 const COMMIT_LIMIT: Duration = Duration::from_secs(1);
+
+/// Where the kernel's settings are.
+const SYS: &str = "/sys";
 
 /// The gate in front of everything that logs.
 pub trait Gate: Send {
@@ -46,69 +49,84 @@ pub trait Gate: Send {
     fn open(&self);
 }
 
+/// Calls, and what they act on.
+type UnderWay = (Batch<Arc<Root>>, Vec<Arc<Root>>);
+
 /// Acts on the running system.
 pub struct RealOps {
     state: StateDir,
     hook: Option<PathBuf>,
+    /// The one that the freeze at work was begun with, if that was a predecessor's.
+    inherited_hook: Option<Option<PathBuf>>,
     gate: Box<dyn Gate>,
     step_limit: Option<Duration>,
+    /// RCU grace periods are not expedited.
+    keeps_rcu: bool,
     mounts: Vec<Mount>,
-    /// For FIFREEZE and FITHAW while frozen.
-    crew: Option<Crew<Root>>,
+    /// Of the devices that were asked for.
+    counters: Vec<(DeviceNumber, Option<WriteCounters>)>,
+    /// Makes the calls that may hang.
+    pool: Pool,
+    /// FIFREEZEs that have not answered yet, and what they freeze.
+    under_way: Option<UnderWay>,
+    /// What the guardian has, by its numbers.
+    entrusted: Vec<(usize, Weak<Root>)>,
     /// What FIFREEZE did not answer for within the step limit; gone once it has.
     late: Vec<Weak<Root>>,
+    /// RCU grace periods are expedited by us.
+    expedites_rcu: bool,
+    /// The guardian of an earlier freeze was found stopped.
+    was_stopped: bool,
+    /// Log lines are kept and memory is locked.
+    is_hushed: bool,
     guardian: Option<Link>,
+    /// Where guardians listen, from before a freeze to its end.
+    socket: Option<Socket>,
+    /// Readable once the agent is asked to stop; without one it waits for a freeze at work.
+    stop: Option<Arc<EventFd>>,
     /// For the next hook master: the guardian sees it closed when that has ended.
     alive: Option<OwnedFd>,
-    epoch: Instant,
 }
 
 impl RealOps {
     /// `hook`: the hook master, if one is configured; `step_limit`: how long opening, flushing,
-    /// freezing or thawing one filesystem may take.
+    /// freezing or thawing one filesystem may take; `keeps_rcu`: RCU grace periods are not expedited.
     pub fn new(
         state: StateDir,
         hook: Option<PathBuf>,
         gate: Box<dyn Gate>,
         step_limit: Option<Duration>,
+        keeps_rcu: bool,
     ) -> Self {
         Self {
             state,
             hook,
+            inherited_hook: None,
             gate,
             step_limit,
+            keeps_rcu,
             mounts: Vec::new(),
-            crew: None,
+            counters: Vec::new(),
+            pool: Pool::default(),
+            under_way: None,
+            entrusted: Vec::new(),
             late: Vec::new(),
+            expedites_rcu: false,
+            was_stopped: false,
+            is_hushed: false,
             guardian: None,
+            socket: None,
+            stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
+                .ok()
+                .map(Arc::new),
             alive: None,
-            epoch: Instant::now(),
         }
     }
 }
 
-impl RealOps {
-    /// Opens `path` and makes sure that it leads to `filesystem`.
-    fn open_at(&self, path: &[u8], filesystem: &Filesystem) -> Result<Arc<Root>, OpenError> {
-        let path = OsStr::from_bytes(path).to_owned();
-        let open = move || {
-            // Non-blocking: what is mounted may be a single file, and that a FIFO.
-            let root = OpenOptions::new()
-                .read(true)
-                .custom_flags(libc::O_CLOEXEC | libc::O_NONBLOCK)
-                .open(path)?;
-            let device = root.metadata()?.dev();
-            Ok((root, device))
-        };
-        let (root, device) = limited(self.step_limit, open, drop).map_err(OpenError::Failed)?;
-        // A btrfs subvolume has an anonymous device number of its own, so only the others show
-        // by theirs that the path led elsewhere.
-        let meant = makedev(filesystem.major.into(), filesystem.minor.into());
-        if filesystem.fstype != "btrfs" && device != meant {
-            return Err(OpenError::Covered);
-        }
-        Ok(Arc::new(Root::from(root)))
-    }
+/// Thaws what FIFREEZE froze after it was given up: nobody else would.
+fn take_back(root: Arc<Root>) {
+    fsfreeze::thaw(root.as_ref()).ok();
 }
 
 /// Commits a filesystem's journal, not its data, by syncing a file that has neither name nor content.
@@ -123,25 +141,39 @@ fn commit_journal(root: &Root) -> io::Result<()> {
 }
 
 impl RealOps {
-    /// Freezes or thaws side by side, within the step limit.
-    fn all(&self, handles: &[&Arc<Root>], task: Task<Root>) -> Vec<Timed> {
-        match &self.crew {
-            Some(crew) => crew.run(handles, self.step_limit, task),
-            None => Crew::of(handles.len()).run(handles, self.step_limit, task),
+    /// Waits until `limit`; then makes those let go who hold up what has not returned, and answers who they are: one
+    /// list for each root.
+    fn free_late(
+        &self,
+        limit: Option<Duration>,
+        batch: &Batch<Arc<Root>>,
+        roots: &[Arc<Root>],
+    ) -> Vec<Vec<Writer>> {
+        let mut writers = vec![Vec::new(); roots.len()];
+        // It has been waited for once.
+        let left = limit.map(|limit| limit.saturating_sub(REORDER_DELAY));
+        if left.is_none_or(|left| batch.wait(left)) {
+            return writers;
         }
+        let found = holdups::find(&self.pool, roots);
+        if !found.is_empty() {
+            writers = found;
+        }
+        // Those that a writer is known to use; else all of them.
+        for only in [Some(&writers[..]), None] {
+            if holdups::abort_connections(only) && batch.wait(holdups::ABORT_TIMEOUT) {
+                break;
+            }
+        }
+        writers
     }
+}
 
-    /// The master that thaws tells the guardian that it has begun. It leaves the service's control
-    /// group, for a service manager that stops or restarts the service, or cleans up after an agent
-    /// that died, would end it before every hook has thawed.
-    fn thaw_announcements(&self) -> Vec<Announcement> {
-        let mut announcements = sys::guardian::ways_out_of_service().unwrap_or_else(|error| {
-            tracing::debug!("thaw hooks stay in the service's control group: {error}");
-            Vec::new()
-        });
-        let announce = |guardian: &Link| guardian.announcement(&Order::HooksThawed).ok();
-        announcements.extend(self.guardian.as_ref().and_then(announce));
-        announcements
+/// Of a FIFREEZE only the answer matters.
+fn without_value(timed: Timed<Arc<Root>>) -> Timed {
+    Timed {
+        result: timed.result.map(drop),
+        took: timed.took,
     }
 }
 
@@ -149,62 +181,145 @@ impl Ops for RealOps {
     type Handle = Arc<Root>;
 
     fn survey(&mut self) -> io::Result<Survey> {
+        step("survey");
         self.mounts = mountinfo::read(Path::new("/"))?;
         Ok(Survey::take(&System::host(), &self.mounts))
     }
 
-    fn open(&mut self, target: &Target) -> Result<Arc<Root>, OpenError> {
-        if let Some(why) = guard::refusal(&self.mounts, &target.filesystem) {
-            return Err(OpenError::Refused(why));
+    fn survey_again(&mut self) -> io::Result<Option<Survey>> {
+        step("survey_again");
+        let mounts = mountinfo::read(Path::new("/"))?;
+        if mounts == self.mounts {
+            return Ok(None);
         }
-        let first = self.open_at(&target.filesystem.mountpoint, &target.filesystem);
-        if first.is_ok() {
-            return first;
-        }
-        let other = |path: &Vec<u8>| self.open_at(path, &target.filesystem).ok();
-        target.alternatives.iter().find_map(other).map_or(first, Ok)
+        self.mounts = mounts;
+        Ok(Some(Survey::take(&System::host(), &self.mounts)))
     }
 
-    fn flush(&mut self, handles: &[&Arc<Root>]) -> Vec<io::Result<()>> {
-        let limit = self.step_limit;
-        let flush = |root: Arc<Root>| {
-            let same = root.clone();
+    fn open(&mut self, targets: &[Target]) -> Vec<Result<Arc<Root>, OpenError>> {
+        step("open");
+        let opened = reach::open(&self.pool, self.step_limit, &self.mounts, targets);
+        let root = |file: Result<_, _>| file.map(|file| Arc::new(Root::from(file)));
+        opened.into_iter().map(root).collect()
+    }
+
+    fn dirty_bytes(&mut self) -> Option<u64> {
+        meminfo::dirty_bytes(&System::host())
+            .inspect_err(|error| tracing::debug!("how much is dirty is not known: {error}"))
+            .ok()
+    }
+
+    fn flush(&mut self, handles: &[&Arc<Root>], commits_first: bool) -> Vec<io::Result<()>> {
+        step("flush");
+        if commits_first {
+            let commit = |root: &Arc<Root>| {
+                let root = root.clone();
+                move || commit_journal(&root)
+            };
             // Only a kindness that nothing depends on: read-only, full and other filesystems refuse it.
-            limited(Some(COMMIT_LIMIT), move || commit_journal(&same), drop).ok();
-            limited(limit, move || fsfreeze::flush(root.as_ref()), drop)
+            let commits = handles.iter().map(|root| commit(root));
+            self.pool
+                .run(Pace::SideBySide, Some(COMMIT_LIMIT), drop, commits);
+        }
+        let flush = |root: &Arc<Root>| {
+            let root = root.clone();
+            move || fsfreeze::flush(root.as_ref())
         };
-        std::thread::scope(|scope| {
-            let started: Vec<_> = handles
-                .iter()
-                .map(|&root| {
-                    let root = root.clone();
-                    std::thread::Builder::new()
-                        .name("flush".into())
-                        .stack_size(WAIT_STACK)
-                        .spawn_scoped(scope, move || flush(root))
-                })
-                .collect();
-            started
-                .into_iter()
-                .map(|thread| match thread?.join() {
-                    Ok(result) => result,
-                    Err(_) => Err(io::Error::other("the flush thread died")),
-                })
-                .collect()
-        })
+        let flushes = handles.iter().map(|root| flush(root));
+        let done = self
+            .pool
+            .run(Pace::SideBySide, self.step_limit, drop, flushes);
+        done.into_iter().map(|timed| timed.result).collect()
     }
 
-    fn freeze(&mut self, handles: &[&Arc<Root>]) -> Vec<Timed> {
-        let done = self.all(handles, FREEZE);
-        let both = done.iter().zip(handles);
-        let late = both.filter(|(timed, _)| timed.is_overdue());
-        self.late
-            .extend(late.map(|(_, &root)| Arc::downgrade(root)));
-        done
+    fn freeze(&mut self, handles: &[&Arc<Root>]) -> Vec<Option<Timed>> {
+        step("freeze");
+        let roots: Vec<Arc<Root>> = handles.iter().map(|&root| root.clone()).collect();
+        let freeze = |root: &Arc<Root>| {
+            let root = root.clone();
+            move || fsfreeze::freeze(root.as_ref()).map(|()| root)
+        };
+        let batch = self
+            .pool
+            .start(Pace::SideBySide, take_back, roots.iter().map(freeze));
+        self.under_way = Some((batch, roots));
+        self.await_freeze(Patience::Delay)
+    }
+
+    fn await_freeze(&mut self, patience: Patience) -> Vec<Option<Timed>> {
+        step("await_freeze");
+        let Some((mut batch, mut roots)) = self.under_way.take() else {
+            return Vec::new();
+        };
+        let mut answers: Vec<Option<Timed>> = Vec::new();
+        if let Patience::Limit(left) = patience {
+            let limit = self.step_limit.into_iter().chain(left).min();
+            let writers = self.free_late(limit, &batch, &roots);
+            let done = batch.finish(limit).into_iter();
+            for ((mut timed, root), writers) in done.zip(roots).zip(writers) {
+                if let (true, Err(error)) = (timed.is_overdue(), &timed.result) {
+                    self.late.push(Arc::downgrade(&root));
+                    let text = format!("{error}; {}", holdups::explain(&writers));
+                    timed.result = Err(io::Error::new(error.kind(), text));
+                }
+                answers.push(Some(without_value(timed)));
+            }
+            return answers;
+        }
+        let is_whole = batch.wait(REORDER_DELAY);
+        let returned = batch.take_returned();
+        let mut is_late = returned.iter().map(Option::is_none);
+        roots.retain(|_| is_late.next() == Some(true));
+        answers.extend(returned.into_iter().map(|timed| timed.map(without_value)));
+        if !is_whole {
+            self.under_way = Some((batch, roots));
+        }
+        answers
     }
 
     fn thaw(&mut self, handles: &[&Arc<Root>]) -> Vec<Timed> {
-        self.all(handles, THAW)
+        step("thaw");
+        let thaw = |root: &Arc<Root>| {
+            let root = root.clone();
+            move || fsfreeze::thaw(root.as_ref())
+        };
+        self.pool.run(
+            Pace::OneByOne,
+            self.step_limit,
+            drop,
+            handles.iter().map(|root| thaw(root)),
+        )
+    }
+
+    fn written(&mut self, device: DeviceNumber) -> Option<Written> {
+        let mut known = self.counters.iter();
+        let at = known.position(|(known, _)| *known == device);
+        let at = at.unwrap_or_else(|| {
+            let counters = WriteCounters::open(&System::host(), device);
+            self.counters.push((device, counters));
+            self.counters.len() - 1
+        });
+        self.counters.get(at)?.1.as_ref()?.read()
+    }
+
+    fn mounted_since(&mut self) -> Vec<Filesystem> {
+        // A successor has not read it.
+        let mounts = match System::host().mounts() {
+            Ok(mounts) if !self.mounts.is_empty() && mounts != self.mounts => mounts,
+            _ => return Vec::new(),
+        };
+        let is_new = |filesystem: &Filesystem| {
+            let is_it = |mount: &&Mount| mount.mount_id == filesystem.mount_id;
+            let mount = mounts.iter().find(is_it);
+            let device = mount.map(Mount::device);
+            !self
+                .mounts
+                .iter()
+                .any(|known| Some(known.device()) == device)
+                && !mount.is_some_and(Mount::is_filesystem_read_only)
+        };
+        let (found, _) = System::host().block_filesystems(&mounts);
+        found.into_iter().filter(is_new).collect()
     }
 
     fn call_hooks(
@@ -213,89 +328,149 @@ impl Ops for RealOps {
         reason: Option<ThawReason>,
         run: &Run,
     ) -> Option<master::MasterReport> {
-        let hook = self.hook.clone()?;
+        step("call_hooks");
+        let hook = self.hook()?;
+        // They may take long, and what is logged meanwhile is to be seen.
+        self.speak();
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
+        // A thaw is finished all the same.
+        let stop = self.stop.as_ref().filter(|_| phase == Phase::Freeze);
         let limits = master::Limits {
+            cancel: stop.and_then(|stop| stop.as_fd().try_clone_to_owned().ok()),
             reason,
             run: Some(run.clone()),
+            // Of no run at work: what the journal holds is left over.
+            only_run: run.id.is_empty().then(|| ANY_RUN.into()),
             state: Some(self.state.path().to_owned()),
             alive: self.alive.take(),
-            announcements: match phase {
-                Phase::Freeze => Vec::new(),
-                Phase::Thaw => self.thaw_announcements(),
-            },
+            announcements: self.announcements(phase),
             ..master::Limits::default()
         };
         Some(master::call_within(&hook, phase, limits))
     }
 
-    fn stand_guard(&mut self, held: &[(&Arc<Root>, &str, usize)]) -> Result<(), String> {
-        let filesystems: Vec<_> = held
-            .iter()
-            .map(|&(root, name, level)| (root.as_fd(), name.to_owned(), level))
-            .collect();
-        // Without a pipe the guardian cannot wait for a freeze hook that is still at work.
-        let (freezing, alive) = pipe2(OFlag::O_CLOEXEC).ok().unzip();
-        self.alive = alive;
-        let link = Link::start(
-            &filesystems,
-            self.hook.clone(),
-            self.state.path().to_owned(),
-            freezing.as_ref().map(AsFd::as_fd),
-        )
-        .map_err(|e| {
-            format!(
-                "no guardian stands by, so if the agent dies while frozen nobody thaws: {}",
-                strerror(&e)
-            )
-        })?;
-        self.guardian = Some(link);
+    fn start_guardian(&mut self, run: &str) -> Result<(), String> {
+        step("start_guardian");
+        let started = self.start_link(run, None);
+        self.guardian = Some(started.map_err(|e| self.unguarded(&e))?);
         Ok(())
     }
 
-    fn find_guardian(&mut self) {
+    fn replace_guardian(
+        &mut self,
+        run: &str,
+        held: &[Holding<'_, Arc<Root>>],
+        limit: Option<Duration>,
+        since: Option<Duration>,
+    ) -> Result<(), String> {
+        step("replace_guardian");
+        self.start_replacement(run, held, limit, since)
+            .map_err(|e| self.unguarded(&e))
+    }
+
+    fn await_guardian(&mut self) -> Result<(), String> {
+        step("await_guardian");
+        let ready = self.guardian.as_mut().map_or(Ok(()), Link::await_ready);
+        ready.map_err(|e| self.unguarded(&e))
+    }
+
+    fn entrust(
+        &mut self,
+        held: &[Holding<'_, Arc<Root>>],
+        limit: Option<Duration>,
+    ) -> Result<(), String> {
+        step("entrust");
+        self.entrust_filesystems(held, limit)
+            .map_err(|e| self.unguarded(&e))
+    }
+
+    fn find_guardian(&mut self) -> bool {
+        step("find_guardian");
         self.guardian = Link::find(self.state.path());
+        self.guardian.is_some()
+    }
+
+    fn legacy(&mut self, waits: bool) -> Legacy<Arc<Root>> {
+        self.receive_legacy(waits)
+    }
+
+    fn use_hook(&mut self, hook: Option<PathBuf>) {
+        step("use_hook");
+        self.inherited_hook = Some(hook);
+    }
+
+    fn has_journal(&self) -> bool {
+        is_open(self.state.path())
+    }
+
+    fn is_any_frozen(&mut self, handles: &[&Arc<Root>]) -> bool {
+        handles.iter().any(|root| {
+            let root = Arc::clone(root);
+            let frozen = self.pool.run_one(self.step_limit, take_back, move || {
+                fsfreeze::freeze(root.as_ref())?;
+                fsfreeze::thaw(root.as_ref())?;
+                Ok(root)
+            });
+            matches!(frozen, Err(error) if error.raw_os_error() == Some(nix::libc::EBUSY))
+        })
     }
 
     fn tell_guardian(&mut self, order: Order) {
-        let told = self.guardian.as_mut().map(|guardian| guardian.tell(&order));
-        if let Some(Err(error)) = told {
+        step("tell_guardian");
+        let Some(guardian) = &mut self.guardian else {
+            return;
+        };
+        if let Err(error) = guardian.tell(&order) {
             tracing::warn!("the guardian is gone: {}", strerror(&error));
-            self.guardian = None;
+            // One that has missed this must not act. Its line stays: that it hung up is heard, and while
+            // frozen another one is started.
+            guardian.end();
         }
     }
 
-    fn claim(&mut self) -> Claim {
+    fn claim(&mut self, is_early: bool) -> Claim {
+        step("claim");
         self.guardian
             .as_mut()
-            .map_or(Claim::Ours(None), Link::claim)
+            .map_or(Claim::Ours(None), |guardian| guardian.claim(is_early))
     }
 
-    fn hear_guardian(&mut self) -> Option<Expiry> {
-        match self.guardian.as_mut()?.hear() {
-            Heard::Nothing => None,
-            Heard::Ended(expiry) => Some(expiry),
-            Heard::Gone => {
-                tracing::warn!("the guardian is gone");
+    fn is_undecided(&self) -> bool {
+        self.guardian.as_ref().is_none_or(Link::is_undecided)
+    }
+
+    fn hear_guardian(&mut self) -> Heard {
+        match self
+            .guardian
+            .as_mut()
+            .map(|guardian| guardian.receive(false))
+        {
+            Some(Received::Ended(expiry)) => Heard::Ended(expiry),
+            Some(Received::Gone) => {
+                tracing::warn!("the guardian is gone; another one is started");
                 self.guardian = None;
-                None
+                Heard::Gone
             }
+            Some(Received::Nothing | Received::Freeze(..)) | None => Heard::Nothing,
         }
+    }
+
+    fn release_guardian(&mut self) {
+        step("release_guardian");
+        self.late.retain(|late| late.strong_count() > 0);
+        if self.late.is_empty() {
+            self.tell_guardian(Order::Done);
+        }
+    }
+
+    fn part_from_guardian(&mut self) {
+        step("part_from_guardian");
+        self.guardian.as_mut().map(Link::part);
     }
 
     fn dismiss_guardian(&mut self) {
-        let late: Vec<Arc<Root>> = self.late.drain(..).filter_map(|l| l.upgrade()).collect();
-        let Some(guardian) = self.guardian.take() else {
-            return;
-        };
-        if late.is_empty() {
-            return guardian.dismiss();
-        }
-        let numbers: Vec<_> = late.iter().map(|root| root.as_raw_fd()).collect();
-        let lingering = Arc::new(guardian.linger(&numbers));
-        for root in late {
-            root.guardian.set(lingering.clone()).ok();
-        }
+        step("dismiss_guardian");
+        self.let_guardian_go();
     }
 
     fn guardian_line(&self) -> Option<OwnedFd> {
@@ -303,6 +478,7 @@ impl Ops for RealOps {
     }
 
     fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+        step("mark_expired");
         self.state.mark_expired(expiry).map_err(|e| e.text)
     }
 
@@ -310,33 +486,91 @@ impl Ops for RealOps {
         self.state.take_expired()
     }
 
-    fn mark_frozen(&mut self) -> Result<(), String> {
-        self.state.mark_frozen().map_err(|e| e.text)
+    fn mark_frozen(&mut self, marker: Marker) -> Result<(), String> {
+        step("mark_frozen");
+        let marker = Marker {
+            boot: boot_id(),
+            hook: self.hook(),
+            ..marker
+        };
+        self.state.mark_frozen(&marker).map_err(|e| e.text)
     }
 
     fn mark_thawed(&mut self) -> Result<(), String> {
+        step("mark_thawed");
         self.state.mark_thawed().map_err(|e| e.text)
     }
 
     fn hush(&mut self, at_once: usize) {
+        step("hush");
+        self.is_hushed = true;
         self.gate.shut();
+        self.pool.reserve(at_once);
+        // After the threads, so that their stacks are resident, too.
         if let Err(e) = memory::lock_all() {
             tracing::debug!("memory stays unlocked while frozen: {}", strerror(&e));
         }
-        // After the lock, so that the threads' stacks are resident, too.
-        self.crew = Some(Crew::of(at_once));
+    }
+
+    fn expedite_rcu(&mut self) {
+        step("expedite_rcu");
+        if !self.expedites_rcu {
+            return;
+        }
+        if let Err(error) = rcu::set(Path::new(SYS), true) {
+            self.expedites_rcu = false;
+            tracing::debug!("RCU grace periods are not expedited: {}", strerror(&error));
+        }
+    }
+
+    fn restore_rcu(&mut self) -> Result<(), String> {
+        step("restore_rcu");
+        if !std::mem::take(&mut self.expedites_rcu) {
+            return Ok(());
+        }
+        rcu::set(Path::new(SYS), false).map_err(|error| {
+            format!(
+                "cannot switch expedited RCU grace periods off: {}; write 0 to {SYS}/kernel/rcu_expedited",
+                strerror(&error)
+            )
+        })
     }
 
     fn speak(&mut self) {
-        self.crew = None;
+        if !std::mem::take(&mut self.is_hushed) {
+            return;
+        }
+        // Before the threads end: what is locked cannot be given back with their stacks.
         if let Err(e) = memory::unlock_all() {
             tracing::debug!("memory stays locked: {}", strerror(&e));
         }
+        self.pool = Pool::default();
         self.gate.open();
     }
 
+    fn rest(&mut self) {
+        self.mounts = Vec::new();
+        self.counters = Vec::new();
+        self.entrusted = Vec::new();
+        self.inherited_hook = None;
+        self.pool = Pool::default();
+    }
+
+    fn stop_line(&self) -> Option<Arc<EventFd>> {
+        self.stop.clone()
+    }
+
+    fn is_stopping(&self) -> bool {
+        let stop = self.stop.as_ref();
+        stop.is_some_and(|stop| is_readable(stop.as_fd(), Duration::ZERO))
+    }
+
+    fn is_system_stopping(&self) -> bool {
+        shutdown::is_under_way()
+    }
+
     fn now(&mut self) -> Duration {
-        self.epoch.elapsed()
+        clock::monotonic()
     }
 
     fn wall_clock(&mut self) -> SystemTime {
@@ -352,6 +586,7 @@ impl Ops for RealOps {
     }
 
     fn keep(&mut self, report: &Report) -> Result<(), String> {
+        step("keep");
         history::keep(&self.state, report)
     }
 }

@@ -1,8 +1,12 @@
 //! The story of one run, from the request to freeze until the last thaw hook.
 
+mod level;
+
 use super::plan::{LeftOut, Plan, Target};
 use crate::hooks::master::MasterReport;
-use crate::hooks::{HookRecord, Phase, sources};
+use crate::hooks::{HookRecord, HookStatus, Phase, words};
+use crate::probe::mountinfo::DeviceNumber;
+pub use level::{Hold, Level};
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -44,32 +48,56 @@ pub struct FilesystemRecord {
     /// It may fail without failing the run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
+    /// What kept it from changing until the thaw; `None`: nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Hold>,
+    /// The whole filesystem is mounted read-only.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub read_only: bool,
+    /// It cannot be frozen: what its device had written before the first FIFREEZE.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub watch: Option<Watch>,
+    /// It was not frozen, is on a local disk and could be written: it lowers the level.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub writable: bool,
 }
 
-/// What a snapshot taken between freeze and thaw is worth.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Level {
-    /// The request failed: the host was told that nothing is frozen.
-    #[default]
-    None,
-    /// As after a power cut: something chosen was not frozen, or not until the thaw.
-    Crash,
-    /// Every chosen filesystem was frozen until the thaw, but no application was made quiet, or
-    /// one failed to be.
-    Filesystem,
-    /// Besides, hooks ran, and all of them succeeded.
-    Application,
+/// A block device whose writes are counted while filesystems are frozen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watch {
+    /// Its number.
+    pub device: DeviceNumber,
+    /// Writes and discards that had ended before the freeze.
+    pub writes: u64,
 }
 
-impl Level {
-    /// Its name, as in the report.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::Crash => "crash",
-            Self::Filesystem => "filesystem",
-            Self::Application => "application",
+/// A mountpoint that the host named and that is not frozen.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NotFrozen {
+    /// As the host named it.
+    pub mountpoint: String,
+    /// Why.
+    pub reason: String,
+    /// It lowers the level.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub writable: bool,
+}
+
+impl FilesystemRecord {
+    /// One of which nothing is known yet.
+    pub fn new(mountpoint: &[u8], fstype: &str) -> Self {
+        Self {
+            mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
+            fstype: fstype.to_owned(),
+            device: String::new(),
+            outcome: Outcome::Untouched,
+            detail: None,
+            freeze_seconds: 0.0,
+            optional: false,
+            held: None,
+            read_only: false,
+            watch: None,
+            writable: false,
         }
     }
 }
@@ -83,6 +111,10 @@ pub enum Applications {
     Untouched,
     /// Every hook that ran for the freeze succeeded.
     Quiet,
+    /// A hook that is there was not called, as it is not executable.
+    Skipped,
+    /// The hook master is not ours, and does not report its hooks.
+    Unknown,
     /// One failed.
     Failed,
 }
@@ -97,7 +129,7 @@ pub enum End {
     Failure,
     /// There was nothing to freeze.
     Nothing,
-    /// The hold limit passed, the service was stopped, or a person ended the freeze.
+    /// The hold limit passed, the system goes down, or a person ended the freeze.
     Expiry,
     /// An agent that came after thawed for one that had died.
     Recovery,
@@ -135,11 +167,20 @@ pub struct Report {
     /// The mountpoints that the host named; `None`: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<Vec<String>>,
+    /// What the host named and is not frozen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub requested_not_frozen: Vec<NotFrozen>,
     /// What a snapshot is worth; while frozen: if the thaw comes now.
     pub level: Level,
+    /// What keeps the level below `application`, one line each.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub level_reasons: Vec<String>,
     /// How it ended; `None`: it has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<End>,
+    /// Why it ended before the host thawed, as half a sentence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ended_because: Option<String>,
     /// Whether applications were made quiet.
     pub applications: Applications,
     /// How long applications stood still: from the first freeze hook to the last thaw hook.
@@ -159,6 +200,12 @@ pub struct Report {
     pub stages: Stages,
     /// Everything that went wrong, in order.
     pub errors: Vec<String>,
+    /// Errors of write-back: data that was written before the freeze is lost.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub write_errors: Vec<String>,
+    /// The mountpoints of `filesystems`, byte for byte, as hooks find them.
+    #[serde(skip)]
+    pub mountpoints: String,
 }
 
 impl Report {
@@ -183,49 +230,18 @@ impl Report {
             return;
         }
         let failed = master.failure.is_some() || !master.hooks.iter().all(HookRecord::is_success);
+        let is_skipped = |hook: &HookRecord| matches!(hook.status, HookStatus::Skipped(_));
         self.applications = if failed {
             Applications::Failed
-        } else if master.is_ours && !master.hooks.iter().any(HookRecord::is_applicable) {
+        } else if !master.is_ours {
+            Applications::Unknown
+        } else if master.hooks.iter().any(is_skipped) {
+            Applications::Skipped
+        } else if !master.hooks.iter().any(HookRecord::is_applicable) {
             Applications::Untouched
         } else {
             Applications::Quiet
         };
-    }
-
-    /// Adds up the times and judges, as things stand.
-    pub fn judge(&mut self) {
-        let stages = &self.stages;
-        self.filesystems_seconds = stages.freeze + stages.held + stages.thaw;
-        self.applications_seconds = if self.applications == Applications::Untouched {
-            0.0
-        } else {
-            let hooks = stages.freeze_hooks + stages.thaw_hooks;
-            hooks + stages.flush_again + self.filesystems_seconds
-        };
-        let must: Vec<Outcome> = self
-            .filesystems
-            .iter()
-            .filter(|f| !f.optional)
-            .map(|f| f.outcome)
-            .collect();
-        let held = |outcome: &Outcome| matches!(outcome, Outcome::Frozen | Outcome::Thawed);
-        let any = self.filesystems.iter().any(|f| held(&f.outcome));
-        self.level = match self.end {
-            Some(End::Failure) => Level::None,
-            Some(End::Nothing | End::Expiry) => Level::Crash,
-            None | Some(End::Thaw | End::Recovery) if any && must.iter().all(held) => {
-                match self.applications {
-                    Applications::Quiet => Level::Application,
-                    Applications::Untouched | Applications::Failed => Level::Filesystem,
-                }
-            }
-            None | Some(End::Thaw | End::Recovery) => Level::Crash,
-        };
-        let sources = self.hooks.iter().map(|hook| hook.source.as_str());
-        let tag = |source| sources::tag(source, self.level.name());
-        self.tags = sources.filter_map(tag).map(str::to_owned).collect();
-        self.tags.sort_unstable();
-        self.tags.dedup();
     }
 
     /// Ends the run.
@@ -241,7 +257,7 @@ impl Report {
 
     /// The run in one line.
     pub fn summary(&self) -> String {
-        let held = |f: &&FilesystemRecord| matches!(f.outcome, Outcome::Frozen | Outcome::Thawed);
+        let held = |f: &&FilesystemRecord| f.is_held();
         let failed = self.hooks.iter().filter(|hook| !hook.is_success()).count();
         format!(
             "freeze {}: consistency {}, {} of {} filesystems held for {:.3} s, {} hooks, {failed} failed",
@@ -258,29 +274,63 @@ impl Report {
     pub fn plan(&mut self, plan: &Plan) {
         self.everything(&plan.targets);
         let left_out = |left: &LeftOut| FilesystemRecord {
-            mountpoint: String::from_utf8_lossy(&left.mountpoint).into_owned(),
-            fstype: left.fstype.clone(),
-            device: String::new(),
-            outcome: Outcome::Skipped,
             detail: Some(left.reason.clone()),
-            freeze_seconds: 0.0,
-            optional: false,
+            outcome: Outcome::Skipped,
+            writable: left.writable,
+            ..FilesystemRecord::new(&left.mountpoint, &left.fstype)
         };
         self.skipped = plan.skipped.iter().map(left_out).collect();
+        let not_frozen = |left: &LeftOut| NotFrozen {
+            mountpoint: String::from_utf8_lossy(&left.mountpoint).into_owned(),
+            reason: left.reason.clone(),
+            writable: left.writable,
+        };
+        self.requested_not_frozen = plan.not_frozen.iter().map(not_frozen).collect();
+    }
+
+    /// What the host named and a hook has unmounted cannot change, unless it is in use.
+    pub fn pardon_unmounted(&mut self, before: &[Target]) {
+        for named in &mut self.requested_not_frozen {
+            let mut before = before.iter();
+            let before = before.find(|target| target.filesystem.name() == named.mountpoint);
+            let is_in_use = |target: &Target| {
+                let mut skipped = self.skipped.iter();
+                skipped.any(|skipped| skipped.mountpoint == target.device)
+            };
+            if before.is_some_and(|target| !is_in_use(target)) {
+                named.reason = "it was unmounted while the hooks ran".into();
+                named.writable = false;
+            }
+        }
     }
 
     /// Enters filesystems that nobody planned to freeze.
     pub fn everything(&mut self, targets: &[Target]) {
         let record = |target: &Target| FilesystemRecord {
-            mountpoint: String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned(),
-            fstype: target.filesystem.fstype.clone(),
             device: target.device.clone(),
-            outcome: Outcome::Untouched,
-            detail: None,
-            freeze_seconds: 0.0,
             optional: target.optional,
+            read_only: target.is_read_only,
+            ..FilesystemRecord::new(&target.filesystem.mountpoint, &target.filesystem.fstype)
         };
         self.filesystems = targets.iter().map(record).collect();
+        self.mountpoints = words(targets.iter().map(|target| &target.filesystem.mountpoint));
+    }
+
+    /// Takes over what a walk of FITHAWs over the mount table found of what this run had frozen.
+    pub fn take_outcomes(&mut self, walk: &Self) {
+        for record in &mut self.filesystems {
+            if record.outcome != Outcome::Frozen {
+                continue;
+            }
+            let mut found = walk.filesystems.iter();
+            let found = found.find(|found| found.device == record.device);
+            record.outcome = match found.map(|found| found.outcome) {
+                Some(Outcome::Untouched) => Outcome::ThawedByOthers,
+                Some(outcome) => outcome,
+                None => Outcome::Failed,
+            };
+            record.detail = found.and_then(|found| found.detail.clone());
+        }
     }
 
     /// Sets what became of a filesystem.
@@ -302,16 +352,12 @@ impl Report {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hooks::Verdict;
 
     fn report(outcomes: &[Outcome], applications: Applications, end: Option<End>) -> Report {
         let record = |outcome: &Outcome| FilesystemRecord {
-            mountpoint: "/m".into(),
-            fstype: "ext4".into(),
-            device: "8:1".into(),
             outcome: *outcome,
-            detail: None,
-            freeze_seconds: 0.0,
-            optional: false,
+            ..FilesystemRecord::new(b"/m", "ext4")
         };
         let mut report = Report {
             filesystems: outcomes.iter().map(record).collect(),
@@ -350,6 +396,69 @@ mod tests {
     }
 
     #[test]
+    fn a_walk_over_the_mount_table_shows_what_others_thawed() {
+        let mut run = report(&[Outcome::Frozen; 3], Applications::Quiet, None);
+        let mut walk = report(
+            &[Outcome::Thawed, Outcome::Untouched],
+            Applications::Quiet,
+            None,
+        );
+        for (record, name) in run.filesystems.iter_mut().zip(["a", "b", "c"]) {
+            record.device = name.into();
+        }
+        for (record, name) in walk.filesystems.iter_mut().zip(["a", "b"]) {
+            record.device = name.into();
+        }
+        run.take_outcomes(&walk);
+        run.end(End::Recovery);
+        let outcomes: Vec<Outcome> = run.filesystems.iter().map(|f| f.outcome).collect();
+        assert_eq!(
+            outcomes,
+            [Outcome::Thawed, Outcome::ThawedByOthers, Outcome::Failed]
+        );
+        assert_eq!(run.level, Level::Crash);
+    }
+
+    #[test]
+    fn what_hooks_did_decides_whether_applications_were_quiet() {
+        let after = |codes: &[(i32, Option<Verdict>)], lost, is_ours| {
+            let mut report = report(&[Outcome::Frozen], Applications::Untouched, None);
+            let hook = |&(code, verdict): &(i32, _)| {
+                let mut hook =
+                    HookRecord::new("/h".into(), Phase::Freeze, HookStatus::Exited(code));
+                hook.verdict = verdict;
+                hook
+            };
+            let mut master = MasterReport {
+                failure: None,
+                hooks: codes.iter().map(hook).collect(),
+                elapsed: std::time::Duration::ZERO,
+                leaves_filesystems: false,
+                is_ours,
+            };
+            report.hooks(Phase::Freeze, &master);
+            master.hooks.iter_mut().for_each(|hook| hook.lost = lost);
+            report.hooks(Phase::Thaw, &master);
+            report.applications
+        };
+        let not_applicable = (77, Some(Verdict::NotApplicable));
+        let success = (0, None);
+        assert_eq!(after(&[success], false, true), Applications::Quiet);
+        assert_eq!(
+            after(&[success, not_applicable], false, true),
+            Applications::Quiet
+        );
+        assert_eq!(
+            after(&[not_applicable], false, true),
+            Applications::Untouched
+        );
+        assert_eq!(after(&[], false, true), Applications::Untouched);
+        assert_eq!(after(&[success], true, true), Applications::Failed);
+        assert_eq!(after(&[], false, false), Applications::Unknown);
+        assert_eq!(after(&[(3, None)], false, false), Applications::Failed);
+    }
+
+    #[test]
     fn what_is_optional_does_not_lower_the_level() {
         let mut report = report(
             &[Outcome::Thawed, Outcome::Skipped],
@@ -367,7 +476,7 @@ mod tests {
         let tags = |sources: &[&str], outcome, applications| {
             let mut report = report(&[outcome], applications, Some(End::Thaw));
             for source in sources {
-                let status = crate::hooks::HookStatus::Exited(0);
+                let status = HookStatus::Exited(0);
                 let mut hook = HookRecord::new("/h".into(), Phase::Freeze, status);
                 hook.source = (*source).to_owned();
                 report.hooks.push(hook);

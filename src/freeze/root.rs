@@ -2,7 +2,7 @@
 
 use super::guardian::link::Lingering;
 use std::fs::File;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
 /// One root; whoever acts on the filesystem holds it.
@@ -25,12 +25,5 @@ impl From<File> for Root {
 impl AsFd for Root {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
-    }
-}
-
-/// By this number agent and guardian speak of it.
-impl AsRawFd for Root {
-    fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
     }
 }

@@ -1,4 +1,8 @@
-//! The time that all steps of one source have together, where its contract limits that.
+//! The time of one start, where all steps of a run (`total-timeout`) or of a source (VMware's
+//! contract), or all tries of a step (Azure's), have one limit together.
+//!
+//! That limit ends a freeze in time. A thaw that is not called leaves an application quiet for good, so
+//! on thaw each step has its own time, and where it has none at least [`LEAST`] of the common one.
 
 use std::time::Duration;
 
@@ -6,7 +10,7 @@ use super::Phase;
 use super::desk::Desk;
 use super::step::{Call, Step};
 
-/// What a step has on thaw although the time is up.
+/// What a step has on thaw although the time for all is up.
 const LEAST: Duration = Duration::from_secs(30);
 
 /// Why a step whose source has used up its time is not called; on thaw it always is.
@@ -19,15 +23,21 @@ pub fn overdrawn(desk: &Desk, step: &Step) -> Option<String> {
     })
 }
 
-/// The call with what is left of the time.
-pub fn within(desk: &Desk, step: &Step, call: &Call) -> Call {
+/// What is left for another try, if there is a limit.
+pub fn for_retry(desk: &Desk, step: &Step) -> Option<Duration> {
+    let of_source = step.budget.map(|all| desk.left_of(step.source, all));
+    of_source.into_iter().chain(desk.time_for(None)).min()
+}
+
+/// The call with the time that its start has which is the `tries`-th.
+pub fn within(desk: &Desk, step: &Step, call: &Call, tries: u32) -> Call {
     let mut call = call.clone();
-    if let Some(budget) = step.budget {
-        let mut left = desk.left_of(step.source, budget);
-        if desk.phase == Phase::Thaw {
-            left = left.max(budget.min(LEAST));
-        }
-        call.timeout = Some(call.timeout.map_or(left, |timeout| timeout.min(left)));
-    }
+    let of_source = step.budget.map(|all| desk.left_of(step.source, all));
+    let common = of_source.into_iter().chain(desk.left()).min();
+    call.timeout = match desk.phase {
+        Phase::Freeze => call.timeout.into_iter().chain(common).min(),
+        Phase::Thaw if tries > 1 => call.timeout.into_iter().chain(of_source).min(),
+        Phase::Thaw => call.timeout.or(common.map(|left| left.max(LEAST))),
+    };
     call
 }

@@ -2,22 +2,22 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd;
 use std::path::Path;
-use std::process::Stdio;
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::desk::Desk;
+use super::log::Lines;
 use super::policy::Policy;
 use super::step::Call;
 use super::{
     ALIVE_ENV, BINARY_ENV, DEADLINE_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookStatus, MOUNTPOINTS_ENV,
-    PHASE_ENV, REASON_ENV, RECORDS_ENV, RUN_ENV, STATE_ENV, trust,
+    ONLY_RUN_ENV, PHASE_ENV, REASON_ENV, RECORDS_ENV, RUN_ENV, STATE_ENV, trust,
 };
 use crate::child::{Child, Family, Outcome, Status};
 use crate::sys::identity::Identity;
-use crate::sys::process::{own_program, prepare};
 use crate::sys::strerror;
 
 /// How much of a failed hook's last output goes into its record, in bytes.
@@ -62,6 +62,7 @@ pub fn environment(desk: &Desk, time: Option<Duration>) -> Vec<(&'static str, Op
         (RECORDS_ENV, None),
         (ALIVE_ENV, None),
         (STATE_ENV, None),
+        (ONLY_RUN_ENV, None),
         (BINARY_ENV, None),
     ]
 }
@@ -86,13 +87,16 @@ pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>,
     }
 }
 
-/// The variables that go with a user.
-pub fn user_environment(user: &nix::unistd::User) -> [(&'static str, String); 3] {
-    [
-        ("HOME", user.dir.to_string_lossy().into_owned()),
-        ("USER", user.name.clone()),
-        ("LOGNAME", user.name.clone()),
-    ]
+/// `child` as that user, with the variables that go with him.
+pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> Child {
+    let Some((identity, user)) = user else {
+        return child;
+    };
+    child
+        .env("HOME", user.dir)
+        .env("USER", &user.name)
+        .env("LOGNAME", &user.name)
+        .user(identity)
 }
 
 /// Why `program` must not be started, if so: it is gone, or others could have changed it.
@@ -117,26 +121,20 @@ pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended 
         Ok(user) => user,
         Err(why) => return HookStatus::cannot_run(why).into(),
     };
-    // A group of its own, so that it can be ended with all it started; our session, so that the
-    // agent can end it if we are gone.
+    // At a terminal another user would type there by TIOCSTI, as whoever sits at it.
+    let family = match user.is_some() && File::open("/dev/tty").is_ok() {
+        true => Family::Session,
+        false => Family::Group,
+    };
+    // It is ended with all it started; in our session, so that the agent can end it if we are gone.
     let mut child = Child::new(&call.program)
         .args(&call.args)
-        .family(Family::Group)
+        .family(family)
+        .tracked()
         .deadline(time)
         .grace(policy.kill_after)
         .cap(0);
-    for (name, value) in environment(desk, time) {
-        child = match value {
-            Some(value) => child.env(name, value),
-            None => child.env_remove(name),
-        };
-    }
-    if let Some((identity, user)) = user {
-        for (name, value) in user_environment(&user) {
-            child = child.env(name, value);
-        }
-        child = child.user(identity);
-    }
+    child = with_user(with_environment(child, environment(desk, time)), user);
     if let Some(stop) = desk.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
         child = child.cancel_on(stop);
     }
@@ -171,6 +169,10 @@ pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended 
                     ));
                 }
             }
+            if let Some(note) = note_survivors(&outcome.survivors) {
+                log.line(&format!("{} {note}", call.program.display()));
+                output.tail.extend_from_slice(note.as_bytes());
+            }
             Ended {
                 status: status_of(&outcome),
                 tail: output.tail,
@@ -185,14 +187,19 @@ pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended 
 fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
     // It waits for what comes; we did not.
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
-    let mut command = own_program()?;
-    command
+    let to = log.map_or_else(|| File::options().write(true).open("/dev/null"), Ok)?;
+    let child = Child::own_program()
         .args(["hook", "drain", &room.to_string()])
-        .stdin(reader)
-        .stdout(log.map_or_else(Stdio::null, Stdio::from))
-        .stderr(Stdio::null());
-    prepare(&mut command, Family::Session, Vec::new(), Vec::new());
-    command.spawn().map(drop)
+        .stdin_from(reader.into())
+        .output_to(to);
+    let mut ignore = |_: &[u8]| ();
+    child.start(&mut ignore).map(drop).map_err(io::Error::other)
+}
+
+/// What a log says of processes that could not be ended.
+pub fn note_survivors(survivors: &[String]) -> Option<String> {
+    let names = survivors.join(", ");
+    (!names.is_empty()).then(|| format!("left running what could not be ended: {names}"))
 }
 
 /// `qemu-ga hook drain ROOM`: passes on so many bytes of its input, and reads the rest.
@@ -200,9 +207,26 @@ pub fn drain_cli(room: u64) -> u8 {
     let mut input = io::stdin().lock();
     let mut first = io::Read::take(&mut input, room);
     // A log that takes no more must not end the one who writes.
-    let passed = io::copy(&mut first, &mut io::stdout());
+    let passed = pass_lines(&mut first);
     let rest = io::copy(&mut input, &mut io::sink());
     u8::from(passed.is_err() || rest.is_err())
+}
+
+/// In whole lines, for the hook master writes to the same log.
+fn pass_lines(input: &mut impl io::Read) -> io::Result<()> {
+    let (mut lines, mut piece) = (Lines::default(), [0; 4096]);
+    let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    loop {
+        let length = input.read(&mut piece)?;
+        let ready = match length {
+            0 => lines.end(),
+            length => lines.take(&piece[..length]),
+        };
+        io::Write::write_all(&mut output, &ready)?;
+        if length == 0 {
+            return Ok(());
+        }
+    }
 }
 
 /// What a program printed.
@@ -248,12 +272,21 @@ fn status_of(outcome: &Outcome) -> HookStatus {
     HookStatus::from(outcome.status)
 }
 
+/// The variables of `environment` set on `child`.
+pub fn with_environment(child: Child, environment: Vec<(&'static str, Option<String>)>) -> Child {
+    let set = |child: Child, (name, value): (_, Option<String>)| match value {
+        Some(value) => child.env(name, value),
+        None => child.env_remove(name),
+    };
+    environment.into_iter().fold(child, set)
+}
+
 impl From<Status> for HookStatus {
     fn from(status: Status) -> HookStatus {
         match status {
             Status::Exited(code) => HookStatus::Exited(code),
             Status::Signaled(signal) => HookStatus::Signaled(signal),
-            Status::TimedOut => HookStatus::TimedOut,
+            Status::TimedOut | Status::Stopped => HookStatus::TimedOut,
             Status::Cancelled => HookStatus::Cancelled,
         }
     }

@@ -1,6 +1,6 @@
 //! `qemu-ga hook freeze|thaw`: the hook master as a command. The master script calls it for the
-//! agent, and an operator calls it by hand to try the hooks. Its help names `list`, `check` and `try`,
-//! too, which are an operator's tools and live there.
+//! agent, and an operator calls it by hand to try the hooks. Its help names `list`, `check`, `try`
+//! and `dismiss`, too, which are an operator's tools and live there.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -15,11 +15,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 
 use super::log::{DEFAULT_PATH, HookLog};
 use super::memory::{self, Memory, Run};
+use super::policy::Rules;
 use super::runner::{self, Options};
 use super::sources;
 use super::{
-    DEVICES_ENV, HOLD_LIMIT_ENV, MOUNTPOINTS_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD,
-    RUN_ENV, STATE_ENV, ThawReason, call, find, hold,
+    DEVICES_ENV, HOLD_LIMIT_ENV, MOUNTPOINTS_ENV, ONLY_RUN_ENV, Phase, REASON_ENV, RECORDS_ENV,
+    RECORDS_HEAD, RUN_ENV, STATE_ENV, ThawReason, call, find, hold,
 };
 use crate::sys::process;
 
@@ -40,6 +41,7 @@ For people, each with a --help of its own:
   qemu-ga hook list   what would run, in which order, with which settings
   qemu-ga hook check  what is wrong with the hooks, and what to do
   qemu-ga hook try    runs one hook, freeze and thaw, and freezes nothing
+  qemu-ga hook dismiss  gives up the thaw of a hook that cannot be run
 ";
 
 /// The word by which a master's own helpers are started; see [`hold`] and [`call`].
@@ -82,29 +84,18 @@ pub fn cli(args: &[OsString]) -> u8 {
 }
 
 fn run(given: Given) -> u8 {
-    let mut log = HookLog::new(&given.log);
-    let stop = stop_signals();
-    let memory = Memory::in_dir(&given.state);
-    let known = match given.phase {
-        Phase::Freeze => None,
-        Phase::Thaw => memory.recall(),
-    };
-    let devices = known.map_or_else(|| variable(DEVICES_ENV), |known| known.run.devices);
+    let devices = variable(DEVICES_ENV);
     let (found, rules) = match sources::read(&given.dir, &given.conf, &devices) {
-        Ok(found) => found,
-        Err(refusal) => {
-            log.line(&refusal.0);
-            say(&format!("qemu-ga hook: {refusal}\n"));
-            return 1;
-        }
+        Ok((found, rules)) => (Ok(found), rules),
+        Err(refusal) => (Err(refusal), Rules::default()),
     };
     let options = Options {
-        log,
+        log: HookLog::new(&given.log),
         total: rules.total_timeout,
         on_total: rules.defaults.on_failure,
-        stop,
+        stop: stop_signals(),
         records: records(),
-        memory,
+        memory: Memory::in_dir(&given.state),
         run: Run {
             id: variable(RUN_ENV),
             mountpoints: variable(MOUNTPOINTS_ENV),
@@ -112,6 +103,7 @@ fn run(given: Given) -> u8 {
             devices,
         },
         reason: reason(given.phase),
+        only_run: variable(ONLY_RUN_ENV),
     };
     let summary = runner::run(given.phase, found, options);
     if summary.lost_lines > 0 {

@@ -4,15 +4,19 @@
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::log::HookLog;
-use super::memory::{Memory, Run, Started};
-use super::step::Step;
-use super::{HookRecord, Phase, ThawReason};
-use crate::sys::poll::is_readable;
+use super::memory::{Memory, Run};
+use super::{HookRecord, Phase, ThawReason, at_work, master};
+use crate::sys::poll::{has_hung_up, is_readable};
+
+/// With records of this length, in bytes, no output is added any more; the rest of what the agent reads is for
+/// what became of the hooks.
+const OUTPUT_ROOM: u64 = master::RECORDS_CAP / 2;
+/// What stands in its place.
+const OUTPUT_LEFT_OUT: &str = "[left out of the report, which is long: see qemu-ga log]\n";
 
 /// See the module.
 #[derive(Debug)]
@@ -39,25 +43,32 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Desk {
-    /// A desk for one run.
-    pub fn new(
-        (phase, reason): (Phase, Option<ThawReason>),
-        run: Run,
-        total: Option<Duration>,
-        stop: Option<OwnedFd>,
-        (log, records, memory): (HookLog, Option<File>, Memory),
-    ) -> Desk {
+    /// A desk for one call of the master; [`Desk::begin`] follows.
+    pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, memory): (HookLog, Memory)) -> Desk {
         Desk {
             phase,
-            reason,
-            run,
-            due: total.and_then(|total| Instant::now().checked_add(total)),
+            reason: None,
+            run: Run::default(),
+            due: None,
             stop,
             log: Mutex::new(log),
-            records: Mutex::new(records),
+            records: Mutex::default(),
             memory: Mutex::new(memory),
             begun: Mutex::default(),
         }
+    }
+
+    /// Begins a phase; its time begins with it.
+    pub fn begin(
+        &mut self,
+        (phase, reason): (Phase, Option<ThawReason>),
+        run: Run,
+        total: Option<Duration>,
+        records: Option<File>,
+    ) {
+        (self.phase, self.reason, self.run) = (phase, reason, run);
+        self.due = total.and_then(|total| Instant::now().checked_add(total));
+        (self.records, self.begun) = (Mutex::new(records), Mutex::default());
     }
 
     /// The log, until the guard is dropped.
@@ -65,9 +76,23 @@ impl Desk {
         lock(&self.log)
     }
 
-    /// Tells the agent of a step.
+    /// Tells the agent of a step. What hooks print must not take the room of the records that follow.
     pub fn tell(&self, record: &HookRecord) {
-        self.write(serde_json::to_vec(record));
+        let length = || Some(lock(&self.records).as_ref()?.metadata().ok()?.len());
+        let line = serde_json::to_vec(record);
+        let added = line.as_ref().map_or(0, Vec::len) as u64;
+        if record.output.is_empty() || length().unwrap_or_default() + added <= OUTPUT_ROOM {
+            return self.write(line);
+        }
+        let mut record = record.clone();
+        record.output = OUTPUT_LEFT_OUT.to_owned();
+        self.write(serde_json::to_vec(&record));
+    }
+
+    /// Notes for whoever looks that a hook is started, which has so long for it.
+    pub fn note_start(&self, path: &str, source: &str, limit: Option<Duration>) {
+        let limit = limit.map(|limit| limit.as_secs_f64());
+        self.write(Ok(at_work::line(path, source, self.phase, limit)));
     }
 
     /// Tells the agent that no filesystem is to be frozen.
@@ -86,29 +111,14 @@ impl Desk {
         }
     }
 
-    /// Remembers that a step is about to be started; that it cannot be remembered is in the log.
-    pub fn remember_start(&self, step: &Step, door: Option<PathBuf>) {
-        let started = Started {
-            door,
-            ..step.started()
-        };
-        let noted = lock(&self.memory).start(started);
-        self.log_trouble(noted);
-    }
-
-    /// Remembers that a step which was started is not to be undone.
-    pub fn remember_end(&self, step: &Step) {
-        let noted = lock(&self.memory).settle(step.started());
-        self.log_trouble(noted);
-    }
-
-    fn log_trouble(&self, noted: Result<(), String>) {
+    /// Logs what the journal could not note.
+    pub fn note(&self, noted: Result<(), String>) {
         if let Err(trouble) = noted {
             self.log().line(&trouble);
         }
     }
 
-    /// The memory, until the guard is dropped.
+    /// The journal, until the guard is dropped.
     pub fn memory(&self) -> MutexGuard<'_, Memory> {
         lock(&self.memory)
     }
@@ -116,6 +126,15 @@ impl Desk {
     /// Whether the run is to stop.
     pub fn is_stopped(&self) -> bool {
         self.pause(Duration::ZERO)
+    }
+
+    /// Whether the agent that has called this freeze is gone: it alone reads our output. Its successor may have
+    /// looked for a journal before there was one, so no hook may be started any more.
+    pub fn is_alone(&self) -> bool {
+        let is_called_by_agent = lock(&self.records).is_some();
+        self.phase == Phase::Freeze
+            && is_called_by_agent
+            && has_hung_up(std::io::stdout().as_fd(), Duration::ZERO)
     }
 
     /// Waits, or less if the run is to stop; returns whether it is.
@@ -146,11 +165,9 @@ impl Desk {
         budget.saturating_sub(first.elapsed())
     }
 
-    /// The time that a call has which may take `timeout`.
+    /// The time that a call has which may take `timeout`: on thaw all of it, see [`super::budget`].
     pub fn time_for(&self, timeout: Option<Duration>) -> Option<Duration> {
-        match (timeout, self.left()) {
-            (Some(timeout), Some(left)) => Some(timeout.min(left)),
-            (timeout, left) => timeout.or(left),
-        }
+        let left = self.left().filter(|_| self.phase == Phase::Freeze);
+        timeout.into_iter().chain(left).min()
     }
 }

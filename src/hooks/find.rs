@@ -1,11 +1,39 @@
 //! Where a distribution puts the hook master and its hooks.
 
+use super::BINARY_ENV;
+use std::fs;
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// The master's name in each layout; the hooks lie beside it, in this name with `.d`.
 const MASTER: &str = "fsfreeze-hook";
 /// Debian's and Ubuntu's place, then RHEL's, CentOS's and Fedora's.
 const PLACES: [&str; 2] = ["/etc/qemu", "/etc/qemu-ga"];
+
+/// What a hook master that is not ours means.
+pub const FOREIGN_MASTER: &str = "not our hook master: the settings of fsfreeze-hook.conf and of the hooks do not \
+     apply, and a freeze reaches at most the level filesystem, as it does not report its hooks";
+
+/// Most bytes of a master that are looked at.
+const MASTER_HEAD: u64 = 64 * 1024;
+
+/// Whether the hook master at `path` leads to `qemu-ga hook`: the script of this project, one that calls it so, or this
+/// very program. Only a guess, as a script may do anything; the report has what it did.
+pub fn is_our_master(path: &Path) -> bool {
+    let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
+    if identity(path).is_some() && identity(path) == identity(Path::new("/proc/self/exe")) {
+        return true;
+    }
+    // A FIFO would be waited for.
+    if !path.is_file() {
+        return false;
+    }
+    let mut head = Vec::new();
+    let read = fs::File::open(path).and_then(|file| file.take(MASTER_HEAD).read_to_end(&mut head));
+    let name = BINARY_ENV.as_bytes();
+    read.is_ok() && head.windows(name.len()).any(|part| part == name)
+}
 
 /// The master that `-F` without a path means: the first that exists; none installed: the first
 /// layout's, so that an error can name it.
@@ -17,6 +45,13 @@ pub fn default_master() -> PathBuf {
 /// the first layout's.
 pub fn default_dir() -> PathBuf {
     dir_under(Path::new("/"))
+}
+
+/// The directory whose hooks a master like ours calls: beside it.
+pub fn dir_of(master: &Path) -> PathBuf {
+    let mut dir = master.as_os_str().to_owned();
+    dir.push(".d");
+    dir.into()
 }
 
 /// Where the settings of the hooks in `dir` are: beside it, with `.conf` in place of `.d`.
@@ -57,7 +92,6 @@ fn first(paths: impl Iterator<Item = PathBuf>, exists: fn(&Path) -> bool) -> Pat
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::fs;
 
     #[test]
     fn both_layouts() {

@@ -2,17 +2,23 @@
 //!
 //! A file that is only ever appended to. If the file cannot be written, the same lines go to the system log
 //! without their date, as the stock script has it. Opened at the first line: no hooks, no file.
+//!
+//! Output is written in whole lines. A line of it that looks like one of ours, which begin with a date, gets a
+//! [`QUOTE`] before it, so that no hook can pretend to have ended well.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 
+use crate::protocol::text::escape_hidden;
 use crate::sys::localtime::{DATE, format_local};
+use crate::sys::logfile::open_to_append;
 use crate::sys::strerror;
 use crate::sys::syslog::{Severity, Syslog};
 
@@ -20,7 +26,9 @@ use crate::sys::syslog::{Severity, Syslog};
 pub const DEFAULT_PATH: &str = "/var/log/qga-fsfreeze-hook.log";
 /// The tag of the lines in the system log.
 pub const TAG: &str = "qemu-ga-freeze-hook";
-/// A line of output without end goes to the system log in pieces of this length, in bytes.
+/// What precedes a line of output that begins with a date.
+const QUOTE: &[u8] = b"| ";
+/// A longer line of output is written in pieces of at least this length, in bytes.
 const LONGEST_LINE: usize = 4096;
 /// Mode of a log that is new: hooks may print what is not for everybody.
 const MODE: u32 = 0o600;
@@ -33,10 +41,7 @@ const BUSY_WAIT: Duration = Duration::from_millis(10);
 pub struct HookLog {
     path: PathBuf,
     target: Target,
-    /// The file's last line has no end yet.
-    is_open_line: bool,
-    /// The system log's line that has no end yet.
-    rest: Vec<u8>,
+    lines: Lines,
     /// Lines that neither target took.
     lost: u64,
 }
@@ -54,8 +59,7 @@ impl HookLog {
         HookLog {
             path: path.to_owned(),
             target: Target::Closed,
-            is_open_line: false,
-            rest: Vec::new(),
+            lines: Lines::default(),
             lost: 0,
         }
     }
@@ -65,8 +69,7 @@ impl HookLog {
         HookLog {
             path: PathBuf::new(),
             target: Target::System(syslog),
-            is_open_line: false,
-            rest: Vec::new(),
+            lines: Lines::default(),
             lost: 0,
         }
     }
@@ -76,6 +79,8 @@ impl HookLog {
         self.open();
         let date = format_local(SystemTime::now(), DATE);
         if let Target::File(file) = &mut self.target {
+            // In one line: the names of files are anybody's.
+            let text = escape_hidden(text).replace('\n', "\\n");
             match file.write_all(format!("{date}: {text}\n").as_bytes()) {
                 Ok(()) => return,
                 Err(error) => self.leave_file(&error),
@@ -93,41 +98,43 @@ impl HookLog {
         }
     }
 
-    /// A piece of a hook's output, as it came.
+    /// A piece of a hook's output.
     pub fn output(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            return;
-        }
-        self.open();
-        if let Target::File(file) = &mut self.target {
-            match file.write_all(bytes) {
-                Ok(()) => {
-                    self.is_open_line = !bytes.ends_with(b"\n");
-                    return;
-                }
-                Err(error) => self.leave_file(&error),
-            }
-        }
-        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
-            for part in piece.chunks(LONGEST_LINE) {
-                self.rest.extend_from_slice(part);
-                if self.rest.ends_with(b"\n") || self.rest.len() >= LONGEST_LINE {
-                    self.end_output();
-                }
-            }
-        }
+        let ready = self.lines.take(bytes);
+        self.write_output(&ready);
     }
 
     /// Ends the last line of output if the hook did not.
     pub fn end_output(&mut self) {
-        if std::mem::take(&mut self.is_open_line) {
-            self.output(b"\n");
+        let ready = self.lines.end();
+        self.write_output(&ready);
+    }
+
+    fn write_output(&mut self, bytes: &[u8]) {
+        if bytes.is_empty() {
             return;
         }
-        let rest = std::mem::take(&mut self.rest);
-        if !rest.is_empty() {
-            let line = rest.strip_suffix(b"\n").unwrap_or(&rest);
-            self.system(&String::from_utf8_lossy(line));
+        self.open();
+        let escaped;
+        let bytes = match self.path == Path::new("-") {
+            // Not a file, but perhaps a terminal.
+            true => {
+                escaped = escape_hidden(&String::from_utf8_lossy(bytes));
+                escaped.as_bytes()
+            }
+            false => bytes,
+        };
+        if let Target::File(file) = &mut self.target {
+            match file.write_all(bytes) {
+                Ok(()) => return,
+                Err(error) => self.leave_file(&error),
+            }
+        }
+        for line in bytes.split_inclusive(|&byte| byte == b'\n') {
+            for part in line.chunks(LONGEST_LINE) {
+                let part = part.strip_suffix(b"\n").unwrap_or(part);
+                self.system(&String::from_utf8_lossy(part));
+            }
         }
     }
 
@@ -172,43 +179,100 @@ impl HookLog {
     }
 }
 
+/// Makes whole lines of output, each of which can be told from one of ours.
+#[derive(Debug, Default)]
+pub struct Lines {
+    /// A line that has no end yet.
+    rest: Vec<u8>,
+    /// The line's beginning was written.
+    is_continued: bool,
+}
+
+impl Lines {
+    /// What can be written, now that these bytes have come.
+    pub fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
+        self.rest.extend_from_slice(bytes);
+        let end = self.rest.iter().rposition(|&byte| byte == b'\n');
+        let end = match end.map_or(0, |at| at + 1) {
+            end if self.rest.len() - end < LONGEST_LINE => end,
+            _ => self.rest.len(),
+        };
+        let mut ready = Vec::with_capacity(end);
+        for line in self.rest[..end].split_inclusive(|&byte| byte == b'\n') {
+            // Other lines with a date, which some programs write, say nothing of a hook's end.
+            let starts = ["/", "execute ", "release "];
+            let text = String::from_utf8_lossy(line);
+            let dated = date_of(&text).filter(|_| !self.is_continued);
+            if dated.is_some_and(|(_, text)| starts.iter().any(|start| text.starts_with(start))) {
+                ready.extend_from_slice(QUOTE);
+            }
+            ready.extend_from_slice(line);
+            self.is_continued = !line.ends_with(b"\n");
+        }
+        self.rest.drain(..end);
+        ready
+    }
+
+    /// The last line, with an end.
+    pub fn end(&mut self) -> Vec<u8> {
+        match self.rest.is_empty() && !self.is_continued {
+            true => Vec::new(),
+            false => self.take(b"\n"),
+        }
+    }
+}
+
+/// The date and the text of a line that is ours, or the stock script's: `DATE: TEXT`.
+pub fn date_of(line: &str) -> Option<(&str, &str)> {
+    // What date(1) prints, in whatever language.
+    let is_date = |text: &str| {
+        let words = text.split_whitespace();
+        let mut clocks = words.clone();
+        let is_clock = |word: &str| word.len() == 8 && word.matches(':').count() == 2;
+        (4..=8).contains(&words.count()) && clocks.any(is_clock)
+    };
+    let is_quoted = line.as_bytes().starts_with(QUOTE);
+    line.split_once(": ")
+        .filter(|(date, _)| !is_quoted && is_date(date))
+}
+
 fn open(path: &Path) -> io::Result<File> {
     if path == Path::new("-") {
         return Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?));
     }
-    let file = open_to_append(path)?;
+    let file = open_to_append(path, MODE, libc::O_NONBLOCK)?;
     let data = file.metadata()?;
     // Not a FIFO or socket that nobody reads, where a hook would hang.
     if !data.is_file() && !data.file_type().is_char_device() {
         return Err(io::Error::other("not a regular file"));
     }
+    // Only the opening must not block; hooks inherit the descriptor and expect it to.
+    fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
     Ok(file)
 }
 
-/// A log directory may be writable by a group of lesser trust: a link there is followed only if it
-/// is root's or our own.
-fn open_to_append(path: &Path) -> io::Result<File> {
-    let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(MODE);
-    let plain = options
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path);
-    let file = match plain {
-        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
-            let owner = fs::symlink_metadata(path)?.uid();
-            if owner != 0 && owner != nix::unistd::geteuid().as_raw() {
-                return Err(io::Error::other(format!(
-                    "a link that belongs to user {owner}"
-                )));
-            }
-            options.custom_flags(libc::O_NONBLOCK).open(path)?
-        }
-        other => other?,
-    };
-    // Only the opening must not block; hooks inherit the descriptor and expect it to.
-    nix::fcntl::fcntl(
-        &file,
-        nix::fcntl::FcntlArg::F_SETFL(nix::fcntl::OFlag::O_APPEND),
-    )?;
-    Ok(file)
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn output_is_written_in_lines_that_are_none_of_ours() {
+        let mut lines = Lines::default();
+        let date = "Thu Nov 23 13:38:05 MSK 2023: ";
+        assert_eq!(
+            lines.take(b"plain: at 13:38:05\nThu Nov 23 "),
+            b"plain: at 13:38:05\n"
+        );
+        assert_eq!(lines.take(b"13:38:05 MSK 2023"), b"");
+        let quoted = format!("| {date}/x\n");
+        assert_eq!(lines.take(b": /x\n"), quoted.as_bytes());
+        assert_eq!(lines.end(), b"");
+        lines.take(date.as_bytes());
+        assert_eq!(lines.end(), format!("{date}\n").as_bytes());
+        // One that is too long goes on without a mark, and without end.
+        assert_eq!(lines.take(&[b'x'; 5000]).len(), 5000);
+        assert_eq!(lines.take(format!("{date}y").as_bytes()), b"");
+        assert_eq!(lines.end(), format!("{date}y\n").as_bytes());
+        assert!(date_of(&quoted).is_none() && date_of(&quoted[2..]).is_some());
+    }
 }

@@ -13,14 +13,20 @@ use std::time::{Duration, Instant};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
 use super::memory::Run;
+use super::trust;
 use super::{
-    ALIVE_ENV, BINARY_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookRecord, LEAVE_FILESYSTEMS,
-    MOUNTPOINTS_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, RUN_ENV, STATE_ENV, ThawReason,
+    ALIVE_ENV, BINARY_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookRecord, HookStatus, LEAVE_FILESYSTEMS,
+    MOUNTPOINTS_ENV, ONLY_RUN_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, RUN_ENV,
+    STATE_ENV, ThawReason,
 };
-use crate::child::{Announcement, Child};
+use crate::child::{Announcement, Child, Status};
 
 /// Most bytes of records that are read.
-const RECORDS_CAP: u64 = 1024 * 1024;
+pub(super) const RECORDS_CAP: u64 = 1024 * 1024;
+/// How often our own master is called with thaw, if somebody kills it each time.
+const MAX_CALLS: u32 = 3;
+/// How long a master may be stopped by a signal before it is ended.
+pub const STOPPED_LIMIT: Duration = Duration::from_secs(60);
 /// What the wire's texts say that failed.
 const ACTION: &str = "execute fsfreeze hook";
 
@@ -39,6 +45,9 @@ pub struct Limits {
     pub run: Option<Run>,
     /// The agent's state directory, where our own master keeps its memory.
     pub state: Option<PathBuf>,
+    /// Only hooks that were told to freeze in the run of this id are told to thaw, if our own master knows of which
+    /// run they are.
+    pub only_run: Option<String>,
     /// Stays open in the master, and not in its hooks if it is ours.
     pub alive: Option<OwnedFd>,
     /// What the master says as it starts.
@@ -66,21 +75,88 @@ pub fn call(program: &Path, phase: Phase) -> MasterReport {
 }
 
 /// As [`call`], within `limits`.
-pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport {
+///
+/// If our own master is killed or stopped by somebody at the thaw, it is called once more, and again: its
+/// journal tells which hooks are left.
+pub fn call_within(program: &Path, phase: Phase, mut limits: Limits) -> MasterReport {
     let started = Instant::now();
+    let records = records_file();
+    let mut text = Vec::new();
+    let mut tries = 0;
+    let failure = loop {
+        if let Err(refusal) = trust::check_program(program) {
+            break Some(refusal.0);
+        }
+        tries += 1;
+        let left = limits
+            .deadline
+            .map(|all| all.saturating_sub(started.elapsed()));
+        let outcome = child(program, phase, &mut limits, records.as_ref())
+            .deadline(left)
+            .stopped_limit(STOPPED_LIMIT)
+            .run();
+        if let Some(records) = &records {
+            text = read_records(records);
+        }
+        match outcome {
+            Ok(outcome)
+                if matches!(outcome.status, Status::Signaled(_) | Status::Stopped)
+                    && phase == Phase::Thaw
+                    && tries < MAX_CALLS
+                    && is_ours(&text) =>
+            {
+                tracing::warn!(
+                    "the hook master was killed or stopped at the thaw; it is called once more"
+                );
+            }
+            Ok(outcome) => break outcome.failure(ACTION),
+            Err(error) => break Some(error.text(ACTION)),
+        }
+    };
+    let mut hooks = records_in(&text);
+    if text.len() as u64 == RECORDS_CAP {
+        // Hooks of which nothing is known must not pass for some that succeeded.
+        let why = format!(
+            "what became of further hooks is left out: it takes more than {RECORDS_CAP} bytes"
+        );
+        let name = program.display().to_string();
+        hooks.push(HookRecord::new(name, phase, HookStatus::cannot_run(why)));
+    }
+    MasterReport {
+        failure,
+        hooks,
+        elapsed: started.elapsed(),
+        leaves_filesystems: text
+            .split(|&b| b == b'\n')
+            .any(|l| l == LEAVE_FILESYSTEMS.as_bytes()),
+        is_ours: is_ours(&text),
+    }
+}
+
+fn is_ours(records: &[u8]) -> bool {
+    records.starts_with(RECORDS_HEAD.as_bytes())
+}
+
+/// One start of the master.
+fn child(program: &Path, phase: Phase, limits: &mut Limits, records: Option<&File>) -> Child {
+    // The guardian hears of the thaw once.
     let mut child = Child::new(program)
         .arg(phase.as_str())
-        .deadline(limits.deadline)
-        .announce(limits.announcements);
+        .announce(std::mem::take(&mut limits.announcements));
     if let Some(grace) = limits.grace {
         child = child.grace(grace);
     }
-    if let Some(cancel) = limits.cancel {
+    let cancel = limits.cancel.as_ref().and_then(|fd| fd.try_clone().ok());
+    if let Some(cancel) = cancel {
         child = child.cancel_on(cancel);
     }
     child = match limits.reason {
         Some(reason) => child.env(REASON_ENV, reason.as_str()),
         None => child.env_remove(REASON_ENV),
+    };
+    child = match &limits.only_run {
+        Some(run) => child.env(ONLY_RUN_ENV, run),
+        None => child.env_remove(ONLY_RUN_ENV),
     };
     if let Some(state) = &limits.state {
         child = child.env(STATE_ENV, state);
@@ -91,27 +167,14 @@ pub fn call_within(program: &Path, phase: Phase, limits: Limits) -> MasterReport
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
     }
-    if let Some(alive) = limits.alive {
+    // Only a freeze is watched, and that is called once.
+    if let Some(alive) = limits.alive.take() {
         child = child.pass_fd(alive, ALIVE_ENV);
     }
-    let records = records_file();
-    if let Some(passed) = records.as_ref().and_then(|ours| ours.try_clone().ok()) {
+    if let Some(passed) = records.and_then(|ours| ours.try_clone().ok()) {
         child = child.pass_fd(passed.into(), RECORDS_ENV);
     }
-    let failure = match child.run() {
-        Ok(outcome) => outcome.failure(ACTION),
-        Err(error) => Some(error.text(ACTION)),
-    };
-    let text = records.map(|ours| read_records(&ours)).unwrap_or_default();
-    MasterReport {
-        failure,
-        hooks: records_in(&text),
-        elapsed: started.elapsed(),
-        leaves_filesystems: text
-            .split(|&b| b == b'\n')
-            .any(|l| l == LEAVE_FILESYSTEMS.as_bytes()),
-        is_ours: text.starts_with(RECORDS_HEAD.as_bytes()),
-    }
+    child
 }
 
 /// Most bytes that a variable may have; execve(2) takes no more than 128 KiB.
@@ -182,7 +245,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::hooks::HookStatus;
 
     fn foreign(script: &str) -> (TempDir, PathBuf) {
         let dir = tempfile::tempdir().expect("dir");
@@ -225,6 +287,15 @@ mod tests {
         let mut expected = HookRecord::new("/h".into(), Phase::Thaw, HookStatus::Exited(4));
         expected.elapsed = 0.25;
         assert_eq!(report.hooks, [expected]);
+    }
+
+    #[test]
+    fn records_that_are_too_long_are_no_success() {
+        let record = r#"{"path":"/h","phase":"freeze","status":{"exited":0},"elapsed":0.25}"#;
+        let script = format!("yes '{record}' | head -c 1100000 >>/dev/fd/${RECORDS_ENV}");
+        let report = call_foreign(&script);
+        assert!(report.hooks.len() > 10_000 && report.failure.is_none());
+        assert!(!report.hooks.iter().all(HookRecord::is_success));
     }
 
     #[test]

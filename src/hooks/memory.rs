@@ -1,28 +1,57 @@
-//! What the master started on freeze, so that the master of the thaw, another process, undoes just
-//! that: `qga.hooks` in the agent's state directory, one JSON object a line, written before each
-//! start.
+//! The journal from freeze to thaw: `qga.hooks` in the agent's state directory, one JSON object a
+//! line.
 //!
-//! Without it (the directory cannot be written, or nobody froze) a thaw calls every hook.
+//! A hook is entered before its freeze starts, with all that its thaw needs, and struck out when its
+//! thaw has ended. So whoever thaws undoes just what was started, each once, whatever happened to the
+//! settings or to another master. What cannot be run stays until it was run or dismissed. One master
+//! at a time: the file is locked.
+
+mod started;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use nix::libc;
-use serde::{Deserialize, Serialize};
+use nix::fcntl::{Flock, FlockArg};
+use nix::unistd::{getpid, getsid};
+use serde_json::{Value, json};
 
-use super::trust;
+use super::step::Step;
+use super::{Phase, trust};
+use crate::child::{Family, end_family};
+use crate::state::{boot_id, open_regular};
+use crate::sys::process::stat;
 use crate::sys::strerror;
+
+pub use started::Started;
+use started::text as text_of;
 
 /// The file's name.
 const FILE: &str = "qga.hooks";
 /// Where it is if the master is called by hand: the agent's own default.
 pub const DEFAULT_DIR: &str = "/run";
+/// How long another master is waited for; somewhat less than the guardian gives the whole thaw.
+const LOCK_TIMEOUT: Duration = Duration::from_secs(240);
+/// Most of it that is read, in bytes.
+const LONGEST: u64 = 1 << 24;
+/// A longer one is written anew where it could grow, in bytes.
+const SHORT: usize = 1 << 20;
+
+/// A step is about to be started.
+const STARTED: &str = "started";
+/// Its thaw has ended, or it has none.
+const SETTLED: &str = "settled";
+/// Its thaw could not be run.
+const OWED: &str = "owed";
+/// Who is at work, as [`own_session`] has it; empty: nobody any more.
+const MASTER: &str = "master";
 
 /// What hooks are told about the run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Run {
     /// The run's id, as in the report.
     pub id: String,
@@ -34,72 +63,214 @@ pub struct Run {
     pub hold_limit: f64,
 }
 
-/// One line: one of these.
-#[derive(Debug, Default, Serialize, Deserialize)]
-#[serde(default)]
-struct Line {
-    #[serde(skip_serializing_if = "Option::is_none")]
-    run: Option<Run>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    started: Option<Started>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    settled: Option<Started>,
-}
-
-/// A step that was started, and is to be undone.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct Started {
-    /// Its source.
-    pub source: String,
-    /// Its name.
-    pub name: String,
-    /// Where its keeper is reached, if it is a holding hook.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub door: Option<PathBuf>,
-}
-
-/// The memory of one freeze.
-#[derive(Debug)]
-pub struct Memory {
-    path: PathBuf,
-    file: Option<File>,
-}
-
-/// What a thaw finds.
+/// What the journal holds.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Remembered {
     /// The freeze's own facts.
     pub run: Run,
     /// What is to be undone, in the order of starting.
     pub started: Vec<Started>,
+    /// What needs nothing more.
+    settled: Vec<Started>,
+    /// The master that did not end by itself.
+    master: String,
+    /// It tells of every hook: one that is not in it was not started.
+    pub is_whole: bool,
+    /// Why it is not believed, or cannot be used.
+    pub warning: Option<String>,
+}
+
+impl Remembered {
+    /// Whether it says something of `step`.
+    pub fn knows(&self, step: &Step) -> bool {
+        let mut all = self.started.iter().chain(&self.settled);
+        all.any(|started| started.names(step))
+    }
+
+    /// Reads a journal: what can be understood of it.
+    pub fn parse(text: &[u8]) -> Remembered {
+        let mut all = Remembered::default();
+        let mut is_damaged = !text.ends_with(b"\n");
+        let mut has_run = false;
+        for line in text.split(|&byte| byte == b'\n').filter(|l| !l.is_empty()) {
+            // One word a line, with what belongs to it.
+            let read = serde_json::from_slice(line).ok();
+            let known = read
+                .as_ref()
+                .and_then(|line: &Value| line.as_object()?.iter().next());
+            let Some((word, value)) = known else {
+                is_damaged = true;
+                continue;
+            };
+            let step = Started::from_value(value);
+            match &word[..] {
+                "run" => {
+                    has_run = true;
+                    all.run = Run {
+                        id: text_of(value, "id"),
+                        mountpoints: text_of(value, "mountpoints"),
+                        devices: text_of(value, "devices"),
+                        hold_limit: value["hold-limit"].as_f64().unwrap_or_default(),
+                    };
+                }
+                MASTER => all.master = value.as_str().unwrap_or_default().to_owned(),
+                _ if step.name.is_empty() => is_damaged = true,
+                STARTED | SETTLED => {
+                    all.started.retain(|known| !known.is(&step));
+                    let list = match &word[..] {
+                        STARTED => &mut all.started,
+                        _ => &mut all.settled,
+                    };
+                    list.push(step);
+                }
+                OWED => {
+                    for known in all.started.iter_mut().filter(|known| known.is(&step)) {
+                        known.why.clone_from(&step.why);
+                    }
+                }
+                _ => is_damaged = true,
+            }
+        }
+        all.is_whole = has_run && !is_damaged;
+        all
+    }
+}
+
+/// The journal of one freeze.
+#[derive(Debug)]
+pub struct Memory {
+    path: PathBuf,
+    phase: Phase,
+    /// Locked.
+    file: Option<Flock<File>>,
+    /// What is still to be undone.
+    open: Vec<Started>,
+    /// New lines may follow those that are there.
+    is_sound: bool,
+    /// Why nothing can be written.
+    trouble: Option<String>,
 }
 
 impl Memory {
-    /// The memory in the state directory `dir`; nothing is read or written yet.
+    /// The journal in the state directory `dir`; nothing is read or written yet.
     pub fn in_dir(dir: &Path) -> Memory {
         Memory {
             path: dir.join(FILE),
+            phase: Phase::Freeze,
             file: None,
+            open: Vec::new(),
+            is_sound: false,
+            trouble: None,
         }
     }
 
-    /// Begins anew, for a freeze.
+    /// Waits until no other master is at work, and reads what the last one left. `pause` waits a
+    /// little, and says whether to give up.
+    ///
+    /// # Errors
+    /// Another master does not end, or the run is to stop.
+    pub fn open(&mut self, phase: Phase, pause: &dyn Fn() -> bool) -> Result<Remembered, String> {
+        self.phase = phase;
+        let until = Instant::now() + LOCK_TIMEOUT;
+        let mut strange = None;
+        let (file, is_new) = loop {
+            let (mut file, is_new) = match open_file(&self.path) {
+                Ok(opened) => opened,
+                // What is no journal is only in the way: the directory is the agent's.
+                Err(why) if strange.is_none() && self.path.symlink_metadata().is_ok() => {
+                    fs::remove_file(&self.path)
+                        .or_else(|_| fs::remove_dir(&self.path))
+                        .ok();
+                    strange = Some(why);
+                    continue;
+                }
+                Err(why) => {
+                    self.trouble = Some(why);
+                    return Ok(self.damaged(Remembered::default(), strange));
+                }
+            };
+            let locked = loop {
+                file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                    Ok(locked) => break locked,
+                    Err((file, _)) => file,
+                };
+                if pause() || Instant::now() > until {
+                    let path = self.path.display();
+                    return Err(format!(
+                        "another hook master has locked {path}; no hook is called"
+                    ));
+                }
+            };
+            if is_at(&locked, &self.path) {
+                break (locked, is_new);
+            }
+            if phase == Phase::Thaw {
+                // The one that had it has told every hook.
+                return Ok(Remembered {
+                    is_whole: true,
+                    ..Remembered::default()
+                });
+            }
+        };
+        let read = content(&file);
+        let text = read.as_deref().unwrap_or_default();
+        let mut all = Remembered::parse(text);
+        self.file = Some(file);
+        self.open.clone_from(&all.started);
+        self.is_sound = all.is_whole && text.len() < SHORT;
+        if !(all.is_whole || is_new && text.is_empty()) {
+            let why = read.as_ref().err().map(strerror);
+            strange = Some(why.unwrap_or_else(|| "it is damaged".into()));
+            if !text.ends_with(b"\n") {
+                // What follows is not to be taken for the rest of that line.
+                self.write(b"\n").ok();
+            }
+        }
+        if strange.is_some() {
+            all = self.damaged(all, strange);
+        }
+        end_session(&all.master);
+        self.sign(own_session());
+        Ok(all)
+    }
+
+    fn damaged(&self, mut all: Remembered, why: Option<String>) -> Remembered {
+        let then = match self.phase {
+            Phase::Freeze => "it is begun anew",
+            Phase::Thaw => "hooks of which it says nothing are told to thaw, too",
+        };
+        all.warning = why.map(|why| format!("{}: {why}; {then}", self.path.display()));
+        all
+    }
+
+    /// Begins anew, for a freeze; what is still to be undone is kept.
     ///
     /// # Errors
     /// One line: nothing will be remembered, so the thaw will call every hook.
     pub fn begin(&mut self, run: &Run) -> Result<(), String> {
-        self.forget()?;
-        let opened = OpenOptions::new()
-            .create_new(true)
-            .append(true)
-            .mode(0o600)
-            .custom_flags(libc::O_NOFOLLOW)
-            .open(&self.path);
-        self.file = Some(opened.map_err(|error| self.trouble(&error))?);
-        self.add(&Line {
-            run: Some(run.clone()),
-            ..Line::default()
-        })
+        if let Some(why) = self.trouble.take() {
+            return Err(self.unwritable(&why));
+        }
+        let kept = match &self.file {
+            Some(_) if self.is_sound && !self.open.is_empty() => Vec::new(),
+            Some(file) => {
+                file.set_len(0).ok();
+                self.open.clone()
+            }
+            None => return Ok(()),
+        };
+        let value = json!({
+            "id": run.id,
+            "mountpoints": run.mountpoints,
+            "devices": run.devices,
+            "hold-limit": run.hold_limit,
+        });
+        self.add("run", value)?;
+        self.sign(own_session());
+        for started in kept {
+            self.add(STARTED, started.to_value())?;
+        }
+        Ok(())
     }
 
     /// Notes a step that is about to be started; without [`Memory::begin`] nothing happens.
@@ -107,46 +278,80 @@ impl Memory {
     /// # Errors
     /// One line, as there.
     pub fn start(&mut self, step: Started) -> Result<(), String> {
-        self.add(&Line {
-            started: Some(step),
-            ..Line::default()
-        })
+        self.open.retain(|known| !known.is(&step));
+        let value = step.to_value();
+        self.open.push(step);
+        self.add(STARTED, value)
     }
 
-    /// Notes that a step which was started is not to be undone: it failed, and its contract wants it
-    /// so.
+    /// Notes that a step is not to be undone any more.
     ///
     /// # Errors
-    /// As [`Memory::start`].
-    pub fn settle(&mut self, step: Started) -> Result<(), String> {
-        self.add(&Line {
-            settled: Some(step),
-            ..Line::default()
-        })
+    /// One line: it may be called again.
+    pub fn settle(&mut self, step: &Started) -> Result<(), String> {
+        let before = self.open.len();
+        self.open.retain(|known| !known.is(step));
+        if self.open.len() == before {
+            return Ok(());
+        }
+        self.add(SETTLED, Started::named(&step.source, &step.name).to_value())
     }
 
-    fn add(&mut self, line: &Line) -> Result<(), String> {
-        let Some(file) = &mut self.file else {
+    /// Notes why a step's thaw could not be run.
+    ///
+    /// # Errors
+    /// As [`Memory::settle`].
+    pub fn owe(&mut self, step: &Started, why: &str) -> Result<(), String> {
+        let mut known = self.open.iter_mut();
+        let Some(known) = known.find(|known| known.is(step) && known.why != why) else {
             return Ok(());
         };
-        let write = |file: &mut File| -> io::Result<()> {
-            let mut line = serde_json::to_vec(line)?;
-            line.push(b'\n');
-            file.write_all(&line)
-        };
-        write(file).map_err(|error| {
-            // Half a memory would leave hooks without their thaw.
-            self.file = None;
-            fs::remove_file(&self.path).ok();
-            self.trouble(&error)
-        })
+        why.clone_into(&mut known.why);
+        let mut owed = Started::named(&step.source, &step.name);
+        owed.why = why.to_owned();
+        self.add(OWED, owed.to_value())
     }
 
-    fn trouble(&self, error: &io::Error) -> String {
+    fn add(&mut self, word: &str, value: Value) -> Result<(), String> {
+        let Err(error) = self.write_line(word, value) else {
+            return Ok(());
+        };
+        let why = strerror(&error);
+        if self.phase == Phase::Freeze {
+            // Half a memory would leave hooks without their thaw.
+            fs::remove_file(&self.path).ok();
+            self.file = None;
+            return Err(self.unwritable(&why));
+        }
+        let path = self.path.display();
+        Err(format!(
+            "cannot write {path}: {why}; another thaw may call this hook again"
+        ))
+    }
+
+    /// Notes who is at work. Where that cannot be written, what is more important cannot either, and
+    /// that is told.
+    fn sign(&mut self, master: Option<String>) {
+        if let Some(master) = master {
+            self.write_line(MASTER, master.into()).ok();
+        }
+    }
+
+    fn write_line(&mut self, word: &str, value: Value) -> io::Result<()> {
+        let line = json!({ word: value }).to_string() + "\n";
+        self.write(line.as_bytes())
+    }
+
+    fn write(&mut self, text: &[u8]) -> io::Result<()> {
+        self.file
+            .as_mut()
+            .map_or(Ok(()), |file| file.write_all(text))
+    }
+
+    fn unwritable(&self, why: &str) -> String {
+        let path = self.path.display();
         format!(
-            "cannot write {}: {}; the thaw will call every hook, and holding hooks cannot be used",
-            self.path.display(),
-            strerror(error)
+            "cannot write {path}: {why}; the thaw will call every hook, and holding hooks cannot be used"
         )
     }
 
@@ -155,29 +360,21 @@ impl Memory {
         self.file.is_some()
     }
 
-    /// What the last freeze left; None if there was none, or its thaw has been.
-    pub fn recall(&self) -> Option<Remembered> {
-        // It says which process is spoken to and what is undone: root's word alone counts.
-        trust::check(&self.path).ok()?;
-        let text = fs::read(&self.path).ok()?;
-        let mut remembered = Remembered::default();
-        let lines = text.split(|&byte| byte == b'\n');
-        for line in lines.filter_map(|line| serde_json::from_slice::<Line>(line).ok()) {
-            remembered.run = line.run.unwrap_or(remembered.run);
-            remembered.started.extend(line.started);
-            if let Some(settled) = line.settled {
-                let is_it = |s: &Started| s.source == settled.source && s.name == settled.name;
-                remembered.started.retain(|step| !is_it(step));
-            }
-        }
-        Some(remembered)
+    /// What is still to be undone.
+    pub fn left(&self) -> &[Started] {
+        &self.open
     }
 
-    /// Forgets the freeze; that there was none is fine.
+    /// The master has done its work. After a thaw the freeze is forgotten, unless something is still to
+    /// be undone.
     ///
     /// # Errors
     /// One line: the next thaw may believe in an old freeze.
-    pub fn forget(&self) -> Result<(), String> {
+    pub fn close(&mut self) -> Result<(), String> {
+        if self.file.is_none() || self.phase == Phase::Freeze || !self.open.is_empty() {
+            self.leave();
+            return Ok(());
+        }
         match fs::remove_file(&self.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
                 "cannot remove {}: {}; remove it by hand",
@@ -188,63 +385,134 @@ impl Memory {
         }
     }
 
+    /// Notes that this master is at work no more.
+    pub fn leave(&mut self) {
+        self.sign(Some(String::new()));
+    }
+
     /// Where the keeper of the run's holding hook number `number` is to be reached.
     pub fn door(&self, number: usize) -> PathBuf {
         self.path.with_extension(format!("hooks.{number}"))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_was_started_is_recalled_and_what_was_settled_is_not() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut memory = Memory::in_dir(dir.path());
-        assert_eq!(memory.recall(), None);
-        let run = Run {
-            id: "7".into(),
-            ..Run::default()
-        };
-        memory.begin(&run).unwrap();
-        let step = |name: &str, door: Option<&str>| Started {
-            source: "vmware".into(),
-            name: name.into(),
-            door: door.map(PathBuf::from),
-        };
-        memory.start(step("a", None)).unwrap();
-        memory.start(step("b", Some("/d"))).unwrap();
-        memory.settle(step("a", None)).unwrap();
-        let recalled = Memory::in_dir(dir.path()).recall().unwrap();
-        assert_eq!(recalled.run, run);
-        let names: Vec<_> = recalled.started.iter().map(|s| s.name.as_str()).collect();
-        assert_eq!(names, ["b"]);
-        memory.begin(&Run::default()).unwrap();
-        assert_eq!(memory.recall(), Some(Remembered::default()));
-        memory.forget().unwrap();
-        memory.forget().unwrap();
-        assert_eq!(memory.recall(), None);
+/// The steps whose thaw is owed by the journal in the state directory `dir`: one that could not be run
+/// has a `why`. While a master is at work these alone count, for it will tell the others.
+pub fn owed(dir: &Path) -> Vec<Started> {
+    let (mut owed, is_at_work) = look(dir);
+    if is_at_work {
+        owed.retain(|step| !step.why.is_empty());
     }
+    owed
+}
 
-    #[test]
-    fn a_torn_line_and_strange_ones_are_passed_over() {
-        let dir = tempfile::tempdir().unwrap();
-        let memory = Memory::in_dir(dir.path());
-        let text = "{\"unheard\":1}\n{\"started\":{\"source\":\"\",\"name\":\"a\",\"door\":null}}\n{\"star";
-        fs::write(&memory.path, text).unwrap();
-        assert_eq!(memory.recall().unwrap().started.len(), 1);
-    }
+/// Whether hooks are to be told to thaw: by the journal in `dir`, or since a master is at work whose agent is
+/// dead. It may freeze more of them; whoever thaws waits for it.
+pub fn is_open(dir: &Path) -> bool {
+    let (started, is_at_work) = look(dir);
+    is_at_work || !started.is_empty()
+}
 
-    #[test]
-    fn a_place_that_cannot_be_written_is_named() {
-        let mut memory = Memory::in_dir(Path::new("/nonexistent"));
-        let told = memory.begin(&Run::default()).unwrap_err();
-        assert!(
-            told.starts_with("cannot write /nonexistent/qga.hooks: "),
-            "{told}"
-        );
-        assert!(!memory.is_kept());
-        memory.start(Started::default()).unwrap();
+/// What the journal holds, and whether a master is at work.
+fn look(dir: &Path) -> (Vec<Started>, bool) {
+    let path = dir.join(FILE);
+    let Ok(file) = existing(&path, OpenOptions::new().read(true)) else {
+        return Default::default();
+    };
+    let text = content(&file).unwrap_or_default();
+    let is_at_work = Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
+    (Remembered::parse(&text).started, is_at_work)
+}
+
+/// Gives up the thaws that could not be run: of the hook of this path or file name, or all. Returns
+/// their names.
+///
+/// # Errors
+/// Another master is at work, or the journal cannot be written.
+pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, String> {
+    let is_meant = |step: &Started| {
+        let file = step.name.rsplit('/').next();
+        !step.why.is_empty() && name.is_none_or(|name| name == step.name || Some(name) == file)
+    };
+    let mut names = Vec::new();
+    if owed(dir).iter().any(is_meant) {
+        let mut memory = Memory::in_dir(dir);
+        let known = memory.open(Phase::Thaw, &|| {
+            std::thread::sleep(Duration::from_millis(50));
+            false
+        })?;
+        for step in known.started.iter().filter(|step| is_meant(step)) {
+            memory.settle(step)?;
+            names.push(step.name.clone());
+        }
+        memory.close()?;
     }
+    Ok(names)
+}
+
+/// This master's session and the system's boot, if its hooks are the only others in it: the agent
+/// starts it so, a shell does not.
+fn own_session() -> Option<String> {
+    let pid = getpid();
+    (getsid(None) == Ok(pid)).then(|| format!("{pid} {}", boot_id()))
+}
+
+/// Ends what a master that was killed had started and that is still at work: a hook must not thaw
+/// while it freezes, nor twice at once.
+fn end_session(master: &str) {
+    let Some((pid, of)) = master.split_once(' ') else {
+        return;
+    };
+    // A process of that number is a stranger: we have the dead one's lock.
+    let is_dead = |pid: i32| stat(pid).is_none_or(|stat| !stat.is_running);
+    if let Some(pid) = pid
+        .parse()
+        .ok()
+        .filter(|&pid| of == boot_id() && is_dead(pid))
+    {
+        end_family(pid, Family::Session, &mut std::thread::sleep);
+    }
+}
+
+/// Opened, and whether it is new; if it cannot be, why.
+fn open_file(path: &Path) -> Result<(File, bool), String> {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(0o600);
+    let (mut opened, mut is_new) = (existing(path, &mut options), false);
+    match opened.as_ref().map_err(io::Error::kind) {
+        Err(io::ErrorKind::NotFound) => {
+            is_new = true;
+            opened = existing(path, options.create(true));
+        }
+        // What was written before is still to be read.
+        Err(io::ErrorKind::ReadOnlyFilesystem) => {
+            opened = existing(path, OpenOptions::new().read(true));
+        }
+        _ => (),
+    }
+    opened
+        .map(|file| (file, is_new))
+        .map_err(|error| strerror(&error))
+}
+
+/// A regular file of root's, opened without waiting. It says which process is spoken to and what is
+/// run: root's word alone counts.
+fn existing(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = open_regular(path, options)?;
+    trust::check(path).map_err(|refusal| io::Error::other(refusal.0))?;
+    Ok(file)
+}
+
+fn content(file: &File) -> io::Result<Vec<u8>> {
+    let length = file.metadata()?.len().min(LONGEST);
+    let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
+    file.read_exact_at(&mut text, 0)?;
+    Ok(text)
+}
+
+/// Whether the file is still the one at `path`.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |data: fs::Metadata| (data.dev(), data.ino());
+    let there = path.symlink_metadata().map(id);
+    file.metadata().map(id).ok() == there.ok()
 }

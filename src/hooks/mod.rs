@@ -8,8 +8,9 @@
 //!
 //! What the master runs are steps ([`step`]): they come from [`sources`] and are run as the operator
 //! wants it ([`policy`]). One that must hold on until the thaw is kept by a process of its own
-//! ([`hold`]). What was started on freeze is remembered ([`memory`]), so that just that is undone.
+//! ([`hold`]). What was started on freeze is in a journal ([`memory`]), so that just that is undone.
 
+pub mod at_work;
 mod budget;
 mod call;
 mod cli;
@@ -19,6 +20,7 @@ pub mod hold;
 pub mod log;
 pub mod master;
 pub mod memory;
+mod outcome;
 pub mod policy;
 pub mod runner;
 pub mod sources;
@@ -30,10 +32,12 @@ pub mod trust;
 use std::io;
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use crate::probe::mountinfo::unescape;
 use crate::sys::strerror;
 
+pub use call::TAIL;
 pub use cli::{USAGE, cli, stop_signals};
 
 /// The variable in which a master finds the number of the descriptor that takes its records, one
@@ -51,6 +55,10 @@ pub const BINARY_ENV: &str = "QGA_BINARY";
 
 /// The variable in which a master finds the agent's state directory, for its memory.
 pub const STATE_ENV: &str = "QGA_HOOK_STATE";
+/// The variable that names the only run whose hooks our own master is to thaw.
+pub const ONLY_RUN_ENV: &str = "QGA_HOOK_RUN";
+/// In its place: whichever run the journal is of.
+pub const ANY_RUN: &str = "*";
 /// The variable in which hooks find the phase.
 pub const PHASE_ENV: &str = "QGA_PHASE";
 /// The variable in which hooks find the run's id, as in the report.
@@ -64,25 +72,33 @@ pub const HOLD_LIMIT_ENV: &str = "QGA_HOLD_LIMIT";
 /// The variable in which a hook finds how many seconds it has; without a limit there is none.
 pub const DEADLINE_ENV: &str = "QGA_DEADLINE";
 
-/// Joins texts for a variable: one blank between two, and blanks, tabs, line ends and backslashes in
-/// them in octal, as /proc/self/mountinfo has it.
-pub fn words<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+/// Joins names for a variable: one blank between two, and blanks, tabs, line ends and backslashes in
+/// them in octal, as /proc/self/mountinfo has it, and bytes that are no text as well.
+pub fn words<'a>(names: impl IntoIterator<Item = &'a (impl AsRef<[u8]> + ?Sized + 'a)>) -> String {
     let mut joined = String::new();
-    for text in texts {
+    for name in names {
         if !joined.is_empty() {
             joined.push(' ');
         }
-        for c in text.chars() {
-            match c {
-                ' ' => joined.push_str("\\040"),
-                '\t' => joined.push_str("\\011"),
-                '\n' => joined.push_str("\\012"),
-                '\\' => joined.push_str("\\134"),
-                c => joined.push(c),
+        for chunk in name.as_ref().utf8_chunks() {
+            for c in chunk.valid().chars() {
+                match c {
+                    ' ' | '\t' | '\n' | '\\' => push_octal(&mut joined, c as u8),
+                    c => joined.push(c),
+                }
             }
+            let invalid = chunk.invalid().iter();
+            invalid.for_each(|&byte| push_octal(&mut joined, byte));
         }
     }
     joined
+}
+
+fn push_octal(text: &mut String, byte: u8) {
+    text.push('\\');
+    for shift in [6, 3, 0] {
+        text.push(char::from(b'0' + (byte >> shift & 7)));
+    }
 }
 
 /// Takes apart what [`words`] joined.
@@ -121,7 +137,7 @@ pub enum ThawReason {
     Ok,
     /// The freeze failed, or froze nothing.
     Failed,
-    /// The hold limit passed, the service was stopped, or a person ended the freeze.
+    /// The hold limit passed, the system goes down, or a person ended the freeze.
     TimedOut,
     /// An agent that came back finishes what a dead one had begun.
     Recovered,
@@ -151,7 +167,7 @@ const NOT_FOUND: i32 = 127;
 
 /// How one hook ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "Value")]
 pub enum HookStatus {
     /// With this exit status.
     Exited(i32),
@@ -170,6 +186,67 @@ pub enum HookStatus {
     TimedOut,
     /// The master was told to stop while it ran.
     Cancelled,
+}
+
+/// A text, if it is one.
+fn text(value: &Value) -> Option<String> {
+    Some(value.as_str()?.to_owned())
+}
+
+// By hand, as derived code for the same is several times as long.
+impl TryFrom<Value> for HookStatus {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<HookStatus, &'static str> {
+        let number = |value: &Value| i32::try_from(value.as_i64()?).ok();
+        let tagged = |value: &Value| {
+            let (tag, value) = value.as_object()?.iter().next()?;
+            Some(match &tag[..] {
+                "exited" => HookStatus::Exited(number(value)?),
+                "signaled" => HookStatus::Signaled(number(value)?),
+                "skipped" => HookStatus::Skipped(text(value)?),
+                "not-run" => HookStatus::NotRun {
+                    status: number(&value["status"])?,
+                    reason: text(&value["reason"])?,
+                },
+                _ => return None,
+            })
+        };
+        match value.as_str() {
+            Some("timed-out") => Ok(HookStatus::TimedOut),
+            Some("cancelled") => Ok(HookStatus::Cancelled),
+            _ => tagged(&value).ok_or("no status of a hook"),
+        }
+    }
+}
+
+impl TryFrom<Value> for HookRecord {
+    type Error = &'static str;
+
+    fn try_from(value: Value) -> Result<HookRecord, &'static str> {
+        let status = HookStatus::try_from(value["status"].clone())?;
+        let read = || {
+            let phases = [Phase::Freeze, Phase::Thaw];
+            let phase = value["phase"].as_str()?;
+            let phase = phases.into_iter().find(|known| known.as_str() == phase)?;
+            let mut record = HookRecord::new(text(&value["path"])?, phase, status);
+            record.elapsed = value["elapsed"].as_f64()?;
+            record.output = text(&value["output"]).unwrap_or_default();
+            record.source = text(&value["source"]).unwrap_or_default();
+            let tries = value["tries"].as_u64();
+            record.tries = tries.and_then(|tries| tries.try_into().ok());
+            record.verdict = match value["verdict"].as_str() {
+                Some("success") => Some(Verdict::Success),
+                Some("not-applicable") => Some(Verdict::NotApplicable),
+                Some("failure") => Some(Verdict::Failure),
+                _ => None,
+            };
+            record.error = text(&value["error"]);
+            record.lost = value["lost"].as_bool().unwrap_or_default();
+            Some(record)
+        };
+        read().ok_or("no record of a hook")
+    }
 }
 
 impl HookStatus {
@@ -242,7 +319,7 @@ pub enum Verdict {
 
 /// What became of one hook in one call of the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", try_from = "Value")]
 pub struct HookRecord {
     /// The hook's path.
     pub path: String,
@@ -253,22 +330,22 @@ pub struct HookRecord {
     /// How long it took, in seconds, all tries together.
     pub elapsed: f64,
     /// The end of its output, if it failed: at most [`call::TAIL`] bytes.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub output: String,
     /// The adapter that it belongs to; none: it is of the hooks' directory.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[serde(skip_serializing_if = "String::is_empty")]
     pub source: String,
     /// How often it was started, where that was more than once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tries: Option<u32>,
     /// What its end means by the operator's settings; none: 0 is success.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
     /// The failure's name in the adapter's own contract.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
     /// It was to hold on from freeze to thaw, and did not.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
 }
 

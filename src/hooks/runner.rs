@@ -1,12 +1,13 @@
 //! Our own hook master: every step in its order, each start, its output and its status in the log.
 //!
 //! A failure changes nothing for the others, and the master still succeeds, unless the operator
-//! wants it otherwise ([`OnFailure::Abort`]). Only a directory or hook that others could have
-//! changed is refused, before anything runs. Every step that was started on freeze has exactly one
-//! other half on thaw.
+//! wants it otherwise ([`OnFailure::Abort`]). A freeze is refused, before anything runs, if others could
+//! have changed the directory or a hook. Every step that was started on freeze has exactly one other
+//! half on thaw, by what the journal holds of it: what has become of the directory and the settings
+//! keeps none from it, and what cannot be run is owed.
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::budget;
@@ -15,13 +16,18 @@ use super::desk::Desk;
 use super::hold;
 use super::log::HookLog;
 use super::memory::{Memory, Remembered, Run, Started};
-use super::policy::{Kind, OnFailure, Policy};
+use super::outcome::{Done, error_name, explanation, story, verdict};
+use super::policy::{Kind, OnFailure};
 use super::sources::Found;
 use super::step::{Fitness, Step, batches};
-use super::{HookRecord, HookStatus, Phase, ThawReason, Verdict};
+use super::trust::Refusal;
+use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
+use crate::sys::poll::is_readable;
 
 /// How many steps run side by side.
 const MOST_AT_ONCE: usize = 64;
+/// How often another master is looked for.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// How to run the steps.
 #[derive(Debug)]
@@ -42,10 +48,13 @@ pub struct Options {
     pub run: Run,
     /// Why, on thaw.
     pub reason: Option<ThawReason>,
+    /// Thaw only hooks of which the journal says that they were told to freeze in the run of this id, or in
+    /// [`ANY_RUN`]; empty: all.
+    pub only_run: String,
 }
 
 /// What came of a run.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Summary {
     /// Each hook in the order called.
     pub hooks: Vec<HookRecord>,
@@ -57,35 +66,94 @@ pub struct Summary {
     pub lost_lines: u64,
 }
 
-/// Runs what was found: in order on freeze, in the reverse order on thaw.
-pub fn run(phase: Phase, found: Found, options: Options) -> Summary {
-    let remembered = match phase {
-        Phase::Freeze => None,
-        Phase::Thaw => options.memory.recall(),
+/// Runs what was found: in order on freeze, in the reverse order on thaw. What could not be found out
+/// fails a freeze, and a thaw only as far as the journal does not tell what is to be done.
+pub fn run(phase: Phase, found: Result<Found, Refusal>, options: Options) -> Summary {
+    let Options {
+        mut log,
+        mut memory,
+        stop,
+        ..
+    } = options;
+    let pause = || match &stop {
+        Some(stop) => is_readable(stop.as_fd(), LOOK),
+        None => {
+            std::thread::sleep(LOOK);
+            false
+        }
     };
-    let run = remembered.as_ref().map_or(options.run, |r| r.run.clone());
-    let desk = Desk::new(
-        (phase, options.reason),
-        run,
-        options.total,
-        options.stop,
-        (options.log, options.records, options.memory),
-    );
-    for warning in &found.warnings {
-        desk.log().line(warning);
+    let known = match memory.open(phase, &pause) {
+        Ok(known) => known,
+        Err(busy) => {
+            log.line(&busy);
+            return Summary {
+                failure: Some(format!("qemu-ga hook: {busy}")),
+                ..Summary::default()
+            };
+        }
+    };
+    let has_started = !known.started.is_empty();
+    let is_meant = match &options.only_run[..] {
+        "" => true,
+        ANY_RUN => has_started,
+        run => known.run.id == run || known.run.id.is_empty() && has_started,
+    };
+    if phase == Phase::Thaw && !is_meant {
+        // Another master has told them meanwhile, or those of the next freeze are asleep.
+        match known.run.id.is_empty() {
+            true => drop(memory.close()),
+            false => memory.leave(),
+        }
+        return Summary::default();
     }
-    let master = Master {
-        desk,
+    let (found, refusal) = match found {
+        Ok(found) => (found, None),
+        Err(refusal) => (Found::default(), Some(refusal.0)),
+    };
+    let lines = known.warning.iter().chain(&found.warnings);
+    for line in lines.chain(&refusal) {
+        log.line(line);
+    }
+    let refused = refusal.filter(|_| phase == Phase::Freeze || !known.is_whole);
+    let refused = refused.map(|line| format!("qemu-ga hook: {line}"));
+    let mut master = Master {
+        desk: Desk::new(phase, stop, (log, memory)),
         on_total: options.on_total,
     };
-    match phase {
-        Phase::Freeze => master.freeze(found),
-        Phase::Thaw => master.thaw(found, remembered),
-    }
+    let mut summary = match phase {
+        Phase::Freeze => {
+            if !known.started.is_empty() {
+                master.recover(known);
+            }
+            let of_freeze = (phase, None);
+            master
+                .desk
+                .begin(of_freeze, options.run, options.total, options.records);
+            let begun = master.desk.memory().begin(&master.desk.run);
+            master.desk.note(begun);
+            match refused {
+                Some(_) => Summary::default(),
+                None => master.freeze(found),
+            }
+        }
+        Phase::Thaw => {
+            let run = match known.started.is_empty() {
+                true => options.run,
+                false => known.run.clone(),
+            };
+            let of_thaw = (phase, options.reason);
+            master
+                .desk
+                .begin(of_thaw, run, options.total, options.records);
+            master.thaw(found, known)
+        }
+    };
+    let closed = master.desk.memory().close();
+    master.desk.note(closed);
+    summary.failure = refused.or(summary.failure);
+    summary.lost_lines = master.desk.log().lost();
+    summary
 }
-
-/// A step, and what a thaw has to know of its freeze.
-type Task<'a> = (&'a Step, Option<&'a Started>);
 
 struct Master {
     desk: Desk,
@@ -93,56 +161,60 @@ struct Master {
 }
 
 impl Master {
-    fn freeze(self, found: Found) -> Summary {
-        self.let_old_holders_go();
+    /// Thaws what an earlier freeze started and nobody thawed; the agent does not hear of it, for it is no
+    /// part of the freeze to come.
+    fn recover(&mut self, mut known: Remembered) {
+        let line = "what an earlier freeze left without its thaw is told to thaw first";
+        self.desk.log().line(line);
+        let of_thaw = (Phase::Thaw, Some(ThawReason::Recovered));
+        self.desk.begin(of_thaw, known.run.clone(), None, None);
+        // Hooks of which it says nothing are about to freeze.
+        known.is_whole = true;
+        self.thaw(Found::default(), known);
+    }
+
+    fn freeze(&self, found: Found) -> Summary {
         if found.leaves_filesystems {
             self.desk.leave_filesystems();
         }
         let batches = batches(found.steps);
-        if !batches.is_empty() {
-            let begun = self.desk.memory().begin(&self.desk.run);
-            if let Err(trouble) = begun {
-                self.desk.log().line(&trouble);
-            }
-        }
-        let tasks: Vec<Vec<Task<'_>>> = batches
-            .iter()
-            .map(|batch| batch.iter().map(|step| (step, None)).collect())
-            .collect();
+        let tasks: Vec<Vec<&Step>> = batches.iter().map(|batch| batch.iter().collect()).collect();
         self.work(&tasks)
     }
 
-    fn thaw(self, found: Found, remembered: Option<Remembered>) -> Summary {
-        let batches = batches(found.steps);
-        let all = batches.iter().rev().map(|batch| batch.iter().rev());
-        let Some(Remembered { started, .. }) = remembered else {
-            // One that holds was never told to, or is known to nobody.
-            let once = |step: &&Step| step.policy.kind == Kind::Once;
-            let tasks: Vec<Vec<Task<'_>>> = all
-                .map(|batch| batch.filter(once).map(|step| (step, None)).collect())
-                .collect();
-            return self.work(&tasks);
-        };
-        let mut open: Vec<&Started> = started.iter().collect();
-        let mut tasks = Vec::new();
-        for batch in all {
-            let mut due: Vec<Task<'_>> = Vec::new();
-            for step in batch {
-                match open.iter().position(|s| step.is(&s.source, &s.name)) {
-                    Some(at) => due.push((step, Some(open.remove(at)))),
-                    None => self.mention_uncalled(step),
-                }
+    fn thaw(&self, mut found: Found, known: Remembered) -> Summary {
+        let mut steps = Vec::new();
+        let mut others = Vec::new();
+        for step in found.steps {
+            if known.knows(&step) {
+                found.disabled.push(step);
+            } else if known.is_whole {
+                self.mention_uncalled(&step);
+            } else if step.policy.kind == Kind::Once {
+                // One that holds was never told to, or is known to nobody.
+                others.push(step);
             }
-            tasks.push(due);
         }
-        let gone: Vec<(Step, &Started)> = open.into_iter().rev().map(gone).collect();
-        tasks.extend(
-            gone.iter()
-                .map(|(step, started)| vec![(step, Some(*started))]),
-        );
+        for started in known.started {
+            steps.push(started.step(&mut found.disabled));
+        }
+        steps.append(&mut others);
+        let batches = batches(steps);
+        let tasks: Vec<Vec<&Step>> = batches
+            .iter()
+            .rev()
+            .map(|batch| batch.iter().rev().collect())
+            .collect();
         let summary = self.work(&tasks);
-        if let Err(trouble) = self.desk.memory().forget() {
-            self.desk.log().line(&trouble);
+        let mut owed = String::new();
+        for started in self.desk.memory().left() {
+            owed = owed + " " + &started.name;
+        }
+        if !owed.is_empty() {
+            self.desk.log().line(&format!(
+                "not told to thaw:{owed}; the next freeze or thaw tells it first: mend it, then qemu-ga hook \
+                 thaw, or qemu-ga hook dismiss",
+            ));
         }
         summary
     }
@@ -156,32 +228,20 @@ impl Master {
         }
     }
 
-    /// A freeze whose thaw never came: its holders would stand in the way of the new ones.
-    fn let_old_holders_go(&self) {
-        let old = self.desk.memory().recall();
-        for started in old.iter().flat_map(|old| old.started.iter().rev()) {
-            if let Some(door) = &started.door {
-                self.desk.log().line(&format!(
-                    "{} still holds from an earlier freeze without a thaw; it is released",
-                    started.name
-                ));
-                hold::release(&self.desk, &Policy::default(), door, ThawReason::Recovered);
-            }
-        }
-    }
-
-    fn work(&self, batches: &[Vec<Task<'_>>]) -> Summary {
-        let mut summary = Summary {
-            hooks: Vec::new(),
-            stopped: false,
-            failure: None,
-            lost_lines: 0,
-        };
+    fn work(&self, batches: &[Vec<&Step>]) -> Summary {
+        let mut summary = Summary::default();
         for (number, batch) in batches.iter().enumerate() {
-            if self.desk.is_stopped() {
+            let is_alone = self.desk.is_alone();
+            if is_alone || self.desk.is_stopped() {
                 summary.stopped = true;
-                let line = "stopped by a signal; the hooks that follow are not called";
-                self.desk.log().line(line);
+                let why = if is_alone {
+                    "the agent has ended"
+                } else {
+                    "stopped by a signal"
+                };
+                self.desk
+                    .log()
+                    .line(&format!("{why}; the hooks that follow are not called"));
                 break;
             }
             for (group, tasks) in batch.chunks(MOST_AT_ONCE).enumerate() {
@@ -202,14 +262,13 @@ impl Master {
                 break;
             }
         }
-        summary.lost_lines = self.desk.log().lost();
         summary
     }
 
-    fn side_by_side(&self, tasks: &[Task<'_>], number: usize) -> Vec<(HookRecord, OnFailure)> {
-        let one = |task: &Task<'_>, at: usize, is_alone| {
+    fn side_by_side(&self, tasks: &[&Step], number: usize) -> Vec<(HookRecord, OnFailure)> {
+        let one = |step: &Step, at: usize, is_alone| {
             let door = number * MOST_AT_ONCE + at;
-            let taken = self.take(task.0, task.1, door, is_alone);
+            let taken = self.take(step, door, is_alone);
             if let Some((record, _)) = &taken {
                 self.desk.tell(record);
             }
@@ -223,36 +282,36 @@ impl Master {
             let threads: Vec<_> = tasks
                 .iter()
                 .enumerate()
-                .map(|(at, task)| scope.spawn(move || one(task, at, false)))
+                .map(|(at, task)| {
+                    let thread = std::thread::Builder::new();
+                    let spawned = thread.spawn_scoped(scope, move || one(task, at, false));
+                    spawned.map_err(|_| (task, at))
+                })
                 .collect();
-            let ended = threads.into_iter().filter_map(|thread| thread.join().ok());
-            ended.flatten().collect()
+            let ended = threads.into_iter().filter_map(|thread| match thread {
+                Ok(thread) => thread.join().ok().flatten(),
+                // No thread to be had: one after another will do.
+                Err((task, at)) => one(task, at, false),
+            });
+            ended.collect()
         })
     }
 
     /// Takes one step, and says what its failure does; None: there was nothing to do.
-    fn take(
-        &self,
-        step: &Step,
-        started: Option<&Started>,
-        door: usize,
-        is_alone: bool,
-    ) -> Option<(HookRecord, OnFailure)> {
+    fn take(&self, step: &Step, door: usize, is_alone: bool) -> Option<(HookRecord, OnFailure)> {
         let phase = self.desk.phase;
         let begun = Instant::now();
         let mut on_failure = step.policy.on_failure;
         let done = match &step.fitness {
+            // What became unfit since may still be able to undo what it did: the start will tell.
+            _ if step.started.is_some() => self.start(step, door, is_alone)?,
             Fitness::Skipped(why) => {
                 self.desk
                     .log()
                     .line(&format!("{} skipped: {why}", step.name));
                 Done::of(HookStatus::Skipped(why.clone()))
             }
-            // What became unfit since may still be able to undo what it did.
-            Fitness::Unfit { .. } if started.is_some() && step.thaw.is_some() => {
-                self.start(step, started, door, is_alone)?
-            }
-            Fitness::Unfit { reason, .. } if phase == Phase::Freeze || started.is_some() => {
+            Fitness::Unfit { reason, .. } if phase == Phase::Freeze => {
                 self.pass_over(step, "cannot be run", reason, HookStatus::cannot_run)
             }
             Fitness::Unfit { .. } => return None,
@@ -261,23 +320,49 @@ impl Master {
                     on_failure = means;
                     self.pass_over(step, "is not called", &reason, HookStatus::no_time)
                 }
-                None => self.start(step, started, door, is_alone)?,
+                None => self.start(step, door, is_alone)?,
             },
         };
         let elapsed = begun.elapsed();
         let verdict = verdict(&step.policy, &done);
-        if verdict == Verdict::Failure && phase == Phase::Freeze && !step.undone_if_failed {
-            self.desk.remember_end(step);
+        match &step.started {
+            Some(started) if self.is_newly_owed(started, &done) => on_failure = OnFailure::Abort,
+            // What was not started, or holds nothing, has nothing to undo.
+            None if !done.has_run
+                || done.is_early
+                || verdict == Verdict::Failure && !step.undone_if_failed =>
+            {
+                self.desk
+                    .note(self.desk.memory().settle(&Started::of(step, None)));
+            }
+            _ => (),
         }
         let record = self.record(step, done, elapsed, verdict);
         let word = match verdict {
             Verdict::Failure => record.error.as_deref(),
-            _ => (step.error_name)(phase, &record.status),
+            _ => error_name(step, phase, &record.status),
         };
         if let Some(word) = word {
             self.desk.log().line(&format!("{}: {word}", record.path));
         }
         Some((record, on_failure))
+    }
+
+    /// Notes what came of a thaw that the journal asked for: it has ended, or is owed. Returns whether
+    /// that is news, which the host is told.
+    fn is_newly_owed(&self, started: &Started, done: &Done) -> bool {
+        match &done.status {
+            HookStatus::NotRun { reason, .. } if !done.has_run && started.door.is_none() => {
+                self.desk.note(self.desk.memory().owe(started, reason));
+                started.why.is_empty()
+            }
+            // Whoever comes next tells it.
+            HookStatus::Cancelled => false,
+            _ => {
+                self.desk.note(self.desk.memory().settle(started));
+                false
+            }
+        }
     }
 
     /// Why there is no time left to start it, and what that does; for a thaw there always is.
@@ -322,7 +407,7 @@ impl Master {
         if verdict == Verdict::Failure {
             record.error = match (&step.fitness, &record.status) {
                 (Fitness::Unfit { error, .. }, _) if done.tries == 0 => *error,
-                (_, status) => (step.error_name)(phase, status),
+                (_, status) => error_name(step, phase, status),
             }
             .map(str::to_owned);
             record.output = String::from_utf8_lossy(&done.tail).into_owned();
@@ -336,41 +421,43 @@ impl Master {
 
     /// Starts the step's program, again if it fails and the operator wants it; None: this phase asks
     /// nothing of it.
-    fn start(
-        &self,
-        step: &Step,
-        started: Option<&Started>,
-        door: usize,
-        is_alone: bool,
-    ) -> Option<Done> {
-        if let Some(door) = started.and_then(|started| started.door.as_ref()) {
+    fn start(&self, step: &Step, door: usize, is_alone: bool) -> Option<Done> {
+        if let Some(door) = step.started.as_ref().and_then(|s| s.door.as_ref()) {
             return Some(self.release(step, door));
         }
+        let is_freeze = self.desk.phase == Phase::Freeze;
         let Some(call) = step.call(self.desk.phase, self.desk.reason) else {
-            if self.desk.phase == Phase::Freeze && step.thaw.is_some() {
+            if is_freeze && step.thaw.is_some() {
                 // Its turn was all that there is to it: the other half is due.
-                self.desk.remember_start(step, None);
+                let started = Started::of(step, None);
+                self.desk.note(self.desk.memory().start(started));
             }
-            return None;
+            step.started.as_ref()?;
+            let reason = "it was started on freeze, and nothing is known of its thaw any more";
+            return Some(self.pass_over(step, "cannot be run", reason, HookStatus::missing));
         };
-        let call = &budget::within(&self.desk, step, call);
         let holds = step.policy.kind == Kind::Hold;
         if holds && !self.desk.memory().is_kept() {
             let reason = "a holding hook could not be found again for the thaw";
             return Some(self.pass_over(step, "cannot be run", reason, HookStatus::cannot_run));
         }
         let door = holds.then(|| self.desk.memory().door(door));
-        if self.desk.phase == Phase::Freeze {
-            self.desk.remember_start(step, door.clone());
+        if is_freeze && (step.thaw.is_some() || holds) {
+            let started = Started::of(step, door.clone());
+            self.desk.note(self.desk.memory().start(started));
         }
         let words: Vec<_> = call.args.iter().map(|arg| arg.to_string_lossy()).collect();
-        let shown = format!("{} {}", call.program.display(), words.join(" "));
-        let mut tries = 0;
+        let program = call.program.display().to_string();
+        let shown = format!("{program} {}", words.join(" "));
+        let (mut tries, mut has_run) = (0, false);
         loop {
             tries += 1;
+            let call = &budget::within(&self.desk, step, call, tries);
             self.desk
                 .log()
                 .line(&format!("execute {}", shown.trim_end()));
+            let time = self.desk.time_for(call.timeout);
+            self.desk.note_start(&program, step.source, time);
             let (holding, ended) = match &door {
                 Some(door) => {
                     let (status, ended) = hold::start(&self.desk, &step.policy, call, door);
@@ -379,20 +466,16 @@ impl Master {
                 None => (false, call::once(&self.desk, &step.policy, call, is_alone)),
             };
             if holding {
-                let program = call.program.display();
                 self.desk
                     .log()
                     .line(&format!("{program} is ready and holds"));
             } else {
-                self.finish(
-                    step,
-                    &call.program.display().to_string(),
-                    call.timeout,
-                    (&ended, door.is_some()),
-                );
+                self.finish(step, &program, call.timeout, (&ended, door.is_some()));
             }
+            has_run |= !matches!(ended.status, HookStatus::NotRun { .. });
             let done = Done {
                 tries,
+                has_run,
                 holds: holding,
                 is_early: door.is_some() && !holding,
                 ..Done::from(ended)
@@ -400,15 +483,9 @@ impl Master {
             let again = verdict(&step.policy, &done) == Verdict::Failure
                 && tries <= call.retries
                 && done.status != HookStatus::Cancelled
-                && self
-                    .desk
-                    .left()
+                && budget::for_retry(&self.desk, step)
                     .is_none_or(|left| left > step.policy.retry_pause);
             if !again || self.desk.pause(step.policy.retry_pause) {
-                if door.is_some() && !holding {
-                    // Nothing holds, so nothing is to be released.
-                    self.desk.remember_end(step);
-                }
                 return Some(done);
             }
         }
@@ -420,6 +497,7 @@ impl Master {
         self.desk
             .log()
             .line(&format!("release {name} {}", reason.as_str()));
+        self.desk.note_start(name, step.source, step.policy.timeout);
         let released = hold::release(&self.desk, &step.policy, door, reason);
         if let Some(why) = &released.lost {
             self.desk
@@ -457,106 +535,5 @@ impl Master {
             _ => "",
         };
         log.line(&format!("{shown} finished with status={number}{note}"));
-    }
-}
-
-/// How a step ended, all its tries together.
-struct Done {
-    status: HookStatus,
-    tail: Vec<u8>,
-    tries: u32,
-    holds: bool,
-    /// It was to hold, and ended before it was ready.
-    is_early: bool,
-    lost: bool,
-}
-
-impl Done {
-    /// Without a start.
-    fn of(status: HookStatus) -> Done {
-        Done {
-            status,
-            tail: Vec::new(),
-            tries: 0,
-            holds: false,
-            is_early: false,
-            lost: false,
-        }
-    }
-}
-
-impl From<Ended> for Done {
-    fn from(ended: Ended) -> Done {
-        Done {
-            tail: ended.tail,
-            tries: 1,
-            ..Done::of(ended.status)
-        }
-    }
-}
-
-/// A step that was started and is not there any more.
-fn gone(started: &Started) -> (Step, &Started) {
-    let mut step = Step::new("", started.name.clone(), Policy::default());
-    if started.door.is_none() {
-        let reason =
-            "it was started on freeze and is gone now, so nobody undoes what it did".into();
-        step.fitness = Fitness::Unfit {
-            reason,
-            error: None,
-        };
-    }
-    (step, started)
-}
-
-fn verdict(policy: &Policy, done: &Done) -> Verdict {
-    match &done.status {
-        _ if done.holds => Verdict::Success,
-        _ if done.lost => Verdict::Failure,
-        HookStatus::Exited(code) if !done.is_early && policy.success.contains(code) => {
-            Verdict::Success
-        }
-        HookStatus::Exited(code) if policy.not_applicable.contains(code) => Verdict::NotApplicable,
-        HookStatus::Exited(_) => Verdict::Failure,
-        status => status.verdict(),
-    }
-}
-
-/// The failure in one line for the host, with the end of the output.
-fn story(record: &HookRecord) -> String {
-    let how = match &record.status {
-        _ if record.lost => "did not hold until the thaw".to_owned(),
-        HookStatus::Exited(code) => format!("exit status {code}"),
-        HookStatus::Signaled(signal) => format!("ended by signal {signal}"),
-        HookStatus::NotRun { reason, .. } => reason.clone(),
-        HookStatus::Skipped(why) => why.clone(),
-        HookStatus::TimedOut => "not finished in time".to_owned(),
-        HookStatus::Cancelled => "stopped".to_owned(),
-    };
-    let name = record.error.as_deref().map(|name| format!("{name}: "));
-    let name = name.unwrap_or_default();
-    let last = record.output.trim_end().lines().rev().take(3);
-    let last: Vec<&str> = last.collect::<Vec<_>>().into_iter().rev().collect();
-    let last = match last.is_empty() {
-        true => String::new(),
-        false => format!("; its last output: {}", last.join(" | ")),
-    };
-    format!(
-        "{name}hook {} {}: {how}{last}",
-        record.path,
-        record.phase.as_str()
-    )
-}
-
-/// What the status number alone does not say.
-fn explanation(status: &HookStatus, limit: Option<Duration>) -> Option<String> {
-    match status {
-        HookStatus::NotRun { reason, .. } => Some(format!("cannot be run: {reason}")),
-        HookStatus::TimedOut => {
-            let seconds = limit.unwrap_or_default().as_secs_f64();
-            Some(format!("did not finish within {seconds} s and was ended"))
-        }
-        HookStatus::Cancelled => Some("was ended because the run was stopped".to_owned()),
-        HookStatus::Exited(_) | HookStatus::Signaled(_) | HookStatus::Skipped(_) => None,
     }
 }

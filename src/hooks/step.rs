@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::memory::Started;
 use super::policy::Policy;
-use super::{HookStatus, Phase, ThawReason};
+use super::{Phase, ThawReason};
 
 /// One program to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -58,8 +58,8 @@ pub struct Step {
     pub budget: Option<Duration>,
     /// Whether it can be taken.
     pub fitness: Fitness,
-    /// What the source's contract calls an end like this one.
-    pub error_name: fn(Phase, &HookStatus) -> Option<&'static str>,
+    /// What the journal holds of its freeze; None: it holds nothing of it.
+    pub started: Option<Started>,
 }
 
 impl Step {
@@ -75,7 +75,7 @@ impl Step {
             undone_if_failed: true,
             budget: None,
             fitness: Fitness::Fit,
-            error_name: |_, _| None,
+            started: None,
         }
     }
 
@@ -86,20 +86,6 @@ impl Step {
             (Phase::Thaw, Some(ThawReason::Failed)) => self.undo.as_ref().or(self.thaw.as_ref()),
             (Phase::Thaw, _) => self.thaw.as_ref(),
         }
-    }
-
-    /// What a memory of the freeze has of it.
-    pub fn started(&self) -> Started {
-        Started {
-            source: self.source.to_owned(),
-            name: self.name.clone(),
-            door: None,
-        }
-    }
-
-    /// Whether it is the one that a memory of the freeze names.
-    pub fn is(&self, source: &str, name: &str) -> bool {
-        self.source == source && self.name == name
     }
 }
 

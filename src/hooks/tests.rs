@@ -57,6 +57,7 @@ impl House {
             records: None,
             memory: Memory::in_dir(self.root.path()),
             run: Run::default(),
+            only_run: String::new(),
             reason: None,
         }
     }
@@ -79,7 +80,7 @@ impl House {
             sources::read(&self.dir(), &self.conf_path(), "").expect("not refused");
         options.total = rules.total_timeout;
         options.on_total = rules.defaults.on_failure;
-        run(phase, found, options)
+        run(phase, Ok(found), options)
     }
 
     fn refused(&self) -> Refusal {
@@ -519,8 +520,13 @@ fn records_are_one_json_line_each() {
     options.records = Some(file.reopen().expect("file"));
     let summary = house.run_with(Phase::Freeze, options);
     let text = fs::read_to_string(file.path()).expect("records");
-    let told: Vec<HookRecord> = text
+    // Each start is noted, too.
+    let (starts, records): (Vec<&str>, Vec<&str>) = text
         .lines()
+        .partition(|line| line.starts_with("{\"start\":"));
+    assert_eq!(starts.len(), 2, "{text}");
+    let told: Vec<HookRecord> = records
+        .iter()
         .map(|line| serde_json::from_str(line).expect("a record"))
         .collect();
     assert_eq!(told, summary.hooks);
@@ -528,7 +534,7 @@ fn records_are_one_json_line_each() {
         r#"{{"path":"{}","phase":"freeze","status":{{"exited":0}},"elapsed":"#,
         good.display()
     );
-    assert!(text.starts_with(&start), "{text}");
+    assert!(records[0].starts_with(&start), "{text}");
     assert_eq!(
         (&told[1].status, told[1].output.as_str()),
         (&HookStatus::Signaled(15), "why\n")
@@ -545,7 +551,36 @@ fn words_are_taken_apart_as_they_were_joined() {
         "\\040",
         "/plain",
     ];
+    assert_eq!(super::words([&b"\xff\xc3\xa9"[..], b"b"]), "\\377é b");
     let joined = super::words(texts);
     assert_eq!(joined.split(' ').count(), texts.len());
     assert_eq!(super::from_words(&joined), texts);
+}
+
+/// A guardian that comes late must not wake what the next freeze has put to rest.
+#[test]
+fn hooks_of_another_run_are_left_alone() {
+    let house = House::new();
+    house.hook("10-a", "exit 0");
+    let options = |id: &str, only: &str| Options {
+        run: Run {
+            id: id.into(),
+            ..Run::default()
+        },
+        only_run: only.into(),
+        ..house.options()
+    };
+    house.run_with(Phase::Freeze, options("2", ""));
+    let late = house.run_with(Phase::Thaw, options("", "1"));
+    assert_eq!(names(&late), [""; 0]);
+    let own = house.run_with(Phase::Thaw, options("", "2"));
+    assert_eq!(names(&own), ["10-a"]);
+    // Another master was first.
+    for only in ["2", "*"] {
+        let late = house.run_with(Phase::Thaw, options("", only));
+        assert_eq!(names(&late), [""; 0]);
+    }
+    house.run_with(Phase::Freeze, options("3", ""));
+    let any = house.run_with(Phase::Thaw, options("", "*"));
+    assert_eq!(names(&any), ["10-a"]);
 }

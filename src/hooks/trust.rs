@@ -3,11 +3,13 @@
 
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{File, Metadata};
-use std::io;
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read};
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::sys::acl::{self, Named};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open as open_place, openat, readlinkat};
 use nix::sys::stat::Mode;
@@ -18,6 +20,8 @@ const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
 /// How every refusal begins.
 pub const REFUSING: &str = "refusing to run hooks: ";
+/// Longest file of settings that is read, in bytes.
+const LONGEST: u64 = 1 << 20;
 /// As many links as the kernel follows.
 const MOST_LINKS: u32 = 40;
 
@@ -41,6 +45,23 @@ pub fn check(path: &Path) -> Result<(), Refusal> {
     open(path).map(drop)
 }
 
+/// As [`check`], but what cannot be found or looked at passes: to run it fails with a reason of its own.
+///
+/// # Errors
+/// The first fault found.
+pub fn check_program(path: &Path) -> Result<(), Refusal> {
+    match walk(path) {
+        Err(Wrong::Unsafe(refusal)) => Err(refusal),
+        Err(Wrong::Unseen(_)) | Ok(_) => Ok(()),
+    }
+}
+
+/// Why a path is refused.
+enum Wrong {
+    Unseen(Refusal),
+    Unsafe(Refusal),
+}
+
 /// Walks to `path` as the kernel would, each directory held open and checked before the next name is
 /// looked up in it. Where all is well nobody but root can make the path lead elsewhere, so what runs
 /// under that path afterwards is what was checked. Returns it opened as a mere place (O_PATH).
@@ -48,6 +69,41 @@ pub fn check(path: &Path) -> Result<(), Refusal> {
 /// # Errors
 /// The first fault found, or that the path cannot be looked at.
 pub fn open(path: &Path) -> Result<File, Refusal> {
+    walk(path).map_err(|wrong| match wrong {
+        Wrong::Unseen(refusal) | Wrong::Unsafe(refusal) => refusal,
+    })
+}
+
+/// The content of a file of settings, of which nobody but root may decide; None: there is none.
+///
+/// # Errors
+/// As [`open`], or it cannot be read, or is no regular file, or too long.
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
+    let refused = |why: &str| {
+        let path = quoted(path);
+        Refusal(format!("{REFUSING}{path} {why}; mend it, or move it away"))
+    };
+    let unreadable =
+        |error: io::Error| refused(&format!("cannot be read: {}", crate::sys::strerror(&error)));
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        _ => fs::metadata(path).map_err(unreadable)?,
+    };
+    let place = open(path)?;
+    if !place.metadata().map_err(unreadable)?.is_file() {
+        return Err(refused("is not a regular file"));
+    }
+    let mut text = Vec::new();
+    File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
+        .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text))
+        .map_err(unreadable)?;
+    if text.len() as u64 > LONGEST {
+        return Err(refused("is longer than 1 MiB"));
+    }
+    Ok(Some(text))
+}
+
+fn walk(path: &Path) -> Result<File, Wrong> {
     let path = absolute(path);
     let failed = |errno: Errno| unseen(&path, &errno.into());
     let place = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -74,7 +130,8 @@ pub fn open(path: &Path) -> Result<File, Refusal> {
         if data.is_symlink() {
             // In a directory like /tmp its owner alone could turn it.
             if data.uid() != 0 && data.uid() != geteuid().as_raw() {
-                return Err(Refusal(Fault::Owner.line(&shown.join(&name), &data)));
+                let line = Fault::Owner.line(&shown.join(&name), &data);
+                return Err(Wrong::Unsafe(Refusal(line)));
             }
             links += 1;
             if links > MOST_LINKS {
@@ -108,20 +165,31 @@ fn rest_of(path: &Path) -> Vec<OsString> {
     names
 }
 
-fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), Refusal> {
+fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), Wrong> {
     let data = file.metadata().map_err(|error| unseen(path, &error))?;
-    match fault(&data, leaf, geteuid().as_raw(), getegid().as_raw()) {
+    let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
+    let mut found = fault(&data, leaf, uid, gid);
+    // With an access control list the mode of the group is its mask.
+    if found.is_none() && data.mode() & GROUP_WRITE != 0 && !is_excused(&data, leaf) {
+        let writers = acl::writers(file).map_err(|error| unseen(path, &error))?;
+        let is_stranger = |named: &Named| match named {
+            Named::User(id) => *id != 0 && *id != uid,
+            Named::Group(id) => *id != 0 && *id != gid,
+        };
+        found = writers.into_iter().find(is_stranger).map(Fault::List);
+    }
+    match found {
         None => Ok(()),
-        Some(fault) => Err(Refusal(fault.line(path, &data))),
+        Some(fault) => Err(Wrong::Unsafe(Refusal(fault.line(path, &data)))),
     }
 }
 
-fn unseen(path: &Path, error: &io::Error) -> Refusal {
-    Refusal(format!(
+fn unseen(path: &Path, error: &io::Error) -> Wrong {
+    Wrong::Unseen(Refusal(format!(
         "{REFUSING}{} cannot be looked at: {}",
         path.display(),
         crate::sys::strerror(error)
-    ))
+    )))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,11 +197,17 @@ enum Fault {
     Owner,
     Group,
     Others,
+    /// By the access control list.
+    List(Named),
 }
 
 /// The sticky bit excuses only what stands above: in it, nobody can replace a name of another's.
+fn is_excused(data: &Metadata, leaf: bool) -> bool {
+    !leaf && data.is_dir() && data.mode() & STICKY != 0
+}
+
 fn fault(data: &Metadata, leaf: bool, uid: u32, gid: u32) -> Option<Fault> {
-    let excused = !leaf && data.is_dir() && data.mode() & STICKY != 0;
+    let excused = is_excused(data, leaf);
     if data.uid() != 0 && data.uid() != uid {
         return Some(Fault::Owner);
     }
@@ -155,6 +229,7 @@ impl Fault {
                 "chown root:",
             ),
             Fault::Group => (format!("is writable by group {}", data.gid()), "chmod g-w"),
+            Fault::List(named) => (format!("has an ACL that lets {named} write"), "setfacl -b"),
             Fault::Others => ("is writable by everybody".to_owned(), "chmod go-w"),
         };
         format!(

@@ -3,9 +3,9 @@
 //! Whatever cannot be written is told on the other way that is left: lines for a log file that
 //! fails go to standard error, audit lines that are lost are counted in the log.
 
-use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::mem;
+
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 use super::kept::{BOUNDS, Bounds, Dropped, Kept, Kind};
 use super::line::{self, Level};
 use super::{AuditSink, LogError, LogOptions};
+use crate::sys::logfile::open_to_append;
 use crate::sys::strerror;
 
 /// How often, and after what pause each time, a full system log is tried again when the gate
@@ -52,11 +53,15 @@ struct State {
     scratch: Vec<u8>,
 }
 
+/// Mode of a new log, less the umask.
+const NEW_FILE_MODE: u32 = 0o666;
+
 /// The log behind its lock.
 pub(super) struct Core(Mutex<State>);
 
 pub(super) fn open_file(path: &Path) -> Result<Target, LogError> {
-    match OpenOptions::new().append(true).create(true).open(path) {
+    let opened = open_to_append(path, NEW_FILE_MODE, 0);
+    match opened {
         Ok(file) => Ok(Target::File {
             path: path.into(),
             file: Box::new(file),

@@ -39,7 +39,7 @@ pub fn reference() -> anyhow::Result<String> {
 
 fn of_adapters() -> anyhow::Result<String> {
     let mut rows = Vec::new();
-    for adapter in &ADAPTERS {
+    for adapter in ADAPTERS {
         for entry in section(adapter.name)? {
             let mut row = vec![code(&format!("[{}]", adapter.name))];
             row.extend(key(entry));

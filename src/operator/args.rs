@@ -67,6 +67,20 @@ impl Given {
     }
 }
 
+/// A number of seconds, fractions allowed.
+///
+/// # Errors
+/// It is none; `what` names it.
+pub fn seconds(what: &str, text: &OsStr) -> Result<f64, String> {
+    let parsed = text.to_str().and_then(|text| text.parse().ok());
+    parsed
+        .filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0)
+        .ok_or_else(|| {
+            let shown = text.to_string_lossy();
+            format!("{what}: expected a number of seconds, got '{shown}'")
+        })
+}
+
 /// A number from 1 up.
 ///
 /// # Errors

@@ -1,12 +1,14 @@
-//! `qemu-ga check`: whether a freeze will go well here, before one is asked for. Every finding says
-//! what to do. It only looks: no device is opened, nothing is written.
+//! `qemu-ga check`: whether a freeze will go well here, before one is asked for, and whether the last one did.
+//! Every finding says what to do. It opens mountpoints as a freeze does, but no device, and writes nothing.
 
 pub(super) mod files;
+mod filesystems;
 pub(super) mod hooks;
+mod last_run;
 mod system;
 
 use super::args::{Ended, Given, Tool};
-use super::present::{self, Style, count, tame, wrap};
+use super::present::{self, Style, count, message, wrap};
 use super::setting::{self, Setting};
 use crate::config::Config;
 use crate::freeze::plan::{self, Plan, Survey};
@@ -20,7 +22,8 @@ const USAGE: &str = "\
 Usage: qemu-ga check [--json]
 Looks for what would keep a freeze from going well: hooks and their owners, the
 log, the state directory, the device, a stale marker, the configuration, the
-service. Every finding says what to do. Nothing is touched.
+service; and whether the last freeze went well. Every finding says what to do.
+Nothing is touched.
   --json               for machines
 ";
 const EXIT: &str = "\
@@ -147,6 +150,7 @@ fn all(setting: &Setting) -> Vec<Result> {
         survey: &survey,
         plan: &plan,
     };
+    results.extend(filesystems::check(&scene));
     results.extend(hooks::check(&scene));
     results.extend(files::check(&scene));
     results.extend(system::check(&scene));
@@ -196,9 +200,9 @@ fn tell(results: &[Result], style: Style) -> String {
             Kind::Finding => style.bad("FINDING"),
         };
         let first = format!("{mark}  {:<13}  ", result.about);
-        text += &wrap(&first, &tame(&result.text));
+        text += &wrap(&first, &message(&result.text));
         if let Some(advice) = &result.advice {
-            text += &wrap(&format!("{:24}-> ", ""), &tame(advice));
+            text += &wrap(&format!("{:24}-> ", ""), &message(advice));
         }
     }
     let found = results.iter().filter(|r| r.kind == Kind::Finding).count();

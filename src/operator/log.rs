@@ -2,11 +2,13 @@
 
 use super::args::{Ended, Given, Tool};
 use super::present::{self, Style, tame};
-use crate::hooks::log::DEFAULT_PATH;
+use crate::hooks::log::{DEFAULT_PATH, date_of};
 use crate::sys::strerror;
 use serde::Serialize;
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
+use std::ops::Bound;
 use std::path::Path;
 
 const USAGE: &str = "\
@@ -46,6 +48,9 @@ struct Entry {
     holds: bool,
     /// Whether it failed, did not end, or was not called.
     failed: bool,
+    /// It did not hold on until the thaw.
+    #[serde(skip)]
+    is_lost: bool,
     /// All lines, as they are.
     lines: Vec<String>,
 }
@@ -73,7 +78,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
     let path = given
         .value("--log")
         .map_or(Path::new(DEFAULT_PATH), Path::new);
-    let text = read(path).map_err(|error| {
+    let (text, left_out) = read(path).map_err(|error| {
         format!(
             "cannot read {}: {} (it is made when the first hook is called)",
             path.display(),
@@ -90,6 +95,12 @@ fn work(given: &Given) -> Result<u8, Ended> {
         });
     }
     runs.retain(|run| !run.entries.is_empty());
+    if left_out > 0 {
+        present::complain(&format!(
+            "the first {left_out} bytes of {} are left out\n",
+            path.display()
+        ));
+    }
     if given.has("--json") {
         return Ok(present::print_json(&runs));
     }
@@ -100,17 +111,24 @@ fn work(given: &Given) -> Result<u8, Ended> {
     Ok(present::print(&show(&runs, Style::of_stdout())))
 }
 
-fn read(path: &Path) -> io::Result<String> {
+/// A log's text as people see it.
+pub fn render(text: &str) -> String {
+    show(&parse(text), Style::default())
+}
+
+/// The end of the log, and how much is before it.
+fn read(path: &Path) -> io::Result<(String, u64)> {
     // A FIFO or device would never end.
     if !std::fs::metadata(path)?.is_file() {
         return Err(io::Error::other("it is no regular file"));
     }
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
-    file.seek(SeekFrom::Start(length.saturating_sub(MOST)))?;
+    let left_out = length.saturating_sub(MOST);
+    file.seek(SeekFrom::Start(left_out))?;
     let mut bytes = Vec::new();
     file.take(MOST).read_to_end(&mut bytes)?;
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
+    Ok((String::from_utf8_lossy(&bytes).into_owned(), left_out))
 }
 
 impl Entry {
@@ -138,7 +156,7 @@ enum Line<'a> {
 
 /// Takes `Thu Nov 23 13:38:05 MSK 2023: execute /x/10-app freeze` apart.
 fn understand(line: &str) -> Line<'_> {
-    let Some((date, rest)) = line.split_once(": ").filter(|(date, _)| is_date(date)) else {
+    let Some((date, rest)) = date_of(line) else {
         return Line::Output;
     };
     if let Some((path, phase)) = rest
@@ -186,15 +204,9 @@ fn not_called(line: &str) -> Option<&str> {
     hook.starts_with('/').then_some(hook)
 }
 
-/// Whether `text` looks like what date(1) prints, in whatever language.
-fn is_date(text: &str) -> bool {
-    let words = text.split_whitespace();
-    let clock = |word: &str| word.len() == 8 && word.matches(':').count() == 2;
-    (4..=8).contains(&words.clone().count()) && words.into_iter().any(clock)
-}
-
 fn parse(text: &str) -> Vec<Run> {
-    let mut runs: Vec<Run> = vec![Run::default()];
+    let mut runs: Vec<Run> = Vec::new();
+    let mut last = Pending::default();
     // What stands before the next call of a hook and may belong to its run.
     let mut waiting: Vec<Entry> = Vec::new();
     for line in text.lines() {
@@ -212,13 +224,12 @@ fn parse(text: &str) -> Vec<Run> {
             _ => None,
         };
         if let Some((date, hook, phase)) = called {
-            if let Some(run) = runs.last_mut().filter(|run| run.is_over(hook, phase)) {
-                run.take_back(&mut waiting);
-                runs.push(Run::default());
+            if last.is_over(hook, phase) {
+                waiting = last.take_back(waiting);
+                runs.push(std::mem::take(&mut last).run);
             }
-            let Some(run) = runs.last_mut() else { continue };
-            run.entries.append(&mut waiting);
-            run.entries.push(Entry {
+            waiting.drain(..).for_each(|entry| last.push(entry));
+            last.push(Entry {
                 phase: Some(phase.to_owned()),
                 ..entry(date, Some(hook))
             });
@@ -231,19 +242,18 @@ fn parse(text: &str) -> Vec<Run> {
                 ..entry(date, Some(hook))
             }),
             understood => {
-                let Some(run) = runs.last_mut() else { continue };
                 let open = match understood {
-                    Line::Finished(_, hook, ..) | Line::Holds(_, hook) => run.open(hook),
+                    Line::Finished(_, hook, ..) | Line::Holds(_, hook) => last.open(hook),
                     _ if !waiting.is_empty() => None,
-                    _ => run.meant(line),
+                    Line::Other(_) => last.named(line),
+                    _ => last.first_open(),
                 };
                 match (open, understood) {
                     (Some(open), Line::Finished(date, _, status, failed)) => {
                         open.ended = Some(date.to_owned());
                         open.status = Some(status);
                         // A lock that was lost stays lost, whatever the hook ended with.
-                        let lost = |line: &String| line.contains(" did not hold until the thaw: ");
-                        open.failed = failed || open.lines.iter().any(lost);
+                        open.failed = failed || open.is_lost;
                         open.lines.push(line.to_owned());
                     }
                     (Some(open), Line::Holds(date, _)) => {
@@ -252,7 +262,12 @@ fn parse(text: &str) -> Vec<Run> {
                         open.failed = false;
                         open.lines.push(line.to_owned());
                     }
-                    (Some(open), _) => open.lines.push(line.to_owned()),
+                    (Some(open), understood) => {
+                        let is_master = matches!(understood, Line::Other(_));
+                        open.is_lost |=
+                            is_master && line.contains(" did not hold until the thaw: ");
+                        open.lines.push(line.to_owned());
+                    }
                     (None, Line::Other(date)) => waiting.push(entry(date, not_called(line))),
                     // Of a process that a hook left behind.
                     (None, _) => waiting.push(Entry {
@@ -263,9 +278,8 @@ fn parse(text: &str) -> Vec<Run> {
             }
         }
     }
-    if let Some(run) = runs.last_mut() {
-        run.entries.append(&mut waiting);
-    }
+    waiting.into_iter().for_each(|entry| last.push(entry));
+    runs.push(last.run);
     runs.retain(|run| !run.entries.is_empty());
     let count = runs.len();
     for (index, run) in runs.iter_mut().enumerate() {
@@ -274,60 +288,132 @@ fn parse(text: &str) -> Vec<Run> {
     runs
 }
 
-impl Run {
+/// A run that is being read. A line costs the same however many entries there are.
+#[derive(Default)]
+struct Pending {
+    run: Run,
+    hooks: BTreeMap<Vec<u8>, Known>,
+    /// The last call was one with `thaw`.
+    has_thawed: bool,
+    /// What stands before this one has ended, or is no call.
+    first_open: usize,
+}
+
+/// What a run has of one hook.
+#[derive(Default)]
+struct Known {
+    /// Its last call with `thaw`, and its last with anything else.
+    calls: [Option<usize>; 2],
+    /// How often it was passed over.
+    passed_over: usize,
+}
+
+impl Known {
+    /// Its last call that is like this.
+    fn last(&self, is_meant: impl Fn(usize) -> bool) -> Option<usize> {
+        let calls = self.calls.into_iter().flatten();
+        calls.filter(|&at| is_meant(at)).max()
+    }
+}
+
+impl Pending {
+    fn push(&mut self, entry: Entry) {
+        if let Some(hook) = &entry.hook {
+            let known = self.hooks.entry(hook.clone().into()).or_default();
+            match entry.phase.as_deref() {
+                None => known.passed_over += 1,
+                Some(phase) => {
+                    self.has_thawed = phase == "thaw";
+                    known.calls[usize::from(!self.has_thawed)] = Some(self.run.entries.len());
+                }
+            }
+        }
+        self.run.entries.push(entry);
+    }
+
     /// Whether a call of `hook` with `phase` begins another run: a freeze after a thaw, or the same
     /// call once more.
     fn is_over(&self, hook: &str, phase: &str) -> bool {
-        let called = |entry: &&Entry| entry.phase.is_some();
-        let last = self.entries.iter().rev().find(called);
-        let thawed = last.is_some_and(|entry| entry.phase.as_deref() == Some("thaw"));
-        let same = |entry: &&Entry| {
-            entry.phase.as_deref() == Some(phase) && entry.hook.as_deref() == Some(hook)
-        };
+        let entry = |at: usize| self.run.entries.get(at);
+        let is_same = |at| entry(at).is_some_and(|entry| entry.phase.as_deref() == Some(phase));
         // After a failure it is another try of the same.
-        let again = self.entries.iter().rev().find(same);
-        let again = again.is_some_and(|entry| entry.ended.is_none() || !entry.failed);
-        (thawed && phase == "freeze") || again
+        let again = self
+            .hooks
+            .get(hook.as_bytes())
+            .and_then(|known| known.last(is_same));
+        let again = again.and_then(entry);
+        let is_again = again.is_some_and(|entry| entry.ended.is_none() || !entry.failed);
+        (self.has_thawed && phase == "freeze") || is_again
+    }
+
+    fn is_open(&self, at: usize) -> bool {
+        let entry = self.run.entries.get(at);
+        entry.is_some_and(|entry| entry.phase.is_some() && entry.ended.is_none())
     }
 
     /// The call of `hook` that has not ended.
     fn open(&mut self, hook: &str) -> Option<&mut Entry> {
-        let mut entries = self.entries.iter_mut().rev();
-        entries.find(|entry| {
-            entry.phase.is_some() && entry.ended.is_none() && entry.hook.as_deref() == Some(hook)
-        })
+        let at = self
+            .hooks
+            .get(hook.as_bytes())?
+            .last(|at| self.is_open(at))?;
+        self.run.entries.get_mut(at)
     }
 
-    /// The call that a line belongs to: the one that it names, or the first that has not ended. Of
-    /// hooks side by side, what each printed stands before its end.
-    fn meant(&mut self, line: &str) -> Option<&mut Entry> {
-        let text = line.split_once(": ").map_or("", |(_, text)| text);
-        let names = |entry: &Entry| {
-            let hook = entry.hook.as_ref().filter(|_| entry.phase.is_some());
-            let rest = hook.and_then(|hook| text.strip_prefix(hook.as_str()));
-            // The name of its failure comes after its end.
-            rest.is_some_and(|rest| {
-                rest.starts_with(':') || rest.starts_with(' ') && entry.ended.is_none()
-            })
-        };
-        if let Some(at) = self.entries.iter().rposition(names) {
-            return self.entries.get_mut(at);
+    /// The first call that has not ended. Of hooks side by side, what each printed stands before its end.
+    fn first_open(&mut self) -> Option<&mut Entry> {
+        while self.first_open < self.run.entries.len() && !self.is_open(self.first_open) {
+            self.first_open += 1;
         }
-        let open = |entry: &Entry| entry.phase.is_some() && entry.ended.is_none();
-        let at = self.entries.iter().position(open)?;
-        self.entries.get_mut(at)
+        self.run.entries.get_mut(self.first_open)
+    }
+
+    /// The call that a line of the master names, or else the first that has not ended.
+    fn named(&mut self, line: &str) -> Option<&mut Entry> {
+        let (_, text) = date_of(line)?;
+        // The hook whose name is the longest beginning of the text. What sorts between that and the text has
+        // a longer beginning in common with it.
+        let mut start = text.as_bytes();
+        while !start.is_empty() {
+            let up_to = (Bound::Unbounded, Bound::Included(start));
+            let Some((hook, known)) = self.hooks.range::<[u8], _>(up_to).next_back() else {
+                break;
+            };
+            let rest = text.as_bytes().strip_prefix(hook.as_slice());
+            let at = match rest.and_then(<[u8]>::first) {
+                // The name of its failure comes after its end.
+                Some(b':') => known.last(|_| true),
+                Some(b' ') => known.last(|at| self.is_open(at)),
+                _ => None,
+            };
+            if let Some(at) = at {
+                return self.run.entries.get_mut(at);
+            }
+            let both = hook.iter().zip(start);
+            let common = both.take_while(|(one, other)| one == other).count();
+            start = &start[..common.min(start.len() - 1)];
+        }
+        self.first_open()
     }
 
     /// A hook that was passed over at the freeze is so at the thaw too, perhaps after its last call.
-    fn take_back(&mut self, waiting: &mut Vec<Entry>) {
-        for entry in std::mem::take(waiting) {
-            let same = |other: &&Entry| other.phase.is_none() && other.hook == entry.hook;
-            if entry.hook.is_some() && self.entries.iter().filter(same).count() == 1 {
-                self.entries.push(entry);
-            } else {
-                waiting.push(entry);
+    /// Returns what belongs to the next run.
+    fn take_back(&mut self, waiting: Vec<Entry>) -> Vec<Entry> {
+        let is_ours = |entry: &Entry, hooks: &BTreeMap<Vec<u8>, Known>| {
+            let known = entry
+                .hook
+                .as_ref()
+                .and_then(|hook| hooks.get(hook.as_bytes()));
+            known.is_some_and(|known| known.passed_over == 1)
+        };
+        let mut others = Vec::new();
+        for entry in waiting {
+            match is_ours(&entry, &self.hooks) {
+                true => self.push(entry),
+                false => others.push(entry),
             }
         }
+        others
     }
 }
 
@@ -461,6 +547,29 @@ Fri Nov 24 01:00:00 MSK 2023: execute /h/10-app freeze
         assert!(runs[0].entries[2].holds);
         assert_eq!(runs.len(), 1);
         assert_eq!(parse(&text.repeat(2)).len(), 2);
+    }
+
+    #[test]
+    fn a_line_belongs_to_the_hook_with_the_longest_name_that_it_begins_with() {
+        let names = ["/h/1", "/h/1 a", "/h/1 a b", "/h/1 az", "/h/2"];
+        let dated = |text: String| format!("Thu Nov 23 13:38:05 MSK 2023: {text}\n");
+        let calls = names.map(|name| dated(format!("execute {name} freeze")));
+        let said = [
+            "/h/1 a c",
+            "/h/1: b",
+            "/h/1 a b c",
+            "/h/1 ax",
+            "/h/2 x",
+            "/h/0 x",
+        ];
+        let said = said.map(|text| dated(text.to_owned()));
+        let ended = dated("/h/1 finished with status=0".into());
+        let later = ["/h/1 b", "/h/1: c"].map(|text| dated(text.to_owned()));
+        let runs = parse(&(calls.concat() + &said.concat() + &ended + &later.concat()));
+        let counts: Vec<usize> = runs[0].entries.iter().map(|e| e.lines.len()).collect();
+        // The first has its call, two that name it, two that name nobody else, its end, and one after that; what
+        // then names nobody goes to the first that has not ended.
+        assert_eq!(counts, [6, 3, 2, 1, 2]);
     }
 
     #[test]

@@ -6,7 +6,9 @@
 
 pub mod args;
 pub mod check;
+mod grace_periods;
 pub mod hook;
+mod live;
 pub mod log;
 pub mod plan;
 mod present;

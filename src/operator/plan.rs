@@ -1,14 +1,18 @@
 //! `qemu-ga plan`: what a freeze would do. It only looks.
 
 use super::args::{Ended, Given, Tool};
+use super::grace_periods::GracePeriods;
 use super::present::{self, Style, span, table, tame, wrap};
 use super::setting::{self, Setting};
 use crate::config::Config;
 use crate::freeze::plan::{self, LeftOut, Plan, Survey, Target};
 use crate::freeze::policy::Mode;
+use crate::freeze::report::Hold;
+pub use crate::hooks::find::dir_of as hooks_of;
 use crate::hooks::step::{Fitness, Step, batches};
 use crate::hooks::{find, sources};
 use crate::probe::System;
+use crate::probe::write_counters::WriteCounters;
 use crate::sys::strerror;
 use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
@@ -35,6 +39,14 @@ struct Shown {
     mode: &'static str,
     hold_limit: Option<f64>,
     step_limit: Option<f64>,
+    /// Whether RCU grace periods are expedited while freezing.
+    grace_periods: &'static str,
+    /// Why they are not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    grace_periods_reason: Option<String>,
+    /// The same for people.
+    #[serde(skip)]
+    grace_periods_text: String,
     hook_master: Option<PathBuf>,
     /// Paths in the order of running.
     freeze_hooks: Vec<String>,
@@ -66,8 +78,10 @@ struct Filesystem {
     device: String,
     stands_on: Vec<String>,
     optional: bool,
-    /// Those of one level are frozen side by side, lower ones before higher ones.
-    level: usize,
+    /// What is expected to keep it from changing; none: nothing.
+    held: Option<Hold>,
+    /// Those of one batch are frozen side by side, lower ones before higher ones.
+    batch: usize,
 }
 
 #[derive(Debug, Serialize)]
@@ -75,6 +89,9 @@ struct Skipped {
     mountpoint: String,
     fstype: String,
     reason: String,
+    /// It is on a local disk and can be written: the level is `crash`.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    writable: bool,
 }
 
 /// `qemu-ga plan`.
@@ -106,13 +123,6 @@ fn work(given: &Given) -> Result<u8, Ended> {
     Ok(told.max(u8::from(shown.is_refused())))
 }
 
-/// The directory whose hooks a master like ours calls: beside it.
-pub fn hooks_of(master: &Path) -> PathBuf {
-    let mut dir = master.as_os_str().to_owned();
-    dir.push(".d");
-    dir.into()
-}
-
 impl Shown {
     fn of(setting: &Setting, plan: Result<Plan, String>) -> Self {
         let Config {
@@ -122,6 +132,7 @@ impl Shown {
             ..
         } = &setting.config;
         let master = setting.config.hook().map(Path::to_owned);
+        let grace_periods = GracePeriods::find(policy, Path::new("/sys"));
         let (plan, error) = match plan {
             Ok(plan) => (plan, None),
             Err(circle) => (Plan::default(), Some(circle)),
@@ -131,6 +142,9 @@ impl Shown {
             mode: policy.freeze.name(),
             hold_limit: limits.hold.as_ref().map(Duration::as_secs_f64),
             step_limit: limits.step.as_ref().map(Duration::as_secs_f64),
+            grace_periods: grace_periods.name(),
+            grace_periods_reason: grace_periods.reason().map(ToOwned::to_owned),
+            grace_periods_text: grace_periods.text(),
             freeze_hooks: Vec::new(),
             thaw_hooks: Vec::new(),
             hooks_left_out: Vec::new(),
@@ -141,15 +155,19 @@ impl Shown {
             error,
             hook_master: master,
         };
-        if policy.freeze == Mode::Off {
-            this.notes
-                .push("fsfreeze-mode is off: a freeze does nothing".into());
-        } else if this.filesystems.is_empty() && policy.freeze == Mode::All && this.error.is_none()
-        {
-            this.notes
-                .push("nothing is chosen, so no hook runs either".into());
-        }
+        let idle = match policy.freeze {
+            Mode::Off => Some("fsfreeze-mode is off: a freeze does nothing"),
+            Mode::All if this.filesystems.is_empty() && this.error.is_none() => {
+                Some("nothing is chosen, so no hook runs either")
+            }
+            Mode::All | Mode::HooksOnly => None,
+        };
         this.add_hooks();
+        if let Some(why) = idle {
+            this.freeze_hooks.clear();
+            this.thaw_hooks.clear();
+            this.notes.push(why.into());
+        }
         this
     }
 
@@ -164,6 +182,9 @@ impl Shown {
             ));
             return;
         }
+        if !find::is_our_master(&master) {
+            self.notes.push(find::FOREIGN_MASTER.into());
+        }
         let dir = hooks_of(&master);
         let found = match sources::read(&dir, &find::conf_beside(&dir), "") {
             Ok((found, _)) => found,
@@ -174,6 +195,7 @@ impl Shown {
         };
         self.notes.extend(found.warnings);
         if found.leaves_filesystems {
+            self.filesystems.clear();
             self.notes
                 .push("an adapter's settings ask that no filesystem be frozen".into());
         }
@@ -204,15 +226,14 @@ impl Shown {
             style.bold("What a freeze would do now; nothing was touched")
         );
         text += &wrap("  configuration  ", &self.configuration);
-        let limit = |limit: Option<f64>| limit.map_or("no limit".into(), span);
-        text += &wrap(
-            "  limits         ",
-            &format!(
-                "thawed after {} at the latest; each step at a filesystem: {}",
-                limit(self.hold_limit),
-                limit(self.step_limit)
-            ),
-        );
+        let hold = match self.hold_limit {
+            Some(limit) => format!("thawed after {} at the latest", span(limit)),
+            None => "held until the host thaws, however long that takes".into(),
+        };
+        let step = self.step_limit.map_or("no limit".into(), span);
+        let limits = format!("{hold}; each step at a filesystem: {step}");
+        text += &wrap("  limits         ", &limits);
+        text += &wrap("  grace periods  ", &tame(&self.grace_periods_text));
         if self.mode != Mode::All.name() {
             text += &format!("  fsfreeze-mode  {}\n", style.odd(self.mode));
         }
@@ -220,7 +241,7 @@ impl Shown {
         text += &self.tell_hooks(style);
         text += &format!(
             "\n{}\n",
-            style.bold("2. Filesystems, frozen in this order, equal numbers at once")
+            style.bold("2. Filesystems, frozen in this order, equal numbers side by side")
         );
         text += &self.tell_filesystems(style);
         text += &format!(
@@ -267,9 +288,15 @@ impl Shown {
             return "  none\n".into();
         }
         let row = |f: &Filesystem| {
-            let optional = if f.optional { "may fail" } else { "" };
+            let how = match f.held {
+                Some(Hold::Frozen) => "",
+                Some(Hold::ReadOnly) => "read-only",
+                Some(Hold::Unchanged) => "flushed and watched",
+                None => "NOT HELD",
+            };
+            let optional = if f.optional { "may fail" } else { how };
             let cells = [&f.mountpoint, &f.fstype, &f.device].map(|cell| tame(cell));
-            let mut row = vec![format!("{}", f.level + 1)];
+            let mut row = vec![format!("{}", f.batch + 1)];
             row.extend(cells);
             row.push(style.odd(optional));
             row
@@ -314,7 +341,8 @@ impl Filesystem {
             device: target.device.clone(),
             stands_on: target.stands_on.clone(),
             optional: target.optional,
-            level: target.level,
+            held: expected_hold(target),
+            batch: target.batch,
         }
     }
 }
@@ -325,8 +353,16 @@ impl Skipped {
             mountpoint: String::from_utf8_lossy(&left_out.mountpoint).into_owned(),
             fstype: left_out.fstype.clone(),
             reason: left_out.reason.clone(),
+            writable: left_out.writable,
         }
     }
+}
+
+/// What is expected to keep it from changing while it is to be frozen.
+pub(super) fn expected_hold(target: &Target) -> Option<Hold> {
+    let hold = target.expected_hold();
+    let counts = || WriteCounters::open(&System::host(), target.filesystem.device()).is_some();
+    (hold != Hold::Unchanged || counts()).then_some(hold)
 }
 
 fn name(path: &str) -> &str {
@@ -356,6 +392,7 @@ mod tests {
             mountpoint: mountpoint.to_vec(),
             fstype: "x".into(),
             reason: reason.into(),
+            writable: false,
         };
         let pseudo = crate::probe::filesystems::SkipReason::Pseudo.to_string();
         let plan = Plan {
@@ -378,6 +415,26 @@ mod tests {
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_applies_to_grace_periods_is_shown() {
+        let mut setting = Setting {
+            config: Config::default(),
+            origin: String::new(),
+        };
+        setting.config.policy.normal_rcu = true;
+        let normal = Shown::of(&setting, Ok(Plan::default()));
+        let json = serde_json::to_value(&normal).unwrap();
+        // On a machine where they are expedited all the time the setting has no effect.
+        if json["grace-periods"] == "normal" {
+            assert_eq!(json["grace-periods-reason"], "fsfreeze-normal-rcu is set");
+            let text = normal.tell(false, Style::default());
+            let line = "\n  grace periods  normal: fsfreeze-normal-rcu is set\n";
+            assert!(text.contains(line), "{text}");
+        } else {
+            assert_eq!(json["grace-periods"], "already-expedited");
+        }
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! How the tools show things: colour, tables, bars, wrapped lists, times. What comes from outside
 //! (names, output of hooks) is tamed first, so that it cannot command the terminal.
 
-use crate::sys::localtime::{DATE, format_local};
+use crate::freeze::report::Level;
+use crate::protocol::text::{escape_hidden, is_hidden};
+use crate::sys::localtime::{DATE, format_seconds};
 use serde::Serialize;
-use std::ffi::CStr;
+use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
-use std::time::{Duration, UNIX_EPOCH};
 
 /// What the tools write for: the width of a console.
 pub const WIDTH: usize = 80;
@@ -17,6 +18,7 @@ pub fn print(text: &str) -> u8 {
 
 /// Writes to standard error, all that is left to complain to.
 pub fn complain(text: &str) {
+    let text = escape_hidden(text);
     io::stderr().write_all(text.as_bytes()).ok();
 }
 
@@ -27,13 +29,19 @@ pub fn print_json(value: &impl Serialize) -> u8 {
     print_indented(serde_json::to_vec(value))
 }
 
+/// `value` as plain JSON; null if it has none.
+pub fn value(value: &impl Serialize) -> Value {
+    let json = serde_json::to_vec(value).unwrap_or_default();
+    serde_json::from_slice(&json).unwrap_or_default()
+}
+
 #[inline(never)]
 fn print_indented(plain: serde_json::Result<Vec<u8>>) -> u8 {
     let indented = plain
-        .and_then(|json| serde_json::from_slice::<serde_json::Value>(&json))
+        .and_then(|json| serde_json::from_slice::<Value>(&json))
         .and_then(|value| serde_json::to_string_pretty(&value));
     match indented {
-        Ok(text) => print(&(text + "\n")),
+        Ok(text) => print(&(escape_hidden(&text) + "\n")),
         Err(error) => {
             complain(&format!("cannot write JSON: {error}\n"));
             1
@@ -109,10 +117,33 @@ impl Style {
 pub fn tame(text: &str) -> String {
     let safe = |c: char| match c {
         '\t' => ' ',
-        c if c.is_control() => '?',
+        c if is_hidden(c) => '?',
         c => c,
     };
     text.chars().map(safe).collect()
+}
+
+/// A message in one line: where others end a line there is a blank, and nothing at its end.
+pub fn message(text: &str) -> String {
+    let lines: Vec<String> = text.trim_end().lines().map(tame).collect();
+    lines.join(" ")
+}
+
+/// A level of consistency: green if applications were made quiet, yellow if filesystems alone were, else red.
+pub fn level(level: Level, text: &str, style: Style) -> String {
+    match level {
+        Level::Application => style.good(text),
+        Level::Filesystem => style.odd(text),
+        Level::Crash | Level::None => style.bad(text),
+    }
+}
+
+/// A time span for people; `-` for what has not happened.
+pub fn span_or_none(seconds: f64) -> String {
+    match seconds > 0.0 {
+        true => span(seconds),
+        false => "-".into(),
+    }
 }
 
 /// A time span for people.
@@ -140,17 +171,12 @@ pub fn count(number: usize, thing: &str) -> String {
 
 /// A moment, given in seconds since the epoch, as date(1) has it.
 pub fn moment(seconds: f64) -> String {
-    formatted(seconds, DATE)
+    format_seconds(seconds, DATE)
 }
 
 /// The same, for tables.
 pub fn short_moment(seconds: f64) -> String {
-    formatted(seconds, c"%F %T")
-}
-
-fn formatted(seconds: f64, format: &CStr) -> String {
-    let since = Duration::try_from_secs_f64(seconds).unwrap_or_default();
-    format_local(UNIX_EPOCH + since, format)
+    format_seconds(seconds, c"%F %T")
 }
 
 /// Rows in aligned columns, two blanks between them, each line behind `indent`. `right` are the
@@ -265,6 +291,25 @@ mod tests {
     }
 
     #[test]
+    fn the_level_has_the_colour_of_what_it_is_worth() {
+        let style = Style {
+            colour: true,
+            ..Style::default()
+        };
+        let levels = [
+            Level::None,
+            Level::Crash,
+            Level::Filesystem,
+            Level::Application,
+        ];
+        let colours = levels.map(|of| level(of, "x", style));
+        let [red, yellow, green] = ["\x1b[31;1m", "\x1b[33m", "\x1b[32m"];
+        for (told, colour) in colours.iter().zip([red, red, yellow, green]) {
+            assert!(told.starts_with(colour), "{told:?}");
+        }
+    }
+
+    #[test]
     fn tables_align_whatever_the_colour() {
         let colour = Style {
             colour: true,
@@ -292,5 +337,6 @@ mod tests {
     fn nothing_commands_the_terminal() {
         assert_eq!(tame("a\x1b[31mb\tc\r\n"), "a?[31mb c??");
         assert_eq!(Style::default().bad("x"), "x");
+        assert_eq!(message("no \x1b[31m\r\nserver\n\n"), "no ?[31m server");
     }
 }

@@ -1,28 +1,39 @@
-//! `qemu-ga report`: what a freeze did, as a timeline.
+//! `qemu-ga report`: what a freeze did, as a timeline, and whether the last one was good enough.
+
+mod require;
+mod runs;
 
 use super::args::{self, Ended, Given, Tool};
-use super::present::{self, Style, moment, span, table, tame, wrap};
+use super::live::Work;
+use super::present::{self, Style, message, moment, span, span_or_none, table, tame, wrap};
 use super::setting::{self, Setting};
-use crate::freeze::guardian::question::Question;
-use crate::freeze::history;
-use crate::freeze::report::{Applications, End, FilesystemRecord, Level, Outcome, Report};
-use crate::hooks::{HookRecord, HookStatus, Phase, Verdict};
-use crate::state::StateDir;
-use std::path::Path;
+use crate::freeze::report::{Applications, End, FilesystemRecord, Hold, Level, Outcome, Report};
+use crate::hooks::{HookRecord, HookStatus, Phase, TAIL, Verdict};
+use crate::state::Expiry;
+use runs::{Runs, is_whole};
 
 const USAGE: &str = "\
 Usage: qemu-ga report [N] [--all] [--json]
        qemu-ga report --list [--json]
+       qemu-ga report --require LEVEL [--max-age SECONDS] [--json]
 Shows what the last freeze did, or the run number N (1 is the last, 2 the one
 before): when each step was, each filesystem, each hook, and what a snapshot
-taken meanwhile is worth.
+taken meanwhile is worth. A run at work comes first, as far as it is.
   --list               one line for each run that is kept
+  --require LEVEL      for monitors: whether the last run that has ended reached
+                       crash, filesystem or application, in one line
+  --max-age SECONDS    with --require: and was asked for no longer ago
   --all                name what was left out, too
   --json               the agent's own records, for machines
 ";
 const EXIT: &str = "\
-Exit status: 0; 1 if there is no such run; 2 for a mistake in this command.
+Exit status: 0; 1 if there is no such run, or it cannot be found out; 2 for a
+mistake in this command. With --require: 0 reached; 3 not reached; 4 no run is
+kept; 5 reached, but longer ago.
 ";
+
+const REQUIRE: &str = "--require";
+const MAX_AGE: &str = "--max-age";
 
 /// Columns of a bar.
 const BAR: usize = 48;
@@ -32,87 +43,88 @@ pub const TOOL: Tool = Tool {
     name: "report",
     usage: &[USAGE, setting::HELP, EXIT],
     flags: &["--list", "--all"],
-    values: setting::OPTIONS,
+    values: &[setting::OPTIONS[0], setting::OPTIONS[1], REQUIRE, MAX_AGE],
     most_words: 1,
     work,
 };
 
 fn work(given: &Given) -> Result<u8, Ended> {
+    let mistake = |text: &str| Err(Ended::Mistake(text.into()));
     let number = match given.words.first() {
         None => 1,
+        Some(_) if given.value(REQUIRE).is_some() => {
+            return mistake("--require judges the last run, without N");
+        }
         Some(_) if given.has("--list") => {
-            return Err(Ended::Mistake("--list shows every run, without N".into()));
+            return mistake("--list shows every run, without N");
         }
         Some(word) => args::number("N", word).map_err(Ended::Mistake)?,
     };
-    let setting = Setting::of(given)?;
-    let reports = runs(&setting.config.statedir)?;
+    let required = given.value(REQUIRE).map(require::level).transpose();
+    let required = required.map_err(Ended::Mistake)?;
+    if required.is_some() && given.has("--list") {
+        return mistake("--require judges the last run, without --list");
+    }
+    let max_age = given.value(MAX_AGE);
+    let max_age = max_age.map(|age| args::seconds(MAX_AGE, age)).transpose();
+    let max_age = max_age.map_err(Ended::Mistake)?;
+    if max_age.is_some() && required.is_none() {
+        return mistake("--max-age goes with --require");
+    }
+    let config = Setting::of(given)?.config;
     let style = Style::of_stdout();
+    if let Some(required) = required {
+        let judged = require::judge(&config.statedir, required, max_age)?;
+        return Ok(judged.show(given.has("--json"), style));
+    }
+    let runs = Runs::find(&config.statedir, config.limits.step)?;
     if given.has("--list") {
         return Ok(if given.has("--json") {
-            present::print_json(&reports)
+            let numbers = 0..runs.reports.len();
+            present::print_json(&numbers.map(|at| runs.value(at)).collect::<Vec<_>>())
         } else {
-            present::print(&list(&reports, style))
+            present::print(&list(&runs.reports, style))
         });
     }
-    let Some(report) = reports.get(number - 1) else {
-        let (count, path) = (reports.len(), setting.config.statedir.display());
+    let Some(report) = runs.reports.get(number - 1) else {
+        let (count, path) = (runs.reports.len(), config.statedir.display());
         return Err(Ended::Failed(format!(
             "{} kept in {path}, so there is no run {number}; qemu-ga report --list shows them",
             present::count(count, "run")
         )));
     };
     Ok(if given.has("--json") {
-        present::print_json(report)
+        present::print_json(&runs.value(number - 1))
     } else {
-        present::print(&show(report, given.has("--all"), style))
+        let work = runs.work.as_ref().filter(|_| number == 1);
+        present::print(&show(report, work, given.has("--all"), style))
     })
 }
 
-/// The runs that are kept, the newest first; one at work before them.
-///
-/// # Errors
-/// They cannot be read, or there are none.
-fn runs(statedir: &Path) -> Result<Vec<Report>, String> {
-    let state = StateDir::new(statedir);
-    let (mut reports, wrong) = history::read(&state);
-    // While frozen the guardian has the run; without an answer the kept ones are all there is.
-    let at_work = Question::at(statedir)
-        .ok()
-        .flatten()
-        .and_then(|question| question.standing().ok());
-    let held = at_work.as_ref().and_then(|standing| standing.held);
-    if let Some(mut report) = at_work.and_then(|standing| standing.report) {
-        report.stages.held = held.unwrap_or_default();
-        report.judge();
-        reports.insert(0, *report);
-    }
-    match wrong {
-        Some(why) if reports.is_empty() => Err(why),
-        None if reports.is_empty() => Err(format!(
-            "no run is kept in {}: nothing was frozen since the system was started, or the agent \
-             has another state directory (--statedir)",
-            state.reports().display()
-        )),
-        _ => Ok(reports),
-    }
+/// A run as people see it.
+pub fn render(report: &Report) -> String {
+    show(report, None, true, Style::default())
 }
 
 fn list(reports: &[Report], style: Style) -> String {
     let head = ["N", "STARTED", "FROZEN", "LEVEL", "ENDED BY", "FS", "HOOKS"];
     let mut rows = vec![head.map(|cell| style.bold(cell)).to_vec()];
     for (index, report) in reports.iter().enumerate() {
-        let held = report.filesystems.iter().filter(|f| is_held(f)).count();
+        let held = report.filesystems.iter().filter(|f| f.is_held()).count();
         let failed = report.hooks.iter().filter(|h| !h.is_success()).count();
         let mut hooks = report.hooks.len().to_string();
         if failed > 0 {
             hooks += &style.bad(&format!(", {failed} failed"));
         }
+        let (started, level) = match is_whole(report) {
+            true => (present::short_moment(report.started), level(report, style)),
+            false => ("-".into(), "-".into()),
+        };
         rows.push(vec![
             (index + 1).to_string(),
-            present::short_moment(report.started),
-            span(report.filesystems_seconds),
-            level(report, style),
+            started,
+            span_or_none(report.filesystems_seconds),
+            level,
             end(report).0.to_owned(),
             format!("{held}/{}", report.filesystems.len()),
             hooks,
@@ -121,33 +133,33 @@ fn list(reports: &[Report], style: Style) -> String {
     table("", &[0, 2, 5], &rows)
 }
 
-fn is_held(filesystem: &FilesystemRecord) -> bool {
-    matches!(filesystem.outcome, Outcome::Frozen | Outcome::Thawed)
-}
-
 fn level(report: &Report, style: Style) -> String {
-    let name = report.level.name();
-    match report.level {
-        Level::Application | Level::Filesystem => style.good(name),
-        Level::Crash => style.odd(name),
-        Level::None => style.bad(name),
-    }
+    present::level(report.level, report.level.name(), style)
 }
 
 /// How it ended, in a word and in a sentence.
 fn end(report: &Report) -> (&'static str, &'static str) {
-    match report.end {
-        None => ("at work", "still frozen"),
-        Some(End::Thaw) => ("thaw", "the host thawed"),
-        Some(End::Failure) => ("failure", "the freeze failed, and the host was told so"),
-        Some(End::Nothing) => ("nothing", "there was nothing to freeze"),
-        Some(End::Expiry) => ("expiry", "ended before the host thawed"),
-        Some(End::Recovery) => ("recovery", "thawed by an agent that came after"),
+    match (report.end, report.ended_because.as_deref()) {
+        (None, _) => ("at work", "at work"),
+        (Some(End::Thaw), _) => ("thaw", "the host thawed"),
+        (Some(End::Failure), _) => ("failure", "the freeze failed, and the host was told so"),
+        (Some(End::Nothing), _) => ("nothing", "there was nothing to freeze"),
+        (Some(End::Expiry), Some(why)) => {
+            let word = match why {
+                Expiry::HOLD_LIMIT => "hold limit",
+                Expiry::OPERATOR => "operator",
+                Expiry::SHUTDOWN => "shutdown",
+                _ => "guardian",
+            };
+            (word, "ended early")
+        }
+        (Some(End::Expiry), None) => ("early", "ended early"),
+        (Some(End::Recovery), _) => ("recovery", "thawed by an agent that came after"),
     }
 }
 
 /// What the level means for this run.
-fn worth(report: &Report) -> &'static str {
+pub(super) fn worth(report: &Report) -> &'static str {
     match (report.level, report.applications) {
         (Level::Application, _) => "hooks ran and succeeded, all filesystems were held",
         (Level::Filesystem, Applications::Failed) if report.hooks.iter().any(|h| h.lost) => {
@@ -156,20 +168,46 @@ fn worth(report: &Report) -> &'static str {
         (Level::Filesystem, Applications::Failed) => {
             "all filesystems were held, but a freeze hook failed"
         }
+        (Level::Filesystem, Applications::Skipped) => {
+            "all filesystems were held, but a hook was not called"
+        }
+        (Level::Filesystem, Applications::Unknown) => {
+            "all filesystems were held; what the hooks did is not known"
+        }
         (Level::Filesystem, _) => "all filesystems were held; no hook made applications quiet",
         (Level::Crash, _) => "as after a power cut: not everything was held until the thaw",
         (Level::None, _) => "the host was told that nothing is frozen",
     }
 }
 
-fn show(report: &Report, all: bool, style: Style) -> String {
+fn show(report: &Report, work: Option<&Work>, all: bool, style: Style) -> String {
     let mut text = style.bold(&format!("Run {}", tame(&report.id)));
-    text += &format!(", {}: {}\n", moment(report.started), end(report).1);
+    if !is_whole(report) {
+        text += ": at work\n";
+        text += &work.map_or(String::new(), |work| work.tell("Now     "));
+        return text + &hooks(report, style);
+    }
+    let ended = match (work, report.end) {
+        (None, None) => "still frozen",
+        _ => end(report).1,
+    };
+    text += &format!(", {}: {ended}\n", moment(report.started));
+    if let Some(why) = &report.ended_because {
+        text += &wrap("Because ", &message(why));
+    }
+    text += &work.map_or(String::new(), |work| work.tell("Now     "));
+    let so_far = match report.end {
+        None => "so far: ",
+        Some(_) => "",
+    };
     text += &wrap(
         "Level   ",
-        &format!("{}: {}", report.level.name(), worth(report)),
+        &format!("{}: {so_far}{}", report.level.name(), worth(report)),
     )
     .replacen(report.level.name(), &level(report, style), 1);
+    for reason in &report.level_reasons {
+        text += &wrap("        - ", &message(reason));
+    }
     if !report.tags.is_empty() {
         text += &wrap("Tags    ", &tame(&report.tags.join(", ")));
     }
@@ -177,8 +215,11 @@ fn show(report: &Report, all: bool, style: Style) -> String {
         Applications::Untouched => "applications were not told".to_owned(),
         _ => format!("applications {}", span(report.applications_seconds)),
     };
-    let frozen = span(report.filesystems_seconds);
-    text += &format!("Still   {still}, filesystems {frozen}\n");
+    let frozen = match report.filesystems_seconds > 0.0 {
+        true => format!("filesystems {}", span(report.filesystems_seconds)),
+        false => "no filesystem was frozen".to_owned(),
+    };
+    text += &format!("Still   {so_far}{still}, {frozen}\n");
     if let Some(names) = &report.requested {
         text += &wrap("Asked   ", &tame(&names.join(", ")));
     }
@@ -189,7 +230,7 @@ fn show(report: &Report, all: bool, style: Style) -> String {
     if !report.errors.is_empty() {
         text += &format!("\n{}\n", style.bold("What went wrong"));
         for error in &report.errors {
-            text += &wrap("  - ", &tame(error));
+            text += &wrap("  - ", &message(error));
         }
     }
     text
@@ -211,7 +252,7 @@ fn timeline(report: &Report, style: Style) -> String {
     let row = |(name, seconds): (&str, f64)| {
         let bar = style.bar(from, from + seconds, whole, BAR);
         from += seconds;
-        vec![name.to_owned(), span(seconds), bar]
+        vec![name.to_owned(), span_or_none(seconds), bar]
     };
     table("  ", &[1], &stages.map(row))
 }
@@ -230,7 +271,11 @@ fn filesystems(report: &Report, all: bool, style: Style) -> String {
             Outcome::Frozen => ("frozen", Style::good),
             Outcome::Thawed => ("thawed", Style::good),
             Outcome::ThawedByOthers => ("thawed by others", Style::bad),
-            Outcome::Skipped => ("skipped", Style::odd),
+            Outcome::Skipped => match filesystem.held {
+                Some(Hold::Unchanged) => ("unchanged", Style::good),
+                Some(_) => ("read-only", Style::good),
+                None => ("skipped", Style::odd),
+            },
             Outcome::Failed => ("FAILED", Style::bad),
         };
         paint(style, word)
@@ -241,7 +286,7 @@ fn filesystems(report: &Report, all: bool, style: Style) -> String {
             tame(&filesystem.fstype),
             tame(&filesystem.device),
             outcome(filesystem),
-            span(filesystem.freeze_seconds),
+            span_or_none(filesystem.freeze_seconds),
         ]
     };
     let rows: Vec<_> = report.filesystems.iter().map(row).collect();
@@ -250,7 +295,7 @@ fn filesystems(report: &Report, all: bool, style: Style) -> String {
         text += line;
         text.push('\n');
         if let Some(why) = &filesystem.detail {
-            text += &wrap("      ", &tame(why));
+            text += &wrap("      ", &message(why));
         }
     }
     let skipped = report.skipped.iter();
@@ -300,15 +345,21 @@ fn hooks(report: &Report, style: Style) -> String {
         if let (_, HookStatus::NotRun { reason, .. })
         | (Phase::Freeze, HookStatus::Skipped(reason)) = (hook.phase, &hook.status)
         {
-            text += &wrap("      ", &tame(reason));
+            text += &wrap("      ", &message(reason));
         }
         if let Some(error) = &hook.error {
-            text += &wrap("      error: ", &tame(error));
+            text += &wrap("      error: ", &message(error));
         }
         if hook.lost {
             text += "      it did not hold until the thaw\n";
         }
-        for line in last_lines(&hook.output) {
+        let (lines, is_whole) = last_lines(&hook.output);
+        if !is_whole {
+            let name = hook.path.rsplit('/').next().unwrap_or(&hook.path);
+            let before = format!("[more before this: qemu-ga log --hook {name}]");
+            text += &format!("      | {}\n", tame(&before));
+        }
+        for line in lines {
             text += &format!("      | {}\n", tame(line));
         }
     }
@@ -316,7 +367,7 @@ fn hooks(report: &Report, style: Style) -> String {
 }
 
 /// How a hook ended, and what that means where the number does not say it.
-fn status(hook: &HookRecord, style: Style) -> String {
+pub(super) fn status(hook: &HookRecord, style: Style) -> String {
     let mut word = match &hook.status {
         HookStatus::Exited(status) => format!("status {status}"),
         HookStatus::Signaled(signal) => format!("signal {signal}"),
@@ -342,11 +393,12 @@ fn status(hook: &HookRecord, style: Style) -> String {
     }
 }
 
-/// The end of a hook's output, as much as belongs into an overview.
-fn last_lines(output: &str) -> Vec<&str> {
+/// The end of a hook's output, as much as belongs into an overview, and whether that is all of it.
+fn last_lines(output: &str) -> (Vec<&str>, bool) {
     const MOST: usize = 5;
     let lines: Vec<&str> = output.lines().collect();
-    lines[lines.len().saturating_sub(MOST)..].to_vec()
+    let is_whole = lines.len() <= MOST && output.len() < TAIL;
+    (lines[lines.len().saturating_sub(MOST)..].to_vec(), is_whole)
 }
 
 #[cfg(test)]
@@ -355,13 +407,11 @@ mod tests {
 
     fn report() -> Report {
         let filesystem = |mountpoint: &str, outcome, detail: Option<&str>| FilesystemRecord {
-            mountpoint: mountpoint.into(),
-            fstype: "ext4".into(),
             device: "/dev/vda1".into(),
             outcome,
             detail: detail.map(str::to_owned),
             freeze_seconds: 0.0015,
-            optional: false,
+            ..FilesystemRecord::new(mountpoint.as_bytes(), "ext4")
         };
         let path = "/etc/qemu/fsfreeze-hook.d/10-db".to_owned();
         let mut hook = HookRecord::new(path, Phase::Freeze, HookStatus::Signaled(9));
@@ -386,7 +436,7 @@ mod tests {
 
     #[test]
     fn a_run_reads_well_in_a_console() {
-        let text = show(&report(), false, Style::default());
+        let text = show(&report(), None, false, Style::default());
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
@@ -405,7 +455,49 @@ mod tests {
             assert!(text.lines().any(|l| l == line), "no {line:?} in:\n{text}");
         }
         assert!(!text.contains("| 1\n") && !text.contains('\x1b'));
-        assert!(show(&report(), true, Style::default()).contains("  pseudo\n      /proc\n"));
+        assert!(show(&report(), None, true, Style::default()).contains("  pseudo\n      /proc\n"));
+    }
+
+    #[test]
+    fn what_has_not_happened_has_no_time_and_texts_have_no_foreign_line_ends() {
+        let mut report = report();
+        report.errors = vec!["hook failed: no\nserver\n".into()];
+        report.end = None;
+        report.started = 1.0;
+        report.judge();
+        let text = show(&report, None, false, Style::default());
+        for line in [
+            "  thaw               -",
+            "  thaw hooks         -",
+            "  - hook failed: no server",
+        ] {
+            assert!(text.lines().any(|l| l == line), "no {line:?} in:\n{text}");
+        }
+        assert!(text.lines().next().unwrap().ends_with(": still frozen"));
+        assert!(text.contains("Still   so far: applications"), "{text}");
+        assert!(!text.contains("server?"), "{text}");
+    }
+
+    #[test]
+    fn who_ended_a_freeze_early_is_named() {
+        let mut report = report();
+        report.end(End::Expiry);
+        let word = |why: Option<&str>| {
+            report.ended_because = why.map(str::to_owned);
+            end(&report).0
+        };
+        let reasons = [
+            None,
+            Some(Expiry::OPERATOR),
+            Some(Expiry::HOLD_LIMIT),
+            Some(Expiry::SHUTDOWN),
+            Some("the agent died"),
+        ];
+        let words = reasons.map(word);
+        assert_eq!(
+            words,
+            ["early", "operator", "hold limit", "shutdown", "guardian"]
+        );
     }
 
     #[test]
@@ -426,7 +518,7 @@ mod tests {
         report.hooks = vec![none, iris, pre, lock];
         report.judge();
         report.tags = vec!["FileSystemConsistent".into()];
-        let text = show(&report, false, Style::default());
+        let text = show(&report, None, false, Style::default());
         for line in [
             "Level   filesystem: all filesystems were held, but a hook did not hold until the",
             "Tags    FileSystemConsistent",

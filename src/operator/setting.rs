@@ -5,6 +5,8 @@
 use super::args::Given;
 use super::unit;
 use crate::config::{self, Action, Config};
+use crate::hooks::trust;
+use nix::unistd::geteuid;
 use std::ffi::{OsStr, OsString};
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -119,9 +121,20 @@ pub fn agents() -> Vec<Agent> {
     others.into_iter().filter_map(agent).collect()
 }
 
-/// The process `pid` if it is an agent that sees what we see.
+/// The process ids of the agents with this state directory.
+pub fn pids(statedir: &Path) -> Vec<i32> {
+    let mut agents = agents();
+    agents.retain(|agent| agent.uses(statedir));
+    agents.iter().map(|agent| agent.pid).collect()
+}
+
+/// The process `pid` if it is an agent that sees what we see, and is root's or ours. Another user's may
+/// call itself an agent and show anything; its very command line may be a page that never comes.
 fn agent(pid: i32) -> Option<Agent> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
+    if !is_trusted(&dir) {
+        return None;
+    }
     let words = |name: &str| -> Option<Vec<OsString>> {
         let bytes = fs::read(dir.join(name)).ok()?;
         let words = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
@@ -129,8 +142,12 @@ fn agent(pid: i32) -> Option<Agent> {
         Some(words.split(|&byte| byte == 0).map(word).collect())
     };
     let command = words("cmdline")?;
-    let program = Path::new(command.first()?).file_name()?;
-    if program != "qemu-ga" && !is_our_binary(&dir) {
+    // Who is not root cannot see what root's processes run, only what they call it.
+    let called = || PathBuf::from(command.first().cloned().unwrap_or_default());
+    let program = fs::read_link(dir.join("exe")).unwrap_or_else(|_| called());
+    // After an upgrade it is `qemu-ga (deleted)`.
+    let name = program.file_name()?.as_bytes();
+    if !name.starts_with(b"qemu-ga") && fs::read_link("/proc/self/exe").ok() != Some(program) {
         return None;
     }
     // Options begin with a dash; a word makes it another tool of the same binary.
@@ -160,14 +177,21 @@ fn agent(pid: i32) -> Option<Agent> {
             OsStr::from_bytes(value).to_owned()
         })
     };
-    Some(Agent {
-        pid,
-        config: read(&command[1..], &env).ok(),
-    })
+    let args = &command[1..];
+    let file = config::named_file(args).or_else(|| env("QGA_CONF").map(PathBuf::from));
+    let is_safe = |file: &PathBuf| !file.exists() || trust::check(file).is_ok();
+    let config = match file.is_none_or(|file| is_safe(&file)) {
+        true => read(args, &env).ok(),
+        false => None,
+    };
+    Some(Agent { pid, config })
 }
 
-/// An agent that was installed by another name.
-fn is_our_binary(dir: &Path) -> bool {
-    let own = fs::read_link("/proc/self/exe").ok();
-    own.is_some() && fs::read_link(dir.join("exe")).ok() == own
+/// Whether all users of the process with this directory in /proc, the real one included, are root or we.
+pub(super) fn is_trusted(dir: &Path) -> bool {
+    let own = geteuid().to_string();
+    let status = fs::read_to_string(dir.join("status")).unwrap_or_default();
+    let users = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+    let is_trusted = |user| user == "0" || user == own;
+    users.is_some_and(|users| users.split_ascii_whitespace().all(is_trusted))
 }

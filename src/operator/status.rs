@@ -2,15 +2,21 @@
 //! files; the agent's channel is left alone.
 
 use super::args::{Ended, Given, Tool};
-use super::present::{self, Style, moment, span, tame, wrap};
+use super::live::Work;
+use super::present::{self, Style, message, moment, span, tame, wrap};
 use super::setting::{self, Setting};
 use crate::freeze::guardian::question::Question;
 use crate::freeze::guardian::{Stage, Standing};
 use crate::freeze::history;
-use crate::state::StateDir;
-use crate::sys::strerror;
+use crate::freeze::report::Level;
+use crate::hooks::memory;
+use crate::probe::{System, writers};
+use crate::state::{StateDir, boot_id};
+use crate::sys::{process, strerror};
+use nix::unistd::{AccessFlags, eaccess};
 use serde::Serialize;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 const USAGE: &str = "\
 Usage: qemu-ga status [--json]
@@ -22,6 +28,8 @@ const EXIT: &str = "\
 Exit status: 0 nothing is frozen; 3 filesystems are frozen, or about to be;
 1 it cannot be found out; 2 for a mistake in this command.
 ";
+/// How long all processes may be looked through; that takes milliseconds.
+const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Exit status while filesystems are frozen.
 const FROZEN: u8 = 3;
 
@@ -33,10 +41,16 @@ pub struct Status {
     pub state: &'static str,
     /// The marker says that an agent froze.
     pub marked: bool,
+    /// It was another boot in which it did: nothing of that is frozen any more.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub is_of_another_boot: bool,
     /// Process ids of the agents with this state directory.
     pub agents: Vec<i32>,
     /// Process id of the guardian.
     pub guardian: Option<i32>,
+    /// What the run at work is doing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub at_work: Option<Work>,
     /// Why the guardian does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guardian_silent: Option<String>,
@@ -57,12 +71,21 @@ pub struct Status {
     pub left: Option<f64>,
     /// Mountpoints in the order of freezing.
     pub filesystems: Vec<String>,
+    /// Mountpoints of which a FIFREEZE has not returned: writes to them may block.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub blocked: Vec<String>,
+    /// Hooks that were told to freeze and could not be told to thaw, each with the reason.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub owed: Vec<String>,
     /// What the next thaw will be told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub expired: Option<String>,
     /// The last run, in one line.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_run: Option<String>,
+    /// Its level.
+    #[serde(skip)]
+    pub last_level: Level,
 }
 
 /// `qemu-ga status`.
@@ -76,32 +99,34 @@ pub const TOOL: Tool = Tool {
 };
 
 fn work(given: &Given) -> Result<u8, Ended> {
-    let status = Status::find(&Setting::of(given)?.config.statedir)?;
+    let config = Setting::of(given)?.config;
+    let status = Status::find(&config.statedir, config.limits.step)?;
     let told = if given.has("--json") {
         present::print_json(&status)
     } else {
         present::print(&status.tell(Style::of_stdout()))
     };
-    let is_frozen = told == 0 && status.state != "thawed";
+    let is_frozen = told == 0 && (status.state != "thawed" || !status.blocked.is_empty());
     Ok(if is_frozen { FROZEN } else { told })
 }
 
 impl Status {
-    /// Finds out for the agent with this state directory.
+    /// Finds out for the agent with this state directory and this limit for a step at a filesystem.
     ///
     /// # Errors
     /// No permission, or the directory cannot be examined.
-    pub fn find(statedir: &Path) -> Result<Self, String> {
+    pub fn find(statedir: &Path, step_limit: Option<Duration>) -> Result<Self, String> {
         let state = StateDir::new(statedir);
         let marked = state.is_marked_frozen().map_err(|error| error.text)?;
+        let boot = marked.then(|| state.read_marker()).flatten();
+        let boot = boot.map(|marker| marker.boot).unwrap_or_default();
+        let is_of_another_boot = !boot.is_empty() && boot != boot_id();
+        let is_frozen = marked && !is_of_another_boot;
         let mut status = Self {
-            state: if marked { "frozen" } else { "thawed" },
+            state: if is_frozen { "frozen" } else { "thawed" },
             marked,
-            agents: setting::agents()
-                .iter()
-                .filter(|agent| agent.uses(statedir))
-                .map(|agent| agent.pid)
-                .collect(),
+            is_of_another_boot,
+            agents: setting::pids(statedir),
             ..Self::default()
         };
         let question = Question::at(statedir).map_err(|error| {
@@ -111,15 +136,57 @@ impl Status {
         if let Some(question) = question {
             status.guardian = Some(question.pid);
             match question.standing() {
-                Ok(standing) => status.take(standing),
-                Err(error) => status.guardian_silent = Some(strerror(&error)),
+                Ok(standing) => {
+                    status.at_work = Work::find(statedir, Some(&standing), step_limit);
+                    status.take(standing);
+                }
+                Err(error) => {
+                    let why = format!("{}; it may be thawing", strerror(&error));
+                    status.guardian_silent = Some(why);
+                }
             }
+        } else if let Some(pid) = hidden_guardian(statedir, &status.agents) {
+            status.state = "frozen";
+            status.guardian = Some(pid);
+            let why = "it has no socket, as the state directory cannot be written";
+            status.guardian_silent = Some(why.into());
+        }
+        if status.at_work.is_none() {
+            status.at_work = Work::find(statedir, None, step_limit);
+            if let Some(work) = &status.at_work {
+                status.state = match work.stage {
+                    "thaw-hooks" => "thawing",
+                    _ => "freezing",
+                };
+            }
+        }
+        let of_work = status
+            .at_work
+            .as_ref()
+            .and_then(|work| work.ended.1.clone());
+        status.run = status.run.or(of_work);
+        // No agent need be left that knows of it.
+        let (system, until) = (System::host(), Instant::now() + SEARCH_TIMEOUT);
+        let mounts = system.mounts().unwrap_or_default();
+        let blocked = writers::freezing(&system, &mounts, until);
+        let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
+        status.blocked = blocked.into_iter().map(name).collect();
+        let is_thawed = status.state == "thawed";
+        for owed in memory::owed(statedir) {
+            let why = match &owed.why[..] {
+                "" if !is_thawed => continue,
+                "" => "it was told to freeze, and nobody told it to thaw",
+                why => why,
+            };
+            status.owed.push(format!("{}: {why}", owed.name));
         }
         status.expired = state.peek_expired().map(|expiry| expiry.to_string());
         let (reports, _) = history::read(&state);
-        status.last_run = reports
-            .first()
-            .map(|report| format!("{}, {}", moment(report.started), report.summary()));
+        if let Some(report) = reports.first() {
+            let summary = tame(&report.summary());
+            status.last_run = Some(format!("{}, {summary}", moment(report.started)));
+            status.last_level = report.level;
+        }
         Ok(status)
     }
 
@@ -147,25 +214,41 @@ impl Status {
             Some(held) => format!("{head}  for {}\n", span(held)),
             None => format!("{head}\n"),
         };
+        if let Some(work) = &self.at_work {
+            text += &work.tell("  at work      ");
+        }
         if let (Some(run), Some(started)) = (&self.run, self.started) {
             let asked = self.requested.as_ref().map(|names| names.join(", "));
             let asked = asked.map_or("everything".into(), |names| names);
             let run = format!("{run}, asked for {asked} at {}", moment(started));
             text += &wrap("  run          ", &tame(&run));
+        } else if let Some(run) = &self.run {
+            text += &wrap("  run          ", &tame(run));
         }
         if !self.filesystems.is_empty() {
             text += &wrap("  filesystems  ", &tame(&self.filesystems.join(", ")));
         }
+        if !self.blocked.is_empty() {
+            let names = tame(&self.blocked.join(", "));
+            let line = format!("writes to {names}: FIFREEZE has not returned");
+            text += &wrap("  blocked      ", &style.bad(&line));
+        }
         let is_frozen = self.state != "thawed";
         match (self.guardian, &self.guardian_silent) {
             (Some(pid), Some(why)) => {
-                let line = format!("process {pid} does not answer ({why}): it may be thawing");
+                let line = format!("process {pid} cannot be asked: {}", message(why));
                 text += &wrap("  guardian     ", &style.odd(&line));
             }
             (Some(pid), None) => {
-                let limit = self.left.map(|left| format!("thaws in {}", span(left)));
-                let limit = limit.unwrap_or("has no limit".into());
-                text += &format!("  guardian     process {pid}, {limit} if nobody else does\n");
+                let line = match (self.state, self.left) {
+                    ("thawing", _) => format!("process {pid}, thaws if the agent dies"),
+                    ("frozen", None) => format!("process {pid}, holds without limit"),
+                    (_, None) => format!("process {pid}, undoes it if the agent dies"),
+                    (_, Some(left)) => {
+                        format!("process {pid}, thaws in {} if nobody else does", span(left))
+                    }
+                };
+                text += &format!("  guardian     {line}\n");
             }
             (None, _) if is_frozen => {
                 text += &format!("  guardian     {}\n", style.bad("none"));
@@ -180,36 +263,80 @@ impl Status {
                 style.bad("share one state directory")
             ),
         };
+        for owed in &self.owed {
+            text += &wrap("  thaw owed    ", &style.bad(&message(owed)));
+        }
+        if !self.owed.is_empty() {
+            let advice = "mend it, then qemu-ga hook thaw (the next freeze tries again, too), or \
+                          qemu-ga hook dismiss";
+            text += &wrap("  ", advice);
+        }
+        if self.is_of_another_boot {
+            let line =
+                "it is of another boot, so nothing of it is frozen; the agent's start removes it";
+            text += &wrap("  marker       ", line);
+        }
         if let Some(expired) = &self.expired {
-            text += &wrap("  late thaw    ", expired);
+            text += &wrap("  late thaw    ", &message(expired));
         }
         if let (Some(last), false) = (&self.last_run, is_frozen) {
-            text += &wrap("  last run     ", &tame(last));
+            let line = present::level(self.last_level, &tame(last), style);
+            text += &wrap("  last run     ", &line);
         }
         if is_frozen && self.guardian.is_none() {
             let advice = "nobody stands by: the host must thaw, or you do with qemu-ga thaw --now";
             text += &wrap("  ", advice);
-        } else if is_frozen {
+        } else if self.state == "frozen" {
             text += "  qemu-ga thaw --now ends it at once\n";
+        } else if is_frozen {
+            let advice = "qemu-ga thaw --now does nothing before everything is frozen, nor while it is thawed";
+            text += &wrap("  ", advice);
         }
         text
     }
 }
 
+/// The guardian of one of these agents, where its socket could not be made.
+fn hidden_guardian(statedir: &Path, agents: &[i32]) -> Option<i32> {
+    if eaccess(statedir, AccessFlags::W_OK).is_ok() {
+        return None;
+    }
+    let entries = std::fs::read_dir("/proc").ok()?.flatten();
+    let mut pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok());
+    pids.find(|&pid: &i32| {
+        let name = std::fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let parent = process::stat(pid).map(|stat| stat.parent);
+        name == b"qga-guardian\n" && parent.is_some_and(|parent| agents.contains(&parent))
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::freeze::guardian::Activity;
 
     #[test]
     fn a_marker_alone_is_told_as_frozen_without_guardian() {
         let dir = tempfile::tempdir().unwrap();
-        let status = Status::find(dir.path()).unwrap();
+        let status = Status::find(dir.path(), None).unwrap();
         assert_eq!((status.state, status.guardian), ("thawed", None));
         assert!(status.tell(Style::default()).starts_with("thawed\n"));
-        StateDir::new(dir.path()).mark_frozen().unwrap();
-        let status = Status::find(dir.path()).unwrap();
+        StateDir::new(dir.path())
+            .mark_frozen(&crate::state::Marker::default())
+            .unwrap();
+        let status = Status::find(dir.path(), None).unwrap();
         assert_eq!((status.state, status.marked), ("frozen", true));
         let text = status.tell(Style::default());
+        let old = crate::state::Marker {
+            boot: "another".into(),
+            ..Default::default()
+        };
+        StateDir::new(dir.path()).mark_frozen(&old).unwrap();
+        let status = Status::find(dir.path(), None).unwrap();
+        assert_eq!((status.state, status.marked), ("thawed", true));
+        let stale = status.tell(Style::default());
+        assert!(!stale.contains("thaw --now"), "{stale}");
+        assert!(stale.contains("marker       it is of another boot"));
         assert!(
             text.contains("guardian     none") && text.contains("thaw --now"),
             "{text}"
@@ -227,6 +354,8 @@ mod tests {
             stage: Stage::Frozen,
             filesystems: vec!["/data".into(), "/".into()],
             has_agent: true,
+            activity: Some(Activity::Held),
+            activity_seconds: 63.0,
             held: Some(63.0),
             left: Some(837.0),
             report: Some(Box::default()),
@@ -237,8 +366,25 @@ mod tests {
             "  filesystems  /data, /",
             "  guardian     process 812, thaws in 13 min 57 s if nobody else does",
             "  agent        process 800",
+            "  qemu-ga thaw --now ends it at once",
         ] {
             assert!(text.lines().any(|l| l == line), "no {line:?} in:\n{text}");
+        }
+        status.left = None;
+        let text = status.tell(Style::default());
+        assert!(
+            text.contains("process 812, holds without limit\n"),
+            "{text}"
+        );
+        // What would be refused is not offered, and a limit that is not there yet is not denied.
+        for state in ["freezing", "thawing"] {
+            status.state = state;
+            let text = status.tell(Style::default());
+            assert!(text.contains("thaw --now does nothing before"), "{text}");
+            assert!(
+                !text.contains("limit") && !text.contains("ends it"),
+                "{text}"
+            );
         }
     }
 }

@@ -6,13 +6,16 @@
 //! mount table is asked to thaw.
 
 use super::args::{Ended, Given, Tool};
-use super::present::{self, Style, count, tame, wrap};
+use super::present::{self, Style, count, message, tame, wrap};
 use super::setting::{self, Setting};
 use super::status::Status;
+use crate::deadline::Timed;
 use crate::freeze::guardian::question::Question;
-use crate::freeze::ops::{Ops, Timed};
+use crate::freeze::history;
+use crate::freeze::ops::Ops;
 use crate::freeze::plan;
 use crate::freeze::real::{Gate, RealOps};
+use crate::hooks::Phase;
 use crate::state::{Expiry, StateDir};
 use crate::sys::{memory, strerror};
 use nix::libc;
@@ -25,14 +28,15 @@ Ends a freeze that the host does not end. The snapshot that is being taken is
 then worth no more than one after a power cut, and the host's own thaw is told
 so.
   --now                do it; without, only say what would be done
-  --force              ask nobody: thaw every filesystem, whoever froze it
+  --force              ask nobody: thaw every filesystem, whoever froze it; an
+                       agent that runs goes on to answer frozen until the host
+                       thaws, and its report says that others thawed
   --json               for machines
 ";
 const EXIT: &str = "\
 Exit status: 0; 1 if something stays frozen or nothing was done; 2 for a mistake
 in this command.
 ";
-const REASON: &str = "somebody ran qemu-ga thaw --now";
 /// How long one FITHAW may take before the next filesystem is thawed without it.
 const STEP: Duration = Duration::from_secs(10);
 
@@ -70,7 +74,8 @@ fn work(given: &Given) -> Result<u8, Ended> {
     }
     let setting = Setting::of(given);
     if !given.has("--now") {
-        let status = Status::find(&setting?.config.statedir)?;
+        let config = setting?.config;
+        let status = Status::find(&config.statedir, config.limits.step)?;
         return Ok(if given.has("--json") {
             present::print_json(&status)
         } else {
@@ -91,7 +96,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
     let mut done = done;
     if let (Some(question), Some(_)) = (question, done.by_guardian) {
         let waited = match question.wait() {
-            Ok(_) => "the hooks have been told".to_owned(),
+            Ok(_) => hooks_told(&StateDir::new(&setting.config.statedir)),
             Err(error) => format!(
                 "whether the hooks have been told is not known ({}): see qemu-ga report and log",
                 strerror(&error)
@@ -121,6 +126,13 @@ fn intention(status: &Status) -> String {
             "",
             "The marker says that an agent froze; no guardian stands by. qemu-ga thaw --now would \
              ask every filesystem of the mount table to thaw, and remove the marker.",
+        ),
+        (Some(pid), _) if status.guardian_silent.is_some() => wrap(
+            "",
+            &format!(
+                "The guardian, process {pid}, cannot be asked. qemu-ga thaw --now would try, and then ask every \
+                 filesystem of the mount table to thaw."
+            ),
         ),
         (Some(pid), "frozen") => wrap(
             "",
@@ -187,7 +199,7 @@ impl Gate for NoLog {
 /// FITHAW for every filesystem of the mount table, in the reverse of the order of freezing.
 fn walk(setting: &Setting, done: &mut Done) {
     let state = StateDir::new(&setting.config.statedir);
-    let mut ops = RealOps::new(state, None, Box::new(NoLog), Some(STEP));
+    let mut ops = RealOps::new(state, None, Box::new(NoLog), Some(STEP), true);
     let survey = match ops.survey() {
         Ok(survey) => survey,
         Err(error) => {
@@ -200,17 +212,18 @@ fn walk(setting: &Setting, done: &mut Done) {
     };
     for target in plan::everything(&survey).iter().rev() {
         let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
-        let handle = match ops.open(target) {
-            Ok(handle) => handle,
-            Err(error) => {
+        // One at a time, so that the first one works again as soon as it can.
+        let handle = match ops.open(std::slice::from_ref(target)).pop() {
+            Some(Ok(handle)) => handle,
+            Some(Err(error)) => {
                 // Nothing tells whether it was ever frozen.
                 done.notes.push(format!(
                     "{name} was passed over: it cannot be opened: {error}"
                 ));
                 continue;
             }
+            None => continue,
         };
-        // One at a time, so that the first one works again as soon as it can.
         for Timed { result, .. } in ops.thaw(&[&handle]) {
             match result {
                 Ok(()) => done.thawed.push(name.clone()),
@@ -240,8 +253,10 @@ fn settle(setting: &Setting, done: &mut Done) {
     if let Some(Err(error)) = marked.then(|| state.mark_thawed()) {
         done.failures.push(error.text);
     }
-    let agents = Status::find(state.path()).map_or(Vec::new(), |status| status.agents);
-    if !agents.is_empty() {
+    let status = Status::find(state.path(), None).unwrap_or_default();
+    let agents = status.agents;
+    // An agent that cannot write its state directory freezes without a marker, and its guardian has no socket.
+    if !agents.is_empty() && (marked || status.state == "frozen") {
         done.notes.push(format!(
             "the agent (process {agents:?}) does not know: it answers frozen, and runs the thaw \
              hooks, when the host thaws, or when the service is restarted and the host thaws then"
@@ -255,7 +270,7 @@ fn settle(setting: &Setting, done: &mut Done) {
     let expiry = Expiry {
         when: since_epoch.unwrap_or_default().as_secs_f64(),
         held: held.as_secs_f64(),
-        reason: REASON.to_owned(),
+        reason: Expiry::OPERATOR.to_owned(),
         count: done.thawed.len() as u64,
     };
     if let Err(error) = state.mark_expired(&expiry) {
@@ -266,6 +281,22 @@ fn settle(setting: &Setting, done: &mut Done) {
         done.notes.push(format!(
             "no hook was told: if applications still stand still, run {hook} thaw"
         ));
+    }
+}
+
+/// What the run that has just ended says of its thaw hooks.
+fn hooks_told(state: &StateDir) -> String {
+    let (reports, _) = history::read(state);
+    let hooks = reports.first().map(|report| &report.hooks[..]);
+    let told = hooks.unwrap_or_default().iter();
+    let told: Vec<_> = told.filter(|hook| hook.phase == Phase::Thaw).collect();
+    let failed = told.iter().filter(|hook| !hook.is_success()).count();
+    match (told.len(), failed) {
+        (0, _) => "no hook is known to have been told: see qemu-ga report".into(),
+        (_, 0) => "the hooks have been told".into(),
+        (_, failed) => {
+            format!("the hooks have been told, and {failed} of them failed: see qemu-ga report")
+        }
     }
 }
 
@@ -287,10 +318,10 @@ fn tell(done: &Done, style: Style) -> String {
         )
     };
     for note in &done.notes {
-        text += &wrap("  - ", &tame(note));
+        text += &wrap("  - ", &message(note));
     }
     for failure in &done.failures {
-        text += &wrap(&format!("  {} ", style.bad("FAILED")), &tame(failure));
+        text += &wrap(&format!("  {} ", style.bad("FAILED")), &message(failure));
     }
     text
 }

@@ -1,6 +1,5 @@
 //! What the service manager starts, read from its files: no program is asked.
 
-use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -27,7 +26,7 @@ pub fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
     let mut texts = vec![fs::read_to_string(&file).ok()?];
     texts.extend(drop_ins(root));
     let mut command: Option<String> = None;
-    let mut variables = HashMap::new();
+    let mut variables = Vec::new();
     let joined = texts.join("\n").replace("\\\n", " ");
     for line in joined.lines().map(str::trim) {
         let Some((key, value)) = line.split_once('=') else {
@@ -51,7 +50,7 @@ pub fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
     for word in words(&command?).iter().skip(1) {
         match word.strip_prefix('$').filter(|name| !name.starts_with('{')) {
             // A bare variable is split into words, as systemd.service(5) has it.
-            Some(name) => args.extend(words(variables.get(name).map_or("", |value| value))),
+            Some(name) => args.extend(words(value_of(name, &variables))),
             None => args.push(expand(word, &variables)),
         }
     }
@@ -62,15 +61,24 @@ pub fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
 fn drop_ins(root: &Path) -> Vec<String> {
     let dirs = PLACES.map(|place| root.join(place).join(format!("{NAME}.d")));
     let entries = dirs.iter().rev().filter_map(|dir| fs::read_dir(dir).ok());
-    let mut found: BTreeMap<OsString, OsString> = BTreeMap::new();
+    let mut found: Vec<PathBuf> = Vec::new();
     for entry in entries.flatten().flatten() {
         let path = entry.path();
         if path.extension().is_some_and(|kind| kind == "conf") {
-            found.insert(entry.file_name(), path.into());
+            let name = path.file_name();
+            found.retain(|other| other.file_name() != name);
+            let at = found.partition_point(|other| other.file_name() < name);
+            found.insert(at, path);
         }
     }
-    let text = |path: &OsString| fs::read_to_string(path).ok();
-    found.values().filter_map(text).collect()
+    let text = |path: &PathBuf| fs::read_to_string(path).ok();
+    found.iter().filter_map(text).collect()
+}
+
+/// The value that counts, the last one; nothing if there is none.
+fn value_of<'a>(name: &str, variables: &'a [(String, String)]) -> &'a str {
+    let found = variables.iter().rev().find(|(known, _)| known == name);
+    found.map_or("", |(_, value)| value)
 }
 
 fn assignment(line: &str) -> Option<(String, String)> {
@@ -106,13 +114,13 @@ fn words(text: &str) -> Vec<String> {
 }
 
 /// `${NAME}` by its value; one that is unknown by nothing.
-fn expand(word: &str, variables: &HashMap<String, String>) -> String {
+fn expand(word: &str, variables: &[(String, String)]) -> String {
     let mut text = String::new();
     let mut rest = word;
     while let Some((before, after)) = rest.split_once("${") {
         let (name, tail) = after.split_once('}').unwrap_or((after, ""));
         text += before;
-        text += variables.get(name).map_or("", |value| value);
+        text += value_of(name, variables);
         rest = tail;
     }
     text + rest

@@ -32,6 +32,11 @@ impl Filesystem {
     pub fn device(&self) -> DeviceNumber {
         (self.major, self.minor)
     }
+
+    /// Its mountpoint, for people.
+    pub fn name(&self) -> String {
+        String::from_utf8_lossy(&self.mountpoint).into_owned()
+    }
 }
 
 /// A mount that is left out.
@@ -72,6 +77,8 @@ pub enum SkipReason {
     NoDeviceNumber,
     /// Of a type unknown here, and without a device number.
     NoDevice,
+    /// Mounted, but not in the agent's mount table.
+    Elsewhere(String),
 }
 
 impl fmt::Display for SkipReason {
@@ -96,6 +103,7 @@ impl fmt::Display for SkipReason {
             Self::NoDeviceNumber => {
                 f.write_str("it has no block device number, so it cannot be frozen from here")
             }
+            Self::Elsewhere(place) => f.write_str(place),
             Self::NoDevice => f.write_str("it has no block device"),
         }
     }

@@ -38,8 +38,6 @@ pub struct Location {
     /// The filesystems with a block device that hold the file: one; several for an overlay; none
     /// for one in memory or on another machine.
     pub devices: Vec<DeviceNumber>,
-    /// Filesystems that may hold it, by its path, if there is no better knowledge.
-    pub perhaps: Vec<DeviceNumber>,
 }
 
 impl<'a> Locator<'a> {
@@ -75,38 +73,15 @@ impl<'a> Locator<'a> {
                 return self.on(mount);
             }
         }
-        let number = device();
-        let by_number = number.and_then(|n| self.mounts.iter().find(|m| m.device() == n));
-        match (by_number, number) {
-            (Some(mount), _) => self.on(mount),
-            // A number of a disk that is not mounted here says enough. One of those that the
-            // kernel makes up does not: a btrfs shows others to its files than to its mounts.
-            (None, Some((1.., _))) => Location::default(),
-            (None, _) => Location {
-                perhaps: self.perhaps(path),
-                ..Location::default()
-            },
-        }
+        let by_number = device().and_then(|n| self.mounts.iter().find(|m| m.device() == n));
+        by_number.map_or_else(Location::default, |mount| self.on(mount))
     }
 
     fn on(&self, mount: &Mount) -> Location {
         Location {
             mount: Some((mount.mountpoint.clone(), mount.fstype.clone())),
             devices: self.holders(mount, MAX_OVERLAYS),
-            perhaps: Vec::new(),
         }
-    }
-
-    fn perhaps(&self, path: &[u8]) -> Vec<DeviceNumber> {
-        let mut perhaps = Vec::new();
-        for mount in self.mounts_before(path) {
-            for device in self.holders(mount, MAX_OVERLAYS) {
-                if !perhaps.contains(&device) {
-                    perhaps.push(device);
-                }
-            }
-        }
-        perhaps
     }
 
     /// The filesystems with a block device that hold the directory at `path`.
@@ -273,7 +248,6 @@ mod tests {
         Location {
             mount: Some((mountpoint.into(), fstype.into())),
             devices: devices.to_vec(),
-            perhaps: vec![],
         }
     }
 
@@ -318,22 +292,19 @@ mod tests {
             assert_eq!(found((254, 77)), Location::default());
         }
         // A number that the kernel made up says nothing.
-        assert!(!located(&[], "/x", Some((0, 77))).perhaps.is_empty());
+        assert_eq!(located(&[], "/x", Some((0, 77))), Location::default());
     }
 
     #[test]
-    fn without_a_number_it_is_only_perhaps_there() {
+    fn without_a_number_it_is_nowhere() {
         for path in ["/data/deep/gone", "/data/deep/gone (deleted)"] {
-            let found = located(&[], path, None);
-            assert_eq!((found.mount, found.devices), (None, vec![]));
-            assert_eq!(found.perhaps, [(254, 4), (254, 3), (254, 2), (254, 1)]);
+            assert_eq!(located(&[], path, None), Location::default());
         }
         // A name may really end so.
         let odd = "/data/x (deleted)";
         assert_eq!(located(&[odd], odd, None).devices, [(254, 2)]);
         // Another file took the name.
-        let found = located(&["/data/x"], odd, None);
-        assert_eq!((found.devices, found.perhaps[0]), (vec![], (254, 2)));
+        assert_eq!(located(&["/data/x"], odd, None), Location::default());
     }
 
     #[test]

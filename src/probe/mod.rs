@@ -19,6 +19,8 @@ pub mod diskstats;
 pub mod filesystems;
 pub mod interfaces;
 pub mod location;
+pub mod meminfo;
+pub mod mount_root;
 pub mod mountinfo;
 pub mod netdev;
 pub mod nvme;
@@ -26,11 +28,15 @@ pub mod osrelease;
 pub mod procstat;
 pub mod route;
 pub mod rtnetlink;
+pub mod shutdown;
 pub mod stack;
+pub mod superblocks;
 pub mod swaps;
 pub mod sysblock;
 pub mod udev;
 pub mod utmp;
+pub mod write_counters;
+pub mod writers;
 
 /// Longest attribute of sysfs: a page of the smallest size that there is.
 const ATTRIBUTE: usize = 4096;

@@ -11,6 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 
+use super::System;
 use nix::sys::stat::{major, minor};
 
 /// Major and minor number of a device.
@@ -47,6 +48,26 @@ impl Mount {
     pub fn device(&self) -> DeviceNumber {
         (self.major, self.minor)
     }
+
+    /// Whether nothing can be written by any mount of this filesystem. The options of one mount do not tell, and the
+    /// table without numbers has no others.
+    pub fn is_filesystem_read_only(&self) -> bool {
+        is_never_written(&self.fstype)
+            || (self.mount_id != 0 && self.super_options.split(',').next() == Some("ro"))
+    }
+}
+
+/// The number in an attribute of sysfs: `8:1`.
+pub fn number_of(text: &str) -> Option<DeviceNumber> {
+    device_number(text.trim().as_bytes())
+}
+
+/// Whether filesystems of this type are made once and mounted read-only.
+pub fn is_never_written(fstype: &str) -> bool {
+    matches!(
+        fstype,
+        "squashfs" | "erofs" | "iso9660" | "cramfs" | "romfs"
+    )
 }
 
 /// The mounts of a mountinfo table, in file order.
@@ -91,6 +112,17 @@ pub fn block_device(root: &Path, path: &[u8]) -> Option<DeviceNumber> {
         u32::try_from(major(device)).ok()?,
         u32::try_from(minor(device)).ok()?,
     ))
+}
+
+/// The filesystem, as a mount table has it, of a descriptor of the task whose directory in /proc is `task` (proc_pid_fdinfo(5)).
+/// Unlike stat(2) this never asks the filesystem, and of a btrfs it is the same for all subvolumes.
+pub fn device_of(system: &System, task: &Path, descriptor: &str) -> Option<DeviceNumber> {
+    let info = task.join("fdinfo").join(descriptor);
+    let info = system.text(info).ok()?;
+    let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
+    let id: u64 = id.trim().parse().ok()?;
+    let mounts = parse(&system.bytes(task.join("mountinfo")).ok()?);
+    Some(mounts.iter().find(|mount| mount.mount_id == id)?.device())
 }
 
 /// `ID PARENT MAJOR:MINOR ROOT MOUNTPOINT OPTIONS [TAG…] - TYPE SOURCE SUPER-OPTIONS`

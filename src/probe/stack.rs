@@ -39,6 +39,16 @@ pub struct Stack {
     pub layers: Vec<Layer>,
     /// What could not be read: one line each.
     pub problems: Vec<String>,
+    /// Devices at the bottom that are no hardware of the machine, or not known to be.
+    soft_ends: usize,
+}
+
+impl Stack {
+    /// Whether all of it ends at hardware of the machine, real or emulated, so that no program or
+    /// file of this very system is behind it.
+    pub fn is_on_hardware(&self) -> bool {
+        self.soft_ends == 0 && self.problems.is_empty() && !self.layers.is_empty()
+    }
 }
 
 /// What the devices of these numbers are made of. A number that sysfs does not know has no layers.
@@ -48,11 +58,39 @@ pub fn below(system: &System, devices: &[DeviceNumber]) -> Stack {
     for &device in devices {
         match sysblock::sysfs_path(system, device) {
             Ok(Some(path)) => descend(system, path, &mut seen, &mut stack),
-            Ok(None) => {}
+            Ok(None) => stack.soft_ends += 1,
             Err(error) => stack.problems.push(error.to_string()),
         }
     }
     stack
+}
+
+/// Whether a disk is a device of the machine: on PCI, on the platform's virtio or a channel of s390.
+///
+/// iSCSI, NVMe over fabrics, nbd and all that has its place in `/sys/devices/virtual` or without a bus
+/// may be served by this very system. A session of iSCSI or a remote port can be below an adapter on
+/// PCI, too.
+fn is_hardware(sysfs_path: &Path) -> bool {
+    let Ok(path) = sysfs_path.strip_prefix("/sys/devices") else {
+        return false;
+    };
+    let mut components = path.iter().filter_map(|component| component.to_str());
+    let bus = components.next().unwrap_or_default();
+    let is_numbered = |component: &str, kind: &str| {
+        let number = component.strip_prefix(kind);
+        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    let is_remote =
+        |component: &str| is_numbered(component, "session") || component.starts_with("rport-");
+    let mut rest: Vec<&str> = components.collect();
+    if rest.iter().any(|component| is_remote(component)) {
+        return false;
+    }
+    rest.truncate(3);
+    let is_virtio = rest
+        .iter()
+        .any(|component| is_numbered(component, "virtio"));
+    bus.starts_with("pci") || bus.starts_with("css") || bus == "platform" && is_virtio
 }
 
 fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &mut Stack) {
@@ -77,6 +115,7 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
                 stack.problems.push(format!("{}: {error}", file.display()));
             }
         }
+        let count = waiting.len();
         match sysblock::slaves(system, &path) {
             Ok(mut slaves) => {
                 slaves.sort_unstable();
@@ -87,6 +126,9 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
         // The directory of a disk holds those of its partitions.
         if let Some(disk) = path.parent().filter(|parent| udev::is_disk(system, parent)) {
             waiting.push(disk.to_owned());
+        }
+        if waiting.len() == count && !is_hardware(&path) {
+            stack.soft_ends += 1;
         }
     }
 }
@@ -129,6 +171,32 @@ pub fn btrfs_members(system: &System) -> Vec<Vec<DeviceNumber>> {
 mod tests {
     use super::super::capture;
     use super::*;
+
+    #[test]
+    fn hardware_is_what_the_machine_has_on_a_bus_of_its_own() {
+        let hardware = [
+            "pci0000:00/0000:00:05.0/virtio2/block/vda",
+            "pci0000:00/0000:00:1f.2/ata3/host2/target2:0:0/2:0:0:0/block/sda",
+            "pci0000:00/0000:00:07.0/nvme/nvme0/nvme0n1",
+            "platform/a003e00.virtio_mmio/virtio0/block/vda",
+            "css0/0.0.0001/0.0.0001/virtio1/block/vda",
+        ];
+        let soft = [
+            "virtual/block/nbd0",
+            "virtual/nvme-fabrics/ctl/nvme1/nvme1n1",
+            "virtual/nvme-subsystem/nvme-subsys0/nvme0n1",
+            "platform/host3/session1/target3:0:0/3:0:0:0/block/sdb",
+            "pci0000:00/0000:00:08.0/host4/session2/target4:0:0/4:0:0:0/block/sdc",
+            "pci0000:00/0000:00:09.0/host5/rport-5:0-2/target5:0:0/5:0:0:0/block/sdd",
+            "tcm_loop_0/tcm_loop_adapter_0/host2/target2:0:1/2:0:1:0/block/sda",
+            "vduse/vduse0/vdpa0/virtio9/block/vdb",
+            "rbd/0/block/rbd0",
+        ];
+        let is = |path: &&str| is_hardware(&Path::new("/sys/devices").join(path));
+        assert!(hardware.iter().all(is));
+        assert!(!soft.iter().any(is));
+        assert!(!is_hardware(Path::new("/elsewhere/pci0/vda")));
+    }
 
     fn told(system: &System, devices: &[DeviceNumber]) -> Vec<String> {
         let stack = below(system, devices);

@@ -1,8 +1,9 @@
 //! Who is logged in: the records of utmp(5), as the C library of this machine writes them. Floor 1.
 //!
-//! Two layouts exist. Machines that once had a 32-bit version of themselves keep its 32-bit times
-//! (x86_64, s390x, ppc64); those born with 64 bits (aarch64, riscv64) have 64-bit times and longer
-//! records. Systems without utmp have no such file.
+//! Two layouts exist. With 32 bits, and on 64-bit processors where glibc shares the file with 32-bit
+//! programs (`__WORDSIZE_TIME64_COMPAT32` in its bits/wordsize.h: x86_64, ppc64, riscv64), times have 32 bits;
+//! elsewhere (aarch64, s390x, loongarch64) they have 64, and records are longer. The layout is the
+//! processor's also for a static build with musl, for the file is the guest's. Systems without utmp have none.
 
 use super::{Error, System};
 
@@ -41,7 +42,7 @@ impl Layout {
     /// This machine's.
     pub const NATIVE: Self = if cfg!(any(
         target_arch = "aarch64",
-        target_arch = "riscv64",
+        target_arch = "s390x",
         target_arch = "loongarch64"
     )) {
         Self::WIDE
@@ -50,8 +51,21 @@ impl Layout {
     };
 }
 
+/// Compiling for a processor compares the layout with the C library's, so that `cargo check` does.
+#[cfg(target_env = "gnu")]
+const _: () = {
+    use nix::libc::utmpx;
+    use std::mem::offset_of;
+    assert!(size_of::<utmpx>() == Layout::NATIVE.length);
+    assert!(offset_of!(utmpx, ut_user) == USER && offset_of!(utmpx, ut_pid) == PID);
+    assert!(offset_of!(utmpx, ut_tv) == Layout::NATIVE.time);
+};
+
 /// `ut_type` of a login; other records tell of boots, terminals and logouts.
 const USER_PROCESS: i16 = 7;
+/// `ut_type` of the record in which sysvinit keeps its runlevel.
+const RUN_LVL: i16 = 1;
+const PID: usize = 4;
 const USER: usize = 44;
 const USER_LENGTH: usize = 32;
 
@@ -65,6 +79,16 @@ pub fn read(system: &System) -> Result<Vec<Login>, Error> {
         Err(error) if error.is_missing() => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// The runlevel that sysvinit is in, or is changing to, as an ASCII digit; `None` if nothing tells.
+pub fn runlevel(system: &System) -> Option<u8> {
+    let records = system.bytes("/var/run/utmp").ok()?;
+    let mut records = records.chunks_exact(Layout::NATIVE.length);
+    let record = records.rfind(|record| record.starts_with(&RUN_LVL.to_ne_bytes()))?;
+    let pid = record.get(PID..PID + 4)?.try_into().ok()?;
+    // The byte above it is the runlevel before.
+    Some(i32::from_ne_bytes(pid) as u8)
 }
 
 /// The logins in file order; an incomplete record at the end is left out.
@@ -119,6 +143,7 @@ pub(crate) mod tests {
 
     #[test]
     fn logins_of_both_layouts() {
+        assert_eq!((Layout::NARROW.length, Layout::WIDE.length), (384, 400));
         for layout in [Layout::NARROW, Layout::WIDE] {
             let mut file = record(layout, 2, b"reboot", (1, 0));
             file.extend(record(layout, 7, b"root", (1_600_000_000, 5)));
@@ -135,15 +160,6 @@ pub(crate) mod tests {
             assert_eq!(logins[0], root);
             assert_eq!((logins[1].user.len(), logins[1].seconds), (USER_LENGTH, -1));
         }
-    }
-
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    #[test]
-    fn the_native_layout_is_the_c_library_s() {
-        use nix::libc::utmpx;
-        assert_eq!(size_of::<utmpx>(), Layout::NATIVE.length);
-        assert_eq!(std::mem::offset_of!(utmpx, ut_user), USER);
-        assert_eq!(std::mem::offset_of!(utmpx, ut_tv), Layout::NATIVE.time);
     }
 
     #[test]

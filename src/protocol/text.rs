@@ -31,6 +31,36 @@ pub(super) fn push_os_bytes(text: &mut String, bytes: &[u8]) {
     }
 }
 
+/// Whether a terminal takes the character for a command, or shows those after it in another order: controls of
+/// C0 and C1, and those for the direction of text.
+#[must_use]
+pub fn is_hidden(c: char) -> bool {
+    let turns = [
+        '\u{200e}'..='\u{200f}',
+        '\u{202a}'..='\u{202e}',
+        '\u{2066}'..='\u{2069}',
+    ];
+    c.is_control() || c == '\u{61c}' || turns.iter().any(|range| range.contains(&c))
+}
+
+/// `text` with what [`is_hidden`] as JSON escapes it, but for tabs and line ends.
+#[must_use]
+pub fn escape_hidden(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if is_hidden(c) && !matches!(c, '\t' | '\n') {
+            shown.push_str("\\u");
+            for shift in [12, 8, 4, 0] {
+                let digit = char::from_digit(u32::from(c) >> shift & 15, 16);
+                shown.extend(digit);
+            }
+        } else {
+            shown.push(c);
+        }
+    }
+    shown
+}
+
 /// The bytes that a string of the protocol means to the system: UTF-8, U+0000 as C0 80.
 #[must_use]
 pub fn to_os_bytes(text: &str) -> Vec<u8> {

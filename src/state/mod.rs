@@ -4,27 +4,44 @@
 //! | file | content |
 //! |---|---|
 //! | `qga.state` | keyfile with the counter for file handles; made at start if missing |
-//! | `qga.state.isfrozen` | empty; exists exactly while the agent holds filesystems frozen |
+//! | `qga.state.isfrozen` | exists exactly while the agent holds filesystems frozen; says which ([`Marker`]) |
 //! | `qga.state.expired` | a freeze that ended before its thaw, until that thaw has heard of it |
 //! | `qga.reports.json` | what the last freezes did, the newest first (ours alone) |
+//! | `qga.lock` | empty; locked while an agent uses the directory (ours alone) |
+//!
+//! A file may be torn, of another version, or no file at all: reading it never waits and follows no
+//! link, and the agent starts all the same.
 
 mod counter;
+mod lock;
 
-use crate::sys::localtime::{DATE, format_local};
+use crate::sys::localtime::{DATE, format_seconds};
+use nix::libc;
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
-use std::time::{Duration, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// First number of a file handle in a fresh state file.
-const FIRST_HANDLE: u32 = 1000;
+const FIRST_HANDLE: i64 = 1000;
+
+/// Longest state file that is read: 20 reports of some thousand filesystems.
+pub const MAX_SIZE: u64 = 16 << 20;
+
+const EXPIRED: &str = "qga.state.expired";
+const REPORTS: &str = "qga.reports.json";
+
+type Unwritten = Vec<(&'static str, Vec<u8>)>;
 
 /// The directory, and the files in it. Nothing is read or written before a method is called.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     dir: PathBuf,
+    /// Content that could not be written, by the file's name: this agent goes by it as long as it
+    /// runs. All clones share it.
+    unwritten: Arc<Mutex<Unwritten>>,
 }
 
 /// A freeze that ended before its thaw came; the next thaw must hear of it.
@@ -41,18 +58,50 @@ pub struct Expiry {
     pub count: u64,
 }
 
+impl Expiry {
+    /// The reason of a freeze that ended at its hold limit.
+    pub const HOLD_LIMIT: &str = "no guest-fsfreeze-thaw came within the hold limit";
+    /// The reason of one that a person ended.
+    pub const OPERATOR: &str = "somebody ran qemu-ga thaw --now";
+    /// The reason of one that ended with the system.
+    pub const SHUTDOWN: &str = "the system is going down";
+}
+
 impl std::fmt::Display for Expiry {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let when = UNIX_EPOCH + Duration::try_from_secs_f64(self.when).unwrap_or_default();
         write!(
             f,
             "the freeze was ended at {} after {:.0} s, {} filesystems were thawed, because {}; a snapshot taken after that is not consistent",
-            format_local(when, DATE),
+            format_seconds(self.when, DATE),
             self.held,
             self.count,
             self.reason
         )
     }
+}
+
+/// What the marker says, for a successor that finds no guardian. The original's is empty.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct Marker {
+    /// The kernel's boot id: another one's freeze is over.
+    pub boot: String,
+    /// The freeze's id, as in the report.
+    pub id: String,
+    /// When it began: milliseconds of CLOCK_MONOTONIC.
+    pub since_ms: u64,
+    /// How many milliseconds after that it ends; `None`: never.
+    pub limit_ms: Option<u64>,
+    /// The hook master that was called.
+    pub hook: Option<PathBuf>,
+    /// The devices of the filesystems that are frozen.
+    pub devices: Vec<String>,
+}
+
+/// The running kernel's boot id; empty if it cannot be read.
+pub fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim_end().to_owned()
 }
 
 /// A state file that could not be examined or written, with what to do.
@@ -73,7 +122,10 @@ impl std::error::Error for StateError {}
 impl StateDir {
     /// The state directory `dir`; it is never created.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
-        Self { dir: dir.into() }
+        Self {
+            dir: dir.into(),
+            unwritten: Arc::default(),
+        }
     }
 
     /// The directory itself.
@@ -109,16 +161,19 @@ impl StateDir {
     ///
     /// # Errors
     /// It cannot be made; a restart would then not know of the freeze.
-    pub fn mark_frozen(&self) -> Result<(), StateError> {
+    pub fn mark_frozen(&self, content: &Marker) -> Result<(), StateError> {
         let marker = self.marker();
-        OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(&marker)
-            .map(drop)
-            .map_err(|e| StateError {
+        let write = || {
+            let mut file = OpenOptions::new()
+                .write(true)
+                .create(true)
+                .truncate(true)
+                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+                .mode(0o600)
+                .open(&marker)?;
+            file.write_all(&serde_json::to_vec(content)?)
+        };
+        write().map_err(|e: io::Error| StateError {
                 text: format!(
                     "unable to create {}: {}; if the agent dies now, its successor will not know that filesystems are frozen (make {} writable)",
                     marker.display(),
@@ -126,6 +181,24 @@ impl StateDir {
                     self.dir.display()
                 ),
             })
+    }
+
+    /// What the marker says; an empty one, or one that is torn, says nothing.
+    pub fn read_marker(&self) -> Option<Marker> {
+        let marker = self.marker();
+        let told = |why: String| {
+            tracing::warn!(
+                "{} says nothing of use: {why}; all filesystems are taken for frozen",
+                marker.display()
+            );
+        };
+        let text = read(&marker).map_err(|e| told(reason(&e))).ok()??;
+        if text.is_empty() {
+            return None;
+        }
+        serde_json::from_slice(&text)
+            .map_err(|e| told(e.to_string()))
+            .ok()
     }
 
     /// Removes the marker; one that is gone already is fine.
@@ -146,17 +219,16 @@ impl StateDir {
         }
     }
 
-    /// Remembers that a freeze ended before its thaw.
+    /// Remembers that a freeze ended before its thaw, in memory if the file cannot be written.
     ///
     /// # Errors
-    /// It cannot be written; a late thaw would then look like success.
+    /// It cannot be written; a late thaw by another agent would then look like success.
     pub fn mark_expired(&self, expiry: &Expiry) -> Result<(), StateError> {
-        let path = self.expired();
-        let write = || self.replace(&path, &serde_json::to_vec(expiry)?);
+        let write = || self.save(EXPIRED, serde_json::to_vec(expiry)?);
         write().map_err(|e| StateError {
             text: format!(
-                "unable to write {}: {}; the next guest-fsfreeze-thaw will not say that it came too late",
-                path.display(),
+                "unable to write {}: {}; an agent that starts later will not say that guest-fsfreeze-thaw came too late",
+                self.dir.join(EXPIRED).display(),
                 reason(&e)
             ),
         })
@@ -164,80 +236,161 @@ impl StateDir {
 
     /// What [`StateDir::mark_expired`] remembered, once.
     pub fn take_expired(&self) -> Option<Expiry> {
-        let path = self.expired();
-        let text = fs::read(&path).ok()?;
-        if let Err(error) = fs::remove_file(&path) {
-            tracing::warn!("unable to delete {}: {}", path.display(), reason(&error));
+        let expiry = self.peek_expired()?;
+        self.unwritten().retain(|(name, _)| *name != EXPIRED);
+        let path = self.dir.join(EXPIRED);
+        match fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                tracing::warn!("unable to delete {}: {}", path.display(), reason(&error));
+            }
+            _ => {}
         }
-        serde_json::from_slice(&text)
-            .inspect_err(|error| tracing::warn!("{}: {error}", path.display()))
-            .ok()
+        Some(expiry)
     }
 
     /// What [`StateDir::mark_expired`] remembered, without taking it from the thaw that must hear
-    /// of it.
+    /// of it. A file that cannot be read still says that a freeze ended early.
     pub fn peek_expired(&self) -> Option<Expiry> {
-        serde_json::from_slice(&fs::read(self.expired()).ok()?).ok()
-    }
-
-    fn expired(&self) -> PathBuf {
-        self.dir.join("qga.state.expired")
+        let expiry = self.load(EXPIRED).and_then(|content| {
+            let parse = |content: Vec<u8>| Ok(serde_json::from_slice(&content)?);
+            content.map(parse).transpose()
+        });
+        expiry.unwrap_or_else(|error| {
+            let reason = format!(
+                "of something unknown: {} cannot be read: {}",
+                self.dir.join(EXPIRED).display(),
+                reason(&error)
+            );
+            Some(Expiry {
+                when: -1.0,
+                held: 0.0,
+                reason,
+                count: 0,
+            })
+        })
     }
 
     /// Makes `qga.state` if it is missing, which also shows at start that the directory is
-    /// writable; one that is there must be readable.
+    /// writable, or if it cannot be read.
     ///
     /// # Errors
-    /// The directory is missing or not writable, or the file is no key file.
+    /// The directory is missing or not writable.
     pub fn prepare(&self) -> Result<(), StateError> {
-        let path = self.dir.join("qga.state");
-        let made = OpenOptions::new()
-            .write(true)
-            .create_new(true)
-            .mode(0o666)
-            .open(&path);
-        let result = match made {
-            Ok(mut file) => writeln!(file, "[global]\nfd_counter={FIRST_HANDLE}"),
-            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {
-                return self.next_handle().map(drop);
-            }
-            Err(e) => Err(e),
+        let (next, is_kept) = match self.read_counter() {
+            Ok(Some(_)) => return Ok(()),
+            Ok(None) => (FIRST_HANDLE, false),
+            Err(why) => (self.unused_handle(&why), true),
         };
-        result.map_err(|e| StateError {
-            text: format!(
-                "unable to create state file at path {}: {} (the state directory must exist and be writable; choose it with --statedir)",
-                path.display(),
-                reason(&e)
-            ),
-        })
+        match self.set_next_handle(next) {
+            Err(error) if !is_kept => Err(StateError {
+                text: format!(
+                    "unable to create state file at path {}: {} (the state directory must exist and be writable; choose it with --statedir)",
+                    self.counter().display(),
+                    reason(&error)
+                ),
+            }),
+            // Without the file guest-file-open fails, and says why.
+            _ => Ok(()),
+        }
     }
 
     /// Where the reports of the last freezes lie.
     pub fn reports(&self) -> PathBuf {
-        self.dir.join("qga.reports.json")
+        self.dir.join(REPORTS)
+    }
+
+    /// The reports, those of [`StateDir::write_reports`] also where they could not be written.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub fn read_reports(&self) -> io::Result<Option<Vec<u8>>> {
+        self.load(REPORTS)
     }
 
     /// Replaces the reports; they are readable by root alone.
     ///
     /// # Errors
     /// The directory cannot be written.
-    pub fn write_reports(&self, json: &[u8]) -> io::Result<()> {
-        self.replace(&self.reports(), json)
+    pub fn write_reports(&self, json: Vec<u8>) -> io::Result<()> {
+        self.save(REPORTS, json)
     }
 
-    /// Temporary file and rename: whoever reads finds the old content or the new.
-    fn replace(&self, path: &Path, content: &[u8]) -> io::Result<()> {
-        let mut temporary = path.as_os_str().to_owned();
-        temporary.push(".new");
-        let mut file: File = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&temporary)?;
-        file.write_all(content)?;
-        fs::rename(&temporary, path)
+    fn unwritten(&self) -> MutexGuard<'_, Unwritten> {
+        self.unwritten
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn load(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
+        let unwritten = self.unwritten();
+        match unwritten.iter().find(|(known, _)| *known == name) {
+            Some((_, content)) => Ok(Some(content.clone())),
+            None => read(&self.dir.join(name)),
+        }
+    }
+
+    /// Replaces a file for root alone, or keeps the content in memory.
+    fn save(&self, name: &'static str, content: Vec<u8>) -> io::Result<()> {
+        let done = replace(&self.dir.join(name), &content, 0o600, false);
+        let mut unwritten = self.unwritten();
+        unwritten.retain(|(known, _)| *known != name);
+        if done.is_err() {
+            unwritten.push((name, content));
+        }
+        done
+    }
+}
+
+/// Reads a state file; `None` if there is none. It never waits, as opening a FIFO would, and follows
+/// no link.
+fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    let file = match open_regular(path, OpenOptions::new().read(true)) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let mut content = Vec::new();
+    file.take(MAX_SIZE + 1).read_to_end(&mut content)?;
+    if content.len() as u64 > MAX_SIZE {
+        return Err(io::Error::other("larger than 16 MiB"));
+    }
+    Ok(Some(content))
+}
+
+/// Opens a regular file, without following a link and without waiting for a FIFO's other end.
+///
+/// # Errors
+/// open(2)'s, or that it is no regular file.
+pub(crate) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
+    let file = options
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)?;
+    if !file.metadata()?.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    Ok(file)
+}
+
+/// Temporary file and rename: whoever reads finds the old content or the new. `sync`: after a power
+/// cut, too.
+fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    // What is there is a rest of an agent that died, or not ours at all: it is never written to.
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(&temporary)?;
+    file.write_all(content)?;
+    if sync {
+        file.sync_data()?;
+    }
+    fs::rename(&temporary, path)
 }
 
 /// The system's own words for an error, without Rust's `(os error N)`.
@@ -255,14 +408,33 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
         assert!(!state.is_marked_frozen().unwrap());
-        state.mark_frozen().unwrap();
-        state.mark_frozen().unwrap();
+        let content = Marker {
+            id: "7".into(),
+            devices: vec!["8:1".into()],
+            ..Marker::default()
+        };
+        state.mark_frozen(&Marker::default()).unwrap();
+        state.mark_frozen(&content).unwrap();
+        assert_eq!(state.read_marker(), Some(content));
         assert!(state.is_marked_frozen().unwrap());
         let meta = fs::metadata(dir.path().join("qga.state.isfrozen")).unwrap();
-        assert_eq!((meta.len(), meta.permissions().mode() & 0o777), (0, 0o600));
+        assert_eq!(meta.permissions().mode() & 0o777, 0o600);
         state.mark_thawed().unwrap();
         state.mark_thawed().unwrap();
         assert!(!state.is_marked_frozen().unwrap());
+    }
+
+    #[test]
+    fn a_marker_that_says_nothing_of_use_is_still_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path());
+        for text in [&b""[..], b"\0\0\0\0", b"{\"boot\":\"a", b"{\"boot\":7}"] {
+            fs::write(state.marker(), text).unwrap();
+            assert_eq!(state.read_marker(), None, "{}", text.escape_ascii());
+            assert!(state.is_marked_frozen().unwrap());
+        }
+        fs::write(state.marker(), "{\"unheard\":1}").unwrap();
+        assert_eq!(state.read_marker(), Some(Marker::default()));
     }
 
     #[test]
@@ -297,8 +469,37 @@ mod tests {
         assert_eq!(state.take_expired(), None);
         let text = expiry.to_string();
         assert!(text.contains("after 900 s, 2 filesystems") && text.contains("of the test"));
+        // A torn file still says that there was one.
         fs::write(dir.path().join("qga.state.expired"), "{torn").unwrap();
+        let text = state.take_expired().unwrap().to_string();
+        assert!(
+            text.contains("at an unknown time")
+                && text.contains("qga.state.expired cannot be read: "),
+            "{text}"
+        );
         assert_eq!(state.take_expired(), None);
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_known_to_every_clone() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = StateDir::new(dir.path().join("later"));
+        let expiry = Expiry {
+            when: 1e19,
+            held: 1e19,
+            reason: "of the test".into(),
+            count: 2,
+        };
+        let clone = state.clone();
+        assert!(state.mark_expired(&expiry).is_err());
+        assert!(state.write_reports(b"[]".to_vec()).is_err());
+        assert_eq!(clone.read_reports().unwrap(), Some(b"[]".to_vec()));
+        assert_eq!(clone.take_expired(), Some(expiry));
+        assert_eq!(state.take_expired(), None);
+        fs::create_dir(state.path()).unwrap();
+        state.write_reports(b"[1]".to_vec()).unwrap();
+        assert_eq!(clone.read_reports().unwrap(), Some(b"[1]".to_vec()));
+        assert!(clone.unwritten().is_empty());
     }
 
     #[test]

@@ -1,21 +1,16 @@
 //! What the guardian process needs of the system: its line and its files, inherited by number, and
 //! a place where it outlives the agent.
 
+use super::cgroup::own_groups;
 use super::process::Announcement;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
+use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::Path;
-
-/// Where the kernel's control groups are mounted: version 2, and the service manager's own
-/// hierarchy beside version 1.
-const CGROUPS: [(&str, &str); 2] = [
-    ("0::", "/sys/fs/cgroup"),
-    ("name=systemd:", "/sys/fs/cgroup/systemd"),
-];
+use std::path::{Path, PathBuf};
 
 /// Standard input as the line to the agent.
 ///
@@ -43,18 +38,41 @@ pub fn inherited_file(number: i32) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(probe.as_raw_fd()) })
 }
 
-/// Listens at `door`, where a dead predecessor may have left its own; root's alone.
+/// The path of a listening socket.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SocketPath {
+    path: PathBuf,
+    /// Device and inode number, by which it is known from one that a successor has put in its place.
+    id: (u64, u64),
+}
+
+impl SocketPath {
+    /// Removes it, unless another one is there by now.
+    pub fn remove(&self) {
+        let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == self.id;
+        if fs::symlink_metadata(&self.path).is_ok_and(is_it) {
+            fs::remove_file(&self.path).ok();
+        }
+    }
+}
+
+/// Listens at `path`, where a dead predecessor may have left its own; root's alone.
 ///
 /// # Errors
 /// What unlink(2), bind(2) or chmod(2) says.
-pub fn listen(door: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(door) {
+pub fn listen(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
+    match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => (),
     }
-    let listener = UnixListener::bind(door)?;
-    fs::set_permissions(door, fs::Permissions::from_mode(0o600))?;
-    Ok(listener)
+    let listener = UnixListener::bind(path)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
+    let made = fs::symlink_metadata(path)?;
+    let socket_path = SocketPath {
+        path: path.to_owned(),
+        id: (made.dev(), made.ino()),
+    };
+    Ok((listener, socket_path))
 }
 
 /// Asks the kernel to end every other process first when memory runs out.
@@ -82,33 +100,20 @@ pub fn leave_service_cgroup() -> io::Result<()> {
 /// # Errors
 /// Control groups are not mounted or not writable. Being in no service is none.
 pub fn ways_out_of_service() -> io::Result<Vec<Announcement>> {
-    let membership = fs::read_to_string("/proc/self/cgroup")?;
     let mut ways_out = Vec::new();
-    for line in membership.lines() {
-        for (prefix, mountpoint) in CGROUPS {
-            // `7:name=systemd:/system.slice/x.service`, or `0::/system.slice/x.service`
-            let Some(at) = line
-                .find(prefix)
-                .filter(|&at| at == 0 || line[..at].ends_with(':'))
-            else {
-                continue;
-            };
-            let group = Path::new(&line[at + prefix.len()..]);
-            if group.extension().is_none_or(|kind| kind != "service") {
-                continue;
-            }
-            let parent = group.parent().unwrap_or(group);
-            let parent = parent.strip_prefix("/").unwrap_or(parent);
-            let beside = Path::new(mountpoint).join(parent).join("qemu-ga-guardian");
-            fs::create_dir_all(&beside)?;
-            let processes = OpenOptions::new()
-                .write(true)
-                .open(beside.join("cgroup.procs"))?;
-            ways_out.push(Announcement {
-                fd: processes.into(),
-                text: b"0".to_vec(),
-            });
+    for group in own_groups()? {
+        if group.extension().is_none_or(|kind| kind != "service") {
+            continue;
         }
+        let beside = group.with_file_name("qemu-ga-guardian");
+        fs::create_dir_all(&beside)?;
+        let processes = OpenOptions::new()
+            .write(true)
+            .open(beside.join("cgroup.procs"))?;
+        ways_out.push(Announcement {
+            fd: processes.into(),
+            text: b"0".to_vec(),
+        });
     }
     Ok(ways_out)
 }

@@ -3,7 +3,7 @@
 //! The program never calls setlocale(3), so names of days and months are the C locale's.
 
 use std::ffi::CStr;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
 
@@ -33,6 +33,17 @@ pub fn format_local(time: SystemTime, format: &CStr) -> String {
     String::from_utf8_lossy(&text[..length]).into_owned()
 }
 
+/// [`format_local`] of seconds since the epoch that somebody wrote into a file: they may be anything.
+pub fn format_seconds(seconds: f64, format: &CStr) -> String {
+    let since = Duration::try_from_secs_f64(seconds).ok();
+    let time = since.and_then(|since| UNIX_EPOCH.checked_add(since));
+    let text = time.map_or(String::new(), |time| format_local(time, format));
+    if text.is_empty() {
+        return "an unknown time".into();
+    }
+    text
+}
+
 /// Abbreviation of the zone that holds at `time`, and its seconds east of UTC; `None` if the time
 /// has no calendar date.
 pub fn zone(time: SystemTime) -> Option<(String, libc::c_long)> {
@@ -51,7 +62,7 @@ fn fields(time: SystemTime) -> Option<libc::tm> {
             -whole - i64::from(gone.subsec_nanos() > 0)
         }
     };
-    let seconds = seconds as super::CTime;
+    let seconds = super::c_time(seconds)?;
     // SAFETY: an all-zero `tm` is a valid value of that plain C struct (null zone name included).
     let mut fields: libc::tm = unsafe { std::mem::zeroed() };
     // SAFETY: tzset takes nothing; both pointers of localtime_r outlive the call. localtime_r is
@@ -70,7 +81,6 @@ fn fields(time: SystemTime) -> Option<libc::tm> {
 mod tests {
     use super::*;
     use std::process::Command;
-    use std::time::Duration;
 
     #[test]
     fn is_what_date_prints() {
@@ -105,5 +115,13 @@ mod tests {
         let before = UNIX_EPOCH - Duration::from_millis(500);
         assert_eq!(format_local(before, c"%s"), "-1");
         assert_eq!(format_local(UNIX_EPOCH, c""), "");
+    }
+
+    #[test]
+    fn seconds_of_any_size_are_told_or_unknown() {
+        assert!(format_seconds(1.7e9, DATE).ends_with(" 2023"));
+        for seconds in [-1.0, 9e18, 1e19, 1e308, f64::INFINITY, f64::NAN] {
+            assert_eq!(format_seconds(seconds, DATE), "an unknown time");
+        }
     }
 }

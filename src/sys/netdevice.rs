@@ -79,23 +79,33 @@ fn dump_once(kind: u16, body: &[u8], messages: &mut Vec<u8>) -> io::Result<bool>
             Err(Errno::EINTR) => continue,
             count => count?,
         };
-        let mut rest = buffer.get(..count).unwrap_or_default();
-        while let Some((message, next)) = split(rest) {
-            whole &= message.flags & INTERRUPTED == 0;
-            match i32::from(message.kind) {
-                libc::NLMSG_DONE => return Ok(whole),
-                libc::NLMSG_ERROR => {
-                    let number = message
-                        .body
-                        .first_chunk()
-                        .map_or(0, |n| i32::from_ne_bytes(*n));
-                    return Err(io::Error::from_raw_os_error(-number));
-                }
-                _ => messages.extend_from_slice(message.whole),
-            }
-            rest = next;
+        let datagram = buffer.get(..count).unwrap_or_default();
+        if take_in(datagram, messages, &mut whole)? {
+            return Ok(whole);
         }
     }
+}
+
+/// Appends the messages of a datagram; true if it is the last one. `whole` becomes false if the list
+/// changed meanwhile.
+///
+/// # Errors
+/// The kernel's, in place of an answer.
+pub fn take_in(mut rest: &[u8], messages: &mut Vec<u8>, whole: &mut bool) -> io::Result<bool> {
+    while let Some((message, next)) = split(rest) {
+        *whole &= message.flags & INTERRUPTED == 0;
+        match i32::from(message.kind) {
+            libc::NLMSG_DONE => return Ok(true),
+            libc::NLMSG_ERROR => {
+                let number = message.body.first_chunk();
+                let number = number.map_or(0, |n| i32::from_ne_bytes(*n));
+                return Err(io::Error::from_raw_os_error(number.wrapping_neg()));
+            }
+            _ => messages.extend_from_slice(message.whole),
+        }
+        rest = next;
+    }
+    Ok(false)
 }
 
 /// One message of a dump.

@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
+use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 /// A time for poll; None: for ever. Rounded up to a millisecond, so that whoever waits again for what
@@ -22,9 +23,11 @@ pub fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     matches!(poll(&mut fds, timeout(Some(time))), Ok(1))
 }
 
-/// Waits, at most for `time`, until whoever is at the other end of `fd` has gone; what he said before may still be to be read.
+/// Waits, at most for `time`, until whoever is at the other end of `fd` has gone, or sends nothing any more; what was
+/// sent before may still be to be read.
 pub fn has_hung_up(fd: BorrowedFd<'_>, time: Duration) -> bool {
-    let mut fds = [PollFd::new(fd, PollFlags::empty())];
+    let hung_up = PollFlags::from_bits_retain(libc::POLLRDHUP);
+    let mut fds = [PollFd::new(fd, hung_up)];
     matches!(poll(&mut fds, timeout(Some(time))), Ok(1))
 }
 
@@ -53,6 +56,8 @@ mod tests {
         there.write_all(b"x").unwrap();
         assert!(is_readable(here.as_fd(), Duration::ZERO));
         assert!(!has_hung_up(here.as_fd(), Duration::ZERO));
+        there.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(has_hung_up(here.as_fd(), Duration::ZERO));
         drop(there);
         assert!(has_hung_up(here.as_fd(), Duration::MAX));
         assert!(is_readable(here.as_fd(), Duration::MAX));

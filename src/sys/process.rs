@@ -9,7 +9,7 @@ use std::process::Command;
 
 use nix::libc;
 
-use super::identity::Identity;
+use super::fds;
 
 /// Gives this process the name by which lists of processes show it, at most 15 bytes; without, it is
 /// that of the path that was executed, `exe` for /proc/self/exe.
@@ -39,19 +39,20 @@ pub struct Announcement {
 }
 
 impl Announcement {
-    /// Writes it, from this very process.
+    /// Writes it, from this very process. Whoever is at the other end of a socket may have gone, or have
+    /// stopped to read: that neither ends this process with SIGPIPE nor blocks it.
     ///
     /// # Errors
-    /// write(2)'s.
+    /// send(2)'s or write(2)'s.
     pub fn make(&self) -> io::Result<()> {
+        let (fd, text) = (self.fd.as_raw_fd(), self.text.as_ptr().cast());
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: the descriptor is owned, and the pointer and length are those of the vector.
-        let written = unsafe {
-            libc::write(
-                self.fd.as_raw_fd(),
-                self.text.as_ptr().cast(),
-                self.text.len(),
-            )
-        };
+        let mut written = unsafe { libc::send(fd, text, self.text.len(), flags) };
+        if written < 0 && nix::errno::Errno::last() == nix::errno::Errno::ENOTSOCK {
+            // SAFETY: as above.
+            written = unsafe { libc::write(fd, text, self.text.len()) };
+        }
         if written < 0 {
             Err(io::Error::last_os_error())
         } else {
@@ -90,6 +91,7 @@ pub fn prepare(
             announcement.make().ok();
         }
         reset_signals()?;
+        fds::restore_limit();
         close_at_exec_from(3)?;
         for &fd in &keep {
             // SAFETY: fcntl with F_SETFD takes an integer; a bad number is an error answer.
@@ -105,30 +107,7 @@ pub fn prepare(
     unsafe { command.pre_exec(hook) };
 }
 
-/// Has the child of `command` become that user for good; to be called after [`prepare`], whose part
-/// needs the rights that this takes away.
-pub fn become_user(command: &mut Command, identity: &Identity) {
-    let (uid, gid) = (identity.uid.as_raw(), identity.gid.as_raw());
-    let groups: Vec<libc::gid_t> = identity.groups.iter().map(|group| group.as_raw()).collect();
-    let hook = move || {
-        // SAFETY: integers, and a pointer to as many group numbers as are announced; in this child
-        // there is no other thread whose identity the C library would change too.
-        let done = unsafe {
-            libc::setgroups(groups.len() as _, groups.as_ptr()) == 0
-                && libc::setgid(gid) == 0
-                && libc::setuid(uid) == 0
-        };
-        if done {
-            Ok(())
-        } else {
-            Err(io::Error::last_os_error())
-        }
-    };
-    // SAFETY: as in `prepare`.
-    unsafe { command.pre_exec(hook) };
-}
-
-fn join(family: Family) -> io::Result<()> {
+pub(super) fn join(family: Family) -> io::Result<()> {
     // SAFETY: both calls take integers only and act on the calling process.
     let done = unsafe {
         match family {
@@ -215,10 +194,16 @@ pub struct Stat {
     /// It has neither exited nor been killed. One that has is there until it is reaped, and until its last thread
     /// has left the kernel; its descriptors stay open until then.
     pub is_running: bool,
+    /// A signal or a debugger has stopped it.
+    pub is_stopped: bool,
+    /// Its parent.
+    pub parent: i32,
     /// Its process group.
     pub group: i32,
     /// Its session.
     pub session: i32,
+    /// When it was started, in clock ticks since boot: with its number it is that very process.
+    pub start: u64,
 }
 
 /// Reads /proc/PID/stat; None if it cannot be seen.
@@ -226,18 +211,20 @@ pub fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Fields 3, 5 and 6 of proc_pid_stat(5); the name before them may hold anything, `)` included.
-fn parse_stat(text: &[u8]) -> Option<Stat> {
+/// Fields 3 to 6 and 22 of proc_pid_stat(5); the name before them may hold anything, `)` included.
+pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
-    let is_running = !matches!(fields.next()?, "Z" | "X" | "x");
-    let group = fields.nth(1)?.parse().ok()?;
-    let session = fields.next()?.parse().ok()?;
+    let state = fields.next()?;
+    let mut number = || fields.next()?.parse().ok();
     Some(Stat {
-        is_running,
-        group,
-        session,
+        is_running: !matches!(state, "Z" | "X" | "x"),
+        is_stopped: matches!(state, "T" | "t"),
+        parent: number()?,
+        group: number()?,
+        session: number()?,
+        start: fields.nth(15)?.parse().ok()?,
     })
 }
 
@@ -314,24 +301,19 @@ mod tests {
 
     #[test]
     fn reads_stat_lines() {
-        let line = b"77 (a) S 1) R) S 1 70 60 0 -1 4194560 1";
-        assert_eq!(
-            parse_stat(line),
-            Some(Stat {
-                is_running: true,
+        let rest = "1 70 60 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 11 12";
+        for (state, is_running) in [("S", true), ("Z", false)] {
+            let line = format!("77 (a) S 1) R) {state} {rest}");
+            let stat = Stat {
+                is_stopped: false,
+                is_running,
+                parent: 1,
                 group: 70,
-                session: 60
-            })
-        );
-        let line = b"77 (x) Z 1 70 60 0";
-        assert_eq!(
-            parse_stat(line),
-            Some(Stat {
-                is_running: false,
-                group: 70,
-                session: 60
-            })
-        );
+                session: 60,
+                start: 99,
+            };
+            assert_eq!(parse_stat(line.as_bytes()), Some(stat));
+        }
         assert_eq!(parse_stat(b"77 (x"), None);
         assert_eq!(parse_stat(b"77 (x) S 1"), None);
     }

@@ -170,7 +170,8 @@ fn to_seconds(fields: &Fields) -> i64 {
 /// # Errors
 /// EOVERFLOW: no date that this machine can name.
 fn to_fields(seconds: i64) -> io::Result<Fields> {
-    let time = seconds as super::CTime;
+    let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
+    let time = super::c_time(seconds).ok_or_else(overflow)?;
     // SAFETY: as in `to_seconds`; both pointers are good for the call.
     let (tm, done) = unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
@@ -178,7 +179,7 @@ fn to_fields(seconds: i64) -> io::Result<Fields> {
         (tm, done)
     };
     if done.is_null() {
-        return Err(io::Error::from_raw_os_error(libc::EOVERFLOW));
+        return Err(overflow());
     }
     Ok(Fields {
         second: tm.tm_sec,
@@ -220,6 +221,10 @@ mod tests {
                 day_of_year: day_of_year - 1,
                 summer_time: 0,
             };
+            if crate::sys::c_time(seconds).is_none() {
+                to_fields(seconds).unwrap_err();
+                continue;
+            }
             assert_eq!(to_fields(seconds).unwrap(), fields, "{seconds}");
             assert_eq!(to_seconds(&fields), seconds);
         }

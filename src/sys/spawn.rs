@@ -1,5 +1,6 @@
-//! Starting a program with a given environment and search list (floor 1): what posix_spawn(3) and
-//! `std::process` cannot express together. The child gets three descriptors and no other.
+//! Starting a program (floor 1): the one place where helpers, hooks and the programs of guest-exec are
+//! forked. Environment, search list, user and family are given together, which posix_spawn(3) and
+//! `std::process` cannot express. The child gets three descriptors and those that are named.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -11,12 +12,14 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::unistd::pipe2;
 
-use super::process;
+use super::fds;
+use super::identity::Identity;
+use super::process::{self, Announcement, Family};
 
 const SHELL: &CStr = c"/bin/sh";
 
 /// A program to start.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Program<'a> {
     /// The files to try, in this order: one, or the program's name in each directory of PATH.
     pub candidates: &'a [CString],
@@ -26,6 +29,14 @@ pub struct Program<'a> {
     pub env: Option<&'a [CString]>,
     /// Its standard input, output and error. None of the three may be numbered 0, 1 or 2.
     pub stdio: [BorrowedFd<'a>; 3],
+    /// What it leaves our family for; None: nothing.
+    pub family: Option<Family>,
+    /// Descriptors that stay open in it, under their numbers.
+    pub keep: &'a [RawFd],
+    /// What it writes before it is executed; one that cannot be written stops nothing.
+    pub announcements: &'a [Announcement],
+    /// Whom it becomes; None: nobody else.
+    pub user: Option<&'a Identity>,
 }
 
 /// Why there is no child.
@@ -37,8 +48,8 @@ pub enum SpawnError {
     Exec(io::Error),
 }
 
-/// Starts `program` in our session, group, directory and with our umask, with no signal blocked
-/// and SIGPIPE at its default; returns its process id. Whoever calls this reaps it.
+/// Starts `program` in our directory and with our umask, with no signal blocked and SIGPIPE, SIGHUP and
+/// SIGCHLD at their defaults; returns its process id. Whoever calls this reaps it.
 ///
 /// A file that the kernel cannot execute (ENOEXEC) is run by /bin/sh. A candidate that is not
 /// there or may not be executed is passed over.
@@ -52,11 +63,13 @@ pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
     // `/bin/sh FILE ARGUMENT…`, the file filled in by the child.
     let mut shell = vec![SHELL.as_ptr(), ptr::null()];
     shell.extend_from_slice(argv.get(1..).unwrap_or(&[ptr::null()]));
+    let groups = program.user.map_or(&[][..], |user| &user.groups);
+    let groups: Vec<libc::gid_t> = groups.iter().map(|group| group.as_raw()).collect();
     let prepared = Prepared {
-        candidates: program.candidates,
+        program,
         argv: &argv,
         env: env.as_deref(),
-        stdio: program.stdio.map(|fd| fd.as_raw_fd()),
+        groups: &groups,
         tell: tell.as_raw_fd(),
     };
     // SAFETY: the child calls only async-signal-safe functions on memory that was filled before,
@@ -73,10 +86,8 @@ pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
     match verdict(told) {
         None => Ok(pid),
         Some(errno) => {
-            // SAFETY: the child is ours and ends at once; no status is wanted.
-            while unsafe { libc::waitpid(pid, ptr::null_mut(), 0) } < 0
-                && io::Error::last_os_error().kind() == io::ErrorKind::Interrupted
-            {}
+            // It ends at once; no status is wanted.
+            reap(pid).ok();
             Err(SpawnError::Exec(io::Error::from_raw_os_error(errno)))
         }
     }
@@ -95,10 +106,10 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
 }
 
 struct Prepared<'a> {
-    candidates: &'a [CString],
+    program: &'a Program<'a>,
     argv: &'a [*const libc::c_char],
     env: Option<&'a [*const libc::c_char]>,
-    stdio: [RawFd; 3],
+    groups: &'a [libc::gid_t],
     tell: RawFd,
 }
 
@@ -127,14 +138,36 @@ impl Prepared<'_> {
     }
 
     fn settle(&self) -> io::Result<()> {
-        for (to, from) in self.stdio.into_iter().enumerate() {
+        let program = self.program;
+        for (to, from) in program.stdio.iter().enumerate() {
             // SAFETY: integers only. The copy has no close-on-exec flag.
-            if unsafe { libc::dup2(from, to as RawFd) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
+            check(unsafe { libc::dup2(from.as_raw_fd(), to as RawFd) })?;
+        }
+        program.family.map_or(Ok(()), process::join)?;
+        for announcement in program.announcements {
+            announcement.make().ok();
         }
         process::reset_signals()?;
-        process::close_at_exec_from(3)
+        fds::restore_limit();
+        process::close_at_exec_from(3)?;
+        for &fd in program.keep {
+            // SAFETY: F_SETFD takes an integer; a bad number is an error answer.
+            check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+        }
+        if let Some(user) = program.user {
+            // Last, for the rest needs the rights that this takes away.
+            // SAFETY: integers, and a pointer to as many group numbers as are announced; there is no
+            // other thread in this child whose identity the C library would change too.
+            unsafe {
+                check(libc::setgroups(
+                    self.groups.len() as _,
+                    self.groups.as_ptr(),
+                ))?;
+                check(libc::setgid(user.gid.as_raw()))?;
+                check(libc::setuid(user.uid.as_raw()))?;
+            }
+        }
+        Ok(())
     }
 
     /// Returns only if nothing could be executed: the error number.
@@ -146,7 +179,7 @@ impl Prepared<'_> {
         let mut last = libc::ENOENT;
         // SAFETY: our own environment is a null-terminated array; in the child nobody changes it.
         let env = self.env.map_or(unsafe { environ }, <[_]>::as_ptr);
-        for file in self.candidates {
+        for file in self.program.candidates {
             // SAFETY: the strings end in NUL and the arrays in null, and all outlive the call.
             unsafe { libc::execve(file.as_ptr(), self.argv.as_ptr(), env) };
             last = errno();
@@ -165,6 +198,14 @@ impl Prepared<'_> {
             }
         }
         refused.unwrap_or(last)
+    }
+}
+
+fn check(answer: libc::c_int) -> io::Result<()> {
+    if answer < 0 {
+        Err(io::Error::last_os_error())
+    } else {
+        Ok(())
     }
 }
 
@@ -188,10 +229,22 @@ pub enum Ended {
 /// # Errors
 /// ECHILD: it is no child of ours, or somebody else has reaped it.
 pub fn try_reap(pid: i32) -> io::Result<Option<Ended>> {
+    wait(pid, libc::WNOHANG)
+}
+
+/// Waits until the child `pid` has ended, and reaps it.
+///
+/// # Errors
+/// As [`try_reap`].
+pub fn reap(pid: i32) -> io::Result<Ended> {
+    wait(pid, 0).map(|ended| ended.unwrap_or(Ended::Exited(0)))
+}
+
+fn wait(pid: i32, flags: libc::c_int) -> io::Result<Option<Ended>> {
     let mut status = 0;
     loop {
         // SAFETY: the pointer is good for the call.
-        match unsafe { libc::waitpid(pid, &mut status, libc::WNOHANG) } {
+        match unsafe { libc::waitpid(pid, &mut status, flags) } {
             0 => return Ok(None),
             -1 => {
                 let error = io::Error::last_os_error();
@@ -205,6 +258,25 @@ pub fn try_reap(pid: i32) -> io::Result<Option<Ended>> {
             _ => return Ok(Some(Ended::Exited(libc::WEXITSTATUS(status)))),
         }
     }
+}
+
+/// The files that a program's name may mean: the name itself if it has a slash, else in each of the
+/// directories of `path`, with `:` between.
+pub fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
+    if name.is_empty() || name.contains(&b'/') {
+        return CString::new(name).into_iter().collect();
+    }
+    path.split(|&byte| byte == b':')
+        .filter_map(|directory| {
+            let mut file = directory.to_vec();
+            // An empty entry is the working directory.
+            if !file.is_empty() {
+                file.push(b'/');
+            }
+            file.extend_from_slice(name);
+            CString::new(file).ok()
+        })
+        .collect()
 }
 
 /// A descriptor above the standard three that will be closed at exec, for `fd`.
@@ -246,6 +318,10 @@ mod tests {
             argv: &strings(argv),
             env: env.as_deref(),
             stdio: [null.as_fd(), write.as_fd(), null.as_fd()],
+            family: None,
+            keep: &[],
+            announcements: &[],
+            user: None,
         });
         drop(write);
         let pid = match spawned {

@@ -6,8 +6,10 @@
 
 #![allow(clippy::expect_used, clippy::panic)] // helpers of tests, outside of #[test] itself
 
+mod architecture;
 mod blocks;
 mod commands;
+mod consistency;
 mod outputs;
 mod settings;
 mod text;
@@ -19,11 +21,12 @@ mod support;
 use blocks::{Block, every_block};
 
 const HOOK_GUIDE: &str = "hooks/README.md";
+const CLOUDS_GUIDE: &str = "docs/clouds.md";
 
 /// What a block is run by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Runner {
-    /// `tests/hooks/guide.rs`.
+    /// `tests/hooks/guide.rs` and `tests/hooks/clouds.rs`.
     Guide,
     /// The agent's parser, or the hook master's.
     Settings,
@@ -31,6 +34,8 @@ enum Runner {
     Domain,
     /// The reader of the hook log.
     Log,
+    /// The names in the code of what it draws.
+    Drawing,
     /// The tool whose output it is.
     Output,
     /// A shell.
@@ -39,7 +44,8 @@ enum Runner {
 
 fn runner(block: &Block) -> Option<Runner> {
     Some(match (block.file.as_str(), block.language.as_str()) {
-        (HOOK_GUIDE, "sh" | "ini" | "text") => Runner::Guide,
+        (HOOK_GUIDE, "sh" | "ini" | "text") | (CLOUDS_GUIDE, "sh") => Runner::Guide,
+        ("docs/architecture.md", "text") => Runner::Drawing,
         (_, "ini") => Runner::Settings,
         (_, "xml") => Runner::Domain,
         (_, "log") => Runner::Log,
@@ -75,4 +81,6 @@ fn every_block_is_claimed() {
     assert!(unclaimed.is_empty(), "{unclaimed:#?}");
     let guide = include_str!("../hooks/guide.rs");
     assert!(guide.contains("include_str!(\"../../hooks/README.md\")"));
+    let clouds = include_str!("../hooks/clouds.rs");
+    assert!(clouds.contains("include_str!(\"../../docs/clouds.md\")"));
 }

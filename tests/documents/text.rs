@@ -14,7 +14,7 @@ use crate::support::binary;
 const FOREIGN: [&str; 2] = ["--locked", "--test"];
 
 /// What stands between backquotes.
-fn spans(text: &str) -> Vec<&str> {
+pub fn spans(text: &str) -> Vec<&str> {
     text.lines()
         .flat_map(|line| line.split('`').skip(1).step_by(2))
         .collect()
@@ -94,7 +94,7 @@ fn every_option_in_the_text_is_one() {
 }
 
 /// The text of a file, or of all below a directory.
-fn below(path: &Path) -> String {
+pub fn below(path: &Path) -> String {
     if !path.is_dir() {
         return fs::read_to_string(path).unwrap_or_default();
     }
@@ -104,12 +104,11 @@ fn below(path: &Path) -> String {
         .collect()
 }
 
-/// The tests that tests/COMPAT.md names without a file.
-#[test]
-fn every_difference_names_a_test() {
+/// The tests that a document names without a file.
+fn check_tests_named_in(file: &str, least: usize) {
     let cases = below(&root().join("tests/compliance/cases"));
     let mut seen = 0;
-    for span in spans(&read("tests/COMPAT.md")) {
+    for span in spans(&read(file)) {
         let Some((module, name)) = span.split_once("::") else {
             continue;
         };
@@ -123,9 +122,19 @@ fn every_difference_names_a_test() {
                 read(&format!("tests/integration/{module}.rs")).contains(&format!("fn {name}("))
             }
         };
-        assert!(known, "tests/COMPAT.md: `{span}`");
+        assert!(known, "{file}: `{span}`");
     }
-    assert!(seen > 40, "{seen}");
+    assert!(seen > least, "{file}: {seen}");
+}
+
+#[test]
+fn every_difference_names_a_test() {
+    check_tests_named_in("tests/COMPAT.md", 40);
+}
+
+#[test]
+fn every_limit_of_an_actor_names_a_test() {
+    check_tests_named_in("docs/threat-model.md", 30);
 }
 
 /// `path` and `path: function`, of a test for example.
@@ -136,7 +145,7 @@ fn every_file_in_the_text_is_there() {
         for span in spans(&blocks(&file, &text).1) {
             let (path, function) = span.split_once(": ").unwrap_or((span, ""));
             let path = path.split([' ', ':']).next().unwrap_or_default();
-            let is_ours = ["tests/", "src/", "hooks/", "debian/", "rpm/"]
+            let is_ours = ["docs/", "tests/", "src/", "hooks/", "debian/", "rpm/"]
                 .iter()
                 .any(|top| path.starts_with(top));
             if !is_ours || path.contains("NAME") || path.contains('…') {

@@ -3,9 +3,11 @@
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
 mod adapters;
+mod clouds;
 mod guide;
 mod holding;
 mod master;
 mod policy;
+mod settings;
 mod support;
 mod tools;

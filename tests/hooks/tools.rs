@@ -180,6 +180,22 @@ fn try_runs_one_hook_and_says_what_it_means() {
 }
 
 #[test]
+fn try_says_what_a_freeze_says_of_misspelt_settings() {
+    let place = Place::new();
+    place.hook("10-db", "# qga-hook: colour = blue");
+    place.conf("[hooks]\ncolor=red\n");
+    let told = says(&place, 0, &["try", "10-db"]);
+    for wrong in ["colour = ", "color="] {
+        assert_eq!(told.matches(wrong).count(), 1, "{told}");
+    }
+    let shown = json(&place, 0, &["try", "10-db"]);
+    assert_eq!(shown["warnings"].as_array().expect("a list").len(), 2);
+    place.conf("[hook 10-db]\nenabled=no\n");
+    let told = says(&place, 0, &["try", "10-db"]);
+    assert!(told.contains("10-db: a freeze does not call it"), "{told}");
+}
+
+#[test]
 fn try_takes_paths_samples_and_limits() {
     let place = Place::new();
     place.conf("[hook 20-app]\nsuccess=3\n");
@@ -241,4 +257,70 @@ fn a_person_who_stops_the_pause_still_gets_the_thaw() {
     let rest: Vec<String> = lines.collect();
     assert!(rest.contains(&"let go: ok".to_owned()), "{rest:?}");
     assert_eq!(person.wait().expect("ended").code(), Some(0));
+}
+
+/// `qemu-ga hook try NAME` at a terminal of its own, which script(1) makes; what is written to it is typed.
+fn at_terminal(place: &Place, name: &str) -> std::process::Child {
+    let command = format!("{BINARY} hook try {name} --dir '{}'", place.dir().display());
+    Command::new("script")
+        .args(["-qec", &command, "/dev/null"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("script(1)")
+}
+
+/// A place in which hooks of other users can be run; `None`: only root can be another.
+fn open_to_other_users() -> Option<Place> {
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let place = Place::new();
+    let above = place.path.parent().expect("above");
+    fs::set_permissions(above, fs::Permissions::from_mode(0o755)).expect("mode");
+    Some(place)
+}
+
+#[test]
+fn the_hook_of_a_user_types_nothing_at_the_operator_s_terminal() {
+    let Some(place) = open_to_other_users() else {
+        return;
+    };
+    place.hook(
+        "10-db",
+        "perl -e 'open(T, \"+<\", \"/dev/tty\") or die \"cannot open: $!\\n\"; \
+         $x = \"x\"; ioctl(T, 0x5412, $x) or die \"cannot type: $!\\n\"; print \"typed\\n\"'",
+    );
+    place.conf("[hook 10-db]\nuser=nobody\n");
+    let told = at_terminal(&place, "10-db").wait_with_output();
+    let told = text(&told.expect("ended").stdout);
+    let refused = "cannot open: No such device or address";
+    assert_eq!(told.matches(refused).count(), 2, "{told}");
+}
+
+#[test]
+fn ctrl_c_ends_the_hook_of_a_user_and_says_so() {
+    use std::io::Write;
+    let Some(place) = open_to_other_users() else {
+        return;
+    };
+    place.hook(
+        "10-db",
+        "[ $1 = thaw ] || { echo pid $$; exec sleep 1000; }",
+    );
+    place.conf("[hook 10-db]\nuser=nobody\n");
+    let mut person = at_terminal(&place, "10-db");
+    let out = BufReader::new(person.stdout.take().expect("stdout"));
+    let mut lines = out.lines().map_while(Result::ok);
+    let pid = lines.find_map(|line| line.strip_prefix("pid ").map(|pid| pid.trim().to_owned()));
+    let pid: i32 = pid.expect("it runs").parse().expect("number");
+    let mut keys = person.stdin.take().expect("stdin");
+    keys.write_all(b"\x03").expect("typed");
+    let rest: Vec<String> = lines.collect();
+    let says = |what: &str| rest.iter().any(|line| line.contains(what));
+    assert!(says("was ended because the run was stopped"), "{rest:?}");
+    assert!(says(" freeze took ") && says(", stopped: "), "{rest:?}");
+    assert!(says(" thaw took "), "{rest:?}");
+    assert!(qemu_ga::sys::process::stat(pid).is_none_or(|stat| !stat.is_running));
+    person.wait().expect("ended");
 }

@@ -13,10 +13,17 @@ fn stderr(out: &Output) -> String {
 }
 
 /// What `--dump-conf` prints with `args`.
-fn dump(place: &Place, args: &[&str]) -> String {
+fn whole_dump(place: &Place, args: &[&str]) -> String {
     let out = place.run(&[&["-D"], args].concat());
     assert!(out.status.success(), "{}", stderr(&out));
     stdout(&out)
+}
+
+/// The original's part of it.
+fn dump(place: &Place, args: &[&str]) -> String {
+    let whole = whole_dump(place, args);
+    let general = whole.split("[qemu-ga-rs]\n").next();
+    general.unwrap_or_default().to_owned()
 }
 
 const DEFAULTS: &str = "[general]
@@ -73,6 +80,37 @@ block-rpcs=guest-file-open,guest-exec,b,a
 allow-rpcs=c
 ";
     assert_eq!(all, expected);
+}
+
+const OWN_DEFAULTS: &str = "[qemu-ga-rs]
+fsfreeze-mode=all
+fsfreeze-include=
+fsfreeze-exclude=
+fsfreeze-optional=
+fsfreeze-strict=false
+fsfreeze-ignore-frozen=false
+fsfreeze-normal-rcu=false
+fsfreeze-hold-limit=900
+fsfreeze-step-limit=300
+";
+
+#[test]
+fn a_dump_shows_our_own_keys_and_what_was_refused() {
+    if !is_ours() {
+        return;
+    }
+    let place = Place::new();
+    let defaults = DEFAULTS.to_owned() + OWN_DEFAULTS;
+    assert_eq!(whole_dump(&place, &[]), defaults);
+    let file = place.name("conf");
+    fs::write(&file, &defaults).expect("file");
+    assert_eq!(whole_dump(&place, &["-c", &file]), defaults);
+    // What was meant is not in effect, and that is said.
+    let out = place.run(&["-D", "--fsfreeze-hold-limit=15m"]);
+    assert!(out.status.success() && stdout(&out).ends_with(OWN_DEFAULTS));
+    let refused =
+        "qemu-ga: option '--fsfreeze-hold-limit' has the value '15m', which is not a whole number";
+    assert!(stderr(&out).starts_with(refused), "{}", stderr(&out));
 }
 
 #[test]
@@ -193,7 +231,7 @@ fn the_file_of_the_environment_and_of_the_option() {
     };
     assert!(run(&[], "env").contains("\npath=/env\n"));
     assert!(run(&[], "env").contains("\nverbose=true\n"));
-    assert_eq!(run(&[], "missing"), DEFAULTS);
+    assert!(run(&[], "missing").starts_with(DEFAULTS));
     let named = run(&["-c", &place.name("opt")], "env");
     assert!(named.contains("\npath=/opt\n") && named.contains("\nverbose=false\n"));
     assert!(run(&["-p", "/cmd"], "env").contains("\npath=/cmd\n"));

@@ -1,6 +1,7 @@
 //! guest-exec: what a host may rely on beyond the observed exchanges.
 
 use crate::log_gate::{audit_lines, system_log};
+use crate::memory::kibibytes;
 use crate::support::disk::detach;
 use crate::support::{
     Agent, Client, Disk, Place, disabled, failed, in_namespace, is_ours, wait_until,
@@ -18,7 +19,8 @@ fn exec(client: &mut Client, arguments: &Value) -> i64 {
     reply["return"]["pid"].as_i64().expect("a pid")
 }
 
-fn shell(client: &mut Client, script: &str, capture: &Value) -> i64 {
+/// A shell script by guest-exec; the pid.
+pub fn shell(client: &mut Client, script: &str, capture: &Value) -> i64 {
     let arguments = json!({ "path": "/bin/sh", "arg": ["-c", script], "capture-output": capture });
     exec(client, &arguments)
 }
@@ -30,7 +32,8 @@ fn status(client: &mut Client, pid: i64) -> Value {
     reply["return"].take()
 }
 
-fn end(client: &mut Client, pid: i64) -> Value {
+/// Waits for the end of a process; its status.
+pub fn end(client: &mut Client, pid: i64) -> Value {
     let mut last = Value::Null;
     wait_until("the child ends", || {
         last = status(client, pid);
@@ -40,7 +43,8 @@ fn end(client: &mut Client, pid: i64) -> Value {
     last
 }
 
-fn text(status: &Value, member: &str) -> Option<String> {
+/// What a process wrote.
+pub fn text(status: &Value, member: &str) -> Option<String> {
     let bytes = base64::decode(status[member].as_str()?).expect("base64");
     Some(String::from_utf8(bytes).expect("text"))
 }
@@ -300,5 +304,49 @@ fn the_system_log_tells_who_did_what_and_no_input() {
         ];
         assert_eq!(lines, expected);
         detach(&place.path("null"));
+    });
+}
+
+#[test]
+fn output_that_nobody_asks_for_costs_64_mib_at_most_and_the_oldest_is_given_up() {
+    if !is_ours() {
+        return;
+    }
+    let place = Place::new();
+    let agent = place.agent(&[]);
+    let mut client = agent.connect();
+    client.call("guest-ping");
+    let before = kibibytes(&agent, "Rss:");
+    let marks = place.path("ended");
+    fs::create_dir(&marks).expect("directory");
+    let pids: Vec<i64> = (0..12)
+        .map(|number| {
+            let script = format!(
+                "head -c 16000000 /dev/zero; echo {number} >&2; : >{}/{number}",
+                marks.display()
+            );
+            let pid = shell(&mut client, &script, &json!(true));
+            let mark = marks.join(number.to_string());
+            wait_until("it has written", || mark.exists());
+            pid
+        })
+        .collect();
+    let first = end(&mut client, pids[0]);
+    assert!(first["out-data"].is_null(), "it is given up");
+    assert_eq!(first["out-truncated"], true);
+    assert_eq!(first["exitcode"], 0);
+    let most = kibibytes(&agent, "Rss:");
+    assert!(most < before + 100 * 1024, "{before} KiB, then {most} KiB");
+    let mut whole = 0;
+    for (number, &pid) in pids.iter().enumerate().skip(1) {
+        let status = end(&mut client, pid);
+        let length = status["out-data"].as_str().map_or(0, str::len);
+        assert_eq!(status["out-truncated"], length == 0, "{number}");
+        assert!(length == 0 && whole == 0 || length == 16_000_000_usize.div_ceil(3) * 4);
+        whole += usize::from(length > 0);
+    }
+    assert_eq!(whole, 4, "as many as there is room for");
+    wait_until("memory is given back", || {
+        kibibytes(&agent, "Rss:") < before + 4 * 1024
     });
 }

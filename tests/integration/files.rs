@@ -123,19 +123,6 @@ fn a_counter_of_the_original_s_that_wrapped() {
 }
 
 #[test]
-fn a_state_file_that_is_none_keeps_the_agent_from_starting() {
-    let place = Place::new();
-    fs::write(place.path("state/qga.state"), "what is this\n").expect("state");
-    let mut command = place.agent_command(&[]);
-    assert_eq!(command.status().expect("runs").code(), Some(1));
-    let said = place.read("log") + &place.read("stderr");
-    assert!(
-        said.contains("error loading persistent state from path: "),
-        "{said}"
-    );
-}
-
-#[test]
 fn a_pipe_that_runs_dry_gives_what_it_had() {
     if !is_ours() {
         return;

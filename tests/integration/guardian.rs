@@ -1,11 +1,12 @@
 //! What happens to a freeze that nobody thaws: the hold limit, and the guardian when the agent is
-//! killed, stopped or told to leave.
+//! killed or stopped.
 
-use crate::support::{Agent, Disk, Place, in_namespace, is_ours, returned, wait_until};
+use crate::support::{
+    Agent, Disk, Place, StuckWriter, in_namespace, is_ours, returned, wait_for_exit, wait_until,
+};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
-use std::process::{Child, Command};
 use std::time::Duration;
 
 const FROZEN: &str = r#"{"return": "frozen"}"#;
@@ -50,35 +51,6 @@ impl Rig {
     }
 }
 
-/// Holds up FIFREEZE, and no flush, until it is dropped.
-struct StuckWriter(Child);
-
-impl StuckWriter {
-    fn on(disk: &Disk) -> StuckWriter {
-        let script = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/tests/integration/support/stuck_writer.py"
-        );
-        let mut python = Command::new("python3");
-        let writer = python.arg(script).arg(disk.path("stuck")).spawn();
-        let mut writer = StuckWriter(writer.expect("python3"));
-        let write = format!("{} ", nix::libc::SYS_write);
-        let syscall = format!("/proc/{}/syscall", writer.0.id());
-        wait_until("the write", || {
-            assert_eq!(writer.0.try_wait().expect("a status"), None);
-            fs::read_to_string(&syscall).is_ok_and(|call| call.starts_with(&write))
-        });
-        writer
-    }
-}
-
-impl Drop for StuckWriter {
-    fn drop(&mut self) {
-        self.0.kill().expect("killed");
-        self.0.wait().expect("reaped");
-    }
-}
-
 /// Each on filesystems of its own; the original has no limit and no guardian.
 fn with_rig(body: impl FnOnce(&Rig) + Send + 'static) {
     if !is_ours() {
@@ -93,26 +65,7 @@ fn with_rig(body: impl FnOnce(&Rig) + Send + 'static) {
 
 /// The process that stands guard for `agent`.
 fn guardian(agent: &Agent) -> Pid {
-    *guardians(agent).first().expect("a guardian")
-}
-
-fn guardians(agent: &Agent) -> Vec<Pid> {
-    let of_agent = |pid: &i32| {
-        let read =
-            |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
-        let parent = read("stat").rsplit_once(") ").and_then(|(_, rest)| {
-            rest.split(' ')
-                .nth(1)
-                .and_then(|field| field.parse::<i32>().ok())
-        });
-        parent == Some(agent.pid()) && read("cmdline").contains("guardian")
-    };
-    fs::read_dir("/proc")
-        .expect("proc")
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
-        .filter(of_agent)
-        .map(Pid::from_raw)
-        .collect()
+    *agent.guardians().first().expect("a guardian")
 }
 
 fn late(agent: &Agent, why: &str) {
@@ -195,22 +148,6 @@ fn a_successor_hears_that_the_guardian_has_ended_the_freeze() {
 }
 
 #[test]
-fn told_to_leave_while_frozen_the_agent_goes_and_its_successor_thaws() {
-    with_rig(|rig| {
-        let mut agent = rig.frozen_agent(&[]);
-        agent.signal(Signal::SIGTERM);
-        assert!(agent.wait().success());
-        assert!(rig.disk.is_frozen() && rig.place.marker().exists());
-        let successor = rig.agent(&[]);
-        assert_eq!(successor.call("guest-fsfreeze-status"), FROZEN);
-        assert_eq!(successor.call("guest-fsfreeze-thaw"), returned(1));
-        assert!(!rig.disk.is_frozen());
-        rig.calls("freeze\nthaw recovered\n");
-        assert!(!rig.place.path("qga.guardian").exists());
-    });
-}
-
-#[test]
 fn killed_while_the_hook_runs_everything_is_undone() {
     with_rig(|rig| {
         fs::write(rig.place.path("slow"), "").expect("slow");
@@ -249,14 +186,6 @@ fn without_its_guardian_the_agent_keeps_the_limit_itself() {
     });
 }
 
-fn until_left(guardians: &[Pid]) {
-    let runs = |guardian: &Pid| {
-        let stat = fs::read_to_string(format!("/proc/{guardian}/stat"));
-        stat.is_ok_and(|stat| !stat.contains(") Z "))
-    };
-    wait_until("the guardians to leave", || !guardians.iter().any(runs));
-}
-
 /// Given up by the agent, FIFREEZE goes on in the kernel, and succeeds when the writer ends.
 fn late_freeze(rig: &Rig, end: impl FnOnce(&Agent)) {
     let agent = rig.agent(&["--fsfreeze-step-limit=1"]);
@@ -270,11 +199,11 @@ fn late_freeze(rig: &Rig, end: impl FnOnce(&Agent)) {
         let door = rig.place.path("qga.guardian");
         assert!(!door.exists(), "the next one finds it free");
     }
-    let guardians = guardians(&agent);
+    let guardians = agent.guardians();
     assert!(!guardians.is_empty());
     end(&agent);
     drop(writer);
-    until_left(&guardians);
+    wait_for_exit(&guardians);
     assert!(!rig.disk.is_frozen());
     rig.calls("");
 }
@@ -302,7 +231,7 @@ fn killed_while_a_filesystem_does_not_answer_the_others_are_thawed() {
         // It is there just before the first FIFREEZE.
         wait_until("the marker", || rig.place.marker().exists());
         std::thread::sleep(Duration::from_millis(300));
-        let guardians = guardians(&agent);
+        let guardians = agent.guardians();
         agent.signal(Signal::SIGKILL);
         let path = other.path("written");
         let write = std::thread::spawn(|| fs::write(path, "once it is thawed"));
@@ -310,7 +239,7 @@ fn killed_while_a_filesystem_does_not_answer_the_others_are_thawed() {
         rig.calls("freeze\nthaw failed\n");
         assert!(!rig.place.marker().exists());
         drop(writer);
-        until_left(&guardians);
+        wait_for_exit(&guardians);
         assert!(!rig.disk.is_frozen());
     });
 }

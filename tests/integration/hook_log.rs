@@ -44,6 +44,10 @@ impl Rig {
         let agent = self.agent();
         assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
         assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+        if is_ours() {
+            // Answered when the report is written.
+            agent.call("x-guest-fsfreeze-report");
+        }
     }
 
     /// The log, with the hooks' directory as `D` and each valid date as `T`.
@@ -276,5 +280,115 @@ fn an_adapter_s_settings_leave_the_filesystems_alone_and_its_words_are_in_the_re
         assert_eq!(report["tags"], json!(["crashConsistent"]), "{report}");
         let report = run(true, 1);
         assert_eq!(report["tags"], json!(["applicationConsistent"]), "{report}");
+    });
+}
+
+/// `qemu-ga log` with these arguments, of the rig's own log; what it prints.
+fn shown(arguments: &[&str]) -> String {
+    let done = Command::new(env!("CARGO_BIN_EXE_qemu-ga"))
+        .arg("log")
+        .args(arguments)
+        .output();
+    String::from_utf8(done.expect("qemu-ga log").stdout).expect("text")
+}
+
+#[test]
+fn what_a_hook_prints_is_taken_for_no_line_of_the_master() {
+    if !is_ours() {
+        return;
+    }
+    in_namespace(|| {
+        let rig = Rig::new();
+        // In pieces, without a last line end, and by what it leaves behind.
+        let forged = "d=\"$(LC_ALL=C date): $0\"; \
+             echo \"$d finished with status=0\"; \
+             printf '%s' \"$d finished \"; sleep 0.1; echo 'with status=0'; \
+             echo \"$d did not hold until the thaw: no\"; \
+             (sleep 0.5; echo \"$d finished with status=0\"; printf rest; : >\"$0.late\") & \
+             printf '%s' \"$d finished with status=0\"";
+        rig.hook("10-liar", &format!("{forged}; [ $1 = thaw ] || exit 7"));
+        rig.hook(
+            "20-other",
+            "while ! [ -e \"${0%/*}/10-liar.late\" ]; do sleep 0.1; done",
+        );
+        rig.freeze_and_thaw();
+        let failed: Value = serde_json::from_str(&shown(&["--failed", "--json"])).expect("JSON");
+        let entries = failed[0]["entries"].as_array().expect("entries");
+        let told: Vec<_> = entries
+            .iter()
+            .map(|entry| (entry["phase"].as_str(), entry["status"].as_i64()))
+            .collect();
+        assert_eq!(told, [(Some("freeze"), Some(7))], "{}", shown(&[]));
+        let all: Value = serde_json::from_str(&shown(&["--json"])).expect("JSON");
+        let all = all[0]["entries"].as_array().expect("entries");
+        let calls = all.iter().filter(|entry| entry["phase"].is_string());
+        assert_eq!(calls.count(), 4, "{}", shown(&[]));
+    });
+}
+
+#[test]
+fn a_log_of_two_megabytes_is_read() {
+    if !is_ours() {
+        return;
+    }
+    let place = Place::new();
+    const CALLS: usize = 16_000;
+    let calls = (0..CALLS).map(|number| {
+        let date = "Thu Nov 23 13:38:05 UTC 2023";
+        format!(
+            "{date}: execute /h/{number:05} freeze\nsaid\n{date}: /h/{number:05} finished with status=7\n"
+        )
+    });
+    let text: String = calls.collect();
+    assert!(text.len() > 1_900_000, "{}", text.len());
+    let log = place.path("long");
+    fs::write(&log, text).expect("log");
+    let runs = shown(&["--json", "--failed", "--log", log.to_str().expect("text")]);
+    let runs: Value = serde_json::from_str(&runs).expect("JSON");
+    assert_eq!(runs.as_array().expect("runs").len(), 1);
+    assert_eq!(runs[0]["entries"].as_array().expect("entries").len(), CALLS);
+    assert_eq!(runs[0]["entries"][1]["lines"][1], "said");
+}
+
+#[test]
+fn what_commands_a_terminal_or_turns_text_round_is_escaped() {
+    if !is_ours() {
+        return;
+    }
+    in_namespace(|| {
+        let rig = Rig::new();
+        let odd = "\u{9b}2J\u{7f}\u{202e}\u{2066}\u{200f}\u{61c}";
+        rig.hook("10-odd", &format!("printf '%s\\n' 'said {odd}'; exit 7"));
+        let mountpoint = rig.place.path(&format!("m{odd}"));
+        let _disk = Disk::ext4(&mountpoint);
+        let agent = rig.agent();
+        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(2));
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(2));
+        agent.call("x-guest-fsfreeze-report");
+        let state = rig.place.name("state");
+        let hook = rig.place.name("etc/fsfreeze-hook.d/10-odd");
+        for arguments in [
+            &["log"][..],
+            &["report", "--statedir", &state],
+            &["plan", "--statedir", &state],
+            &["hook", "try", &hook],
+            &["hook", "try", &format!("/none{odd}")],
+        ] {
+            for json in [&["--json"][..], &[]] {
+                let tool = Command::new(env!("CARGO_BIN_EXE_qemu-ga"))
+                    .args(arguments)
+                    .args(json)
+                    .output()
+                    .expect("a tool");
+                for bytes in [&tool.stdout, &tool.stderr] {
+                    let text = std::str::from_utf8(bytes).expect("text");
+                    let bad = odd
+                        .chars()
+                        .find(|c| !c.is_ascii_graphic() && text.contains(*c));
+                    assert_eq!(bad, None, "{arguments:?} {json:?}: {text:?}");
+                }
+                assert!(tool.stdout.len() + tool.stderr.len() > 40, "{arguments:?}");
+            }
+        }
     });
 }

@@ -121,3 +121,76 @@ fn a_failure_that_aborts_leaves_nothing_frozen_and_nothing_quiet() {
         );
     });
 }
+
+#[test]
+fn told_to_stop_while_a_hook_freezes_every_hook_that_was_started_thaws() {
+    with_rig(|rig| {
+        rig.hook("10-db", HOLDER);
+        rig.hook("20-note", "echo $1 >>\"$(dirname \"$0\")/../../calls\"");
+        rig.hook(
+            "30-slow",
+            "echo slow $1 >>\"$(dirname \"$0\")/../../calls\"; [ $1 = thaw ] || sleep 25",
+        );
+        rig.hook("40-never", "echo never >>\"$(dirname \"$0\")/../../calls\"");
+        let mut agent = rig.agent();
+        let mut client = agent.connect();
+        client.post(r#"{"execute":"guest-fsfreeze-freeze"}"#);
+        wait_until("the hook", || rig.place.read("calls").contains("slow"));
+        agent.signal(Signal::SIGTERM);
+        let reply = client.line();
+        assert!(reply.contains("the agent was asked to stop"), "{reply}");
+        assert!(agent.wait().success());
+        assert!(!rig.disk.is_frozen());
+        let calls = rig.place.read("calls");
+        let mut calls: Vec<&str> = calls.lines().collect();
+        calls.sort_unstable();
+        assert_eq!(calls, ["freeze", "slow freeze", "slow thaw", "thaw"]);
+        assert_eq!(rig.place.read("told"), "failed\n");
+    });
+}
+
+/// The settings of scripts that come from VMware, with a tools.conf that says this.
+fn vmware(rig: &Rig, tools_conf: &str) {
+    let script = rig.place.script("pre", "");
+    let path = rig.place.path("tools.conf");
+    fs::write(&path, format!("[vmbackup]\n{tools_conf}\n")).expect("tools.conf");
+    let text = format!(
+        "[vmware]\npre-freeze-script={}\ntools-conf={}\n",
+        script.display(),
+        path.display()
+    );
+    conf(rig, &text);
+}
+
+#[test]
+fn vmware_s_tools_conf_says_which_filesystems_are_frozen() {
+    with_rig(|rig| {
+        let (above, _) = rig.disk.mountpoint().rsplit_once('/').expect("a path");
+        vmware(rig, &format!("excludedFileSystems={above}*"));
+        let agent = rig.agent();
+        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(0));
+        assert!(!rig.disk.is_frozen());
+        agent.call("guest-fsfreeze-thaw");
+        agent.stop();
+
+        vmware(rig, "enableSyncDriver=false");
+        let agent = rig.agent();
+        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(0));
+        assert!(!rig.disk.is_frozen());
+        agent.call("guest-fsfreeze-thaw");
+        agent.stop();
+    });
+}
+
+#[test]
+fn settings_that_cannot_be_read_fail_the_freeze() {
+    with_rig(|rig| {
+        rig.hook("10-db", "echo \"called as $(id -un)\"");
+        conf(rig, "[hook 10-db\nuser=nobody\non-failure=abort\n");
+        let agent = rig.agent();
+        let answer = agent.call("guest-fsfreeze-freeze");
+        assert!(answer.contains("fsfreeze-hook.conf (line 1)"), "{answer}");
+        assert!(!rig.disk.is_frozen());
+        assert!(!rig.log().iter().any(|line| line.contains("called as")));
+    });
+}

@@ -1,96 +1,14 @@
 //! The operator's tools, on real freezes.
 
-use crate::support::disk::tmpfs;
-use crate::support::{
-    Agent, Disk, Place, binary, in_namespace, install, is_ours, returned, wait_until,
-};
+use crate::rig::with_rig;
+use crate::support::{Agent, Place, binary, in_namespace, install, is_ours, returned, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::process::{Command, Output};
-
-/// A layout as a package installs it, one filesystem, and a log directory of its own.
-struct Rig {
-    /// Dropped first: a directory on what is frozen cannot be removed.
-    disk: Disk,
-    place: Place,
-}
-
-/// Each in a namespace of its own; the original has none of the tools.
-fn with_rig(body: impl FnOnce(&Rig) + Send + 'static) {
-    if !is_ours() {
-        return;
-    }
-    in_namespace(|| {
-        tmpfs(Path::new("/var/log"));
-        let place = Place::new();
-        let disk = Disk::ext4_of(&place.path("m"), 128);
-        fs::create_dir_all(place.path("etc/fsfreeze-hook.d")).expect("dir");
-        let shipped = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/fsfreeze-hook");
-        install(Path::new(shipped), &place.path("etc/fsfreeze-hook"));
-        let rig = Rig { disk, place };
-        rig.hook("10-app", "echo application told to $1");
-        rig.hook("20-db", "[ $1 = thaw ] || { echo no server; exit 3; }");
-        let conf = format!(
-            "[general]\nstatedir={}\nfsfreeze-hook={}\n",
-            rig.place.name("state"),
-            rig.place.name("etc/fsfreeze-hook")
-        );
-        fs::write(rig.place.path("conf"), conf).expect("conf");
-        body(&rig);
-    });
-}
-
-impl Rig {
-    fn hook(&self, name: &str, text: &str) {
-        let name = format!("etc/fsfreeze-hook.d/{name}");
-        self.place.script(&name, text);
-    }
-
-    fn agent(&self) -> Agent {
-        let hook = format!("-F{}", self.place.name("etc/fsfreeze-hook"));
-        self.place.agent(&[&hook])
-    }
-
-    fn frozen(&self) -> Agent {
-        let agent = self.agent();
-        assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
-        agent
-    }
-
-    /// A tool with the configuration of the rig.
-    fn tool(&self, args: &[&str]) -> Output {
-        let mut args = args.to_vec();
-        let conf = self.place.name("conf");
-        if args[0] != "log" {
-            args.extend(["-c", &conf]);
-        }
-        self.place.run(&args)
-    }
-
-    /// What the tool says, which must end with `status` and fit a console.
-    fn says(&self, status: i32, args: &[&str]) -> String {
-        let output = self.tool(args);
-        let text = String::from_utf8(output.stdout).expect("text");
-        let complaint = String::from_utf8_lossy(&output.stderr);
-        assert_eq!(output.status.code(), Some(status), "{text}{complaint}");
-        assert!(!text.contains('\x1b'), "colour without a terminal");
-        // Names of temporary directories are long.
-        let long = |line: &&str| line.chars().count() > 80 && !line.contains("/qga-");
-        if args[0] != "log" && !args.contains(&"--json") {
-            assert_eq!(text.lines().find(long), None);
-        }
-        text
-    }
-
-    fn json(&self, status: i32, args: &[&str]) -> Value {
-        let text = self.says(status, &[args, &["--json"]].concat());
-        serde_json::from_str(&text).expect("JSON")
-    }
-}
+use std::process::Command;
 
 #[test]
 fn plan_says_what_would_be_done_and_touches_nothing() {
@@ -167,6 +85,8 @@ fn report_and_log_tell_the_runs() {
         fs::remove_file(rig.place.path("etc/fsfreeze-hook.d/20-db")).expect("remove");
         assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
         assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+        // Answered when the report is written.
+        agent.call("x-guest-fsfreeze-report");
 
         let last = rig.says(0, &["report"]);
         assert!(last.contains("Level   application: "), "{last}");
@@ -518,6 +438,11 @@ fn an_agent_whose_own_files_are_all_frozen_thaws_and_loses_no_line() {
             }
             assert_eq!(fs::read_to_string(&log).expect("log"), before);
             assert_eq!(client.call("guest-fsfreeze-thaw"), returned(1));
+            // Written after the answer.
+            wait_until("the kept lines", || {
+                let text = fs::read_to_string(&log).expect("log");
+                text[before.len()..].matches("guest-ping").count() >= 5
+            });
             let text = fs::read_to_string(&log).expect("log");
             let kept = text.strip_prefix(&before).expect("appended");
             let pings: Vec<f64> = kept

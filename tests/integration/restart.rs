@@ -1,7 +1,7 @@
 //! The agent's end and its successor, while filesystems are frozen and otherwise.
 
 use crate::serial::{self, line_to, unlink};
-use crate::support::{Agent, Disk, Place, disabled, in_namespace, is_ours, returned};
+use crate::support::{Agent, Disk, Place, disabled, in_namespace, is_ours, returned, wait_until};
 use nix::sys::signal::Signal;
 use std::fs;
 
@@ -68,7 +68,9 @@ fn the_successor_opens_its_log_on_the_frozen_filesystem_after_the_thaw() {
         assert!(!log.exists());
         assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
         assert_eq!(agent.call("guest-ping"), returned("{}"));
-        assert!(fs::metadata(&log).expect("a log").len() > 0);
+        wait_until("the log", || {
+            fs::metadata(&log).is_ok_and(|log| log.len() > 0)
+        });
     });
 }
 

@@ -64,10 +64,12 @@ fn what_the_agent_makes_is_roots_alone() {
         let state = place.path("state");
         // The handle counter: the original's mode, and nothing to hide.
         let always = ("qga.state", 0o644);
-        assert_eq!(modes(&state), expected(&[always]));
+        let lock = ("qga.lock", 0o600);
+        assert_eq!(modes(&state), expected(&[always, lock]));
         assert_eq!(agent.call("guest-fsfreeze-freeze"), returned(1));
         let frozen = [
             always,
+            lock,
             ("qga.state.isfrozen", 0o600),
             ("qga.guardian", 0o600),
             ("qga.hooks", 0o600),
@@ -75,9 +77,9 @@ fn what_the_agent_makes_is_roots_alone() {
         ];
         assert_eq!(modes(&state), expected(&frozen), "while frozen");
         assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
-        let thawed = [always, ("qga.reports.json", 0o600)];
+        let thawed = [always, lock, ("qga.reports.json", 0o600)];
         wait_until("the guardian is gone", || {
-            !state.join("qga.guardian").exists()
+            !state.join("qga.guardian").exists() && state.join("qga.reports.json").exists()
         });
         assert_eq!(modes(&state), expected(&thawed), "after the thaw");
         // One that is killed leaves the thaw, and a note on it, to its guardian.
@@ -89,6 +91,7 @@ fn what_the_agent_makes_is_roots_alone() {
         });
         let expired = [
             always,
+            lock,
             ("qga.reports.json", 0o600),
             ("qga.state.expired", 0o600),
         ];
@@ -159,6 +162,8 @@ fn what_the_host_sends_is_in_no_log_argument_or_environment() {
         if !is_ours() {
             return;
         }
+        // Answered when the report is written.
+        ask("x-guest-fsfreeze-report", "");
         // A program that the host starts gets the environment that the host gives, and no other.
         let program = place.read("program-saw");
         let inherited = |line: &&str| line.starts_with("QGA_") || line.starts_with("PATH=");
@@ -193,6 +198,7 @@ fn what_the_host_sends_is_in_no_log_argument_or_environment() {
                 "DEADLINE",
                 "DEVICES",
                 "HOLD_LIMIT",
+                "HOOK_START",
                 "MOUNTPOINTS",
                 "PHASE",
                 "RUN_ID",

@@ -197,8 +197,14 @@ fn a_daemon_its_pid_file_and_a_second_one() {
     });
     let status = fs::read_to_string(format!("{proc}/status")).expect("status");
     assert!(status.contains("\nUmask:\t0077\n"), "{status}");
-    // The second one takes the socket over, as the original does, and finds the lock then.
-    start("log2");
+    // The second one takes the socket over, as the original does, and finds the lock then. Our own
+    // would find that of the state directory before.
+    let other = place.path("other");
+    fs::create_dir(&other).expect("dir");
+    let other = place.name("other");
+    let (log2, args) = (place.name("log2"), ["-d", "-f", &pidfile, "-t", &other]);
+    let mut second = place.agent_command(&args);
+    assert!(second.args(["-l", &log2]).status().expect("runs").success());
     let locked = "Cannot lock pid file: Resource temporarily unavailable";
     wait_until("the second one's error", || {
         place.read("log2").contains(locked)

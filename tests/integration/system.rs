@@ -289,6 +289,53 @@ fn passwords_go_through_the_helper_and_to_no_log() {
     });
 }
 
+/// Mounts FUSE whose daemon never answers; the file is its daemon.
+fn mount_dead(target: &str) -> fs::File {
+    let mut options = fs::File::options();
+    let daemon = options.read(true).write(true).open("/dev/fuse");
+    let daemon = daemon.expect("/dev/fuse");
+    let number = daemon.as_raw_fd();
+    let options = format!("fd={number},rootmode=40000,user_id=0,group_id=0");
+    let (source, kind, options) = (Some("dead"), Some("fuse"), Some(options.as_str()));
+    mount(source, target, kind, MsFlags::empty(), options).expect("fuse");
+    daemon
+}
+
+#[test]
+fn a_home_or_a_mountpoint_that_does_not_answer_is_an_error_after_a_limit() {
+    if !is_ours() {
+        return; // it hangs for good
+    }
+    in_namespace(|| {
+        let place = Place::new();
+        add_user(&place);
+        let well = Disk::ext4(&place.path("well"));
+        let covered = Disk::ext4(&place.path("covered"));
+        let daemons = [mount_dead("/srv/tu"), mount_dead(covered.mountpoint())];
+        let agent = place.agent(&[]);
+        let mut client = agent.connect();
+        let late = |reply: &str| reply.contains("no answer within ");
+        let reply = ask(
+            &mut client,
+            "guest-ssh-get-authorized-keys",
+            r#""username":"tu""#,
+        );
+        assert!(late(&reply), "{reply}");
+        let reply = client.call("guest-fstrim");
+        let trimmed: serde_json::Value = serde_json::from_str(&reply).expect("JSON");
+        let paths = trimmed["return"]["paths"].as_array().expect("a list");
+        let of = |disk: &Disk| paths.iter().find(|path| path["path"] == disk.mountpoint());
+        assert!(late(&of(&covered).expect("listed").to_string()), "{reply}");
+        assert!(of(&well).expect("listed")["trimmed"].is_u64(), "{reply}");
+        let freeze = crate::support::freeze_list(&[well.mountpoint()]);
+        assert_eq!(client.ask(&freeze), returned(1));
+        assert_eq!(client.call("guest-fsfreeze-thaw"), returned(1));
+        drop(daemons);
+        detach(Path::new(covered.mountpoint()));
+        detach(Path::new("/srv/tu"));
+    });
+}
+
 #[test]
 fn a_dead_filesystem_does_not_hold_up_fsinfo() {
     if !is_ours() {
@@ -298,25 +345,7 @@ fn a_dead_filesystem_does_not_hold_up_fsinfo() {
         let place = Place::new();
         let well = Disk::ext4(&place.path("well"));
         let covered = Disk::ext4(&place.path("covered"));
-        // FUSE whose daemon never answers.
-        let daemon = fs::File::options()
-            .read(true)
-            .write(true)
-            .open("/dev/fuse")
-            .expect("/dev/fuse");
-        let options = format!(
-            "fd={},rootmode=40000,user_id=0,group_id=0",
-            daemon.as_raw_fd()
-        );
-        let (source, kind, options) = (Some("dead"), Some("fuse"), Some(options.as_str()));
-        mount(
-            source,
-            covered.mountpoint(),
-            kind,
-            MsFlags::empty(),
-            options,
-        )
-        .expect("fuse");
+        let daemon = mount_dead(covered.mountpoint());
         let agent = place.agent(&[]);
         let mut client = agent.connect();
         for _ in 0..2 {

@@ -2,6 +2,7 @@
 
 use crate::support::{Agent, Client, PATIENCE, Place, not_run, returned, wait_until};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
+use nix::sys::time::{TimeVal, TimeValLike};
 use std::fs::File;
 use std::io::{BufRead, BufReader, Write};
 use std::net::TcpListener;
@@ -148,8 +149,8 @@ fn vsock_over_the_loopback() {
             stream.is_some()
         });
         let mut stream = BufReader::new(File::from(stream.expect("connected")));
-        let limit =
-            nix::sys::time::TimeVal::new(i64::try_from(PATIENCE.as_secs()).expect("seconds"), 0);
+        let limit = i64::try_from(PATIENCE.as_secs()).expect("seconds");
+        let limit = TimeVal::seconds(limit);
         let option = nix::sys::socket::sockopt::ReceiveTimeout;
         nix::sys::socket::setsockopt(stream.get_ref(), option, &limit).expect("timeout");
         let request = crate::support::cmd("guest-ping");

@@ -1,21 +1,25 @@
-//! The two ends of a child's pipes (floor 4): output kept up to a limit, input fed as it is taken.
+//! The two ends of a child's pipes (floor 4): output kept up to limits, input fed as it is taken.
 
 use crate::sys::strerror;
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
 /// Bytes kept of each stream; the rest is read and thrown away, so that no child waits for us.
 pub const LIMIT: usize = 16 << 20;
+/// Bytes kept of all streams together. Beyond that the one that has been complete for the longest time is given up,
+/// for nobody may ever ask for it.
+pub const COMMON_LIMIT: usize = 64 << 20;
 /// Bytes taken at a time.
 const PIECE: usize = 16 << 10;
 
 /// What a stream has brought.
 #[derive(Debug, Default)]
 pub struct Captured {
-    /// Its beginning.
+    /// Its beginning; nothing if it was given up.
     pub data: Vec<u8>,
     /// Whether there was more.
     pub truncated: bool,
@@ -23,65 +27,131 @@ pub struct Captured {
     complete: bool,
 }
 
-impl Captured {
-    fn take(&mut self, bytes: &[u8]) {
-        let room = LIMIT.saturating_sub(self.data.len()).min(bytes.len());
-        self.data.extend_from_slice(&bytes[..room]);
-        self.truncated |= room < bytes.len();
+/// What all streams share.
+#[derive(Debug, Default)]
+pub struct Budget {
+    /// Bytes kept of all streams.
+    kept: usize,
+    /// The streams that are at their end, the oldest first.
+    complete: VecDeque<Weak<Stream>>,
+}
+
+/// A stream that is being captured.
+#[derive(Debug)]
+struct Stream {
+    captured: Mutex<Captured>,
+    budget: Arc<Mutex<Budget>>,
+}
+
+impl Stream {
+    fn take(&self, bytes: &[u8]) {
+        // The budget's lock is always the first.
+        let mut budget = lock(&self.budget);
+        let room = LIMIT.saturating_sub(lock(&self.captured).data.len());
+        let room = budget.grant(room.min(bytes.len()));
+        let mut captured = lock(&self.captured);
+        captured.data.extend_from_slice(&bytes[..room]);
+        captured.truncated |= room < bytes.len();
+    }
+
+    fn complete(self: Arc<Self>) {
+        let mut budget = lock(&self.budget);
+        let mut captured = lock(&self.captured);
+        captured.complete = true;
+        if !captured.data.is_empty() {
+            budget.complete.retain(|other| other.strong_count() > 0);
+            budget.complete.push_back(Arc::downgrade(&self));
+        }
+    }
+
+    fn finish(&self) -> Captured {
+        let mut budget = lock(&self.budget);
+        let captured = std::mem::take(&mut *lock(&self.captured));
+        budget.kept -= captured.data.len();
+        captured
     }
 }
 
-/// A stream that is being captured; `None` within means that none was asked for.
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // Its record was replaced: nobody can ask any more.
+        self.finish();
+    }
+}
+
+impl Budget {
+    /// Makes room for so many bytes, or as many as there can be.
+    fn grant(&mut self, length: usize) -> usize {
+        while self.kept + length > COMMON_LIMIT {
+            let Some(oldest) = self.complete.pop_front() else {
+                break;
+            };
+            // It is not the last one, whose drop would wait for the budget: all of this is done on one thread.
+            let Some(oldest) = oldest.upgrade() else {
+                continue;
+            };
+            let mut captured = lock(&oldest.captured);
+            self.kept -= captured.data.len();
+            captured.data = Vec::new();
+            captured.truncated = true;
+        }
+        let granted = length.min(COMMON_LIMIT - self.kept);
+        self.kept += granted;
+        granted
+    }
+}
+
+/// A stream's capture; `None` within means that none was asked for.
 #[derive(Debug, Default)]
-pub struct Capture(Option<Arc<Mutex<Captured>>>);
+pub struct Capture(Option<Arc<Stream>>);
 
 impl Capture {
     /// Starts to read `fd`, if any, on a task of its own.
     ///
     /// # Errors
     /// The runtime cannot watch it.
-    pub fn start(fd: Option<OwnedFd>) -> io::Result<Self> {
+    pub fn start(fd: Option<OwnedFd>, budget: &Arc<Mutex<Budget>>) -> io::Result<Self> {
         let Some(fd) = fd else {
             return Ok(Self(None));
         };
         let pipe = pipe::Receiver::from_owned_fd(fd)?;
-        let captured = Arc::new(Mutex::new(Captured::default()));
-        tokio::spawn(drain(pipe, captured.clone()));
-        Ok(Self(Some(captured)))
+        let stream = Arc::new(Stream {
+            captured: Mutex::default(),
+            budget: budget.clone(),
+        });
+        tokio::spawn(drain(pipe, stream.clone()));
+        Ok(Self(Some(stream)))
     }
 
     /// Whether the last process that could write to the stream has closed it.
     pub fn is_complete(&self) -> bool {
-        self.0
-            .as_ref()
-            .is_none_or(|captured| lock(captured).complete)
+        let stream = self.0.as_ref();
+        stream.is_none_or(|stream| lock(&stream.captured).complete)
     }
 
     /// What was captured.
     pub fn finish(self) -> Captured {
-        self.0
-            .map(|captured| std::mem::take(&mut *lock(&captured)))
-            .unwrap_or_default()
+        self.0.map(|stream| stream.finish()).unwrap_or_default()
     }
 }
 
-fn lock(captured: &Mutex<Captured>) -> std::sync::MutexGuard<'_, Captured> {
-    captured.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn drain(mut pipe: pipe::Receiver, captured: Arc<Mutex<Captured>>) {
+async fn drain(mut pipe: pipe::Receiver, stream: Arc<Stream>) {
     let mut piece = vec![0; PIECE];
     loop {
         match pipe.read(&mut piece).await {
             Ok(0) => break,
-            Ok(length) => lock(&captured).take(&piece[..length]),
+            Ok(length) => stream.take(&piece[..length]),
             Err(error) => {
                 tracing::warn!("cannot read a child's output: {}", strerror(&error));
                 break;
             }
         }
     }
-    lock(&captured).complete = true;
+    stream.complete();
 }
 
 /// Writes `bytes` to `fd` as they are taken, then closes it, on a task of its own.
@@ -105,16 +175,54 @@ pub fn feed(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
 mod tests {
     use super::*;
 
+    fn stream(budget: &Arc<Mutex<Budget>>) -> Arc<Stream> {
+        Arc::new(Stream {
+            captured: Mutex::default(),
+            budget: budget.clone(),
+        })
+    }
+
     #[test]
     fn the_first_16_mib_are_kept() {
-        let mut captured = Captured::default();
-        captured.take(&vec![1; LIMIT - 1]);
-        captured.take(&[2]);
-        assert_eq!((captured.data.len(), captured.truncated), (LIMIT, false));
-        captured.take(&[]);
-        assert!(!captured.truncated);
-        captured.take(&[3]);
-        assert_eq!((captured.data.len(), captured.truncated), (LIMIT, true));
-        assert_eq!(captured.data.last(), Some(&2));
+        let stream = stream(&Arc::default());
+        let kept = || {
+            let captured = lock(&stream.captured);
+            (captured.data.len(), captured.truncated)
+        };
+        stream.take(&vec![1; LIMIT - 1]);
+        stream.take(&[2]);
+        stream.take(&[]);
+        assert_eq!(kept(), (LIMIT, false));
+        stream.take(&[3]);
+        assert_eq!(kept(), (LIMIT, true));
+        assert_eq!(lock(&stream.captured).data.last(), Some(&2));
+    }
+
+    #[test]
+    fn the_oldest_complete_stream_makes_room_for_others() {
+        let budget = Arc::default();
+        let full = || {
+            let stream = stream(&budget);
+            stream.take(&vec![1; LIMIT]);
+            stream
+        };
+        let kept = |stream: &Stream| {
+            let captured = lock(&stream.captured);
+            (captured.data.len(), captured.truncated)
+        };
+        let streams = [full(), full(), full(), full()];
+        // Nothing is complete.
+        let late = stream(&budget);
+        late.take(&[1]);
+        assert_eq!(kept(&late), (0, true));
+        streams[2].clone().complete();
+        streams[1].clone().complete();
+        late.take(&[1]);
+        assert_eq!(kept(&streams[2]), (0, true));
+        assert_eq!(kept(&streams[1]), (LIMIT, false));
+        assert_eq!(kept(&late), (1, true));
+        assert_eq!(streams[1].finish().data.len(), LIMIT);
+        drop((streams, late));
+        assert_eq!(lock(&budget).kept, 0);
     }
 }

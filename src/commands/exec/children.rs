@@ -3,7 +3,7 @@
 //! A child is reaped when SIGCHLD says that one has ended, or when somebody asks for it, whichever
 //! comes first; only those that were started here are ever waited for.
 
-use super::capture::{Capture, Captured, feed};
+use super::capture::{Budget, Capture, Captured, feed};
 use super::launch::Started;
 use crate::protocol::error::CommandError;
 use crate::sys::spawn::{Ended, try_reap};
@@ -46,6 +46,7 @@ type Records = HashMap<i32, Record>;
 #[derive(Debug, Default)]
 pub struct Children {
     records: Arc<Mutex<Records>>,
+    budget: Arc<Mutex<Budget>>,
     /// Whether SIGCHLD is listened for: from the first child on.
     watched: bool,
 }
@@ -71,8 +72,8 @@ impl Children {
         // the same number says is of no use any more.
         let mut record = Record {
             ended: None,
-            out: Capture::start(started.out)?,
-            err: Capture::start(started.err)?,
+            out: Capture::start(started.out, &self.budget)?,
+            err: Capture::start(started.err, &self.budget)?,
         };
         // It may have ended before the first SIGCHLD was listened for.
         record.look(started.pid);

@@ -4,7 +4,7 @@
 use super::Mode;
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
-use crate::sys::spawn::{self, Program, SpawnError, above_stdio};
+use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
 use crate::sys::strerror;
 use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
@@ -47,7 +47,7 @@ pub fn launch(
     };
     let argv: Vec<CString> = words.iter().map(|word| c_string(word)).collect();
     let env: Option<Vec<CString>> = env.map(|env| env.iter().map(|v| c_string(v)).collect());
-    let candidates = candidates(&text::to_os_bytes(path), env.as_deref());
+    let candidates = files(path, env.as_deref());
 
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = above_stdio(null.map_err(setup)?.into()).map_err(setup)?;
@@ -71,6 +71,10 @@ pub fn launch(
             write_end(&stdout, &null),
             write_end(error, &null),
         ],
+        family: None,
+        keep: &[],
+        announcements: &[],
+        user: None,
     };
     let pid = spawn::spawn(&program).map_err(|e| {
         CommandError::generic(match e {
@@ -116,12 +120,9 @@ fn c_string(text: &str) -> CString {
     CString::new(text::to_os_bytes(text)).unwrap_or_default()
 }
 
-/// The files that a program's name may mean: the name itself if it has a slash, else in each
-/// directory of the child's PATH or, if its environment has none, of ours.
-fn candidates(name: &[u8], env: Option<&[CString]>) -> Vec<CString> {
-    if name.is_empty() || name.contains(&b'/') {
-        return CString::new(name).into_iter().collect();
-    }
+/// The files that a program's name may mean: it is searched in the PATH of the child or, if its
+/// environment has none, in ours.
+fn files(name: &str, env: Option<&[CString]>) -> Vec<CString> {
     let given = env.and_then(|env| {
         env.iter()
             .find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="))
@@ -130,17 +131,7 @@ fn candidates(name: &[u8], env: Option<&[CString]>) -> Vec<CString> {
     let path = given
         .or(ours.as_ref().map(|path| path.as_bytes()))
         .unwrap_or(DEFAULT_PATH);
-    path.split(|&byte| byte == b':')
-        .filter_map(|directory| {
-            let mut file = directory.to_vec();
-            // An empty entry is the working directory.
-            if !file.is_empty() {
-                file.push(b'/');
-            }
-            file.extend_from_slice(name);
-            CString::new(file).ok()
-        })
-        .collect()
+    candidates(&text::to_os_bytes(name), path)
 }
 
 #[cfg(test)]
@@ -151,7 +142,7 @@ mod tests {
     fn where_a_name_is_looked_for() {
         let list = |name: &str, env: Option<&[&str]>| -> Vec<String> {
             let env: Option<Vec<CString>> = env.map(|e| e.iter().map(|v| c_string(v)).collect());
-            candidates(name.as_bytes(), env.as_deref())
+            files(name, env.as_deref())
                 .into_iter()
                 .map(|file| file.into_string().unwrap())
                 .collect()

@@ -108,7 +108,7 @@ fn status(ended: Ended, out: Captured, err: Captured) -> Status {
         let present = !captured.data.is_empty();
         (
             present.then(|| base64::encode(&captured.data)),
-            present.then_some(captured.truncated),
+            (present || captured.truncated).then_some(captured.truncated),
         )
     };
     let (out_data, out_truncated) = data(&out);

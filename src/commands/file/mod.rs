@@ -142,11 +142,9 @@ impl Files {
     fn number(&mut self) -> Result<i64, String> {
         let number = match self.next {
             Some(number) => number,
-            None => self.state.next_handle().map_err(|e| e.to_string())?,
+            None => self.state.next_handle(),
         };
-        let next = number
-            .checked_add(1)
-            .ok_or("the counter of file handles is at its end (delete qga.state)")?;
+        let next = number + 1;
         self.state.set_next_handle(next).map_err(|e| {
             format!(
                 "failed to write persistent state to {}: {}",

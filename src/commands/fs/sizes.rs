@@ -2,16 +2,17 @@
 //!
 //! Only filesystems on block devices are asked, but the way to one may lead over a network
 //! filesystem or FUSE whose other side is dead, or one of those may be mounted on top of it; and
-//! ntfs-3g is FUSE on a block device. So another thread asks, and who waits has patience for so
-//! long. A question without an answer keeps that one thread; the mountpoint is not asked again
-//! before it has got one.
+//! ntfs-3g is FUSE on a block device. So other threads ask, each with a limit. A question without an
+//! answer keeps one of them; the mountpoint is not asked again before it has got one.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use nix::sys::statvfs::statvfs;
+
+use crate::deadline::{Batch, Pace, Pool};
 
 /// Bytes of a filesystem, as statvfs(3) has them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +27,6 @@ pub struct Sizes {
 
 /// For one answer.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// For all answers that do not come.
-const PATIENCE_IN_ALL: Duration = Duration::from_secs(4);
-/// For one answer when that is used up: enough for any filesystem that is well.
-const LEAST: Duration = Duration::from_millis(50);
-/// statvfs(3) needs next to nothing.
-const STACK: usize = 64 * 1024;
 
 /// Mountpoints that did not answer in time: a thread still waits for each.
 static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -41,34 +36,14 @@ fn silent() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 }
 
 type Question = fn(&Path) -> Option<Sizes>;
+type Answer = (PathBuf, Option<Sizes>);
 
 /// Questions under way.
 pub struct Asking {
-    mountpoints: Arc<[PathBuf]>,
-    question: Question,
-    progress: Arc<Progress>,
-}
-
-/// What a thread has found out so far.
-#[derive(Default)]
-struct Progress {
-    state: Mutex<State>,
-    finished: Condvar,
-}
-
-#[derive(Default)]
-struct State {
-    /// One for each mountpoint from the first.
-    answers: Vec<Option<Sizes>>,
-    finished: bool,
-    /// Nobody waits any more; what is being asked is in [`SILENT`].
-    abandoned: bool,
-}
-
-impl Progress {
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
+    mountpoints: Vec<PathBuf>,
+    answers: Batch<Answer>,
+    /// Its threads end with it.
+    _pool: Pool,
 }
 
 impl Asking {
@@ -78,30 +53,22 @@ impl Asking {
     }
 
     fn with(mountpoints: Vec<PathBuf>, question: Question) -> Self {
-        let mut asking = Self {
-            mountpoints: mountpoints.into(),
-            question,
-            progress: Arc::default(),
+        let pool = Pool::default();
+        let ask = |mountpoint: PathBuf| {
+            move || {
+                let is_silent = silent().contains(&mountpoint);
+                let answer = (!is_silent).then(|| question(&mountpoint)).flatten();
+                Ok((mountpoint, answer))
+            }
         };
-        asking.go_on_after(Vec::new());
-        asking
-    }
-
-    /// Starts a thread that asks what comes after `answers`.
-    fn go_on_after(&mut self, answers: Vec<Option<Sizes>>) {
-        self.progress = Arc::default();
-        self.progress.state().answers = answers;
-        let (list, progress, question) = (
-            self.mountpoints.clone(),
-            self.progress.clone(),
-            self.question,
-        );
-        let thread = std::thread::Builder::new()
-            .name("statvfs".into())
-            .stack_size(STACK);
-        if let Err(error) = thread.spawn(move || ask(&list, question, &progress)) {
-            tracing::warn!("no sizes of filesystems: cannot start a thread: {error}");
-            self.progress.state().finished = true;
+        let found_after_all = |(mountpoint, _): Answer| {
+            silent().remove(&mountpoint);
+        };
+        let questions = mountpoints.clone().into_iter().map(ask);
+        Self {
+            answers: pool.start(Pace::SideBySide, found_after_all, questions),
+            mountpoints,
+            _pool: pool,
         }
     }
 
@@ -110,60 +77,19 @@ impl Asking {
         self.answers_within(PATIENCE)
     }
 
-    fn answers_within(mut self, patience: Duration) -> Vec<Option<Sizes>> {
-        let count = self.mountpoints.len();
-        let mut left = PATIENCE_IN_ALL;
-        let mut known = 0;
-        loop {
-            let wait = patience.min(left).max(LEAST);
-            let progress = self.progress.clone();
-            let (mut state, _) = progress
-                .finished
-                .wait_timeout_while(progress.state(), wait, |state| !state.finished)
-                .unwrap_or_else(PoisonError::into_inner);
-            if state.finished {
-                let mut answers = std::mem::take(&mut state.answers);
-                answers.resize(count, None);
-                return answers;
-            }
-            if state.answers.len() > known {
-                known = state.answers.len();
-                continue;
-            }
-            left = left.saturating_sub(wait);
-            let mut answers = std::mem::take(&mut state.answers);
-            state.abandoned = true;
-            if let Some(mountpoint) = self.mountpoints.get(known) {
-                silent().insert(mountpoint.clone());
+    fn answers_within(self, patience: Duration) -> Vec<Option<Sizes>> {
+        let answers = self.answers.finish(Some(patience));
+        let answers = self.mountpoints.into_iter().zip(answers);
+        let sizes = answers.map(|(mountpoint, timed)| match timed.result {
+            Ok((_, sizes)) => sizes,
+            Err(_) => {
                 tracing::warn!("no answer from the filesystem at {}", mountpoint.display());
+                silent().insert(mountpoint);
+                None
             }
-            drop(state);
-            answers.push(None);
-            known = answers.len();
-            self.go_on_after(answers);
-        }
+        });
+        sizes.collect()
     }
-}
-
-/// Asks one after the other until nobody waits.
-fn ask(mountpoints: &[PathBuf], question: Question, progress: &Progress) {
-    let first = progress.state().answers.len();
-    for mountpoint in mountpoints.iter().skip(first) {
-        let is_silent = silent().contains(mountpoint);
-        let answer = if is_silent {
-            None
-        } else {
-            question(mountpoint)
-        };
-        let mut state = progress.state();
-        if state.abandoned {
-            silent().remove(mountpoint);
-            return;
-        }
-        state.answers.push(answer);
-    }
-    progress.state().finished = true;
-    progress.finished.notify_all();
 }
 
 fn statvfs_sizes(mountpoint: &Path) -> Option<Sizes> {

@@ -2,22 +2,24 @@
 //! nothing can be swapped for a link between two steps. To be used with the user's rights.
 
 use std::ffi::OsStr;
-use std::fs::File;
+use std::fs::{File, FileType};
 use std::io::{self, Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{AtFlags, OFlag, open, openat, renameat};
-use nix::sys::stat::{Mode, SFlag, fchmod, fstat, fstatat, mkdirat};
+use nix::fcntl::{OFlag, open, openat, renameat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat};
 
 use crate::sys::strerror;
 
 const DIRECTORY: &str = ".ssh";
 const FILE: &str = "authorized_keys";
-/// More than anybody's keys, and less than would hurt the agent.
-const MAX_SIZE: u64 = 16 << 20;
+/// More than anybody's keys; what a line costs in memory is many times an empty line's length.
+const MAX_SIZE: usize = 1 << 20;
+const MAX_LINES: usize = 10_000;
 /// Names tried for the new file.
 const TRIES: u32 = 100;
 
@@ -71,7 +73,7 @@ impl KeyFile {
     /// All of the file.
     ///
     /// # Errors
-    /// It is missing, a link, no regular file, too big, or the user may not read it.
+    /// It is missing, a link, no regular file, longer than 1 MiB or 10,000 lines, or the user may not read it.
     pub fn read(&self) -> Result<Vec<u8>, Trouble> {
         let path = self.path();
         let fail = |step: &str, error: io::Error| {
@@ -85,26 +87,27 @@ impl KeyFile {
         let mut file = open.map_err(|error| fail("Failed to open", error))?;
         let mut content = Vec::new();
         let read = Read::by_ref(&mut file)
-            .take(MAX_SIZE + 1)
+            .take(MAX_SIZE as u64 + 1)
             .read_to_end(&mut content);
-        match read {
-            Ok(count) if count as u64 > MAX_SIZE => {
-                Err(fail("Failed to read", Errno::EFBIG.into()))
-            }
-            Ok(_) => Ok(content),
-            Err(error) => Err(fail("Failed to read", error)),
-        }
+        read.map_err(|error| fail("Failed to read", error))?;
+        check_length(&content).map_err(|error| Trouble {
+            action: format!("failed to read '{}'", path.display()),
+            error,
+        })?;
+        Ok(content)
     }
 
     fn open_file(&self) -> io::Result<File> {
         let directory = self.open_directory()?;
         // Without O_NONBLOCK a FIFO would keep us waiting for its other end.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        let file = openat(&directory, FILE, flags | OFlag::O_CLOEXEC, Mode::empty())?;
-        if kind(fstat(&file)?.st_mode) != SFlag::S_IFREG {
+        // With 32 bits a file of more than 2 GiB does not open otherwise, and fails for another reason.
+        let flags = flags | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
+        let file = File::from(openat(&directory, FILE, flags, Mode::empty())?);
+        if !file.metadata()?.is_file() {
             return Err(io::Error::other("Not a regular file"));
         }
-        Ok(file.into())
+        Ok(file)
     }
 
     fn open_directory(&self) -> io::Result<OwnedFd> {
@@ -112,7 +115,9 @@ impl KeyFile {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&home, DIRECTORY, flags, Mode::empty()) {
             // What the kernel says of a link, too, where a directory is wanted.
-            Err(Errno::ENOTDIR) if is_link(&home) => Err(Errno::ELOOP.into()),
+            Err(Errno::ENOTDIR) if file_type(&home).is_ok_and(|it| it.is_symlink()) => {
+                Err(Errno::ELOOP.into())
+            }
             directory => Ok(directory?),
         }
     }
@@ -136,8 +141,7 @@ impl KeyFile {
             error,
         };
         let home = self.open_home().map_err(fail)?;
-        let there = fstatat(&home, DIRECTORY, AtFlags::AT_SYMLINK_NOFOLLOW);
-        if there.is_ok_and(|there| kind(there.st_mode) == SFlag::S_IFDIR) {
+        if file_type(&home).is_ok_and(|it| it.is_dir()) {
             return Ok(());
         }
         mkdirat(&home, DIRECTORY, Mode::S_IRWXU).map_err(|errno| fail(errno.into()))
@@ -146,13 +150,15 @@ impl KeyFile {
     /// Puts a new file with this content in the place of the old one.
     ///
     /// # Errors
-    /// The user may not write there, or the filesystem is full; the old file is as it was.
+    /// The user may not write there, the filesystem is full, or [`KeyFile::read`] would not read it; the old file is as
+    /// it was.
     pub fn replace(&self, content: &[u8]) -> Result<(), Trouble> {
         let path = self.path();
         let write = |error: io::Error| Trouble {
             action: format!("failed to write to '{}'", path.display()),
             error,
         };
+        check_length(content).map_err(write)?;
         let directory = self.open_directory().map_err(write)?;
         let (file, name) = create(&directory).map_err(|error| Trouble {
             action: format!(
@@ -181,9 +187,9 @@ impl KeyFile {
         };
         let written = file.write_all(content).and_then(|()| file.sync_all());
         written.map_err(fail("write to"))?;
-        let owner = fstat(file).map_err(|errno| fail("write to")(errno.into()))?;
+        let owner = file.metadata().map_err(fail("write to"))?;
         // It is the user's own but where the directory hands down its group.
-        if owner.st_uid != self.uid.as_raw() || owner.st_gid != self.gid.as_raw() {
+        if owner.uid() != self.uid.as_raw() || owner.gid() != self.gid.as_raw() {
             fchown(file, Some(self.uid), Some(self.gid))
                 .map_err(|errno| fail("set ownership of directory")(errno.into()))?;
         }
@@ -192,13 +198,23 @@ impl KeyFile {
     }
 }
 
-fn kind(mode: nix::libc::mode_t) -> SFlag {
-    SFlag::from_bits_truncate(mode & SFlag::S_IFMT.bits())
+fn check_length(content: &[u8]) -> io::Result<()> {
+    let mut lines = content.splitn(MAX_LINES + 1, |&byte| byte == b'\n');
+    Err(io::Error::other(if content.len() > MAX_SIZE {
+        "larger than 1 MiB; remove keys that nobody needs"
+    } else if lines.nth(MAX_LINES).is_some_and(|rest| !rest.is_empty()) {
+        "more than 10000 lines; remove keys that nobody needs"
+    } else {
+        return Ok(());
+    }))
 }
 
-fn is_link(home: &OwnedFd) -> bool {
-    fstatat(home, DIRECTORY, AtFlags::AT_SYMLINK_NOFOLLOW)
-        .is_ok_and(|there| kind(there.st_mode) == SFlag::S_IFLNK)
+/// What `.ssh` is itself. Not by fstatat(2), for with 32 bits nix's has no room for the inode numbers of large
+/// filesystems.
+fn file_type(home: &OwnedFd) -> io::Result<FileType> {
+    let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+    let there = File::from(openat(home, DIRECTORY, flags, Mode::empty())?);
+    Ok(there.metadata()?.file_type())
 }
 
 /// A new file beside the old one, under a name that nobody has.

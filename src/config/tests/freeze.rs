@@ -22,16 +22,15 @@ fn every_key_in_the_file() {
     assert!(policy.strict && policy.ignore_frozen);
     assert_eq!(config.limits.hold, Some(Duration::from_secs(60)));
     assert_eq!(config.limits.step, None);
-    let dump = dump(&config);
-    let (general, own) = dump.split_once("[qemu-ga-rs]\n").unwrap();
+    let (general, own) = dumps(&config);
     assert!(general.contains("verbose=true") && !general.contains("fsfreeze"));
     assert_eq!(
         own,
         "fsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
          fsfreeze-optional=/mnt/[a-c]\nfsfreeze-strict=true\nfsfreeze-ignore-frozen=true\n\
-         fsfreeze-hold-limit=60\nfsfreeze-step-limit=0\n"
+         fsfreeze-normal-rcu=false\nfsfreeze-hold-limit=60\nfsfreeze-step-limit=0\n"
     );
-    let again = from_file(&dump);
+    let again = from_file(std::str::from_utf8(&config.dump()).unwrap());
     assert_eq!((again.policy, again.limits), (config.policy, config.limits));
 }
 
@@ -100,12 +99,13 @@ fn nonsense_is_one_warning_each_and_a_safe_default() {
         config.warnings,
         expected.map(|text| format!("{}, line {text}", file.1))
     );
-    let own = dump(&config)
-        .split_once("[qemu-ga-rs]\n")
-        .unwrap()
-        .1
-        .to_owned();
-    assert_eq!(own, "fsfreeze-exclude=/ok\n");
+    // What counts in their place is shown.
+    assert_eq!(
+        dumps(&config).1,
+        "fsfreeze-mode=all\nfsfreeze-include=\nfsfreeze-exclude=/ok\nfsfreeze-optional=\n\
+         fsfreeze-strict=false\nfsfreeze-ignore-frozen=false\nfsfreeze-normal-rcu=false\n\
+         fsfreeze-hold-limit=900\nfsfreeze-step-limit=300\n"
+    );
 }
 
 #[test]

@@ -1,20 +1,32 @@
 //! The transaction: survey, open, flush, hooks, flush again, freeze; and back.
 //!
 //! The engine is plain sequential code over [`Ops`]; what is done side by side is done in there, one
-//! level of the plan at a time. Any failure on the way in undoes what was done, in reverse; undoing
+//! batch of the plan at a time. Any failure on the way in undoes what was done, in reverse; undoing
 //! goes on past errors and reports them all.
 
+mod recovery;
+mod watch;
 mod way_in;
 mod way_out;
 
-use crate::freeze::guardian::{Claim, Order};
-use crate::freeze::ops::Ops;
+use crate::freeze::guardian::Claim;
+use crate::freeze::ops::{Heard, Ops};
+use crate::freeze::plan::Target;
 use crate::freeze::policy::{Limits, Policy};
 use crate::freeze::report::{End, Report};
 use crate::hooks::ThawReason;
+use crate::probe::mountinfo::DeviceNumber;
 use crate::state::Expiry;
+use nix::sys::eventfd::EventFd;
 use std::os::fd::OwnedFd;
+use std::sync::Arc;
 use std::time::Duration;
+
+/// How often a guardian is looked at that does not say what it does: it may be stopped.
+const LEGACY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
+
+/// Why there is no freeze while the agent leaves.
+const STOPPING: &str = "the freeze was given up: the agent was asked to stop";
 
 /// Why a freeze or thaw failed; the text is what goes over the wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,7 +49,22 @@ struct Held<H> {
     /// Index in the report's list.
     record: usize,
     /// See [`Target`](crate::freeze::plan::Target).
-    level: usize,
+    batch: usize,
+    /// It cannot be frozen: its device is watched instead.
+    watch: Option<DeviceNumber>,
+}
+
+impl<H> Held<H> {
+    fn new(handle: H, record: usize, target: &Target) -> Self {
+        Self {
+            handle,
+            name: target.filesystem.name(),
+            optional: target.optional,
+            record,
+            batch: target.batch,
+            watch: target.is_watched().then(|| target.filesystem.device()),
+        }
+    }
 }
 
 /// What a walk of FITHAWs did.
@@ -46,17 +73,31 @@ struct Thawed<H> {
     count: u64,
     /// What stays frozen, with the reason.
     stuck: Vec<(Held<H>, String)>,
+    /// What has not answered, one line each. The call is still out and thaws it once its disk answers; the
+    /// hooks do not wait for that.
+    late: Vec<String>,
 }
 
 enum State<H> {
     Thawed,
-    /// Frozen by this process; in the order of freezing.
-    Frozen {
-        held: Vec<Held<H>>,
-        since: Duration,
-    },
-    /// An earlier process left its marker; what it froze is found by asking every filesystem.
+    /// Frozen by this process or by an earlier one.
+    Frozen(Freeze<H>),
+    /// An earlier process left its marker, and its guardian has not said yet what it is doing.
     Inherited,
+}
+
+/// A freeze that holds.
+struct Freeze<H> {
+    /// In the order of freezing.
+    held: Vec<Held<H>>,
+    /// Since when everything is frozen.
+    since: Duration,
+    /// When the hold limit ends it.
+    ends: Option<Duration>,
+    /// By an earlier process.
+    is_inherited: bool,
+    /// How often another guardian may be started.
+    guardians_left: u32,
 }
 
 /// The state machine. `O` is the world.
@@ -68,15 +109,22 @@ pub struct Engine<O: Ops> {
     /// The run at work freezes no filesystem.
     hooks_only: bool,
     report: Report,
+    /// The host has not heard yet that its freeze was ended because the system goes down.
+    owes_an_answer: bool,
+    /// The run at work has ended so, and that is still to be kept.
+    ended: Option<End>,
+    /// An earlier process may have left hooks that are still to be thawed.
+    has_legacy: bool,
 }
 
 impl<O: Ops> Engine<O> {
     /// An engine that holds nothing; `inherited` if an earlier process left its marker.
     pub fn new(mut ops: O, inherited: bool, policy: Policy, limits: Limits) -> Self {
+        // One that undoes a freeze of which there is no marker yet is to be waited for as well.
+        let has_legacy = ops.find_guardian() || inherited || ops.has_journal();
         let state = if inherited {
-            // How many there are only the mount table will tell.
+            // How many there are only the guardian or the mount table will tell.
             ops.hush(1);
-            ops.find_guardian();
             State::Inherited
         } else {
             State::Thawed
@@ -88,22 +136,40 @@ impl<O: Ops> Engine<O> {
             hold_limit: limits.hold,
             hooks_only: false,
             report: Report::default(),
+            owes_an_answer: false,
+            ended: None,
+            has_legacy,
         }
     }
 
-    /// How long until the hold limit ends the freeze at work; `None`: never, or nothing is frozen,
-    /// or it is the guardian of a predecessor who knows.
-    pub fn time_left(&mut self) -> Option<Duration> {
-        let State::Frozen { since, .. } = self.state else {
-            return None;
-        };
-        let held = self.ops.now().saturating_sub(since);
-        Some(self.hold_limit?.saturating_sub(held))
+    /// Whether it is not known yet what an earlier process has left.
+    pub fn has_legacy(&self) -> bool {
+        self.has_legacy
     }
 
-    /// Whether a freeze is ended without a thaw.
-    pub fn has_limit(&self) -> bool {
-        self.hold_limit.is_some()
+    /// How long until the hold limit ends the freeze at work, or until the next look at a predecessor's
+    /// guardian that does not say what it does; `None`: never, or nothing is frozen.
+    pub fn time_left(&mut self) -> Option<Duration> {
+        match &self.state {
+            _ if self.has_legacy => Some(LEGACY_CHECK_INTERVAL),
+            State::Frozen(freeze) => freeze.ends.map(|ends| ends.saturating_sub(self.ops.now())),
+            State::Thawed | State::Inherited => None,
+        }
+    }
+
+    /// See [`Ops::stop_line`].
+    pub fn stop_line(&self) -> Option<Arc<EventFd>> {
+        self.ops.stop_line()
+    }
+
+    /// See [`Ops::is_stopping`].
+    pub fn is_stopping(&self) -> bool {
+        self.ops.is_stopping()
+    }
+
+    /// Whether the host is yet to hear that its freeze was ended because the system goes down.
+    pub fn owes_an_answer(&self) -> bool {
+        self.owes_an_answer
     }
 
     /// A descriptor that becomes readable when the guardian has something to say.
@@ -118,14 +184,26 @@ impl<O: Ops> Engine<O> {
 
     /// The reports of the last runs, the newest first; while frozen the run at work before them.
     pub fn reports(&mut self) -> Vec<Report> {
+        self.conclude();
         let mut reports = self.ops.reports();
-        if let State::Frozen { since, .. } = self.state {
+        if let State::Frozen(Freeze { since, .. }) = self.state {
             let mut at_work = self.report.clone();
             at_work.stages.held = self.seconds_since(since);
             at_work.judge();
             reports.insert(0, at_work);
         }
         reports
+    }
+
+    /// Does what is left after a freeze or thaw and need not be waited for: the kept log lines, the
+    /// guardian's end, the summary in the log, the report. What comes next does it, if nobody else has.
+    pub fn conclude(&mut self) {
+        if let Some(end) = self.ended.take() {
+            self.finish(end);
+        }
+        if !self.is_frozen() {
+            self.ops.rest();
+        }
     }
 
     /// Freezes everything, or the mountpoints of `only`; answers how many filesystems this call
@@ -135,8 +213,18 @@ impl<O: Ops> Engine<O> {
     /// A filesystem that cannot be opened or frozen, or a hook master that fails. Nothing is
     /// frozen afterwards.
     pub fn freeze(&mut self, only: Option<&[Vec<u8>]>) -> Result<u64, FreezeError> {
+        self.conclude();
+        self.recover(true);
         if self.is_frozen() {
             return Err(FreezeError("filesystems are already frozen".into()));
+        }
+        if self.has_legacy {
+            let why =
+                "the freeze of an agent that was killed is still being undone; try again later";
+            return Err(FreezeError(why.into()));
+        }
+        if self.ops.is_stopping() {
+            return Err(FreezeError(STOPPING.into()));
         }
         self.report = Report::begin(self.ops.wall_clock());
         self.report.requested = only.map(|names| {
@@ -146,13 +234,8 @@ impl<O: Ops> Engine<O> {
         // A thaw that never came for an earlier freeze cannot be meant by one that comes now.
         self.ops.take_expired();
         let result = self.prepare(only).and_then(|held| self.freeze_held(held));
-        if self.is_frozen() {
-            self.report.judge();
-            let limit_ms = self.hold_limit.map(|limit| limit.as_millis() as u64);
-            let report = Box::new(self.report.clone());
-            self.ops.tell_guardian(Order::Frozen { limit_ms, report });
-        } else {
-            self.finish(match result {
+        if !self.is_frozen() {
+            self.ended = Some(match result {
                 Ok(_) => End::Nothing,
                 Err(_) => End::Failure,
             });
@@ -160,18 +243,22 @@ impl<O: Ops> Engine<O> {
         result
     }
 
-    /// Thaws exactly what this agent froze, then tells the hooks; answers how many filesystems
-    /// were thawed by this call. After a restart while frozen, and when nothing is known to be
-    /// frozen, every filesystem of the mount table is asked instead.
+    /// Thaws exactly what this agent or its predecessor froze, then tells the hooks; answers how many
+    /// filesystems were thawed by this call. When nothing is known to be frozen, every filesystem of the
+    /// mount table is asked instead.
     ///
     /// # Errors
     /// The freeze was ended before (told once), a filesystem that stays frozen (the agent then
     /// stays frozen, and thaw can be asked again), or a hook master that fails (everything is
     /// thawed all the same).
     pub fn thaw(&mut self) -> Result<u64, FreezeError> {
+        self.conclude();
+        self.recover(true);
+        self.owes_an_answer = false;
         if self.is_frozen() {
-            match self.ops.claim() {
+            match self.ops.claim(false) {
                 Claim::Ours(predecessors) => {
+                    self.has_legacy = false;
                     if let Some(report) = predecessors {
                         self.report = *report;
                     }
@@ -181,36 +268,48 @@ impl<O: Ops> Engine<O> {
         }
         let (reason, end) = match self.state {
             State::Thawed => {
-                return match self.ops.take_expired() {
+                let answer = match self.ops.take_expired() {
                     Some(expiry) => Err(FreezeError(expiry.to_string())),
                     None => self.thaw_strangers(),
                 };
+                if !self.has_legacy {
+                    self.thaw_hooks_left_over();
+                }
+                return answer;
             }
-            State::Frozen { .. } => (ThawReason::Ok, End::Thaw),
-            State::Inherited => (ThawReason::Recovered, End::Recovery),
+            State::Frozen(Freeze {
+                is_inherited: false,
+                ..
+            }) => (ThawReason::Ok, End::Thaw),
+            State::Frozen(_) | State::Inherited => (ThawReason::Recovered, End::Recovery),
         };
         let result = self.undo(reason);
-        if !self.is_frozen() {
-            self.finish(end);
-        }
+        self.ended = (!self.is_frozen()).then_some(end);
         result
     }
 
     /// Looks after a freeze that nobody thaws: hears what the guardian did, and ends it when the
     /// hold limit has passed.
     pub fn look_after(&mut self) {
-        if !self.is_frozen() {
+        self.recover(false);
+        if !matches!(self.state, State::Frozen(_)) {
             return;
         }
-        if let Some(expiry) = self.ops.hear_guardian() {
-            return self.settle(&expiry);
+        match self.ops.hear_guardian() {
+            Heard::Ended(expiry) => return self.settle(&expiry),
+            Heard::Gone => self.replace_guardian(),
+            Heard::Nothing => {}
         }
-        if self.time_left() != Some(Duration::ZERO) {
+        let why = if self.time_left() == Some(Duration::ZERO) {
+            Expiry::HOLD_LIMIT
+        } else if self.ops.is_stopping() && self.ops.is_system_stopping() {
+            self.owes_an_answer = true;
+            Expiry::SHUTDOWN
+        } else {
             return;
-        }
+        };
         // What it meets is in the log and the report.
-        self.end_early("no guest-fsfreeze-thaw came within the hold limit")
-            .err();
+        self.end_early(why).err();
     }
 
     /// Ends the freeze without having been asked to; the next thaw will hear of it.
@@ -218,10 +317,11 @@ impl<O: Ops> Engine<O> {
     /// # Errors
     /// As [`Engine::thaw`].
     pub fn end_early(&mut self, why: &str) -> Result<(), FreezeError> {
+        self.recover(true);
         if !self.is_frozen() {
             return Ok(());
         }
-        match self.ops.claim() {
+        match self.ops.claim(true) {
             Claim::Ended(expiry) => {
                 self.settle(&expiry);
                 return Ok(());
@@ -229,6 +329,7 @@ impl<O: Ops> Engine<O> {
             Claim::Ours(None) => {}
             Claim::Ours(Some(predecessors)) => self.report = *predecessors,
         }
+        self.has_legacy = false;
         let result = self.undo_because(ThawReason::TimedOut, Some(why));
         if !self.is_frozen() {
             self.finish(End::Expiry);
@@ -239,8 +340,16 @@ impl<O: Ops> Engine<O> {
     /// The guardian has ended the freeze.
     fn settle(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
-        self.ops.dismiss_guardian();
+        // It may have found the state directory read-only; then this agent remembers.
+        // No host was told of a freeze that was never whole, so its thaw has nothing to hear.
+        let was_whole = expiry.held > 0.0;
+        let marked = was_whole.then(|| self.ops.mark_expired(expiry));
+        match was_whole {
+            true => self.ops.dismiss_guardian(),
+            false => self.leave_to_guardian(),
+        }
         self.ops.speak();
+        self.note(marked.unwrap_or(Ok(())));
         // It kept the run before it said so, with what only it knows: the thaw hooks. Of a
         // predecessor's run we know nothing at all.
         let kept = self.ops.reports().into_iter().find(|kept| {
@@ -255,20 +364,38 @@ impl<O: Ops> Engine<O> {
             None if self.report.id.is_empty() => tracing::warn!("{expiry}"),
             None => {
                 self.report.stages.held += expiry.held;
+                self.report.ended_because = Some(expiry.reason.clone());
                 self.warn(expiry.to_string());
                 self.finish(End::Expiry);
             }
         }
     }
 
-    /// The end of a run, whatever came of it.
+    /// The guardian has ended a freeze that was not whole and says so before it tells the hooks: an agent that was
+    /// stopped must not go on meanwhile. Until it has ended, nothing else begins.
+    fn leave_to_guardian(&mut self) {
+        self.ops.part_from_guardian();
+        self.has_legacy = true;
+    }
+
+    /// The end of a run, whatever came of it. The report comes first: an agent that is killed in this
+    /// moment leaves it to nobody.
     fn finish(&mut self, end: End) {
-        self.ops.dismiss_guardian();
+        if !self.has_legacy {
+            self.ops.release_guardian();
+        }
         self.report.end(end);
+        let kept = self.ops.keep(&self.report);
+        self.ops.speak();
         self.tell_summary();
-        if let Err(text) = self.ops.keep(&self.report) {
+        if let Err(text) = kept {
             tracing::warn!("{text}");
         }
+        if !self.has_legacy {
+            self.ops.dismiss_guardian();
+        }
+        // Its many small pieces would keep pages of the heap that are free otherwise.
+        self.report = Report::default();
     }
 
     fn tell_summary(&self) {
@@ -279,6 +406,21 @@ impl<O: Ops> Engine<O> {
     fn warn(&mut self, text: String) {
         tracing::warn!("{text}");
         self.report.errors.push(text);
+    }
+
+    /// Logs and records a failure that does not stop the run.
+    fn note(&mut self, result: Result<(), String>) {
+        if let Err(text) = result {
+            self.warn(text);
+        }
+    }
+
+    /// Fails once the agent is asked to stop, for then nobody may be there to thaw.
+    fn refuse_if_stopping(&mut self) -> Result<(), FreezeError> {
+        match self.ops.is_stopping() {
+            true => Err(self.fail(STOPPING.into())),
+            false => Ok(()),
+        }
     }
 
     /// Records an error and makes it the answer.

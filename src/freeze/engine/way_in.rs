@@ -1,108 +1,279 @@
 //! From the request to the last FIFREEZE, and back if anything fails on the way.
 
-use super::{Engine, FreezeError, Held, State};
-use crate::freeze::guardian::Order;
-use crate::freeze::ops::{OpenError, Ops, Timed};
-use crate::freeze::plan;
+use super::{Engine, Freeze, FreezeError, Held, State};
+use crate::deadline::Timed;
+use crate::freeze::guardian::{Claim, Order};
+use crate::freeze::ops::{Holding, Ops, Patience};
+use crate::freeze::plan::{self, Plan, Survey, Target};
 use crate::freeze::policy::Mode;
 use crate::freeze::report::Outcome;
 use crate::hooks::memory::Run;
 use crate::hooks::{Phase, ThawReason, words};
+use crate::state::Marker;
 use crate::sys::strerror;
 use nix::libc;
+use std::collections::VecDeque;
 use std::io;
+use std::time::Duration;
+
+/// With less than this to write back a flush is not worth its time: FIFREEZE writes it within 40 ms at
+/// 100 MB/s.
+const DIRTY_BOUND: u64 = 4 << 20;
+
+/// Most flushes after the hooks: whoever keeps writing must not put the freeze off for ever.
+const MAX_FLUSHES: u32 = 3;
+
+/// How many guardians are started while everything is frozen: what ends them may end them all.
+pub(super) const MAX_GUARDIANS: u32 = 3;
+
+/// Why a freeze failed that took longer than it may hold.
+const LIMIT_WHILE_FREEZING: &str =
+    "the hold limit passed before everything was frozen; raise fsfreeze-hold-limit";
+
+/// How often for each filesystem the order is changed, when one waits for what is frozen.
+const MAX_REORDERS: usize = 2;
 
 impl<O: Ops> Engine<O> {
-    /// Everything before the first FIFREEZE.
+    /// Everything before the first FIFREEZE. Nothing is held open while hooks run, for they may unmount a
+    /// filesystem or stop its device; afterwards the mount table is read again.
     pub(super) fn prepare(
         &mut self,
         only: Option<&[Vec<u8>]>,
     ) -> Result<Vec<Held<O::Handle>>, FreezeError> {
         self.hooks_only = self.policy.freeze == Mode::HooksOnly;
-        let survey = self
+        if self.policy.freeze != Mode::Off {
+            // It gets ready meanwhile.
+            let started = self.ops.start_guardian(&self.report.id);
+            self.note(started);
+        }
+        let survey = self.ops.survey();
+        let plan = self.plan(survey, only)?;
+        let held = self.open(&plan.targets, false)?;
+        if held.is_empty() && !self.hooks_only {
+            tracing::warn!("nothing to freeze: no mounted filesystem was chosen, no hook was run");
+            return Ok(held);
+        }
+        let is_dirty = self
             .ops
-            .survey()
+            .dirty_bytes()
+            .is_none_or(|bytes| bytes > DIRTY_BOUND);
+        self.report.stages.flush = self.flush(&held, is_dirty)?;
+        drop(held);
+        self.refuse_if_stopping()?;
+        let ready = self.ops.await_guardian();
+        self.note(ready);
+        let quieted = self.call_hooks(Phase::Freeze, None);
+        let held = quieted.and_then(|ran| self.prepare_again(only, plan, ran));
+        let freezes_nothing = match &held {
+            Ok(held) => held.is_empty() && !self.hooks_only,
+            Err(_) => true,
+        };
+        if freezes_nothing {
+            // What this meets is in the log and the report; the answer names the culprit.
+            self.roll_back();
+        }
+        held
+    }
+
+    /// After the hooks: opens what is mounted now, and flushes what they wrote.
+    fn prepare_again(
+        &mut self,
+        only: Option<&[Vec<u8>]>,
+        mut plan: Plan,
+        hooks_ran: bool,
+    ) -> Result<Vec<Held<O::Handle>>, FreezeError> {
+        if self.hooks_only {
+            for record in 0..plan.targets.len() {
+                let why = "a hook adapter's settings ask that no filesystem be frozen";
+                self.report.explain(record, Outcome::Skipped, why);
+            }
+            return Ok(Vec::new());
+        }
+        match self.ops.survey_again() {
+            Ok(None) => {}
+            Ok(Some(survey)) => {
+                let before = std::mem::take(&mut plan);
+                plan = self.plan(Ok(survey), only)?;
+                tell_changes(&before.targets, &plan.targets);
+                self.report.pardon_unmounted(&before.targets);
+            }
+            Err(error) => {
+                self.plan(Err(error), only)?;
+            }
+        }
+        let held = self.open(&plan.targets, true)?;
+        if held.is_empty() {
+            return Ok(held);
+        }
+        self.report.stages.flush_again = self.flush_again(&held, hooks_ran)?;
+        self.refuse_if_stopping()?;
+        if let Err(text) = self.entrust(&held, self.hold_limit) {
+            self.warn(text);
+            if !self.ops.is_undecided() {
+                return Err(self.fail(LIMIT_WHILE_FREEZING.into()));
+            }
+            // A hook may have ended it.
+            let replaced = self.start_guardian_again(&held, self.hold_limit, None);
+            self.note(replaced);
+        }
+        Ok(held)
+    }
+
+    fn entrust(&mut self, held: &[Held<O::Handle>], limit: Option<Duration>) -> Result<(), String> {
+        let holdings: Vec<_> = held.iter().map(Held::holding).collect();
+        self.ops.entrust(&holdings, limit)
+    }
+
+    /// Starts another guardian in place of one that is gone; everything is frozen since then, if it is.
+    pub(super) fn start_guardian_again(
+        &mut self,
+        held: &[Held<O::Handle>],
+        limit: Option<Duration>,
+        since: Option<Duration>,
+    ) -> Result<(), String> {
+        let holdings: Vec<_> = held.iter().map(Held::holding).collect();
+        self.ops
+            .replace_guardian(&self.report.id, &holdings, limit, since)
+    }
+
+    /// While frozen: starts another guardian, and tells it how things stand.
+    pub(super) fn replace_guardian(&mut self) {
+        let limit = self.time_left();
+        let State::Frozen(mut freeze) = std::mem::replace(&mut self.state, State::Thawed) else {
+            return;
+        };
+        while let Some(left) = freeze.guardians_left.checked_sub(1) {
+            freeze.guardians_left = left;
+            match self.start_guardian_again(&freeze.held, limit, Some(freeze.since)) {
+                Ok(()) => break,
+                Err(text) => self.warn(text),
+            }
+        }
+        self.state = State::Frozen(freeze);
+        self.tell_frozen();
+    }
+
+    /// Tells the guardian that everything is frozen.
+    pub(super) fn tell_frozen(&mut self) {
+        let State::Frozen(freeze) = &self.state else {
+            return;
+        };
+        self.report.judge();
+        self.ops.tell_guardian(Order::Frozen {
+            report: Box::new(self.report.clone()),
+            order: freeze.held.iter().map(|held| held.record).collect(),
+            since_ms: freeze.since.as_millis() as u64,
+        });
+    }
+
+    fn plan(
+        &mut self,
+        survey: io::Result<Survey>,
+        only: Option<&[Vec<u8>]>,
+    ) -> Result<Plan, FreezeError> {
+        let survey = survey
             .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
         let plan = plan::make(&survey, &self.policy, only).map_err(|e| self.fail(e.to_string()))?;
         for note in &plan.notes {
             tracing::info!("{note}");
         }
         self.report.plan(&plan);
-        let mut held = Vec::with_capacity(plan.targets.len());
-        for (record, target) in plan.targets.iter().enumerate() {
-            let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
-            match self.ops.open(target) {
-                Ok(handle) => held.push(Held {
-                    handle,
-                    name,
-                    record,
-                    optional: target.optional,
-                    level: target.level,
-                }),
-                Err(error) => {
-                    let covered = matches!(error, OpenError::Covered) && !self.policy.strict;
-                    let text = format!("failed to open {name}: {error}");
-                    self.leave_out(record, text, covered || target.optional)?;
+        Ok(plan)
+    }
+
+    /// Opens all targets. What may fail is left out, and told only if `is_last`: before the hooks it may
+    /// be about to change.
+    fn open(
+        &mut self,
+        targets: &[Target],
+        is_last: bool,
+    ) -> Result<Vec<Held<O::Handle>>, FreezeError> {
+        let mut held = Vec::with_capacity(targets.len());
+        let (mut failures, mut no_descriptors) = (Ok(()), Vec::new());
+        let opened = self.ops.open(targets);
+        for ((record, target), handle) in targets.iter().enumerate().zip(opened) {
+            let name = target.filesystem.name();
+            let error = match handle {
+                Ok(handle) => {
+                    held.push(Held::new(handle, record, target));
+                    continue;
                 }
+                Err(error) => error,
+            };
+            let passes = error.is_hidden() && (!self.policy.strict || target.is_read_only);
+            let passes = passes || target.optional;
+            if error.is_too_many() && !passes {
+                self.report
+                    .explain(record, Outcome::Failed, &error.to_string());
+                no_descriptors.push(name);
+            } else if is_last || !passes {
+                let text = format!("failed to open {name}: {error}");
+                failures = failures.and(self.leave_out(record, text, passes));
             }
         }
-        if held.is_empty() && !self.hooks_only {
-            tracing::warn!("nothing to freeze: no mounted filesystem was chosen, no hook was run");
-            return Ok(held);
+        if !no_descriptors.is_empty() {
+            let text = format!(
+                "failed to open {}: too many open files; raise LimitNOFILE= of the service",
+                no_descriptors.join(", ")
+            );
+            failures = failures.and(Err(self.fail(text)));
         }
-        self.report.stages.flush = self.flush(&held)?;
-        let entrusted: Vec<_> = held
-            .iter()
-            .map(|h| (&h.handle, h.name.as_str(), h.level))
-            .collect();
-        if let Err(text) = self.ops.stand_guard(&entrusted) {
-            self.warn(text);
-        }
-        let quieted = self.call_hooks(Phase::Freeze, None).and_then(|()| {
-            if !self.hooks_only {
-                self.report.stages.flush_again = self.flush(&held)?;
-            }
-            Ok(())
-        });
-        if let Err(error) = quieted {
-            // What this meets is in the log and the report; the answer names the culprit.
-            self.call_hooks(Phase::Thaw, Some(ThawReason::Failed)).err();
-            return Err(error);
-        }
-        if self.hooks_only {
-            for held in &held {
-                let why = "a hook adapter's settings ask that no filesystem be frozen";
-                self.report.explain(held.record, Outcome::Skipped, why);
-            }
-            held.clear();
-        }
-        Ok(held)
+        failures.map(|()| held)
     }
 
     /// What hooks are told about this run.
     fn run(&self) -> Run {
         let filesystems = &self.report.filesystems;
+        let mountpoints = match &self.report.mountpoints[..] {
+            // A predecessor's report; our own hook master knows them from the freeze.
+            "" => words(filesystems.iter().map(|f| &f.mountpoint)),
+            exact => exact.to_owned(),
+        };
         Run {
             id: self.report.id.clone(),
-            mountpoints: words(filesystems.iter().map(|f| f.mountpoint.as_str())),
-            devices: words(filesystems.iter().map(|f| f.device.as_str())),
+            mountpoints,
+            devices: words(filesystems.iter().map(|f| &f.device)),
             hold_limit: self.hold_limit.map_or(0.0, |limit| limit.as_secs_f64()),
         }
     }
 
+    /// Flushes again if hooks ran or much is dirty, and repeats that as long as each time at most half of
+    /// what was dirty before is left; returns how long it took.
+    fn flush_again(
+        &mut self,
+        held: &[Held<O::Handle>],
+        hooks_ran: bool,
+    ) -> Result<f64, FreezeError> {
+        let (mut seconds, mut before) = (0.0, u64::MAX);
+        for turn in 0..MAX_FLUSHES {
+            let dirty = self.ops.dirty_bytes();
+            let is_dirty = dirty.map_or(turn == 0, |bytes| bytes > DIRTY_BOUND);
+            let pays = is_dirty && dirty.is_none_or(|bytes| bytes <= before / 2);
+            let must = hooks_ran && turn == 0;
+            if !pays && !must {
+                break;
+            }
+            seconds += self.flush(held, is_dirty)?;
+            before = dirty.unwrap_or_default();
+        }
+        Ok(seconds)
+    }
+
     /// Flushes side by side; returns how long it took. A failure is told but does not stop the
     /// run, for FIFREEZE flushes again and decides; a filesystem that does not answer does.
-    pub(super) fn flush(&mut self, held: &[Held<O::Handle>]) -> Result<f64, FreezeError> {
+    fn flush(&mut self, held: &[Held<O::Handle>], commits_first: bool) -> Result<f64, FreezeError> {
         let start = self.ops.now();
         let handles: Vec<&O::Handle> = held.iter().map(|h| &h.handle).collect();
         let mut hangs = None;
-        for (result, held) in self.ops.flush(&handles).into_iter().zip(held) {
+        let done = self.ops.flush(&handles, commits_first);
+        for (result, held) in done.into_iter().zip(held) {
             let Err(e) = result else { continue };
             let text = format!("failed to flush {}: {}", held.name, strerror(&e));
             if e.kind() == io::ErrorKind::TimedOut {
                 self.report.explain(held.record, Outcome::Failed, &text);
                 hangs.get_or_insert(text);
             } else {
+                self.report.write_errors.push(text.clone());
                 self.warn(text);
             }
         }
@@ -112,15 +283,13 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Calls the hook master, if there is one; its failure is recorded and returned.
+    /// Calls the hook master, if there is one; its failure is recorded and returned. Answers whether a hook
+    /// may have run.
     pub(super) fn call_hooks(
         &mut self,
         phase: Phase,
         reason: Option<ThawReason>,
-    ) -> Result<(), FreezeError> {
-        if phase == Phase::Freeze {
-            self.ops.tell_guardian(Order::HooksCalled);
-        }
+    ) -> Result<bool, FreezeError> {
         let start = self.ops.now();
         let run = self.run();
         let called = self.ops.call_hooks(phase, reason, &run);
@@ -129,13 +298,17 @@ impl<O: Ops> Engine<O> {
             Phase::Freeze => self.report.stages.freeze_hooks = seconds,
             Phase::Thaw => self.report.stages.thaw_hooks = seconds,
         }
-        let Some(master) = called else { return Ok(()) };
+        let Some(master) = called else {
+            return Ok(false);
+        };
         self.report.hooks(phase, &master);
-        if phase == Phase::Freeze && master.leaves_filesystems {
-            self.hooks_only = true;
+        if phase == Phase::Freeze {
+            self.hooks_only |= master.leaves_filesystems;
+            // It may be what has ended them.
+            self.refuse_if_stopping()?;
         }
         match master.failure {
-            None => Ok(()),
+            None => Ok(!master.is_ours || !master.hooks.is_empty()),
             Some(text) => Err(self.fail(text)),
         }
     }
@@ -149,66 +322,194 @@ impl<O: Ops> Engine<O> {
             "freezing {} filesystems; log lines are kept until the thaw",
             held.len()
         );
-        if let Err(text) = self.ops.mark_frozen() {
+        self.begin_watch(&held);
+        let start = self.ops.now();
+        let ends = self.hold_limit.map(|limit| start + limit);
+        let marker = self.marker(&held, start);
+        if let Err(text) = self.ops.mark_frozen(marker) {
             self.warn(text);
         }
-        let levels = held.chunk_by(|a, b| a.level == b.level);
-        self.ops.hush(levels.map(<[_]>::len).max().unwrap_or(0));
+        let batches = held.chunk_by(|a, b| a.batch == b.batch);
+        self.ops.hush(batches.map(<[_]>::len).max().unwrap_or(0));
+        self.ops.expedite_rcu();
         let start = self.ops.now();
-        let mut frozen: Vec<Held<O::Handle>> = Vec::with_capacity(held.len());
-        let mut failure = None;
-        let mut waiting = held.into_iter().peekable();
-        while let Some(level) = waiting.peek().map(|next| next.level) {
-            let next = || waiting.next_if(|next| next.level == level);
-            let level = std::iter::from_fn(next).collect();
-            failure = self.freeze_level(level, &mut frozen).err();
-            if failure.is_some() {
-                break;
-            }
-        }
+        let (frozen, failure) = self.freeze_in_order(held, ends);
         self.report.stages.freeze = self.seconds_since(start);
+        let restored = self.ops.restore_rcu();
+        self.note(restored);
         let count = frozen.len() as u64;
         let since = self.ops.now();
-        self.state = State::Frozen {
+        self.state = State::Frozen(Freeze {
             held: frozen,
             since,
-        };
-        let Some(error) = failure else {
-            if count == 0 && !self.hooks_only {
-                self.undo(ThawReason::Failed).err();
+            ends,
+            is_inherited: false,
+            guardians_left: MAX_GUARDIANS,
+        });
+        let is_late = ends.is_some_and(|ends| since >= ends) || !self.ops.is_undecided();
+        let failure = match failure {
+            Ok(()) if is_late => Err(self.fail(LIMIT_WHILE_FREEZING.into())),
+            Err(FreezeError(text)) if is_late => {
+                Err(FreezeError(format!("{LIMIT_WHILE_FREEZING}: {text}")))
             }
-            return Ok(count);
+            other => other,
         };
+        if failure.is_ok() && (count > 0 || self.hooks_only) {
+            self.tell_frozen();
+            return Ok(count);
+        }
         // What the roll-back meets is in the log and the report; the answer names the culprit.
-        self.undo(ThawReason::Failed).err();
-        Err(error)
+        self.roll_back();
+        failure.map(|()| count)
     }
 
-    /// FIFREEZE of one level, side by side. Whatever fails, the others of the level are frozen and
-    /// entered; the error is that of the first that may not fail.
-    fn freeze_level(
-        &mut self,
-        level: Vec<Held<O::Handle>>,
-        frozen: &mut Vec<Held<O::Handle>>,
-    ) -> Result<(), FreezeError> {
-        let handles: Vec<&O::Handle> = level.iter().map(|held| &held.handle).collect();
-        let done = self.ops.freeze(&handles);
-        let mut failure = Ok(());
-        for (held, Timed { result, took }) in level.into_iter().zip(done) {
-            self.report.filesystems[held.record].freeze_seconds = took.as_secs_f64();
-            match result {
-                Ok(()) => {
-                    self.report.filesystems[held.record].outcome = Outcome::Frozen;
-                    frozen.push(held);
+    /// Undoes a freeze that failed or froze nothing. A guardian that has begun with that, at the hold limit, also
+    /// tells the hooks.
+    fn roll_back(&mut self) {
+        match self.ops.claim(false) {
+            Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed)),
+            Claim::Ours(_) => drop(self.call_hooks(Phase::Thaw, Some(ThawReason::Failed))),
+            Claim::Ended(_) => {
+                if let State::Frozen(freeze) = std::mem::replace(&mut self.state, State::Thawed) {
+                    // What was frozen after its thaw.
+                    self.thaw_each(freeze.held, Outcome::ThawedByOthers);
                 }
-                Err(e) => {
-                    let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
-                    let passes = held.optional || self.tolerates(&e);
-                    failure = failure.and(self.leave_out(held.record, text, passes));
-                }
+                let unmarked = self.ops.mark_thawed();
+                self.note(unmarked);
+                self.leave_to_guardian();
             }
         }
-        failure
+    }
+
+    /// What a successor finds.
+    fn marker(&self, held: &[Held<O::Handle>], since: Duration) -> Marker {
+        let device = |held: &Held<_>| self.report.filesystems[held.record].device.clone();
+        Marker {
+            id: self.report.id.clone(),
+            since_ms: since.as_millis() as u64,
+            limit_ms: self.hold_limit.map(|limit| limit.as_millis() as u64),
+            devices: held.iter().map(device).collect(),
+            ..Marker::default()
+        }
+    }
+
+    /// FIFREEZE batch by batch, until that of all or the hold limit; what is frozen, in the order of freezing,
+    /// and the failure that ended it.
+    ///
+    /// A filesystem that does not answer for a while may write to one that is frozen, by a way that
+    /// nobody knows of. So everything is thawed, that one is frozen first, and all others after it, one
+    /// by one.
+    fn freeze_in_order(
+        &mut self,
+        held: Vec<Held<O::Handle>>,
+        ends: Option<Duration>,
+    ) -> (Vec<Held<O::Handle>>, Result<(), FreezeError>) {
+        let mut reorders_left = held.len() * MAX_REORDERS;
+        let mut frozen: Vec<Held<O::Handle>> = Vec::with_capacity(held.len());
+        let mut next_batch = held.last().map_or(0, |last| last.batch + 1);
+        let mut waiting = VecDeque::from(held);
+        while let Some(mut late) = take_batch(&mut waiting) {
+            if ends.is_some_and(|ends| self.ops.now() >= ends) {
+                return (frozen, Ok(()));
+            }
+            let handles: Vec<&O::Handle> = late.iter().map(|held| &held.handle).collect();
+            let mut answers = self.ops.freeze(&handles);
+            let mut failure = Ok(());
+            loop {
+                let mut still_late = Vec::new();
+                for (held, answer) in late.into_iter().zip(answers) {
+                    match answer {
+                        None => still_late.push(held),
+                        Some(answer) => {
+                            let entered = self.enter_frozen(held, answer, &mut frozen);
+                            failure = failure.and(entered);
+                        }
+                    }
+                }
+                late = still_late;
+                if late.is_empty() {
+                    break;
+                }
+                if frozen.is_empty() {
+                    // It waits for nothing of ours.
+                    answers = self.await_alone(ends);
+                    continue;
+                }
+                if reorders_left == 0 {
+                    let names: Vec<&str> = late.iter().map(|held| held.name.as_str()).collect();
+                    failure = failure.and(Err(self.fail(format!(
+                        "failed to freeze {}: it waits for other filesystems, whatever is frozen first",
+                        names.join(", ")
+                    ))));
+                }
+                reorders_left = reorders_left.saturating_sub(1);
+                for held in late.iter_mut().chain(frozen.iter_mut()) {
+                    held.batch = next_batch;
+                    next_batch += 1;
+                }
+                let released = self.release(&mut frozen);
+                released
+                    .into_iter()
+                    .rev()
+                    .for_each(|held| waiting.push_front(held));
+                answers = match frozen.is_empty() {
+                    true => self.ops.await_freeze(Patience::Delay),
+                    false => self.await_alone(ends),
+                };
+            }
+            let failure = failure.and_then(|()| self.refuse_if_stopping());
+            if failure.is_err() {
+                return (frozen, failure);
+            }
+        }
+        (frozen, Ok(()))
+    }
+
+    /// Waits for a FIFREEZE to its limit.
+    fn await_alone(&mut self, ends: Option<Duration>) -> Vec<Option<Timed>> {
+        let left = ends.map(|ends| ends.saturating_sub(self.ops.now()));
+        self.ops.await_freeze(Patience::Limit(left))
+    }
+
+    /// Thaws what is frozen for the moment, and returns that in the order of freezing; what cannot be
+    /// thawed stays.
+    fn release(&mut self, frozen: &mut Vec<Held<O::Handle>>) -> Vec<Held<O::Handle>> {
+        let handles: Vec<&O::Handle> = frozen.iter().rev().map(|held| &held.handle).collect();
+        let mut done = self.ops.thaw(&handles);
+        done.reverse();
+        let mut released = Vec::new();
+        for (held, timed) in std::mem::take(frozen).into_iter().zip(done) {
+            if timed.result.is_ok() {
+                self.report.set(held.record, Outcome::Untouched);
+                released.push(held);
+            } else {
+                frozen.push(held);
+            }
+        }
+        released
+    }
+
+    /// Enters the answer of one FIFREEZE.
+    fn enter_frozen(
+        &mut self,
+        held: Held<O::Handle>,
+        Timed { result, took }: Timed,
+        frozen: &mut Vec<Held<O::Handle>>,
+    ) -> Result<(), FreezeError> {
+        self.report.filesystems[held.record].freeze_seconds = took.as_secs_f64();
+        match result {
+            Ok(()) => {
+                self.report.filesystems[held.record].outcome = Outcome::Frozen;
+                frozen.push(held);
+                Ok(())
+            }
+            Err(e) if self.is_held_unfrozen(held.record, &e) => Ok(()),
+            Err(e) => {
+                let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
+                let passes = held.optional || self.tolerates(&e);
+                self.leave_out(held.record, text, passes)
+            }
+        }
     }
 
     /// Whether a refusal of FIFREEZE leaves the filesystem out instead of failing the run.
@@ -234,6 +535,43 @@ impl<O: Ops> Engine<O> {
         }
         self.report.explain(record, Outcome::Failed, &text);
         Err(self.fail(text))
+    }
+}
+
+impl<H> Held<H> {
+    fn holding(&self) -> Holding<'_, H> {
+        Holding {
+            number: self.record,
+            handle: &self.handle,
+            mountpoint: &self.name,
+        }
+    }
+}
+
+/// The next batch.
+fn take_batch<H>(waiting: &mut VecDeque<Held<H>>) -> Option<Vec<Held<H>>> {
+    let batch = waiting.front()?.batch;
+    let others = waiting.iter().position(|held| held.batch != batch);
+    Some(waiting.drain(..others.unwrap_or(waiting.len())).collect())
+}
+
+/// Logs what was mounted or unmounted while hooks ran.
+fn tell_changes(before: &[Target], after: &[Target]) {
+    let is_in = |list: &[Target], target: &Target| {
+        list.iter()
+            .any(|other| other.filesystem.device() == target.filesystem.device())
+    };
+    for target in after.iter().filter(|target| !is_in(before, target)) {
+        tracing::info!(
+            "{} was mounted meanwhile: it is frozen too",
+            target.filesystem.name()
+        );
+    }
+    for target in before.iter().filter(|target| !is_in(after, target)) {
+        tracing::info!(
+            "{} is no longer mounted: it is not frozen",
+            target.filesystem.name()
+        );
     }
 }
 

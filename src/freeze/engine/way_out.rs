@@ -1,8 +1,8 @@
 //! From the first FITHAW to the last thaw hook.
 
-use super::{Engine, FreezeError, Held, State, Thawed};
-use crate::freeze::ops::{Ops, Timed};
-use crate::freeze::plan;
+use super::{Engine, Freeze, FreezeError, Held, State, Thawed};
+use crate::freeze::ops::Ops;
+use crate::freeze::plan::{self, Target};
 use crate::freeze::report::{Outcome, Report};
 use crate::hooks::{Phase, ThawReason};
 use crate::state::Expiry;
@@ -24,38 +24,48 @@ impl<O: Ops> Engine<O> {
         reason: ThawReason,
         expiry: Option<&str>,
     ) -> Result<u64, FreezeError> {
-        let Thawed { count, stuck } = match std::mem::replace(&mut self.state, State::Thawed) {
+        self.end_watch();
+        let (thawed, freeze) = match std::mem::replace(&mut self.state, State::Thawed) {
             State::Thawed => return Ok(0),
-            State::Frozen { held, since } => {
-                self.report.stages.held += self.seconds_since(since);
-                self.thaw_each(held, Outcome::ThawedByOthers)
+            State::Frozen(mut freeze) => {
+                self.report.stages.held += self.seconds_since(freeze.since);
+                let held = std::mem::take(&mut freeze.held);
+                (self.thaw_each(held, Outcome::ThawedByOthers), Some(freeze))
             }
-            State::Inherited => self.thaw_for_predecessor()?,
+            State::Inherited => (self.thaw_for_predecessor()?, None),
         };
+        let Thawed { count, stuck, late } = thawed;
         if !stuck.is_empty() {
             let texts: Vec<&str> = stuck.iter().map(|(_, text)| text.as_str()).collect();
             let error = self.fail(texts.join("; "));
             let since = self.ops.now();
             let held = stuck.into_iter().map(|(held, _)| held).collect();
-            self.state = State::Frozen { held, since };
+            self.state = State::Frozen(Freeze {
+                held,
+                since,
+                ends: freeze.as_ref().and_then(|freeze| freeze.ends),
+                is_inherited: freeze.as_ref().is_none_or(|freeze| freeze.is_inherited),
+                guardians_left: 0,
+            });
             return Err(error);
         }
-        self.ops.speak();
         if let Err(text) = self.ops.mark_thawed() {
             self.warn(text);
         }
+        self.note_new_mounts();
         if let Some(why) = expiry {
             self.remember_expiry(count, why);
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
-        let hooks = self.call_hooks(Phase::Thaw, Some(reason));
-        self.ops.dismiss_guardian();
-        hooks?;
-        Ok(count)
+        let thawed = self.call_hooks(Phase::Thaw, Some(reason));
+        if !late.is_empty() {
+            return Err(self.fail(late.join("; ")));
+        }
+        thawed.map(|_| count)
     }
 
-    /// What an earlier agent froze: asks every filesystem, and completes that agent's report if its
-    /// guardian had it.
+    /// What an earlier agent froze whose guardian is of another version: asks every filesystem, and completes that
+    /// agent's report if the guardian had it.
     fn thaw_for_predecessor(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let now = self.ops.wall_clock();
         let known = std::mem::replace(&mut self.report, Report::begin(now));
@@ -72,7 +82,9 @@ impl<O: Ops> Engine<O> {
             let prepared = &self.report.stages;
             let prepared =
                 prepared.flush + prepared.freeze_hooks + prepared.flush_again + prepared.freeze;
-            self.report.stages.held = walked.started - self.report.started - prepared;
+            // The time of day may have been set meanwhile.
+            self.report.stages.held = (walked.started - self.report.started - prepared).max(0.0);
+            self.report.take_outcomes(&walked);
             self.report.errors.extend(walked.errors);
         }
         Ok(thawed)
@@ -86,76 +98,77 @@ impl<O: Ops> Engine<O> {
             reason: why.into(),
             count,
         };
+        self.report.ended_because = Some(why.into());
         self.warn(expiry.to_string());
         if let Err(text) = self.ops.mark_expired(&expiry) {
             self.warn(text);
         }
     }
 
-    /// FITHAW level by level in the reverse of the freeze order, past every error. What stays frozen
-    /// is returned in freeze order, each with its reason; what was not frozen gets the outcome `idle`.
+    /// FITHAW in the reverse of the freeze order, past every error. What stays frozen is returned in freeze
+    /// order, each with its reason; what was not frozen gets the outcome `idle`.
     pub(super) fn thaw_each(
         &mut self,
-        mut held: Vec<Held<O::Handle>>,
+        held: Vec<Held<O::Handle>>,
         idle: Outcome,
     ) -> Thawed<O::Handle> {
         let start = self.ops.now();
         let mut count = 0;
-        let mut stuck = Vec::new();
-        while let Some(level) = held.last().map(|last| last.level) {
-            let first = held.partition_point(|held| held.level < level);
-            let level = held.split_off(first);
-            let handles: Vec<&O::Handle> = level.iter().map(|held| &held.handle).collect();
-            let done = self.ops.thaw(&handles);
-            let mut stuck_here = Vec::new();
-            for (held, Timed { result, .. }) in level.into_iter().zip(done) {
-                match result {
-                    Ok(()) => {
-                        count += 1;
-                        self.report.set(held.record, Outcome::Thawed);
-                    }
-                    Err(e) if is_not_frozen(&e) => self.report.set(held.record, idle),
-                    Err(e) => {
-                        let text = format!("failed to thaw {}: {}", held.name, strerror(&e));
-                        self.report.explain(held.record, Outcome::Failed, &text);
-                        stuck_here.push((held, text));
+        let (mut stuck, mut late) = (Vec::new(), Vec::new());
+        let handles: Vec<&O::Handle> = held.iter().rev().map(|held| &held.handle).collect();
+        let done = self.ops.thaw(&handles);
+        for (held, timed) in held.into_iter().rev().zip(done) {
+            let is_overdue = timed.is_overdue();
+            match timed.result {
+                Ok(()) => {
+                    count += 1;
+                    self.report.set(held.record, Outcome::Thawed);
+                }
+                Err(e) if is_not_frozen(&e) => self.report.set(held.record, idle),
+                Err(e) => {
+                    let text = format!("failed to thaw {}: {}", held.name, strerror(&e));
+                    self.report.explain(held.record, Outcome::Failed, &text);
+                    match is_overdue {
+                        true => late.push(text),
+                        false => stuck.push((held, text)),
                     }
                 }
             }
-            stuck.splice(..0, stuck_here);
         }
+        stuck.reverse();
         self.report.stages.thaw += self.seconds_since(start);
-        Thawed { count, stuck }
+        Thawed { count, stuck, late }
     }
 
-    /// FITHAW for every filesystem of the mount table. One that cannot be opened is passed over,
-    /// for nothing tells whether it was ever frozen.
+    /// FITHAW for every filesystem of the mount table.
     pub(super) fn thaw_everything(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let survey = self
             .ops
             .survey()
             .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
         let targets = plan::everything(&survey);
-        self.report.everything(&targets);
+        let held = self.open_for_thaw(&targets);
+        Ok(self.thaw_each(held, Outcome::Untouched))
+    }
+
+    /// Opens what may be frozen, and enters it in the report. One that cannot be opened is passed over, for
+    /// nothing tells whether it was ever frozen.
+    pub(super) fn open_for_thaw(&mut self, targets: &[Target]) -> Vec<Held<O::Handle>> {
+        self.report.everything(targets);
         let mut held = Vec::new();
-        for (record, target) in targets.iter().enumerate() {
-            let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
-            match self.ops.open(target) {
-                Ok(handle) => held.push(Held {
-                    handle,
-                    name,
-                    record,
-                    optional: true,
-                    level: target.level,
-                }),
+        let opened = self.ops.open(targets);
+        for ((record, target), handle) in targets.iter().enumerate().zip(opened) {
+            match handle {
+                Ok(handle) => held.push(Held::new(handle, record, target)),
                 Err(error) => {
+                    let name = target.filesystem.name();
                     let text = format!("failed to open {name}: {error}");
                     tracing::warn!("{text}");
                     self.report.explain(record, Outcome::Skipped, &text);
                 }
             }
         }
-        Ok(self.thaw_each(held, Outcome::Untouched))
+        held
     }
 
     /// A thaw without a freeze of ours frees what others froze, as the original does, but runs no
@@ -164,8 +177,8 @@ impl<O: Ops> Engine<O> {
         let kept = std::mem::take(&mut self.report);
         let result = self.thaw_everything();
         self.report = kept;
-        let Thawed { count, stuck } = result?;
-        for (_, text) in stuck {
+        let Thawed { count, stuck, late } = result?;
+        for text in stuck.into_iter().map(|(_, text)| text).chain(late) {
             tracing::warn!("{text}");
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");

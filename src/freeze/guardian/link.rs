@@ -1,103 +1,181 @@
 //! The agent's end of the line to the guardian.
 
-use super::{Claim, Entrusted, Order, Word, door};
+use super::{
+    CLAIM_LIMIT, Claim, Entrustment, HOOKS_LIMIT, Inherited, Order, PROTOCOL_VERSION, Replaced,
+    Word, connect, door,
+};
+use crate::ipc::{self, Connection};
 use crate::state::Expiry;
-use crate::sys::process::{self, Announcement, Family};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::UnixStream;
+use crate::sys::fds::Token;
+use crate::sys::guardian::{SocketPath, listen};
+use crate::sys::process::{self, Announcement, Family, PidFd};
+use nix::libc;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// How long the guardian may take to answer: it has nothing else to do.
-const PATIENCE: Duration = Duration::from_secs(2);
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the guardian has said by itself.
-#[derive(Debug, PartialEq)]
-pub enum Heard {
+/// What the guardian has sent by itself.
+#[derive(Debug)]
+pub enum Received {
     /// Nothing.
     Nothing,
     /// It has ended the freeze.
     Ended(Expiry),
+    /// The freeze of a predecessor: the roots of its filesystems and where its guardian listens.
+    Freeze(Box<Inherited>, Vec<OwnedFd>, Socket),
     /// It is gone without a word.
     Gone,
+}
+
+/// Where guardians listen, one after another: made before the freeze, for a guardian that is started
+/// while the state directory's filesystem is frozen could not make it.
+#[derive(Debug)]
+pub struct Socket {
+    listener: UnixListener,
+    path: SocketPath,
+}
+
+impl Socket {
+    /// Listens in the state directory.
+    ///
+    /// # Errors
+    /// As [`listen`].
+    pub fn open(statedir: &Path) -> io::Result<Self> {
+        let (listener, path) = listen(&door(statedir))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Removes its path.
+    pub fn close(self) {
+        self.path.remove();
+    }
+}
+
+/// The process at the other end.
+#[derive(Debug)]
+enum Process {
+    /// Started by this agent.
+    Child(Child),
+    /// Started by a predecessor, reaped by init; `None` without pidfd_open(2).
+    Other(Option<PidFd>),
+    Ended,
 }
 
 /// A line to the guardian of the freeze at work.
 #[derive(Debug)]
 pub struct Link {
-    line: BufReader<UnixStream>,
-    /// The process, if this agent started it.
-    child: Option<Child>,
+    line: Connection,
+    process: Process,
+    /// Whoever takes it thaws. Until a predecessor's guardian has passed it on, there is none.
+    token: Option<Token>,
+    /// This agent has taken it.
+    has_token: bool,
 }
 
 impl Link {
-    /// Starts a guardian for `filesystems`, each with its mountpoint and level, and waits until it stands by. `freezing` hangs up when the
-    /// hook master that is told to freeze has ended.
+    /// Starts a guardian, and does not wait for it: see [`Link::await_ready`]. `freezing` hangs up when
+    /// the hook master that is told to freeze has ended. One that takes the place of another knows all
+    /// that it must know from its first message: the agent may die after it.
     ///
     /// # Errors
-    /// It cannot be started, or does not answer.
+    /// It cannot be started.
     pub fn start(
-        filesystems: &[(BorrowedFd<'_>, String, usize)],
         hook: Option<PathBuf>,
         statedir: PathBuf,
-        freezing: Option<BorrowedFd<'_>>,
+        run: String,
+        socket: Option<&Socket>,
+        freezing: BorrowedFd<'_>,
+        replaces: Option<(Replaced, Vec<BorrowedFd<'_>>)>,
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
+        let token = Token::new()?;
         let mut command = process::own_program()?;
         command
             .arg("guardian")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
             .stdout(Stdio::null())
             .stderr(Stdio::null());
-        let freezing = freezing.map(|fd| fd.as_raw_fd());
-        let keep = filesystems.iter().map(|(fd, ..)| fd.as_raw_fd());
-        let keep = keep.chain(freezing).collect();
-        process::prepare(&mut command, Family::Session, keep, Vec::new());
+        process::prepare(&mut command, Family::Session, Vec::new(), Vec::new());
         let child = command.spawn()?;
         // The command holds the guardian's end, which must close when the guardian dies.
         drop(command);
-        let mut link = Self {
-            line: BufReader::new(ours),
-            child: Some(child),
-        };
-        link.set_patience()?;
-        let entrust = |(fd, mountpoint, level): &(BorrowedFd<'_>, String, usize)| Entrusted {
-            fd: fd.as_raw_fd(),
-            mountpoint: mountpoint.clone(),
-            level: *level,
-        };
-        link.tell(&Order::Watch {
-            filesystems: filesystems.iter().map(entrust).collect(),
+        let line = Connection::from(ours);
+        let (replaces, roots) = replaces.unzip();
+        let order = Order::Watch {
             hook,
             statedir,
-            freezing,
-        })?;
-        match link.read()? {
-            Word::Ready => Ok(link),
+            socket_path: socket.map(|socket| socket.path.clone()),
+            run,
+            replaces: replaces.map(Box::new),
+        };
+        let mut passed = vec![token.as_fd(), freezing];
+        passed.extend(socket.map(|socket| socket.listener.as_fd()));
+        passed.extend(roots.into_iter().flatten());
+        line.send_with_fds(&order, &passed, ANSWER_TIMEOUT)?;
+        Ok(Self {
+            line,
+            process: Process::Child(child),
+            token: Some(token),
+            has_token: false,
+        })
+    }
+
+    /// Waits until it has done what it was told last.
+    ///
+    /// # Errors
+    /// It does not say so in time, or not at all.
+    pub fn await_ready(&mut self) -> io::Result<()> {
+        match self.read(ANSWER_TIMEOUT)? {
+            Word::Ready => Ok(()),
             _ => Err(io::Error::other(
                 "it answered, but not that it stands ready",
             )),
         }
     }
 
-    /// Finds the guardian that an earlier agent started; `None` if there is none.
-    pub fn find(statedir: &Path) -> Option<Self> {
-        let line = UnixStream::connect(door(statedir)).ok()?;
-        let mut link = Self {
-            line: BufReader::new(line),
-            child: None,
-        };
-        link.set_patience().ok()?;
-        link.tell(&Order::Succeed).ok()?;
-        Some(link)
+    /// Hands it what is about to be frozen, each with the descriptor of its root.
+    ///
+    /// # Errors
+    /// It does not have them.
+    pub fn entrust(
+        &mut self,
+        entrustment: Entrustment,
+        roots: &[BorrowedFd<'_>],
+    ) -> io::Result<()> {
+        let order = Order::Filesystems(entrustment);
+        self.line.send_with_fds(&order, roots, ANSWER_TIMEOUT)?;
+        self.await_ready()
     }
 
-    fn set_patience(&self) -> io::Result<()> {
-        let stream = self.line.get_ref();
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))
+    /// Asks the guardian that an earlier agent started for the freeze, which comes when it is heard;
+    /// `None` if there is no guardian.
+    pub fn find(statedir: &Path) -> Option<Self> {
+        let found = connect(statedir).unwrap_or_else(|error| {
+            let path = door(statedir);
+            tracing::warn!("the guardian at {} is not asked: {error}", path.display());
+            None
+        });
+        let (line, pid) = found?;
+        let process = match PidFd::open(pid) {
+            Ok(guardian) => Process::Other(Some(guardian)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Process::Other(None),
+            // It has ended, and its number may be another's by now.
+            Err(_) => return None,
+        };
+        let mut link = Self {
+            line,
+            process,
+            token: None,
+            has_token: false,
+        };
+        link.tell(&Order::Succeed).ok()?;
+        Some(link)
     }
 
     /// Tells it something.
@@ -105,9 +183,7 @@ impl Link {
     /// # Errors
     /// It is gone.
     pub fn tell(&mut self, order: &Order) -> io::Result<()> {
-        let mut text = serde_json::to_vec(order)?;
-        text.push(b'\n');
-        self.line.get_mut().write_all(&text)
+        self.line.send(order, ANSWER_TIMEOUT)
     }
 
     /// What the hook master is to say for itself as it starts, so that the guardian knows of it
@@ -116,54 +192,107 @@ impl Link {
     /// # Errors
     /// No descriptor is left.
     pub fn announcement(&self, order: &Order) -> io::Result<Announcement> {
-        let mut text = serde_json::to_vec(order)?;
-        text.push(b'\n');
+        let text = ipc::line(order)?;
         let fd = self.watch()?;
         Ok(Announcement { fd, text })
     }
 
-    fn read(&mut self) -> io::Result<Word> {
-        let mut text = String::new();
-        if self.line.read_line(&mut text)? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        Ok(serde_json::from_slice(text.as_bytes())?)
+    fn read(&mut self, timeout: Duration) -> io::Result<Word> {
+        self.line.recv(Some(timeout))
     }
 
-    /// Asks who thaws. A guardian that does not answer is ended, so that it cannot act later; the
-    /// thaw is then the agent's.
-    pub fn claim(&mut self) -> Claim {
-        // One that ended the freeze has said so and gone: its last word is still to be read.
-        self.tell(&Order::Claim).ok();
-        match self.read() {
-            Ok(Word::Ended(expiry)) => Claim::Ended(expiry),
-            Ok(Word::Yours(report)) => Claim::Ours(report),
-            // What is for others only says that it lives.
-            Ok(Word::Ready | Word::Standing(_) | Word::Thawed { .. } | Word::Refused(_)) => {
-                Claim::Ours(None)
+    /// Whether the guardian has not begun to thaw.
+    pub fn is_undecided(&self) -> bool {
+        self.has_token || self.token.as_ref().is_none_or(Token::is_free)
+    }
+
+    /// Who thaws. A guardian that has begun is waited for; one that does not go on with it is ended, so that
+    /// it cannot act later. The thaw is then the agent's.
+    pub fn claim(&mut self, is_early: bool) -> Claim {
+        match &self.token {
+            Some(_) if self.has_token => return Claim::Ours(None),
+            Some(_) => {
+                // First: if the agent dies in between, the next thaw must hear of an early end.
+                if self.tell(&Order::Claimed { is_early }).is_err() {
+                    // It is dead, or has been stopped for long and must not act on what it knows.
+                    self.end();
+                }
+                self.has_token = self.token.as_ref().is_some_and(Token::take);
+                if self.has_token {
+                    return Claim::Ours(None);
+                }
             }
-            Err(error) => {
-                tracing::warn!("the guardian does not answer: {error}");
-                self.end();
-                Claim::Ours(None)
+            // The guardian of a predecessor that undoes the freeze, or is of another version.
+            None => self.tell(&Order::Claim).unwrap_or_default(),
+        }
+        let mut timeout = CLAIM_LIMIT;
+        loop {
+            match self.read(timeout) {
+                Ok(Word::Ended(expiry)) => return Claim::Ended(expiry),
+                Ok(Word::Yours(report)) => return Claim::Ours(report),
+                Ok(Word::Thawed { .. }) => timeout = HOOKS_LIMIT + CLAIM_LIMIT,
+                // What is for others only shows that it lives.
+                Ok(Word::Ready | Word::Freeze(_) | Word::Standing(_) | Word::Refused(_)) => {}
+                Err(error) => {
+                    tracing::warn!("the guardian does not answer: {error}; the agent thaws");
+                    self.end();
+                    return Claim::Ours(None);
+                }
             }
         }
     }
 
-    /// What it has said by itself; never waits.
-    pub fn hear(&mut self) -> Heard {
-        if self.line.get_ref().set_nonblocking(true).is_err() {
-            return Heard::Gone;
+    /// Whether a signal has stopped it.
+    pub fn is_stopped(&self) -> bool {
+        let pid = match &self.process {
+            Process::Child(child) => i32::try_from(child.id()).ok(),
+            Process::Other(_) => self.line.peer().ok().map(|peer| peer.pid()),
+            Process::Ended => None,
+        };
+        let stat = pid.and_then(process::stat);
+        stat.is_some_and(|stat| stat.is_stopped)
+    }
+
+    /// What it has said by itself, or says within a moment if that is waited for.
+    pub fn receive(&mut self, waits: bool) -> Received {
+        let timeout = if waits {
+            ANSWER_TIMEOUT
+        } else {
+            Duration::ZERO
+        };
+        loop {
+            return match self.read(timeout) {
+                Ok(Word::Ended(expiry)) => Received::Ended(expiry),
+                Ok(Word::Freeze(inherited)) => self.take_over(inherited),
+                Ok(_) => continue,
+                Err(error) if error.kind() == io::ErrorKind::TimedOut => Received::Nothing,
+                Err(_) => {
+                    // A predecessor's, which has left its socket to others, may still be undoing.
+                    if matches!(self.process, Process::Child(_)) {
+                        self.end();
+                    }
+                    Received::Gone
+                }
+            };
         }
-        let word = self.read();
-        let blocking = self.line.get_ref().set_nonblocking(false);
-        match word {
-            Ok(Word::Ended(expiry)) => Heard::Ended(expiry),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock && blocking.is_ok() => {
-                Heard::Nothing
+    }
+
+    fn take_over(&mut self, inherited: Box<Inherited>) -> Received {
+        let mut passed = self.line.take_fds().into_iter();
+        let (token, listener) = (passed.next(), passed.next());
+        let roots: Vec<OwnedFd> = passed.collect();
+        // Of another version everything but its answer to a claim is unknown.
+        let is_known = inherited.version == PROTOCOL_VERSION;
+        match listener {
+            Some(listener) if is_known && roots.len() == inherited.filesystems.len() => {
+                self.token = token.map(Token::from);
+                let socket = Socket {
+                    listener: listener.into(),
+                    path: inherited.socket_path.clone(),
+                };
+                Received::Freeze(inherited, roots, socket)
             }
-            Ok(_) => Heard::Nothing,
-            Err(_) => Heard::Gone,
+            _ => Received::Nothing,
         }
     }
 
@@ -172,27 +301,33 @@ impl Link {
     /// # Errors
     /// No descriptor is left.
     pub fn watch(&self) -> io::Result<OwnedFd> {
-        self.line.get_ref().as_fd().try_clone_to_owned()
+        self.line.as_fd().try_clone_to_owned()
+    }
+
+    /// Has no more to say to it, and does not hold up its end. When it has ended, [`Link::receive`] says that
+    /// it is gone.
+    pub fn part(&mut self) {
+        // One that is gone is parted from.
+        self.line.shutdown_write().ok();
     }
 
     /// Lets it go.
     pub fn dismiss(mut self) {
-        if self.tell(&Order::Done).is_ok() {
-            // It closes the line when it leaves.
-            self.read().err();
-        }
+        self.tell(&Order::Done).ok();
+        // It closes the line when it leaves.
+        while self.read(ANSWER_TIMEOUT).is_ok() {}
         self.end();
     }
 
-    /// Leaves it in charge of the descriptors `late` alone, which FIFREEZE has not answered yet, until what this
+    /// Leaves it in charge of the filesystems `late` alone, which FIFREEZE has not answered yet, until what this
     /// returns is dropped: should this process end before that, it thaws them.
-    pub fn linger(mut self, late: &[i32]) -> Lingering {
+    pub fn linger(mut self, late: &[usize]) -> Lingering {
         let orders = late.iter().map(|&number| Order::Late(number));
         for order in orders.chain([Order::Linger]) {
             self.tell(&order).ok();
         }
-        // The next one must find the door free.
-        if !matches!(self.read(), Ok(Word::Ready)) {
+        // The next one must find the path free.
+        if !matches!(self.read(ANSWER_TIMEOUT), Ok(Word::Ready)) {
             tracing::warn!("the guardian does not stay for a freeze that may still come through");
             self.end();
             return Lingering(None);
@@ -200,16 +335,20 @@ impl Link {
         Lingering(Some(self))
     }
 
-    fn end(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            child.kill().ok();
-            child.wait().ok();
-        } else if let Ok(peer) = nix::sys::socket::getsockopt(
-            self.line.get_ref(),
-            nix::sys::socket::sockopt::PeerCredentials,
-        ) {
-            // Started by a predecessor, reaped by init.
-            process::kill(peer.pid(), nix::libc::SIGKILL).ok();
+    /// Ends it, whatever it does.
+    pub fn end(&mut self) {
+        match std::mem::replace(&mut self.process, Process::Ended) {
+            Process::Child(mut child) => {
+                child.kill().ok();
+                child.wait().ok();
+            }
+            Process::Other(Some(guardian)) => guardian.send(libc::SIGKILL).unwrap_or_default(),
+            Process::Other(None) => {
+                if let Ok(peer) = self.line.peer() {
+                    process::kill(peer.pid(), libc::SIGKILL).ok();
+                }
+            }
+            Process::Ended => {}
         }
     }
 }
@@ -229,7 +368,7 @@ impl Drop for Lingering {
 impl Drop for Link {
     fn drop(&mut self) {
         // An agent that leaves while frozen leaves the guardian behind on purpose.
-        if let Some(child) = &mut self.child {
+        if let Process::Child(child) = &mut self.process {
             child.try_wait().ok();
         }
     }

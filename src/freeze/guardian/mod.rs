@@ -1,90 +1,153 @@
 //! The guardian: a small process that stands by while filesystems are frozen and thaws them when
 //! the agent no longer can, because it was killed, stopped or hangs.
 //!
-//! The agent starts it before the hooks and hands it its open filesystems ([`link`]). From then on
-//! whatever happens to the agent, one of the two undoes the freeze, and each hook master is told
-//! once: before it thaws, the agent asks the guardian, which either leaves the thaw to it or says
-//! that it has already ended the freeze itself. [`machine`] decides, [`process`] acts.
+//! The agent starts it when a freeze begins, and sends it its open filesystems before it freezes them
+//! ([`link`]). From then on whatever happens to the agent, one of the two undoes the freeze, and each
+//! hook master is told once: both share a token, and only who takes it thaws, so that neither waits for
+//! the other. [`machine`] decides, [`process`] acts, [`thaw`] thaws.
 //!
 //! | the agent | the guardian |
 //! |---|---|
 //! | dies before everything was frozen | undoes at once: nobody was told of a freeze |
-//! | dies while frozen | goes on holding for its successor, to the hold limit |
-//! | stops or hangs while frozen | thaws at the hold limit |
+//! | dies while frozen | holds for its successor, to the hold limit or until its marker is removed |
+//! | stops or hangs while freezing or frozen | thaws at the hold limit |
 //! | dies or hangs while thawing | finishes the thaw |
 //! | dies after it gave up an FIFREEZE that had not answered | thaws what that froze after all |
 //!
-//! Its door in the state directory serves a successor of the agent and people with questions: the
-//! first line of a connection says which. A question never takes the agent's place.
+//! If the guardian dies, the agent starts another one, also while frozen. The listening socket in the
+//! state directory, which the agent makes before the freeze, serves a successor of the agent and people
+//! with questions: the first line of a connection says which. A question never takes the agent's place.
 
+mod hooks;
 pub mod link;
 pub mod machine;
 pub mod process;
+mod progress;
 pub mod question;
+pub mod thaw;
 mod visitors;
 
 use super::report::Report;
+use crate::ipc::Connection;
 use crate::state::Expiry;
+use crate::sys::guardian::SocketPath;
 use serde::{Deserialize, Serialize};
+use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+/// Version of the protocol, in what a guardian hands to a successor. One that knows another version asks
+/// with [`Order::Claim`] alone, which all versions answer, and thaws by the mount table.
+pub const PROTOCOL_VERSION: u32 = 2;
 
 /// How much later than the agent the guardian acts on the hold limit: a healthy agent tells the
 /// better story.
 pub const COURTESY: Duration = Duration::from_millis(500);
 
-/// How long an agent that has claimed the thaw may take for it.
+/// How long an agent that thaws may take until it starts the hooks.
 pub const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+
+/// How long all thaw hooks together may take when nobody waits for their answer.
+pub const HOOKS_LIMIT: Duration = Duration::from_secs(300);
 
 /// Where a successor of the agent finds the guardian, in the state directory.
 pub fn door(statedir: &Path) -> PathBuf {
     statedir.join("qga.guardian")
 }
 
-/// A filesystem in the guardian's hands.
+/// A line to the guardian in `statedir` and its process id; `None` if there is none.
+fn connect(statedir: &Path) -> io::Result<Option<(Connection, i32)>> {
+    let line = match UnixStream::connect(door(statedir)) {
+        Ok(line) => Connection::from(line),
+        Err(error) => {
+            return match error.kind() {
+                // A door that a killed guardian left refuses.
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
+                _ => Err(error),
+            };
+        }
+    };
+    let pid = line.trusted_peer()?.pid();
+    Ok(Some((line, pid)))
+}
+
+/// A filesystem in the guardian's hands. The descriptor of its root comes beside the message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entrusted {
-    /// Number of the descriptor of its root, inherited.
-    pub fd: i32,
+    /// By this number the agent speaks of it: its place in the report.
+    pub number: usize,
     /// Where it is mounted, for messages.
     pub mountpoint: String,
-    /// What shares a level is thawed side by side.
-    #[serde(default)]
-    pub level: usize,
+}
+
+/// What a guardian has in its hands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Entrustment {
+    /// In the order of freezing.
+    pub filesystems: Vec<Entrusted>,
+    /// The agent expedites RCU grace periods while it freezes; should it die meanwhile, that is
+    /// switched off.
+    pub expedites_rcu: bool,
+    /// All is thawed so many milliseconds from now; `None`: without limit.
+    pub limit_ms: Option<u64>,
+}
+
+/// What a guardian is started into that takes the place of one that died. The hooks have been told to freeze.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replaced {
+    /// The filesystems.
+    pub entrustment: Entrustment,
+    /// Since when everything is frozen: milliseconds of CLOCK_MONOTONIC; `None`: it is not yet.
+    pub since_ms: Option<u64>,
 }
 
 /// What the agent tells the guardian; one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// The first line: what to stand by for.
+    /// The first line: what to stand by for. Beside it: the [`Token`](crate::sys::fds::Token) of the thaw,
+    /// a descriptor that hangs up when the hook master that was told to freeze has ended, the listening
+    /// socket, if there is one, and the roots of the filesystems of `replaces`.
     Watch {
-        /// In the order of freezing.
-        filesystems: Vec<Entrusted>,
         /// The hook master, if there is one.
         hook: Option<PathBuf>,
         /// The agent's state directory.
         statedir: PathBuf,
-        /// Number of a descriptor, inherited, that hangs up when the hook master that was told to
-        /// freeze has ended.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        freezing: Option<i32>,
+        /// Where the socket listens; `None`: the state directory cannot be written.
+        socket_path: Option<SocketPath>,
+        /// The run's id, as in the report and the journal of hooks.
+        run: String,
+        /// It takes the place of another one.
+        replaces: Option<Box<Replaced>>,
     },
-    /// The hook master is about to be told to freeze.
+    /// The hook master has been started with freeze; it says so itself, so that it is known by its
+    /// process id.
     HooksCalled,
-    /// Everything is frozen, for at most so many milliseconds; `None`: without limit.
+    /// What is about to be frozen, each with the descriptor of its root.
+    Filesystems(Entrustment),
+    /// Everything is frozen.
     Frozen {
-        /// The hold limit.
-        limit_ms: Option<u64>,
         /// The run so far, for whoever ends it.
         report: Box<Report>,
+        /// The filesystems in the order in which they were frozen, by their numbers: where one waited for
+        /// another it is not that of the plan.
+        order: Vec<usize>,
+        /// When that was: milliseconds of CLOCK_MONOTONIC, which all processes share.
+        since_ms: u64,
     },
     /// May the agent thaw?
     Claim,
+    /// The agent is about to take the token and to thaw; no answer is expected. Should it die or hang before it
+    /// starts the hooks, the guardian finishes the thaw, at the latest after [`CLAIM_LIMIT`].
+    Claimed {
+        /// It was not asked to: the next thaw is to hear that the freeze was ended before it.
+        is_early: bool,
+    },
     /// The hook master has been started with thaw; it says so itself.
     HooksThawed,
-    /// FIFREEZE of this filesystem has not answered yet; its number as in [`Entrusted::fd`].
-    Late(i32),
+    /// FIFREEZE of this filesystem has not answered yet; by its number.
+    Late(usize),
     /// The run is over but for what is late. The agent takes that back when it succeeds after all, unless it dies
     /// first. From here on another guardian may be at the door.
     Linger,
@@ -102,16 +165,18 @@ pub enum Order {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Word {
-    /// It stands by, or has given up its door.
+    /// It stands by, has the filesystems, or has given up its door.
     Ready,
+    /// To a successor, who is the agent from here on. Beside it: the token, the listening socket through
+    /// which it came, then the root of each filesystem.
+    Freeze(Box<Inherited>),
     /// The thaw is the agent's. A successor gets the run so far.
     Yours(Option<Box<Report>>),
     /// It has ended the freeze itself.
     Ended(Expiry),
     /// How things stand.
     Standing(Box<Standing>),
-    /// Said before the hooks are told: what it has thawed for somebody who wanted that, and what
-    /// went wrong.
+    /// Said before the hooks are told: what it has thawed by itself, and what went wrong.
     Thawed {
         /// Mountpoints, in the order of thawing.
         filesystems: Vec<String>,
@@ -120,6 +185,26 @@ pub enum Word {
     },
     /// It does not end the freeze now, for this reason.
     Refused(String),
+}
+
+/// A freeze that an agent leaves to its successor.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Inherited {
+    /// [`PROTOCOL_VERSION`].
+    pub version: u32,
+    /// In the order in which they were frozen.
+    pub filesystems: Vec<Entrusted>,
+    /// The hook master that was told to freeze; the successor's own may be another one, or none.
+    pub hook: Option<PathBuf>,
+    /// Where the socket listens.
+    pub socket_path: SocketPath,
+    /// The run so far.
+    pub report: Box<Report>,
+    /// Since when everything is frozen: milliseconds of CLOCK_MONOTONIC.
+    pub since_ms: u64,
+    /// Milliseconds until the hold limit; `None`: without limit.
+    pub left_ms: Option<u64>,
 }
 
 /// How far a run is.
@@ -134,6 +219,37 @@ pub enum Stage {
     Thawing,
 }
 
+impl Stage {
+    /// Why a person's wish to end the freeze is refused at this stage.
+    pub fn refusal(self) -> Word {
+        let text = match self {
+            Self::Freezing => "the agent is still freezing",
+            Self::Frozen | Self::Thawing => "the agent is thawing already",
+        };
+        Word::Refused(text.to_owned())
+    }
+}
+
+/// What the agent is doing, as far as it has said so; the names are those of the stages in a report.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Activity {
+    /// It opens and flushes filesystems.
+    Flush,
+    /// It has called the hook master with freeze.
+    FreezeHooks,
+    /// The hook master has ended: it flushes what hooks wrote.
+    FlushAgain,
+    /// It freezes filesystems.
+    Freeze,
+    /// Everything is frozen.
+    Held,
+    /// It thaws filesystems.
+    Thaw,
+    /// It has called the hook master with thaw.
+    ThawHooks,
+}
+
 /// What the guardian knows of a freeze.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -144,7 +260,13 @@ pub struct Standing {
     pub filesystems: Vec<String>,
     /// An agent is at the other end of the line.
     pub has_agent: bool,
-    /// How long everything has been frozen, in seconds.
+    /// What the agent is doing; `None`: the guardian is of an older version.
+    #[serde(default)]
+    pub activity: Option<Activity>,
+    /// How long it has been doing that, in seconds.
+    #[serde(default)]
+    pub activity_seconds: f64,
+    /// How long everything was frozen until the agent began to thaw, or until now, in seconds.
     pub held: Option<f64>,
     /// Seconds until the hold limit; `None`: there is none, or not yet.
     pub left: Option<f64>,
@@ -155,7 +277,7 @@ pub struct Standing {
 /// Who thaws.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Claim {
-    /// The agent; with the run so far if it was a predecessor's.
+    /// The agent; with the run so far if a guardian of another version had it for its successor.
     Ours(Option<Box<Report>>),
     /// Nobody any more: the freeze was ended.
     Ended(Expiry),

@@ -1,40 +1,35 @@
 //! `qemu-ga guardian`: the process. It is started by the agent, never by hand.
 
-use super::machine::{Action, Cause, Event, Machine};
+use super::hooks::Masters;
+use super::machine::{Action, Cause, Event, Hooks, Machine};
+use super::progress::Progress;
+use super::thaw::{Filesystems, Thawed};
 use super::visitors::{self, Visitors};
-use super::{CLAIM_LIMIT, COURTESY, Entrusted, Order, Stage, Standing, Word, door};
-use crate::freeze::crew::{Crew, THAW};
+use super::{
+    Activity, CLAIM_LIMIT, COURTESY, Entrustment, Inherited, Order, PROTOCOL_VERSION, Stage,
+    Standing, Word,
+};
 use crate::freeze::history;
 use crate::freeze::report::{End, Report};
-use crate::freeze::root::Root;
-use crate::hooks::{Phase, ThawReason, master};
+use crate::hooks::Phase;
+use crate::ipc::Connection;
 use crate::state::{Expiry, StateDir};
+use crate::sys::fds::{self, Token};
+use crate::sys::guardian::SocketPath;
 use crate::sys::poll::{has_hung_up, is_readable, timeout};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{guardian as sys, memory, process, strerror};
+use crate::sys::{guardian as sys, memory, process, rcu, strerror};
 use anyhow::{Context, bail};
-use nix::libc;
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::getsockopt;
-use nix::sys::socket::sockopt::PeerCredentials;
+use nix::sys::socket::{Backlog, listen};
 use std::ffi::CStr;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
-
-/// How long one FITHAW may take before the next filesystem is thawed without it.
-const THAW_LIMIT: Option<Duration> = Some(Duration::from_secs(10));
-/// How long the hook master may take when nobody waits for its answer.
-const HOOKS_LIMIT: Duration = Duration::from_secs(300);
-
-/// How long freeze hooks may go on after the agent died; a service manager ends them by then.
-const FREEZE_HOOKS_LIMIT: Duration = Duration::from_secs(60);
 
 /// How often an agent is looked at whose end must not be missed.
 const LOOK: Duration = Duration::from_secs(1);
@@ -43,6 +38,9 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(2);
 /// How long the hooks wait for such an agent to end.
 const MOMENT: Duration = Duration::from_secs(5);
+
+/// How long an agent that is stopped may hold up what is said to it: the socket's buffer is full then.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the process is called in lists; its program was found by a name that says nothing.
 const NAME: &CStr = c"qga-guardian";
@@ -63,97 +61,99 @@ pub fn cli() -> u8 {
 }
 
 struct Guardian<'a> {
-    agent: Option<BufReader<UnixStream>>,
+    agent: Option<Connection>,
     /// The line to an agent that was killed and has not ended yet.
-    parting: Option<UnixStream>,
-    /// In the order of freezing.
-    filesystems: Vec<Held>,
-    hook: Option<PathBuf>,
-    /// Hangs up when the hook master that was told to freeze has ended.
-    freezing: Option<File>,
+    parting: Option<Connection>,
+    filesystems: Filesystems,
+    /// The agent expedites RCU grace periods, and has not yet said that it is done.
+    expedites_rcu: bool,
+    masters: Masters,
+    /// Whoever takes it thaws.
+    token: Token,
     state: StateDir,
     report: Option<Box<Report>>,
-    /// It is not the agent that started us who is at the other end.
-    succeeded: bool,
-    frozen_at: Option<Instant>,
+    progress: Progress,
     limit: Option<Instant>,
     claim_limit: Option<Instant>,
     /// Where others find us; nowhere once another guardian may.
-    door: Option<PathBuf>,
+    listener: Option<UnixListener>,
+    socket_path: Option<SocketPath>,
     visitors: Visitors,
     /// Who wanted the freeze ended.
-    asker: Option<BufReader<UnixStream>>,
+    asker: Option<Connection>,
     syslog: &'a mut Syslog,
-}
-
-/// A filesystem in our hands.
-struct Held {
-    mountpoint: String,
-    level: usize,
-    root: Arc<Root>,
-    /// FIFREEZE has not answered.
-    is_late: bool,
 }
 
 /// What woke the guardian.
 enum Happening {
     Event(Event),
     /// The first line of a connection to the door.
-    Visit(BufReader<UnixStream>, Order),
+    Visit(Connection, Order),
 }
 
 fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
     let agent = sys::line_from_agent().context("no agent is at the other end")?;
     agent.set_nonblocking(false)?;
-    let mut agent = BufReader::new(agent);
-    let Some(Order::Watch {
-        filesystems,
+    let mut agent = Connection::from(agent);
+    agent.identify_senders()?;
+    let Order::Watch {
         hook,
         statedir,
-        freezing,
-    }) = read_order(&mut agent)?
+        socket_path,
+        run,
+        replaces,
+    } = agent.recv(None)?
     else {
-        bail!("the agent said nothing of filesystems");
+        bail!("the agent did not say what to watch");
     };
+    let mut passed = agent.take_fds().into_iter();
+    let (Some(token), Some(freezing)) = (passed.next(), passed.next()) else {
+        bail!("descriptors did not arrive");
+    };
+    let listener = socket_path.as_ref().and_then(|_| passed.next());
+    let listener = listener.map(UnixListener::from);
+    if let Some(listener) = &listener {
+        // Whoever connects sees the credentials of the process that called this last.
+        listen(listener, Backlog::MAXALLOWABLE)?;
+    }
     // All of these are for the worst day; guarding goes on without.
     sys::outlive_memory_pressure().ok();
     sys::leave_service_cgroup().ok();
-    let door = door(&statedir);
-    let listener =
-        sys::listen(&door).with_context(|| format!("cannot listen at {}", door.display()))?;
+    fds::raise_limit().ok();
     let signals = signals()?;
-    let held = |entrusted: Entrusted| {
-        Ok(Held {
-            root: Arc::new(sys::inherited_file(entrusted.fd)?.into()),
-            mountpoint: entrusted.mountpoint,
-            level: entrusted.level,
-            is_late: false,
-        })
-    };
     let mut guardian = Guardian {
         agent: Some(agent),
         parting: None,
-        filesystems: filesystems
-            .into_iter()
-            .map(held)
-            .collect::<io::Result<_>>()?,
-        hook,
-        freezing: freezing.and_then(|number| sys::inherited_file(number).ok()),
+        filesystems: Filesystems::default(),
+        expedites_rcu: false,
+        masters: Masters::new(hook, run, freezing),
+        token: token.into(),
         state: StateDir::new(statedir),
         report: None,
-        succeeded: false,
-        frozen_at: None,
+        progress: Progress::begin(),
         limit: None,
         claim_limit: None,
-        door: Some(door),
+        listener,
+        socket_path,
         visitors: Visitors::default(),
         asker: None,
         syslog,
     };
+    let machine = match replaces {
+        None => {
+            guardian.say(&Word::Ready);
+            Machine::default()
+        }
+        Some(replaced) => {
+            let since = replaced.since_ms.map(Duration::from_millis);
+            guardian.progress = Progress::replacing(since);
+            guardian.take_in(&replaced.entrustment, passed.collect());
+            Machine::replacing(since.is_some())
+        }
+    };
     memory::lock_all().ok();
-    guardian.say(&Word::Ready);
-    let result = guardian.watch(&listener, &signals);
-    guardian.give_up_door();
+    let result = guardian.watch(machine, &signals);
+    guardian.give_up_socket();
     result
 }
 
@@ -170,70 +170,52 @@ fn signals() -> anyhow::Result<SignalFd> {
     )?)
 }
 
-fn read_order(agent: &mut BufReader<UnixStream>) -> anyhow::Result<Option<Order>> {
-    let mut line = String::new();
-    if agent.read_line(&mut line)? == 0 {
-        return Ok(None);
-    }
-    Ok(Some(serde_json::from_slice(line.as_bytes())?))
-}
-
 impl Guardian<'_> {
-    fn watch(&mut self, listener: &UnixListener, signals: &SignalFd) -> anyhow::Result<()> {
-        let mut machine = Machine::default();
+    fn watch(&mut self, mut machine: Machine, signals: &SignalFd) -> anyhow::Result<()> {
         loop {
-            let event = match self.next_happening(listener, signals, machine.is_urgent())? {
+            let event = match self.next_happening(signals, machine.is_urgent())? {
                 Happening::Event(event) => event,
-                Happening::Visit(mut visitor, Order::Status) => {
+                Happening::Visit(visitor, Order::Status) => {
                     let standing = Box::new(self.standing(machine.stage()));
-                    visitors::answer(&mut visitor, &Word::Standing(standing));
+                    visitors::answer(&visitor, &Word::Standing(standing));
                     continue;
                 }
-                Happening::Visit(mut visitor, Order::End) => {
+                Happening::Visit(visitor, Order::End) => {
                     if machine.stage() != Stage::Frozen {
-                        visitors::answer(&mut visitor, &Word::Refused(refusal(machine.stage())));
+                        visitors::answer(&visitor, &machine.stage().refusal());
                         continue;
                     }
                     self.asker = Some(visitor);
                     Event::Wanted
                 }
+                // Its predecessor has died, and a thread of it keeps the line open, or a child that is about to say
+                // that it becomes the hook master: the end of the line is noticed as ever.
+                Happening::Visit(successor, _) if machine.stage() != Stage::Frozen => {
+                    self.visitors.keep(successor);
+                    continue;
+                }
                 Happening::Visit(successor, order) => {
-                    // An agent is trusted to end what it says.
-                    successor.get_ref().set_read_timeout(None)?;
-                    successor.get_ref().set_write_timeout(None)?;
                     self.agent = Some(successor);
-                    self.succeeded = true;
                     Event::Order(order)
                 }
             };
-            match &event {
-                Event::Order(Order::Frozen { limit_ms, report }) => {
-                    self.report = Some(report.clone());
-                    let now = Instant::now();
-                    self.frozen_at = Some(now);
-                    self.limit =
-                        limit_ms.map(|limit| now + Duration::from_millis(limit) + COURTESY);
-                }
-                Event::Limit => self.limit = None,
-                Event::ClaimLimit => self.claim_limit = None,
-                Event::Order(Order::Late(number)) => {
-                    let mut held = self.filesystems.iter_mut();
-                    let named = held.find(|held| held.root.as_raw_fd() == *number);
-                    named.into_iter().for_each(|held| held.is_late = true);
-                }
-                Event::Order(Order::Linger) => self.filesystems.retain(|held| held.is_late),
-                _ => {}
-            }
-            for action in machine.on(event) {
+            self.note(&event);
+            for action in machine.on(event, Some(&self.token)) {
                 match action {
+                    Action::HandOver => self.hand_over(),
                     Action::Yield => {
                         self.claim_limit = Some(Instant::now() + CLAIM_LIMIT);
-                        let report = self.report.clone().filter(|_| self.succeeded);
-                        self.say(&Word::Yours(report));
+                        self.say(&Word::Yours(self.report.clone()));
+                    }
+                    Action::Await => {
+                        self.claim_limit = Some(Instant::now() + CLAIM_LIMIT);
+                        if let Some(asker) = self.asker.take() {
+                            visitors::answer(&asker, &machine.stage().refusal());
+                        }
                     }
                     Action::Undo { cause, hooks, tell } => self.undo(cause, hooks, tell),
                     Action::Retire => {
-                        self.give_up_door();
+                        self.give_up_socket();
                         self.visitors = Visitors::default();
                         memory::unlock_all().ok();
                         self.say(&Word::Ready);
@@ -245,33 +227,99 @@ impl Guardian<'_> {
         }
     }
 
+    /// Takes in what an event brings.
+    fn note(&mut self, event: &Event) {
+        if let Event::Order(order) = event {
+            self.progress.note(order);
+        }
+        match event {
+            Event::Order(Order::HooksCalled) => {
+                let sender = self.agent.as_ref().and_then(Connection::sender);
+                self.masters.announced(Phase::Freeze, sender);
+            }
+            Event::Order(Order::Filesystems(entrustment)) => {
+                let roots = self.agent.as_mut().map(Connection::take_fds);
+                self.take_in(entrustment, roots.unwrap_or_default());
+            }
+            Event::Order(Order::Frozen { report, order, .. }) => {
+                self.expedites_rcu = false;
+                self.filesystems.reorder(order);
+                self.report = Some(report.clone());
+            }
+            Event::Order(Order::HooksThawed) => {
+                let sender = self.agent.as_ref().and_then(Connection::sender);
+                self.masters.announced(Phase::Thaw, sender);
+            }
+            Event::Limit => self.limit = None,
+            Event::ClaimLimit { .. } => self.claim_limit = Some(Instant::now() + CLAIM_LIMIT),
+            Event::Order(Order::Late(number)) => self.filesystems.mark_late(*number),
+            Event::Order(Order::Linger) => self.filesystems.keep_late(),
+            _ => {}
+        }
+    }
+
+    /// Takes in what is entrusted to it, and says so.
+    fn take_in(&mut self, entrustment: &Entrustment, roots: Vec<OwnedFd>) {
+        let filesystems = &entrustment.filesystems;
+        self.filesystems = Filesystems::new(filesystems, roots);
+        self.expedites_rcu = entrustment.expedites_rcu;
+        let limit = entrustment.limit_ms;
+        let limit = limit.map(|limit| Duration::from_millis(limit) + COURTESY);
+        self.limit = limit.map(|limit| Instant::now() + limit);
+        let missing = filesystems.len() - self.filesystems.count();
+        self.say(&match missing {
+            0 => Word::Ready,
+            _ => Word::Refused(format!("{missing} descriptors did not arrive")),
+        });
+    }
+
+    /// Gives a successor of the agent all that the agent had.
+    fn hand_over(&mut self) {
+        let (Some(agent), Some(listener), Some(socket_path)) =
+            (&self.agent, &self.listener, &self.socket_path)
+        else {
+            return;
+        };
+        let inherited = Inherited {
+            version: PROTOCOL_VERSION,
+            filesystems: self.filesystems.list(),
+            hook: self.masters.program().cloned(),
+            socket_path: socket_path.clone(),
+            report: self.report.clone().unwrap_or_default(),
+            since_ms: self.progress.frozen_at.unwrap_or_default().as_millis() as u64,
+            left_ms: self.limit.map(|limit| left(limit).as_millis() as u64),
+        };
+        let mut fds = vec![self.token.as_fd(), listener.as_fd()];
+        fds.extend(self.filesystems.roots());
+        let word = Word::Freeze(Box::new(inherited));
+        // One that is gone already closes the line.
+        agent.send_with_fds(&word, &fds, ANSWER_TIMEOUT).ok();
+    }
+
     /// What the guardian knows.
     fn standing(&self, stage: Stage) -> Standing {
-        let left = |limit: Instant| {
-            let left = limit.saturating_duration_since(Instant::now());
-            left.saturating_sub(COURTESY).as_secs_f64()
+        let name = |held: super::Entrusted| held.mountpoint;
+        let have_ended = || self.masters.has_frozen();
+        let activity = match self.progress.activity {
+            Activity::FreezeHooks if have_ended() => Activity::FlushAgain,
+            other => other,
         };
-        let name = |held: &Held| held.mountpoint.clone();
         Standing {
             stage,
-            filesystems: self.filesystems.iter().map(name).collect(),
+            filesystems: self.filesystems.list().into_iter().map(name).collect(),
             has_agent: self.agent.is_some(),
-            held: self.frozen_at.map(|at| at.elapsed().as_secs_f64()),
-            left: self.limit.map(left),
+            activity: Some(activity),
+            activity_seconds: self.progress.seconds(),
+            held: self.progress.frozen_at.map(|_| self.progress.held()),
+            left: self.limit.map(|limit| left(limit).as_secs_f64()),
             report: self.report.clone(),
         }
     }
 
-    fn next_happening(
-        &mut self,
-        listener: &UnixListener,
-        signals: &SignalFd,
-        is_urgent: bool,
-    ) -> io::Result<Happening> {
+    fn next_happening(&mut self, signals: &SignalFd, is_urgent: bool) -> io::Result<Happening> {
         let event = |event| Ok(Happening::Event(event));
         loop {
-            let buffered = self.agent.as_ref().map(BufReader::buffer);
-            if buffered.is_some_and(|bytes| !bytes.is_empty()) {
+            if self.agent.as_ref().is_some_and(Connection::has_message) {
                 return event(self.listen());
             }
             let now = Instant::now();
@@ -279,17 +327,25 @@ impl Guardian<'_> {
                 return event(Event::Limit);
             }
             if self.claim_limit.is_some_and(|at| at <= now) {
-                return event(Event::ClaimLimit);
+                let agent = self.agent.as_ref().and_then(|agent| agent.peer().ok());
+                let is_stuck = self.masters.are_stuck(agent.map(|agent| agent.pid()));
+                return event(Event::ClaimLimit { is_stuck });
+            }
+            // The original may be the successor. Without a marker no other one would come.
+            let is_alone = self.agent.is_none();
+            if is_alone && !self.state.is_marked_frozen().unwrap_or(true) {
+                return event(Event::Unmarked);
             }
             let next = [self.limit, self.claim_limit].into_iter().flatten().min();
             let left = next.map(|at| at.saturating_duration_since(now));
-            let look = is_urgent.then_some(LOOK);
+            let look = (is_urgent || is_alone).then_some(LOOK);
             let timeout = timeout(left.into_iter().chain(look).min());
-            let agent = self.agent.as_ref().map(|agent| agent.get_ref().as_fd());
-            let watched: Vec<BorrowedFd<'_>> = [signals.as_fd(), listener.as_fd()]
+            let agent = self.agent.as_ref().map(Connection::as_fd);
+            let listener = self.listener.as_ref().map(AsFd::as_fd);
+            let watched: Vec<BorrowedFd<'_>> = [Some(signals.as_fd()), agent, listener]
                 .into_iter()
+                .flatten()
                 .chain(self.visitors.lines())
-                .chain(agent)
                 .collect();
             let mut fds: Vec<PollFd<'_>> = watched
                 .into_iter()
@@ -301,32 +357,40 @@ impl Guardian<'_> {
             }
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
             if is_urgent && !ready.contains(&true) && self.agent.as_ref().is_some_and(is_ending) {
-                self.parting = self.agent.take().map(BufReader::into_inner);
+                self.parting = self.agent.take();
                 return event(Event::Gone);
             }
-            let first_agent = 2 + self.visitors.count();
-            if ready.get(first_agent) == Some(&true) {
+            // In the order of `watched`.
+            let mut ready = ready.into_iter();
+            let is_asked = ready.next() == Some(true);
+            if self.agent.is_some() && ready.next() == Some(true) {
                 return event(self.listen());
             }
-            if ready[0] && matches!(signals.read_signal(), Ok(Some(_))) {
+            if is_asked && matches!(signals.read_signal(), Ok(Some(_))) {
                 return event(Event::Asked);
             }
-            let speaks = ready[2..first_agent].iter().position(|&ready| ready);
+            let accepted = match &self.listener {
+                Some(listener) if ready.next() == Some(true) => listener.accept().ok(),
+                _ => None,
+            };
+            let speaks = ready.position(|ready| ready);
             if let Some((visitor, order)) = speaks.and_then(|index| self.visitors.hear(index)) {
+                accepted
+                    .into_iter()
+                    .for_each(|(visitor, _)| self.visitors.receive(visitor));
                 return Ok(Happening::Visit(visitor, order));
             }
-            if ready[1] {
-                if let Ok((visitor, _)) = listener.accept() {
-                    self.visitors.receive(visitor);
-                }
+            if let Some((visitor, _)) = accepted {
+                self.visitors.receive(visitor);
             }
         }
     }
 
     /// What the agent says; a line that is none ends the acquaintance as a hang-up does.
     fn listen(&mut self) -> Event {
-        match self.agent.as_mut().map(read_order) {
-            Some(Ok(Some(order))) => Event::Order(order),
+        // An agent is trusted to end what it says.
+        match self.agent.as_mut().map(|agent| agent.recv(None)) {
+            Some(Ok(order)) => Event::Order(order),
             _ => {
                 self.agent = None;
                 Event::Gone
@@ -336,16 +400,15 @@ impl Guardian<'_> {
 
     /// Tells the agent; one that is stopped reads it when it goes on.
     fn say(&mut self, word: &Word) {
-        if let (Some(agent), Ok(mut line)) = (&self.agent, serde_json::to_vec(word)) {
-            line.push(b'\n');
-            let mut stream = agent.get_ref();
-            stream.write_all(&line).ok();
+        if let Some(agent) = &self.agent {
+            agent.send(word, ANSWER_TIMEOUT).ok();
         }
     }
 
-    fn give_up_door(&mut self) {
-        if let Some(door) = self.door.take() {
-            std::fs::remove_file(door).ok();
+    fn give_up_socket(&mut self) {
+        self.listener = None;
+        if let Some(path) = self.socket_path.take() {
+            path.remove();
         }
     }
 
@@ -355,12 +418,15 @@ impl Guardian<'_> {
         self.outlast(None);
     }
 
-    /// Thaws again and again, for so long at most, as long as an agent that was killed has not ended: a thread of it may
-    /// freeze a filesystem yet, or itself wait for the thaw of one.
+    /// Thaws again and again, for so long at most, as long as the agent may still freeze: one that was killed has a thread
+    /// in the kernel that may freeze a filesystem yet, or itself waits for the thaw of one; one that was stopped before it
+    /// had frozen everything goes on when it is continued, and hangs up when it sees that the freeze was ended.
     fn outlast(&mut self, time: Option<Duration>) {
         if self.parting.is_some() {
             // Its successor may freeze.
-            self.give_up_door();
+            self.give_up_socket();
+        } else if self.progress.frozen_at.is_none() {
+            self.parting = self.agent.take();
         }
         let begun = Instant::now();
         let mut pause = FIRST_PAUSE;
@@ -369,7 +435,8 @@ impl Guardian<'_> {
                 return;
             }
             if has_hung_up(line.as_fd(), pause) {
-                self.parting = None;
+                // An agent that has only no more to say hears of the end, and by its hang-up that all is done.
+                self.agent = self.parting.take();
             }
             pause = LONGEST_PAUSE.min(pause * 2);
             // Once more after its end, which may have been that of an FIFREEZE.
@@ -378,12 +445,12 @@ impl Guardian<'_> {
     }
 
     fn thaw_late(&mut self) {
-        let (thawed, failures) = self.thaw();
-        for mountpoint in thawed {
+        let thawed = self.filesystems.thaw();
+        for mountpoint in thawed.filesystems {
             let text = format!("warning: thawed {mountpoint}, frozen when the agent was dead");
             self.log(Severity::Warning, &text);
         }
-        self.log_failures(&failures);
+        self.log_failures(&thawed.failures);
     }
 
     fn log_failures(&mut self, failures: &[String]) {
@@ -392,82 +459,60 @@ impl Guardian<'_> {
         }
     }
 
-    /// FITHAW of everything in our hands, in the reverse of the freeze order. Returns what was thawed, and one line for each
-    /// that could not be.
-    fn thaw(&mut self) -> (Vec<String>, Vec<String>) {
-        let (mut thawed, mut failures) = (Vec::new(), Vec::new());
-        let levels = || self.filesystems.chunk_by(|a, b| a.level == b.level).rev();
-        let crew = Crew::of(levels().map(<[_]>::len).max().unwrap_or(0));
-        let mut silent = Vec::new();
-        for level in levels() {
-            let roots: Vec<&Arc<Root>> = level.iter().rev().map(|held| &held.root).collect();
-            let done = crew.run(&roots, THAW_LIMIT, THAW);
-            for (held, timed) in level.iter().rev().zip(done) {
-                if timed.is_overdue() {
-                    silent.push(held.root.as_raw_fd());
-                }
-                let mountpoint = &held.mountpoint;
-                match timed.result {
-                    Ok(()) => thawed.push(mountpoint.clone()),
-                    Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                    Err(error) => failures.push(format!("{mountpoint}: {}", strerror(&error))),
-                }
-            }
-        }
-        // The call is still out and thaws when it is its turn.
-        let answers = |held: &Held| !silent.contains(&held.root.as_raw_fd());
-        self.filesystems.retain(answers);
-        (thawed, failures)
-    }
-
-    fn undo(&mut self, cause: Cause, hooks: bool, tell: bool) {
-        let (thawed, mut failures) = self.thaw();
+    fn undo(&mut self, cause: Cause, hooks: Hooks, tell: bool) {
+        let restored = std::mem::take(&mut self.expedites_rcu)
+            .then(|| rcu::set(Path::new("/sys"), false).err());
+        let begun = Instant::now();
+        let Thawed {
+            filesystems,
+            mut failures,
+        } = self.filesystems.thaw();
+        self.masters.begin_undo(self.state.path());
+        let thaw_time = begun.elapsed();
+        failures.extend(restored.flatten().map(|error| {
+            let why = strerror(&error);
+            format!("cannot switch expedited RCU grace periods off: {why}; write 0 to /sys/kernel/rcu_expedited")
+        }));
         memory::unlock_all().ok();
-        let held = self.frozen_at.map_or(0.0, |at| at.elapsed().as_secs_f64());
-        let reason = match cause {
-            Cause::HoldLimit => "no guest-fsfreeze-thaw came within the hold limit".to_owned(),
-            Cause::Stopped => "the service was stopped".to_owned(),
-            Cause::Wanted => "somebody ran qemu-ga thaw --now".to_owned(),
-            Cause::AgentDied => "the agent died".to_owned(),
-        };
+        let held = self.progress.held();
         let expiry = Expiry {
             when: SystemTime::now()
                 .duration_since(UNIX_EPOCH)
                 .unwrap_or_default()
                 .as_secs_f64(),
             held,
-            reason,
-            count: thawed.len() as u64,
+            reason: cause.text().to_owned(),
+            count: filesystems.len() as u64,
         };
         let told = tell.then(|| self.state.mark_expired(&expiry));
         for marked in told.into_iter().chain([self.state.mark_thawed()]) {
             failures.extend(marked.err().map(|error| error.text));
         }
-        if let Some(asker) = &mut self.asker {
-            let failures = failures.clone();
-            let filesystems = thawed;
-            let word = Word::Thawed {
-                filesystems,
-                failures,
-            };
+        let word = Word::Thawed {
+            filesystems,
+            failures: failures.clone(),
+        };
+        if let Some(asker) = &self.asker {
             visitors::answer(asker, &word);
         }
+        self.say(&word);
         self.log(Severity::Warning, &format!("warning: {expiry}"));
+        let ended = Word::Ended(expiry.clone());
+        if self.progress.frozen_at.is_none() {
+            // An agent that was only stopped must see this when it goes on.
+            self.say(&ended);
+        }
         // What a hook writes must not wait for a filesystem that is frozen in this moment.
         self.outlast(Some(MOMENT));
         let mut report = self.report.take();
-        if let Some(hook) = self.hook.as_ref().filter(|_| hooks) {
-            self.let_freeze_hooks_end();
-            let limits = master::Limits {
-                deadline: Some(HOOKS_LIMIT),
-                reason: Some(match cause {
-                    Cause::HoldLimit | Cause::Stopped | Cause::Wanted => ThawReason::TimedOut,
-                    Cause::AgentDied => ThawReason::Failed,
-                }),
-                state: Some(self.state.path().to_owned()),
-                ..master::Limits::default()
-            };
-            let master = master::call_within(hook, Phase::Thaw, limits);
+        if hooks == Hooks::Thawing {
+            failures.extend(unended(&self.masters.await_thawing()));
+        }
+        let state = self.state.path();
+        if let Some(program) = self.masters.to_thaw(hooks, state) {
+            let left = self.masters.end_freezing(self.progress.frozen_at.is_some());
+            failures.extend(unended(&left));
+            let master = self.masters.thaw(program, cause, state);
             if let Some(report) = &mut report {
                 report.stages.thaw_hooks = master.elapsed.as_secs_f64();
                 report.hooks(Phase::Thaw, &master);
@@ -476,35 +521,23 @@ impl Guardian<'_> {
         }
         if let Some(mut report) = report {
             report.stages.held = held;
+            report.stages.thaw = thaw_time.as_secs_f64();
+            report.ended_because = Some(expiry.reason.clone());
             report.errors.push(expiry.to_string());
             report.errors.extend(failures.iter().cloned());
             report.end(End::Expiry);
             failures.extend(history::keep(&self.state, &report).err());
         }
         self.log_failures(&failures);
-        let word = Word::Ended(expiry);
-        self.say(&word);
-        self.visitors.tell(&word);
-        if let Some(asker) = &mut self.asker {
-            visitors::answer(asker, &word);
+        if cause == Cause::Unmarked {
+            return; // the host has had its answer from another agent
+        }
+        self.say(&ended);
+        self.visitors.tell(&ended);
+        if let Some(asker) = &self.asker {
+            visitors::answer(asker, &ended);
         }
         self.outlast(None);
-    }
-
-    /// A hook that is told to thaw while it still freezes would leave its application asleep. After a
-    /// whole freeze this has been waited for; then a daemon that a hook left behind may hold the line.
-    fn let_freeze_hooks_end(&self) {
-        let Some(freezing) = self.freezing.as_ref().filter(|_| self.frozen_at.is_none()) else {
-            return;
-        };
-        let until = Instant::now() + FREEZE_HOOKS_LIMIT;
-        let mut fds = [PollFd::new(freezing.as_fd(), PollFlags::empty())];
-        loop {
-            let left = until.saturating_duration_since(Instant::now());
-            if poll(&mut fds, timeout(Some(left))) != Err(nix::errno::Errno::EINTR) {
-                return;
-            }
-        }
     }
 
     fn log(&mut self, severity: Severity, text: &str) {
@@ -514,18 +547,17 @@ impl Guardian<'_> {
 }
 
 /// Whether the agent at the other end has been killed, and all that it said was heard.
-fn is_ending(agent: &BufReader<UnixStream>) -> bool {
-    let line = agent.get_ref();
-    let peer = getsockopt(line, PeerCredentials);
-    let stat = peer.ok().and_then(|peer| process::stat(peer.pid()));
-    stat.is_some_and(|stat| !stat.is_running) && !is_readable(line.as_fd(), Duration::ZERO)
+fn is_ending(agent: &Connection) -> bool {
+    let stat = agent.peer().ok().and_then(|peer| process::stat(peer.pid()));
+    stat.is_some_and(|stat| !stat.is_running) && !is_readable(agent.as_fd(), Duration::ZERO)
 }
 
-/// Why the freeze is not ended at this stage.
-fn refusal(stage: Stage) -> String {
-    match stage {
-        Stage::Freezing => "the agent is still freezing",
-        Stage::Frozen | Stage::Thawing => "the agent is thawing already",
-    }
-    .to_owned()
+fn unended(left: &[String]) -> Option<String> {
+    (!left.is_empty()).then(|| format!("hooks cannot be ended: {}", left.join(", ")))
+}
+
+/// How long until the agent acts on its hold limit, by when the guardian does.
+fn left(limit: Instant) -> Duration {
+    let left = limit.saturating_duration_since(Instant::now());
+    left.saturating_sub(COURTESY)
 }

@@ -1,10 +1,9 @@
 //! A person's end of the line to the guardian: questions that leave the agent's line alone.
 
-use super::{Order, Standing, Word, door};
+use super::{Order, Standing, Word, connect};
+use crate::ipc::Connection;
 use crate::state::Expiry;
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use std::io::{self, BufRead, BufReader, Write};
-use std::os::unix::net::UnixStream;
+use std::io;
 use std::path::Path;
 use std::time::Duration;
 
@@ -27,7 +26,7 @@ pub struct Thawed {
 /// A line to a guardian that stands by.
 #[derive(Debug)]
 pub struct Question {
-    line: BufReader<UnixStream>,
+    line: Connection,
     /// The guardian's process id.
     pub pid: i32,
 }
@@ -36,22 +35,9 @@ impl Question {
     /// Goes to the door in `statedir`; `None` if nobody stands guard there.
     ///
     /// # Errors
-    /// There is a guardian, or a door that cannot be examined: no permission.
+    /// There is a guardian, or a door that cannot be examined: no permission. Or a socket of another user.
     pub fn at(statedir: &Path) -> io::Result<Option<Self>> {
-        let line = match UnixStream::connect(door(statedir)) {
-            Ok(line) => line,
-            Err(error) => {
-                return match error.kind() {
-                    // A door that a killed guardian left refuses.
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
-                    _ => Err(error),
-                };
-            }
-        };
-        let pid = getsockopt(&line, PeerCredentials)?.pid();
-        line.set_write_timeout(Some(PATIENCE))?;
-        let line = BufReader::new(line);
-        Ok(Some(Self { line, pid }))
+        Ok(connect(statedir)?.map(|(line, pid)| Self { line, pid }))
     }
 
     /// Asks how things stand.
@@ -98,23 +84,17 @@ impl Question {
     }
 
     fn tell(&mut self, order: &Order) -> io::Result<()> {
-        let mut text = serde_json::to_vec(order)?;
-        text.push(b'\n');
-        self.line.get_mut().write_all(&text)
+        self.line.send(order, PATIENCE)
     }
 
     fn read(&mut self, patience: Duration) -> io::Result<Word> {
-        self.line.get_ref().set_read_timeout(Some(patience))?;
-        let mut text = String::new();
-        match self.line.read_line(&mut text) {
-            Ok(0) => Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(_) => Ok(serde_json::from_slice(text.as_bytes())?),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(io::Error::new(
-                io::ErrorKind::TimedOut,
-                format!("no answer within {} s", patience.as_secs()),
-            )),
-            Err(error) => Err(error),
-        }
+        self.line.recv(Some(patience)).map_err(|error| {
+            if error.kind() != io::ErrorKind::TimedOut {
+                return error;
+            }
+            let text = format!("no answer within {} s", patience.as_secs());
+            io::Error::new(io::ErrorKind::TimedOut, text)
+        })
     }
 }
 

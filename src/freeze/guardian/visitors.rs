@@ -1,8 +1,8 @@
 //! Who stands at the guardian's door and has not yet said what for.
 
 use super::{Order, Word};
+use crate::ipc::Connection;
 use std::collections::VecDeque;
-use std::io::{BufRead, BufReader, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
@@ -15,62 +15,58 @@ const PATIENCE: Duration = Duration::from_millis(200);
 
 /// The connections whose first line is still to come.
 #[derive(Debug, Default)]
-pub struct Visitors(VecDeque<BufReader<UnixStream>>);
+pub struct Visitors(VecDeque<Connection>);
 
 impl Visitors {
     /// Lets one in.
     pub fn receive(&mut self, visitor: UnixStream) {
-        let patient = visitor
-            .set_read_timeout(Some(PATIENCE))
-            .and_then(|()| visitor.set_write_timeout(Some(PATIENCE)));
-        if patient.is_err() {
-            return;
-        }
+        self.keep(visitor.into());
+    }
+
+    /// Has one wait for the end of the freeze.
+    pub fn keep(&mut self, visitor: Connection) {
         if self.0.len() == MOST {
             self.0.pop_front();
         }
-        self.0.push_back(BufReader::new(visitor));
+        self.0.push_back(visitor);
     }
 
     /// How many there are.
+    #[cfg(test)]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
     /// What to wait for, in order.
     pub fn lines(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
-        self.0.iter().map(|visitor| visitor.get_ref().as_fd())
+        self.0.iter().map(Connection::as_fd)
     }
 
     /// The first line of the visitor number `index`, who is no visitor any more; `None` if it is
     /// none, and then the connection is closed.
-    pub fn hear(&mut self, index: usize) -> Option<(BufReader<UnixStream>, Order)> {
+    pub fn hear(&mut self, index: usize) -> Option<(Connection, Order)> {
         let mut visitor = self.0.remove(index)?;
-        let mut line = String::new();
-        visitor.read_line(&mut line).ok()?;
-        let order = serde_json::from_slice(line.as_bytes()).ok()?;
+        let order = visitor.recv(Some(PATIENCE)).ok()?;
         Some((visitor, order))
     }
 
     /// Tells all of them: one may be a successor that has not spoken yet.
-    pub fn tell(&mut self, word: &Word) {
-        for visitor in &mut self.0 {
+    pub fn tell(&self, word: &Word) {
+        for visitor in &self.0 {
             answer(visitor, word);
         }
     }
 }
 
 /// Tells one of them; whether it hears it is its own affair.
-pub fn answer(visitor: &mut BufReader<UnixStream>, word: &Word) {
-    if let Ok(mut line) = serde_json::to_vec(word) {
-        line.push(b'\n');
-        visitor.get_mut().write_all(&line).ok();
-    }
+pub fn answer(visitor: &Connection, word: &Word) {
+    visitor.send(word, PATIENCE).ok();
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::io::{BufRead, BufReader, Write};
 
     fn visit(visitors: &mut Visitors, text: &str) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
@@ -87,9 +83,9 @@ mod tests {
         let _noise = visit(&mut visitors, "GET / HTTP/1.0\n");
         assert_eq!((visitors.count(), visitors.lines().count()), (3, 3));
         assert!(visitors.hear(2).is_none());
-        let (mut heard, order) = visitors.hear(1).unwrap();
+        let (heard, order) = visitors.hear(1).unwrap();
         assert_eq!(order, Order::Status);
-        answer(&mut heard, &Word::Ready);
+        answer(&heard, &Word::Ready);
         let mut line = String::new();
         BufReader::new(asker).read_line(&mut line).unwrap();
         assert_eq!(line, "\"ready\"\n");

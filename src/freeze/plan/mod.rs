@@ -1,13 +1,12 @@
 //! Which filesystems are frozen, and in which order.
 //!
 //! [`Survey`] is what the system looks like; [`make`] is a pure function of it, of the operator's
-//! [`Policy`] and of the host's list. The mount table lists mounts as they were made: what was
-//! mounted last is frozen first and the root last (protocol.md 4.9.4), but what is known to stand
-//! on another filesystem always goes before that one, for a freeze writes back, and what is written
-//! to a filesystem that is frozen already waits for ever. What does not stand on one another shares
-//! a level ([`order`]) and is frozen side by side, so that whoever writes to the first does not
-//! stand still for the sum of all. Of what nobody can tell what it stands on, it is assumed that
-//! it stands on everything that was mounted before it.
+//! [`Policy`] and of the host's list. The order is the documented one: the reverse of the mount table,
+//! the root last (protocol.md 4.9.4). What needs another filesystem was mounted after it, also where
+//! nothing in sysfs shows the dependency. The order is corrected only where a dependency is known
+//! ([`order`]). Neighbors in that order that are on hardware of the machine form one batch and are
+//! frozen side by side: on disks with a latency of 1 ms, 20 of them freeze in half the time. All
+//! else, and the root, is frozen alone.
 //!
 //! Patterns look at the first mountpoint of a filesystem alone, as does the host's list, which
 //! chooses by the exact name: a bind mount of a directory below `/data` must not take the whole
@@ -18,8 +17,9 @@ use std::collections::{HashMap, HashSet};
 use std::fmt;
 
 use super::policy::{Mode, Pattern, Policy};
+use super::report::Hold;
 use crate::probe::filesystems::Filesystem;
-use crate::probe::mountinfo::DeviceNumber;
+use crate::probe::mountinfo::{DeviceNumber, is_never_written};
 
 mod notes;
 pub mod order;
@@ -28,7 +28,7 @@ mod survey;
 mod tests;
 
 use order::Edge;
-pub use survey::{Details, Survey, SwapSpace, Under};
+pub use survey::{Details, Survey, SwapSpace};
 
 /// One filesystem to freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,8 +44,10 @@ pub struct Target {
     pub stands_on: Vec<String>,
     /// A failure to open or freeze it is a note, and the run goes on.
     pub optional: bool,
-    /// Targets of one level do not stand on one another; a lower level is frozen before a higher one.
-    pub level: usize,
+    /// The whole filesystem is mounted read-only, or its type cannot be written.
+    pub is_read_only: bool,
+    /// Targets of one batch are neighbors in the order, and are frozen side by side.
+    pub batch: usize,
 }
 
 /// A mount that is not frozen.
@@ -57,6 +59,8 @@ pub struct LeftOut {
     pub fstype: String,
     /// Why; completes 'skipped: …'.
     pub reason: String,
+    /// It is on a local disk, can be written, and the operator has not excluded it: the level is lower for it.
+    pub writable: bool,
 }
 
 /// What a freeze is going to do.
@@ -66,6 +70,8 @@ pub struct Plan {
     pub targets: Vec<Target>,
     /// The rest: filesystems that were not chosen, then mounts that cannot be frozen.
     pub skipped: Vec<LeftOut>,
+    /// What the host's list names and is not to be frozen.
+    pub not_frozen: Vec<LeftOut>,
     /// What the operator should know, one line each; nothing of it stops the freeze.
     pub notes: Vec<String>,
 }
@@ -76,6 +82,33 @@ pub struct Plan {
 pub struct Circle {
     /// The members' mountpoints in mount order, each with what it stands on.
     pub members: Vec<(String, Vec<String>)>,
+}
+
+impl Target {
+    /// Whether its device is to be watched, as it may be written to while the others are frozen.
+    pub fn is_watched(&self) -> bool {
+        let fstype = &self.filesystem.fstype;
+        !can_freeze(fstype) && !is_never_written(fstype)
+    }
+
+    /// What is expected to keep it from changing while the others are frozen. FIFREEZE has the last word.
+    pub fn expected_hold(&self) -> Hold {
+        match &self.filesystem.fstype[..] {
+            fstype if can_freeze(fstype) => Hold::Frozen,
+            _ if self.is_read_only => Hold::ReadOnly,
+            _ => Hold::Unchanged,
+        }
+    }
+}
+
+/// Whether the kernel's driver for this type has an operation for FIFREEZE (super_operations.freeze_fs or freeze_super);
+/// all others answer EOPNOTSUPP.
+fn can_freeze(fstype: &str) -> bool {
+    const TYPES: [&str; 11] = [
+        "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "gfs2", "jfs", "nilfs2", "reiserfs",
+        "bcachefs",
+    ];
+    TYPES.contains(&fstype)
 }
 
 impl fmt::Display for Circle {
@@ -117,16 +150,18 @@ pub fn make(survey: &Survey, policy: &Policy, only: Option<&[Vec<u8>]>) -> Resul
                 mountpoint: filesystem.mountpoint.clone(),
                 fstype: filesystem.fstype.clone(),
                 reason,
+                writable: false,
             }),
         }
     }
-    plan.skip_mounts(survey, &chosen);
+    plan.skip_mounts(survey, policy, only, &chosen);
     let is_chosen = |filesystem: &Filesystem| chosen.contains(&filesystem.device());
-    for (filesystem, level) in sorted(survey, Some(&is_chosen))? {
-        if is_chosen(filesystem) {
-            plan.targets.push(target(survey, policy, filesystem, level));
-        }
-    }
+    let order = sorted(survey, Some(&is_chosen))?.into_iter();
+    plan.targets = targets(
+        survey,
+        policy,
+        order.filter(|&filesystem| is_chosen(filesystem)),
+    );
     plan.note_policy(survey, policy, &chosen);
     plan.note_only(survey, only, &chosen);
     plan.note_swaps(survey, &chosen);
@@ -139,8 +174,29 @@ pub fn everything(survey: &Survey) -> Vec<Target> {
     let policy = Policy::default();
     // Without a choice no circle is an error.
     let order = sorted(survey, None).unwrap_or_default();
-    let with_details = |(filesystem, level)| target(survey, &policy, filesystem, level);
-    order.into_iter().map(with_details).collect()
+    targets(survey, &policy, order.into_iter())
+}
+
+/// The filesystems as targets, in batches.
+fn targets<'a>(
+    survey: &Survey,
+    policy: &Policy,
+    order: impl Iterator<Item = &'a Filesystem>,
+) -> Vec<Target> {
+    let mut targets: Vec<Target> = Vec::new();
+    let mut may_join = false;
+    for filesystem in order {
+        let details = survey.details.get(&filesystem.device());
+        let is_independent =
+            filesystem.mountpoint != b"/" && details.is_some_and(|details| details.is_on_hardware);
+        let batch = match targets.last() {
+            Some(last) => last.batch + usize::from(!(is_independent && may_join)),
+            None => 0,
+        };
+        may_join = is_independent;
+        targets.push(target(survey, policy, filesystem, batch));
+    }
+    targets
 }
 
 /// Why a filesystem with a device is not chosen; `None` if it is.
@@ -180,7 +236,7 @@ fn matching<'a>(
         .find(|pattern| pattern.matches(&filesystem.mountpoint, &filesystem.fstype, names))
 }
 
-fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem, level: usize) -> Target {
+fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem, batch: usize) -> Target {
     let details = survey
         .details
         .get(&filesystem.device())
@@ -193,22 +249,22 @@ fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem, level: usiz
         device: details.names.into_iter().next().unwrap_or_else(number),
         stands_on: details.stands_on,
         optional: matching(survey, &policy.optional, filesystem).is_some(),
-        level,
+        is_read_only: details.is_read_only,
+        batch,
     }
 }
 
-/// All filesystems in the order of freezing, each with its level: also what is not chosen counts,
-/// for it may stand between two that are. Without a choice all are, and circles are cut open.
+/// All filesystems in the order of freezing: also what is not chosen counts, for it may stand between
+/// two that are. Without a choice all are, and circles are cut open.
 fn sorted<'a>(
     survey: &'a Survey,
     is_chosen: Option<&dyn Fn(&Filesystem) -> bool>,
-) -> Result<Vec<(&'a Filesystem, usize)>, Circle> {
+) -> Result<Vec<&'a Filesystem>, Circle> {
     let (root, others): (Vec<_>, Vec<_>) = survey
         .filesystems
         .iter()
         .rev()
         .partition(|filesystem| filesystem.mountpoint == b"/");
-    let root_last = !root.is_empty();
     let usual: Vec<&Filesystem> = others.into_iter().chain(root).collect();
     let chosen = |index: usize| match (is_chosen, usual.get(index)) {
         (Some(is_chosen), Some(filesystem)) => is_chosen(filesystem),
@@ -221,13 +277,9 @@ fn sorted<'a>(
         edges: &edges(survey, &usual),
         chosen: &chosen,
         strict: is_chosen.is_some(),
-        root_last,
     };
     match order::sort(&question) {
-        Ok(places) => {
-            let with_level = |place: order::Place| Some((get(place.number)?, place.level));
-            Ok(places.into_iter().filter_map(with_level).collect())
-        }
+        Ok(order) => Ok(order.into_iter().filter_map(get).collect()),
         Err(members) => Err(circle(survey, members.into_iter().rev().filter_map(get))),
     }
 }
@@ -244,20 +296,8 @@ fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
         let Some(details) = survey.details.get(&filesystem.device()) else {
             continue;
         };
-        edges.extend(details.under.iter().filter_map(|under| {
-            Some(Edge {
-                above,
-                below: *place.get(&under.device)?,
-                certain: under.certain,
-            })
-        }));
-        if details.unclear {
-            edges.extend((above + 1..usual.len()).map(|below| Edge {
-                above,
-                below,
-                certain: false,
-            }));
-        }
+        let places = details.under.iter().filter_map(|under| place.get(under));
+        edges.extend(places.map(|&below| Edge { above, below }));
     }
     edges
 }

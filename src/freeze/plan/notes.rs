@@ -11,7 +11,13 @@ type Chosen = HashSet<DeviceNumber>;
 
 impl Plan {
     /// The mounts that cannot be frozen.
-    pub(super) fn skip_mounts(&mut self, survey: &Survey, chosen: &Chosen) {
+    pub(super) fn skip_mounts(
+        &mut self,
+        survey: &Survey,
+        policy: &Policy,
+        only: Option<&[Vec<u8>]>,
+        chosen: &Chosen,
+    ) {
         let names: HashMap<DeviceNumber, &[u8]> = survey
             .filesystems
             .iter()
@@ -34,10 +40,18 @@ impl Plan {
                 reason += ": ";
                 reason += &layers.join(", ");
             }
+            let (mountpoint, fstype) = (&skipped.mountpoint, &skipped.fstype);
+            let names = [shown(mountpoint)];
+            let means = |pattern: &Pattern| pattern.matches(mountpoint, fstype, &names);
+            let is_wanted = policy.freeze == Mode::All
+                && !policy.exclude.iter().any(means)
+                && (policy.include.is_empty() || policy.include.iter().any(means))
+                && only.is_none_or(|names| names.contains(mountpoint));
             LeftOut {
-                mountpoint: skipped.mountpoint.clone(),
-                fstype: skipped.fstype.clone(),
+                mountpoint: mountpoint.clone(),
+                fstype: fstype.clone(),
                 reason,
+                writable: is_wanted && survey.writable.contains(mountpoint),
             }
         }));
     }
@@ -67,8 +81,7 @@ impl Plan {
                 let base = survey.filesystems.iter().find(|f| f.device() == *device)?;
                 chosen.contains(device).then(|| shown(&base.mountpoint))
             };
-            let certain = details.under.iter().filter(|under| under.certain);
-            let bases: Vec<String> = certain.filter_map(|under| frozen(&under.device)).collect();
+            let bases: Vec<String> = details.under.iter().filter_map(frozen).collect();
             if !bases.is_empty() {
                 self.notes.push(format!(
                     "{} is not frozen but stands on {}, which is: its writes wait all the same, \
@@ -83,18 +96,41 @@ impl Plan {
     /// Names of the host's list without effect.
     pub(super) fn note_only(&mut self, survey: &Survey, only: Option<&[Vec<u8>]>, chosen: &Chosen) {
         let mut told = HashSet::new();
+        let first_of = |mountpoint: &[u8]| {
+            let mut filesystems = survey.filesystems.iter();
+            filesystems.find(|filesystem| filesystem.mountpoint == mountpoint)
+        };
+        let is_chosen =
+            |mountpoint: &[u8]| first_of(mountpoint).is_some_and(|f| chosen.contains(&f.device()));
         for name in only.unwrap_or_default() {
-            let found = survey.filesystems.iter().find(|f| f.mountpoint == *name);
-            if found.is_some_and(|f| chosen.contains(&f.device())) || !told.insert(name) {
+            if is_chosen(name) || !told.insert(name) {
                 continue;
             }
             let left_out = self.skipped.iter().find(|s| s.mountpoint == *name);
-            let why = left_out.map_or("nothing is mounted there", |s| s.reason.as_str());
-            let text = format!(
-                "the request names {}, which is left out: {why}",
-                shown(name)
-            );
-            self.notes.push(text);
+            let (reason, fstype) = match left_out {
+                Some(left_out) => (left_out.reason.as_str(), left_out.fstype.clone()),
+                None => ("nothing is mounted there", String::new()),
+            };
+            let mounts = survey.skipped.iter().filter(|s| s.mountpoint == *name);
+            let writable = match mounts.map(|mount| &mount.reason).next() {
+                Some(SkipReason::SecondMount { first }) => !is_chosen(first),
+                // What is in memory, or on another machine, is in no snapshot; what counts by itself is told there.
+                Some(_) => false,
+                None => {
+                    let details = first_of(name).and_then(|f| survey.details.get(&f.device()));
+                    !details.is_some_and(|details| details.is_read_only)
+                }
+            };
+            let shown = shown(name);
+            self.notes.push(format!(
+                "the request names {shown}, which is left out: {reason}"
+            ));
+            self.not_frozen.push(LeftOut {
+                mountpoint: name.clone(),
+                fstype,
+                reason: format!("the request names it, but {reason}"),
+                writable,
+            });
         }
     }
 

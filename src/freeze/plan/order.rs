@@ -1,9 +1,7 @@
 //! The order of freezing, as a question about numbers. Pure.
 //!
-//! Filesystems are 0, 1, 2 … in the order in which they are frozen if nothing else is known. They
-//! are dealt out to levels: what stands on another gets a lower level than that one, and each the
-//! lowest that it can have. What shares a level does not depend on each other and is frozen side by
-//! side; levels follow one another.
+//! Filesystems are 0, 1, 2 … in the order in which they are frozen if nothing else is known. Where one
+//! depends on another it comes before that one; all else keeps its order.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
@@ -15,17 +13,6 @@ pub struct Edge {
     pub above: usize,
     /// The one that it stands on.
     pub below: usize,
-    /// Known for sure. What is only probable gives way where it would close a circle.
-    pub certain: bool,
-}
-
-/// Where one filesystem comes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// Which one it is.
-    pub number: usize,
-    /// Its level, from 0 up; of what is chosen, each level up to the highest has some.
-    pub level: usize,
 }
 
 /// What is to be put in order.
@@ -38,23 +25,20 @@ pub struct Question<'a> {
     pub chosen: &'a dyn Fn(usize) -> bool,
     /// A circle with a chosen member is an error.
     pub strict: bool,
-    /// The highest number, the root, goes on the highest level of all that do not stand below it.
-    pub root_last: bool,
 }
 
-/// All filesystems, level by level, in an order in which no edge runs backwards. On one level the
-/// lower numbers come first, as far as the edges of what is not chosen allow.
+/// All filesystems in an order in which no edge runs backwards; each time the lowest number of those
+/// that can be next.
 ///
 /// # Errors
-/// If `strict`, a circle of certain edges with a chosen member: the members of everything that goes in
-/// circles with it, in ascending order. Other circles are cut open.
-pub fn sort(question: &Question<'_>) -> Result<Vec<Place>, Vec<usize>> {
+/// If `strict`, a circle with a chosen member: the members of everything that goes in circles with it, in
+/// ascending order. The edges of other circles are dropped.
+pub fn sort(question: &Question<'_>) -> Result<Vec<usize>, Vec<usize>> {
     let &Question {
         count,
         edges,
         chosen,
         strict,
-        root_last,
     } = question;
     let mut edges: BTreeSet<Edge> = edges
         .iter()
@@ -64,95 +48,18 @@ pub fn sort(question: &Question<'_>) -> Result<Vec<Place>, Vec<usize>> {
     loop {
         let (order, stuck) = kahn(count, &edges);
         if stuck.is_empty() {
-            return Ok(dealt_out(&order, &edges, chosen, root_last));
+            return Ok(order);
         }
         let groups = circles(&stuck, &edges);
-        let group_of = |edge: &Edge| {
-            groups
-                .iter()
-                .find(|group| group.contains(&edge.above) && group.contains(&edge.below))
+        let matters = |group: &&BTreeSet<usize>| strict && group.iter().any(|&n| chosen(n));
+        if let Some(group) = groups.iter().find(matters) {
+            return Err(group.iter().copied().collect());
+        }
+        let is_within = |edge: &Edge, group: &BTreeSet<usize>| {
+            group.contains(&edge.above) && group.contains(&edge.below)
         };
-        let doubtful: Vec<Edge> = edges
-            .iter()
-            .copied()
-            .filter(|edge| !edge.certain && group_of(edge).is_some())
-            .collect();
-        if doubtful.is_empty() {
-            if let Some(group) = groups
-                .iter()
-                .find(|group| strict && group.iter().any(|&member| chosen(member)))
-            {
-                return Err(group.iter().copied().collect());
-            }
-            for group in &groups {
-                cut_open(group, &mut edges);
-            }
-        } else {
-            for edge in doubtful {
-                edges.remove(&edge);
-            }
-        }
+        edges.retain(|edge| !groups.iter().any(|group| is_within(edge, group)));
     }
-}
-
-/// Takes the edges within a group away; what stands on one of it still stands on what another of it
-/// stands on.
-fn cut_open(group: &BTreeSet<usize>, edges: &mut BTreeSet<Edge>) {
-    let (touching, mut open): (BTreeSet<Edge>, BTreeSet<Edge>) = std::mem::take(edges)
-        .into_iter()
-        .partition(|edge| group.contains(&edge.above) || group.contains(&edge.below));
-    let (into, out): (Vec<Edge>, Vec<Edge>) = touching
-        .into_iter()
-        .filter(|edge| !group.contains(&edge.above) || !group.contains(&edge.below))
-        .partition(|edge| group.contains(&edge.below));
-    for upper in &into {
-        for lower in &out {
-            open.insert(Edge {
-                above: upper.above,
-                below: lower.below,
-                certain: upper.certain && lower.certain,
-            });
-        }
-    }
-    open.extend(into);
-    open.extend(out);
-    *edges = open;
-}
-
-/// Deals out to levels what is in `order`; there are no circles any more.
-fn dealt_out(
-    order: &[usize],
-    edges: &BTreeSet<Edge>,
-    chosen: &dyn Fn(usize) -> bool,
-    root_last: bool,
-) -> Vec<Place> {
-    let mut level = vec![0_usize; order.len()];
-    let mut highest = 0;
-    for &number in order {
-        // As it is the last that is picked, all that follow stand below it.
-        if root_last && number + 1 == order.len() {
-            level[number] = level[number].max(highest);
-        }
-        let own = level[number];
-        if chosen(number) {
-            highest = highest.max(own);
-        }
-        // What is not chosen is not waited for, but hands on whom it has to wait for itself.
-        let next = own + usize::from(chosen(number));
-        for edge in below(number, edges) {
-            level[edge.below] = level[edge.below].max(next);
-        }
-    }
-    let deepest = level.iter().max().copied().unwrap_or(0);
-    let mut places = Vec::with_capacity(order.len());
-    for wanted in 0..=deepest {
-        let numbers = order.iter().filter(|&&number| level[number] == wanted);
-        places.extend(numbers.map(|&number| Place {
-            number,
-            level: wanted,
-        }));
-    }
-    places
 }
 
 /// The edges down from a filesystem.
@@ -160,7 +67,6 @@ fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {
     let lowest = Edge {
         above: number,
         below: 0,
-        certain: false,
     };
     edges
         .range(lowest..)

@@ -11,16 +11,12 @@ use crate::probe::location::{Location, Locator, StatSource};
 use crate::probe::mountinfo::{self, DeviceNumber, Mount};
 use crate::probe::stack::{self, Layer};
 use crate::probe::swaps;
-use crate::probe::{System, sysblock, udev};
+use crate::probe::{System, superblocks, sysblock, udev};
 use crate::sys::loopdev;
 
 /// Further mountpoints that are kept of a filesystem: enough to find one that is not covered, where
 /// containers make thousands.
 const MAX_ALTERNATIVES: usize = 16;
-
-/// Names of devices whose pages another program or a driver keeps where sysfs does not say, be it in a
-/// file of this very system: network block devices, ublk, DRBD, volumes of ZFS.
-const HIDDEN: [&str; 4] = ["nbd", "ublkb", "drbd", "zd"];
 
 /// Where the file behind a loop device lies, by the kernel's name of the device and the file's path.
 type FindFile<'a> = &'a dyn Fn(&str, &[u8]) -> Location;
@@ -36,6 +32,8 @@ pub struct Survey {
     pub filesystems: Vec<Filesystem>,
     /// Everything else, each with its reason.
     pub skipped: Vec<Skipped>,
+    /// Mountpoints of `skipped` that are on a local disk and can be written.
+    pub writable: HashSet<Vec<u8>>,
     /// More about a filesystem, by its device; nothing is known of one that is missing here.
     pub details: HashMap<DeviceNumber, Details>,
     /// The filesystems that keep the layers of an overlay, by its mountpoint.
@@ -56,19 +54,12 @@ pub struct Details {
     pub names: Vec<String>,
     /// What its device is made of, from the top down, for people.
     pub stands_on: Vec<String>,
-    /// The filesystems that it stands on.
-    pub under: Vec<Under>,
-    /// There may be more that it stands on, and nobody can tell which.
-    pub unclear: bool,
-}
-
-/// A filesystem that another stands on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Under {
-    /// Its device.
-    pub device: DeviceNumber,
-    /// Known for sure, and not only probable.
-    pub certain: bool,
+    /// The filesystems that it stands on, by their devices.
+    pub under: Vec<DeviceNumber>,
+    /// All its devices end at hardware of the machine: nothing of this system is behind it.
+    pub is_on_hardware: bool,
+    /// The whole filesystem is mounted read-only, or its type cannot be written.
+    pub is_read_only: bool,
 }
 
 /// Swap space whose pages end up on a filesystem.
@@ -119,7 +110,59 @@ impl Survey {
         survey.settle_numbers(&own);
         survey.find_mounts(mounts, &own, &locator);
         survey.find_swaps(system, &own, &file, stat_source);
+        survey.find_writable(mounts, stat_source);
+        survey.find_elsewhere(system, mounts);
         survey
+    }
+
+    /// Which of the mounts that cannot be frozen could change on a disk of this machine meanwhile.
+    fn find_writable(&mut self, mounts: &[Mount], stat_source: StatSource<'_>) {
+        let seen: HashSet<DeviceNumber> = mounts
+            .iter()
+            .filter(|mount| mount.fstype == "btrfs" && stat_source(&mount.source).is_some())
+            .map(Mount::device)
+            .collect();
+        for skipped in &self.skipped {
+            let is_it = |mount: &&Mount| {
+                mount.mountpoint == skipped.mountpoint && mount.fstype == skipped.fstype
+            };
+            let mount = mounts.iter().find(is_it);
+            let is_local = |mount: &Mount| match skipped.reason {
+                // Another mount of the same filesystem has a device node.
+                SkipReason::BtrfsSource { .. } => !seen.contains(&mount.device()),
+                SkipReason::NoDeviceNumber => true,
+                SkipReason::NoDevice | SkipReason::Fuse => stat_source(&mount.source).is_some(),
+                _ => false,
+            };
+            if mount.is_some_and(|mount| is_local(mount) && !mount.is_filesystem_read_only()) {
+                self.writable.insert(skipped.mountpoint.clone());
+            }
+        }
+    }
+
+    /// Filesystems that this process does not see.
+    fn find_elsewhere(&mut self, system: &System, mounts: &[Mount]) {
+        for found in superblocks::elsewhere(system, mounts) {
+            let text = match &found.place {
+                Some((mountpoint, pid)) => format!(
+                    "{} is mounted in another mount namespace only, at {} for process {pid}",
+                    found.device,
+                    String::from_utf8_lossy(mountpoint)
+                ),
+                None => format!(
+                    "{} was unmounted while it was in use, or is mounted in another mount namespace",
+                    found.device
+                ),
+            };
+            // It has no mountpoint here.
+            let mountpoint = found.device.into_bytes();
+            self.writable.insert(mountpoint.clone());
+            self.skipped.push(Skipped {
+                mountpoint,
+                fstype: found.fstype,
+                reason: SkipReason::Elsewhere(text),
+            });
+        }
     }
 
     /// A btrfs that is mounted by several of its devices is one filesystem: the first.
@@ -192,6 +235,7 @@ impl Survey {
             if let Some(mount) = mount {
                 name(String::from_utf8_lossy(&mount.source).into_owned());
             }
+            let is_read_only = mount.is_some_and(|mount| mount.is_filesystem_read_only());
             for &device in &devices {
                 if let Ok(Some(path)) = sysblock::sysfs_path(system, device) {
                     let device = udev::block_device(system, &path);
@@ -211,9 +255,9 @@ impl Survey {
                     String::from_utf8_lossy(&filesystem.mountpoint)
                 )
             }));
-            details.unclear = stack.layers.is_empty()
-                || !stack.problems.is_empty()
-                || mount.is_some_and(|mount| has_further_devices(mount));
+            details.is_read_only = is_read_only;
+            details.is_on_hardware =
+                stack.is_on_hardware() && !mount.is_some_and(|mount| has_further_devices(mount));
             for layer in &stack.layers {
                 details.add_layer(layer, find_file);
             }
@@ -236,14 +280,12 @@ impl Survey {
     }
 
     fn settle_numbers(&mut self, own: &Numbers) {
-        for (number, details) in &mut self.details {
-            for under in &mut details.under {
-                under.device = own.get(&under.device).copied().unwrap_or(under.device);
-            }
-            // That something may stand on itself is no knowledge.
-            details
-                .under
-                .retain(|under| under.certain || under.device != *number);
+        for under in self
+            .details
+            .values_mut()
+            .flat_map(|details| &mut details.under)
+        {
+            *under = own.get(under).copied().unwrap_or(*under);
         }
     }
 
@@ -296,7 +338,7 @@ impl Survey {
             let mut waiting: Vec<DeviceNumber> = Vec::new();
             if swap.is_file {
                 for on in holders("", &swap.path) {
-                    waiting.extend(self.certainly_under(on));
+                    waiting.extend(self.under(on));
                     self.swaps.push(SwapSpace {
                         name: name.clone(),
                         on,
@@ -314,7 +356,7 @@ impl Survey {
             let mut seen = HashSet::new();
             while let Some(on) = waiting.pop() {
                 if seen.insert(on) {
-                    waiting.extend(self.certainly_under(on));
+                    waiting.extend(self.under(on));
                     self.swaps.push(SwapSpace {
                         name: name.clone(),
                         on,
@@ -325,10 +367,11 @@ impl Survey {
         }
     }
 
-    fn certainly_under(&self, device: DeviceNumber) -> Vec<DeviceNumber> {
-        let under = self.details.get(&device).map(|details| &details.under);
-        let certain = under.into_iter().flatten().filter(|under| under.certain);
-        certain.map(|under| under.device).collect()
+    fn under(&self, device: DeviceNumber) -> Vec<DeviceNumber> {
+        let details = self.details.get(&device);
+        details
+            .map(|details| details.under.clone())
+            .unwrap_or_default()
     }
 }
 
@@ -336,7 +379,6 @@ impl Details {
     fn add_layer(&mut self, layer: &Layer, find_file: FindFile<'_>) {
         let (path, device) = match layer {
             Layer::Device { name, dm_name } => {
-                self.unclear |= HIDDEN.iter().any(|hidden| name.starts_with(hidden));
                 self.stands_on.push(match dm_name {
                     Some(dm_name) => format!("{name} ({dm_name})"),
                     None => name.clone(),
@@ -347,7 +389,6 @@ impl Details {
         };
         let file = String::from_utf8_lossy(path);
         let location = find_file(device, path);
-        let not_found = location.mount.is_none();
         self.stands_on.push(match location.mount {
             Some((mountpoint, fstype)) => {
                 let mountpoint = String::from_utf8_lossy(&mountpoint);
@@ -355,12 +396,7 @@ impl Details {
             }
             None => format!("file {file}, which is not to be found from here"),
         });
-        self.unclear |= not_found && location.devices.is_empty();
-        let certain = location.devices.into_iter().map(|device| (device, true));
-        let perhaps = location.perhaps.into_iter().map(|device| (device, false));
-        for (device, certain) in certain.chain(perhaps) {
-            self.under.push(Under { device, certain });
-        }
+        self.under.extend(location.devices);
     }
 }
 

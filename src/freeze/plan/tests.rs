@@ -51,17 +51,46 @@ fn names(plan: &Plan) -> Vec<String> {
         .collect()
 }
 
-/// The mountpoints of each level.
-fn levels(plan: &Plan) -> Vec<Vec<String>> {
+/// The mountpoints of each batch.
+fn batches(plan: &Plan) -> Vec<Vec<String>> {
     plan.targets
-        .chunk_by(|a, b| a.level == b.level)
-        .map(|level| {
-            level
+        .chunk_by(|a, b| a.batch == b.batch)
+        .map(|batch| {
+            batch
                 .iter()
                 .map(|t| shown(&t.filesystem.mountpoint))
                 .collect()
         })
         .collect()
+}
+
+#[test]
+fn neighbors_on_hardware_freeze_side_by_side_and_the_root_alone() {
+    let pci = "pci0000:00/0000:00:0";
+    let description = format!(
+        "disk 8:0 {pci}1.0/virtio1/block/vda\ndisk 8:16 {pci}2.0/virtio2/block/vdb\n\
+         disk 8:32 {pci}3.0/virtio3/block/vdc\ndisk 43:0 virtual/block/nbd0\n\
+         disk 8:48 {pci}4.0/virtio4/block/vdd\ndisk 8:64 {pci}5.0/virtio5/block/vde\n"
+    );
+    let guest = Guest {
+        description: &description,
+        mounts: "28 1 8:0 / / rw - ext4 /dev/vda rw\n29 28 8:16 / /b rw - ext4 /dev/vdb rw\n\
+                 30 28 8:32 / /c rw - ext4 /dev/vdc rw\n31 28 43:0 / /n rw - ext4 /dev/nbd0 rw\n\
+                 32 28 8:48 / /d rw - ext4 /dev/vdd rw\n\
+                 33 28 8:64 / /e rw - xfs /dev/vde rw,logdev=/dev/nbd1\n",
+        ..Guest::default()
+    };
+    let plan = planned(&guest.survey());
+    assert_eq!(
+        batches(&plan),
+        [
+            vec!["/e"],
+            vec!["/d"],
+            vec!["/n"],
+            vec!["/c", "/b"],
+            vec!["/"]
+        ]
+    );
 }
 
 fn planned(survey: &Survey) -> Plan {
@@ -98,7 +127,7 @@ const PLAIN: Guest<'_> = Guest {
 #[test]
 fn last_mounted_goes_first_and_the_root_last() {
     let plan = planned(&PLAIN.survey());
-    assert_eq!(levels(&plan), [["/data/inner", "/data", "/"]]);
+    assert_eq!(batches(&plan), [["/data/inner"], ["/data"], ["/"]]);
     assert_eq!(plan.notes, Vec::<String>::new());
     assert_eq!(
         skipped(&plan),

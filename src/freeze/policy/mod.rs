@@ -131,6 +131,8 @@ pub struct Policy {
     /// A filesystem that someone else has frozen is left out, as by the original, instead of being
     /// an error.
     pub ignore_frozen: bool,
+    /// RCU grace periods are not expedited while filesystems are frozen one by one.
+    pub normal_rcu: bool,
 }
 
 /// How long things may take. `None` is without end.

@@ -1,25 +1,30 @@
 //! A world of filesystems that fails, or ends the agent, at any step it is told to; and the
 //! engine driven through every such step.
 
+mod ops;
+mod parties;
 mod tests;
 
+use crate::deadline::Timed;
 use crate::freeze::engine::{Engine, FreezeError};
-use crate::freeze::guardian::machine::{Action, Event, Machine};
-use crate::freeze::guardian::{Claim, Order};
-use crate::freeze::ops::{OpenError, Ops, Timed};
-use crate::freeze::plan::{Details, Survey, Target, Under};
+use crate::freeze::guardian::machine::{Action, Event, Hooks, Machine};
+use crate::freeze::guardian::{Claim, Entrusted, Inherited, Order, PROTOCOL_VERSION};
+use crate::freeze::ops::{Heard, Holding, Legacy, OpenError, Ops, Patience};
+use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::policy::{Limits, Mode, Pattern, Policy};
 use crate::freeze::report::{End, Outcome, Report};
 use crate::hooks::master::MasterReport;
 use crate::hooks::memory::Run;
-use crate::hooks::{Phase, ThawReason};
+use crate::hooks::{HookRecord, HookStatus, Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
-use crate::state::Expiry;
+use crate::state::{Expiry, Marker};
+use crate::sys::guardian::SocketPath;
 use nix::libc;
 use std::cell::RefCell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
@@ -37,8 +42,21 @@ enum Fault {
 #[derive(Debug, Default)]
 struct World {
     mountpoints: Vec<&'static str>,
-    /// What stands on what: above, below.
+    /// What stands on what, as the plan knows it: above, below.
     under: Vec<(usize, usize)>,
+    /// The same, as nobody knows it.
+    hidden: Vec<(usize, usize)>,
+    /// These are on hardware.
+    on_hardware: Vec<usize>,
+    /// What FIFREEZE has been asked for and waits, for it writes to what is frozen.
+    blocked: Vec<usize>,
+    /// What had not answered when it was last looked at, in the order of the batch.
+    late: Vec<usize>,
+    /// The hooks mount this.
+    mounted_by_hooks: Option<&'static str>,
+    /// Bytes that are dirty, before each flush in turn; the last stays.
+    dirty: Vec<Option<u64>>,
+    rcu_expedited: bool,
     frozen: Vec<bool>,
     marker: bool,
     hushed: bool,
@@ -58,6 +76,8 @@ struct World {
     expired: Option<Expiry>,
     steps: Vec<String>,
     fault: Option<(usize, Fault)>,
+    /// The agent is asked to stop after so many operations.
+    stops_at: Option<usize>,
     /// Operations that answer an errno, once each, by their names.
     refusals: Vec<(String, i32)>,
     /// In which order what is done side by side comes to its end: the number of a permutation.
@@ -76,17 +96,18 @@ impl World {
         let actions = self
             .guardian
             .as_mut()
-            .map(|g| g.on(event))
+            .map(|g| g.on(event, None))
             .unwrap_or_default();
         for action in actions {
             match action {
-                Action::Yield => {}
+                Action::Yield | Action::Await | Action::HandOver => {}
                 Action::Undo { hooks, tell, .. } => {
+                    self.rcu_expedited = false;
                     for &index in &self.entrusted {
                         self.frozen[index] = false;
                     }
                     self.marker = false;
-                    self.thaw_hooks += u32::from(hooks && self.has_hook);
+                    self.thaw_hooks += u32::from(hooks == Hooks::Frozen && self.has_hook);
                     self.ended = Some(expiry());
                     self.expired = tell.then(expiry);
                     self.kept.extend(self.told.take().map(|mut report| {
@@ -132,10 +153,14 @@ impl Simulator {
         this
     }
 
-    /// Two levels: what stands on another, and beside it one that does not; then the two others.
+    /// A pair on hardware, then one that stands on another, then that, then the root.
     fn stacked() -> Self {
-        let this = Self::new(&["/", "/data", "/data/loop", "/srv"]);
-        this.0.borrow_mut().under = vec![(2, 1)];
+        let this = Self::new(&["/", "/data", "/data/loop", "/srv", "/opt"]);
+        {
+            let mut world = this.0.borrow_mut();
+            world.under = vec![(2, 1)];
+            world.on_hardware = vec![0, 1, 3, 4];
+        }
         this
     }
 
@@ -195,16 +220,14 @@ impl Simulator {
         what: &str,
         handles: &[&usize],
         act: fn(&mut World, usize) -> io::Result<()>,
-    ) -> Vec<Timed> {
+    ) -> Vec<io::Result<()>> {
         let turn = self.0.borrow().turn;
-        let mut done: Vec<Option<Timed>> = handles.iter().map(|_| None).collect();
+        let mut done: Vec<Option<io::Result<()>>> = handles.iter().map(|_| None).collect();
         for place in permutation(handles.len(), turn) {
             let index = *handles[place];
             let name = self.0.borrow().mountpoints[index];
             let result = self.step(format!("{what} {name}"), |world| act(world, index));
-            let result = result.and_then(|inner| inner);
-            let took = Duration::from_millis(1);
-            done[place] = Some(Timed { result, took });
+            done[place] = Some(result.and_then(|inner| inner));
         }
         done.into_iter().flatten().collect()
     }
@@ -227,221 +250,59 @@ fn permutation(count: usize, number: usize) -> Vec<usize> {
     order
 }
 
+fn timed(result: io::Result<()>) -> Timed {
+    let took = Duration::from_millis(1);
+    Timed { result, took }
+}
+
 fn text(e: io::Error) -> String {
     crate::sys::strerror(&e)
 }
 
-impl Ops for Simulator {
-    type Handle = usize;
-
-    fn survey(&mut self) -> io::Result<Survey> {
-        self.step("survey".into(), |world| {
-            let filesystem = |(index, name): (usize, &&str)| Filesystem {
-                mountpoint: name.as_bytes().to_vec(),
-                fstype: "ext4".into(),
-                major: 8,
-                minor: index as u32,
-                mount_id: index as u64,
-            };
-            let filesystems: Vec<Filesystem> = world
-                .mountpoints
-                .iter()
-                .enumerate()
-                .map(filesystem)
-                .collect();
-            let details = |filesystem: &Filesystem| {
-                let of = |&&(above, _): &&(usize, usize)| above == filesystem.minor as usize;
-                let under = |&(_, below): &(usize, usize)| Under {
-                    device: (8, below as u32),
-                    certain: true,
-                };
-                let details = Details {
-                    under: world.under.iter().filter(of).map(under).collect(),
-                    ..Details::default()
-                };
-                (filesystem.device(), details)
-            };
-            Survey {
-                details: filesystems.iter().map(details).collect(),
-                filesystems,
-                ..Survey::default()
-            }
-        })
-    }
-
-    fn open(&mut self, target: &Target) -> Result<usize, OpenError> {
-        let filesystem = &target.filesystem;
-        let index = filesystem.minor as usize;
-        let name = String::from_utf8_lossy(&filesystem.mountpoint).into_owned();
-        self.step(format!("open {name}"), |_| index)
-            .map_err(OpenError::Failed)
-    }
-
-    fn flush(&mut self, handles: &[&usize]) -> Vec<io::Result<()>> {
-        let each = |&&index: &&usize| self.step(format!("flush {index}"), |_| ());
-        handles.iter().map(each).collect()
-    }
-
-    fn freeze(&mut self, handles: &[&usize]) -> Vec<Timed> {
-        assert!(handles.len() <= self.0.borrow().at_once, "too many at once");
-        self.side_by_side("freeze", handles, |world, index| {
-            assert!(world.hushed, "the log gate is open during a freeze");
-            for &(above, below) in &world.under {
-                assert!(
-                    above != index || !world.frozen[below],
-                    "frozen after what it stands on"
-                );
-            }
-            world.frozen[index] = true;
-            Ok(())
-        })
-    }
-
-    fn thaw(&mut self, handles: &[&usize]) -> Vec<Timed> {
-        self.side_by_side("thaw", handles, |world, index| {
-            if std::mem::take(&mut world.frozen[index]) {
-                Ok(())
-            } else {
-                Err(io::Error::from_raw_os_error(libc::EINVAL))
-            }
-        })
-    }
-
-    fn call_hooks(
-        &mut self,
-        phase: Phase,
-        reason: Option<ThawReason>,
-        _: &Run,
-    ) -> Option<MasterReport> {
-        if !self.0.borrow().has_hook {
-            return None;
-        }
-        assert_eq!(reason.is_some(), phase == Phase::Thaw);
-        let count = |world: &mut World| match phase {
-            Phase::Freeze => world.freeze_hooks += 1,
-            Phase::Thaw => {
-                world.thaw_hooks += 1;
-                world.guardian_sees(Event::Order(Order::HooksThawed));
-            }
+/// What the plan sees of the world.
+fn survey_of(world: &mut World) -> Survey {
+    let filesystem = |(index, name): (usize, &&str)| Filesystem {
+        mountpoint: name.as_bytes().to_vec(),
+        fstype: "ext4".into(),
+        major: 8,
+        minor: index as u32,
+        mount_id: index as u64,
+    };
+    let filesystems: Vec<Filesystem> = world
+        .mountpoints
+        .iter()
+        .enumerate()
+        .map(filesystem)
+        .collect();
+    let details = |filesystem: &Filesystem| {
+        let of = |&&(above, _): &&(usize, usize)| above == filesystem.minor as usize;
+        let under = |&(_, below): &(usize, usize)| (8, below as u32);
+        let details = Details {
+            under: world.under.iter().filter(of).map(under).collect(),
+            is_on_hardware: world.on_hardware.contains(&(filesystem.minor as usize)),
+            ..Details::default()
         };
-        let result = self.step(format!("hooks {}", phase.as_str()), |world| {
-            assert!(!world.hushed, "hooks run while the log gate is shut");
-            assert!(
-                !world.frozen.contains(&true),
-                "hooks run while something is frozen"
-            );
-            count(world);
-        });
-        if result.is_err() {
-            // It ran, and failed.
-            count(&mut self.0.borrow_mut());
+        (filesystem.device(), details)
+    };
+    Survey {
+        details: filesystems.iter().map(details).collect(),
+        filesystems,
+        ..Survey::default()
+    }
+}
+
+impl World {
+    /// Whether FIFREEZE of it writes to what is frozen.
+    fn is_held_up(&self, index: usize) -> bool {
+        let bases = self.hidden.iter().filter(|(above, _)| *above == index);
+        bases.into_iter().any(|&(_, below)| self.frozen[below])
+    }
+
+    /// What was held up goes on where it can.
+    fn go_on(&mut self) {
+        while let Some(place) = self.blocked.iter().position(|&i| !self.is_held_up(i)) {
+            let index = self.blocked.remove(place);
+            self.frozen[index] = true;
         }
-        let failure = result.err().map(text);
-        Some(MasterReport {
-            failure,
-            hooks: Vec::new(),
-            elapsed: Duration::ZERO,
-            leaves_filesystems: self.0.borrow().leaves_filesystems,
-            is_ours: false,
-        })
-    }
-
-    fn stand_guard(&mut self, held: &[(&usize, &str, usize)]) -> Result<(), String> {
-        self.step("guard".into(), |world| {
-            world.guardian = Some(Machine::default());
-            world.entrusted = held.iter().map(|&(&index, ..)| index).collect();
-        })
-        .map_err(text)
-    }
-
-    fn find_guardian(&mut self) {}
-
-    fn tell_guardian(&mut self, order: Order) {
-        if self.0.borrow().guardian.is_none() {
-            return;
-        }
-        let name = match &order {
-            Order::Frozen { limit_ms, .. } => format!("tell Frozen {limit_ms:?}"),
-            other => format!("tell {other:?}"),
-        };
-        let told = self.step(name, |world| {
-            world.guardian_sees(Event::Order(order));
-        });
-        if told.is_err() {
-            self.0.borrow_mut().guardian = None;
-        }
-    }
-
-    fn claim(&mut self) -> Claim {
-        if let Some(expiry) = self.0.borrow_mut().ended.take() {
-            return Claim::Ended(expiry);
-        }
-        self.tell_guardian(Order::Claim);
-        Claim::Ours(None)
-    }
-
-    fn hear_guardian(&mut self) -> Option<Expiry> {
-        self.0.borrow_mut().ended.take()
-    }
-
-    fn dismiss_guardian(&mut self) {
-        self.tell_guardian(Order::Done);
-        self.0.borrow_mut().guardian = None;
-    }
-
-    fn guardian_line(&self) -> Option<OwnedFd> {
-        None
-    }
-
-    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
-        let expiry = expiry.clone();
-        self.step("mark expired".into(), |world| world.expired = Some(expiry))
-            .map_err(text)
-    }
-
-    fn take_expired(&mut self) -> Option<Expiry> {
-        self.0.borrow_mut().expired.take()
-    }
-
-    fn mark_frozen(&mut self) -> Result<(), String> {
-        self.step("mark".into(), |world| world.marker = true)
-            .map_err(text)
-    }
-
-    fn mark_thawed(&mut self) -> Result<(), String> {
-        self.step("unmark".into(), |world| world.marker = false)
-            .map_err(text)
-    }
-
-    fn hush(&mut self, at_once: usize) {
-        let mut world = self.0.borrow_mut();
-        world.hushed = true;
-        world.at_once = at_once;
-    }
-
-    fn speak(&mut self) {
-        let mut world = self.0.borrow_mut();
-        assert!(
-            !world.frozen.contains(&true),
-            "logging while something is frozen"
-        );
-        world.hushed = false;
-    }
-
-    fn now(&mut self) -> Duration {
-        self.0.borrow().clock
-    }
-
-    fn wall_clock(&mut self) -> SystemTime {
-        SystemTime::UNIX_EPOCH + self.0.borrow().clock
-    }
-
-    fn reports(&mut self) -> Vec<Report> {
-        self.0.borrow().kept.iter().rev().cloned().collect()
-    }
-
-    fn keep(&mut self, report: &Report) -> Result<(), String> {
-        self.step("keep".into(), |world| world.kept.push(report.clone()))
-            .map_err(text)
     }
 }

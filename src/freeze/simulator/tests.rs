@@ -1,6 +1,7 @@
 //! The engine, driven through every fault at every step.
 
-mod levels;
+mod order;
+mod rounds;
 
 use super::*;
 use crate::freeze::report::Level;
@@ -33,8 +34,14 @@ fn the_whole_transaction_in_order() {
     assert!(engine.is_frozen() && world.0.borrow().marker);
     assert_eq!(engine.thaw(), Ok(3));
     assert!(!engine.is_frozen() && !world.0.borrow().marker && !world.0.borrow().hushed);
+    assert!(
+        world.0.borrow().kept.is_empty(),
+        "the answer does not wait for it"
+    );
+    engine.conclude();
     let steps = world.steps();
     let expected = [
+        "guard",
         "survey",
         "open /data/inner",
         "open /data",
@@ -42,21 +49,27 @@ fn the_whole_transaction_in_order() {
         "flush 2",
         "flush 1",
         "flush 0",
-        "guard",
-        "tell HooksCalled",
+        "await guardian",
         "hooks freeze",
+        "survey again",
+        "open /data/inner",
+        "open /data",
+        "open /",
         "flush 2",
         "flush 1",
         "flush 0",
+        "entrust",
         "mark",
+        "expedite",
         "freeze /data/inner",
         "freeze /data",
         "freeze /",
-        "tell Frozen Some(900000)",
+        "restore",
+        "tell Frozen",
         "tell Claim",
-        "thaw /data/inner",
-        "thaw /data",
         "thaw /",
+        "thaw /data",
+        "thaw /data/inner",
         "unmark",
         "hooks thaw",
         "tell Done",
@@ -93,14 +106,14 @@ fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
 #[test]
 fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
     for code in [libc::EOPNOTSUPP, libc::EBUSY] {
-        let world = Simulator::new(&["/only"]).failing(8, Fault::Errno(code));
+        let world = Simulator::new(&["/only"]).refusing(vec![("freeze /only".into(), code)]);
         let as_original = Policy {
             ignore_frozen: true,
             ..Policy::default()
         };
         let mut engine = with_policy(&world, false, LIMIT, as_original);
         assert_eq!(engine.freeze(None), Ok(0), "{:?}", world.steps());
-        assert_eq!(world.steps()[8], "freeze /only");
+        engine.conclude();
         assert!(!engine.is_frozen());
         let world = world.0.borrow();
         assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
@@ -116,10 +129,9 @@ fn a_stranger_s_freeze_and_in_strict_mode_any_refusal_fails_the_run() {
         ..Policy::default()
     };
     for (policy, code) in [(Policy::default(), libc::EBUSY), (strict, libc::EOPNOTSUPP)] {
-        let world = Simulator::new(&MOUNTS).failing(15, Fault::Errno(code));
+        let world = Simulator::new(&MOUNTS).refusing(vec![("freeze /data".into(), code)]);
         let mut engine = with_policy(&world, false, LIMIT, policy);
         let error = engine.freeze(None).unwrap_err().0;
-        assert_eq!(world.steps()[15], "freeze /data");
         assert!(error.starts_with("failed to freeze /data: "), "{error}");
         assert!(!world.0.borrow().frozen.contains(&true));
     }
@@ -127,8 +139,13 @@ fn a_stranger_s_freeze_and_in_strict_mode_any_refusal_fails_the_run() {
 
 #[test]
 fn what_is_optional_may_fail() {
-    for (step, code) in [(2, libc::ENOENT), (15, libc::EIO)] {
-        let world = Simulator::new(&MOUNTS).failing(step, Fault::Errno(code));
+    let refusals = [
+        vec![("open /data", libc::ENOENT); 2],
+        vec![("freeze /data", libc::EIO)],
+    ];
+    for refusals in refusals {
+        let own = |(name, code): (&str, i32)| (name.to_owned(), code);
+        let world = Simulator::new(&MOUNTS).refusing(refusals.into_iter().map(own).collect());
         let policy = Policy {
             optional: vec![Pattern::parse("/data").unwrap()],
             ..Policy::default()
@@ -136,10 +153,11 @@ fn what_is_optional_may_fail() {
         let mut engine = with_policy(&world, false, LIMIT, policy);
         assert_eq!(engine.freeze(None), Ok(2));
         assert_eq!(engine.thaw(), Ok(2));
-        assert_eq!(
-            world.0.borrow().kept[0].filesystems[1].outcome,
-            Outcome::Skipped
-        );
+        engine.conclude();
+        let world = world.0.borrow();
+        let report = &world.kept[0];
+        assert_eq!(report.filesystems[1].outcome, Outcome::Skipped);
+        assert_eq!(report.errors.len(), 1, "told once");
     }
 }
 
@@ -183,6 +201,7 @@ fn a_filesystem_thawed_by_others_is_not_counted() {
     assert_eq!(engine.freeze(None), Ok(3));
     world.0.borrow_mut().frozen[2] = false;
     assert_eq!(engine.thaw(), Ok(2));
+    engine.conclude();
     assert_eq!(
         world.0.borrow().kept[0].filesystems[0].outcome,
         Outcome::ThawedByOthers
@@ -214,6 +233,7 @@ fn if_the_hooks_want_it_the_filesystems_are_left_alone() {
     assert!(engine.is_frozen() && world.0.borrow().marker);
     assert_eq!(world.0.borrow().thaw_hooks, 0, "applications are held");
     assert_eq!(engine.thaw(), Ok(0));
+    engine.conclude();
     let freezes = |step: &String| step.starts_with("freeze ") || step.starts_with("thaw ");
     assert!(!world.steps().iter().any(freezes), "{:?}", world.steps());
     {
@@ -258,6 +278,7 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
             let world = world();
             let mut engine = engine_of(&world, false, LIMIT);
             engine.freeze(None).and_then(|_| engine.thaw()).unwrap();
+            engine.conclude();
             world.steps().len()
         };
         let codes = [libc::EIO, libc::EPERM, libc::ENOSPC, libc::ENOENT];
@@ -265,6 +286,9 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
             let world = world().failing(step, Fault::Errno(code));
             let mut engine = engine_of(&world, false, LIMIT);
             let frozen = engine.freeze(None);
+            if !engine.is_frozen() {
+                engine.conclude();
+            }
             let name = world.steps()[step.min(world.steps().len() - 1)].clone();
             let at = format!("step {step} ({name}), errno {code}: {frozen:?}");
             if let Err(FreezeError(error)) = &frozen {
@@ -286,11 +310,13 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
                     );
                     assert_eq!(engine.thaw(), Ok(1), "{at}");
                 }
+                engine.conclude();
             }
             let struck = world.steps()[step].clone();
             let world = world.0.borrow();
             assert!(!world.frozen.contains(&true), "{at}");
             assert!(!world.hushed, "{at}");
+            assert!(!world.rcu_expedited || struck == "restore", "{at}");
             assert_eq!(world.freeze_hooks, world.thaw_hooks, "{at}");
             assert!(world.guardian.is_none(), "{at}");
             if struck != "unmark" {
@@ -310,7 +336,9 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
             let world = world().failing(step, fault);
             let mut engine = engine_of(&world, false, LIMIT);
             let run = catch_unwind(AssertUnwindSafe(|| {
-                engine.freeze(None).and_then(|_| engine.thaw())
+                let thawed = engine.freeze(None).and_then(|_| engine.thaw());
+                engine.conclude();
+                thawed
             }));
             if run.is_ok() {
                 assert!(step > 14, "the fault struck at every step");
@@ -319,6 +347,7 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
             let at = format!("{fault:?} at {step}, {}", world.steps()[step]);
             world.0.borrow_mut().hushed = false;
             world.0.borrow_mut().guardian_sees(Event::Gone);
+            assert!(!world.0.borrow().rcu_expedited, "{at}");
             let marker = world.0.borrow().marker;
             let held = world.0.borrow().frozen.iter().all(|&frozen| frozen);
             assert!(
@@ -416,7 +445,7 @@ fn a_successor_keeps_no_report_of_what_the_guardian_ended() {
     let mut successor = engine_of(&world, true, LIMIT);
     world.0.borrow_mut().guardian_sees(Event::Limit);
     successor.look_after();
-    assert!(!successor.is_frozen());
+    assert!(!successor.is_frozen() && !successor.has_legacy());
     let kept = &world.0.borrow().kept;
     assert_eq!((kept.len(), kept[0].filesystems.len()), (1, 3));
 }
@@ -436,18 +465,25 @@ fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
     for order in [
         Order::HooksCalled,
         Order::Frozen {
-            limit_ms: None,
             report: Box::default(),
+            order: Vec::new(),
+            since_ms: 0,
         },
         Order::Claim,
     ] {
-        claimed.on(Event::Order(order));
+        claimed.on(Event::Order(order), None);
     }
-    assert_eq!(claimed.on(Event::Asked), []);
-    assert_eq!(claimed.on(Event::Limit), []);
+    assert_eq!(claimed.on(Event::Asked, None), []);
+    assert_eq!(claimed.on(Event::Limit, None), []);
     assert!(matches!(
-        claimed.on(Event::ClaimLimit)[..],
-        [Action::Undo { hooks: true, .. }, _]
+        claimed.on(Event::ClaimLimit { is_stuck: false }, None)[..],
+        [
+            Action::Undo {
+                hooks: Hooks::Frozen,
+                ..
+            },
+            _
+        ]
     ));
 }
 
@@ -458,4 +494,43 @@ fn a_new_freeze_forgets_the_expired_one() {
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     assert_eq!(engine.thaw(), Ok(3));
+}
+
+/// The agent is asked to stop at every moment of a freeze.
+#[test]
+fn asked_to_stop_before_the_freeze_is_whole_it_is_undone() {
+    for world in worlds() {
+        let whole = {
+            let world = world();
+            engine_of(&world, false, LIMIT).freeze(None).unwrap();
+            world.steps()
+        };
+        let is_last = |step: &String| step.starts_with("freeze /") || step == "hooks freeze";
+        let last = whole.iter().rposition(is_last);
+        let hooks = whole.iter().position(|step| step == "await guardian");
+        for (at, step) in whole.iter().enumerate() {
+            let world = world();
+            world.0.borrow_mut().stops_at = Some(at);
+            let mut engine = engine_of(&world, false, LIMIT);
+            let frozen = engine.freeze(None);
+            let what = format!("stop at step {at} ({step}): {frozen:?}");
+            assert_eq!(frozen.is_err(), at <= last.unwrap() + 1, "{what}");
+            assert_eq!(engine.is_frozen(), frozen.is_ok(), "{what}");
+            match frozen {
+                // One that is whole goes on until the thaw.
+                Ok(_) => assert!(engine.thaw().is_ok(), "{what}"),
+                Err(FreezeError(error)) => {
+                    assert!(error.contains("the agent was asked to stop"), "{what}");
+                    engine.conclude();
+                }
+            }
+            let world = world.0.borrow();
+            assert!(!world.frozen.contains(&true) && !world.marker, "{what}");
+            assert!(!world.hushed && !world.rcu_expedited, "{what}");
+            assert!(world.guardian.is_none() || at > last.unwrap() + 1, "{what}");
+            assert_eq!(world.freeze_hooks, world.thaw_hooks, "{what}");
+            let has_called = world.freeze_hooks > 0;
+            assert_eq!(has_called, Some(at) > hooks, "{what}");
+        }
+    }
 }

@@ -1,36 +1,31 @@
 //! `qemu-ga hook keep`: the process that keeps one holding hook.
 
 use std::fs::{self, File};
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::process::{Child, Stdio};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
 use std::time::{Duration, Instant};
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::poll::{PollFd, PollFlags, poll};
-use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
-use nix::unistd::{geteuid, pipe2};
+use nix::unistd::pipe2;
 
-use super::{Order, Word};
-use crate::child::{Status, end_family, plain};
-use crate::hooks::call::{user, user_environment};
+use super::{Order, SEND_TIMEOUT, Word};
+use crate::child::{Child, ChildError, Event, Running};
+use crate::hooks::call::{note_survivors, user, with_user};
 use crate::hooks::{HookStatus, ThawReason};
-use crate::sys::guardian::listen;
-use crate::sys::poll::{is_readable, timeout};
-use crate::sys::process::{self, Family, PidFd, become_user, prepare};
-use crate::sys::strerror;
+use crate::ipc::Connection;
+use crate::sys::guardian::{line_from_agent, listen};
+use crate::sys::poll::is_readable;
+use crate::sys::{process, strerror};
 
 /// The descriptor on which a hook says that it is ready: a number that a shell can write.
 const READY_FD: i32 = 3;
 /// Most output that is kept in memory.
 const MOST_OUTPUT: u64 = 256 * 1024;
-/// How long a visitor has to say what he wants.
-const MANNERS: Duration = Duration::from_secs(5);
 /// How long the story of a hook that has ended is kept for whoever thaws.
 const REMEMBRANCE: Duration = Duration::from_secs(86_400);
 
-/// Runs `qemu-ga hook keep`; the order comes over stdin, and what became of the start goes to stdout.
+/// Runs `qemu-ga hook keep`; the master is at stdin.
 pub fn cli() -> u8 {
     process::call_self(c"qga-hook-keeper");
     crate::sys::guardian::outlive_memory_pressure().ok();
@@ -39,355 +34,263 @@ pub fn cli() -> u8 {
 
 fn keep() -> io::Result<()> {
     let (ready, tell_ready) = ready_pipe()?;
-    let mut text = Vec::new();
-    io::stdin().lock().read_to_end(&mut text)?;
-    let order: Order = serde_json::from_slice(&text)?;
-    let mut hook = match Hook::start(&order, ready, tell_ready) {
+    let mut master = Connection::from(line_from_agent()?);
+    let order: Order = master.recv(Some(SEND_TIMEOUT))?;
+    let say = |master: &Connection, word: &Word| master.send(word, SEND_TIMEOUT);
+    let mut ignore = |_: &[u8]| ();
+    let mut hook = match Hook::start(&order, ready, tell_ready, &mut ignore) {
         Ok(hook) => hook,
-        Err(status) => return say(&ended(status, "")),
+        Err(status) => return say(&master, &Word::of(status)),
     };
-    let due = after(Instant::now(), order.timeout);
-    match hook.until_ready(due)? {
+    match hook.until_ready(&master) {
         Start::Ready => (),
-        Start::Ended => {
-            let status = hook.reap();
-            return say(&ended(status, &hook.take_output()));
-        }
-        Start::Late => {
-            hook.end(order.grace());
-            hook.reap();
-            return say(&ended(HookStatus::TimedOut, &hook.take_output()));
-        }
+        Start::Over(status) => return say(&master, &hook.end_word(status)),
         Start::Alone => {
-            hook.let_go(None, &order);
+            hook.let_go(None);
             return Ok(());
         }
     }
-    let listener = match listen(&order.door) {
-        Ok(listener) => listener,
+    let (listener, _) = match listen(&order.door) {
+        Ok(listening) => listening,
         Err(error) => {
-            hook.let_go(None, &order);
+            hook.let_go(None);
             let why = format!("{}: {}", order.door.display(), strerror(&error));
-            return say(&ended(HookStatus::cannot_run(why), &hook.take_output()));
+            return say(&master, &hook.end_word(HookStatus::cannot_run(why)));
         }
     };
-    let output = hook.take_output();
-    say(&Word {
-        output,
+    let told = Word {
+        output: hook.take_output(),
         ..Word::default()
-    })?;
-    // The master waits for the end of this.
-    nix::unistd::dup2_stdout(File::open("/dev/null")?)?;
-    let result = hold(&mut hook, &order, &listener);
-    fs::remove_file(&order.door)?;
-    result
+    };
+    let heard = say(&master, &told);
+    drop(master);
+    if heard.is_err() {
+        // The master was killed: it holds for nobody.
+        let status = hook.let_go(None);
+        return answer_all(None, &listener, &hook.end_word(status), &order);
+    }
+    hold(&mut hook, &listener)
 }
 
-fn ended(status: HookStatus, output: &str) -> Word {
-    Word {
-        status: Some(status),
-        output: output.to_owned(),
-        ..Word::default()
+impl Word {
+    fn of(status: HookStatus) -> Word {
+        Word {
+            status: Some(status),
+            ..Word::default()
+        }
     }
 }
 
-fn say(said: &Word) -> io::Result<()> {
-    io::stdout().write_all(&serde_json::to_vec(said)?)?;
-    io::stdout().flush()
-}
-
 /// The reading end, and the writing end under the number that the hook knows.
-fn ready_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+fn ready_pipe() -> io::Result<(File, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let away = above(&read, READY_FD + 1)?;
+    let away = above(read.as_fd(), READY_FD + 1)?.into();
     // It may have had the number that the other end must get.
     drop(read);
     let write = if write.as_raw_fd() == READY_FD {
         write
     } else {
         // Ours alone, and nothing else can have it yet: this process has opened nothing before.
-        above(&write, READY_FD)?
+        above(write.as_fd(), READY_FD)?
     };
     Ok((away, write))
 }
 
-fn above(fd: &OwnedFd, least: i32) -> io::Result<OwnedFd> {
+fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
     crate::sys::guardian::inherited_file(number).map(OwnedFd::from)
 }
 
 /// From ready to released.
-fn hold(hook: &mut Hook, order: &Order, listener: &UnixListener) -> io::Result<()> {
+fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     let since = Instant::now();
-    let due = after(since, order.hold);
+    let due = after(since, hook.order.hold);
     let mut lost = None;
     loop {
         let due = match &lost {
             None => due,
             Some(_) => since.checked_add(REMEMBRANCE),
         };
-        match hook.wait(Some(listener.as_fd()), due)? {
-            Event::Ended => {
-                let held = since.elapsed().as_secs_f64();
-                lost = Some((hook.reap(), held));
-            }
-            Event::Other => {
-                let Ok((visitor, _)) = listener.accept() else {
+        let event = hook.child.wait(&[listener.as_fd()], due);
+        match event.map_err(io::Error::other)? {
+            Event::Ended => lost = Some((hook.reap(), since.elapsed().as_secs_f64())),
+            Event::Readable(_) => {
+                let Some((visitor, reason)) = next_wish(listener) else {
                     continue;
                 };
-                let Some(reason) = wish(&visitor) else {
-                    continue;
+                let (status, held) = match lost {
+                    Some((status, held)) => (status, Some(held)),
+                    None => (hook.let_go(Some(reason)), None),
                 };
-                return answer(visitor, hook, order, lost, &reason);
+                let mut told = hook.end_word(status);
+                told.lost = held;
+                return answer_all(Some(visitor), listener, &told, hook.order);
             }
+            // Its door stays: nobody has released it.
             Event::Due if lost.is_some() => return Ok(()),
             Event::Due => {
                 let held = since.elapsed().as_secs_f64();
-                hook.let_go(Some(ThawReason::TimedOut.as_str()), order);
+                // Whatever it makes of that.
+                hook.let_go(Some(ThawReason::TimedOut));
                 lost = Some((HookStatus::TimedOut, held));
             }
         }
     }
 }
 
-/// What the visitor wants; None: he may not want anything here, or says nothing.
-fn wish(visitor: &UnixStream) -> Option<String> {
-    let peer = getsockopt(visitor, PeerCredentials).ok()?;
-    if peer.uid() != 0 && peer.uid() != geteuid().as_raw() {
-        return None;
-    }
-    visitor.set_read_timeout(Some(MANNERS)).ok()?;
-    let mut line = String::new();
-    BufReader::new(visitor).read_line(&mut line).ok()?;
-    let line = line.trim_end().to_owned();
-    (!line.is_empty()).then_some(line)
+/// Whoever comes next, and what he wants; None: he may not want anything here, or says nothing.
+fn next_wish(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
+    let mut visitor = Connection::from(listener.accept().ok()?.0);
+    visitor.trusted_peer().ok()?;
+    let reason = visitor.recv(Some(SEND_TIMEOUT)).ok()?;
+    Some((visitor, reason))
 }
 
-fn answer(
-    mut visitor: UnixStream,
-    hook: &mut Hook,
+/// The one who released the hook and whoever came meanwhile hear the same.
+fn answer_all(
+    first: Option<Connection>,
+    listener: &UnixListener,
+    told: &Word,
     order: &Order,
-    lost: Option<(HookStatus, f64)>,
-    reason: &str,
 ) -> io::Result<()> {
-    let (status, held) = match lost {
-        Some((status, held)) => (status, Some(held)),
-        None => (hook.let_go(Some(reason), order), None),
-    };
-    let told = Word {
-        status: Some(status),
-        lost: held,
-        output: hook.take_output(),
-    };
-    visitor.write_all(&serde_json::to_vec(&told)?)
+    // From now on nobody comes.
+    fs::remove_file(&order.door)?;
+    let sent = first.map_or(Ok(()), |first| first.send(told, SEND_TIMEOUT));
+    while is_readable(listener.as_fd(), Duration::ZERO) {
+        if let Some((visitor, _)) = next_wish(listener) {
+            visitor.send(told, SEND_TIMEOUT).ok();
+        }
+    }
+    sent
 }
 
 enum Start {
     Ready,
-    Ended,
-    Late,
+    /// It has ended, or was ended.
+    Over(HookStatus),
     /// Nobody listens to us any more.
     Alone,
 }
 
-enum Event {
-    Ended,
-    /// The other descriptor is ready.
-    Other,
-    Due,
+struct Hook<'a> {
+    order: &'a Order,
+    child: Running<'a>,
+    /// What it waits at.
+    input: Option<File>,
+    ready: Option<File>,
+    /// What could not be ended.
+    survivors: Option<String>,
 }
 
-struct Hook {
-    process: Child,
-    leader: i32,
-    /// None: it has ended, and that was seen.
-    pidfd: Option<PidFd>,
-    reader: Option<File>,
-    ready: File,
-    limit: u64,
-    output: Vec<u8>,
-    dropped: u64,
-}
-
-impl Hook {
-    fn start(order: &Order, ready: OwnedFd, tell_ready: OwnedFd) -> Result<Hook, HookStatus> {
-        let failed = |error: io::Error| HookStatus::cannot_run(strerror(&error));
+impl<'a> Hook<'a> {
+    fn start(
+        order: &'a Order,
+        ready: File,
+        tell_ready: OwnedFd,
+        seen: &'a mut dyn FnMut(&[u8]),
+    ) -> Result<Hook<'a>, HookStatus> {
         let user = user(order.user.as_deref()).map_err(HookStatus::cannot_run)?;
-        let prepared = || -> io::Result<(File, OwnedFd)> {
-            let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-            fcntl(&read, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
-            Ok((read.into(), write))
-        };
-        let (reader, writer) = prepared().map_err(failed)?;
-        let second = writer.try_clone().map_err(failed)?;
-        let mut command = plain::command(order.program.as_ref(), None);
-        command
+        let pipe = pipe2(OFlag::O_CLOEXEC);
+        let (stdin, input) =
+            pipe.map_err(|error| HookStatus::cannot_run(strerror(&error.into())))?;
+        let limit = order.output_limit.min(MOST_OUTPUT);
+        let child = Child::new(&order.program)
             .args(&order.args)
-            .stdin(Stdio::piped())
-            .stdout(writer)
-            .stderr(second);
-        let keep = vec![tell_ready.as_raw_fd()];
-        prepare(&mut command, Family::Session, keep, Vec::new());
-        if let Some((identity, user)) = &user {
-            command.envs(user_environment(user));
-            become_user(&mut command, identity);
-        }
-        let spawned = command.spawn();
-        let mut process = spawned.map_err(|error| HookStatus::not_started(&error))?;
-        let leader = i32::try_from(process.id()).unwrap_or(0);
-        let pidfd = PidFd::open(leader).map_err(|error| {
-            // Without one its end would go unseen; the end of its input tells it to go.
-            process.stdin.take();
-            let why = strerror(&error);
-            HookStatus::cannot_run(format!("holding hooks need Linux 5.3: {why}"))
+            .stdin_from(stdin)
+            .keep_fd(tell_ready)
+            .cap(usize::try_from(limit).unwrap_or(0))
+            .grace(Duration::try_from_secs_f64(order.kill_after).unwrap_or_default())
+            .tracked();
+        let started = with_user(child, user).start(seen);
+        let child = started.map_err(|error| match error {
+            ChildError::Exec(error) => HookStatus::not_started(&error),
+            error => HookStatus::cannot_run(error.to_string()),
         })?;
         Ok(Hook {
-            pidfd: Some(pidfd),
-            process,
-            leader,
-            reader: Some(reader),
-            ready: ready.into(),
-            limit: order.output_limit.min(MOST_OUTPUT),
-            output: Vec::new(),
-            dropped: 0,
+            order,
+            child,
+            input: Some(input.into()),
+            ready: Some(ready),
+            survivors: None,
         })
     }
 
-    /// Its end and its output, for poll.
-    fn watched(&self) -> impl Iterator<Item = PollFd<'_>> {
-        let end = self.pidfd.as_ref().map(AsFd::as_fd);
-        let output = self.reader.as_ref().map(AsFd::as_fd);
-        let watched = end.into_iter().chain(output);
-        watched.map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-    }
-
-    fn until_ready(&mut self, due: Option<Instant>) -> io::Result<Start> {
-        let stdout = io::stdout();
+    fn until_ready(&mut self, master: &Connection) -> Start {
+        let due = after(Instant::now(), self.order.timeout);
         let mut heard = Vec::new();
-        let mut ready = Some(self.ready.try_clone()?);
         loop {
-            // An end of ours that nobody reads from is in error.
-            let mut fds = vec![PollFd::new(stdout.as_fd(), PollFlags::empty())];
-            fds.extend(self.watched());
-            fds.extend(
-                ready
-                    .as_ref()
-                    .map(|fd| PollFd::new(fd.as_fd(), PollFlags::POLLIN)),
-            );
-            let count = poll(&mut fds, timeout(left(due)))?;
-            let alone = fds[0].any().unwrap_or(false);
-            drop(fds);
-            self.take_in();
-            if alone {
-                return Ok(Start::Alone);
-            }
-            if let Some(file) = &mut ready {
+            let mut others = vec![master.as_fd()];
+            others.extend(self.ready.as_ref().map(AsFd::as_fd));
+            let event = self.child.wait(&others, due);
+            // What it said before it ended counts.
+            if let Some(ready) = &mut self.ready {
                 let mut buffer = [0; 64];
-                let is_told = is_readable(file.as_fd(), Duration::ZERO);
-                match is_told.then(|| file.read(&mut buffer)) {
-                    Some(Ok(0) | Err(_)) => ready = None,
+                let is_told = is_readable(ready.as_fd(), Duration::ZERO);
+                match is_told.then(|| ready.read(&mut buffer)) {
+                    Some(Ok(0) | Err(_)) => self.ready = None,
                     Some(Ok(length)) => heard.extend_from_slice(&buffer[..length]),
                     None => (),
                 }
-                if heard.contains(&b'\n') {
-                    return Ok(Start::Ready);
-                }
             }
-            if self.has_ended() {
-                return Ok(Start::Ended);
-            }
-            if count == 0 && due.is_some_and(|due| due <= Instant::now()) {
-                return Ok(Start::Late);
-            }
-        }
-    }
-
-    /// Until it ends, or `other` is ready, or it is time; its output is taken in meanwhile.
-    fn wait(&mut self, other: Option<BorrowedFd<'_>>, due: Option<Instant>) -> io::Result<Event> {
-        loop {
-            let mut fds: Vec<PollFd<'_>> = self.watched().collect();
-            fds.extend(other.map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
-            poll(&mut fds, timeout(left(due)))?;
-            drop(fds);
-            self.take_in();
-            if self.pidfd.is_some() && self.has_ended() {
-                self.pidfd = None;
-                return Ok(Event::Ended);
-            }
-            if other.is_some_and(|fd| is_readable(fd, Duration::ZERO)) {
-                return Ok(Event::Other);
-            }
-            if due.is_some_and(|due| due <= Instant::now()) {
-                return Ok(Event::Due);
+            match event {
+                // It says nothing more, so it has gone.
+                Ok(Event::Readable(0)) => return Start::Alone,
+                _ if heard.contains(&b'\n') => return Start::Ready,
+                Ok(Event::Readable(_)) => (),
+                Ok(Event::Ended) => return Start::Over(self.reap()),
+                Ok(Event::Due) | Err(_) => return Start::Over(self.end()),
             }
         }
     }
 
-    fn has_ended(&self) -> bool {
-        process::has_ended(self.leader).unwrap_or(true)
-    }
-
-    fn take_in(&mut self) {
-        let mut buffer = [0; 4096];
-        while let Some(reader) = &mut self.reader {
-            match reader.read(&mut buffer) {
-                Ok(0) => self.reader = None,
-                Ok(length) => {
-                    let room = self.limit.saturating_sub(self.output.len() as u64);
-                    let room = usize::try_from(room).unwrap_or(0).min(length);
-                    self.output.extend_from_slice(&buffer[..room]);
-                    self.dropped += (length - room) as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => (),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
-                Err(_) => self.reader = None,
-            }
+    /// How it ended, with the rest of its output.
+    fn end_word(&mut self, status: HookStatus) -> Word {
+        Word {
+            status: Some(status),
+            lost: None,
+            output: self.take_output(),
         }
     }
 
     fn take_output(&mut self) -> String {
-        self.take_in();
-        let output = std::mem::take(&mut self.output);
+        let (output, dropped) = self.child.take_output().unwrap_or_default();
         let mut text = String::from_utf8_lossy(&output).into_owned();
-        let dropped = std::mem::take(&mut self.dropped);
         if dropped > 0 {
             text.push_str(&format!(
                 "\n[{dropped} more bytes of output are left out]\n"
             ));
         }
+        text.extend(self.survivors.take());
         text
     }
 
     /// Tells it to let the application go on, and sees to it that it ends.
-    fn let_go(&mut self, reason: Option<&str>, order: &Order) -> HookStatus {
-        if let (Some(mut input), Some(reason)) = (self.process.stdin.take(), reason) {
+    fn let_go(&mut self, reason: Option<ThawReason>) -> HookStatus {
+        if let (Some(mut input), Some(reason)) = (self.input.take(), reason) {
             // One that has ended, or does not read, gets it by the end of its input.
-            input.write_all(format!("{reason}\n").as_bytes()).ok();
+            input.write_all(reason.as_str().as_bytes()).ok();
+            input.write_all(b"\n").ok();
         }
-        let due = after(Instant::now(), order.timeout);
-        match self.wait(None, due) {
+        match self
+            .child
+            .wait(&[], after(Instant::now(), self.order.timeout))
+        {
             Ok(Event::Ended) => self.reap(),
-            _ => {
-                self.end(order.grace());
-                self.reap();
-                HookStatus::TimedOut
-            }
+            _ => self.end(),
         }
     }
 
-    fn end(&mut self, grace: Duration) {
-        let leader = self.leader;
-        end_family(leader, Family::Session, grace, &mut |time| {
-            self.take_in();
-            std::thread::sleep(time);
-        });
+    fn end(&mut self) -> HookStatus {
+        self.survivors = note_survivors(&self.child.end());
+        self.reap();
+        HookStatus::TimedOut
     }
 
     fn reap(&mut self) -> HookStatus {
-        self.pidfd = None;
-        match self.process.wait() {
-            Ok(status) => Status::from(status).into(),
-            Err(error) => HookStatus::cannot_run(strerror(&error)),
+        match self.child.reap() {
+            Ok(Some(status)) => status.into(),
+            Ok(None) => HookStatus::TimedOut,
+            Err(error) => HookStatus::cannot_run(error.to_string()),
         }
     }
 }
@@ -396,16 +299,4 @@ impl Hook {
 fn after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
     let time = Duration::try_from_secs_f64(seconds?).ok()?;
     moment.checked_add(time)
-}
-
-/// What is left until then; None: no end.
-fn left(due: Option<Instant>) -> Option<Duration> {
-    due.map(|due| due.saturating_duration_since(Instant::now()))
-}
-
-impl Order {
-    /// Time between SIGTERM and SIGKILL.
-    fn grace(&self) -> Duration {
-        Duration::try_from_secs_f64(self.kill_after).unwrap_or_default()
-    }
 }

@@ -5,33 +5,39 @@
 //! while no disk may be written, and ends it at its limit. The master of the thaw reaches it at its
 //! door, a socket in the agent's state directory. If the keeper dies, the hook's input ends, and the
 //! hook undoes by itself.
+//!
+//! A hook is released once: a second master, after whoever was killed in between, waits for the outcome
+//! of the first and gets it too, and after that finds no door any more. The door of a keeper that died,
+//! or gave up waiting for a thaw, stays.
 
 mod keeper;
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use super::call::{Ended, TAIL, environment, refused};
+use super::call::{Ended, TAIL, environment, refused, with_environment};
 use super::desk::Desk;
 use super::policy::Policy;
 use super::step::Call;
 use super::{HookStatus, ThawReason};
+use crate::child::{Child, reap_later};
+use crate::ipc::Connection;
 use crate::sys::poll::timeout;
-use crate::sys::process::{Family, own_program, prepare};
 use crate::sys::strerror;
 
 pub use keeper::cli;
 
 /// What a keeper may take besides what its hook may.
 const SLACK: Duration = Duration::from_secs(2);
+/// What either side has to take in a message.
+const SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than the agent lets a freeze last a hook may hold, in seconds.
 const BEYOND: f64 = 60.0;
 
@@ -51,7 +57,7 @@ struct Order {
 }
 
 /// What a keeper says: after the start, and at the end.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct Word {
     /// How the hook ended; None: it holds.
     status: Option<HookStatus>,
@@ -104,11 +110,11 @@ pub fn start(
         door: door.to_owned(),
     };
     let patience = time.map(|time| time + policy.kill_after + SLACK);
-    let said = spawn(desk, &order, time).and_then(|(mut keeper, said)| {
-        let heard = hear(said, patience, desk.stop.as_ref());
+    let said = spawn(desk, &order, time).and_then(|(keeper, line)| {
+        let heard = hear(line, patience, desk.stop.as_ref());
         if !matches!(heard, Ok(Some(Word { status: None, .. }))) {
             // It goes by itself when nobody listens; it is only not to be left a zombie.
-            std::thread::spawn(move || keeper.wait());
+            reap_later(keeper).ok();
         }
         heard
     });
@@ -126,56 +132,38 @@ pub fn start(
     (status, ended)
 }
 
-/// The keeper, and what it says.
-fn spawn(desk: &Desk, order: &Order, time: Option<Duration>) -> io::Result<(Child, File)> {
-    let (said, say) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC)?;
-    let mut command = own_program()?;
-    command
-        .args(["hook", "keep"])
-        .stdin(Stdio::piped())
-        .stdout(say)
-        .stderr(Stdio::null());
-    for (name, value) in environment(desk, time) {
-        match value {
-            Some(value) => command.env(name, value),
-            None => command.env_remove(name),
-        };
-    }
+/// The keeper, and the line to it.
+fn spawn(desk: &Desk, order: &Order, time: Option<Duration>) -> io::Result<(i32, Connection)> {
+    let (ours, theirs) = UnixStream::pair()?;
     // Whoever stops the agent's service must not end what an application waits for.
     let ways_out = crate::sys::guardian::ways_out_of_service().unwrap_or_default();
-    prepare(&mut command, Family::Session, Vec::new(), ways_out);
-    let mut keeper = command.spawn()?;
-    // Our copy of its end would keep the pipe open after its death.
-    drop(command);
-    let mut orders = keeper.stdin.take().ok_or(io::ErrorKind::BrokenPipe)?;
-    orders.write_all(&serde_json::to_vec(order)?)?;
-    Ok((keeper, said.into()))
+    let child = Child::own_program()
+        .args(["hook", "keep"])
+        .stdin_from(OwnedFd::from(theirs))
+        .output_to(File::options().write(true).open("/dev/null")?)
+        .announce(ways_out);
+    let mut ignore = |_: &[u8]| ();
+    let started = with_environment(child, environment(desk, time)).start(&mut ignore);
+    let keeper = started.map_err(io::Error::other)?.pid();
+    let line = Connection::from(ours);
+    line.send(order, SEND_TIMEOUT)?;
+    Ok((keeper, line))
 }
 
-/// All that the keeper says; None: the run is to stop.
+/// What the keeper says; None: the run is to stop.
 fn hear(
-    mut said: File,
+    mut line: Connection,
     patience: Option<Duration>,
     stop: Option<&OwnedFd>,
 ) -> io::Result<Option<Word>> {
-    let due = patience.and_then(|patience| Instant::now().checked_add(patience));
-    let mut text = Vec::new();
-    loop {
-        let left = due.map(|due| due.saturating_duration_since(Instant::now()));
-        let mut fds = vec![PollFd::new(said.as_fd(), PollFlags::POLLIN)];
-        fds.extend(stop.map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)));
-        if poll(&mut fds, timeout(left))? == 0 {
-            return Err(io::ErrorKind::TimedOut.into());
-        }
-        if fds.get(1).and_then(PollFd::any).unwrap_or(false) {
-            return Ok(None);
-        }
-        let mut buffer = [0; 4096];
-        match said.read(&mut buffer)? {
-            0 => return Ok(serde_json::from_slice(&text).map(Some)?),
-            length => text.extend_from_slice(&buffer[..length]),
-        }
+    let mut fds = vec![PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+    fds.extend(stop.map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)));
+    poll(&mut fds, timeout(patience))?;
+    if fds.get(1).and_then(PollFd::any).unwrap_or(false) {
+        return Ok(None);
     }
+    // All of it is there or about to be.
+    line.recv(Some(SEND_TIMEOUT)).map(Some)
 }
 
 /// Lets the hook go whose keeper is at `door`, and waits for its end.
@@ -183,7 +171,17 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
     let patience = policy
         .timeout
         .map(|timeout| timeout + policy.kill_after + SLACK);
-    let told = speak(door, reason, patience);
+    let told = match speak(door, reason, patience) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let line = "it was released before, by another thaw";
+            desk.log().line(line);
+            return Released {
+                ended: HookStatus::Exited(0).into(),
+                lost: None,
+            };
+        }
+        told => told,
+    };
     // Normally the keeper's own doing.
     std::fs::remove_file(door).ok();
     match told {
@@ -214,13 +212,9 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
 }
 
 fn speak(door: &Path, reason: ThawReason, patience: Option<Duration>) -> io::Result<Word> {
-    let mut line = UnixStream::connect(door)?;
-    line.set_read_timeout(patience)?;
-    line.write_all(reason.as_str().as_bytes())?;
-    line.write_all(b"\n")?;
-    let mut text = Vec::new();
-    line.read_to_end(&mut text)?;
-    Ok(serde_json::from_slice(&text)?)
+    let mut line = Connection::from(UnixStream::connect(door)?);
+    line.send(&reason, SEND_TIMEOUT)?;
+    line.recv(patience)
 }
 
 fn tail_of(output: &str) -> Vec<u8> {

@@ -18,6 +18,7 @@ pub const ALIBABA: Adapter = Adapter {
         ("application", "APPConsistent:True"),
     ],
     find,
+    error_name: |_, _| None,
 };
 
 const NAME: &str = "alibaba";

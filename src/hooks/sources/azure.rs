@@ -1,8 +1,9 @@
 //! Azure's Linux VM backup: the scripts that `VMSnapshotScriptPluginConfig.json` names.
 //!
 //! The file and both scripts are checked before any of them runs; what is wrong with them has
-//! Azure's own name, and the file itself says whether the freeze then fails. Our group takes the
-//! place of Azure's plugin host file.
+//! Azure's own name, and the file itself says whether the freeze then fails. What Azure's reader passes
+//! over or converts is passed over or converted here. Our group takes the place of Azure's plugin host
+//! file.
 
 use std::fs::File;
 use std::io::Read;
@@ -17,6 +18,7 @@ use super::{Adapter, Found, Scene, Use};
 use crate::hooks::policy::OnFailure;
 use crate::hooks::step::{Call, Fitness, Step};
 use crate::hooks::{self, HookStatus, Phase};
+use crate::keyfile::shown;
 use crate::sys::strerror;
 
 /// The adapter.
@@ -28,6 +30,7 @@ pub const AZURE: Adapter = Adapter {
         ("application", "applicationConsistent"),
     ],
     find,
+    error_name,
 };
 
 const NAME: &str = "azure";
@@ -37,10 +40,12 @@ const PLACE: &str = "etc/azure/VMSnapshotScriptPluginConfig.json";
 const SECRET: u32 = 0o600;
 /// Most of it that is read, in bytes.
 const LONGEST: u64 = 1 << 20;
-const TIMEOUT: u32 = 30;
-const LONGEST_TIMEOUT: u32 = 1800;
-const POLL: u32 = 3;
-const LONGEST_POLL: u32 = 5;
+const TIMEOUT: f64 = 30.0;
+const LONGEST_TIMEOUT: f64 = 1800.0;
+/// Keys that have no effect here: labels, and how often Azure looks whether a script has ended.
+const LABELS: [&str; 3] = ["pluginName", "appName", "ScriptsExecutionPollTimeSeconds"];
+/// The script's status that warns, and is a success.
+const WARNING: i32 = 2;
 
 const BAD_HOST: &str = "IncorrectPluginhostFile";
 const BAD_FILE: &str = "IncorrectJSONConfigFile";
@@ -64,17 +69,17 @@ fn find(scene: &Scene<'_>) -> Found {
     if settings.used == Use::No || (!wanted && !path.exists()) {
         return found;
     }
-    let (step, leaves_filesystems) = step(&path, &settings);
+    let (step, leaves_filesystems) = step(&path, &settings, &mut found.warnings);
     found.leaves_filesystems = leaves_filesystems && step.fitness == Fitness::Fit;
     found.steps.push(step);
     found
 }
 
 /// The step, and whether it wants no filesystem frozen.
-fn step(path: &Path, settings: &Settings) -> (Step, bool) {
+fn step(path: &Path, settings: &Settings, warnings: &mut Vec<String>) -> (Step, bool) {
     let shown = path.display().to_string();
     let mut step = Step::new(NAME, shown, settings.policy.clone());
-    step.error_name = error_name;
+    step.policy.success.push(WARNING);
     let unfit = |reason, error| Fitness::Unfit {
         reason,
         error: Some(error),
@@ -104,7 +109,14 @@ fn step(path: &Path, settings: &Settings) -> (Step, bool) {
         }
     };
     for (phase, half) in [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)] {
-        if let Err(flaw) = script::look(&half.location, script::PRIVATE) {
+        let looked = if half.location.is_absolute() {
+            script::look(&half.location, script::PRIVATE).map(drop)
+        } else {
+            let shown = half.location.display();
+            let why = format!("'{shown}' is no absolute path; write the whole path of the script");
+            Err(Flaw::Missing(why))
+        };
+        if let Err(flaw) = looked {
             let error = match flaw {
                 Flaw::Missing(_) => not_found(phase),
                 Flaw::Inert(_) | Flaw::Forbidden(_) => forbidden(phase),
@@ -113,6 +125,10 @@ fn step(path: &Path, settings: &Settings) -> (Step, bool) {
             break;
         }
     }
+    let notes = plugin.notes.iter();
+    warnings.extend(notes.map(|note| format!("{}: {note}", path.display())));
+    // For all tries of a script.
+    step.budget = Some(plugin.timeout);
     step.freeze = Some(plugin.pre.into_call(plugin.timeout));
     step.thaw = Some(plugin.post.into_call(plugin.timeout));
     (step, !plugin.freezes_filesystems)
@@ -162,6 +178,8 @@ struct Plugin {
     post: Half,
     timeout: Duration,
     freezes_filesystems: bool,
+    /// What was passed over or cut, as Azure does.
+    notes: Vec<String>,
 }
 
 impl Plugin {
@@ -173,26 +191,40 @@ impl Plugin {
             Ok(_) => return (Err("is no JSON object".into()), true),
             Err(error) => return (Err(format!("is no JSON: {error}")), true),
         };
+        // What is neither is no permission to go on.
         let goes_on = keys.get("continueBackupOnFailure");
-        let goes_on = goes_on.and_then(Value::as_bool).unwrap_or(true);
+        let goes_on = goes_on.is_none_or(|value| *value == Value::Bool(true));
         (Plugin::take(Keys(keys)), goes_on)
     }
 
     fn take(mut keys: Keys) -> Result<Plugin, String> {
-        keys.take("pluginName", "text", &Value::is_string)?;
+        let mut notes = Vec::new();
         keys.boolean("continueBackupOnFailure", true)?;
-        keys.number("ScriptsExecutionPollTimeSeconds", POLL, 1, LONGEST_POLL)?;
-        let timeout = keys.number("timeoutInSeconds", TIMEOUT, 1, LONGEST_TIMEOUT)?;
-        let plugin = Plugin {
+        for label in LABELS {
+            keys.0.remove(label);
+        }
+        let is_time = |v: &Value| v.as_f64().is_some_and(|seconds| seconds > 0.0);
+        let timeout = keys.take("timeoutInSeconds", "a number of seconds above 0", &is_time)?;
+        let mut timeout = timeout.and_then(|v| v.as_f64()).unwrap_or(TIMEOUT);
+        if timeout > LONGEST_TIMEOUT {
+            notes.push(format!(
+                "timeoutInSeconds is {timeout}; it is cut to {LONGEST_TIMEOUT}, the most that Azure gives"
+            ));
+            timeout = LONGEST_TIMEOUT;
+        }
+        let mut plugin = Plugin {
             pre: keys.half("pre")?,
             post: keys.half("post")?,
-            timeout: Duration::from_secs(u64::from(timeout)),
+            timeout: Duration::from_secs_f64(timeout),
             freezes_filesystems: keys.boolean("fsFreezeEnabled", true)?,
+            notes,
         };
-        match keys.0.keys().next() {
-            Some(key) => Err(format!("there is no key {key}; take it out")),
-            None => Ok(plugin),
-        }
+        let unknown = keys.0.keys();
+        plugin.notes.extend(unknown.map(|key| {
+            let key = shown(key);
+            format!("the key {key} means nothing; take it out, or look at its spelling")
+        }));
+        Ok(plugin)
     }
 }
 
@@ -217,36 +249,42 @@ impl Keys {
         Ok(value.and_then(|v| v.as_bool()).unwrap_or(default))
     }
 
-    fn number(&mut self, key: &str, default: u32, least: u32, most: u32) -> Result<u32, String> {
-        let number = |v: &Value| u32::try_from(v.as_u64()?).ok();
-        let is_right = |v: &Value| number(v).is_some_and(|n| (least..=most).contains(&n));
-        let what = format!("a whole number from {least} to {most}");
-        let value = self.take(key, &what, &is_right)?;
-        Ok(value.as_ref().and_then(number).unwrap_or(default))
-    }
-
     fn half(&mut self, which: &str) -> Result<Half, String> {
         let key = format!("{which}ScriptLocation");
-        let path = |v: &Value| script::absolute(v.as_str()?).ok();
-        let location = self.take(&key, "an absolute path", &|v| path(v).is_some())?;
-        let location = location.as_ref().and_then(path);
+        let location = self.take(&key, "a path", &|v| is_param(v) && v.is_string())?;
+        let location = location.ok_or_else(|| format!("{key} is missing; add it"))?;
         let is_list = |v: &Value| v.as_array().is_some_and(|list| list.iter().all(is_param));
         let params = format!("{which}ScriptParams");
         let params = match self.take(&params, "a list of texts", &is_list)? {
             Some(Value::Array(params)) => params,
             _ => Vec::new(),
         };
-        let params = params.iter().filter_map(Value::as_str);
+        let retries = format!("{which}ScriptNoOfRetries");
+        let retries = self.take(&retries, "a whole number", &|v| v.is_i64() || v.is_u64())?;
+        let retries = retries.and_then(|v| v.as_i64()).unwrap_or_default();
         Ok(Half {
-            location: location.ok_or_else(|| format!("{key} is missing; add it"))?,
-            params: params.map(str::to_owned).collect(),
-            retries: self.number(&format!("{which}ScriptNoOfRetries"), 0, 0, u32::MAX - 1)?,
+            location: location.as_str().unwrap_or_default().into(),
+            params: params.iter().map(text_of).collect(),
+            retries: u32::try_from(retries.max(0)).unwrap_or(u32::MAX - 1),
         })
     }
 }
 
+/// A parameter as Azure's reader hands it over.
+fn text_of(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(true) => "True".into(),
+        Value::Bool(false) => "False".into(),
+        other => other.to_string(),
+    }
+}
+
 fn is_param(value: &Value) -> bool {
-    value.as_str().is_some_and(|text| !text.contains('\0'))
+    match value {
+        Value::String(text) => !text.contains('\0'),
+        value => value.is_number() || value.is_boolean(),
+    }
 }
 
 fn not_found(phase: Phase) -> &'static str {
@@ -269,7 +307,7 @@ fn error_name(phase: Phase, status: &HookStatus) -> Option<&'static str> {
         Phase::Thaw => ("Post-ScriptTimeout", "Post-ScriptExecutionFailed"),
     };
     Some(match status {
-        HookStatus::Exited(0) | HookStatus::Skipped(_) => return None,
+        HookStatus::Exited(0 | WARNING) | HookStatus::Skipped(_) => return None,
         HookStatus::TimedOut
         | HookStatus::NotRun {
             status: hooks::TIMED_OUT,
@@ -307,6 +345,7 @@ mod tests {
             post: half("/a/post"),
             timeout: Duration::from_secs(30),
             freezes_filesystems: true,
+            notes: vec![],
         };
         assert_eq!(least, expected);
         let all = parse(
@@ -322,27 +361,16 @@ mod tests {
     }
 
     #[test]
-    fn what_is_out_of_range_of_another_type_or_unknown_is_named() {
+    fn what_is_of_another_type_is_named() {
         let wrong = [
             r#""timeoutInSeconds":0"#,
-            r#""timeoutInSeconds":1801"#,
             r#""timeoutInSeconds":"30""#,
-            r#""timeoutInSeconds":30.0"#,
-            r#""ScriptsExecutionPollTimeSeconds":0"#,
-            r#""ScriptsExecutionPollTimeSeconds":6"#,
-            r#""ScriptsExecutionPollTimeSeconds":2.5"#,
-            r#""ScriptsExecutionPollTimeSeconds":true"#,
-            r#""preScriptNoOfRetries":-1"#,
             r#""postScriptNoOfRetries":"1""#,
             r#""preScriptParams":"a""#,
-            r#""postScriptParams":[1]"#,
+            r#""postScriptParams":[[]]"#,
             r#""preScriptParams":["a\u0000b"]"#,
-            r#""pluginName":1"#,
             r#""continueBackupOnFailure":"false""#,
             r#""fsFreezeEnabled":0"#,
-            r#""preScriptLocation":"pre""#,
-            r#""postScriptLocation":"""#,
-            r#""preScriptlocation":"/a""#,
         ];
         for key in wrong {
             let name = key.split('"').nth(1).unwrap();
@@ -357,6 +385,26 @@ mod tests {
             let (plugin, goes_on) = Plugin::parse(text.as_bytes());
             assert!(plugin.is_err() && goes_on, "{text}");
         }
+    }
+
+    #[test]
+    fn what_azure_s_reader_takes_is_taken() {
+        let all = parse(
+            r#","appName":"x","pluginName":1,"preScriptParams":[1,true,"a"],"preScriptNoOfRetries":-1,
+            "timeoutInSeconds":1800.5,"ScriptsExecutionPollTimeSeconds":"9","preScriptlocation":"/b""#,
+        )
+        .unwrap();
+        assert_eq!(all.pre.params, ["1", "True", "a"]);
+        assert_eq!(all.pre.location, Path::new("/a/pre"));
+        assert_eq!(
+            (all.pre.retries, all.timeout),
+            (0, Duration::from_secs(1800))
+        );
+        assert_eq!(all.notes.len(), 2, "{:?}", all.notes);
+        assert_eq!(
+            parse(r#","timeoutInSeconds":2.5"#).unwrap().timeout,
+            Duration::from_millis(2500)
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::unistd::{AccessFlags, eaccess};
 
 use super::Found;
-use crate::hooks::policy::{Kind, Rules};
+use crate::hooks::policy::{Kind, OfHook, Rules};
 use crate::hooks::step::{Call, Fitness, Step};
 use crate::hooks::trust::{self, Refusal, quoted};
 use crate::sys::strerror;
@@ -35,8 +35,10 @@ const SKIPPED_ENDINGS: [&str; 14] = [
     ".dpkg-backup",
     ".dpkg-remove",
 ];
-/// How much of a script is looked at for settings of its own, in bytes.
+/// How much of a file is looked at for whether it is a script, in bytes, and how much of a script for
+/// settings of its own: those that come too late are told.
 const HEAD: u64 = 8192;
+const SCRIPT: u64 = 1 << 20;
 
 /// The steps of the directory `dir`, those passed over among them; names that it ignores are not. A
 /// directory that does not exist has no hooks.
@@ -101,7 +103,11 @@ pub fn of_file(path: &Path, rules: &Rules) -> Result<Option<(Step, Vec<String>)>
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(SAMPLE).unwrap_or(&name);
-    let (policy, warnings) = rules.of_hook(name, &head);
+    let OfHook {
+        policy,
+        warnings,
+        fault,
+    } = rules.of_hook(name, &head);
     let call = |phase: &str| Call {
         program: path.to_owned(),
         args: vec![phase.into()],
@@ -112,7 +118,13 @@ pub fn of_file(path: &Path, rules: &Rules) -> Result<Option<(Step, Vec<String>)>
     let mut step = Step::new("", path.to_string_lossy().into_owned(), policy);
     step.freeze = Some(freeze);
     step.thaw = (step.policy.kind == Kind::Once).then_some(thaw);
-    step.fitness = fitness;
+    step.fitness = match fault {
+        Some(reason) if fitness == Fitness::Fit => Fitness::Unfit {
+            reason,
+            error: None,
+        },
+        _ => fitness,
+    };
     Ok(Some((step, warnings)))
 }
 
@@ -157,9 +169,16 @@ fn examine(path: &Path) -> Result<Option<(Fitness, Vec<u8>)>, Refusal> {
 /// Of the very file that was checked; one that cannot be read has no settings of its own.
 fn head_of(place: &File) -> Vec<u8> {
     let mut head = Vec::new();
-    let opened = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()));
-    match opened.and_then(|file| file.take(HEAD).read_to_end(&mut head)) {
-        Ok(_) => head,
+    let mut read = || {
+        let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
+        (&file).take(HEAD).read_to_end(&mut head)?;
+        if !head.contains(&0) {
+            file.take(SCRIPT).read_to_end(&mut head)?;
+        }
+        io::Result::Ok(())
+    };
+    match read() {
+        Ok(()) => head,
         Err(_) => Vec::new(),
     }
 }

@@ -3,12 +3,12 @@
 //!
 //! As there, a failure means that there is no snapshot: the freeze fails.
 
+use std::path::Path;
 use std::time::Duration;
 
-use super::script::{self, Flaw};
-use super::{Adapter, Found, Scene, Use};
-use crate::hooks::policy::{OnFailure, limit};
-use crate::hooks::step::{Call, Fitness, Step};
+use super::script::{self, Flaw, PairContract};
+use super::{Adapter, Found, Scene};
+use crate::hooks::policy::OnFailure;
 use crate::hooks::{self, HookStatus, Phase, from_words};
 
 /// The adapter.
@@ -16,63 +16,38 @@ pub const GOOGLE: Adapter = Adapter {
     name: NAME,
     tags: &[],
     find,
+    error_name,
 };
 
 const NAME: &str = "google";
-/// The usual places, below the root.
-const PRE: &str = "etc/google/snapshots/pre.sh";
-const POST: &str = "etc/google/snapshots/post.sh";
 const TIMEOUT: Duration = Duration::from_secs(60);
+const CONTRACT: PairContract = PairContract {
+    name: NAME,
+    on_failure: OnFailure::Abort,
+    keys: ["pre", "post"],
+    places: [
+        "etc/google/snapshots/pre.sh",
+        "etc/google/snapshots/post.sh",
+    ],
+    timeout: TIMEOUT,
+};
 
 const NOT_FOUND: &str = "SCRIPT_NOT_FOUND";
 const BAD_CONFIG: &str = "INVALID_CONFIG";
 
 fn find(scene: &Scene<'_>) -> Found {
-    let (mut pre, mut post, mut timeout) = (None, None, Some(TIMEOUT));
-    let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
-        match key {
-            "pre" => pre = Some(script::absolute(value)?),
-            "post" => post = Some(script::absolute(value)?),
-            "timeout" => timeout = limit(value)?,
-            _ => return script::unknown(),
-        }
-        Ok(())
-    });
-    let mut found = Found {
-        warnings: settings.warnings,
-        ..Found::default()
-    };
-    let is_named = pre.is_some() || post.is_some();
-    let pre = pre.unwrap_or_else(|| scene.root.join(PRE));
-    let post = post.unwrap_or_else(|| scene.root.join(POST));
-    let is_wanted = is_named || settings.used == Use::Yes || pre.exists() || post.exists();
-    if settings.used == Use::No || !is_wanted {
+    let (mut found, used) = CONTRACT.find(scene);
+    let Some((mut pair, policy)) = used else {
         return found;
-    }
-    let mut step = Step::new(NAME, pre.display().to_string(), settings.policy);
-    step.error_name = error_name;
-    for path in [&pre, &post] {
-        if let Err(flaw) = script::look(path, script::READABLE) {
-            let error = match flaw {
-                Flaw::Missing(_) => NOT_FOUND,
-                Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,
-            };
-            step.fitness = Fitness::Unfit {
-                reason: flaw.into_text(),
-                error: Some(error),
-            };
-            break;
-        }
-    }
-    let disks = disks(scene.devices);
-    let call = |program| Call {
-        program,
-        args: vec![disks.clone().into()],
-        timeout,
-        retries: 0,
     };
-    step.freeze = Some(call(pre));
-    step.thaw = Some(call(post));
+    pair.args = vec![disks(scene.devices).into()];
+    let look = |path: &Path| script::look(path, script::READABLE).map(drop);
+    let step = pair.step(NAME, policy, &look, &|flaw| {
+        Some(match flaw {
+            Flaw::Missing(_) => NOT_FOUND,
+            Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,
+        })
+    });
     found.steps.push(step);
     found
 }

@@ -5,14 +5,18 @@ mod alibaba;
 pub mod azure;
 pub mod directory;
 mod google;
+mod huawei;
+mod nutanix;
 pub mod script;
-mod vmware;
+pub mod tools_conf;
+pub mod vmware;
 
 use std::path::Path;
 
-use super::policy::{Rules, boolean};
-use super::step::Step;
+use super::policy::{Policy, Rules, boolean};
+use super::step::{Fitness, Step};
 use super::trust::Refusal;
+use super::{HookStatus, Phase};
 
 /// What a source found.
 #[derive(Debug, Default)]
@@ -75,20 +79,28 @@ pub struct Adapter {
     pub tags: &'static [(&'static str, &'static str)],
     /// Finds its steps. It passes over nothing silently.
     pub find: fn(&Scene<'_>) -> Found,
+    /// What its contract calls an end like this one.
+    pub error_name: fn(Phase, &HookStatus) -> Option<&'static str>,
 }
 
 /// In the order in which they run within a stage, all of them before the hooks' directory.
-pub const ADAPTERS: [Adapter; 4] = [
+pub static ADAPTERS: &[Adapter] = &[
     vmware::VMWARE,
     azure::AZURE,
     alibaba::ALIBABA,
     google::GOOGLE,
+    nutanix::NUTANIX,
+    huawei::HUAWEI,
 ];
+
+/// The adapter `name`.
+pub fn adapter(name: &str) -> Option<&'static Adapter> {
+    ADAPTERS.iter().find(|adapter| adapter.name == name)
+}
 
 /// What the adapter `name` calls a snapshot of the report's `level`.
 pub fn tag(name: &str, level: &str) -> Option<&'static str> {
-    let adapter = ADAPTERS.iter().find(|adapter| adapter.name == name)?;
-    let tag = adapter.tags.iter().find(|(of, _)| *of == level)?;
+    let tag = adapter(name)?.tags.iter().find(|(of, _)| *of == level)?;
     Some(tag.1)
 }
 
@@ -117,9 +129,7 @@ pub fn find(dir: &Path, scene: &Scene<'_>) -> Result<Found, Refusal> {
         warnings: rules.warnings.clone(),
         ..Found::default()
     };
-    let known: Vec<&str> = ADAPTERS.iter().map(|adapter| adapter.name).collect();
-    all.warnings.extend(rules.unknown_groups(&known));
-    let adapters = ADAPTERS.iter().map(|adapter| Ok((adapter.find)(scene)));
+    let adapters = ADAPTERS.iter().map(|adapter| Ok(within(adapter, scene)));
     for found in adapters.chain(std::iter::once_with(|| directory::find(dir, rules))) {
         let found: Found = found?;
         all.steps.extend(found.steps);
@@ -128,4 +138,30 @@ pub fn find(dir: &Path, scene: &Scene<'_>) -> Result<Found, Refusal> {
     }
     (all.steps, all.disabled) = all.steps.into_iter().partition(|step| step.policy.enabled);
     Ok(all)
+}
+
+/// What the adapter finds, made unfit if settings that may be its own cannot be read.
+fn within(adapter: &Adapter, scene: &Scene<'_>) -> Found {
+    let mut found = (adapter.find)(scene);
+    let policy = Policy::default();
+    let policy = found.steps.first().map_or(&policy, |step| &step.policy);
+    let fault = scene.rules.fault_of_adapter(adapter.name, policy);
+    let Some((reason, on_failure, is_named)) = fault else {
+        return found;
+    };
+    if found.steps.is_empty() && is_named {
+        let name = format!("[{}]", adapter.name);
+        found
+            .steps
+            .push(Step::new(adapter.name, name, policy.clone()));
+    }
+    for step in &mut found.steps {
+        step.policy.on_failure = on_failure;
+        step.fitness = Fitness::Unfit {
+            reason: reason.clone(),
+            error: None,
+        };
+    }
+    found.leaves_filesystems = false;
+    found
 }

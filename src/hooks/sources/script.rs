@@ -1,13 +1,16 @@
 //! What the adapters have in common: the settings of their group, and the look at a script before
 //! it may run.
 
+use std::ffi::OsString;
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use super::{Scene, Use};
-use crate::hooks::policy::{OnFailure, Policy};
+use super::{Found, Scene, Use};
+use crate::hooks::policy::{OnFailure, Policy, limit};
+use crate::hooks::step::{Call, Fitness, Step};
 use crate::hooks::trust::{self, quoted};
 use crate::sys::strerror;
 
@@ -59,6 +62,97 @@ pub fn settings(
         policy,
         on_failure: said,
         warnings,
+    }
+}
+
+/// Where a pair of scripts is, and what says so.
+pub struct PairContract {
+    /// The adapter's name, which is that of its group.
+    pub name: &'static str,
+    /// What a failure does if the group does not say.
+    pub on_failure: OnFailure,
+    /// The keys that name the script before and the one after.
+    pub keys: [&'static str; 2],
+    /// Where these usually are, below the root.
+    pub places: [&'static str; 2],
+    /// Time for one start of either if the group does not say.
+    pub timeout: Duration,
+}
+
+impl PairContract {
+    /// Reads the group, and answers what was passed over in it; with the pair and how it is run, if it is used.
+    pub fn find(&self, scene: &Scene<'_>) -> (Found, Option<(Pair, Policy)>) {
+        let (mut named, mut timeout) = ([None, None], Some(self.timeout));
+        let settings = settings(scene, self.name, self.on_failure, &mut |key, value| {
+            match self.keys.iter().position(|known| *known == key) {
+                Some(which) => named[which] = Some(absolute(value)?),
+                None if key == "timeout" => timeout = limit(value)?,
+                None => return unknown(),
+            }
+            Ok(())
+        });
+        let found = Found {
+            warnings: settings.warnings,
+            ..Found::default()
+        };
+        let is_named = named.iter().any(Option::is_some);
+        let [pre, post] = named;
+        let pre = pre.unwrap_or_else(|| scene.root.join(self.places[0]));
+        let post = post.unwrap_or_else(|| scene.root.join(self.places[1]));
+        let is_wanted = is_named || settings.used == Use::Yes || pre.exists() || post.exists();
+        if settings.used == Use::No || !is_wanted {
+            return (found, None);
+        }
+        let pair = Pair {
+            pre,
+            post,
+            args: Vec::new(),
+            timeout,
+        };
+        (found, Some((pair, settings.policy)))
+    }
+}
+
+/// A script before the freeze and one after the thaw, which are of no use without each other.
+pub struct Pair {
+    /// The one before.
+    pub pre: PathBuf,
+    /// The one after.
+    pub post: PathBuf,
+    /// What both are called with.
+    pub args: Vec<OsString>,
+    /// Time for one start of either.
+    pub timeout: Option<Duration>,
+}
+
+impl Pair {
+    /// The step of `source`; unfit if `look` finds fault with either, which the contract calls `error`.
+    pub fn step(
+        self,
+        source: &'static str,
+        policy: Policy,
+        look: &dyn Fn(&Path) -> Result<(), Flaw>,
+        error: &dyn Fn(&Flaw) -> Option<&'static str>,
+    ) -> Step {
+        let mut step = Step::new(source, self.pre.display().to_string(), policy);
+        let flaw = [&self.pre, &self.post]
+            .into_iter()
+            .find_map(|path| look(path).err());
+        if let Some(flaw) = flaw {
+            step.fitness = Fitness::Unfit {
+                error: error(&flaw),
+                reason: flaw.into_text(),
+            };
+        }
+        let call = |program| Call {
+            program,
+            args: self.args.clone(),
+            timeout: self.timeout,
+            retries: 0,
+        };
+        step.freeze = Some(call(self.pre));
+        step.thaw = Some(call(self.post));
+        step
     }
 }
 

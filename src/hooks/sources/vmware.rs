@@ -2,7 +2,8 @@
 //!
 //! One after another on freeze, each with `freeze`. The first failure stops the freeze; those before
 //! it get `freezeFail` in the reverse order, the one that failed gets nothing. If the filesystems then
-//! cannot be frozen, all get `freezeFail`. All together have a quarter of an hour.
+//! cannot be frozen, all get `freezeFail`. All together have a quarter of an hour. What tools.conf says
+//! counts as long as the adapter is used, and our own group stands above it.
 
 use std::fs;
 use std::io;
@@ -10,8 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::script::{self, Flaw, Settings};
+use super::tools_conf::ToolsConf;
 use super::{Adapter, Found, Scene, Use};
-use crate::hooks::policy::{OnFailure, limit};
+use crate::hooks::policy::{OnFailure, Rules, limit};
 use crate::hooks::step::{Call, Fitness, Step};
 use crate::hooks::trust;
 use crate::sys::strerror;
@@ -21,6 +23,7 @@ pub const VMWARE: Adapter = Adapter {
     name: NAME,
     tags: &[],
     find,
+    error_name: |_, _| None,
 };
 
 const NAME: &str = "vmware";
@@ -28,17 +31,46 @@ const NAME: &str = "vmware";
 const PRE: &str = "usr/sbin/pre-freeze-script";
 const POST: &str = "usr/sbin/post-thaw-script";
 const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
+const TOOLS_CONF: &str = "etc/vmware-tools/tools.conf";
 /// Time for all scripts of one phase together.
 const TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 fn find(scene: &Scene<'_>) -> Found {
-    let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, Some(TIMEOUT));
+    let (mut found, conf) = look(scene);
+    if let Some(Ok(conf)) = conf {
+        found.leaves_filesystems = !conf.filesystems;
+        found.warnings.extend(conf.warnings);
+        if !conf.scripts {
+            found.steps.clear();
+        }
+    }
+    found
+}
+
+/// What tools.conf says, if the adapter is used by the settings in `rules`.
+///
+/// # Errors
+/// It cannot be read.
+pub fn tools_conf(rules: &Rules) -> Option<Result<ToolsConf, String>> {
+    let scene = Scene {
+        root: Path::new("/"),
+        rules,
+        devices: "",
+    };
+    look(&scene).1
+}
+
+/// All scripts, and what tools.conf says if there are any.
+fn look(scene: &Scene<'_>) -> (Found, Option<Result<ToolsConf, String>>) {
+    let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, None);
+    let mut conf = None;
     let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
         match key {
             "pre-freeze-script" => pre = Some(script::absolute(value)?),
             "post-thaw-script" => post = Some(script::absolute(value)?),
             "scripts" => dir = Some(script::absolute(value)?),
-            "timeout" => timeout = limit(value)?,
+            "timeout" => timeout = Some(limit(value)?),
+            "tools-conf" => conf = Some(script::absolute(value)?),
             _ => return script::unknown(),
         }
         Ok(())
@@ -48,28 +80,44 @@ fn find(scene: &Scene<'_>) -> Found {
         ..Found::default()
     };
     if settings.used == Use::No {
-        return found;
+        return (found, None);
     }
     let place = |named: Option<PathBuf>, usual: &str| match named {
         Some(path) => (path, true),
         None => (scene.root.join(usual), false),
     };
-    let vmware = Vmware { settings, timeout };
+    let (conf_path, _) = place(conf, TOOLS_CONF);
+    let conf = ToolsConf::read(&conf_path);
+    let said = conf.as_ref().ok();
+    let vmware = Vmware {
+        timeout: timeout
+            .or(said.and_then(|conf| conf.timeout))
+            .unwrap_or(Some(TIMEOUT)),
+        arg: said.and_then(|conf| conf.arg.clone()),
+        settings,
+    };
     let dir = place(dir, DIRECTORY);
     found
         .steps
         .extend(vmware.legacy(place(pre, PRE), place(post, POST)));
     found.steps.extend(vmware.directory(&dir.0, dir.1));
-    if found.steps.is_empty() && vmware.settings.used == Use::Yes {
+    if found.steps.is_empty() && vmware.settings.used == Use::Yes && said.is_none_or(|c| c.scripts)
+    {
         let why = "enabled=yes in [vmware], but there is no script; put one there, or say auto";
         found.steps.push(vmware.unfit(&dir.0, why.into()));
     }
-    found
+    let is_used = !found.steps.is_empty() || vmware.settings.used == Use::Yes;
+    if let (true, Err(why)) = (is_used, &conf) {
+        found.steps = vec![vmware.unfit(&conf_path, why.clone())];
+    }
+    (found, is_used.then_some(conf))
 }
 
 struct Vmware {
     settings: Settings,
     timeout: Option<Duration>,
+    /// Every script's second argument.
+    arg: Option<String>,
 }
 
 impl Vmware {
@@ -137,8 +185,12 @@ impl Vmware {
     fn call(&self, path: &Path, word: &str) -> Call {
         Call {
             program: path.to_owned(),
-            args: vec![word.into()],
-            timeout: self.timeout,
+            args: std::iter::once(word)
+                .chain(self.arg.as_deref())
+                .map(Into::into)
+                .collect(),
+            // All together have one limit.
+            timeout: None,
             retries: 0,
         }
     }

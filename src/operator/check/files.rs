@@ -1,6 +1,6 @@
 //! What the agent writes to: the logs and the state directory, and the filesystems they are on.
 
-use super::{Result, Scene};
+use super::{Result, Scene, last_run};
 use crate::freeze::history;
 use crate::hooks::log;
 use crate::operator::present::count;
@@ -99,7 +99,7 @@ fn state(scene: &Scene<'_>) -> Vec<Result> {
             choose,
         ),
     }];
-    match Status::find(dir) {
+    match Status::find(dir, None) {
         Ok(status) => results.extend(marker(&status)),
         Err(error) => results.push(Result::finding("state", error, "run qemu-ga check as root")),
     }
@@ -112,6 +112,8 @@ fn state(scene: &Scene<'_>) -> Vec<Result> {
         ),
         None => Result::fine("reports", format!("{} kept", count(reports.len(), "run"))),
     });
+    let last = reports.first();
+    results.extend(last.map(|report| last_run::judge(report, scene.config.policy.freeze)));
     results
 }
 
@@ -120,6 +122,10 @@ fn marker(status: &Status) -> Vec<Result> {
     let mut results = Vec::new();
     let frozen = status.state != "thawed";
     results.push(match (status.guardian, &status.agents[..]) {
+        (None, _) if status.is_of_another_boot => Result::note(
+            "marker",
+            "it is of another boot, so nothing of it is frozen; the agent's start removes it",
+        ),
         (None, []) if status.marked => Result::finding(
             "marker",
             "it says that filesystems are frozen, but no agent runs and nobody stands guard: it is \
@@ -134,10 +140,13 @@ fn marker(status: &Status) -> Vec<Result> {
         (Some(pid), _) if frozen => Result::note(
             "marker",
             format!(
-                "filesystems are {} now; process {pid} stands guard",
+                "a freeze is at work, filesystems are {}; process {pid} stands guard",
                 status.state
             ),
         ),
+        (None, _) if frozen => {
+            Result::note("marker", format!("none, but hooks are {}", status.state))
+        }
         _ => Result::fine("marker", "none: nothing is frozen"),
     });
     if let Some(expired) = &status.expired {
@@ -225,7 +234,8 @@ mod tests {
             device: String::new(),
             stands_on: Vec::new(),
             optional: false,
-            level: 0,
+            is_read_only: false,
+            batch: 0,
         };
         let plan = Plan {
             targets: frozen.iter().map(target).collect(),

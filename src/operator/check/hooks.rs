@@ -9,7 +9,6 @@ use crate::operator::present::{count, span};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 use nix::unistd::{AccessFlags, eaccess};
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
@@ -69,7 +68,12 @@ fn master(hook: &Path) -> Vec<Result> {
         )];
     }
     match trust::check(hook) {
-        Ok(()) => vec![Result::fine("hook master", shown)],
+        Ok(()) if find::is_our_master(hook) => vec![Result::fine("hook master", shown)],
+        Ok(()) => vec![Result::finding(
+            "hook master",
+            format!("{shown}: {}", find::FOREIGN_MASTER),
+            "install hooks/fsfreeze-hook of this project as that file (mode 755)",
+        )],
         Err(refusal) => vec![refused("hook master", &refusal.0)],
     }
 }
@@ -111,7 +115,10 @@ pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<Result>
                 let (text, advice) = why.split_once("; ").unwrap_or((why, "mend it"));
                 results.push(Result::finding(
                     "hooks",
-                    format!("{} is passed over: {text}", step.name),
+                    format!(
+                        "{} is passed over: {text}; a freeze reaches at most the level filesystem",
+                        step.name
+                    ),
                     format!("{advice} (or move the file elsewhere)"),
                 ));
             }
@@ -144,9 +151,11 @@ fn faults(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<Result> {
     };
     let found = paths.into_iter().filter(exists);
     let mut lines = vec![first.0];
-    lines.extend(found.filter_map(|path| trust::check(&path).err().map(|refusal| refusal.0)));
-    let mut seen = BTreeSet::new();
-    lines.retain(|line| seen.insert(line.clone()));
+    for refusal in found.filter_map(|path| trust::check(&path).err()) {
+        if !lines.contains(&refusal.0) {
+            lines.push(refusal.0);
+        }
+    }
     lines.iter().map(|line| refused("hooks", line)).collect()
 }
 
@@ -263,7 +272,7 @@ mod tests {
         let kinds = |results: Vec<Result>| results.iter().map(|r| r.kind).collect::<Vec<_>>();
         let missing = master(&hook);
         assert!(missing[0].text.ends_with("No such file or directory"));
-        fs::write(&hook, "#!/bin/sh\n").unwrap();
+        fs::write(&hook, "#!/bin/sh\n# QGA_BINARY\n").unwrap();
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o644)).unwrap();
         assert!(
             master(&hook)[0]

@@ -1,7 +1,9 @@
-//! The channel to the host, mandatory access control, and the service's unit.
+//! The channel to the host, RCU grace periods, mandatory access control, and the service's unit.
 
-use super::{Result, Scene};
+use super::{Kind, Result, Scene};
 use crate::config::{Config, Method};
+use crate::freeze::policy::Policy;
+use crate::operator::grace_periods::GracePeriods;
 use crate::operator::{setting, unit};
 use crate::sys::strerror;
 use nix::unistd::{AccessFlags, eaccess};
@@ -17,6 +19,9 @@ pub fn check(scene: &Scene<'_>) -> Vec<Result> {
     let domain = domain
         .as_deref()
         .map(|text| text.trim_matches(['\0', '\n']));
+    if !scene.plan.targets.is_empty() {
+        results.push(grace_periods(&scene.config.policy, &root.join("sys")));
+    }
     results.extend(selinux(root, domain));
     results.extend(apparmor(root, domain));
     results.extend(service(root));
@@ -70,6 +75,24 @@ fn channel(config: &Config) -> Result {
             format!("the method '{name}' is unknown"),
             "choose virtio-serial, isa-serial, unix-listen or vsock-listen with -m",
         ),
+    }
+}
+
+/// A freeze without expedited grace periods is as consistent, so this is never a finding.
+fn grace_periods(policy: &Policy, sys: &Path) -> Result {
+    let about = "grace periods";
+    let found = GracePeriods::find(policy, sys);
+    match &found {
+        GracePeriods::Expedited | GracePeriods::AlreadyExpedited => {
+            Result::fine(about, found.text())
+        }
+        GracePeriods::Normal { remedy, .. } => {
+            let text = format!(
+                "{}; a freeze blocks writers for tens of milliseconds more per filesystem",
+                found.text()
+            );
+            Result::new(Kind::Note, about, text, Some((*remedy).into()))
+        }
     }
 }
 
@@ -152,7 +175,6 @@ fn service(root: &Path) -> Vec<Result> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::Kind;
     use super::*;
 
     #[test]
@@ -172,6 +194,27 @@ mod tests {
         assert_eq!(with("unix-listen", "/nonexistent/sock").kind, Kind::Finding);
         assert_eq!(with("pigeon", "/x").kind, Kind::Finding);
         assert_eq!(channel(&Config::default()).kind, Kind::Note);
+    }
+
+    #[test]
+    fn grace_periods_that_are_not_expedited_are_a_note_with_a_remedy() {
+        let dir = tempfile::tempdir().unwrap();
+        let kernel = dir.path().join("kernel");
+        fs::create_dir(&kernel).unwrap();
+        let check = || grace_periods(&Policy::default(), dir.path());
+        let missing = check();
+        assert_eq!(missing.kind, Kind::Note);
+        assert!(missing.text.contains("No such file or directory; a freeze"));
+        assert!(missing.advice.unwrap().contains("ReadWritePaths="));
+        fs::write(kernel.join("rcu_expedited"), "0\n").unwrap();
+        assert_eq!(
+            check(),
+            Result::fine("grace periods", "expedited while freezing")
+        );
+        fs::write(kernel.join("rcu_normal"), "1\n").unwrap();
+        assert!(check().advice.unwrap().contains("real-time"));
+        fs::write(kernel.join("rcu_expedited"), "1\n").unwrap();
+        assert_eq!(check().kind, Kind::Fine);
     }
 
     #[test]

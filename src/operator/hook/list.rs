@@ -2,8 +2,8 @@
 
 use super::{HELP, OPTIONS, file_name, place};
 use crate::hooks::policy::{Policy, Rules};
-use crate::hooks::sources;
 use crate::hooks::step::{Call, Fitness, Step, batches};
+use crate::hooks::{find, sources};
 use crate::operator::args::{Ended, Given, Tool};
 use crate::operator::present::{self, Style, tame, wrap};
 use serde::Serialize;
@@ -76,7 +76,12 @@ struct Setting {
 
 fn work(given: &Given) -> Result<u8, Ended> {
     let (dir, conf) = place(given);
-    let (found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+    let master = dir.with_extension("");
+    let (mut found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+    if master.is_file() && !find::is_our_master(&master) {
+        let text = format!("{}: {}", master.display(), find::FOREIGN_MASTER);
+        found.warnings.push(text);
+    }
     let mut hooks = Vec::new();
     for batch in batches(found.steps) {
         let of = |(at, step): (usize, &Step)| Hook::of(step, &rules, at > 0);

@@ -1,7 +1,8 @@
-//! `qemu-ga hook list|check|try`: the hooks as they would run, what is wrong with them, and one of
-//! them by itself. The other words of `qemu-ga hook` are the hook master's ([`crate::hooks::cli`]).
+//! `qemu-ga hook list|check|try|dismiss`: the hooks as they would run, what is wrong with them, one of
+//! them by itself, and an end to thaws that cannot be run. The other words of `qemu-ga hook` are the hook master's ([`crate::hooks::cli`]).
 
 mod check;
+mod dismiss;
 mod list;
 mod trial;
 
@@ -26,6 +27,7 @@ pub fn cli(args: &[OsString]) -> u8 {
         Some("list") => list::TOOL.run(rest),
         Some("check") => check::TOOL.run(rest),
         Some("try") => trial::TOOL.run(rest),
+        Some("dismiss") => dismiss::TOOL.run(rest),
         _ => hooks::cli(args),
     }
 }

@@ -4,7 +4,6 @@
 use super::{HELP, OPTIONS, place};
 use crate::config::Config;
 use crate::freeze::plan::{self, Survey};
-use crate::freeze::policy::Policy as FreezePolicy;
 use crate::hooks::log::HookLog;
 use crate::hooks::memory::{Memory, Run};
 use crate::hooks::policy::{self, Kind, OnFailure};
@@ -16,6 +15,7 @@ use crate::hooks::{
 };
 use crate::operator::args::{Ended, Given, Tool};
 use crate::operator::present::{self, Style, span};
+use crate::operator::setting::Setting;
 use crate::probe::System;
 use crate::sys::poll::is_readable;
 use crate::sys::strerror;
@@ -57,6 +57,8 @@ struct Story {
     hook: String,
     /// One for each call, as in the report of a freeze.
     calls: Vec<HookRecord>,
+    /// What is wrong with the settings.
+    warnings: Vec<String>,
     /// Whether a freeze would have gone on.
     freeze_goes_on: bool,
     /// The hook log's lines.
@@ -75,7 +77,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
         parsed.transpose().map_err(told)
     };
     let (limit, hold) = (time("--limit")?, time("--hold")?);
-    let mut step = find(given, name.as_ref())?;
+    let (mut step, mut warnings) = find(given, name.as_ref())?;
     if let Fitness::Skipped(why) | Fitness::Unfit { reason: why, .. } = &step.fitness {
         return Err(Ended::Failed(format!("{}: {why}", step.name)));
     }
@@ -85,7 +87,12 @@ fn work(given: &Given) -> Result<u8, Ended> {
         let calls = [&mut step.freeze, &mut step.thaw, &mut step.undo];
         calls.into_iter().flatten().for_each(|c| c.timeout = limit);
     }
-    step.policy.enabled = true;
+    if !std::mem::replace(&mut step.policy.enabled, true) {
+        warnings.push(format!(
+            "{}: a freeze does not call it, for enabled is no",
+            step.name
+        ));
+    }
     let json = given.has("--json");
     let scratch = Scratch::new()?;
     let log = match json {
@@ -94,6 +101,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
     };
     let trial = Trial {
         step,
+        warnings,
         run: run(),
         log,
         state: scratch.0.clone(),
@@ -118,6 +126,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
     if json {
         written |= present::print_json(&Story {
             hook: trial.step.name.clone(),
+            warnings: trial.warnings.clone(),
             calls,
             freeze_goes_on: freeze.failure.is_none(),
             log: fs::read_to_string(&trial.log).unwrap_or_default(),
@@ -127,10 +136,12 @@ fn work(given: &Given) -> Result<u8, Ended> {
     Ok(written.max(u8::from(!succeeded)))
 }
 
-/// The step that `name` means: a path, or a name in the hooks' directory, or an adapter's.
-fn find(given: &Given, name: &Path) -> Result<Step, Ended> {
+/// The step that `name` means: a path, or a name in the hooks' directory, or an adapter's. Beside it what a freeze
+/// says of all settings.
+fn find(given: &Given, name: &Path) -> Result<(Step, Vec<String>), Ended> {
     let (dir, conf) = place(given);
     let (found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+    let mut warnings = found.warnings;
     let path = match name.components().count() {
         1 if !name.is_absolute() && !given_with_slash(name) => trust::absolute(&dir).join(name),
         _ => trust::absolute(name),
@@ -138,10 +149,13 @@ fn find(given: &Given, name: &Path) -> Result<Step, Ended> {
     let known = found.steps.into_iter().chain(found.disabled);
     let is_meant = |step: &Step| Path::new(&step.name) == path || Path::new(&step.name) == name;
     if let Some(step) = known.into_iter().find(is_meant) {
-        return Ok(step);
+        return Ok((step, warnings));
     }
     match directory::of_file(&path, &rules) {
-        Ok(Some((step, _))) if path.exists() => Ok(step),
+        Ok(Some((step, own))) if path.exists() => {
+            warnings.extend(own);
+            Ok((step, warnings))
+        }
         Err(refusal) => Err(Ended::Failed(refusal.0)),
         Ok(_) => Err(Ended::Failed(format!(
             "there is no hook {}; qemu-ga hook list shows those of the directory",
@@ -155,26 +169,19 @@ fn given_with_slash(name: &Path) -> bool {
     name.as_os_str().to_string_lossy().contains('/')
 }
 
-/// What the hook is told: as a freeze would tell it now.
+/// What the hook is told: as a freeze would tell it now, by the configuration of the running agent.
 fn run() -> Run {
-    let config = Config::default();
+    let config = Setting::of(&Given::default()).map_or_else(|_| Config::default(), |s| s.config);
     let system = System::host();
     let targets = system.mounts().ok().and_then(|mounts| {
         let survey = Survey::take(&system, &mounts);
-        Some(
-            plan::make(&survey, &FreezePolicy::default(), None)
-                .ok()?
-                .targets,
-        )
+        Some(plan::make(&survey, &config.policy, None).ok()?.targets)
     });
     let targets = targets.unwrap_or_default();
-    let mountpoint =
-        |t: &plan::Target| String::from_utf8_lossy(&t.filesystem.mountpoint).into_owned();
-    let mountpoints: Vec<String> = targets.iter().map(mountpoint).collect();
     Run {
         id: format!("try-{}", std::process::id()),
-        mountpoints: words(mountpoints.iter().map(String::as_str)),
-        devices: words(targets.iter().map(|target| target.device.as_str())),
+        mountpoints: words(targets.iter().map(|target| &target.filesystem.mountpoint)),
+        devices: words(targets.iter().map(|target| &target.device)),
         hold_limit: config.limits.hold.unwrap_or_default().as_secs_f64(),
     }
 }
@@ -208,6 +215,7 @@ impl Drop for Scratch {
 
 struct Trial {
     step: Step,
+    warnings: Vec<String>,
     run: Run,
     log: PathBuf,
     state: PathBuf,
@@ -216,8 +224,14 @@ struct Trial {
 
 impl Trial {
     fn call(&self, phase: Phase, reason: Option<ThawReason>) -> Summary {
+        // The log has them once, as that of a freeze.
+        let warnings = match phase {
+            Phase::Freeze => self.warnings.clone(),
+            Phase::Thaw => Vec::new(),
+        };
         let found = Found {
             steps: vec![self.step.clone()],
+            warnings,
             ..Found::default()
         };
         let options = Options {
@@ -228,9 +242,10 @@ impl Trial {
             records: None,
             memory: Memory::in_dir(&self.state),
             run: self.run.clone(),
+            only_run: String::new(),
             reason,
         };
-        let summary = runner::run(phase, found, options);
+        let summary = runner::run(phase, Ok(found), options);
         self.forget_signal();
         summary
     }

@@ -6,7 +6,7 @@
 
 use crate::freeze::guard::LOOP_MAJOR;
 use crate::probe::filesystems::{Filesystem, block_filesystems};
-use crate::probe::mountinfo;
+use crate::probe::{mountinfo, superblocks};
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -86,6 +86,14 @@ pub fn enter() -> anyhow::Result<()> {
     chdir("/")?;
     mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
         .context("cannot mount /sys")?;
+    // What these show is mounted outside, so that a freeze in here is not to be judged by it.
+    for driver in superblocks::DRIVERS {
+        let dir = Path::new("/sys/fs").join(driver);
+        if dir.exists() {
+            mount(none, &dir, Some("tmpfs"), MsFlags::empty(), none)
+                .context("cannot hide /sys/fs")?;
+        }
+    }
     umount2("/old-root", MntFlags::MNT_DETACH).context("cannot let go of the old root")?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)
         .context("cannot mount /proc")?;

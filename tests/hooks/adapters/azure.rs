@@ -175,15 +175,17 @@ fn a_file_that_is_wrong_freezes_the_filesystems_alone() {
         assert!(report.failure.is_none() && !report.leaves_filesystems);
         assert!(is_logged(&azure.0, why), "{text}: {:?}", azure.0.log());
     }
-    azure.json(",\"timeoutInSeconds\":1801");
-    assert_eq!(error(&azure.0.freeze()), Some("IncorrectJSONConfigFile"));
-    azure.json(",\"fsFreeze\":true,\"continueBackupOnFailure\":false");
-    let failure = azure.0.freeze().failure.expect("the file says so");
-    assert!(
-        failure.contains("IncorrectJSONConfigFile: hook "),
-        "{failure}"
-    );
-    assert!(failure.contains("there is no key fsFreeze"), "{failure}");
+    for told in ["false", "\"false\"", "0"] {
+        azure.json(&format!(
+            ",\"timeoutInSeconds\":[],\"continueBackupOnFailure\":{told}"
+        ));
+        let failure = azure.0.freeze().failure.expect("the file says so");
+        assert!(
+            failure.contains("IncorrectJSONConfigFile: hook "),
+            "{failure}"
+        );
+        assert!(failure.contains(" must be "), "{failure}");
+    }
     assert_eq!(calls(&azure.0), [""; 0]);
 }
 
@@ -235,4 +237,61 @@ fn a_script_that_goes_away_during_the_run_is_named() {
     assert_eq!(error(&azure.0.freeze()), None);
     let report = azure.0.thaw(ThawReason::Ok);
     assert_eq!(error(&report), Some("Post-ScriptNotFound"));
+}
+
+/// A file with the keys of Microsoft's template, and those that came later.
+#[test]
+fn a_file_as_azure_s_reader_takes_it_is_taken() {
+    let azure = Azure::new("", "", "");
+    let dir = azure.0.path.display();
+    azure.write(&format!(
+        "{{\n  \"pluginName\" : \"ScriptRunner\",\n  \"appName\" : \"oracle\",\n  \
+         \"preScriptLocation\" : \"{dir}/pre\",\n  \"postScriptLocation\" : \"{dir}/post\",\n  \
+         \"preScriptParams\" : [\"\", \"\"],\n  \"postScriptParams\" : [7, true],\n  \
+         \"preScriptNoOfRetries\" : 0,\n  \"postScriptNoOfRetries\" : 0,\n  \
+         \"timeoutInSeconds\" : 7200,\n  \"continueBackupOnFailure\" : false,\n  \
+         \"fsFreezeEnabled\" : true,\n  \"ScriptsExecutionPollTimeSeconds\" : 9,\n  \
+         \"comment\" : {{\"of\": [\"our\", \"own\"]}}\n}}\n"
+    ));
+    let report = azure.0.freeze();
+    assert_eq!((report.failure.as_deref(), error(&report)), (None, None));
+    assert_eq!(azure.0.thaw(ThawReason::Ok).failure, None);
+    assert_eq!(calls(&azure.0), ["pre ", "post 7 True"]);
+    // What has no effect here is named all the same.
+    assert!(is_logged(
+        &azure.0,
+        "timeoutInSeconds is 7200; it is cut to 1800"
+    ));
+    assert!(is_logged(&azure.0, "comment"), "{:?}", azure.0.log());
+    assert!(!is_logged(&azure.0, "appName"));
+}
+
+#[test]
+fn status_2_is_a_warning_and_a_success() {
+    let keys = ",\"preScriptNoOfRetries\":3,\"continueBackupOnFailure\":false";
+    let azure = Azure::new("exit 2", "exit 2", keys);
+    let report = azure.0.freeze();
+    assert_eq!((report.failure.as_deref(), error(&report)), (None, None));
+    assert!(only(&report).is_success() && only(&report).tries.is_none());
+    let report = azure.0.thaw(ThawReason::Ok);
+    assert!(only(&report).is_success() && error(&report).is_none());
+    assert_eq!(calls(&azure.0), ["pre", "post"]);
+    assert!(is_logged(&azure.0, "status=2 (success)"));
+    assert!(!is_logged(&azure.0, "ScriptExecutionFailed"));
+}
+
+#[test]
+fn the_limit_is_for_all_tries_together() {
+    let keys = ",\"preScriptNoOfRetries\":3,\"postScriptNoOfRetries\":3,\"timeoutInSeconds\":1";
+    let azure = Azure::new("sleep 0.6; exit 1", "sleep 0.6; exit 1", keys);
+    let begun = std::time::Instant::now();
+    let report = azure.0.freeze();
+    assert_eq!(only(&report).tries, Some(2));
+    assert_eq!(error(&report), Some("Pre-ScriptTimeout"));
+    let report = azure.0.thaw(ThawReason::Ok);
+    assert_eq!(only(&report).tries, Some(2));
+    assert_eq!(error(&report), Some("Post-ScriptTimeout"));
+    assert_eq!(calls(&azure.0), ["pre", "pre", "post", "post"]);
+    let taken = begun.elapsed().as_secs_f64();
+    assert!(taken < 4.0, "four tries of 0.6 s each took more: {taken}");
 }

@@ -3,6 +3,8 @@
 mod alibaba;
 mod azure;
 mod google;
+mod huawei;
+mod nutanix;
 mod places;
 mod vmware;
 

@@ -41,6 +41,10 @@ fn usual_places_count_but_never_tmp() {
         "tmp/postscript.sh",
         "etc/google/snapshots/pre.sh",
         "etc/google/snapshots/post.sh",
+        "usr/local/sbin/pre_freeze",
+        "usr/local/sbin/post_thaw",
+        "home/rdadmin/Agent/bin/thirdparty/ebk_user/a_freeze.sh",
+        "home/rdadmin/Agent/bin/thirdparty/ebk_user/a_unfreeze.sh",
         "etc/qemu/fsfreeze-hook.d/own",
     ];
     for file in files {
@@ -66,7 +70,7 @@ fn usual_places_count_but_never_tmp() {
     let all = found(root, "");
     assert_eq!(
         sources(&all),
-        ["vmware", "vmware", "azure", "google", ""],
+        ["vmware", "vmware", "azure", "google", "nutanix", ""],
         "{all:?}"
     );
     assert!(
@@ -78,7 +82,8 @@ fn usual_places_count_but_never_tmp() {
     let alibaba = &yes.steps[3];
     assert_eq!(alibaba.source, "alibaba");
     assert!(alibaba.freeze.is_none() && matches!(alibaba.fitness, Fitness::Unfit { .. }));
-    let off = "[vmware]\nenabled=no\n[azure]\nenabled=no\n[google]\nenabled=no\n";
+    let off = "[vmware]\nenabled=no\n[azure]\nenabled=no\n[google]\nenabled=no\n\
+               [nutanix]\nenabled=no\n";
     assert_eq!(sources(&found(root, off)), [""]);
     let staged = found(root, "[google]\nstage=10\n[azure]\nstage=x\n");
     assert_eq!(staged.steps[3].policy.stage, 10);

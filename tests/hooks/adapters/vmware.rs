@@ -1,11 +1,12 @@
 //! The legacy scripts and backupScripts.d: their order, and who hears of a failure.
 
 use std::fs;
+use std::process::Command;
 
 use qemu_ga::hooks::{HookStatus, ThawReason};
 
 use super::{calls, is_logged, script, set_mode};
-use crate::support::Place;
+use crate::support::{BINARY, Place, text};
 
 /// A directory of scripts beside the hooks, and the legacy ones if `legacy`.
 fn vmware(legacy: bool, more: &str) -> Place {
@@ -193,4 +194,141 @@ fn what_is_named_must_be_there() {
     assert!(place.freeze().failure.is_some());
     place.conf("[vmware]\npre-freeze-script=/nonexistent/pre\nenabled=no\n");
     assert_eq!(place.freeze().hooks, []);
+}
+
+/// As [`vmware`], with a tools.conf.
+fn with_tools_conf(text: &str, more: &str) -> Place {
+    let place = vmware(true, "");
+    let root = place.path.display();
+    let path = place.path.join("tools.conf");
+    fs::write(&path, text).expect("tools.conf");
+    set_mode(&path, 0o644);
+    place.conf(&format!(
+        "[vmware]\nscripts={root}/s.d\npre-freeze-script={root}/pre\npost-thaw-script={root}/post\n\
+         tools-conf={root}/tools.conf\n{more}"
+    ));
+    script(
+        &place,
+        "s.d/1",
+        0o755,
+        "[ $1 = thaw ] || sleep ${SLEEP-0}; echo \"[$2]\"",
+    );
+    place
+}
+
+/// What an agent with this master would freeze, of its own configuration, and what it warns of.
+fn configuration(place: &Place) -> Vec<String> {
+    let master = place.path.join("fsfreeze-hook");
+    let conf = place.path.join("qemu-ga.conf");
+    let text_of = format!("[general]\nfsfreeze-hook={}\n", master.display());
+    fs::write(&conf, text_of).expect("conf");
+    let run = |args: &[&str]| {
+        let out = Command::new(BINARY).args(args).arg(&conf).output();
+        text(&out.expect("runs").stdout)
+    };
+    let shown = run(&["--dump-conf", "-c"]) + &run(&["plan", "--json", "-c"]);
+    shown.lines().map(str::to_owned).collect()
+}
+
+fn says(lines: &[String], what: &str) -> bool {
+    lines.iter().any(|line| line.contains(what))
+}
+
+#[test]
+fn tools_conf_says_what_the_scripts_are_told() {
+    let place = with_tools_conf(
+        "[vmbackup]\nscriptArg=daily full\n[logging]\nlog=true\n",
+        "",
+    );
+    assert_eq!(place.freeze().failure, None, "{:?}", place.log());
+    assert_eq!(place.thaw(ThawReason::Ok).failure, None);
+    let all = [
+        "pre freeze daily full",
+        "s.d/1 freeze daily full",
+        "s.d/1 thaw daily full",
+        "post thaw daily full",
+    ];
+    assert_eq!(calls(&place), all);
+    assert!(is_logged(&place, "[daily full]"), "one argument");
+    place.freeze();
+    place.thaw(ThawReason::Failed);
+    assert_eq!(
+        calls(&place)[2..],
+        ["s.d/1 freezeFail daily full", "post freezeFail daily full"]
+    );
+}
+
+#[test]
+fn tools_conf_switches_scripts_and_filesystems_off() {
+    let place = with_tools_conf("[vmbackup]\nexecScripts=false\n", "");
+    let report = place.freeze();
+    assert!(report.hooks.is_empty() && !report.leaves_filesystems);
+    let place = with_tools_conf("[vmbackup]\nenableSyncDriver=false\n", "");
+    let report = place.freeze();
+    assert!(report.leaves_filesystems && report.hooks.len() == 2);
+    // Neither counts for who has switched the adapter off.
+    let place = with_tools_conf("[vmbackup]\nenableSyncDriver=false\n", "enabled=no\n");
+    let report = place.freeze();
+    assert!(report.hooks.is_empty() && !report.leaves_filesystems);
+}
+
+#[test]
+fn tools_conf_limits_all_scripts_together() {
+    let place = with_tools_conf("[vmbackup]\ntimeout=1\n", "");
+    script(&place, "s.d/1", 0o755, "[ $1 = thaw ] || sleep 1000");
+    let report = place.freeze();
+    assert_eq!(report.hooks[1].status, HookStatus::TimedOut);
+    place.thaw(ThawReason::Failed);
+    // What is said here stands above.
+    let place = with_tools_conf("[vmbackup]\ntimeout=1\n", "timeout=30\n");
+    script(&place, "s.d/1", 0o755, "[ $1 = thaw ] || sleep 1.5");
+    assert_eq!(place.freeze().failure, None);
+}
+
+#[test]
+fn tools_conf_says_what_is_frozen() {
+    let text =
+        "[vmbackup]\nexcludedFileSystems=/srv/db*, /opt/[a]?,,srv\nignoreFrozenFileSystems=true\n";
+    let place = with_tools_conf(text, "");
+    let shown = configuration(&place);
+    assert!(
+        says(&shown, "fsfreeze-exclude=/srv/db*,/opt/\\\\[a\\\\]?"),
+        "{shown:?}"
+    );
+    assert!(says(&shown, "fsfreeze-ignore-frozen=true"), "{shown:?}");
+    assert!(
+        says(&shown, "'srv'"),
+        "a pattern without sense is told: {shown:?}"
+    );
+    for (text, more) in [
+        (text, "enabled=no\n"),
+        ("[other]\nexcludedFileSystems=/srv\n", ""),
+    ] {
+        let shown = configuration(&with_tools_conf(text, more));
+        assert!(!says(&shown, "fsfreeze-exclude=/"), "{shown:?}");
+        assert!(!says(&shown, "fsfreeze-ignore-frozen=true"), "{shown:?}");
+    }
+}
+
+#[test]
+fn a_tools_conf_that_cannot_be_read_runs_no_script() {
+    for broken in [
+        "excludedFileSystems: /srv",
+        "[vmbackup",
+        "execScripts=fal\0se",
+    ] {
+        let place = with_tools_conf(&format!("[vmbackup]\n{broken}\n"), "");
+        let failure = place.freeze().failure.unwrap_or_else(|| panic!("{broken}"));
+        assert!(failure.contains("tools.conf (line 2)"), "{failure}");
+        assert_eq!(calls(&place), [""; 0]);
+        assert!(says(&configuration(&place), "tools.conf (line 2)"));
+    }
+    let place = with_tools_conf("[vmbackup]\nscriptArg=x\n", "");
+    set_mode(&place.path.join("tools.conf"), 0o666);
+    let failure = place.freeze().failure.expect("others may write it");
+    assert!(failure.contains("chmod go-w"), "{failure}");
+    // A value without sense is what VMware's own reader makes of it: the default.
+    let place = with_tools_conf("[vmbackup]\nexecScripts=nope\ntimeout=-3\n", "");
+    assert_eq!(place.freeze().failure, None);
+    assert!(is_logged(&place, "execScripts") && is_logged(&place, "timeout"));
 }

@@ -3,6 +3,7 @@
 use super::{Client, PATIENCE, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use std::cell::RefCell;
 use std::ffi::OsStr;
 use std::fs::{self, File};
 use std::os::unix::fs::PermissionsExt;
@@ -10,6 +11,7 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::LazyLock;
+use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -43,6 +45,8 @@ pub fn install(from: &Path, to: &Path) {
 /// A directory with all that one agent needs.
 pub struct Place {
     dir: TempDir,
+    /// Id of the report that was told last.
+    told: RefCell<Option<serde_json::Value>>,
 }
 
 impl Place {
@@ -55,7 +59,10 @@ impl Place {
         // An agent without privileges must get through to its socket.
         let open = fs::Permissions::from_mode(0o755);
         fs::set_permissions(dir.path(), open).expect("mode");
-        Self { dir }
+        Self {
+            dir,
+            told: RefCell::new(None),
+        }
     }
 
     pub fn path(&self, name: &str) -> PathBuf {
@@ -75,11 +82,29 @@ impl Place {
         self.path("state/qga.state.isfrozen")
     }
 
-    /// The report of the last freeze.
+    /// The report of the last freeze, which is another one than at the last call. It is written after the
+    /// answer to the thaw.
     pub fn report(&self) -> serde_json::Value {
-        let text = fs::read(self.path("state/qga.reports.json")).expect("a report");
+        let mut found = None;
+        wait_until("the report", || {
+            let newest = self.newest_report();
+            // Of several freezes the last may still be missing.
+            let is_settled = newest.is_some() && newest == found;
+            found = newest;
+            let is_new = found.as_ref().map(|report| &report["id"]) != self.told.borrow().as_ref();
+            sleep(Duration::from_millis(30));
+            is_settled && is_new
+        });
+        let report = found.expect("waited for");
+        self.told.replace(Some(report["id"].clone()));
+        report
+    }
+
+    /// The newest report that is kept now.
+    pub fn newest_report(&self) -> Option<serde_json::Value> {
+        let text = fs::read(self.path("state/qga.reports.json")).ok()?;
         let mut reports: Vec<serde_json::Value> = serde_json::from_slice(&text).expect("JSON");
-        reports.swap_remove(0)
+        Some(reports.swap_remove(0))
     }
 
     /// An executable shell script.
@@ -89,6 +114,13 @@ impl Place {
         fs::write(&draft, format!("#!/bin/sh\n{text}\n")).expect("script");
         install(&draft, &path);
         path
+    }
+
+    /// The argument for a hook that notes in `calls` what it is told and why.
+    pub fn noting_hook(&self) -> String {
+        let calls = self.name("calls");
+        let hook = self.script("hook", &format!("echo $1 $QGA_THAW_REASON >>'{calls}'"));
+        format!("-F{}", hook.display())
     }
 
     /// The binary with a configuration that no file of this machine has a part in.
@@ -154,7 +186,9 @@ impl Agent {
         };
         wait_until("the agent listens", || {
             if let Some(status) = agent.child.try_wait().expect("wait") {
-                panic!("the agent ended at once: {status}");
+                let told = socket.with_file_name("stderr");
+                let told = fs::read_to_string(told).unwrap_or_default();
+                panic!("the agent ended at once: {status}: {told}");
             }
             socket.exists()
         });
@@ -178,7 +212,7 @@ impl Agent {
                 Ok(stream) => return Client::new(stream),
                 Err(error) => assert!(start.elapsed() < PATIENCE, "connect: {error}"),
             }
-            std::thread::sleep(Duration::from_millis(5));
+            sleep(Duration::from_millis(5));
         }
     }
 
@@ -222,6 +256,36 @@ impl Agent {
         self.child.wait().expect("wait");
     }
 
+    /// The guardians that it has started and that have not ended.
+    pub fn guardians(&self) -> Vec<Pid> {
+        let is_own = |pid: &i32| {
+            let read =
+                |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+            let parent = read("stat").rsplit_once(") ").and_then(|(_, rest)| {
+                rest.split(' ')
+                    .nth(1)
+                    .and_then(|field| field.parse::<i32>().ok())
+            });
+            parent == Some(self.pid()) && read("cmdline").contains("guardian")
+        };
+        fs::read_dir("/proc")
+            .expect("proc")
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+            .filter(is_own)
+            .map(Pid::from_raw)
+            .collect()
+    }
+
+    /// Whether one of its threads is inside FIFREEZE.
+    pub fn is_in_fifreeze(&self) -> bool {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.pid())).expect("task");
+        tasks.flatten().any(|task| {
+            let call = fs::read_to_string(task.path().join("syscall"));
+            // The second argument of ioctl(2), as linux/fs.h has it.
+            call.is_ok_and(|call| call.contains(" 0xc0045877 "))
+        })
+    }
+
     /// Bytes of memory of its own.
     pub fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()));
@@ -245,11 +309,22 @@ impl Agent {
         let ticks = || self.stat(14) + self.stat(15);
         let mut before = ticks();
         wait_until("the agent comes to rest", || {
-            std::thread::sleep(Duration::from_millis(300));
+            sleep(Duration::from_millis(300));
             let after = ticks();
             std::mem::replace(&mut before, after) == after
         });
     }
+}
+
+/// Whether this process has neither ended nor been killed.
+pub fn is_running(pid: &Pid) -> bool {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"));
+    stat.is_ok_and(|stat| !stat.contains(") Z "))
+}
+
+/// Waits until none of these processes runs any more.
+pub fn wait_for_exit(processes: &[Pid]) {
+    wait_until("the processes to end", || !processes.iter().any(is_running));
 }
 
 impl Drop for Agent {
@@ -260,7 +335,7 @@ impl Drop for Agent {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(5));
+            sleep(Duration::from_millis(5));
         }
     }
 }

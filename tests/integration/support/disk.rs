@@ -2,10 +2,13 @@
 
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
+use nix::sys::stat::major;
+use qemu_ga::freeze::guard::LOOP_MAJOR;
 use qemu_ga::sys::fsfreeze;
 use qemu_ga::sys::loopdev::LoopDevice;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -79,11 +82,19 @@ pub fn detach(target: &Path) {
     umount2(target, MntFlags::MNT_DETACH).expect("umount");
 }
 
+/// A loop device over a new image of so many MiB.
+pub fn in_image(image: &Path, mib: u64) -> LoopDevice {
+    let file = File::create(image).expect("image");
+    file.set_len(mib << 20).expect("image");
+    LoopDevice::attach(image).expect("loop device")
+}
+
 /// A loop-mounted filesystem; thawed and unmounted when dropped, whatever has happened.
 pub struct Disk {
     mountpoint: PathBuf,
-    root: File,
-    _device: LoopDevice,
+    /// `None`: a hook may unmount it.
+    root: Option<File>,
+    device: LoopDevice,
 }
 
 impl Disk {
@@ -101,6 +112,12 @@ impl Disk {
     pub fn ext4_of(mountpoint: &Path, mib: u64) -> Self {
         let image = mountpoint.with_extension("img");
         Self::make(&image, mountpoint, "ext4", &["mkfs.ext4", "-q", "-F"], mib)
+    }
+
+    /// An ext4 filesystem without journal, in an image of 32 MiB.
+    pub fn ext4_without_journal(image: &Path, mountpoint: &Path) -> Self {
+        let mkfs = ["mkfs.ext4", "-q", "-F", "-O", "^has_journal"];
+        Self::make(image, mountpoint, "ext4", &mkfs, 32)
     }
 
     /// An XFS filesystem.
@@ -126,10 +143,42 @@ impl Disk {
         let flags = MsFlags::empty();
         mount(Some(device.path()), mountpoint, Some(fstype), flags, NONE).expect("mount");
         Self {
-            root: File::open(mountpoint).expect("root"),
+            root: Some(File::open(mountpoint).expect("root")),
             mountpoint: mountpoint.to_owned(),
-            _device: device,
+            device,
         }
+    }
+
+    /// Keeps it open no longer, so that it can be unmounted.
+    pub fn close(&mut self) {
+        self.root = None;
+    }
+
+    /// Unmounts it; its device stays.
+    pub fn unmount(&mut self) {
+        self.close();
+        umount2(&self.mountpoint, MntFlags::empty()).expect("umount");
+    }
+
+    /// Whether it is mounted, once it is no longer kept open.
+    pub fn is_mounted(&self) -> bool {
+        self.root().is_ok()
+    }
+
+    /// Its root directory.
+    fn root(&self) -> io::Result<File> {
+        if let Some(root) = &self.root {
+            return root.try_clone();
+        }
+        let root = File::open(&self.mountpoint)?;
+        // Without the mount this is a directory of another filesystem.
+        let is_own = major(root.metadata()?.dev()) == u64::from(LOOP_MAJOR);
+        is_own.then_some(root).ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    /// `/dev/loopN`.
+    pub fn device(&self) -> &str {
+        self.device.path().to_str().expect("text")
     }
 
     pub fn mountpoint(&self) -> &str {
@@ -142,12 +191,12 @@ impl Disk {
 
     /// FIFREEZE by this test, behind the agent's back.
     pub fn freeze(&self) {
-        fsfreeze::freeze(&self.root).expect("freeze");
+        fsfreeze::freeze(self.root().expect("root")).expect("freeze");
     }
 
     /// FITHAW by this test.
     pub fn thaw(&self) -> io::Result<()> {
-        fsfreeze::thaw(&self.root)
+        fsfreeze::thaw(&self.root()?)
     }
 
     /// Thaws when dropped: what another filesystem stands on has to thaw before that one.
@@ -159,14 +208,16 @@ impl Disk {
                 fsfreeze::thaw(&self.0).ok();
             }
         }
-        Guard(self.root.try_clone().expect("descriptor"))
+        Guard(self.root().expect("root"))
     }
 
     /// Whether it is frozen: asked by freezing it, and undone.
     pub fn is_frozen(&self) -> bool {
-        match fsfreeze::freeze(&self.root) {
+        match fsfreeze::freeze(self.root().expect("root")) {
             Ok(()) => {
-                self.thaw().expect("thaw");
+                // A guardian that undoes a freeze may have done that already.
+                let thawed = self.thaw();
+                assert!(thawed.map_or_else(|error| error.raw_os_error() == Some(22), |()| true));
                 false
             }
             Err(error) => {

@@ -3,12 +3,15 @@
 pub mod agent;
 pub mod client;
 pub mod disk;
+pub mod fuse_disk;
 pub mod json;
+pub mod stuck_writer;
 
-pub use agent::{Agent, Place, binary, install, is_ours};
+pub use agent::{Agent, Place, binary, install, is_ours, is_running, wait_for_exit};
 pub use client::Client;
 pub use disk::{Disk, in_namespace};
 pub use json::{cmd, disabled, failed, freeze_list, returned};
+pub use stuck_writer::{FuseWriter, StuckWriter};
 
 use std::io::Write;
 use std::time::{Duration, Instant};

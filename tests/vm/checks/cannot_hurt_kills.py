@@ -1,4 +1,4 @@
-"""The agent is killed at random moments around freeze and thaw: nothing stays frozen, no application stays asleep, no line is lost."""
+"""Any party of a freeze is killed or stopped at random moments: nothing stays frozen, no application stays asleep, no line is lost."""
 import os
 import random
 import time
@@ -7,9 +7,14 @@ from lib import channel, harm
 from lib.report import check, equal, holds
 from .cannot_hurt_stack import data_is_clean, root_is_clean
 
-KILLS = int(os.environ.get("QGA_VM_KILLS", "15"))
+KILLS = int(os.environ.get("QGA_VM_KILLS", "20"))
 LIMIT = 3
 FOLDERS = ("/root", "/data")
+# By name: a command that prints the party's process ids inside the guest.
+AGENT = "systemctl show -p MainPID --value qemu-guest-agent"
+GUARDIAN = "grep -lsz '^guardian$' /proc/[0-9]*/cmdline | cut -d/ -f3"
+PARTIES = {"agent": AGENT, "guardian": GUARDIAN, "both": f"{GUARDIAN}; {AGENT}",
+           "master": "grep -lsz '^hook$' /proc/[0-9]*/cmdline | cut -d/ -f3"}
 # Notes on tmpfs in which run it was called with what, when it begins and when it has done its work.
 HOOK = """read run </run/run
 echo "$run $1 begins" >>/run/hooks.runs
@@ -18,13 +23,13 @@ echo "$run $1 done" >>/run/hooks.runs"""
 
 
 def unpaired(g):
-    """Runs of which a freeze hook began whose last word is not a thaw that was done, and thaws that were told twice."""
+    """Runs of which a freeze hook began whose last word is not a thaw that was done, and thaws that were done twice."""
     runs = {}
     for line in g.oob.run("cat /run/hooks.runs").splitlines():
         run, what = line.split(" ", 1)
         runs.setdefault(int(run), []).append(what)
     left = {run: words for run, words in runs.items() if "freeze begins" in words and words[-1] != "thaw done"}
-    twice = {run: words for run, words in runs.items() if words.count("thaw begins") > 1}
+    twice = {run: words for run, words in runs.items() if words.count("thaw done") > 1}
     return left, twice
 
 
@@ -47,10 +52,17 @@ def reconnect(g):
 
 
 def one_run(g, chance):
-    """A freeze and a thaw with a kill somewhere; afterwards whatever is left is thawed as a host would."""
-    # A thaw that has nothing to tell any more makes the start clean.
+    """A freeze and a thaw with a blow somewhere; afterwards whatever is left is thawed as a host would. Answers who was hit."""
     delay = chance.uniform(0, 0.7)
-    killer = g.oob.start(f"sleep {delay:.3f}; kill -9 $(systemctl show -p MainPID --value qemu-guest-agent)")
+    party = chance.choice(list(PARTIES))
+    # Agent and guardian both stopped, nobody is left who could thaw.
+    signal = chance.choice(["KILL", "KILL", "STOP"]) if party != "both" else "KILL"
+    blow = f"{party}, SIG{signal} after {delay:.3f} s"
+    goes_on = "sleep 1; kill -CONT $pids" if signal == "STOP" else "true"
+    # A master is there for a moment alone.
+    tries = "50" if party == "master" else "1"
+    killer = g.oob.start(f"sleep {delay:.3f}; for i in $(seq {tries}); do pids=$({PARTIES[party]}); [ -z \"$pids\" ] || break; done; "
+                         f"[ -z \"$pids\" ] || {{ kill -{signal} $pids; {goes_on}; }}")
     try:
         with reconnect(g) as agent:
             agent.command("guest-fsfreeze-freeze", timeout=2)
@@ -63,9 +75,10 @@ def one_run(g, chance):
         answer = agent.command("guest-fsfreeze-thaw")
         if "error" in answer:
             answer = agent.command("guest-fsfreeze-thaw")
-        holds("return" in answer, f"the thaw after a kill at {delay:.3f} s: {answer}")
-        equal(agent.ask("guest-fsfreeze-status"), "thawed", f"status after a kill at {delay:.3f} s")
+        holds("return" in answer, f"the thaw after {blow}: {answer}")
+        equal(agent.ask("guest-fsfreeze-status"), "thawed", f"status after {blow}")
     harm.writable(g, *FOLDERS)
+    return party
 
 
 @check("harm")
@@ -79,10 +92,13 @@ def random_kills_leave_nothing_frozen(g):
     try:
         with harm.hook(g, "10-run", HOOK):
             writers = harm.Writers(g, *(f"{folder}/lines" for folder in FOLDERS))
+            victims = {}
             for run in range(1, KILLS + 1):
                 g.oob.run(f"echo {run} >/run/run")
-                one_run(g, chance)
+                victims[run] = one_run(g, chance)
             left, twice = settled(g)
+            # A hook that ends in the moment in which its master is killed is told once more.
+            twice = {run: words for run, words in twice.items() if victims[run] != "master"}
             longest = max(found["worst"] for found in writers.end().values())
     finally:
         g.oob.run(f"cp -a /run/hooks.kept/* {harm.HOOKS}/; rm -rf /run/hooks.kept", timeout=30)

@@ -77,6 +77,67 @@ def a_device_that_is_suspended_while_hooks_run_is_given_up(g):
 
 
 @check("harm")
+def a_thaw_of_a_suspended_device_keeps_no_hook_from_its_thaw(g):
+    harm.only_light_hooks(g)
+    harm.settle(g, fsfreeze_step_limit=STEP)
+    with mapped_ext4(g, "/mnt/sleepy"), g.agent() as agent:
+        g.oob.run(f"rm -f {harm.STAMPS}")
+        equal(agent.ask("guest-fsfreeze-freeze", timeout=30), 3, "filesystems frozen")
+        g.oob.run("dmsetup suspend --noflush --nolockfs sleepy")
+        started = time.monotonic()
+        answer = agent.command("guest-fsfreeze-thaw", timeout=60)
+        took = time.monotonic() - started
+        text = answer.get("error", {}).get("desc", "")
+        holds("/mnt/sleepy" in text and "within 3 s" in text, f"an error that names the filesystem and the limit, not: {answer}")
+        holds(took < STEP + 6, f"an answer in time, not after {took:.1f} s")
+        # The others and the hooks do not wait for it.
+        harm.writable(g, *TARGETS)
+        harm.hooks_are_paired(g)
+        g.oob.run("dmsetup resume sleepy")
+        harm.writable(g, "/mnt/sleepy", *TARGETS, timeout=30)
+        equal(agent.ask("guest-fsfreeze-freeze"), 3, "filesystems frozen once the device is back")
+        equal(agent.ask("guest-fsfreeze-thaw"), 3, "filesystems thawed")
+
+
+@check("harm")
+def a_thaw_without_a_process_to_be_had_is_finished_by_the_next(g):
+    harm.only_light_hooks(g)
+    harm.settle(g)
+    pids = "/sys/fs/cgroup/system.slice/qemu-guest-agent.service/pids.max"
+    with g.agent() as agent:
+        g.oob.run(f"rm -f {harm.STAMPS}")
+        equal(agent.ask("guest-fsfreeze-freeze", timeout=30), 2, "filesystems frozen")
+        g.oob.run(f"echo 1 >{pids}")
+        answer = agent.command("guest-fsfreeze-thaw", timeout=60)
+        text = answer.get("error", {}).get("desc", "")
+        holds("Resource temporarily unavailable" in text, f"an error that says what was not to be had, not: {answer}")
+        # The filesystems are thawed all the same, and what the hooks are owed is known.
+        harm.writable(g, *TARGETS)
+        equal(agent.ask("guest-fsfreeze-status"), "thawed", "status")
+        g.oob.run(f"echo max >{pids}")
+        agent.command("guest-fsfreeze-thaw", timeout=60)
+        harm.hooks_are_paired(g)
+        equal(agent.ask("guest-fsfreeze-freeze"), 2, "filesystems frozen again")
+        equal(agent.ask("guest-fsfreeze-thaw"), 2, "filesystems thawed again")
+
+
+@check("harm")
+def a_clock_that_is_set_back_while_frozen_changes_no_time(g):
+    harm.only_light_hooks(g)
+    harm.settle(g)
+    with g.agent() as agent:
+        equal(agent.ask("guest-fsfreeze-freeze", timeout=30), 2, "filesystems frozen")
+        g.oob.run("date -s '1 hour ago' >/dev/null")
+        try:
+            time.sleep(1)
+            equal(agent.ask("guest-fsfreeze-thaw", timeout=30), 2, "filesystems thawed")
+        finally:
+            g.oob.run("date -s '1 hour' >/dev/null")
+    held = harm.reports(g)[0]["stages"]["held"]
+    holds(0.5 < held < 30, f"a hold of about a second, not of {held} s")
+
+
+@check("harm")
 def a_deaf_fuse_filesystem_holds_up_nothing(g):
     harm.only_light_hooks(g)
     harm.settle(g, fsfreeze_step_limit=STEP)

@@ -100,6 +100,7 @@ def killed_or_stopped_while_frozen_ends_thawed(g):
     g.oob.run(f"printf '[general]\\n[qemu-ga-rs]\\nfsfreeze-hold-limit={HOLD_LIMIT}\\n' >{CONF}")
     g.service("restart")
     g.answers()
+    # One that is stopped answers until the limit, and its service is stopped no sooner.
     for how in ("killed", "stopped"):
         g.oob.run("rm -f /run/stamps")
         with g.agent() as agent:
@@ -108,9 +109,11 @@ def killed_or_stopped_while_frozen_ends_thawed(g):
         if how == "killed":
             g.oob.run(f"kill -9 {g.agent_pid()}")
         else:
-            g.service("stop")
-        holds(late.wait(0.5)[0] is None, "a write waits though the agent is gone")
+            stopping = g.oob.start(g.service_command("stop"))
+        holds(late.wait(0.5)[0] is None, f"a write waits though the agent is {how}")
         equal(late.wait(HOLD_LIMIT + 30)[0], 0, f"the held write, with the agent {how}")
+        if how == "stopped":
+            equal(stopping.wait(30)[0], 0, "the stop of the service, after the limit")
         harm.no_guardian(g)
         equal(g.oob.run("cat /run/stamps"), "freeze\nthaw\n", "what the hook was told")
         g.service("start")

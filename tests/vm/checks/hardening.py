@@ -108,6 +108,9 @@ def hardening_backup_only_freezes_with_hooks_and_guardian(g):
         # CAP_DAC_OVERRIDE 1, DAC_READ_SEARCH 2, KILL 5, SETGID 6, SETUID 7, IPC_LOCK 14, SYS_ADMIN 21, SYS_RESOURCE 24.
         wanted = sum(1 << number for number in (1, 2, 5, 6, 7, 14, 21, 24))
         equal((int(agent["CapBnd"], 16), int(agent["CapEff"], 16)), (wanted, wanted), "capabilities")
+        # /sys is read-only but for the one setting that a freeze changes.
+        writable = "for name in kernel/rcu_expedited kernel/profiling; do test -w /sys/$name && echo $name; done; true"
+        equal(g.oob.run(f"nsenter -t {g.agent_pid()} -m sh -c '{writable}'"), "kernel/rcu_expedited\n", "what is writable in /sys")
         # A mount that is newer than the service.
         g.oob.run("modprobe loop; truncate -s 64M /var/tmp/late.img && mkfs.ext4 -q /var/tmp/late.img && mkdir -p /mnt/private/late "
                   "&& chown nobody /mnt/private && chmod 700 /mnt/private && mount -o loop /var/tmp/late.img /mnt/private/late")

@@ -13,8 +13,11 @@ def connect(path, timeout=10):
     end = time.monotonic() + timeout
     while True:
         sock = socket.socket(socket.AF_UNIX)
+        # QEMU accepts none while it still holds one whose end it has not seen.
+        sock.settimeout(timeout)
         try:
             sock.connect(str(path))
+            sock.settimeout(None)
             return sock
         except OSError as error:
             sock.close()

@@ -88,6 +88,18 @@ def writable(g, *folders, timeout=20):
         equal(status, 0, f"a write to {folder} ({err})")
 
 
+def uptime(g):
+    """The time of the kernel's log, in seconds since boot."""
+    return float(g.oob.run("cut -d' ' -f1 /proc/uptime"))
+
+
+def no_kernel_warnings(g, since):
+    """The kernel has logged no hung task, warning or I/O error since that `uptime`."""
+    pattern = "blocked for more than|hung task|possible recursive|BUG:|WARNING:|I/O error"
+    found = g.oob.run(f"dmesg | grep -E '{pattern}' | awk -F'[][ ]+' '$2 > {since}' | head -n 5", check=False)
+    equal(found, "", "hung tasks, warnings and I/O errors in the kernel's log")
+
+
 def no_guardian(g):
     """No guardian process is left."""
     end = time.monotonic() + 10

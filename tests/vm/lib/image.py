@@ -28,6 +28,8 @@ class Kind:
     root_size: str = "1G"
     # Only where the release has them.
     where_known: tuple[str, ...] = ()
+    # Without one: the distribution's small kernel for guests.
+    kernel: str | None = None
 
 
 KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
@@ -41,6 +43,9 @@ MAIN = Kind("main", f"""{BASE} systemd-sysv dbus libglib2.0-0 mariadb-server pos
 DEBIAN13 = Kind("debian13", f"{BASE} systemd-sysv dbus libglib2.0-0t64", "trixie")
 # The last release whose udev comes with an init script.
 SYSVINIT = Kind("sysvinit", f"{BASE} sysvinit-core libglib2.0-0", "bookworm", init="sysvinit")
+# A release whose kernel is known to have the SCSI target, the NVMe target and nbd as modules. The full kernel boots with the same MODULES.
+HIDDEN = Kind("hidden", f"{BASE} systemd-sysv dbus libglib2.0-0 nbdkit nbd-client", "bookworm", root_size="2G",
+              kernel="linux-image-amd64")
 DATA_SIZE = "1G"
 MODULES = "virtio_pci virtio_blk virtio_console ext4 xfs crc32c_generic".split()
 
@@ -52,7 +57,7 @@ def say(text):
 def ensure(kind=MAIN):
     """Builds the image if its key is new; returns the directory with root.img, data.img, vmlinuz and initrd."""
     codename = kind.codename or apt.codename()
-    packages = [KERNELS.get(apt.os_release().get("ID"), KERNELS["debian"]), *kind.packages.split(), *filter(apt.known, kind.where_known)]
+    packages = [kind.kernel or KERNELS.get(apt.os_release().get("ID"), KERNELS["debian"]), *kind.packages.split(), *filter(apt.known, kind.where_known)]
     sources = apt.sources(codename)
     digest = hashlib.sha256("\n".join([codename, kind.init, kind.root_size, *packages, *sources]).encode())
     for file in [pathlib.Path(__file__), *sorted(paths.GUEST_FILES.iterdir())]:

@@ -33,7 +33,10 @@ class PackageGuest(guest.RawGuest):
 
     def service(self, action):
         """What an administrator does with the service."""
-        self.oob.run(f"systemctl {action} qemu-guest-agent")
+        self.oob.run(self.service_command(action))
+
+    def service_command(self, action):
+        return f"systemctl {action} qemu-guest-agent"
 
     def active(self):
         """Whether the init system takes the service for running."""
@@ -155,8 +158,8 @@ class SysvGuest(PackageGuest):
 
     LOGS = "dmesg; cat /var/log/dpkg.log /var/log/qga-fsfreeze-hook.log"
 
-    def service(self, action):
-        self.oob.run(f"/etc/init.d/qemu-guest-agent {action}")
+    def service_command(self, action):
+        return f"/etc/init.d/qemu-guest-agent {action}"
 
     def active(self):
         return self.oob.start("/etc/init.d/qemu-guest-agent status").wait(60)[0] == 0

@@ -24,9 +24,9 @@ def binary_under_test():
     return path
 
 
-def original_binary():
-    """Debian's own agent, unpacked by tests/vm/setup."""
-    path = ORIGINAL / "usr/sbin/qemu-ga"
+def original_binary(original=ORIGINAL):
+    """Debian's own agent, unpacked by tests/vm/setup or tests/vm/original."""
+    path = original / "usr/sbin/qemu-ga"
     if not path.exists():
         raise SystemExit(f"{path} is not there: run tests/vm/setup first")
     return path

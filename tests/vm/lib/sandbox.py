@@ -33,24 +33,34 @@ def only_one(lock):
 
 def enter(private):
     """Returns inside the sandbox, in a grandchild. `private` is a directory for its files."""
+    fork_into(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
+    _mount(private)
+
+
+def fork_into(namespaces, own=()):
+    """Returns in a grandchild inside new `namespaces`, which include CLONE_NEWPID; the caller waits for it and ends as it does.
+
+    The descriptors in `own` stay open in the grandchild only.
+    """
     libc = ctypes.CDLL(None, use_errno=True)
     sys.stdout.flush()
-    if libc.unshare(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET) != 0:
+    if libc.unshare(namespaces) != 0:
         sys.exit(f"no namespaces of its own: {os.strerror(ctypes.get_errno())} (root of the machine is needed, not of a container)")
     first = os.fork()
     if first:
-        _stand_for(first)
+        _stand_for(first, own)
     # Process 1 of the namespace dies with its parent, and all others with process 1.
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     worker = os.fork()
     if worker:
-        _stand_for(worker)
+        _stand_for(worker, own)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    _mount(private)
 
 
-def _stand_for(child):
+def _stand_for(child, own):
     """Waits for `child` and ends as it does; hands signals on, and reaps what others leave behind (libvirt waits for that)."""
+    for descriptor in own:
+        os.close(descriptor)
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: os.kill(child, signal.SIGTERM))
     while True:

@@ -3,8 +3,8 @@
 use super::*;
 use proptest::prelude::*;
 
-/// Filesystems with their first mountpoints, and which stands on which, surely or not.
-fn survey(count: usize, root: Option<usize>, under: &[(usize, usize, bool)]) -> Survey {
+/// Filesystems with their first mountpoints, and which stands on which.
+fn survey(count: usize, root: Option<usize>, under: &[(usize, usize)]) -> Survey {
     let filesystem = |index: usize| Filesystem {
         mountpoint: match root == Some(index) {
             true => b"/".to_vec(),
@@ -18,11 +18,8 @@ fn survey(count: usize, root: Option<usize>, under: &[(usize, usize, bool)]) -> 
     let details = |index: usize| Details {
         under: under
             .iter()
-            .filter(|(above, _, _)| *above == index)
-            .map(|&(_, below, certain)| Under {
-                device: (8, below as u32),
-                certain,
-            })
+            .filter(|(above, _)| *above == index)
+            .map(|&(_, below)| (8, below as u32))
             .collect(),
         ..Details::default()
     };
@@ -34,10 +31,10 @@ fn survey(count: usize, root: Option<usize>, under: &[(usize, usize, bool)]) -> 
 }
 
 /// Whether a filesystem comes to stand on another, over any number of steps.
-fn reach(count: usize, under: &[(usize, usize, bool)]) -> Vec<Vec<bool>> {
+fn reach(count: usize, under: &[(usize, usize)]) -> Vec<Vec<bool>> {
     let mut reach = vec![vec![false; count]; count];
-    for &(above, below, certain) in under {
-        if certain && above < count && below < count {
+    for &(above, below) in under {
+        if above < count && below < count {
             reach[above][below] = true;
         }
     }
@@ -56,7 +53,7 @@ proptest! {
     fn every_filesystem_is_accounted_for_and_in_order(
         count in 0_usize..10,
         root in proptest::option::of(0_usize..10),
-        under in proptest::collection::vec((0_usize..10, 0_usize..10, any::<bool>()), 0..12),
+        under in proptest::collection::vec((0_usize..10, 0_usize..10), 0..12),
         excluded in proptest::collection::vec(0_usize..10, 0..3),
         only in proptest::option::of(proptest::collection::vec(0_usize..12, 0..12)),
     ) {
@@ -86,13 +83,12 @@ proptest! {
                 sorted.sort_unstable();
                 prop_assert_eq!(&sorted, &chosen);
                 prop_assert_eq!(plan.skipped.len() + chosen.len(), count);
-                let level = |at: usize| plan.targets[at].level;
+                prop_assert!(plan.targets.is_sorted_by_key(|target| target.batch));
                 for (at, &earlier) in order.iter().enumerate() {
-                    for (behind, &later) in order.iter().enumerate().skip(at + 1) {
+                    for &later in &order[at + 1..] {
                         prop_assert!(!reach[later][earlier], "{later} stands on {earlier}");
-                        prop_assert!(level(at) + usize::from(reach[earlier][later]) <= level(behind));
                         // Only what the root stands on comes after it.
-                        if root == Some(earlier) && under.iter().all(|(_, _, certain)| *certain) {
+                        if root == Some(earlier) {
                             prop_assert!(reach[earlier][later]);
                         }
                     }

@@ -1,0 +1,104 @@
+//! What a child is found by that left its family: a control group that it is started in, where one can
+//! be made below ours, and a variable. Neither can be come by without the child.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use super::MARK_ENV;
+use crate::sys::cgroup::own_groups;
+use crate::sys::process::Announcement;
+
+/// What the names of these control groups begin with.
+const PREFIX: &str = "qga-hook-";
+/// How often a control group is tried to be removed: what was in it may be about to end.
+const TRIES: u32 = 10;
+
+pub struct Scope {
+    /// Unlike that of any other child, also after the numbers of processes begin anew.
+    mark: String,
+    group: Option<PathBuf>,
+}
+
+impl Scope {
+    pub fn new() -> Scope {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = now.map_or(0, |now| now.as_nanos() as u64);
+        let mark = format!("{}-{now:016x}", std::process::id());
+        let groups = own_groups().unwrap_or_default();
+        let group = groups.into_iter().find_map(|own| {
+            if !own.join("cgroup.procs").exists() {
+                return None;
+            }
+            remove_stale(&own);
+            let group = own.join(format!("{PREFIX}{mark}"));
+            fs::create_dir(&group).is_ok().then_some(group)
+        });
+        Scope { mark, group }
+    }
+
+    pub fn mark(&self) -> &str {
+        &self.mark
+    }
+
+    /// What the child writes to be in it.
+    pub fn entry(&self) -> Option<Announcement> {
+        let list = self.group.as_ref()?.join("cgroup.procs");
+        let list = fs::OpenOptions::new().write(true).open(list).ok()?;
+        Some(Announcement {
+            fd: list.into(),
+            text: b"0".to_vec(),
+        })
+    }
+
+    /// Whether the process belongs to it.
+    pub fn has(&self, pid: i32) -> bool {
+        let holds = |file: &str, text: String| {
+            let found = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
+            found
+                .windows(text.len())
+                .any(|part| part == text.as_bytes())
+        };
+        self.group.is_some() && holds("cgroup", format!("/{PREFIX}{}", self.mark))
+            || holds("environ", format!("{MARK_ENV}={}", self.mark))
+    }
+
+    /// SIGKILL to all that is in the control group at once, before Linux 5.14 to none.
+    pub fn kill(&self) {
+        if let Some(group) = &self.group {
+            fs::write(group.join("cgroup.kill"), "1").ok();
+        }
+    }
+}
+
+impl Drop for Scope {
+    /// What is left on purpose goes on in our own control group, where it would be without this.
+    fn drop(&mut self) {
+        let Some(group) = &self.group else { return };
+        for _ in 0..TRIES {
+            match fs::remove_dir(group) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => (),
+                _ => return,
+            }
+            let left = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+            let own = group.with_file_name("cgroup.procs");
+            for pid in left.lines() {
+                // One that has ended cannot be moved.
+                fs::write(&own, pid).ok();
+            }
+            std::thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+/// Removes what a process left that was killed, unless something is in it.
+fn remove_stale(own: &Path) {
+    for entry in fs::read_dir(own).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        let name = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        let maker = name.and_then(|mark| mark.split_once('-'));
+        if maker.is_some_and(|(pid, _)| !Path::new("/proc").join(pid).exists()) {
+            fs::remove_dir(entry.path()).ok();
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! What an agent finds that starts after another one: a freeze that holds, or its remains.
+
+use super::{Engine, Freeze, Held, State};
+use crate::freeze::guardian::Inherited;
+use crate::freeze::ops::{Legacy, Ops};
+use crate::freeze::plan;
+use crate::freeze::report::{End, Outcome, Report};
+use crate::hooks::{Phase, ThawReason};
+use crate::state::{Marker, boot_id};
+use std::time::Duration;
+
+impl<O: Ops> Engine<O> {
+    /// Learns what an earlier process has left, as soon as its guardian says so, or if there is none.
+    pub(super) fn recover(&mut self, waits: bool) {
+        if !self.has_legacy {
+            return;
+        }
+        let legacy = self.ops.legacy(waits);
+        self.has_legacy = matches!(legacy, Legacy::Unknown);
+        match legacy {
+            Legacy::Unknown => {}
+            Legacy::Freeze(inherited, handles) => self.take_over(*inherited, handles),
+            Legacy::Ended(expiry) => self.settle(&expiry),
+            Legacy::Unguarded(Some(marker)) => self.take_over_unguarded(marker),
+            Legacy::Unguarded(None) => {
+                self.state = State::Thawed;
+                self.ops.speak();
+                self.thaw_hooks_left_over();
+            }
+        }
+    }
+
+    /// Goes on with a freeze as the agent that made it: with its descriptors, its limit and its hook master.
+    fn take_over(&mut self, inherited: Inherited, handles: Vec<O::Handle>) {
+        self.report = *inherited.report;
+        let records = &self.report.filesystems;
+        let entrusted = inherited.filesystems.into_iter();
+        // What its agent left out is not ours to thaw: others may have frozen it.
+        let is_frozen = |number: usize| {
+            records
+                .get(number)
+                .is_none_or(|record| record.outcome != Outcome::Skipped)
+        };
+        let held = entrusted.zip(handles);
+        let held = held.filter(|(entrusted, _)| is_frozen(entrusted.number));
+        let held = held.map(|(entrusted, handle)| Held {
+            handle,
+            optional: records.get(entrusted.number).is_some_and(|r| r.optional),
+            name: entrusted.mountpoint,
+            record: entrusted.number,
+            batch: 0,
+            watch: None,
+        });
+        let held = held.collect();
+        let left = inherited.left_ms.map(Duration::from_millis);
+        self.ops.use_hook(inherited.hook);
+        self.state = State::Frozen(Freeze {
+            held,
+            since: Duration::from_millis(inherited.since_ms),
+            ends: left.map(|left| self.ops.now() + left),
+            is_inherited: true,
+            guardians_left: super::way_in::MAX_GUARDIANS,
+        });
+    }
+
+    /// Nobody guards what the marker names. Another guardian is started, for the limit goes on; but if
+    /// nothing is frozen any more, the hooks are thawed and that was all.
+    fn take_over_unguarded(&mut self, marker: Marker) {
+        self.state = State::Thawed;
+        // An empty marker, as the original's, says nothing: then every filesystem may be frozen.
+        let is_known = !marker.boot.is_empty();
+        self.report = Report::begin(self.ops.wall_clock());
+        self.report.errors.push(UNGUARDED.into());
+        if is_known && marker.boot != boot_id() {
+            return self.end_remains();
+        }
+        let mut targets = Vec::new();
+        match self.ops.survey() {
+            Ok(survey) => targets = plan::everything(&survey),
+            Err(error) => self.warn(format!("failed to read the mount table: {error}")),
+        }
+        targets.retain(|target| !is_known || marker.devices.contains(&target.device));
+        // A freeze of hooks alone has none.
+        let has_filesystems = !is_known || !marker.devices.is_empty();
+        let held = self.open_for_thaw(&targets);
+        let now = self.ops.now();
+        let (mut since, mut limit) = (now, self.hold_limit);
+        if is_known {
+            since = since.min(Duration::from_millis(marker.since_ms));
+            limit = marker.limit_ms.map(Duration::from_millis);
+            self.report.id = marker.id;
+            self.ops.use_hook(marker.hook);
+        }
+        let ends = limit.map(|limit| since + limit);
+        let left = ends.map(|ends| ends.saturating_sub(now));
+        let guarded = self.start_guardian_again(&held, left, None);
+        self.note(guarded);
+        let handles: Vec<&O::Handle> = held.iter().map(|held| &held.handle).collect();
+        if is_known && has_filesystems && !self.ops.is_any_frozen(&handles) {
+            return self.end_remains();
+        }
+        for held in held.iter().filter(|_| is_known) {
+            self.report.set(held.record, Outcome::Frozen);
+        }
+        self.state = State::Frozen(Freeze {
+            held,
+            since,
+            ends,
+            is_inherited: true,
+            guardians_left: super::way_in::MAX_GUARDIANS,
+        });
+        self.tell_frozen();
+    }
+
+    /// Agent and guardian died, and nothing is frozen.
+    fn end_remains(&mut self) {
+        let unmarked = self.ops.mark_thawed();
+        self.note(unmarked);
+        self.remember_expiry(0, "the agent and its guardian were killed");
+        // What this meets is in the log and the report.
+        self.call_hooks(Phase::Thaw, Some(ThawReason::Recovered))
+            .err();
+        self.finish(End::Expiry);
+    }
+
+    /// Hooks that are still asleep by the journal: of an agent that was killed together with its guardian before anything
+    /// was frozen, or of a thaw that could not call them.
+    pub(super) fn thaw_hooks_left_over(&mut self) {
+        if !self.ops.has_journal() {
+            return;
+        }
+        // Without an id: whoever tells them first, they are told once.
+        self.report = Report::default();
+        tracing::warn!("hooks that an earlier freeze has left asleep are told to thaw");
+        // What this meets is in the log.
+        self.call_hooks(Phase::Thaw, Some(ThawReason::Recovered))
+            .err();
+        self.report = Report::default();
+    }
+}
+
+/// What the report of such a freeze says first.
+const UNGUARDED: &str = "the agent that froze and its guardian were killed";

@@ -1,0 +1,109 @@
+//! Filesystems that cannot be frozen: vfat, which every UEFI guest has at /boot/efi.
+//!
+//! Such a one is flushed, and the writes to its device are counted from before the first FIFREEZE until right before the
+//! first FITHAW. Without any, what a snapshot has of it is what the flush left. The end is before the first FITHAW, not after
+//! the last: a snapshot is taken before the host asks for the thaw, and who wrote because he was woken by the thaw of another
+//! filesystem did not harm it. The files of the counters are open by then, so that reading them allocates nothing.
+
+use super::{Engine, Held};
+use crate::freeze::ops::Ops;
+use crate::freeze::policy::{Mode, Pattern};
+use crate::freeze::report::{FilesystemRecord, Outcome, Watch};
+use crate::sys::strerror;
+use nix::libc;
+use std::io;
+
+impl<O: Ops> Engine<O> {
+    /// Before the first FIFREEZE: flushes what is to be watched once more, and counts.
+    pub(super) fn begin_watch(&mut self, held: &[Held<O::Handle>]) {
+        let is_watched = |held: &&Held<_>| held.watch.is_some();
+        let watched: Vec<_> = held.iter().filter(is_watched).collect();
+        if watched.is_empty() {
+            return;
+        }
+        let handles: Vec<&O::Handle> = watched.iter().map(|held| &held.handle).collect();
+        let flushed = self.ops.flush(&handles, false);
+        for (held, flushed) in watched.into_iter().zip(flushed) {
+            if let Err(error) = flushed {
+                let text = format!("failed to flush {}: {}", held.name, strerror(&error));
+                self.report.write_errors.push(text.clone());
+                self.warn(text);
+                continue;
+            }
+            let Some((device, written)) = held
+                .watch
+                .and_then(|device| Some((device, self.ops.written(device)?)))
+            else {
+                continue;
+            };
+            self.report.filesystems[held.record].watch = Some(Watch {
+                device,
+                writes: written.ended,
+            });
+        }
+    }
+
+    /// FIFREEZE refused it: whether it is held all the same, as things stand.
+    pub(super) fn is_held_unfrozen(&mut self, record: usize, error: &io::Error) -> bool {
+        if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
+            return false;
+        }
+        let Some(entry) = self.report.filesystems.get(record) else {
+            return false;
+        };
+        let is_watched = entry.watch.is_some() && !self.policy.strict;
+        let why = match entry.read_only {
+            true => "read-only",
+            false if is_watched => "flushed; writes to its device are watched",
+            false => return false,
+        };
+        let name = &entry.mountpoint;
+        tracing::info!("{name} is of a type that cannot be frozen: {why}");
+        let detail = format!("this type of filesystem cannot be frozen: {why}");
+        self.report.explain(record, Outcome::Skipped, &detail);
+        true
+    }
+
+    /// After the last FITHAW: what was mounted meanwhile was not frozen.
+    pub(super) fn note_new_mounts(&mut self) {
+        if self.report.requested.is_some() || self.policy.freeze != Mode::All {
+            return;
+        }
+        for filesystem in self.ops.mounted_since() {
+            let (mountpoint, fstype) = (&filesystem.mountpoint, &filesystem.fstype);
+            let means = |pattern: &Pattern| pattern.matches(mountpoint, fstype, &[]);
+            let (exclude, include) = (&self.policy.exclude, &self.policy.include);
+            self.report.skipped.push(FilesystemRecord {
+                outcome: Outcome::Skipped,
+                detail: Some("it was mounted while the others were frozen".into()),
+                writable: !exclude.iter().any(means)
+                    && (include.is_empty() || include.iter().any(means)),
+                ..FilesystemRecord::new(mountpoint, fstype)
+            });
+        }
+    }
+
+    /// Right before the first FITHAW: what was written to meanwhile is not held.
+    pub(super) fn end_watch(&mut self) {
+        for record in &mut self.report.filesystems {
+            let Some(watch) = record.watch.as_ref() else {
+                continue;
+            };
+            if record.outcome != Outcome::Skipped {
+                continue;
+            }
+            let unchanged = |written: crate::probe::write_counters::Written| {
+                written.ended == watch.writes && written.in_flight == 0
+            };
+            if !self.ops.written(watch.device).is_some_and(unchanged) {
+                record.watch = None;
+                record.read_only = false;
+                record.detail = Some(WRITTEN.into());
+            }
+        }
+    }
+}
+
+/// What is told of a filesystem that was watched, and written to.
+const WRITTEN: &str =
+    "it cannot be frozen, and its device was written to while the others were frozen";

@@ -1,0 +1,100 @@
+//! How far a run is and since when, as the agent has told its guardian; all times on the clock that processes share.
+
+use super::{Activity, Order};
+use crate::sys::clock;
+use std::time::Duration;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Progress {
+    /// What the agent is doing.
+    pub activity: Activity,
+    since: Duration,
+    /// Since when everything is frozen.
+    pub frozen_at: Option<Duration>,
+    thaw_at: Option<Duration>,
+}
+
+impl Progress {
+    /// Of a run that begins now.
+    pub fn begin() -> Self {
+        Self {
+            activity: Activity::Flush,
+            since: clock::monotonic(),
+            frozen_at: None,
+            thaw_at: None,
+        }
+    }
+
+    /// Of a run whose guardian is replaced; since when everything is frozen, if it is.
+    pub fn replacing(frozen_at: Option<Duration>) -> Self {
+        let activity = match frozen_at {
+            Some(_) => Activity::Held,
+            None => Activity::Freeze,
+        };
+        Self {
+            activity,
+            since: frozen_at.unwrap_or_else(clock::monotonic),
+            frozen_at,
+            thaw_at: None,
+        }
+    }
+
+    /// Takes in what the agent says.
+    pub fn note(&mut self, order: &Order) {
+        self.activity = match order {
+            Order::HooksCalled => Activity::FreezeHooks,
+            Order::Filesystems { .. } => Activity::Freeze,
+            Order::Frozen { since_ms, .. } => {
+                self.frozen_at = Some(Duration::from_millis(*since_ms));
+                Activity::Held
+            }
+            Order::Claim | Order::Claimed { .. } => {
+                self.thaw_at = Some(clock::monotonic());
+                Activity::Thaw
+            }
+            Order::HooksThawed => Activity::ThawHooks,
+            _ => return,
+        };
+        self.since = clock::monotonic();
+    }
+
+    /// How long the agent has been doing what it does, in seconds.
+    pub fn seconds(&self) -> f64 {
+        clock::monotonic().saturating_sub(self.since).as_secs_f64()
+    }
+
+    /// How long everything was frozen until the thaw began, or until now, in seconds.
+    pub fn held(&self) -> f64 {
+        let until = self.thaw_at.unwrap_or_else(clock::monotonic);
+        let held = self.frozen_at.map(|at| until.saturating_sub(at));
+        held.unwrap_or_default().as_secs_f64()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_held_is_not_held_any_more_when_the_thaw_has_begun() {
+        let mut progress = Progress::begin();
+        assert_eq!((progress.activity, progress.held()), (Activity::Flush, 0.0));
+        progress.note(&Order::HooksCalled);
+        assert_eq!(progress.activity, Activity::FreezeHooks);
+        let ago = clock::monotonic() - Duration::from_secs(5);
+        progress.note(&Order::Frozen {
+            report: Box::default(),
+            order: Vec::new(),
+            since_ms: ago.as_millis() as u64,
+        });
+        assert!(progress.held() >= 5.0 && progress.seconds() < 5.0);
+        progress.note(&Order::Claimed { is_early: false });
+        let held = progress.held();
+        std::thread::sleep(Duration::from_millis(2));
+        progress.note(&Order::HooksThawed);
+        progress.note(&Order::Status);
+        assert_eq!(progress.activity, Activity::ThawHooks);
+        assert_eq!(progress.held(), held);
+    }
+}

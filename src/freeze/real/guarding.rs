@@ -1,0 +1,219 @@
+//! The agent's side of its guardians.
+
+use super::{RealOps, SYS};
+use crate::freeze::guardian::link::{Link, Received, Socket};
+use crate::freeze::guardian::{Entrusted, Entrustment, Order, Replaced};
+use crate::freeze::ops::{Holding, Legacy};
+use crate::freeze::root::Root;
+use crate::hooks::Phase;
+use crate::sys::process::Announcement;
+use crate::sys::rcu::{self, Expedition};
+use crate::sys::{guardian, strerror};
+use nix::fcntl::OFlag;
+use nix::unistd::pipe2;
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+/// How long making the guardian's socket may take.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
+
+impl RealOps {
+    /// No guardian, so nobody would undo what this agent does if it died.
+    pub(super) fn unguarded(&mut self, error: &io::Error) -> String {
+        // One that was stopped must not act when it goes on; one that thaws already is to finish that.
+        if let Some(mut guardian) = self.guardian.take_if(|guardian| guardian.is_undecided()) {
+            guardian.end();
+        }
+        self.expedites_rcu = false;
+        format!(
+            "no guardian stands by, so if the agent dies while frozen nobody thaws: {}",
+            strerror(error)
+        )
+    }
+
+    /// The hook master tells the guardian that it has begun. One that thaws leaves the service's control
+    /// group, for a service manager that stops or restarts the service, or cleans up after an agent
+    /// that died, would end it before every hook has thawed.
+    pub(super) fn announcements(&self, phase: Phase) -> Vec<Announcement> {
+        let (mut announcements, order) = match phase {
+            Phase::Freeze => (Vec::new(), Order::HooksCalled),
+            Phase::Thaw => {
+                let ways_out = guardian::ways_out_of_service().unwrap_or_else(|error| {
+                    tracing::debug!("thaw hooks stay in the service's control group: {error}");
+                    Vec::new()
+                });
+                (ways_out, Order::HooksThawed)
+            }
+        };
+        let announce = |guardian: &Link| guardian.announcement(&order).ok();
+        announcements.extend(self.guardian.as_ref().and_then(announce));
+        announcements
+    }
+
+    pub(super) fn hook(&self) -> Option<PathBuf> {
+        self.inherited_hook.as_ref().unwrap_or(&self.hook).clone()
+    }
+
+    /// What the guardian gets to know of the filesystems, and their descriptors.
+    fn entrustment<'a>(
+        &mut self,
+        held: &[Holding<'a, Arc<Root>>],
+        limit: Option<Duration>,
+    ) -> (Entrustment, Vec<BorrowedFd<'a>>) {
+        let roots = held
+            .iter()
+            .map(|held| (held.number, Arc::downgrade(held.handle)));
+        self.entrusted = roots.collect();
+        let entrust = |held: &Holding<'_, _>| Entrusted {
+            number: held.number,
+            mountpoint: held.mountpoint.to_owned(),
+        };
+        let entrustment = Entrustment {
+            filesystems: held.iter().map(entrust).collect(),
+            expedites_rcu: self.expedites_rcu,
+            limit_ms: limit.map(|limit| limit.as_millis() as u64),
+        };
+        (
+            entrustment,
+            held.iter().map(|held| held.handle.as_fd()).collect(),
+        )
+    }
+
+    /// Whether RCU grace periods are expedited. It is taken away from others, so only if somebody gives it back.
+    fn may_expedite_rcu(&self) -> bool {
+        !self.keeps_rcu
+            && match rcu::look(Path::new(SYS)) {
+                Expedition::Available => true,
+                other => {
+                    tracing::debug!("RCU grace periods are not expedited: {other}");
+                    false
+                }
+            }
+    }
+
+    /// See [`Ops::entrust`](crate::freeze::ops::Ops::entrust).
+    pub(super) fn entrust_filesystems(
+        &mut self,
+        held: &[Holding<'_, Arc<Root>>],
+        limit: Option<Duration>,
+    ) -> io::Result<()> {
+        self.expedites_rcu = self.guardian.is_some() && self.may_expedite_rcu();
+        let (entrustment, roots) = self.entrustment(held, limit);
+        match &mut self.guardian {
+            Some(guardian) => guardian.entrust(entrustment, &roots),
+            None => Err(io::Error::other("it did not get ready")),
+        }
+    }
+
+    /// See [`Ops::replace_guardian`](crate::freeze::ops::Ops::replace_guardian).
+    pub(super) fn start_replacement(
+        &mut self,
+        run: &str,
+        held: &[Holding<'_, Arc<Root>>],
+        limit: Option<Duration>,
+        since: Option<Duration>,
+    ) -> io::Result<()> {
+        // What is frozen already needs it no more.
+        self.expedites_rcu = since.is_none() && self.may_expedite_rcu();
+        let (entrustment, roots) = self.entrustment(held, limit);
+        let replaced = Replaced {
+            entrustment,
+            since_ms: since.map(|since| since.as_millis() as u64),
+        };
+        let started = self.start_link(run, Some((replaced, roots)))?;
+        self.guardian.insert(started).await_ready()
+    }
+
+    /// Starts a guardian, where all guardians of this freeze listen.
+    pub(super) fn start_link(
+        &mut self,
+        run: &str,
+        replaces: Option<(Replaced, Vec<BorrowedFd<'_>>)>,
+    ) -> io::Result<Link> {
+        let (hook, statedir) = (self.hook(), self.state.path().to_owned());
+        if self.socket.is_none() {
+            let dir = statedir.clone();
+            // It may be on what a predecessor has frozen.
+            let opened = self
+                .pool
+                .run_one(Some(SOCKET_TIMEOUT), Socket::close, move || {
+                    Socket::open(&dir)
+                });
+            self.socket = opened
+                .inspect_err(|error| {
+                    tracing::warn!(
+                        "cannot listen in {}: {}; no successor of this agent, and neither qemu-ga status nor thaw, finds the guardian",
+                        statedir.display(),
+                        strerror(error)
+                    );
+                })
+                .ok();
+        }
+        let socket = self.socket.as_ref();
+        let (freezing, alive) = pipe2(OFlag::O_CLOEXEC)?;
+        self.alive = Some(alive);
+        let run = run.to_owned();
+        Link::start(hook, statedir, run, socket, freezing.as_fd(), replaces)
+    }
+
+    /// See [`Ops::legacy`](crate::freeze::ops::Ops::legacy).
+    pub(super) fn receive_legacy(&mut self, waits: bool) -> Legacy<Arc<Root>> {
+        match self
+            .guardian
+            .as_mut()
+            .map(|guardian| guardian.receive(waits))
+        {
+            Some(Received::Nothing) => {
+                let is_stopped = self.guardian.as_ref().is_some_and(Link::is_stopped);
+                let was_stopped = std::mem::replace(&mut self.was_stopped, is_stopped);
+                if !(is_stopped && was_stopped) {
+                    return Legacy::Unknown;
+                }
+                tracing::warn!(
+                    "the guardian of a freeze is stopped; it is ended, and the agent goes on"
+                );
+                self.guardian.take().as_mut().map(Link::end);
+            }
+            Some(Received::Ended(expiry)) => return Legacy::Ended(expiry),
+            Some(Received::Freeze(inherited, roots, socket)) => {
+                self.socket = Some(socket);
+                let root = |root| Arc::new(Root::from(File::from(root)));
+                let roots: Vec<Arc<Root>> = roots.into_iter().map(root).collect();
+                return Legacy::Freeze(inherited, roots);
+            }
+            Some(Received::Gone) | None => self.guardian = None,
+        }
+        let is_marked = self.state.is_marked_frozen().unwrap_or(true);
+        let marker = is_marked.then(|| self.state.read_marker());
+        Legacy::Unguarded(marker.map(Option::unwrap_or_default))
+    }
+
+    /// Lets the guardian go, or leaves it in charge of what FIFREEZE has not answered yet.
+    pub(super) fn let_guardian_go(&mut self) {
+        let late: Vec<Arc<Root>> = self.late.drain(..).filter_map(|l| l.upgrade()).collect();
+        if let Some(socket) = self.socket.take() {
+            socket.close();
+        }
+        let Some(guardian) = self.guardian.take() else {
+            return;
+        };
+        if late.is_empty() {
+            return guardian.dismiss();
+        }
+        let is_late = |root: &Weak<Root>| {
+            let known = root.upgrade();
+            known.is_some_and(|known| late.iter().any(|late| Arc::ptr_eq(late, &known)))
+        };
+        let entrusted = std::mem::take(&mut self.entrusted);
+        let numbers = entrusted.iter().filter(|(_, root)| is_late(root));
+        let numbers: Vec<usize> = numbers.map(|(number, _)| *number).collect();
+        let lingering = Arc::new(guardian.linger(&numbers));
+        for root in late {
+            root.guardian.set(lingering.clone()).ok();
+        }
+    }
+}

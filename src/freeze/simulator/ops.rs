@@ -1,0 +1,358 @@
+//! What the engine asks of the world, one step each.
+
+use super::*;
+
+impl Ops for Simulator {
+    type Handle = usize;
+
+    fn survey(&mut self) -> io::Result<Survey> {
+        self.step("survey".into(), survey_of)
+    }
+
+    fn survey_again(&mut self) -> io::Result<Option<Survey>> {
+        self.step("survey again".into(), |world| {
+            world.mounted_by_hooks.take().map(|mountpoint| {
+                world.mountpoints.push(mountpoint);
+                world.frozen.push(false);
+                survey_of(world)
+            })
+        })
+    }
+    fn open(&mut self, targets: &[Target]) -> Vec<Result<usize, OpenError>> {
+        let open = |target: &Target| {
+            let name = target.filesystem.name();
+            let index = target.filesystem.minor as usize;
+            let opened = self.step(format!("open {name}"), |_| index);
+            opened.map_err(OpenError::Failed)
+        };
+        targets.iter().map(open).collect()
+    }
+
+    fn dirty_bytes(&mut self) -> Option<u64> {
+        let mut world = self.0.borrow_mut();
+        if world.dirty.len() > 1 {
+            return world.dirty.remove(0);
+        }
+        world.dirty.first().copied().unwrap_or(Some(0))
+    }
+
+    fn flush(&mut self, handles: &[&usize], commits_first: bool) -> Vec<io::Result<()>> {
+        let commit = if commits_first { " with a commit" } else { "" };
+        let each = |&&index: &&usize| self.step(format!("flush {index}{commit}"), |_| ());
+        handles.iter().map(each).collect()
+    }
+
+    fn freeze(&mut self, handles: &[&usize]) -> Vec<Option<Timed>> {
+        assert!(handles.len() <= self.0.borrow().at_once, "too many at once");
+        let done = self.side_by_side("freeze", handles, |world, index| {
+            assert!(world.hushed, "the log gate is open during a freeze");
+            assert!(!world.blocked.contains(&index) && !world.frozen[index]);
+            for &(above, below) in &world.under {
+                assert!(
+                    above != index || !world.frozen[below],
+                    "frozen after what it stands on"
+                );
+            }
+            if world.is_held_up(index) {
+                world.blocked.push(index);
+            } else {
+                world.frozen[index] = true;
+            }
+            Ok(())
+        });
+        let mut world = self.0.borrow_mut();
+        let mut answers = Vec::new();
+        world.late = Vec::new();
+        for (result, &&index) in done.into_iter().zip(handles) {
+            let is_blocked = world.blocked.contains(&index);
+            answers.push((!is_blocked).then(|| timed(result)));
+            world.late.extend(is_blocked.then_some(index));
+        }
+        answers
+    }
+
+    fn await_freeze(&mut self, patience: Patience) -> Vec<Option<Timed>> {
+        let is_last = patience != Patience::Delay;
+        let mut world = self.0.borrow_mut();
+        let mut answers = Vec::new();
+        for index in std::mem::take(&mut world.late) {
+            let is_blocked = world.blocked.contains(&index);
+            if is_blocked && !is_last {
+                world.late.push(index);
+                answers.push(None);
+                continue;
+            }
+            // Given up: what comes through later is taken back on the spot.
+            world.blocked.retain(|&blocked| blocked != index);
+            let overdue = Err(io::ErrorKind::TimedOut.into());
+            answers.push(Some(timed(if is_blocked { overdue } else { Ok(()) })));
+        }
+        answers
+    }
+
+    fn thaw(&mut self, handles: &[&usize]) -> Vec<Timed> {
+        let done = self.side_by_side("thaw", handles, |world, index| {
+            if std::mem::take(&mut world.frozen[index]) {
+                world.go_on();
+                Ok(())
+            } else {
+                Err(io::Error::from_raw_os_error(libc::EINVAL))
+            }
+        });
+        done.into_iter().map(timed).collect()
+    }
+
+    fn call_hooks(
+        &mut self,
+        phase: Phase,
+        reason: Option<ThawReason>,
+        _: &Run,
+    ) -> Option<MasterReport> {
+        if !self.0.borrow().has_hook {
+            return None;
+        }
+        assert_eq!(reason.is_some(), phase == Phase::Thaw);
+        let count = |world: &mut World| match phase {
+            Phase::Freeze => {
+                world.freeze_hooks += 1;
+                world.guardian_sees(Event::Order(Order::HooksCalled));
+            }
+            Phase::Thaw => {
+                world.thaw_hooks += 1;
+                world.guardian_sees(Event::Order(Order::HooksThawed));
+            }
+        };
+        self.speak();
+        let result = self.step(format!("hooks {}", phase.as_str()), |world| {
+            assert!(
+                !world.frozen.contains(&true),
+                "hooks run while something is frozen"
+            );
+            count(world);
+        });
+        if result.is_err() {
+            // It ran, and failed.
+            count(&mut self.0.borrow_mut());
+        }
+        let failure = result.err().map(text);
+        Some(MasterReport {
+            failure,
+            hooks: vec![HookRecord::new("/h".into(), phase, HookStatus::Exited(0))],
+            elapsed: Duration::ZERO,
+            leaves_filesystems: self.0.borrow().leaves_filesystems,
+            is_ours: true,
+        })
+    }
+
+    fn start_guardian(&mut self, _: &str) -> Result<(), String> {
+        self.step("guard".into(), |world| {
+            world.guardian = Some(Machine::default());
+            world.entrusted = Vec::new();
+        })
+        .map_err(text)
+    }
+
+    fn replace_guardian(
+        &mut self,
+        run: &str,
+        held: &[Holding<'_, usize>],
+        limit: Option<Duration>,
+        _: Option<Duration>,
+    ) -> Result<(), String> {
+        self.start_guardian(run)?;
+        self.await_guardian()?;
+        self.tell_guardian(Order::HooksCalled);
+        self.entrust(held, limit)
+    }
+
+    fn await_guardian(&mut self) -> Result<(), String> {
+        if self.0.borrow().guardian.is_none() {
+            return Ok(());
+        }
+        let ready = self.step("await guardian".into(), |_| ());
+        if ready.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+        ready.map_err(text)
+    }
+
+    fn entrust(&mut self, held: &[Holding<'_, usize>], _: Option<Duration>) -> Result<(), String> {
+        if self.0.borrow().guardian.is_none() {
+            return Err("there is none".into());
+        }
+        let entrusted = self.step("entrust".into(), |world| {
+            world.entrusted = held.iter().map(|held| *held.handle).collect();
+        });
+        if entrusted.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+        entrusted.map_err(text)
+    }
+
+    fn find_guardian(&mut self) -> bool {
+        false
+    }
+
+    fn legacy(&mut self, _: bool) -> Legacy<usize> {
+        let mut world = self.0.borrow_mut();
+        if let Some(expiry) = world.ended.take() {
+            return Legacy::Ended(expiry);
+        }
+        match (&world.guardian, &world.told) {
+            (Some(_), Some(report)) => {
+                let entrusted = |&number: &usize| Entrusted {
+                    number,
+                    mountpoint: world.mountpoints[number].to_owned(),
+                };
+                let inherited = Inherited {
+                    version: PROTOCOL_VERSION,
+                    filesystems: world.entrusted.iter().map(entrusted).collect(),
+                    hook: None,
+                    socket_path: SocketPath::default(),
+                    report: Box::new(report.clone()),
+                    since_ms: 0,
+                    left_ms: None,
+                };
+                Legacy::Freeze(Box::new(inherited), world.entrusted.clone())
+            }
+            (Some(_), None) => Legacy::Unknown,
+            (None, _) => Legacy::Unguarded(world.marker.then(Marker::default)),
+        }
+    }
+
+    fn use_hook(&mut self, _: Option<PathBuf>) {}
+
+    fn has_journal(&self) -> bool {
+        false
+    }
+
+    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
+        let world = self.0.borrow();
+        handles.iter().any(|&&index| world.frozen[index])
+    }
+
+    fn is_undecided(&self) -> bool {
+        true
+    }
+
+    fn tell_guardian(&mut self, order: Order) {
+        if self.0.borrow().guardian.is_none() {
+            return;
+        }
+        let name = match &order {
+            Order::Frozen { .. } => "tell Frozen".into(),
+            other => format!("tell {other:?}"),
+        };
+        let told = self.step(name, |world| {
+            world.guardian_sees(Event::Order(order));
+        });
+        if told.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+    }
+
+    fn claim(&mut self, _: bool) -> Claim {
+        if let Some(expiry) = self.0.borrow_mut().ended.take() {
+            return Claim::Ended(expiry);
+        }
+        self.tell_guardian(Order::Claim);
+        Claim::Ours(None)
+    }
+
+    fn hear_guardian(&mut self) -> Heard {
+        match self.0.borrow_mut().ended.take() {
+            Some(expiry) => Heard::Ended(expiry),
+            None => Heard::Nothing,
+        }
+    }
+
+    fn part_from_guardian(&mut self) {}
+
+    fn release_guardian(&mut self) {
+        self.tell_guardian(Order::Done);
+        self.0.borrow_mut().guardian = None;
+    }
+
+    fn dismiss_guardian(&mut self) {
+        self.tell_guardian(Order::Done);
+        self.0.borrow_mut().guardian = None;
+    }
+
+    fn guardian_line(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+        let expiry = expiry.clone();
+        self.step("mark expired".into(), |world| world.expired = Some(expiry))
+            .map_err(text)
+    }
+
+    fn take_expired(&mut self) -> Option<Expiry> {
+        self.0.borrow_mut().expired.take()
+    }
+
+    fn mark_frozen(&mut self, _: Marker) -> Result<(), String> {
+        self.step("mark".into(), |world| world.marker = true)
+            .map_err(text)
+    }
+
+    fn mark_thawed(&mut self) -> Result<(), String> {
+        self.step("unmark".into(), |world| world.marker = false)
+            .map_err(text)
+    }
+
+    fn hush(&mut self, at_once: usize) {
+        let mut world = self.0.borrow_mut();
+        world.hushed = true;
+        world.at_once = at_once;
+    }
+
+    fn expedite_rcu(&mut self) {
+        if self.0.borrow().guardian.is_some() {
+            self.step("expedite".into(), |world| world.rcu_expedited = true)
+                .ok();
+        }
+    }
+
+    fn restore_rcu(&mut self) -> Result<(), String> {
+        if !self.0.borrow().rcu_expedited {
+            return Ok(());
+        }
+        self.step("restore".into(), |world| world.rcu_expedited = false)
+            .map_err(text)
+    }
+
+    fn rest(&mut self) {}
+
+    fn is_stopping(&self) -> bool {
+        let world = self.0.borrow();
+        world.stops_at.is_some_and(|at| world.steps.len() >= at)
+    }
+
+    fn speak(&mut self) {
+        let mut world = self.0.borrow_mut();
+        assert!(
+            !world.frozen.contains(&true),
+            "logging while something is frozen"
+        );
+        world.hushed = false;
+    }
+
+    fn now(&mut self) -> Duration {
+        self.0.borrow().clock
+    }
+
+    fn wall_clock(&mut self) -> SystemTime {
+        SystemTime::UNIX_EPOCH + self.0.borrow().clock
+    }
+
+    fn reports(&mut self) -> Vec<Report> {
+        self.0.borrow().kept.iter().rev().cloned().collect()
+    }
+
+    fn keep(&mut self, report: &Report) -> Result<(), String> {
+        self.step("keep".into(), |world| world.kept.push(report.clone()))
+            .map_err(text)
+    }
+}

@@ -1,0 +1,157 @@
+//! All parties together: the host, the agent and its successors, guardians, hook masters and hooks, on
+//! one virtual clock. A scheduler decides by a seed who goes next, and kills, stops and interrupts
+//! them at any step.
+//!
+//! The engine and the guardian's machine are the real ones. What the guardian's process, the link
+//! and the master do between them is modelled step by step. `PARTIES_SEED=N` repeats one run of the
+//! random pairs and tells it.
+
+mod agent;
+mod guardian;
+mod host;
+mod master;
+mod service;
+mod world;
+
+use agent::Hands;
+use service::serve;
+use std::cell::RefCell;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::rc::Rc;
+use world::{Died, Fault, Ms, NEVER, Party, Random, World};
+
+/// One run, to the end of all.
+fn run(seed: u64, faults: Vec<(u64, Fault)>, tells: bool) -> World {
+    let world = Rc::new(RefCell::new(World::new(seed, faults)));
+    world.borrow_mut().trace = tells.then(Vec::new);
+    loop {
+        let hands = Hands(world.clone());
+        let was_killed = match catch_unwind(AssertUnwindSafe(|| serve(&hands))) {
+            Ok(()) => false,
+            Err(cause) if cause.is::<Died>() => world.borrow().agent.is_killed,
+            Err(cause) => resume_unwind(cause),
+        };
+        let mut world = world.borrow_mut();
+        let has_left = !was_killed && world.agent.is_terminated;
+        if !was_killed && !has_left {
+            break;
+        }
+        world.bury_agent(was_killed);
+        // The next one is started when its time has come.
+        let restart = world.restart.take();
+        while restart.is_none_or(|at| world.now < at) {
+            match world.advance(restart) {
+                Some(true) => {}
+                Some(false) => continue,
+                None => break,
+            }
+        }
+        if restart.is_none() {
+            break;
+        }
+    }
+    let mut world = match Rc::try_unwrap(world) {
+        Ok(world) => world.into_inner(),
+        Err(_) => unreachable!("an agent is left"),
+    };
+    world.check_end();
+    world
+}
+
+const PARTIES: [Party; 4] = [Party::Agent, Party::Guardian, Party::Master, Party::Hook];
+const TIMES: [Ms; 5] = [30, 1_500, 6_000, 45_000, NEVER];
+
+/// Every fault there is.
+fn all_faults() -> Vec<Fault> {
+    let mut all = vec![Fault::Terminate, Fault::Unfreeze(0), Fault::Unfreeze(1)];
+    for party in PARTIES {
+        all.extend([Fault::Kill(party), Fault::Lose(party)]);
+        all.extend(TIMES.map(|time| Fault::Stop(party, time)));
+    }
+    all
+}
+
+type Faults = Vec<(u64, Fault)>;
+
+/// Fails if anything is wrong: how often each thing was, and the story of its first run.
+fn tell(wrong: Vec<(u64, Faults, String)>) {
+    let mut kinds: Vec<(usize, &(u64, Faults, String))> = Vec::new();
+    for one in &wrong {
+        match kinds.iter_mut().find(|(_, first)| first.2 == one.2) {
+            Some((count, _)) => *count += 1,
+            None => kinds.push((1, one)),
+        }
+    }
+    kinds.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
+    let story = |(count, (seed, faults, broken)): &(usize, &(u64, Faults, String))| {
+        let told = run(*seed, faults.clone(), true).trace.unwrap_or_default();
+        let told = told.join("\n");
+        format!("{count} runs: {broken}; seed {seed}, {faults:?}:\n{told}\n")
+    };
+    let stories: Vec<String> = kinds.iter().map(story).collect();
+    assert!(
+        wrong.is_empty(),
+        "{} runs are wrong\n{}",
+        wrong.len(),
+        stories.join("\n")
+    );
+}
+
+/// What a run breaks, without numbers that differ.
+fn try_run(seed: u64, faults: Faults) -> Option<(u64, Faults, String)> {
+    let world = run(seed, faults.clone(), false);
+    let is_text = |c: &char| !c.is_ascii_digit();
+    let broken: String = world.broken.first()?.chars().filter(is_text).collect();
+    Some((seed, faults, broken))
+}
+
+/// Two faults and the steps at which they strike.
+fn pair(seed: u64) -> Vec<(u64, Fault)> {
+    let mut random = Random(!seed);
+    let all = all_faults();
+    let mut one = || {
+        let step = random.below(130);
+        (step, all[random.below(all.len() as u64) as usize])
+    };
+    vec![one(), one()]
+}
+
+#[test]
+fn without_a_fault_everything_is_frozen_and_thawed() {
+    tell(
+        (0..500)
+            .filter_map(|seed| try_run(seed, Vec::new()))
+            .collect(),
+    );
+    assert_eq!(run(0, Vec::new(), false).kept.len(), 2);
+}
+
+#[test]
+fn every_single_fault_at_every_step() {
+    let mut wrong = Vec::new();
+    for seed in 0..8 {
+        let steps = run(seed, Vec::new(), false).step;
+        for step in 0..steps {
+            let faults = all_faults().into_iter();
+            wrong.extend(faults.filter_map(|fault| try_run(seed, vec![(step, fault)])));
+        }
+    }
+    tell(wrong);
+}
+
+#[test]
+fn random_pairs_of_faults() {
+    let only = std::env::var("PARTIES_SEED")
+        .ok()
+        .and_then(|s| s.parse().ok());
+    let range = only.map_or(0..100_000, |seed: u64| seed..seed + 1);
+    let middle = range.start + (range.end - range.start).div_ceil(2);
+    let halves = [range.start..middle, middle..range.end];
+    let threads = halves.map(|half| {
+        std::thread::spawn(move || {
+            half.filter_map(|seed| try_run(seed, pair(seed)))
+                .collect::<Vec<_>>()
+        })
+    });
+    tell(threads.map(|thread| thread.join().unwrap()).concat());
+}

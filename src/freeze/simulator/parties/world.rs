@@ -1,0 +1,476 @@
+//! The clock, the kernel, the files, and the scheduler that decides who goes next.
+
+use super::guardian::Guardian;
+use super::host::{Host, Truth};
+use super::master::{HookProcess, Journal, Master};
+use crate::freeze::guardian::{COURTESY, Order, Word};
+use crate::freeze::report::Report;
+use crate::state::{Expiry, Marker};
+use crate::sys::fds::Token;
+use std::collections::VecDeque;
+use std::panic::resume_unwind;
+use std::rc::Rc;
+
+/// Milliseconds of the virtual clock.
+pub type Ms = u64;
+
+/// Longer than every run.
+pub const NEVER: Ms = u64::MAX;
+/// The hold limit.
+pub const LIMIT: Ms = 20_000;
+/// What a party may take for its steps after a limit.
+const SLACK: Ms = 400;
+/// Two looks of a successor at a guardian that is stopped, and what is in between.
+const LOOKS: Ms = 15_000;
+/// More steps than any run has.
+const MOST_STEPS: u64 = 20_000;
+
+/// Who is struck.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Party {
+    Agent,
+    Guardian,
+    Master,
+    Hook,
+}
+
+/// What strikes at a step.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Fault {
+    /// SIGKILL.
+    Kill(Party),
+    /// SIGSTOP, and SIGCONT after that time.
+    Stop(Party, Ms),
+    /// The next message that it sends is lost.
+    Lose(Party),
+    /// Somebody else thaws this filesystem.
+    Unfreeze(usize),
+    /// SIGTERM to the agent.
+    Terminate,
+}
+
+/// A small generator of random numbers (splitmix64): a run is repeated by its seed.
+#[derive(Debug, Clone)]
+pub struct Random(pub u64);
+
+impl Random {
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % bound
+    }
+}
+
+/// A connection between an agent and a guardian.
+#[derive(Debug, Default)]
+pub struct Line {
+    /// With the master that said it, if it was not the agent.
+    pub to_guardian: VecDeque<(Order, Option<usize>)>,
+    pub to_agent: VecDeque<Word>,
+    /// What goes beside [`Word::Freeze`].
+    pub passed: Option<Passed>,
+    pub agent_open: bool,
+    pub guardian_open: bool,
+}
+
+#[derive(Debug, Clone)]
+pub struct Passed {
+    pub token: Rc<Token>,
+    pub socket: usize,
+    pub roots: Vec<usize>,
+}
+
+/// A listening socket.
+#[derive(Debug, Default)]
+pub struct Socket {
+    pub agent_has_it: bool,
+    /// Connections that nobody has accepted.
+    pub backlog: VecDeque<usize>,
+}
+
+/// The agent's side of a line.
+#[derive(Debug)]
+pub struct Link {
+    pub guardian: usize,
+    pub line: usize,
+    pub token: Option<Rc<Token>>,
+    pub has_token: bool,
+}
+
+/// The agent that lives, if one does.
+#[derive(Debug, Default)]
+pub struct Agent {
+    pub is_alive: bool,
+    pub is_killed: bool,
+    pub stopped_until: Ms,
+    pub next: Ms,
+    pub loses: bool,
+    pub is_terminated: bool,
+    /// It has found a predecessor's guardian stopped.
+    pub saw_stopped: bool,
+    pub started: Ms,
+    /// It waits for its guardian, to a limit.
+    pub is_waiting: bool,
+    /// The filesystem whose FIFREEZE is about to be called.
+    pub freezing: Option<usize>,
+    pub link: Option<Link>,
+    pub socket: Option<usize>,
+}
+
+/// A killed agent with a thread in the kernel: until when, and what that freezes.
+#[derive(Debug)]
+pub struct Zombie {
+    pub until: Ms,
+    /// Its guardian's number.
+    pub guardian: Option<usize>,
+    pub freezes: usize,
+    pub lines: Vec<usize>,
+}
+
+pub struct World {
+    pub now: Ms,
+    pub random: Random,
+    pub step: u64,
+    pub faults: Vec<(u64, Fault)>,
+    pub frozen: Vec<bool>,
+    /// Until when what is frozen may be.
+    pub frozen_limit: Option<Ms>,
+    /// How long somebody could have thawed and did not.
+    pub overdue: Ms,
+    pub lines: Vec<Line>,
+    pub sockets: Vec<Socket>,
+    /// The socket at the path.
+    pub door: Option<usize>,
+    pub agent: Agent,
+    pub zombie: Option<Zombie>,
+    pub frozen_by_zombie: Vec<bool>,
+    /// Nobody is left who knows of that.
+    pub is_zombie_unguarded: bool,
+    /// When the service manager starts another agent.
+    pub restart: Option<Ms>,
+    pub restarts: bool,
+    pub guardians: Vec<Guardian>,
+    pub masters: Vec<Master>,
+    pub hooks: Vec<HookProcess>,
+    /// A hook that fails at the freeze makes it fail.
+    pub aborts: bool,
+    pub journal: Journal,
+    pub marker: Option<Marker>,
+    pub expired: Option<Expiry>,
+    pub kept: Vec<Report>,
+    pub host: Host,
+    pub truth: Truth,
+    /// What was broken, one line each.
+    pub broken: Vec<String>,
+    /// What happened, if that is kept.
+    pub trace: Option<Vec<String>>,
+}
+
+/// Who is next.
+#[derive(Debug, Clone, Copy)]
+enum Next {
+    Agent,
+    Zombie,
+    Guardian(usize),
+    Master(usize),
+    Hook(usize),
+    Host,
+}
+
+/// The payload of an agent's death.
+pub struct Died;
+
+impl World {
+    pub fn new(seed: u64, faults: Vec<(u64, Fault)>) -> Self {
+        let mut random = Random(seed);
+        let restarts = random.below(8) != 0;
+        let aborts = random.below(4) == 0;
+        let host = Host::new(&mut random);
+        Self {
+            now: 1_000,
+            random,
+            step: 0,
+            faults,
+            frozen: vec![false; 2],
+            frozen_limit: None,
+            overdue: 0,
+            lines: Vec::new(),
+            sockets: Vec::new(),
+            door: None,
+            agent: Agent::default(),
+            zombie: None,
+            frozen_by_zombie: vec![false; 2],
+            is_zombie_unguarded: false,
+            restart: None,
+            restarts,
+            guardians: Vec::new(),
+            masters: Vec::new(),
+            hooks: Vec::new(),
+            aborts,
+            journal: Journal::default(),
+            marker: None,
+            expired: None,
+            kept: Vec::new(),
+            host,
+            truth: Truth::default(),
+            broken: Vec::new(),
+            trace: None,
+        }
+    }
+
+    pub fn say(&mut self, text: impl FnOnce(&Self) -> String) {
+        if self.trace.is_some() {
+            let line = format!("{:>5} {:>7} {}", self.step, self.now, text(self));
+            self.trace.get_or_insert_default().push(line);
+        }
+    }
+
+    pub fn soon(&mut self) -> Ms {
+        self.now + 1 + self.random.below(4)
+    }
+
+    /// The agent waits until something is so, to a deadline at most; whether it is. Here it dies.
+    pub fn wait(&mut self, until: &dyn Fn(&Self) -> bool, deadline: Option<Ms>) -> bool {
+        self.agent.next = self.soon();
+        loop {
+            let at = match until(self) {
+                true => Some(self.agent.next),
+                false => deadline,
+            };
+            let at = at.map(|at| at.max(self.agent.stopped_until));
+            let has_turn = self.advance(at.filter(|&at| at != NEVER));
+            if self.agent.is_killed || has_turn.is_none() {
+                resume_unwind(Box::new(Died));
+            }
+            if has_turn == Some(true) && self.agent.stopped_until <= self.now {
+                return until(self);
+            }
+        }
+    }
+
+    /// One step of somebody; whether it is the agent's turn, or `None` if nothing happens any more.
+    pub fn advance(&mut self, agent: Option<Ms>) -> Option<bool> {
+        let mut all: Vec<(Ms, Next)> = Vec::with_capacity(8);
+        all.extend(agent.map(|at| (at, Next::Agent)));
+        all.extend(self.zombie.as_ref().map(|z| (z.until, Next::Zombie)));
+        for number in 0..self.guardians.len() {
+            let at = self.guardian_time(number);
+            all.extend(at.map(|at| (at, Next::Guardian(number))));
+        }
+        for number in 0..self.masters.len() {
+            let at = self.master_time(number);
+            all.extend(at.map(|at| (at, Next::Master(number))));
+        }
+        for (number, hook) in self.hooks.iter().enumerate() {
+            let at = hook.is_alive.then(|| hook.ends.max(hook.stopped_until));
+            all.extend(at.map(|at| (at, Next::Hook(number))));
+        }
+        all.extend(self.host_time().map(|at| (at, Next::Host)));
+        all.retain(|(at, _)| *at != NEVER);
+        let first = all.iter().map(|(at, _)| (*at).max(self.now)).min()?;
+        all.retain(|(at, _)| *at <= first);
+        let pick = self.random.below(all.len() as u64) as usize;
+        self.pass(first);
+        self.step += 1;
+        if self.step > MOST_STEPS {
+            self.broken.push("the run does not end".into());
+            return None;
+        }
+        while let Some(place) = self.faults.iter().position(|(at, _)| *at <= self.step) {
+            let (_, fault) = self.faults.remove(place);
+            self.strike(fault);
+        }
+        match all[pick].1 {
+            Next::Agent => return Some(true),
+            Next::Zombie => self.end_zombie(),
+            Next::Guardian(number) => self.guardian_step(number),
+            Next::Master(number) => self.master_step(number),
+            Next::Hook(number) => self.hook_ends(number),
+            Next::Host => self.host_step(),
+        }
+        Some(false)
+    }
+
+    /// Time passes.
+    fn pass(&mut self, until: Ms) {
+        if let (Some(limit), true) = (self.frozen_limit, self.frozen.contains(&true)) {
+            if self.is_somebody_able() {
+                let late = until.saturating_sub(self.now.max(limit));
+                self.overdue += late;
+                if late > 0 && self.overdue > SLACK && self.overdue - late <= SLACK {
+                    let text = format!("frozen beyond the limit by {} ms", until - limit);
+                    self.broken.push(text);
+                }
+            }
+        }
+        self.now = until;
+    }
+
+    /// Whether an agent or a guardian runs that could thaw now.
+    pub fn is_somebody_able(&self) -> bool {
+        let agent = &self.agent;
+        // A guardian that does not say what it does is looked at twice.
+        let asks = agent.link.as_ref().is_some_and(|link| link.token.is_none());
+        let is_waiting = agent.is_waiting || asks && self.now < agent.started + LOOKS;
+        let is_able = agent.is_alive && agent.stopped_until <= self.now && !is_waiting;
+        is_able || self.guardians.iter().any(|g| g.is_able(self.now))
+    }
+
+    fn strike(&mut self, fault: Fault) {
+        self.say(|_| format!("** {fault:?}"));
+        let until = |now: Ms, time: Ms| now.saturating_add(time);
+        let now = self.now;
+        let guardian = self.guardians.iter().rposition(|g| g.is_alive);
+        let master = self.masters.iter().rposition(|m| m.is_alive);
+        let hook = self.hooks.iter().rposition(|h| h.is_alive);
+        match fault {
+            Fault::Kill(Party::Agent) if self.agent.is_alive => self.agent.is_killed = true,
+            Fault::Stop(Party::Agent, time) => self.agent.stopped_until = until(now, time),
+            Fault::Lose(Party::Agent) => self.agent.loses = true,
+            Fault::Terminate => self.agent.is_terminated = self.agent.is_alive,
+            Fault::Kill(Party::Guardian) => {
+                if let Some(number) = guardian {
+                    self.guardians[number].is_struck = true;
+                    self.kill_guardian(number);
+                }
+            }
+            Fault::Stop(Party::Guardian, time) => {
+                if let Some(number) = guardian {
+                    self.guardians[number].is_struck |= time == NEVER;
+                    self.guardians[number].stopped_until = until(now, time);
+                }
+            }
+            Fault::Lose(Party::Guardian) => {
+                guardian
+                    .into_iter()
+                    .for_each(|g| self.guardians[g].loses = true);
+            }
+            Fault::Kill(Party::Master) => master.into_iter().for_each(|m| self.kill_master(m)),
+            Fault::Stop(Party::Master, time) => {
+                if let Some(master) = master {
+                    self.masters[master].stopped_at = now;
+                    self.masters[master].stopped_until = until(now, time);
+                }
+            }
+            Fault::Lose(Party::Master) => {
+                master
+                    .into_iter()
+                    .for_each(|m| self.masters[m].announces = None);
+            }
+            Fault::Kill(Party::Hook) => hook.into_iter().for_each(|h| self.kill_hook(h)),
+            Fault::Stop(Party::Hook, time) => {
+                hook.into_iter()
+                    .for_each(|h| self.hooks[h].stopped_until = until(now, time));
+            }
+            Fault::Unfreeze(index) => {
+                if std::mem::take(&mut self.frozen[index]) {
+                    self.truth.thawed(now, true);
+                }
+            }
+            Fault::Kill(Party::Agent) | Fault::Lose(Party::Hook) => {}
+        }
+    }
+
+    /// FIFREEZE.
+    pub fn fifreeze(&mut self, index: usize) -> bool {
+        self.say(|_| format!("FIFREEZE {index}"));
+        if self.frozen[index] {
+            return false;
+        }
+        if !self.frozen.contains(&true) {
+            self.frozen_limit = Some(self.now + LIMIT + COURTESY.as_millis() as u64);
+            self.overdue = 0;
+        }
+        self.frozen[index] = true;
+        true
+    }
+
+    /// FITHAW; false: EINVAL.
+    pub fn fithaw(&mut self, index: usize) -> bool {
+        self.say(|w| format!("FITHAW {index} {}", w.frozen[index]));
+        let was_frozen = std::mem::take(&mut self.frozen[index]);
+        let is_of_run = !std::mem::take(&mut self.frozen_by_zombie[index]);
+        if was_frozen && is_of_run {
+            self.truth.thawed(self.now, false);
+        }
+        was_frozen
+    }
+
+    /// The agent's process has ended, or will when its FIFREEZE returns.
+    pub fn bury_agent(&mut self, was_killed: bool) {
+        self.say(|_| "the agent is dead".into());
+        let agent = std::mem::take(&mut self.agent);
+        let lines: Vec<usize> = agent.link.iter().map(|link| link.line).collect();
+        let guardian = agent.link.as_ref().map(|link| link.guardian);
+        match agent.freezing {
+            Some(index) if was_killed && self.random.below(2) == 0 => {
+                let until = self.now + 1 + self.random.below(3_000);
+                self.zombie = Some(Zombie {
+                    until,
+                    guardian,
+                    freezes: index,
+                    lines,
+                });
+            }
+            _ => lines.into_iter().for_each(|line| self.hang_up(line)),
+        }
+        for socket in 0..self.sockets.len() {
+            self.sockets[socket].agent_has_it = false;
+            self.close_deaf(socket);
+        }
+        self.host.agent_died(self.now);
+        if self.restarts || !was_killed {
+            self.restart = Some(self.now + 50 + self.random.below(3_000));
+        }
+    }
+
+    fn end_zombie(&mut self) {
+        if let Some(zombie) = self.zombie.take() {
+            // What it freezes belongs to no run; its guardian alone knows of it.
+            if self.fifreeze(zombie.freezes) {
+                self.frozen_by_zombie[zombie.freezes] = true;
+                let guards = |&g: &usize| self.guardians[g].runs();
+                self.is_zombie_unguarded |= !zombie.guardian.as_ref().is_some_and(guards);
+            }
+            zombie.lines.into_iter().for_each(|line| self.hang_up(line));
+        }
+    }
+
+    /// The agent's end of a line is closed.
+    pub fn hang_up(&mut self, line: usize) {
+        self.lines[line].agent_open = false;
+    }
+
+    pub fn new_line(&mut self) -> usize {
+        self.lines.push(Line {
+            agent_open: true,
+            guardian_open: true,
+            ..Line::default()
+        });
+        self.lines.len() - 1
+    }
+
+    /// Connections to a socket that nobody has any more are closed.
+    pub fn close_deaf(&mut self, socket: usize) {
+        if !self.is_heard(socket) {
+            for line in std::mem::take(&mut self.sockets[socket].backlog) {
+                self.lines[line].guardian_open = false;
+            }
+        }
+    }
+
+    pub fn is_heard(&self, socket: usize) -> bool {
+        let of_guardian = |g: &Guardian| g.is_alive && g.listener == Some(socket);
+        self.sockets[socket].agent_has_it || self.guardians.iter().any(of_guardian)
+    }
+
+    /// Keeps a report, or what more is known of one that is kept.
+    pub fn keep(&mut self, report: &Report) {
+        self.say(|_| format!("kept: {:?} {:?}", report.level, report.end));
+        self.kept.retain(|kept| kept.id != report.id);
+        self.kept.push(report.clone());
+        self.check_level(report);
+    }
+}

@@ -1,0 +1,71 @@
+//! What happens around the hooks: how often is flushed, and what is mounted meanwhile.
+
+use super::*;
+
+fn flushes(world: &Simulator) -> Vec<String> {
+    let steps = world.steps().into_iter();
+    steps.filter(|step| step.starts_with("flush 0")).collect()
+}
+
+/// The flushes of the root, with what is dirty before the first and before each possible further one.
+fn flushes_with(has_hook: bool, dirty: &[Option<u64>]) -> usize {
+    let world = Simulator::new(&MOUNTS);
+    world.0.borrow_mut().has_hook = has_hook;
+    world.0.borrow_mut().dirty = dirty.to_vec();
+    assert_eq!(engine_of(&world, false, LIMIT).freeze(None), Ok(3));
+    flushes(&world).len()
+}
+
+#[test]
+fn it_is_flushed_again_as_long_as_that_pays() {
+    const MB: u64 = 1 << 20;
+    let clean = Some(0);
+    assert_eq!(flushes_with(false, &[clean]), 1);
+    assert_eq!(flushes_with(true, &[clean]), 2, "hooks have written");
+    assert_eq!(flushes_with(false, &[Some(900 * MB), clean]), 1);
+    let shrinking = [900 * MB, 300 * MB, 90 * MB, 0].map(Some);
+    assert_eq!(flushes_with(false, &shrinking), 3);
+    let endless = [900 * MB, 300 * MB, 100 * MB, 33 * MB, 11 * MB, 5 * MB].map(Some);
+    assert_eq!(flushes_with(false, &endless), 4, "bounded");
+    let stubborn = [900 * MB, 300 * MB, 200 * MB].map(Some);
+    assert_eq!(flushes_with(false, &stubborn), 2, "not even half was gone");
+    assert_eq!(flushes_with(false, &[None]), 2, "nobody knows");
+}
+
+#[test]
+fn the_journal_is_committed_first_only_where_there_is_something_to_flush() {
+    for (dirty, expected) in [
+        (Some(0), "flush 0"),
+        (Some(1 << 30), "flush 0 with a commit"),
+        (None, "flush 0 with a commit"),
+    ] {
+        let world = Simulator::new(&MOUNTS);
+        world.0.borrow_mut().dirty = vec![dirty, Some(0)];
+        assert_eq!(engine_of(&world, false, LIMIT).freeze(None), Ok(3));
+        assert_eq!(flushes(&world)[0], expected);
+    }
+}
+
+#[test]
+fn what_a_hook_mounts_is_frozen_too() {
+    let world = Simulator::new(&MOUNTS);
+    world.0.borrow_mut().mounted_by_hooks = Some("/late");
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(4));
+    assert_eq!(world.0.borrow().frozen, [true; 4]);
+    assert_eq!(engine.thaw(), Ok(4));
+    engine.conclude();
+    let world = world.0.borrow();
+    assert_eq!(world.kept[0].filesystems[0].mountpoint, "/late");
+    assert_eq!(world.kept[0].level, Level::Application);
+}
+
+/// Without one nobody would switch it off again if the agent died.
+#[test]
+fn without_a_guardian_grace_periods_are_as_always() {
+    let refusal = ("entrust".to_owned(), libc::EIO);
+    let world = Simulator::new(&MOUNTS).refusing(vec![refusal.clone(), refusal]);
+    let mut engine = engine_of(&world, false, LIMIT);
+    assert_eq!(engine.freeze(None), Ok(3));
+    assert!(!world.steps().contains(&"expedite".to_owned()));
+}

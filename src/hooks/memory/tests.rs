@@ -1,0 +1,135 @@
+//! What the journal holds from one opening to the next.
+
+use super::*;
+use crate::hooks::policy::OnFailure;
+use crate::hooks::policy::Policy;
+use crate::hooks::step::Call;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt;
+
+fn opened(dir: &Path, phase: Phase) -> (Memory, Remembered) {
+    let mut memory = Memory::in_dir(dir);
+    let known = memory.open(phase, &|| true).unwrap();
+    (memory, known)
+}
+
+fn step(name: &str) -> Started {
+    Started::named("vmware", name)
+}
+
+fn names(steps: &[Started]) -> Vec<&str> {
+    steps.iter().map(|step| step.name.as_str()).collect()
+}
+
+#[test]
+fn what_was_started_is_known_until_it_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut memory, known) = opened(dir.path(), Phase::Freeze);
+    assert_eq!(known.warning, None);
+    let run = Run {
+        id: "7".into(),
+        ..Run::default()
+    };
+    memory.begin(&run).unwrap();
+    for name in ["a", "b", "c"] {
+        memory.start(step(name)).unwrap();
+    }
+    memory.settle(&step("a")).unwrap();
+    assert!(
+        Memory::in_dir(dir.path())
+            .open(Phase::Thaw, &|| true)
+            .is_err(),
+        "locked"
+    );
+    assert_eq!(owed(dir.path()), [], "somebody is at work");
+    drop(memory);
+    assert_eq!(names(&owed(dir.path())), ["b", "c"]);
+
+    let (mut memory, known) = opened(dir.path(), Phase::Thaw);
+    assert_eq!((&known.run, known.is_whole), (&run, true));
+    assert_eq!(names(&known.started), ["b", "c"]);
+    memory.owe(&step("b"), "gone").unwrap();
+    memory.settle(&step("c")).unwrap();
+    assert_eq!(owed(dir.path())[0].why, "gone");
+    memory.close().unwrap();
+    drop(memory);
+
+    // The next freeze keeps it, and so does one after a damage.
+    for damage in ["", "{\"sta"] {
+        let path = dir.path().join(FILE);
+        let text = fs::read_to_string(&path).unwrap();
+        fs::write(&path, text + damage).unwrap();
+        let (mut memory, known) = opened(dir.path(), Phase::Freeze);
+        assert_eq!(known.is_whole, damage.is_empty());
+        memory.begin(&Run::default()).unwrap();
+        memory.start(step("d")).unwrap();
+        drop(memory);
+        let (mut memory, known) = opened(dir.path(), Phase::Thaw);
+        assert_eq!((known.run, known.is_whole), (Run::default(), true));
+        assert_eq!(names(&known.started), ["b", "d"]);
+        memory.settle(&step("d")).unwrap();
+    }
+    assert_eq!(dismiss(dir.path(), Some("d")).unwrap(), [""; 0]);
+    assert_eq!(dismiss(dir.path(), None).unwrap(), ["b"]);
+    assert!(!dir.path().join(FILE).exists());
+}
+
+#[test]
+fn a_step_comes_back_as_it_was() {
+    let call = |words: &[&[u8]]| Call {
+        program: OsString::from_vec(words[0].to_vec()).into(),
+        args: words[1..]
+            .iter()
+            .map(|word| OsString::from_vec(word.to_vec()))
+            .collect(),
+        timeout: None,
+        retries: 3,
+    };
+    let mut was = Step::new("azure", "/h".into(), Policy::default());
+    was.policy.on_failure = OnFailure::Abort;
+    was.policy.user = Some("db".into());
+    was.thaw = Some(call(&[b"/a \xff\\040", b"", b"\n\xc3\xa9"]));
+    was.undo = Some(call(&[b"/u"]));
+    was.budget = Some(Duration::from_millis(2500));
+    let started = Started::of(&was, None);
+    let now = Started::from_value(&started.to_value()).step(&mut Vec::new());
+    assert_eq!(
+        (now.source, &now.thaw, &now.undo),
+        ("azure", &was.thaw, &was.undo)
+    );
+    was.policy.timeout = None;
+    was.policy.retries = 3;
+    assert_eq!((now.policy, now.budget), (was.policy, was.budget));
+    assert_eq!(now.started, Some(started));
+}
+
+#[test]
+fn an_older_version_s_hook_is_called_as_it_is_found_or_by_its_name() {
+    let old = Started::named("", "/h");
+    let program = |step: Step| step.thaw.unwrap().program;
+    assert_eq!(program(old.clone().step(&mut Vec::new())), Path::new("/h"));
+    let mut found = Step::new("", "/h".into(), Policy::default());
+    found.policy.user = Some("db".into());
+    found.thaw = Some(Call {
+        program: "/there".into(),
+        args: Vec::new(),
+        timeout: None,
+        retries: 0,
+    });
+    let step = old.step(&mut vec![found]);
+    assert_eq!(step.policy.user.as_deref(), Some("db"));
+    assert_eq!(program(step), Path::new("/there"));
+}
+
+#[test]
+fn a_place_that_cannot_be_written_is_named() {
+    let (mut memory, known) = opened(Path::new("/nonexistent"), Phase::Freeze);
+    assert_eq!((known.is_whole, known.warning), (false, None));
+    let told = memory.begin(&Run::default()).unwrap_err();
+    assert!(
+        told.starts_with("cannot write /nonexistent/qga.hooks: "),
+        "{told}"
+    );
+    assert!(!memory.is_kept());
+    memory.start(Started::default()).unwrap();
+}

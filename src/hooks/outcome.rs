@@ -1,0 +1,104 @@
+//! How a step ended, what that means, and how it is told.
+
+use std::time::Duration;
+
+use super::call::Ended;
+use super::policy::Policy;
+use super::step::Step;
+use super::{HookRecord, HookStatus, Phase, Verdict, sources};
+
+/// How a step ended, all its tries together.
+pub struct Done {
+    pub status: HookStatus,
+    pub tail: Vec<u8>,
+    pub tries: u32,
+    /// At least one of them was started.
+    pub has_run: bool,
+    pub holds: bool,
+    /// It was to hold, and ended before it was ready.
+    pub is_early: bool,
+    pub lost: bool,
+}
+
+impl Done {
+    /// Without a start.
+    pub fn of(status: HookStatus) -> Done {
+        Done {
+            status,
+            tail: Vec::new(),
+            tries: 0,
+            has_run: false,
+            holds: false,
+            is_early: false,
+            lost: false,
+        }
+    }
+}
+
+impl From<Ended> for Done {
+    fn from(ended: Ended) -> Done {
+        Done {
+            tail: ended.tail,
+            tries: 1,
+            ..Done::of(ended.status)
+        }
+    }
+}
+
+/// What the source's contract calls an end like this one.
+pub fn error_name(step: &Step, phase: Phase, status: &HookStatus) -> Option<&'static str> {
+    (sources::adapter(step.source)?.error_name)(phase, status)
+}
+
+/// What it means by the operator's settings.
+pub fn verdict(policy: &Policy, done: &Done) -> Verdict {
+    match &done.status {
+        _ if done.holds => Verdict::Success,
+        _ if done.lost => Verdict::Failure,
+        HookStatus::Exited(code) if !done.is_early && policy.success.contains(code) => {
+            Verdict::Success
+        }
+        HookStatus::Exited(code) if policy.not_applicable.contains(code) => Verdict::NotApplicable,
+        HookStatus::Exited(_) => Verdict::Failure,
+        status => status.verdict(),
+    }
+}
+
+/// The failure in one line for the host, with the end of the output.
+pub fn story(record: &HookRecord) -> String {
+    let how = match &record.status {
+        _ if record.lost => "did not hold until the thaw".to_owned(),
+        HookStatus::Exited(code) => format!("exit status {code}"),
+        HookStatus::Signaled(signal) => format!("ended by signal {signal}"),
+        HookStatus::NotRun { reason, .. } => reason.clone(),
+        HookStatus::Skipped(why) => why.clone(),
+        HookStatus::TimedOut => "not finished in time".to_owned(),
+        HookStatus::Cancelled => "stopped".to_owned(),
+    };
+    let name = record.error.as_deref().map(|name| format!("{name}: "));
+    let name = name.unwrap_or_default();
+    let last = record.output.trim_end().lines().rev().take(3);
+    let last: Vec<&str> = last.collect::<Vec<_>>().into_iter().rev().collect();
+    let last = match last.is_empty() {
+        true => String::new(),
+        false => format!("; its last output: {}", last.join(" | ")),
+    };
+    format!(
+        "{name}hook {} {}: {how}{last}",
+        record.path,
+        record.phase.as_str()
+    )
+}
+
+/// What the status number alone does not say.
+pub fn explanation(status: &HookStatus, limit: Option<Duration>) -> Option<String> {
+    match status {
+        HookStatus::NotRun { reason, .. } => Some(format!("cannot be run: {reason}")),
+        HookStatus::TimedOut => {
+            let seconds = limit.unwrap_or_default().as_secs_f64();
+            Some(format!("did not finish within {seconds} s and was ended"))
+        }
+        HookStatus::Cancelled => Some("was ended because the run was stopped".to_owned()),
+        HookStatus::Exited(_) | HookStatus::Signaled(_) | HookStatus::Skipped(_) => None,
+    }
+}

@@ -1,0 +1,97 @@
+//! The settings that a script carries itself: `# qga-hook: key = value` in its first lines.
+//!
+//! A line that is nearly one is told. It is not read as one, for nobody would know which of the ways to
+//! write it count.
+
+use crate::keyfile::shown;
+
+/// What marks a setting.
+const MARK: &str = "# qga-hook:";
+/// In how many lines of a script they are looked for.
+const LINES: usize = 50;
+/// How many lines that are nearly right are told.
+const MOST_TOLD: usize = 5;
+
+/// A setting.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Setting {
+    pub key: String,
+    pub value: String,
+    pub line: usize,
+}
+
+/// The settings of the file that begins with `text`, and the lines that are nearly one, each with what to
+/// do.
+pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
+    let (mut settings, mut near) = (Vec::new(), Vec::new());
+    if text.contains(&0) {
+        return (settings, near);
+    }
+    let is_script = text.starts_with(b"#!");
+    for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
+        let line = String::from_utf8_lossy(line);
+        let line = line.trim();
+        let number = index + 1;
+        match line.strip_prefix(MARK) {
+            Some(setting) if is_script && index < LINES => {
+                let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
+                settings.push(Setting {
+                    key: key.trim().to_owned(),
+                    value: value.trim().to_owned(),
+                    line: number,
+                });
+            }
+            _ if is_near(line) && near.len() < MOST_TOLD => near.push(format!(
+                "(line {number}): '{}' is not read as a setting; write {MARK} KEY = VALUE, in the first \
+                 {LINES} lines of a file that begins with #!",
+                shown(line)
+            )),
+            _ => (),
+        }
+    }
+    (settings, near)
+}
+
+/// A comment, whatever begins it, with the mark in some spelling and a key with a value behind it.
+fn is_near(line: &str) -> bool {
+    let text = line.trim_start_matches(|c: char| !c.is_alphanumeric());
+    let text = text.to_ascii_lowercase();
+    let Some(text) = text.strip_prefix("qga") else {
+        return false;
+    };
+    let text = text.trim_start_matches(['-', '_', ' ', '.']);
+    let Some(text) = text.strip_prefix("hook") else {
+        return false;
+    };
+    let text = text.trim_start_matches(|c: char| !c.is_alphanumeric());
+    let (key, _) = text.split_once(['=', ':']).unwrap_or((text, ""));
+    let key = key.split_whitespace().next().unwrap_or_default();
+    text.contains('=')
+        || super::Policy::default()
+            .settings()
+            .iter()
+            .any(|(known, _)| *known == key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn settings_and_what_is_nearly_one() {
+        let text = b"#!/bin/sh\n# qga-hook: a = b=c\n  # qga-hook: d\n#qga-hook: e = f\n# qga-hook is good\n";
+        let (settings, near) = read(text);
+        let told: Vec<_> = settings
+            .iter()
+            .map(|s| (&s.key[..], &s.value[..], s.line))
+            .collect();
+        assert_eq!(told, [("a", "b=c", 2), ("d", "", 3)]);
+        assert_eq!(near.len(), 1, "{near:?}");
+        assert!(
+            near[0].starts_with("(line 4): '#qga-hook: e = f' is not read"),
+            "{near:?}"
+        );
+        let (settings, near) = read(b"\x7fELF\0\n# qga-hook: a = b\n");
+        assert!(settings.is_empty() && near.is_empty());
+    }
+}

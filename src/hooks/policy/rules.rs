@@ -1,0 +1,503 @@
+//! `fsfreeze-hook.conf`, with what the scripts say of themselves.
+//!
+//! A line that cannot be read takes no other with it. But what it named is not run: its settings may
+//! have said whom a hook runs as, or that its failure aborts the freeze. So each such [`Fault`] has a
+//! reach, and a hook or adapter within it fails, by `abort` unless the rest says `continue`. A value
+//! without sense of any other key is a warning, and that key keeps its default.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use super::{OnFailure, Policy, boolean, head, limit};
+use crate::hooks::sources;
+use crate::hooks::trust::{self, Refusal, quoted};
+use crate::keyfile::{self, Line, Problem};
+
+/// Group of the defaults.
+const DEFAULTS: &str = "hooks";
+/// What stands before a hook's name in the name of its group.
+const HOOK_PREFIX: &str = "hook ";
+/// How many faults are told one by one.
+const MOST_TOLD: usize = 20;
+/// As some editors begin a file.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// All that `fsfreeze-hook.conf` says.
+#[derive(Clone, Debug, Default)]
+pub struct Rules {
+    /// The settings that every hook begins with.
+    pub defaults: Policy,
+    /// Time for all hooks of one phase together.
+    pub total_timeout: Option<Duration>,
+    /// What is wrong with the file, one line each.
+    pub warnings: Vec<String>,
+    path: PathBuf,
+    settings: Vec<Setting>,
+    faults: Vec<Fault>,
+}
+
+#[derive(Clone, Debug)]
+struct Setting {
+    group: String,
+    key: String,
+    value: String,
+    line: usize,
+}
+
+/// Something of the file that cannot be read.
+#[derive(Clone, Debug)]
+struct Fault {
+    reach: Reach,
+    /// Where, why, and what to do.
+    text: String,
+    /// Whether it says that a failure aborts the freeze; None: neither that nor the contrary.
+    aborts: Option<bool>,
+}
+
+/// What a fault may have been about.
+#[derive(Clone, Debug)]
+enum Reach {
+    /// Everything.
+    All,
+    /// The group of that name.
+    Group(String),
+    /// What is mentioned in this head of a group, in small letters.
+    Head(String),
+}
+
+/// The settings of one hook.
+#[derive(Debug)]
+pub struct OfHook {
+    /// How it is run.
+    pub policy: Policy,
+    /// What was passed over.
+    pub warnings: Vec<String>,
+    /// Why it must not run: settings that may be its own cannot be read.
+    pub fault: Option<String>,
+}
+
+impl Rules {
+    /// Reads the file at `path`; one that does not exist says nothing.
+    ///
+    /// # Errors
+    /// Others could have written it, or it cannot be read: what it says of each hook is not known.
+    pub fn read(path: &Path) -> Result<Rules, Refusal> {
+        let text = trust::read(path)?.unwrap_or_default();
+        Ok(Rules::parse(path, &text))
+    }
+
+    /// What `text` says; `path` is named in the warnings.
+    pub fn parse(path: &Path, text: &[u8]) -> Rules {
+        let mut rules = Rules {
+            path: path.to_owned(),
+            ..Rules::default()
+        };
+        rules.take(text);
+        rules.reach_of_unknown_groups();
+        let (mut defaults, mut total) = (Policy::default(), None);
+        let warnings = rules.each(DEFAULTS, &mut |key, value| match key {
+            "total-timeout" => limit(value).map(|limit| total = limit),
+            "type" => Err("is a setting of single hooks".into()),
+            _ => defaults.set(key, value),
+        });
+        rules.warnings.extend(warnings);
+        (rules.defaults, rules.total_timeout) = (defaults, total);
+        rules
+    }
+
+    fn take(&mut self, text: &[u8]) {
+        let bare = text.strip_prefix(BYTE_ORDER_MARK);
+        if bare.is_some() {
+            let remedy = format!("sed -i '1s/^\\xEF\\xBB\\xBF//' {}", quoted(&self.path));
+            self.warn(
+                1,
+                &format!("a byte order mark, which is passed over; take it out: {remedy}"),
+            );
+        }
+        // None: before the first group, or below a head that cannot be read, which `lost` tells.
+        let (mut group, mut lost) = (None, None);
+        let mut heads: Vec<(String, usize)> = Vec::new();
+        for (number, text, line) in keyfile::lines(bare.unwrap_or(text)) {
+            let text = String::from_utf8_lossy(text);
+            if text.starts_with(';') {
+                self.warn(
+                    number,
+                    "';' begins no comment here, but is taken for one; write #",
+                );
+                continue;
+            }
+            let problem = match (line, &group) {
+                (Line::Group(name), _) => {
+                    let name = match name.strip_prefix(HOOK_PREFIX) {
+                        Some(hook) => [HOOK_PREFIX, hook.trim()].concat(),
+                        None => name.into_owned(),
+                    };
+                    match heads.iter().find(|(known, _)| *known == name) {
+                        Some((_, first)) => self.warn(
+                            number,
+                            &format!(
+                                "[{name}] begins in line {first} already; keep the two in one"
+                            ),
+                        ),
+                        None => heads.push((name.clone(), number)),
+                    }
+                    (group, lost) = (Some(name), None);
+                    continue;
+                }
+                (Line::Entry(entry), Some(group)) => {
+                    match is_clean(&entry.key).then(|| entry.string()) {
+                        Some(Ok(value)) => {
+                            self.add(Setting {
+                                group: group.clone(),
+                                key: entry.key.into_owned(),
+                                value: value.trim().to_owned(),
+                                line: number,
+                            });
+                            continue;
+                        }
+                        Some(Err(problem)) => problem,
+                        None => {
+                            let key = keyfile::shown(&entry.key);
+                            entry.problem(format!("'{key}' can be no key"), "write it anew")
+                        }
+                    }
+                }
+                (Line::Entry(entry), None) => {
+                    let key = keyfile::shown(&entry.key);
+                    let advice = "put it below a group, [hooks] or [hook NAME]";
+                    entry.problem(format!("'{key}' is in no group"), advice)
+                }
+                (Line::Wrong(problem), _) => {
+                    if is_head(&text) {
+                        (group, lost) = (None, Some(self.faults.len()));
+                        self.fault(head_reach(&text), problem, aborts(&text));
+                        continue;
+                    }
+                    problem
+                }
+            };
+            match (&group, lost) {
+                (Some(group), _) => {
+                    let reach = match group.as_str() {
+                        DEFAULTS => Reach::All,
+                        group => Reach::Group(group.to_owned()),
+                    };
+                    self.fault(reach, problem, aborts(&text));
+                }
+                // It belongs to the head that cannot be read, and is told with that.
+                (None, Some(at)) => self.faults[at].adds(aborts(&text)),
+                (None, None) => {
+                    lost = Some(self.faults.len());
+                    self.fault(Reach::All, problem, aborts(&text));
+                }
+            }
+        }
+        let untold = self.faults.len().saturating_sub(MOST_TOLD);
+        if untold > 0 {
+            let path = self.path.display();
+            self.warnings.push(format!(
+                "{path}: {untold} more lines cannot be read; mend them"
+            ));
+        }
+    }
+
+    fn warn(&mut self, line: usize, what: &str) {
+        let path = self.path.display();
+        self.warnings.push(format!("{path} (line {line}): {what}"));
+    }
+
+    fn fault(&mut self, reach: Reach, problem: Problem, aborts: Option<bool>) {
+        let Problem {
+            line,
+            reason,
+            advice,
+        } = problem;
+        let path = self.path.display();
+        let text = format!("{path} (line {line}): {reason}; {advice}");
+        if self.faults.len() < MOST_TOLD {
+            self.warnings
+                .push(format!("{text}; what it is about is not run"));
+        }
+        self.faults.push(Fault {
+            reach,
+            text,
+            aborts,
+        });
+    }
+
+    fn add(&mut self, setting: Setting) {
+        let Setting {
+            group,
+            key,
+            value,
+            line,
+        } = &setting;
+        let (line, said) = (*line, format!("{key}={value} in [{group}]"));
+        let known = self.settings.iter();
+        let earlier = known.rev().find(|s| s.group == *group && s.key == *key);
+        if let Some(earlier) = earlier.map(|earlier| earlier.line) {
+            self.warn(
+                line,
+                &format!("{said} is in line {earlier} too; the last one counts, take one out"),
+            );
+        }
+        let Some((reason, aborts)) = flaw(group, key, value) else {
+            self.settings.push(setting);
+            return;
+        };
+        let reach = match group.as_str() {
+            DEFAULTS => Reach::All,
+            group => Reach::Group(group.to_owned()),
+        };
+        let problem = Problem {
+            line,
+            reason: format!("{said} {reason}"),
+            advice: "mend that line",
+        };
+        self.fault(reach, problem, aborts);
+    }
+
+    /// A group that means nothing may be a misspelt one.
+    fn reach_of_unknown_groups(&mut self) {
+        let mut faults: Vec<(&str, Fault)> = Vec::new();
+        for Setting {
+            group,
+            key,
+            value,
+            line,
+        } in &self.settings
+        {
+            if is_known(group) {
+                continue;
+            }
+            let aborts = aborts(&format!("{key}={value}"));
+            match faults.iter_mut().find(|(name, _)| name == group) {
+                Some((_, fault)) => fault.adds(aborts),
+                None => {
+                    let path = self.path.display();
+                    let text = format!(
+                        "{path} (line {line}): [{group}] means nothing here; a hook's group is [hook NAME]"
+                    );
+                    let reach = head_reach(group);
+                    faults.push((
+                        group,
+                        Fault {
+                            reach,
+                            text,
+                            aborts,
+                        },
+                    ));
+                }
+            }
+        }
+        let faults: Vec<Fault> = faults.into_iter().map(|(_, fault)| fault).collect();
+        self.warnings.extend(faults.iter().map(|f| f.text.clone()));
+        self.faults.extend(faults);
+    }
+
+    /// Hands every setting of a group to `set`; returns a warning for each that it refuses.
+    pub fn each(
+        &self,
+        group: &str,
+        set: &mut dyn FnMut(&str, &str) -> Result<(), String>,
+    ) -> Vec<String> {
+        let of_group = self.settings.iter().filter(|s| s.group == group);
+        of_group
+            .filter_map(
+                |Setting {
+                     key, value, line, ..
+                 }| {
+                    let why = set(key, value).err()?;
+                    let path = self.path.display();
+                    Some(format!(
+                        "{path} (line {line}): {key}={value} in [{group}] {why}; it is passed over"
+                    ))
+                },
+            )
+            .collect()
+    }
+
+    /// The names of the hooks that have a group of their own.
+    pub fn named_hooks(&self) -> impl Iterator<Item = &str> {
+        let groups = self.settings.iter().map(|setting| setting.group.as_str());
+        groups.filter_map(|group| group.strip_prefix(HOOK_PREFIX))
+    }
+
+    /// The settings of the hook `name`, whose file begins with `head`.
+    pub fn of_hook(&self, name: &str, head: &[u8]) -> OfHook {
+        let mut policy = self.defaults.clone();
+        let (own, near) = head::read(head);
+        let near = near.into_iter().map(|line| format!("{name} {line}"));
+        let mut warnings: Vec<String> = near.collect();
+        let mut is_said = self.says(DEFAULTS, "on-failure");
+        let mut of_head = None;
+        for head::Setting { key, value, line } in own {
+            let said = |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
+            if let Some((why, aborts)) = flaw(HOOK_PREFIX, &key, &value) {
+                of_head = Some((said(why) + "; mend that line", aborts));
+            } else if let Err(why) = policy.set(&key, &value) {
+                warnings.push(said(&why) + "; it is passed over");
+            } else {
+                is_said |= key == "on-failure";
+            }
+        }
+        let group = format!("{HOOK_PREFIX}{name}");
+        warnings.extend(self.each(&group, &mut |key, value| policy.set(key, value)));
+        is_said |= self.says(&group, "on-failure");
+        let fault = self
+            .fault_of(&group, name)
+            .map(|(why, aborts, _)| (why, aborts));
+        let fault = fault.or(of_head).map(|(why, aborts)| {
+            policy.on_failure = on_failure(&policy, is_said, aborts);
+            why
+        });
+        OfHook {
+            policy,
+            warnings,
+            fault,
+        }
+    }
+
+    /// Why the adapter `name` must not run with `policy`, what that does to the freeze, and whether it was
+    /// named: settings that may be its own cannot be read.
+    pub fn fault_of_adapter(
+        &self,
+        name: &str,
+        policy: &Policy,
+    ) -> Option<(String, OnFailure, bool)> {
+        let (why, aborts, is_named) = self.fault_of(name, name)?;
+        let is_said = self.says(name, "on-failure");
+        Some((why, on_failure(policy, is_said, aborts), is_named))
+    }
+
+    /// Whether the key is set in the group.
+    pub fn says(&self, group: &str, key: &str) -> bool {
+        self.settings
+            .iter()
+            .any(|s| s.group == group && s.key == key)
+    }
+
+    fn fault_of(&self, group: &str, name: &str) -> Option<(String, Option<bool>, bool)> {
+        let name = name.to_lowercase();
+        let is_about = |fault: &&Fault| match &fault.reach {
+            Reach::All => true,
+            Reach::Group(of) => of == group,
+            Reach::Head(head) => mentions(head, &name),
+        };
+        let mut faults = self.faults.iter().filter(is_about);
+        let mut all = faults.next()?.clone();
+        let mut is_named = !matches!(all.reach, Reach::All);
+        for fault in faults {
+            all.adds(fault.aborts);
+            is_named |= !matches!(fault.reach, Reach::All);
+        }
+        Some((all.text, all.aborts, is_named))
+    }
+}
+
+impl Fault {
+    fn adds(&mut self, aborts: Option<bool>) {
+        self.aborts = match (self.aborts, aborts) {
+            (Some(true), _) | (_, Some(true)) => Some(true),
+            (known, said) => known.or(said),
+        };
+    }
+}
+
+/// What a failure does where settings cannot be read, of which `policy` is what can be.
+fn on_failure(policy: &Policy, is_said: bool, aborts: Option<bool>) -> OnFailure {
+    match aborts {
+        Some(true) => OnFailure::Abort,
+        _ if is_said => policy.on_failure,
+        Some(false) => OnFailure::Continue,
+        None => OnFailure::Abort,
+    }
+}
+
+fn is_known(group: &str) -> bool {
+    let is_hook = group
+        .strip_prefix(HOOK_PREFIX)
+        .is_some_and(|name| !name.is_empty());
+    group == DEFAULTS || is_hook || sources::adapter(group).is_some()
+}
+
+fn is_clean(key: &str) -> bool {
+    let is_odd = |c: char| c.is_control() || matches!(c, '[' | ']' | char::REPLACEMENT_CHARACTER);
+    !key.contains(is_odd)
+}
+
+/// Whether a line that cannot be read was to begin a group.
+fn is_head(text: &str) -> bool {
+    let bare = text.trim_end();
+    let is_closed = bare.ends_with(']') || bare.split_whitespace().next() == Some("hook");
+    text.starts_with('[')
+        || !is_clean(bare) && !is_closed && text.contains(['[', ']'])
+        || is_closed && !text.contains([':', '='])
+}
+
+fn head_reach(text: &str) -> Reach {
+    let head = text.to_lowercase();
+    let bare = head.trim_matches(|c: char| !c.is_alphanumeric());
+    let is_odd = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
+    if matches!(bare, "" | "hook") || head.contains(is_odd) || mentions(&head, DEFAULTS) {
+        Reach::All
+    } else {
+        Reach::Head(head)
+    }
+}
+
+/// Whether `name` is a word of `text`.
+fn mentions(text: &str, name: &str) -> bool {
+    let is_part = |c: char| c.is_alphanumeric() || "._-".contains(c);
+    text.match_indices(name).any(|(at, _)| {
+        !text[..at].ends_with(is_part) && !text[at + name.len()..].starts_with(is_part)
+    })
+}
+
+/// What the text says of a failure, see [`Fault::aborts`].
+fn aborts(text: &str) -> Option<bool> {
+    let letters = letters(text);
+    if letters.contains("abort") {
+        return Some(true);
+    }
+    letters
+        .contains("onfail")
+        .then(|| !letters.contains("continue"))
+}
+
+fn letters(text: &str) -> String {
+    let letters = text.chars().filter(|c| c.is_alphanumeric());
+    letters.collect::<String>().to_lowercase()
+}
+
+/// What is wrong with a setting that protects, or may be one misspelt; see [`Fault::aborts`] for the other.
+fn flaw(group: &str, key: &str, value: &str) -> Option<(&'static str, Option<bool>)> {
+    let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
+    let is_adapter = sources::adapter(group).is_some();
+    let known = Policy::default().settings();
+    let letters = letters(key);
+    let begins = |words: &[&str]| words.iter().any(|word| letters.starts_with(word));
+    match key {
+        _ if !is_hook && !is_adapter => None,
+        "on-failure" if !matches!(value, "continue" | "abort") => {
+            Some(("is neither continue nor abort", Some(true)))
+        }
+        "enabled" if boolean(value).is_err() && (is_hook || value != "auto") => {
+            Some(("is neither yes nor no", None))
+        }
+        "type" if is_hook && !matches!(value, "once" | "hold") => {
+            Some(("is neither once nor hold", None))
+        }
+        _ if known.iter().any(|(known, _)| *known == key) => None,
+        _ if value == "abort" => Some(("may be on-failure misspelt", Some(true))),
+        _ if is_hook && value == "hold" => Some(("may be type misspelt", None)),
+        _ if is_hook && begins(&["user", "usr", "uid", "runas"]) => {
+            Some(("may be user misspelt", None))
+        }
+        _ if begins(&["enab", "disab"]) => Some(("may be enabled misspelt", None)),
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests;

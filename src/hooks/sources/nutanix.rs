@@ -1,0 +1,61 @@
+//! Nutanix guest tools, also as Commvault uses them on AHV: pre_freeze before and post_thaw after, in
+//! /usr/local/sbin, without arguments.
+//!
+//! There a script that cannot be run leaves a crash-consistent snapshot: the freeze goes on.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use super::script::{self, Flaw, PairContract};
+use super::{Adapter, Found, Scene};
+use crate::hooks::policy::OnFailure;
+use crate::hooks::trust::quoted;
+
+/// The adapter.
+pub const NUTANIX: Adapter = Adapter {
+    name: NAME,
+    tags: &[
+        ("crash", "CRASH_CONSISTENT"),
+        ("filesystem", "CRASH_CONSISTENT"),
+        ("application", "APPLICATION_CONSISTENT"),
+    ],
+    find,
+    error_name: |_, _| None,
+};
+
+const NAME: &str = "nutanix";
+/// There is none in Nutanix' documentation; this is ours for any hook.
+const TIMEOUT: Duration = Duration::from_secs(600);
+const CONTRACT: PairContract = PairContract {
+    name: NAME,
+    on_failure: OnFailure::Continue,
+    keys: ["pre-freeze", "post-thaw"],
+    places: ["usr/local/sbin/pre_freeze", "usr/local/sbin/post_thaw"],
+    timeout: TIMEOUT,
+};
+
+fn find(scene: &Scene<'_>) -> Found {
+    let (mut found, used) = CONTRACT.find(scene);
+    let step = used.map(|(pair, policy)| pair.step(NAME, policy, &look, &|_| None));
+    found.steps.extend(step);
+    found
+}
+
+/// A control character in the first line keeps the kernel from finding the interpreter.
+fn look(path: &Path) -> Result<(), Flaw> {
+    script::look(path, script::PRIVATE)?;
+    let mut head = Vec::new();
+    let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
+    let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let is_text = read.is_ok() && head.starts_with(b"#!");
+    if is_text && line.iter().any(u8::is_ascii_control) {
+        let path = quoted(path);
+        return Err(Flaw::Forbidden(format!(
+            "{path} has a control character in its first line, so its interpreter is not found; \
+             sed -i 's/\\r$//' {path}"
+        )));
+    }
+    Ok(())
+}

@@ -1,0 +1,310 @@
+//! JSON lines over a unix stream socket, with descriptors beside them (floor 2).
+//!
+//! One message is one JSON value on a line of its own. Every wait has a time limit, a peer that has
+//! gone is an error and never SIGPIPE, and what was received stays in order: descriptors arrive
+//! before the line that they belong to.
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, poll};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, UnixCredentials, getsockopt, recvmsg, sendmsg,
+    setsockopt, sockopt,
+};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, IoSliceMut};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use crate::sys::fds;
+use crate::sys::poll::timeout;
+
+/// Most descriptors of one message: SCM_MAX_FD in include/net/scm.h.
+const MAX_FDS: usize = 253;
+
+/// Longest line that is taken in: a report of some thousand filesystems.
+const MAX_LINE: usize = 16 << 20;
+
+/// One end of a connection.
+#[derive(Debug)]
+pub struct Connection {
+    stream: UnixStream,
+    received: Vec<u8>,
+    fds: VecDeque<OwnedFd>,
+    sender: Option<i32>,
+}
+
+impl From<UnixStream> for Connection {
+    fn from(stream: UnixStream) -> Self {
+        Self {
+            stream,
+            received: Vec::new(),
+            fds: VecDeque::new(),
+            sender: None,
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.stream.as_fd()
+    }
+}
+
+/// A message as it goes over the wire.
+///
+/// # Errors
+/// It cannot be told in JSON.
+pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+    let mut line = serde_json::to_vec(message)?;
+    line.push(b'\n');
+    Ok(line)
+}
+
+impl Connection {
+    /// Sends a message; `limit` bounds the wait for a peer that does not read.
+    ///
+    /// # Errors
+    /// EPIPE: the peer has gone; `TimedOut`.
+    pub fn send(&self, message: &impl Serialize, limit: Duration) -> io::Result<()> {
+        self.send_with_fds(message, &[], limit)
+    }
+
+    /// Sends a message together with descriptors.
+    ///
+    /// # Errors
+    /// As [`Connection::send`].
+    pub fn send_with_fds(
+        &self,
+        message: &impl Serialize,
+        fds: &[BorrowedFd<'_>],
+        limit: Duration,
+    ) -> io::Result<()> {
+        self.send_line(&line(message)?, fds, Instant::now() + limit)
+    }
+
+    fn send_line(&self, line: &[u8], fds: &[BorrowedFd<'_>], end: Instant) -> io::Result<()> {
+        let numbers: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
+        for chunk in numbers.chunks(MAX_FDS) {
+            // Descriptors need a byte to go with; an empty line is no message.
+            self.send_some(b"\n", &[ControlMessage::ScmRights(chunk)], end)?;
+        }
+        let mut sent = 0;
+        while sent < line.len() {
+            sent += self.send_some(&line[sent..], &[], end)?;
+        }
+        Ok(())
+    }
+
+    fn send_some(
+        &self,
+        bytes: &[u8],
+        control: &[ControlMessage<'_>],
+        end: Instant,
+    ) -> io::Result<usize> {
+        let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+        loop {
+            let socket = self.stream.as_raw_fd();
+            match sendmsg::<()>(socket, &[IoSlice::new(bytes)], control, flags, None) {
+                Err(Errno::EAGAIN) => self.wait(PollFlags::POLLOUT, Some(end))?,
+                Err(Errno::EINTR) => {}
+                sent => return Ok(sent?),
+            }
+        }
+    }
+
+    /// Says that nothing more will be sent; messages can still be received.
+    ///
+    /// # Errors
+    /// The peer has gone.
+    pub fn shutdown_write(&self) -> io::Result<()> {
+        self.stream.shutdown(Shutdown::Write)
+    }
+
+    /// The next message; `limit` bounds the wait for all of it, without one it waits for ever.
+    ///
+    /// # Errors
+    /// `UnexpectedEof`: the peer has gone; `TimedOut`; `InvalidData`: a line that is no such message.
+    pub fn recv<T: DeserializeOwned>(&mut self, limit: Option<Duration>) -> io::Result<T> {
+        Ok(serde_json::from_slice(&self.recv_line(limit)?)?)
+    }
+
+    fn recv_line(&mut self, limit: Option<Duration>) -> io::Result<Vec<u8>> {
+        let end = limit.and_then(|limit| Instant::now().checked_add(limit));
+        loop {
+            if let Some(line) = self.next_line() {
+                if !line.is_empty() {
+                    return Ok(line);
+                }
+                continue;
+            }
+            if self.received.len() > MAX_LINE {
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "a line is too long",
+                ));
+            }
+            if self.recv_some(end)? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+        }
+    }
+
+    /// Whether the next message can be received without waiting for the peer.
+    pub fn has_message(&self) -> bool {
+        self.received.contains(&b'\n')
+    }
+
+    /// Descriptors that have arrived, in order; those of a message are there when it is.
+    pub fn take_fds(&mut self) -> Vec<OwnedFd> {
+        self.fds.drain(..).collect()
+    }
+
+    /// Process and user at the other end when it was connected.
+    ///
+    /// # Errors
+    /// As getsockopt(2) has it.
+    pub fn peer(&self) -> io::Result<UnixCredentials> {
+        Ok(getsockopt(&self.stream, sockopt::PeerCredentials)?)
+    }
+
+    /// From here on [`Connection::sender`] is known: several processes may hold the other end.
+    ///
+    /// # Errors
+    /// As setsockopt(2) has it.
+    pub fn identify_senders(&self) -> io::Result<()> {
+        Ok(setsockopt(&self.stream, sockopt::PassCred, &true)?)
+    }
+
+    /// Process id of the sender of the message that was received last.
+    pub fn sender(&self) -> Option<i32> {
+        self.sender
+    }
+
+    /// [`Connection::peer`], if it is root, or whoever runs this process.
+    ///
+    /// # Errors
+    /// It is somebody else.
+    pub fn trusted_peer(&self) -> io::Result<UnixCredentials> {
+        let peer = self.peer()?;
+        if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
+            let text = format!("its socket belongs to user {}, not to root", peer.uid());
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        Ok(peer)
+    }
+
+    fn next_line(&mut self) -> Option<Vec<u8>> {
+        let end = self.received.iter().position(|&byte| byte == b'\n')?;
+        let mut line: Vec<u8> = self.received.drain(..=end).collect();
+        line.pop();
+        Some(line)
+    }
+
+    fn recv_some(&mut self, end: Option<Instant>) -> io::Result<usize> {
+        let mut bytes = [0; 4096];
+        loop {
+            let mut control = nix::cmsg_space!([RawFd; MAX_FDS], UnixCredentials);
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
+            let mut parts = [IoSliceMut::new(&mut bytes)];
+            let socket = self.stream.as_raw_fd();
+            let message = match recvmsg::<()>(socket, &mut parts, Some(&mut control), flags) {
+                Err(Errno::EAGAIN) => {
+                    self.wait(PollFlags::POLLIN, end)?;
+                    continue;
+                }
+                Err(Errno::EINTR) => continue,
+                // A peer that has gone with something of ours unread.
+                Err(Errno::ECONNRESET) => return Ok(0),
+                message => message?,
+            };
+            for control in message.cmsgs()? {
+                match control {
+                    ControlMessageOwned::ScmRights(numbers) => {
+                        self.fds.extend(numbers.into_iter().map(fds::received));
+                    }
+                    // The kernel does not join messages of different senders.
+                    ControlMessageOwned::ScmCredentials(sender) => self.sender = Some(sender.pid()),
+                    _ => {}
+                }
+            }
+            let length = message.bytes;
+            self.received.extend_from_slice(&bytes[..length]);
+            return Ok(length);
+        }
+    }
+
+    fn wait(&self, what: PollFlags, end: Option<Instant>) -> io::Result<()> {
+        let left = end.map(|end| end.saturating_duration_since(Instant::now()));
+        if left.is_some_and(|left| left.is_zero()) {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "no answer in time"));
+        }
+        let mut fds = [PollFd::new(self.stream.as_fd(), what)];
+        match poll(&mut fds, timeout(left)) {
+            Ok(_) | Err(Errno::EINTR) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{Read, Write};
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LATE: Duration = Duration::from_secs(1000);
+
+    fn pair() -> (Connection, Connection) {
+        let (a, b) = UnixStream::pair().unwrap();
+        (a.into(), b.into())
+    }
+
+    #[test]
+    fn messages_arrive_in_order_and_with_their_descriptors() {
+        let (a, mut b) = pair();
+        let (mut reader, writer) = UnixStream::pair().unwrap();
+        let fds: Vec<BorrowedFd<'_>> = (0..MAX_FDS + 7).map(|_| writer.as_fd()).collect();
+        a.send(&"first", LATE).unwrap();
+        a.send_with_fds(&[1, 2], &fds, LATE).unwrap();
+        assert_eq!(b.recv::<String>(Some(LATE)).unwrap(), "first");
+        assert_eq!(b.recv::<[u8; 2]>(Some(LATE)).unwrap(), [1, 2]);
+        let mut received = b.take_fds();
+        assert_eq!(received.len(), MAX_FDS + 7);
+        let mut copy = std::fs::File::from(received.remove(0));
+        copy.write_all(b"x").unwrap();
+        drop((copy, received, writer));
+        let mut text = String::new();
+        reader.read_to_string(&mut text).unwrap();
+        assert_eq!(text, "x");
+        assert!(!b.has_message());
+    }
+
+    #[test]
+    fn a_peer_that_is_silent_or_gone_or_talks_nonsense_is_an_error() {
+        let (mut a, b) = pair();
+        let kind = |result: io::Result<u8>| result.unwrap_err().kind();
+        assert_eq!(kind(a.recv(Some(SOON))), io::ErrorKind::TimedOut);
+        (&b.stream).write_all(b"12").unwrap();
+        assert_eq!(kind(a.recv(Some(SOON))), io::ErrorKind::TimedOut);
+        (&b.stream).write_all(b"\n{\n").unwrap();
+        assert_eq!(a.recv::<u8>(Some(LATE)).unwrap(), 12);
+        assert!(a.has_message());
+        a.recv::<u8>(Some(LATE)).unwrap_err();
+        drop(b);
+        assert_eq!(kind(a.recv(None)), io::ErrorKind::UnexpectedEof);
+        let gone = a.send(&1, LATE).unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
+    }
+
+    #[test]
+    fn a_peer_that_does_not_read_holds_the_sender_up_no_longer_than_the_limit() {
+        let (a, _b) = pair();
+        let long = "x".repeat(1 << 20);
+        let error = a.send(&long, SOON).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+    }
+}

@@ -1,0 +1,44 @@
+//! How much the system has still to write back: /proc/meminfo (proc_meminfo(5)). Floor 1.
+
+use super::System;
+use std::fs;
+use std::io;
+
+/// `Dirty` and `Writeback` together, in bytes.
+///
+/// # Errors
+/// The file cannot be read, or lacks one of the two.
+pub fn dirty_bytes(system: &System) -> io::Result<u64> {
+    parse(&fs::read_to_string(system.path("/proc/meminfo"))?)
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no Dirty: or Writeback:"))
+}
+
+/// [`dirty_bytes`] of the file's text; `None` if it lacks one of the two, or they are too much to be true.
+pub fn parse(text: &str) -> Option<u64> {
+    let kib = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    };
+    let sum = kib("Dirty:")?.checked_add(kib("Writeback:")?)?;
+    sum.checked_mul(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_add_up_and_nothing_else_counts() {
+        let text = "MemTotal: 8 kB\nDirty:               120 kB\nWriteback:             8 kB\n\
+                    WritebackTmp:          3 kB\n";
+        assert_eq!(parse(text), Some(128 * 1024));
+        for text in ["", "Dirty: 1 kB\n", "Dirty: x kB\nWriteback: 1 kB\n"] {
+            assert_eq!(parse(text), None);
+        }
+        assert_eq!(
+            parse("Dirty: 18446744073709551615 kB\nWriteback: 1 kB\n"),
+            None
+        );
+        assert!(dirty_bytes(&System::host()).is_ok());
+    }
+}

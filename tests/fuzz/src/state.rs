@@ -1,0 +1,121 @@
+//! What agent, guardian and hook master leave or send to one another.
+
+use qemu_ga::freeze::guardian::machine::{Action, Cause, Event, Machine};
+use qemu_ga::freeze::guardian::{Order, Word};
+use qemu_ga::freeze::report::Report;
+use qemu_ga::hooks::HookRecord;
+use qemu_ga::hooks::memory::Remembered;
+use qemu_ga::hooks::memory::Started;
+use qemu_ga::operator::{log, report};
+use qemu_ga::sys::fds::Token;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// What is read from JSON and written reads the same.
+fn round_trip<T: DeserializeOwned + Serialize + PartialEq + std::fmt::Debug>(
+    text: &[u8],
+) -> Option<T> {
+    let read: T = serde_json::from_slice(text).ok()?;
+    let written = serde_json::to_vec(&read).expect("what was read can be written");
+    let again: T = serde_json::from_slice(&written).expect("what was written can be read");
+    assert_eq!(read, again);
+    Some(read)
+}
+
+/// Only line ends may move a terminal's cursor.
+fn is_tame(text: &str) -> bool {
+    text.chars().all(|c| !c.is_control() || c == '\n')
+}
+
+/// Each line is a message of either side, or a word for what else may happen. The freeze is undone at most
+/// once, never for a reason of the guardian's own while the agent has the token, and never when the run is over.
+pub fn guardian(data: &[u8]) {
+    let Ok(token) = Token::new() else { return };
+    let mut machine = Machine::default();
+    let (mut agent_has_it, mut lingers) = (false, false);
+    for line in data.split(|&byte| byte == b'\n') {
+        round_trip::<Word>(line);
+        let event = match line {
+            // The agent takes the token after it has said so.
+            b"take" => {
+                agent_has_it |= token.take();
+                continue;
+            }
+            b"gone" => Event::Gone,
+            b"limit" => Event::Limit,
+            b"claim-limit" => Event::ClaimLimit { is_stuck: false },
+            b"stuck" => Event::ClaimLimit { is_stuck: true },
+            b"unmarked" => Event::Unmarked,
+            b"asked" => Event::Asked,
+            b"wanted" => Event::Wanted,
+            line => match round_trip::<Order>(line) {
+                Some(order) => Event::Order(order),
+                None => continue,
+            },
+        };
+        let by_agent = matches!(event, Event::Gone | Event::ClaimLimit { .. });
+        lingers |= event == Event::Order(Order::Linger);
+        let actions = machine.on(event, Some(&token));
+        for action in &actions {
+            if let Action::Undo { cause, .. } = action {
+                assert!(!lingers, "undone after the run was over");
+                assert_eq!(by_agent, *cause == Cause::AgentDied);
+                assert!(by_agent || !agent_has_it);
+                assert!(!token.is_free(), "undone without the token");
+                assert_eq!(actions.last(), Some(&Action::Leave));
+            }
+        }
+        if actions.contains(&Action::Leave) {
+            return;
+        }
+    }
+}
+
+/// Each line is shown, once.
+pub fn hook_log(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let shown = log::render(&text);
+    assert!(is_tame(&shown));
+    let count = |text: &str| text.lines().filter(|line| !line.is_empty()).count();
+    assert_eq!(count(&text), count(&shown));
+}
+
+/// What is understood names each hook once, and writes the line from which it came.
+pub fn journal(data: &[u8]) {
+    let known = Remembered::parse(data);
+    for (at, started) in known.started.iter().enumerate() {
+        assert!(!started.name.is_empty());
+        assert_eq!(Started::from_value(&started.to_value()), *started);
+        let step = started.clone().step(&mut Vec::new());
+        // What version 0.1.0 left out is filled in.
+        let kept = step.started.expect("what it was made from");
+        assert!(kept.source == started.source && kept.why == started.why);
+        assert_eq!((&kept.name, &step.name), (&started.name, &started.name));
+        let same = |other: &Started| other.source == started.source && other.name == started.name;
+        assert!(!known.started[at + 1..].iter().any(same));
+    }
+    // A line that was torn off at its end is noticed.
+    if known.is_whole {
+        assert!(!Remembered::parse(&data[..data.len() - 1]).is_whole);
+    }
+}
+
+pub fn records(data: &[u8]) {
+    for line in data.split(|&byte| byte == b'\n') {
+        if let Some(record) = round_trip::<HookRecord>(line) {
+            let report = Report {
+                hooks: vec![record],
+                ..Report::default()
+            };
+            assert!(is_tame(&report::render(&report)));
+        }
+    }
+}
+
+pub fn reports(data: &[u8]) {
+    for mut report in round_trip::<Vec<Report>>(data).unwrap_or_default() {
+        assert!(is_tame(&report::render(&report)));
+        report.judge();
+        report.summary();
+    }
+}

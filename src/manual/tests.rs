@@ -125,7 +125,11 @@ fn every_key_of_the_hooks_settings_is_described() {
     let mut told = keys("hook");
     told.extend(keys("hooks alone"));
     told.sort_unstable();
-    assert_eq!(told, arms(include_str!("../hooks/policy.rs")));
+    let setters = concat!(
+        include_str!("../hooks/policy.rs"),
+        include_str!("../hooks/policy/rules.rs")
+    );
+    assert_eq!(told, arms(setters));
     for key in &told {
         assert!(page.contains(&roff::plain(key)), "{key}");
     }
@@ -146,27 +150,48 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
     let script = root.path().join("script");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
     std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
+    std::fs::create_dir(root.path().join("bin")).unwrap();
+    std::fs::set_permissions(root.path().join("bin"), Permissions::from_mode(0o755)).unwrap();
+    for name in ["bin/agent_func.sh", "x_freeze.sh", "x_unfreeze.sh"] {
+        std::fs::copy(&script, root.path().join(name)).unwrap();
+    }
     let defaults = |section: &str| -> Vec<(String, String, String)> {
         let entries = settings::section(section).unwrap().into_iter();
         entries.map(|e| (e.name, e.kind, e.default)).collect()
     };
-    for adapter in &ADAPTERS {
+    for adapter in ADAPTERS {
         let name = adapter.name;
         let source = std::fs::read_to_string(format!("src/hooks/sources/{name}.rs")).unwrap();
         let mut known = arms(&source);
         // The only key of its group is no arm.
         let only = source.split_once("if key != \"");
         known.extend(only.map(|(_, rest)| rest.split('"').next().unwrap().to_owned()));
+        // Those of a pair of scripts are a list of its contract.
+        if let Some((_, rest)) = source.split_once("keys: [") {
+            let listed = rest.split_once(']').unwrap().0;
+            known.extend(
+                listed
+                    .split(", ")
+                    .map(|key| key.trim_matches('"').to_owned()),
+            );
+            known.push("timeout".to_owned());
+        }
         known.push("on-failure".to_owned());
         known.sort_unstable();
         assert_eq!(keys(name), known, "{name}");
 
         // Every file that it can be told of is there.
         let told = defaults(name);
-        let files = told.iter().filter(|(_, kind, _)| kind == "path");
-        let named: String = files
-            .map(|(key, _, _)| format!("{key}={}\n", script.display()))
-            .collect();
+        let files = told
+            .iter()
+            .filter_map(|(key, kind, default)| match &kind[..] {
+                "path" => Some(format!("{key}={}\n", script.display())),
+                "directory" if default.is_empty() => {
+                    Some(format!("{key}={}\n", root.path().display()))
+                }
+                _ => None,
+            });
+        let named: String = files.collect();
         let rules = Rules::parse(root.path(), format!("[{name}]\n{named}").as_bytes());
         let scene = Scene {
             root: root.path(),
@@ -177,6 +202,8 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
         assert_eq!(found.warnings, [""; 0], "{name}");
         let step = &found.steps[0];
         let limit = step.freeze.as_ref().and_then(|call| call.timeout);
+        // VMware's is one for all scripts.
+        let limit = limit.or(step.budget);
         let limit = limit.map(|limit| limit.as_secs().to_string());
         let settings = step.policy.settings();
         let default_of = |key: &str| {

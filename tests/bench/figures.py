@@ -16,6 +16,8 @@ LARGER = {"ms": "s", "µs": "ms"}
 # What a page says of a run; parts.bench_guest adds the second line's.
 FACTS = ("date", "rounds", "minutes", "ours", "original", "processor", "cores", "memory_gib", "others_percent", "system", "kernel",
          "guest_accelerator", "guest_qemu", "guest_cores", "guest_memory_gib", "guest_kernel")
+# Besides, of a run that has measured the matrix.
+MATRIX_FACTS = ("matrix_rounds", "others_percent_after_matrix")
 
 
 class FiguresError(Exception):

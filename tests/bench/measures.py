@@ -150,3 +150,23 @@ PANELS = [
         ("get-fsinfo, 300 filesystems", "300 mounted filesystems"),
     ]),
 ]
+
+MATRIX = """Every combination of 1, 4, 20 and 100 filesystems, clean or dirty, and three setups of hooks: the time of both commands, and how
+long a writer stands still. A ratio above 1 is in bold. How it was taken:
+
+- *Where:* on the machine itself, not in the emulated guest, in a mount namespace whose root is ext4 on a loop device. One filesystem is the
+  root alone; the others are ext4 on loop devices, too. All images are in memory, so that no disk's speed plays a part.
+- *Rounds:* {rounds} of each agent, in turn: ours, the original, ours, …. Each agent has frozen once before.
+- *Priority:* agents, programs and what measures them have a nice value of -10 or less, so that other work on the machine disturbs less.
+- *Commands:* from the request guest-fsfreeze-freeze to its answer over a unix socket, and at once the same with guest-fsfreeze-thaw.
+- *Write stall:* a program appends 512 bytes, sleeps for 1 ms and so on; the longest time between two completed writes, so that it is
+  never below 1 ms. Programs on the root, on the first and on the last frozen filesystem that is not the root run beside each other in the
+  same freeze.
+- *Clean:* all is flushed before, but for the writers' own few records. *Dirty:* 200 MB are written and not flushed on the filesystem that
+  is frozen first (the last mounted), with the kernel's own writeback put off.
+- *Hooks:* no `--fsfreeze-hook`; each agent's own hook master with an empty directory; the same with 5 copies of /bin/true.
+"""
+MEMORY_AFTER = """Of a fresh agent with 4 filesystems, clean, without hooks, 2 seconds after its tenth and its hundredth thaw; before the first freeze it has
+answered ten pings. Its children are included, if it has any then. *Private dirty:* pages that no one else can use and that cannot be read
+again from disk.
+"""

@@ -1,7 +1,9 @@
 """FIGURES.md, the plot and the place in README.md, all from one file of figures."""
+import itertools
 import pathlib
 import re
 
+import cells
 import figures
 import measures
 import plot
@@ -19,14 +21,24 @@ def make(source):
     """What each file has to hold, by path, for the figures in `source`."""
     facts, known = figures.load(source)
     described = [measure.name for group in measures.GROUPS for measure in group.measures]
+    # Files from before there was a matrix have none of it.
+    if has_matrix(known):
+        described += cells.names()
     missing, unknown = sorted(set(described) - known.keys()), sorted(known.keys() - set(described))
     if facts["rounds"] < LEAST_ROUNDS:
         raise figures.FiguresError(f"{source} has {facts['rounds']} rounds: a page needs {LEAST_ROUNDS}, to show how far they differ")
     if missing:
         raise figures.FiguresError(f"{source} lacks {', '.join(missing)}: a page needs a whole run, without --only")
+    if has_matrix(known) and (absent := [fact for fact in figures.MATRIX_FACTS if facts.get(fact) is None]):
+        raise figures.FiguresError(f"{source} lacks {', '.join(absent)}: a page needs a whole run, without --only")
     if unknown:
         raise figures.FiguresError(f"no text for {', '.join(unknown)}: add it to tests/bench/measures.py")
     return {KEPT: pathlib.Path(source).read_text(), PAGE: page(facts, known), PLOT: plot.draw(facts, known), README: readme(facts, known)}
+
+
+def has_matrix(known):
+    """Whether the run has measured the matrix of freezes."""
+    return not known.keys().isdisjoint(cells.names())
 
 
 def around():
@@ -54,9 +66,14 @@ def page(facts, known):
     """The page."""
     parts = ["# Figures beside the original\n",
              "What this agent costs a guest, and what QEMU's own agent costs the same guest: both measured in one run, in turn, by one command.\n",
-             f"![{plot.title()}]({PLOT.name})\n", f"{summary(known)}\n", "## What was measured on what\n", conditions(facts)]
+             f"![{plot.title()}]({PLOT.name})\n", f"{summary(known)}\n"]
+    if has_matrix(known):
+        parts.append(matrix_summary(facts, known))
+    parts += ["## What was measured on what\n", conditions(facts)]
     for group in measures.GROUPS:
         parts += [f"## {group.title}\n", f"{group.about}\n", table(group, known), hows(group)]
+    if has_matrix(known):
+        parts.append(matrix(facts, known))
     return "\n".join(parts + ["## Once more\n", AGAIN.format(minutes=facts["minutes"], rounds=facts["rounds"])])
 
 
@@ -80,10 +97,28 @@ def summary(known):
     """How many are better, and by name all that are not."""
     by = {outcome: [measure.label for group in measures.GROUPS for measure in group.measures if known[measure.name].outcome() == outcome]
           for outcome in OUTCOMES}
-    lines = [f"Of {len(known)} measures this agent needs less in {len(by['less'])}, in every round; less is better in all of them.", ""]
+    lines = [f"Of {sum(map(len, by.values()))} measures this agent needs less in {len(by['less'])}, in every round; less is better in all of them.", ""]
     lines += [f"- {words}: {'; '.join(by[outcome]) or 'none'}." for outcome, words in
               (("more", "More, in every round"), ("equal", "Equal"), ("unclear", "No clear difference (the rounds of both overlap)"))]
     return "\n".join(lines)
+
+
+def matrix_summary(facts, known):
+    """How busy the machine was, and by name every cell of the matrix in which this agent is worse."""
+    before, after = facts["others_percent"], facts["others_percent_after_matrix"]
+    quiet = "quiet" if max(before, after) <= figures.BUSY_PERCENT else "**not quiet**"
+    worse = {}
+    for scene in cells.scenes():
+        for measure, _ in scene.measures():
+            worse.setdefault(cells.label(measure), []).append((scene.name(measure), str(scene)))
+    worse["memory"] = [(name, name) for name in cells.memory_names()]
+    worse = {what: [f"{place} ({known[name].ratio():.2f})" for name, place in places if (known[name].ratio() or 0) > 1]
+             for what, places in worse.items()}
+    count = sum(map(len, worse.values()))
+    lines = [f"Of {len(cells.names())} figures of [the whole matrix of freezes](#the-whole-matrix), this agent is worse (ratio above 1) in "
+             f"{count or 'none'}. The machine was {quiet}: {before} % busy before it, {after} % after.", ""]
+    lines += [f"- {what}: {'; '.join(places)}." for what, places in worse.items() if places]
+    return "\n".join(lines).rstrip() + "\n"
 
 
 def conditions(facts):
@@ -116,6 +151,27 @@ def table(group, known):
         ratio = figure.ratio()
         lines.append(f"| {measure.label} | {' | '.join(spread(figure, side) for side in figures.SIDES)} | "
                      f"{'–' if ratio is None else format(ratio, '.3f')} | {OUTCOMES[figure.outcome()]} | {cell(measure.means)} |")
+    return "\n".join(lines) + "\n"
+
+
+def matrix(facts, known):
+    """The section of the matrix: a table for each setup of hooks and each state, and one of the memory after many freezes."""
+    parts = ["## The whole matrix\n", measures.MATRIX.format(rounds=facts["matrix_rounds"])]
+    for hooks, state in itertools.product(cells.HOOKS, cells.STATES):
+        rows = [(f"{cells.filesystems(scene.count)}: {cells.label(measure)}", scene.name(measure))
+                for scene in cells.scenes((hooks, state)) for measure, _ in scene.measures()]
+        parts += [f"### {state.capitalize()}, {cells.HOOKS[hooks]}\n", small_table(rows, known)]
+    memory = small_table([(name, name) for name in cells.memory_names()], known)
+    return "\n".join(parts + ["### Memory after freezes\n", measures.MEMORY_AFTER, memory])
+
+
+def small_table(rows, known):
+    """`rows` are pairs of a label and a name."""
+    lines = ["| measure | this agent | the original | ratio |", "|---|---|---|---|"]
+    for label, name in rows:
+        ratio = known[name].ratio()
+        shown = "–" if ratio is None else f"**{ratio:.3f}**" if ratio > 1 else f"{ratio:.3f}"
+        lines.append(f"| {label} | {' | '.join(spread(known[name], side) for side in figures.SIDES)} | {shown} |")
     return "\n".join(lines) + "\n"
 
 

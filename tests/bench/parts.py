@@ -79,9 +79,8 @@ def measure(rows, made, work, rounds, only, facts):
                            ("mixed", commands.mixed), ("hooks", hooks.hooks)):
         if only in part:
             rows += function(Row, alternate, say, work, rounds)
-    in_guest = (("idle", idle), ("ping", ping_virtio), ("stall-slow-disk", stall_slow_disk), ("stall-loop", stall_loop),
-                ("many-stall", stall_of_many), ("many-clean", many_clean))
-    if only in "storage" or any(only in part for part, _ in in_guest):
+    in_guest = guest_parts()
+    if need_guest(only):
         with bench_guest(made, work) as machine:
             facts |= guest_facts(machine)
             for part, function in in_guest:
@@ -90,6 +89,17 @@ def measure(rows, made, work, rounds, only, facts):
             # The last: its mounts and loop devices would be frozen along.
             if only in "storage":
                 rows += commands.storage(Row, alternate, say, machine, rounds, IN_GUEST)
+
+
+def guest_parts():
+    """Names and functions of what is measured in the guest, but for the last of it, storage."""
+    return (("idle", idle), ("ping", ping_virtio), ("stall-slow-disk", stall_slow_disk), ("stall-loop", stall_loop),
+            ("many-stall", stall_of_many), ("many-clean", many_clean))
+
+
+def need_guest(only):
+    """Whether one of the parts whose name holds `only` is measured in the guest."""
+    return only in "storage" or any(only in part for part, _ in guest_parts())
 
 
 def alternate(rounds):

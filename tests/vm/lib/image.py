@@ -46,6 +46,9 @@ SYSVINIT = Kind("sysvinit", f"{BASE} sysvinit-core libglib2.0-0", "bookworm", in
 # A release whose kernel is known to have the SCSI target, the NVMe target and nbd as modules. The full kernel boots with the same MODULES.
 HIDDEN = Kind("hidden", f"{BASE} systemd-sysv dbus libglib2.0-0 nbdkit nbd-client", "bookworm", root_size="2G",
               kernel="linux-image-amd64")
+# The releases of database servers after the main guest's, and containers; the last two are for what cannot be frozen or written to.
+SERVERS = Kind("servers", f"""{BASE} systemd-sysv dbus libglib2.0-0t64 mariadb-server postgresql valkey-server podman crun
+    dosfstools squashfs-tools""", "trixie", root_size="3G")
 DATA_SIZE = "1G"
 MODULES = "virtio_pci virtio_blk virtio_console ext4 xfs crc32c_generic".split()
 
@@ -132,7 +135,7 @@ def _settle(tree, init):
     units = tree / "etc/systemd/system"
     (units / "multi-user.target.wants").mkdir(exist_ok=True)
     (units / "multi-user.target.wants/oob.service").symlink_to("/etc/systemd/system/oob.service")
-    for service in ("mariadb", "postgresql", "redis-server"):
+    for service in ("mariadb", "postgresql", "redis-server", "valkey-server"):
         (units / f"multi-user.target.wants/{service}.service").unlink(missing_ok=True)
     for noisy in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
                   "fstrim.timer", "systemd-timesyncd.service", "getty@tty1.service", "serial-getty@ttyS0.service",

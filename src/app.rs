@@ -7,7 +7,7 @@ use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
-use crate::freeze::real::{Gate, RealOps};
+use crate::freeze::linux::{Gate, LinuxOps};
 use crate::hooks;
 use crate::logging::{self, LogOptions};
 use crate::operator::{self, args::Tool};
@@ -114,7 +114,7 @@ pub fn main() -> u8 {
     let args: Vec<OsString> = std::env::args_os().collect();
     let word = args.get(1);
     if word.is_some_and(|word| word == "guardian") {
-        return guardian::process::cli();
+        return guardian::server::cli();
     }
     if let Some(found) = word.and_then(|word| find(word.to_str()?)) {
         return match found.does {
@@ -304,7 +304,7 @@ fn serve(
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
     let files = Files::new(state.clone());
-    let ops = RealOps::new(state, hook, Box::new(gate), limits.step, policy.normal_rcu);
+    let ops = LinuxOps::new(state, hook, Box::new(gate), limits.step, policy.normal_rcu);
     let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
@@ -346,7 +346,7 @@ fn serve_forever(
             never = hold_pidfile_after_thaw(freezer.clone(), deferred_pidfile) => match never {},
         }
     });
-    freezer.settle();
+    freezer.update_status();
     ended
 }
 

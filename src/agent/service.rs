@@ -21,7 +21,7 @@ pub async fn run(
 ) -> anyhow::Result<()> {
     let mut stop = Stop::new().context("cannot handle signals")?;
     // One that an earlier agent left.
-    session.context().freezer.look_after();
+    session.context().freezer.check_hold();
     let mut next = first;
     loop {
         if let Some(endpoint) = next.take() {

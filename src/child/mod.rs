@@ -22,7 +22,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::sys::identity::Identity;
-pub use crate::sys::process::{Announcement, Family};
+pub use crate::sys::process::{Family, PreExecWrite};
 use crate::sys::spawn::Ended;
 use crate::sys::strerror;
 pub use run::{Event, Running, reap_later};
@@ -50,7 +50,7 @@ pub struct Child {
     stdin: Option<Vec<u8>>,
     stdin_from: Option<OwnedFd>,
     passed: Vec<OwnedFd>,
-    announcements: Vec<Announcement>,
+    announcements: Vec<PreExecWrite>,
     output: Option<File>,
     cap: usize,
     deadline: Option<Duration>,
@@ -154,7 +154,7 @@ impl Child {
     }
 
     /// Has the child say so when it starts.
-    pub fn announce(mut self, announcements: Vec<Announcement>) -> Child {
+    pub fn announce(mut self, announcements: Vec<PreExecWrite>) -> Child {
         self.announcements = announcements;
         self
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use super::MARK_ENV;
 use crate::sys::cgroup::own_groups;
-use crate::sys::process::Announcement;
+use crate::sys::process::PreExecWrite;
 
 /// What the names of these control groups begin with.
 const PREFIX: &str = "qga-hook-";
@@ -42,10 +42,10 @@ impl Scope {
     }
 
     /// What the child writes to be in it.
-    pub fn entry(&self) -> Option<Announcement> {
+    pub fn entry(&self) -> Option<PreExecWrite> {
         let list = self.group.as_ref()?.join("cgroup.procs");
         let list = fs::OpenOptions::new().write(true).open(list).ok()?;
-        Some(Announcement {
+        Some(PreExecWrite {
             fd: list.into(),
             text: b"0".to_vec(),
         })

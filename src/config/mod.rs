@@ -18,7 +18,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::freeze::policy::{self, Limits, Mode, Pattern, Policy};
+use crate::freeze::policy::{self, FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::hooks::find;
 use crate::hooks::policy::Rules;
 use crate::hooks::sources::vmware;
@@ -140,9 +140,9 @@ pub struct Config {
     /// Reopen a lost channel.
     pub retry_path: bool,
     /// Which filesystems are frozen, and what is an error.
-    pub policy: Policy,
+    pub policy: FreezePolicy,
     /// How long a freeze and its steps may take.
-    pub limits: Limits,
+    pub limits: FreezeLimits,
     /// Commands that are refused.
     pub block_rpcs: RpcList,
     /// If not empty, the only commands that are answered.
@@ -163,8 +163,8 @@ impl Default for Config {
             verbose: false,
             daemon: false,
             retry_path: false,
-            policy: Policy::default(),
-            limits: Limits::default(),
+            policy: FreezePolicy::default(),
+            limits: FreezeLimits::default(),
             block_rpcs: RpcList::default(),
             allow_rpcs: RpcList::default(),
             warnings: Vec::new(),
@@ -244,15 +244,27 @@ impl Config {
             Id::FsfreezeInclude => return add_patterns(&mut self.policy.include, value),
             Id::FsfreezeExclude => return add_patterns(&mut self.policy.exclude, value),
             Id::FsfreezeOptional => return add_patterns(&mut self.policy.optional, value),
-            Id::FsfreezeHoldLimit => return set_limit(&mut self.limits.hold, Limits::HOLD, value),
-            Id::FsfreezeStepLimit => return set_limit(&mut self.limits.step, Limits::STEP, value),
+            Id::FsfreezeHoldLimit => {
+                return set_limit(
+                    &mut self.limits.hold,
+                    FreezeLimits::DEFAULT_HOLD_SECONDS,
+                    value,
+                );
+            }
+            Id::FsfreezeStepLimit => {
+                return set_limit(
+                    &mut self.limits.step,
+                    FreezeLimits::DEFAULT_STEP_SECONDS,
+                    value,
+                );
+            }
             _takes_no_value => {}
         }
         Ok(())
     }
 
     fn set_mode(&mut self, value: &str) -> Result<(), String> {
-        let mode = Mode::parse(value.trim_ascii());
+        let mode = FreezeMode::parse(value.trim_ascii());
         self.policy.freeze = mode.unwrap_or_default();
         match mode {
             Some(_) => Ok(()),

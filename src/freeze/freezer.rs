@@ -1,8 +1,8 @@
 //! The engine behind a thread: what commands hold.
 
 use super::engine::{Engine, FreezeError};
+use super::linux::LinuxOps;
 use super::ops::Ops;
-use super::real::RealOps;
 use super::report::Report;
 use crate::sys::{memory, strerror};
 use nix::sys::eventfd::EventFd;
@@ -16,20 +16,20 @@ use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
 /// The engine's own stack: it calls no deep code.
-const STACK: usize = 256 * 1024;
+const ENGINE_STACK_SIZE: usize = 256 * 1024;
 
 /// How long after the end of a run its memory is given back.
-const MEMORY_DELAY: Duration = Duration::from_millis(200);
+const MEMORY_RELEASE_DELAY: Duration = Duration::from_millis(200);
 
 /// Pause before the watch over a freeze is tried again.
-const RETRY: Duration = Duration::from_secs(1);
+const HOLD_CHECK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a frozen agent that is asked to stop looks whether the system goes down.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// What is known of the engine without waiting for it.
 #[derive(Clone, Default)]
-struct Standing {
+struct EngineStatus {
     /// Filesystems are frozen, or about to be.
     frozen: bool,
     /// When the hold limit ends the freeze.
@@ -44,7 +44,7 @@ struct Standing {
     is_stopping: bool,
 }
 
-impl Standing {
+impl EngineStatus {
     fn of<O: Ops>(engine: &mut Engine<O>) -> Self {
         let guardian = engine.guardian_line().map(Arc::new);
         Self {
@@ -113,9 +113,9 @@ impl<O: Ops> Shared<O> {
 }
 
 /// A handle to the engine; clones share it.
-pub struct Freezer<O: Ops = RealOps> {
+pub struct Freezer<O: Ops = LinuxOps> {
     shared: Arc<Shared<O>>,
-    standing: watch::Sender<Standing>,
+    standing: watch::Sender<EngineStatus>,
 }
 
 impl<O: Ops> Clone for Freezer<O> {
@@ -130,7 +130,7 @@ impl<O: Ops> Clone for Freezer<O> {
 impl<O: Ops + Send + 'static> Freezer<O> {
     /// Takes the engine.
     pub fn new(mut engine: Engine<O>) -> Self {
-        let (standing, _) = watch::channel(Standing::of(&mut engine));
+        let (standing, _) = watch::channel(EngineStatus::of(&mut engine));
         let stop = engine.stop_line();
         let jobs = Jobs {
             queue: VecDeque::new(),
@@ -190,7 +190,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     pub async fn freeze(&self, only: Option<Vec<Vec<u8>>>) -> Result<u64, FreezeError> {
         self.standing.send_modify(|standing| standing.frozen = true);
         let result = self.run(move |engine| engine.freeze(only.as_deref())).await;
-        self.look_after();
+        self.check_hold();
         result
     }
 
@@ -220,7 +220,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
 
     /// Looks after a freeze, if there is one: ends it at its limit, and hears of it when the
     /// guardian has ended it. Call it once more for a freeze that an earlier agent left.
-    pub fn look_after(&self) {
+    pub fn check_hold(&self) {
         if self.needs_care() {
             tokio::spawn(stand_by(self.clone()));
         }
@@ -243,7 +243,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
             let shared = self.shared.clone();
             let started = std::thread::Builder::new()
                 .name("freeze".into())
-                .stack_size(STACK)
+                .stack_size(ENGINE_STACK_SIZE)
                 .spawn(move || shared.run_thread());
             if let Err(error) = started {
                 // A thaw must not fail for want of memory; the agent answers again after it.
@@ -266,7 +266,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
 
     /// Waits until what is left of a run that has ended is done: for an agent that leaves. It does not
     /// wait for a run at work.
-    pub fn settle(&self) {
+    pub fn update_status(&self) {
         if !self.is_frozen() {
             lock(&self.shared.engine).conclude();
         }
@@ -281,16 +281,16 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         let standing = self.standing.clone();
         let job: Job<O> = Box::new(move |engine| {
             let result = job(engine);
-            standing.send_replace(Standing::of(engine));
+            standing.send_replace(EngineStatus::of(engine));
             // The session may have ended meanwhile; the outcome stays in state and report.
             tell.send(result).ok();
             // The host does not wait for this; what comes next does.
             engine.conclude();
-            standing.send_replace(Standing::of(engine));
+            standing.send_replace(EngineStatus::of(engine));
             concluded.send(()).ok();
         });
         self.enqueue(job);
-        tokio::spawn(give_memory_back(self.clone(), over));
+        tokio::spawn(release_memory(self.clone(), over));
         told.await
             .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))
     }
@@ -298,12 +298,12 @@ impl<O: Ops + Send + 'static> Freezer<O> {
 
 /// Gives the memory back that a run took. The engine's thread has to have ended, for what it keeps for its
 /// own next use lies between what others use.
-async fn give_memory_back<O: Ops + Send + 'static>(
+async fn release_memory<O: Ops + Send + 'static>(
     freezer: Freezer<O>,
     concluded: oneshot::Receiver<()>,
 ) {
     concluded.await.ok();
-    tokio::time::sleep(MEMORY_DELAY).await;
+    tokio::time::sleep(MEMORY_RELEASE_DELAY).await;
     if freezer.is_frozen() {
         return;
     }
@@ -318,7 +318,7 @@ async fn give_memory_back<O: Ops + Send + 'static>(
 async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
     let mut is_new = freezer.standing.borrow().has_legacy;
     while freezer.needs_care() {
-        let Standing {
+        let EngineStatus {
             ends,
             guardian,
             has_legacy,
@@ -347,13 +347,13 @@ async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
         }
         is_new = false;
         let done = freezer.run(|engine| {
-            engine.look_after();
+            engine.check_hold();
             Ok(())
         });
         if let Err(error) = done.await {
             tracing::error!("{error}");
             // The guardian is still there.
-            tokio::time::sleep(RETRY).await;
+            tokio::time::sleep(HOLD_CHECK_RETRY_INTERVAL).await;
         }
     }
 }

@@ -6,7 +6,7 @@ use crate::sys::strerror;
 use std::io;
 
 /// How many runs are kept.
-pub const KEPT: usize = 20;
+pub const MAX_REPORTS: usize = 20;
 
 /// The reports of the last runs, the newest first; and what is wrong with the file, in one line. A
 /// file that is missing holds none.
@@ -33,14 +33,14 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
 ///
 /// # Errors
 /// One line: it cannot be written, so only this process knows it. Nothing else depends on it.
-pub fn keep(state: &StateDir, report: &Report) -> Result<(), String> {
+pub fn store(state: &StateDir, report: &Report) -> Result<(), String> {
     let (mut reports, wrong) = read(state);
     if let Some(text) = wrong {
         tracing::warn!("{text}");
     }
     reports.retain(|kept| kept.id != report.id);
     reports.insert(0, report.clone());
-    reports.truncate(KEPT);
+    reports.truncate(MAX_REPORTS);
     let mut json = serde_json::to_vec(&reports);
     // A longer file would not be read any more.
     while reports.len() > 1 && json.as_ref().is_ok_and(|json| json.len() as u64 > MAX_SIZE) {
@@ -71,9 +71,9 @@ mod tests {
     fn the_last_runs_are_kept_the_newest_first() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
-        for number in 0..KEPT + 5 {
+        for number in 0..MAX_REPORTS + 5 {
             let id = number.to_string();
-            keep(
+            store(
                 &state,
                 &Report {
                     id,
@@ -87,9 +87,9 @@ mod tests {
             started: 7.0,
             ..Report::default()
         };
-        keep(&state, &again).unwrap();
+        store(&state, &again).unwrap();
         let (reports, wrong) = read(&state);
-        assert_eq!((reports.len(), wrong), (KEPT, None));
+        assert_eq!((reports.len(), wrong), (MAX_REPORTS, None));
         assert_eq!((reports[0].started, reports[19].id.as_str()), (7.0, "5"));
     }
 
@@ -97,13 +97,13 @@ mod tests {
     fn long_reports_are_fewer_and_not_lost() {
         let dir = tempfile::tempdir().unwrap();
         let state = StateDir::new(dir.path());
-        for number in 0..KEPT {
+        for number in 0..MAX_REPORTS {
             let report = Report {
                 id: number.to_string(),
                 errors: vec!["x".repeat(1 << 20)],
                 ..Report::default()
             };
-            keep(&state, &report).unwrap();
+            store(&state, &report).unwrap();
         }
         let (reports, wrong) = read(&state);
         assert_eq!((reports.len(), wrong), (15, None));
@@ -117,11 +117,11 @@ mod tests {
         fs::write(state.reports(), "[{\"id\":").unwrap();
         let (reports, wrong) = read(&state);
         assert!(reports.is_empty() && wrong.unwrap().contains("start anew"));
-        keep(&state, &Report::default()).unwrap();
+        store(&state, &Report::default()).unwrap();
         assert_eq!(read(&state).0.len(), 1);
         let gone = StateDir::new(dir.path().join("none"));
         assert!(
-            keep(&gone, &Report::default())
+            store(&gone, &Report::default())
                 .unwrap_err()
                 .contains("No such file")
         );

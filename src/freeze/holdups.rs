@@ -2,7 +2,7 @@
 //!
 //! It waits for every write that has begun, and a user's own FUSE server may keep one of his from ending: then all others
 //! are blocked for as long. To abort the connection ends the request, and with it the write. Nothing can be done about
-//! a page of userfaultfd(2); its process is named. Called by [`super::real::RealOps`].
+//! a page of userfaultfd(2); its process is named. Called by [`super::linux::LinuxOps`].
 
 use super::root::Root;
 use crate::deadline::Pool;
@@ -16,13 +16,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// How long all processes may be looked through; that takes milliseconds.
-const SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
+const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How long after an abort FIFREEZE may take to return.
 pub const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Most processes that an error names.
-const MAX_NAMES: usize = 3;
+const MAX_NAMED_PROCESSES: usize = 3;
 
 /// Where fusectl is mounted.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
@@ -31,7 +31,7 @@ const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 pub fn find(pool: &Pool, roots: &[Arc<Root>]) -> Vec<Vec<Writer>> {
     let all = roots.to_vec();
     let call = move || {
-        let (system, until) = (System::host(), Instant::now() + SEARCH_TIMEOUT);
+        let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
         let find = |root: &Arc<Root>| {
             let descriptor = root.as_fd().as_raw_fd().to_string();
             let device = device_of(&system, Path::new("/proc/self"), &descriptor);
@@ -40,7 +40,7 @@ pub fn find(pool: &Pool, roots: &[Arc<Root>]) -> Vec<Vec<Writer>> {
         Ok(all.iter().map(find).collect())
     };
     // Something of another process may be locked for long: then nobody is named.
-    pool.run_one(Some(SEARCH_TIMEOUT * 2), drop, call)
+    pool.run_one(Some(PROC_SEARCH_TIMEOUT * 2), drop, call)
         .unwrap_or_default()
 }
 
@@ -86,7 +86,7 @@ pub fn explain(writers: &[Writer]) -> String {
     }
     let names: Vec<String> = writers
         .iter()
-        .take(MAX_NAMES)
+        .take(MAX_NAMED_PROCESSES)
         .map(Writer::to_string)
         .collect();
     let names = names.join(", ");

@@ -1,7 +1,7 @@
 //! Floor 3: freezing and thawing the guest's filesystems as one transaction.
 //!
 //! [`plan`] chooses what is frozen and in which order, [`engine`] is the state machine, [`ops`]
-//! what it needs from the world (real in [`real`], simulated in the tests), `root` what that acts on,
+//! what it needs from the world (real in [`linux`], simulated in the tests), `root` what that acts on,
 //! [`guardian`] the process that stands by, [`report`] what a run did. [`Freezer`] is what the commands hold: it runs the engine on a
 //! thread of its own, so that a filesystem or hook that hangs never takes the protocol's task with it.
 //!
@@ -14,11 +14,11 @@ pub mod guard;
 pub mod guardian;
 pub mod history;
 mod holdups;
+pub mod linux;
 pub mod ops;
 pub mod plan;
 pub mod policy;
 pub mod reach;
-pub mod real;
 pub mod report;
 mod root;
 #[cfg(test)]

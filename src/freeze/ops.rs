@@ -1,7 +1,7 @@
-//! What the engine needs from the world. One implementation acts ([`super::real::RealOps`]), one
+//! What the engine needs from the world. One implementation acts ([`super::linux::LinuxOps`]), one
 //! in the tests fails at any step it is told to.
 
-use super::guardian::{Claim, Inherited, Order};
+use super::guardian::{Claim, Inherited, Request};
 use super::plan::{Survey, Target};
 use super::report::Report;
 use crate::deadline::Timed;
@@ -61,7 +61,7 @@ pub const REORDER_DELAY: Duration = Duration::from_secs(2);
 
 /// How long FIFREEZE is waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Patience {
+pub enum FreezeWait {
     /// For [`REORDER_DELAY`]; then it may be waited for again.
     Delay,
     /// Until the step limit, and not longer than this, which is left of the hold limit. Then it is given
@@ -71,7 +71,7 @@ pub enum Patience {
 
 /// What the guardian has done by itself.
 #[derive(Debug, PartialEq)]
-pub enum Heard {
+pub enum GuardianNews {
     /// Nothing.
     Nothing,
     /// It has ended the freeze.
@@ -95,7 +95,7 @@ pub enum Legacy<H> {
 
 /// A filesystem that is held open, as the guardian gets it.
 #[derive(Debug)]
-pub struct Holding<'a, H> {
+pub struct HeldFilesystem<'a, H> {
     /// By this number the guardian is told of it.
     pub number: usize,
     /// Its handle.
@@ -133,12 +133,12 @@ pub trait Ops {
     fn flush(&mut self, handles: &[&Self::Handle], commits_first: bool) -> Vec<io::Result<()>>;
 
     /// FIFREEZE of one batch, side by side; one answer each, or none from those that have not answered
-    /// within [`REORDER_DELAY`]: [`Ops::await_freeze`] waits for these, and has to be called then. EBUSY:
+    /// within [`REORDER_DELAY`]: [`Ops::wait_for_freeze`] waits for these, and has to be called then. EBUSY:
     /// someone else has frozen it; EOPNOTSUPP: it cannot be frozen.
     fn freeze(&mut self, handles: &[&Self::Handle]) -> Vec<Option<Timed>>;
 
     /// Waits for those that have not answered yet, in the order of the batch, until `patience` ends.
-    fn await_freeze(&mut self, patience: Patience) -> Vec<Option<Timed>>;
+    fn wait_for_freeze(&mut self, patience: FreezeWait) -> Vec<Option<Timed>>;
 
     /// FITHAW, one after another in this order; one that is stuck does not hold up those after it.
     /// EINVAL: it is not frozen.
@@ -146,7 +146,7 @@ pub trait Ops {
 
     /// What was written to a block device so far. Of a device that was asked for before the first FIFREEZE nothing is
     /// opened or allocated. `None`: that is not counted.
-    fn written(&mut self, _device: DeviceNumber) -> Option<Written> {
+    fn write_counters(&mut self, _device: DeviceNumber) -> Option<Written> {
         None
     }
 
@@ -178,7 +178,7 @@ pub trait Ops {
     fn replace_guardian(
         &mut self,
         run: &str,
-        held: &[Holding<'_, Self::Handle>],
+        held: &[HeldFilesystem<'_, Self::Handle>],
         limit: Option<Duration>,
         since: Option<Duration>,
     ) -> Result<(), String>;
@@ -187,7 +187,7 @@ pub trait Ops {
     ///
     /// # Errors
     /// As [`Ops::start_guardian`]; it is gone then.
-    fn await_guardian(&mut self) -> Result<(), String>;
+    fn wait_for_guardian(&mut self) -> Result<(), String>;
 
     /// Entrusts the opened filesystems, in the order of freezing, to the guardian, which thaws them after
     /// `limit`.
@@ -196,7 +196,7 @@ pub trait Ops {
     /// As [`Ops::start_guardian`], also if there is none; it is gone then, unless it has begun to thaw.
     fn entrust(
         &mut self,
-        held: &[Holding<'_, Self::Handle>],
+        held: &[HeldFilesystem<'_, Self::Handle>],
         limit: Option<Duration>,
     ) -> Result<(), String>;
 
@@ -218,7 +218,7 @@ pub trait Ops {
     fn is_any_frozen(&mut self, handles: &[&Self::Handle]) -> bool;
 
     /// Tells the guardian how far the run is; without one nothing happens.
-    fn tell_guardian(&mut self, order: Order);
+    fn send_to_guardian(&mut self, order: Request);
 
     /// Asks the guardian who thaws; without one it is the agent.
     fn claim(&mut self, is_early: bool) -> Claim;
@@ -227,20 +227,20 @@ pub trait Ops {
     fn is_undecided(&self) -> bool;
     /// Whether there was a guardian and it is gone without a word, and whether it has ended the freeze by
     /// itself; never waits.
-    fn hear_guardian(&mut self) -> Heard;
+    fn poll_guardian(&mut self) -> GuardianNews;
 
     /// Tells the guardian that nothing is left to do, and does not wait for its end.
     fn release_guardian(&mut self);
 
     /// Leaves the guardian, which has ended a freeze that was not whole, to what it still does;
     /// [`Ops::legacy`] says when that is over.
-    fn part_from_guardian(&mut self);
+    fn disconnect_guardian(&mut self);
 
     /// Lets the guardian go, and waits for its end; without one nothing happens.
     fn dismiss_guardian(&mut self);
 
     /// A descriptor that becomes readable when the guardian speaks or goes; `None` without one.
-    fn guardian_line(&self) -> Option<OwnedFd>;
+    fn guardian_fd(&self) -> Option<OwnedFd>;
 
     /// Remembers, for the next thaw, that a freeze ended before it.
     ///
@@ -263,9 +263,9 @@ pub trait Ops {
     /// One line that says what could not be removed.
     fn mark_thawed(&mut self) -> Result<(), String>;
 
-    /// From here to [`Ops::speak`], or to the thaw hooks, nothing is logged or written, the agent's memory stays resident,
+    /// From here to [`Ops::leave_frozen_section`], or to the thaw hooks, nothing is logged or written, the agent's memory stays resident,
     /// and so many filesystems can be frozen or thawed at once without any more of it.
-    fn hush(&mut self, at_once: usize);
+    fn enter_frozen_section(&mut self, at_once: usize);
 
     /// Expedites RCU grace periods, most of what FIFREEZE waits for, until [`Ops::restore_rcu`]. Only with a
     /// guardian, who switches that off should the agent die.
@@ -278,13 +278,13 @@ pub trait Ops {
     fn restore_rcu(&mut self) -> Result<(), String>;
 
     /// Logging goes on, the kept lines first.
-    fn speak(&mut self);
+    fn leave_frozen_section(&mut self);
 
     /// Lets go of what only a run needs: threads, lists.
-    fn rest(&mut self);
+    fn release_resources(&mut self);
 
     /// What asks the agent to stop, by becoming readable: a freeze hook at work is ended by it.
-    fn stop_line(&self) -> Option<Arc<EventFd>> {
+    fn stop_event(&self) -> Option<Arc<EventFd>> {
         None
     }
 
@@ -311,5 +311,5 @@ pub trait Ops {
     ///
     /// # Errors
     /// One line that says what could not be written.
-    fn keep(&mut self, report: &Report) -> Result<(), String>;
+    fn store_report(&mut self, report: &Report) -> Result<(), String>;
 }

@@ -1,6 +1,6 @@
 //! Opens the filesystems of a plan, within a time limit each. Floor 3.
 //!
-//! [`super::real::RealOps`] does so before and after the hooks, and `qemu-ga check` to find out beforehand what a freeze
+//! [`super::linux::LinuxOps`] does so before and after the hooks, and `qemu-ga check` to find out beforehand what a freeze
 //! could not open.
 
 use super::guard;

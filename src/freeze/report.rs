@@ -2,7 +2,7 @@
 
 mod level;
 
-use super::plan::{LeftOut, Plan, Target};
+use super::plan::{Excluded, Plan, Target};
 use crate::hooks::master::MasterReport;
 use crate::hooks::{HookRecord, HookStatus, Phase, words};
 use crate::probe::mountinfo::DeviceNumber;
@@ -13,7 +13,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// What became of one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Outcome {
+pub enum FilesystemOutcome {
     /// Opened, but the run ended before its turn.
     Untouched,
     /// Frozen, and not thawed yet.
@@ -39,7 +39,7 @@ pub struct FilesystemRecord {
     /// Its device's name, or `major:minor`.
     pub device: String,
     /// What became of it.
-    pub outcome: Outcome,
+    pub outcome: FilesystemOutcome,
     /// Reason of a skip or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
@@ -56,7 +56,7 @@ pub struct FilesystemRecord {
     pub read_only: bool,
     /// It cannot be frozen: what its device had written before the first FIFREEZE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub watch: Option<Watch>,
+    pub watch: Option<DeviceWatch>,
     /// It was not frozen, is on a local disk and could be written: it lowers the level.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub writable: bool,
@@ -64,7 +64,7 @@ pub struct FilesystemRecord {
 
 /// A block device whose writes are counted while filesystems are frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Watch {
+pub struct DeviceWatch {
     /// Its number.
     pub device: DeviceNumber,
     /// Writes and discards that had ended before the freeze.
@@ -90,7 +90,7 @@ impl FilesystemRecord {
             mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
             fstype: fstype.to_owned(),
             device: String::new(),
-            outcome: Outcome::Untouched,
+            outcome: FilesystemOutcome::Untouched,
             detail: None,
             freeze_seconds: 0.0,
             optional: false,
@@ -122,7 +122,7 @@ pub enum Applications {
 /// How a freeze ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum End {
+pub enum RunEnd {
     /// The host thawed.
     Thaw,
     /// It failed; nothing is frozen, and the host was told so.
@@ -177,7 +177,7 @@ pub struct Report {
     pub level_reasons: Vec<String>,
     /// How it ended; `None`: it has not.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub end: Option<End>,
+    pub end: Option<RunEnd>,
     /// Why it ended before the host thawed, as half a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_because: Option<String>,
@@ -245,14 +245,14 @@ impl Report {
     }
 
     /// Ends the run.
-    pub fn end(&mut self, end: End) {
+    pub fn end(&mut self, end: RunEnd) {
         for record in &mut self.filesystems {
-            if record.outcome == Outcome::Frozen {
-                record.outcome = Outcome::Thawed;
+            if record.outcome == FilesystemOutcome::Frozen {
+                record.outcome = FilesystemOutcome::Thawed;
             }
         }
         self.end = Some(end);
-        self.judge();
+        self.compute_level();
     }
 
     /// The run in one line.
@@ -272,15 +272,15 @@ impl Report {
 
     /// Enters what was planned; target `n` becomes record `n`.
     pub fn plan(&mut self, plan: &Plan) {
-        self.everything(&plan.targets);
-        let left_out = |left: &LeftOut| FilesystemRecord {
+        self.add_all(&plan.targets);
+        let left_out = |left: &Excluded| FilesystemRecord {
             detail: Some(left.reason.clone()),
-            outcome: Outcome::Skipped,
+            outcome: FilesystemOutcome::Skipped,
             writable: left.writable,
             ..FilesystemRecord::new(&left.mountpoint, &left.fstype)
         };
         self.skipped = plan.skipped.iter().map(left_out).collect();
-        let not_frozen = |left: &LeftOut| NotFrozen {
+        let not_frozen = |left: &Excluded| NotFrozen {
             mountpoint: String::from_utf8_lossy(&left.mountpoint).into_owned(),
             reason: left.reason.clone(),
             writable: left.writable,
@@ -289,7 +289,7 @@ impl Report {
     }
 
     /// What the host named and a hook has unmounted cannot change, unless it is in use.
-    pub fn pardon_unmounted(&mut self, before: &[Target]) {
+    pub fn ignore_unmounted(&mut self, before: &[Target]) {
         for named in &mut self.requested_not_frozen {
             let mut before = before.iter();
             let before = before.find(|target| target.filesystem.name() == named.mountpoint);
@@ -305,7 +305,7 @@ impl Report {
     }
 
     /// Enters filesystems that nobody planned to freeze.
-    pub fn everything(&mut self, targets: &[Target]) {
+    pub fn add_all(&mut self, targets: &[Target]) {
         let record = |target: &Target| FilesystemRecord {
             device: target.device.clone(),
             optional: target.optional,
@@ -317,31 +317,31 @@ impl Report {
     }
 
     /// Takes over what a walk of FITHAWs over the mount table found of what this run had frozen.
-    pub fn take_outcomes(&mut self, walk: &Self) {
+    pub fn copy_outcomes(&mut self, walk: &Self) {
         for record in &mut self.filesystems {
-            if record.outcome != Outcome::Frozen {
+            if record.outcome != FilesystemOutcome::Frozen {
                 continue;
             }
             let mut found = walk.filesystems.iter();
             let found = found.find(|found| found.device == record.device);
             record.outcome = match found.map(|found| found.outcome) {
-                Some(Outcome::Untouched) => Outcome::ThawedByOthers,
+                Some(FilesystemOutcome::Untouched) => FilesystemOutcome::ThawedByOthers,
                 Some(outcome) => outcome,
-                None => Outcome::Failed,
+                None => FilesystemOutcome::Failed,
             };
             record.detail = found.and_then(|found| found.detail.clone());
         }
     }
 
     /// Sets what became of a filesystem.
-    pub fn set(&mut self, record: usize, outcome: Outcome) {
+    pub fn set(&mut self, record: usize, outcome: FilesystemOutcome) {
         if let Some(entry) = self.filesystems.get_mut(record) {
             entry.outcome = outcome;
         }
     }
 
     /// Sets what became of a filesystem, and why.
-    pub fn explain(&mut self, record: usize, outcome: Outcome, detail: &str) {
+    pub fn set_with_detail(&mut self, record: usize, outcome: FilesystemOutcome, detail: &str) {
         self.set(record, outcome);
         if let Some(entry) = self.filesystems.get_mut(record) {
             entry.detail = Some(detail.to_owned());
@@ -354,8 +354,12 @@ mod tests {
     use super::*;
     use crate::hooks::Verdict;
 
-    fn report(outcomes: &[Outcome], applications: Applications, end: Option<End>) -> Report {
-        let record = |outcome: &Outcome| FilesystemRecord {
+    fn report(
+        outcomes: &[FilesystemOutcome],
+        applications: Applications,
+        end: Option<RunEnd>,
+    ) -> Report {
+        let record = |outcome: &FilesystemOutcome| FilesystemRecord {
             outcome: *outcome,
             ..FilesystemRecord::new(b"/m", "ext4")
         };
@@ -365,41 +369,48 @@ mod tests {
             end,
             ..Report::default()
         };
-        report.judge();
+        report.compute_level();
         report
     }
 
     #[test]
     fn the_level_is_what_a_snapshot_is_worth() {
         use Applications::{Failed, Quiet, Untouched};
-        use Outcome::{Frozen, Skipped, Thawed, ThawedByOthers};
-        let level =
-            |outcomes: &[Outcome], applications, end| report(outcomes, applications, end).level;
+        use FilesystemOutcome::{Frozen, Skipped, Thawed, ThawedByOthers};
+        let level = |outcomes: &[FilesystemOutcome], applications, end| {
+            report(outcomes, applications, end).level
+        };
         assert_eq!(level(&[Frozen, Frozen], Quiet, None), Level::Application);
-        assert_eq!(level(&[Thawed], Quiet, Some(End::Thaw)), Level::Application);
-        assert_eq!(level(&[Thawed], Failed, Some(End::Thaw)), Level::Filesystem);
         assert_eq!(
-            level(&[Thawed], Untouched, Some(End::Recovery)),
+            level(&[Thawed], Quiet, Some(RunEnd::Thaw)),
+            Level::Application
+        );
+        assert_eq!(
+            level(&[Thawed], Failed, Some(RunEnd::Thaw)),
             Level::Filesystem
         );
         assert_eq!(
-            level(&[Thawed, Skipped], Quiet, Some(End::Thaw)),
+            level(&[Thawed], Untouched, Some(RunEnd::Recovery)),
+            Level::Filesystem
+        );
+        assert_eq!(
+            level(&[Thawed, Skipped], Quiet, Some(RunEnd::Thaw)),
             Level::Crash
         );
         assert_eq!(
-            level(&[Thawed, ThawedByOthers], Quiet, Some(End::Thaw)),
+            level(&[Thawed, ThawedByOthers], Quiet, Some(RunEnd::Thaw)),
             Level::Crash
         );
-        assert_eq!(level(&[Thawed], Quiet, Some(End::Expiry)), Level::Crash);
-        assert_eq!(level(&[], Quiet, Some(End::Nothing)), Level::Crash);
-        assert_eq!(level(&[Thawed], Quiet, Some(End::Failure)), Level::None);
+        assert_eq!(level(&[Thawed], Quiet, Some(RunEnd::Expiry)), Level::Crash);
+        assert_eq!(level(&[], Quiet, Some(RunEnd::Nothing)), Level::Crash);
+        assert_eq!(level(&[Thawed], Quiet, Some(RunEnd::Failure)), Level::None);
     }
 
     #[test]
     fn a_walk_over_the_mount_table_shows_what_others_thawed() {
-        let mut run = report(&[Outcome::Frozen; 3], Applications::Quiet, None);
+        let mut run = report(&[FilesystemOutcome::Frozen; 3], Applications::Quiet, None);
         let mut walk = report(
-            &[Outcome::Thawed, Outcome::Untouched],
+            &[FilesystemOutcome::Thawed, FilesystemOutcome::Untouched],
             Applications::Quiet,
             None,
         );
@@ -409,12 +420,16 @@ mod tests {
         for (record, name) in walk.filesystems.iter_mut().zip(["a", "b"]) {
             record.device = name.into();
         }
-        run.take_outcomes(&walk);
-        run.end(End::Recovery);
-        let outcomes: Vec<Outcome> = run.filesystems.iter().map(|f| f.outcome).collect();
+        run.copy_outcomes(&walk);
+        run.end(RunEnd::Recovery);
+        let outcomes: Vec<FilesystemOutcome> = run.filesystems.iter().map(|f| f.outcome).collect();
         assert_eq!(
             outcomes,
-            [Outcome::Thawed, Outcome::ThawedByOthers, Outcome::Failed]
+            [
+                FilesystemOutcome::Thawed,
+                FilesystemOutcome::ThawedByOthers,
+                FilesystemOutcome::Failed
+            ]
         );
         assert_eq!(run.level, Level::Crash);
     }
@@ -422,7 +437,7 @@ mod tests {
     #[test]
     fn what_hooks_did_decides_whether_applications_were_quiet() {
         let after = |codes: &[(i32, Option<Verdict>)], lost, is_ours| {
-            let mut report = report(&[Outcome::Frozen], Applications::Untouched, None);
+            let mut report = report(&[FilesystemOutcome::Frozen], Applications::Untouched, None);
             let hook = |&(code, verdict): &(i32, _)| {
                 let mut hook =
                     HookRecord::new("/h".into(), Phase::Freeze, HookStatus::Exited(code));
@@ -461,12 +476,12 @@ mod tests {
     #[test]
     fn what_is_optional_does_not_lower_the_level() {
         let mut report = report(
-            &[Outcome::Thawed, Outcome::Skipped],
+            &[FilesystemOutcome::Thawed, FilesystemOutcome::Skipped],
             Applications::Quiet,
-            Some(End::Thaw),
+            Some(RunEnd::Thaw),
         );
         report.filesystems[1].optional = true;
-        report.judge();
+        report.compute_level();
         assert_eq!(report.level, Level::Application);
     }
 
@@ -474,31 +489,31 @@ mod tests {
     fn adapters_have_their_own_words_for_the_level() {
         use Applications::{Failed, Quiet};
         let tags = |sources: &[&str], outcome, applications| {
-            let mut report = report(&[outcome], applications, Some(End::Thaw));
+            let mut report = report(&[outcome], applications, Some(RunEnd::Thaw));
             for source in sources {
                 let status = HookStatus::Exited(0);
                 let mut hook = HookRecord::new("/h".into(), Phase::Freeze, status);
                 hook.source = (*source).to_owned();
                 report.hooks.push(hook);
             }
-            report.judge();
+            report.compute_level();
             report.tags
         };
         let all = ["vmware", "azure", "alibaba", "azure", "google", ""];
         assert_eq!(
-            tags(&all, Outcome::Thawed, Quiet),
+            tags(&all, FilesystemOutcome::Thawed, Quiet),
             ["APPConsistent:True", "applicationConsistent"]
         );
         assert_eq!(
-            tags(&all, Outcome::Thawed, Failed),
+            tags(&all, FilesystemOutcome::Thawed, Failed),
             ["FsConsistent:True", "fileSystemConsistent"]
         );
         assert_eq!(
-            tags(&all, Outcome::Skipped, Quiet),
+            tags(&all, FilesystemOutcome::Skipped, Quiet),
             ["crashConsistent"],
             "Alibaba has no word for it"
         );
-        assert!(tags(&["", "vmware"], Outcome::Thawed, Quiet).is_empty());
+        assert!(tags(&["", "vmware"], FilesystemOutcome::Thawed, Quiet).is_empty());
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The root of a filesystem, held open from before its freeze to its thaw. Floor 3.
 
-use super::guardian::link::Lingering;
+use super::guardian::client::Lingering;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};

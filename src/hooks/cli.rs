@@ -71,7 +71,7 @@ pub fn cli(args: &[OsString]) -> u8 {
             let room = args.get(1).and_then(|room| room.to_str()?.parse().ok());
             return call::drain_cli(room.unwrap_or_default());
         }
-        _ => process::call_self(c"qga-hook"),
+        _ => process::set_process_name(c"qga-hook"),
     }
     match parse(args) {
         Ok(Call::Run(given)) => run(given),

@@ -19,7 +19,7 @@ use super::{
     MOUNTPOINTS_ENV, ONLY_RUN_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, RUN_ENV,
     STATE_ENV, ThawReason,
 };
-use crate::child::{Announcement, Child, Status};
+use crate::child::{Child, PreExecWrite, Status};
 
 /// Most bytes of records that are read.
 pub(super) const RECORDS_CAP: u64 = 1024 * 1024;
@@ -51,7 +51,7 @@ pub struct Limits {
     /// Stays open in the master, and not in its hooks if it is ours.
     pub alive: Option<OwnedFd>,
     /// What the master says as it starts.
-    pub announcements: Vec<Announcement>,
+    pub announcements: Vec<PreExecWrite>,
 }
 
 /// What came of one call of the master.

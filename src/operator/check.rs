@@ -12,7 +12,7 @@ use super::present::{self, Style, count, message, wrap};
 use super::setting::{self, Setting};
 use crate::config::Config;
 use crate::freeze::plan::{self, Plan, Survey};
-use crate::freeze::policy::{Mode, Policy};
+use crate::freeze::policy::{FreezeMode, FreezePolicy};
 use crate::probe::System;
 use crate::probe::mountinfo::Mount;
 use crate::sys::strerror;
@@ -142,7 +142,7 @@ fn all(setting: &Setting) -> Vec<Result> {
             return results;
         }
     };
-    let survey = Survey::take(&System::host(), &mounts);
+    let survey = Survey::read(&System::host(), &mounts);
     let plan = planned(&survey, &config.policy, &mut results);
     let scene = Scene {
         config,
@@ -158,12 +158,12 @@ fn all(setting: &Setting) -> Vec<Result> {
 }
 
 /// What a freeze would take; where there is no plan, everything counts as frozen.
-fn planned(survey: &Survey, policy: &Policy, results: &mut Vec<Result>) -> Plan {
+fn planned(survey: &Survey, policy: &FreezePolicy, results: &mut Vec<Result>) -> Plan {
     match plan::make(survey, policy, None) {
         Ok(plan) => {
             let number = count(plan.targets.len(), "filesystem");
             results.push(match (plan.targets.is_empty(), policy.freeze) {
-                (true, Mode::All) => Result::finding(
+                (true, FreezeMode::All) => Result::finding(
                     "filesystems",
                     "a freeze finds nothing to freeze",
                     "see qemu-ga plan --all, and fsfreeze-include and fsfreeze-exclude",
@@ -232,12 +232,12 @@ mod tests {
     #[test]
     fn a_circle_is_a_finding_and_everything_counts_as_frozen() {
         let mut results = Vec::new();
-        let plan = planned(&Survey::default(), &Policy::default(), &mut results);
+        let plan = planned(&Survey::default(), &FreezePolicy::default(), &mut results);
         assert!(plan.targets.is_empty());
         assert_eq!(results[0].kind, Kind::Finding);
-        let off = Policy {
-            freeze: Mode::HooksOnly,
-            ..Policy::default()
+        let off = FreezePolicy {
+            freeze: FreezeMode::HooksOnly,
+            ..FreezePolicy::default()
         };
         planned(&Survey::default(), &off, &mut results);
         assert_eq!(results[1].kind, Kind::Note);

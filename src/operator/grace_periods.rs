@@ -1,7 +1,7 @@
 //! What applies to RCU grace periods while a freeze calls FIFREEZE: the words for it, which `plan` and
 //! `check` share.
 
-use crate::freeze::policy::Policy;
+use crate::freeze::policy::FreezePolicy;
 use crate::sys::rcu::{self, Expedition};
 use std::path::Path;
 
@@ -23,7 +23,7 @@ pub enum GracePeriods {
 
 impl GracePeriods {
     /// What applies with `policy`, by the files below `sys`.
-    pub fn find(policy: &Policy, sys: &Path) -> Self {
+    pub fn find(policy: &FreezePolicy, sys: &Path) -> Self {
         let normal = |reason: String, remedy| Self::Normal { reason, remedy };
         match rcu::look(sys) {
             Expedition::AlreadyOn => Self::AlreadyExpedited,
@@ -84,8 +84,8 @@ mod tests {
         let sys = dir.path();
         fs::create_dir(sys.join("kernel")).unwrap();
         let write = |name: &str, text: &str| fs::write(sys.join("kernel").join(name), text);
-        let mut policy = Policy::default();
-        let found = |policy: &Policy| {
+        let mut policy = FreezePolicy::default();
+        let found = |policy: &FreezePolicy| {
             let found = GracePeriods::find(policy, sys);
             assert_eq!(found.reason().is_some(), found.name() == "normal");
             (found.name(), found.text())

@@ -4,7 +4,7 @@
 
 use super::present::{span, tame, wrap};
 use super::setting::{self, is_trusted};
-use crate::freeze::guardian::{Activity, Standing};
+use crate::freeze::guardian::{Activity, FreezeStatus};
 use crate::freeze::report::Report;
 use crate::hooks::at_work::{self, Start};
 use crate::hooks::{HookRecord, Phase, RECORDS_ENV, RECORDS_HEAD, RUN_ENV, STATE_ENV};
@@ -57,7 +57,7 @@ impl Work {
     /// and waits for the thaw.
     pub fn find(
         statedir: &Path,
-        standing: Option<&Standing>,
+        standing: Option<&FreezeStatus>,
         step: Option<Duration>,
     ) -> Option<Self> {
         let master = master(statedir);

@@ -5,8 +5,8 @@ use super::grace_periods::GracePeriods;
 use super::present::{self, Style, span, table, tame, wrap};
 use super::setting::{self, Setting};
 use crate::config::Config;
-use crate::freeze::plan::{self, LeftOut, Plan, Survey, Target};
-use crate::freeze::policy::Mode;
+use crate::freeze::plan::{self, Excluded, Plan, Survey, Target};
+use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::Hold;
 pub use crate::hooks::find::dir_of as hooks_of;
 use crate::hooks::step::{Fitness, Step, batches};
@@ -110,7 +110,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
         let why = strerror(&error);
         format!("the mount table cannot be read: {why}; mount /proc")
     })?;
-    let survey = Survey::take(&System::host(), &mounts);
+    let survey = Survey::read(&System::host(), &mounts);
     let names: Vec<Vec<u8>> = given.words.iter().map(|w| w.as_bytes().to_vec()).collect();
     let only = (!names.is_empty()).then_some(names.as_slice());
     let plan = plan::make(&survey, &setting.config.policy, only);
@@ -156,11 +156,11 @@ impl Shown {
             hook_master: master,
         };
         let idle = match policy.freeze {
-            Mode::Off => Some("fsfreeze-mode is off: a freeze does nothing"),
-            Mode::All if this.filesystems.is_empty() && this.error.is_none() => {
+            FreezeMode::Off => Some("fsfreeze-mode is off: a freeze does nothing"),
+            FreezeMode::All if this.filesystems.is_empty() && this.error.is_none() => {
                 Some("nothing is chosen, so no hook runs either")
             }
-            Mode::All | Mode::HooksOnly => None,
+            FreezeMode::All | FreezeMode::HooksOnly => None,
         };
         this.add_hooks();
         if let Some(why) = idle {
@@ -234,7 +234,7 @@ impl Shown {
         let limits = format!("{hold}; each step at a filesystem: {step}");
         text += &wrap("  limits         ", &limits);
         text += &wrap("  grace periods  ", &tame(&self.grace_periods_text));
-        if self.mode != Mode::All.name() {
+        if self.mode != FreezeMode::All.name() {
             text += &format!("  fsfreeze-mode  {}\n", style.odd(self.mode));
         }
         text += &format!("\n{}\n", style.bold("1. Hooks, called with freeze"));
@@ -339,7 +339,7 @@ impl Filesystem {
             mountpoint: String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned(),
             fstype: target.filesystem.fstype.clone(),
             device: target.device.clone(),
-            stands_on: target.stands_on.clone(),
+            stands_on: target.depends_on.clone(),
             optional: target.optional,
             held: expected_hold(target),
             batch: target.batch,
@@ -348,7 +348,7 @@ impl Filesystem {
 }
 
 impl Skipped {
-    fn of(left_out: &LeftOut) -> Self {
+    fn of(left_out: &Excluded) -> Self {
         Self {
             mountpoint: String::from_utf8_lossy(&left_out.mountpoint).into_owned(),
             fstype: left_out.fstype.clone(),
@@ -388,7 +388,7 @@ mod tests {
             config: Config::default(),
             origin: "of the test".into(),
         };
-        let left_out = |mountpoint: &[u8], reason: &str| LeftOut {
+        let left_out = |mountpoint: &[u8], reason: &str| Excluded {
             mountpoint: mountpoint.to_vec(),
             fstype: "x".into(),
             reason: reason.into(),

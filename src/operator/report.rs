@@ -7,7 +7,9 @@ use super::args::{self, Ended, Given, Tool};
 use super::live::Work;
 use super::present::{self, Style, message, moment, span, span_or_none, table, tame, wrap};
 use super::setting::{self, Setting};
-use crate::freeze::report::{Applications, End, FilesystemRecord, Hold, Level, Outcome, Report};
+use crate::freeze::report::{
+    Applications, FilesystemOutcome, FilesystemRecord, Hold, Level, Report, RunEnd,
+};
 use crate::hooks::{HookRecord, HookStatus, Phase, TAIL, Verdict};
 use crate::state::Expiry;
 use runs::{Runs, is_whole};
@@ -141,10 +143,10 @@ fn level(report: &Report, style: Style) -> String {
 fn end(report: &Report) -> (&'static str, &'static str) {
     match (report.end, report.ended_because.as_deref()) {
         (None, _) => ("at work", "at work"),
-        (Some(End::Thaw), _) => ("thaw", "the host thawed"),
-        (Some(End::Failure), _) => ("failure", "the freeze failed, and the host was told so"),
-        (Some(End::Nothing), _) => ("nothing", "there was nothing to freeze"),
-        (Some(End::Expiry), Some(why)) => {
+        (Some(RunEnd::Thaw), _) => ("thaw", "the host thawed"),
+        (Some(RunEnd::Failure), _) => ("failure", "the freeze failed, and the host was told so"),
+        (Some(RunEnd::Nothing), _) => ("nothing", "there was nothing to freeze"),
+        (Some(RunEnd::Expiry), Some(why)) => {
             let word = match why {
                 Expiry::HOLD_LIMIT => "hold limit",
                 Expiry::OPERATOR => "operator",
@@ -153,8 +155,8 @@ fn end(report: &Report) -> (&'static str, &'static str) {
             };
             (word, "ended early")
         }
-        (Some(End::Expiry), None) => ("early", "ended early"),
-        (Some(End::Recovery), _) => ("recovery", "thawed by an agent that came after"),
+        (Some(RunEnd::Expiry), None) => ("early", "ended early"),
+        (Some(RunEnd::Recovery), _) => ("recovery", "thawed by an agent that came after"),
     }
 }
 
@@ -267,16 +269,16 @@ fn filesystems(report: &Report, all: bool, style: Style) -> String {
     }
     let outcome = |filesystem: &FilesystemRecord| {
         let (word, paint): (_, fn(Style, &str) -> String) = match filesystem.outcome {
-            Outcome::Untouched => ("not touched", Style::odd),
-            Outcome::Frozen => ("frozen", Style::good),
-            Outcome::Thawed => ("thawed", Style::good),
-            Outcome::ThawedByOthers => ("thawed by others", Style::bad),
-            Outcome::Skipped => match filesystem.held {
+            FilesystemOutcome::Untouched => ("not touched", Style::odd),
+            FilesystemOutcome::Frozen => ("frozen", Style::good),
+            FilesystemOutcome::Thawed => ("thawed", Style::good),
+            FilesystemOutcome::ThawedByOthers => ("thawed by others", Style::bad),
+            FilesystemOutcome::Skipped => match filesystem.held {
                 Some(Hold::Unchanged) => ("unchanged", Style::good),
                 Some(_) => ("read-only", Style::good),
                 None => ("skipped", Style::odd),
             },
-            Outcome::Failed => ("FAILED", Style::bad),
+            FilesystemOutcome::Failed => ("FAILED", Style::bad),
         };
         paint(style, word)
     };
@@ -420,17 +422,21 @@ mod tests {
         let mut report = Report {
             id: "r1".into(),
             filesystems: vec![
-                filesystem("/data", Outcome::Thawed, None),
-                filesystem("/", Outcome::Skipped, Some("it could not")),
+                filesystem("/data", FilesystemOutcome::Thawed, None),
+                filesystem("/", FilesystemOutcome::Skipped, Some("it could not")),
             ],
-            skipped: vec![filesystem("/proc", Outcome::Skipped, Some("pseudo"))],
+            skipped: vec![filesystem(
+                "/proc",
+                FilesystemOutcome::Skipped,
+                Some("pseudo"),
+            )],
             hooks: vec![hook],
             applications: Applications::Failed,
             ..Report::default()
         };
         report.stages.freeze_hooks = 1.0;
         report.stages.held = 1.0;
-        report.end(End::Thaw);
+        report.end(RunEnd::Thaw);
         report
     }
 
@@ -464,7 +470,7 @@ mod tests {
         report.errors = vec!["hook failed: no\nserver\n".into()];
         report.end = None;
         report.started = 1.0;
-        report.judge();
+        report.compute_level();
         let text = show(&report, None, false, Style::default());
         for line in [
             "  thaw               -",
@@ -481,7 +487,7 @@ mod tests {
     #[test]
     fn who_ended_a_freeze_early_is_named() {
         let mut report = report();
-        report.end(End::Expiry);
+        report.end(RunEnd::Expiry);
         let word = |why: Option<&str>| {
             report.ended_because = why.map(str::to_owned);
             end(&report).0
@@ -516,7 +522,7 @@ mod tests {
         pre.source = "azure".into();
         pre.error = Some("FSFreezeFailed".into());
         report.hooks = vec![none, iris, pre, lock];
-        report.judge();
+        report.compute_level();
         report.tags = vec!["FileSystemConsistent".into()];
         let text = show(&report, None, false, Style::default());
         for line in [

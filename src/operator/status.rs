@@ -5,8 +5,8 @@ use super::args::{Ended, Given, Tool};
 use super::live::Work;
 use super::present::{self, Style, message, moment, span, tame, wrap};
 use super::setting::{self, Setting};
-use crate::freeze::guardian::question::Question;
-use crate::freeze::guardian::{Stage, Standing};
+use crate::freeze::guardian::status_client::StatusClient;
+use crate::freeze::guardian::{FreezeStatus, Stage};
 use crate::freeze::history;
 use crate::freeze::report::Level;
 use crate::hooks::memory;
@@ -129,13 +129,13 @@ impl Status {
             agents: setting::pids(statedir),
             ..Self::default()
         };
-        let question = Question::at(statedir).map_err(|error| {
+        let question = StatusClient::connect(statedir).map_err(|error| {
             let (dir, why) = (statedir.display(), strerror(&error));
             format!("the guardian in {dir} cannot be asked: {why}; be root")
         })?;
         if let Some(question) = question {
             status.guardian = Some(question.pid);
-            match question.standing() {
+            match question.request_status() {
                 Ok(standing) => {
                     status.at_work = Work::find(statedir, Some(&standing), step_limit);
                     status.take(standing);
@@ -190,7 +190,7 @@ impl Status {
         Ok(status)
     }
 
-    fn take(&mut self, standing: Standing) {
+    fn take(&mut self, standing: FreezeStatus) {
         self.state = match standing.stage {
             Stage::Freezing => "freezing",
             Stage::Frozen => "frozen",
@@ -350,7 +350,7 @@ mod tests {
             agents: vec![800],
             ..Status::default()
         };
-        status.take(Standing {
+        status.take(FreezeStatus {
             stage: Stage::Frozen,
             filesystems: vec!["/data".into(), "/".into()],
             has_agent: true,

@@ -10,11 +10,11 @@ use super::present::{self, Style, count, message, tame, wrap};
 use super::setting::{self, Setting};
 use super::status::Status;
 use crate::deadline::Timed;
-use crate::freeze::guardian::question::Question;
+use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::history;
+use crate::freeze::linux::{Gate, LinuxOps};
 use crate::freeze::ops::Ops;
 use crate::freeze::plan;
-use crate::freeze::real::{Gate, RealOps};
 use crate::hooks::Phase;
 use crate::state::{Expiry, StateDir};
 use crate::sys::{memory, strerror};
@@ -95,7 +95,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
     }
     let mut done = done;
     if let (Some(question), Some(_)) = (question, done.by_guardian) {
-        let waited = match question.wait() {
+        let waited = match question.wait_for_hooks() {
             Ok(_) => hooks_told(&StateDir::new(&setting.config.statedir)),
             Err(error) => format!(
                 "whether the hooks have been told is not known ({}): see qemu-ga report and log",
@@ -152,11 +152,11 @@ fn intention(status: &Status) -> String {
 }
 
 /// No word leaves this function before the last FITHAW.
-fn thaw(setting: &Setting, force: bool, question: &mut Option<Question>) -> Done {
+fn thaw(setting: &Setting, force: bool, question: &mut Option<StatusClient>) -> Done {
     let mut done = Done::default();
     let statedir = &setting.config.statedir;
     if !force {
-        match Question::at(statedir) {
+        match StatusClient::connect(statedir) {
             Ok(found) => *question = found,
             Err(error) => done.notes.push(format!(
                 "the guardian cannot be asked: {}",
@@ -165,7 +165,7 @@ fn thaw(setting: &Setting, force: bool, question: &mut Option<Question>) -> Done
         }
     }
     if let Some(question) = question {
-        match question.end() {
+        match question.request_thaw() {
             Ok(Ok(thawed)) => {
                 done.by_guardian = Some(question.pid);
                 done.thawed = thawed.filesystems;
@@ -199,7 +199,7 @@ impl Gate for NoLog {
 /// FITHAW for every filesystem of the mount table, in the reverse of the order of freezing.
 fn walk(setting: &Setting, done: &mut Done) {
     let state = StateDir::new(&setting.config.statedir);
-    let mut ops = RealOps::new(state, None, Box::new(NoLog), Some(STEP), true);
+    let mut ops = LinuxOps::new(state, None, Box::new(NoLog), Some(STEP), true);
     let survey = match ops.survey() {
         Ok(survey) => survey,
         Err(error) => {

@@ -2,7 +2,7 @@
 //! a place where it outlives the agent.
 
 use super::cgroup::own_groups;
-use super::process::Announcement;
+use super::process::PreExecWrite;
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, OpenOptions};
@@ -60,7 +60,7 @@ impl SocketPath {
 ///
 /// # Errors
 /// What unlink(2), bind(2) or chmod(2) says.
-pub fn listen(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
+pub fn bind_guardian_socket(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => (),
@@ -89,8 +89,8 @@ pub fn outlive_memory_pressure() -> io::Result<()> {
 /// # Errors
 /// Control groups are not mounted or not writable. Being in no service is none.
 pub fn leave_service_cgroup() -> io::Result<()> {
-    for way_out in ways_out_of_service()? {
-        way_out.make()?;
+    for way_out in service_cgroup_escape()? {
+        way_out.write()?;
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ pub fn leave_service_cgroup() -> io::Result<()> {
 ///
 /// # Errors
 /// Control groups are not mounted or not writable. Being in no service is none.
-pub fn ways_out_of_service() -> io::Result<Vec<Announcement>> {
+pub fn service_cgroup_escape() -> io::Result<Vec<PreExecWrite>> {
     let mut ways_out = Vec::new();
     for group in own_groups()? {
         if group.extension().is_none_or(|kind| kind != "service") {
@@ -110,7 +110,7 @@ pub fn ways_out_of_service() -> io::Result<Vec<Announcement>> {
         let processes = OpenOptions::new()
             .write(true)
             .open(beside.join("cgroup.procs"))?;
-        ways_out.push(Announcement {
+        ways_out.push(PreExecWrite {
             fd: processes.into(),
             text: b"0".to_vec(),
         });

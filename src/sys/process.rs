@@ -13,7 +13,7 @@ use super::fds;
 
 /// Gives this process the name by which lists of processes show it, at most 15 bytes; without, it is
 /// that of the path that was executed, `exe` for /proc/self/exe.
-pub fn call_self(name: &CStr) {
+pub fn set_process_name(name: &CStr) {
     // The kernel knows no failure of this but a bad address.
     nix::sys::prctl::set_name(name).ok();
 }
@@ -31,20 +31,20 @@ pub enum Family {
 /// whoever reads them knows that the program runs, whatever has become of the parent; `0` written
 /// to the list of a control group's processes moves the child there.
 #[derive(Debug)]
-pub struct Announcement {
+pub struct PreExecWrite {
     /// Where to; open until the spawn.
     pub fd: OwnedFd,
     /// What, in one write(2).
     pub text: Vec<u8>,
 }
 
-impl Announcement {
+impl PreExecWrite {
     /// Writes it, from this very process. Whoever is at the other end of a socket may have gone, or have
     /// stopped to read: that neither ends this process with SIGPIPE nor blocks it.
     ///
     /// # Errors
     /// send(2)'s or write(2)'s.
-    pub fn make(&self) -> io::Result<()> {
+    pub fn write(&self) -> io::Result<()> {
         let (fd, text) = (self.fd.as_raw_fd(), self.text.as_ptr().cast());
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
         // SAFETY: the descriptor is owned, and the pointer and length are those of the vector.
@@ -66,7 +66,7 @@ impl Announcement {
 ///
 /// # Errors
 /// In the library's own tests, which are no qemu-ga: they would run themselves, without end.
-pub fn own_program() -> io::Result<Command> {
+pub fn self_exe() -> io::Result<Command> {
     if cfg!(test) {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -83,12 +83,12 @@ pub fn prepare(
     command: &mut Command,
     family: Family,
     keep: Vec<RawFd>,
-    announcements: Vec<Announcement>,
+    announcements: Vec<PreExecWrite>,
 ) {
     let hook = move || {
         join(family)?;
         for announcement in &announcements {
-            announcement.make().ok();
+            announcement.write().ok();
         }
         reset_signals()?;
         fds::restore_limit();

@@ -14,7 +14,7 @@ use nix::unistd::pipe2;
 
 use super::fds;
 use super::identity::Identity;
-use super::process::{self, Announcement, Family};
+use super::process::{self, Family, PreExecWrite};
 
 const SHELL: &CStr = c"/bin/sh";
 
@@ -34,7 +34,7 @@ pub struct Program<'a> {
     /// Descriptors that stay open in it, under their numbers.
     pub keep: &'a [RawFd],
     /// What it writes before it is executed; one that cannot be written stops nothing.
-    pub announcements: &'a [Announcement],
+    pub announcements: &'a [PreExecWrite],
     /// Whom it becomes; None: nobody else.
     pub user: Option<&'a Identity>,
 }
@@ -145,7 +145,7 @@ impl Prepared<'_> {
         }
         program.family.map_or(Ok(()), process::join)?;
         for announcement in program.announcements {
-            announcement.make().ok();
+            announcement.write().ok();
         }
         process::reset_signals()?;
         fds::restore_limit();

@@ -1,7 +1,7 @@
 //! docs/consistency.md, held against the code that decides.
 
 use qemu_ga::freeze::report::{
-    Applications, End, FilesystemRecord, Hold, NotFrozen, Outcome, Report, Watch,
+    Applications, DeviceWatch, FilesystemOutcome, FilesystemRecord, Hold, NotFrozen, Report, RunEnd,
 };
 use qemu_ga::hooks::master::MasterReport;
 use qemu_ga::hooks::{HookRecord, HookStatus, Phase, Verdict};
@@ -10,7 +10,7 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-fn record(outcome: Outcome) -> FilesystemRecord {
+fn record(outcome: FilesystemOutcome) -> FilesystemRecord {
     FilesystemRecord {
         outcome,
         ..FilesystemRecord::new(b"/data", "ext4")
@@ -20,7 +20,7 @@ fn record(outcome: Outcome) -> FilesystemRecord {
 fn skipped(writable: bool) -> FilesystemRecord {
     FilesystemRecord {
         writable,
-        ..record(Outcome::Skipped)
+        ..record(FilesystemOutcome::Skipped)
     }
 }
 
@@ -35,7 +35,7 @@ fn hook(status: HookStatus) -> HookRecord {
 /// A run in which all is well: one filesystem, one hook.
 fn good(hooks: Vec<HookRecord>, is_ours: bool) -> Report {
     let mut report = Report::begin(SystemTime::now());
-    let root = record(Outcome::Frozen);
+    let root = record(FilesystemOutcome::Frozen);
     report.filesystems = vec![root];
     let master = MasterReport {
         failure: None,
@@ -57,8 +57,8 @@ fn run(case: &str) -> Option<Report> {
         hook
     };
     let mut report = good(vec![exited()], true);
-    let mut end = End::Thaw;
-    let watch = Some(Watch {
+    let mut end = RunEnd::Thaw;
+    let watch = Some(DeviceWatch {
         device: (8, 1),
         writes: 1,
     });
@@ -78,15 +78,17 @@ fn run(case: &str) -> Option<Report> {
         "excluded" => report.skipped.push(skipped(false)),
         "optional" => report.filesystems.push(FilesystemRecord {
             optional: true,
-            ..record(Outcome::Failed)
+            ..record(FilesystemOutcome::Failed)
         }),
         "no device node" | "mounted later" | "other namespace" | "unmounted in use" => {
             report.skipped.push(skipped(true));
         }
-        "thawed by others" => report.filesystems.push(record(Outcome::ThawedByOthers)),
+        "thawed by others" => report
+            .filesystems
+            .push(record(FilesystemOutcome::ThawedByOthers)),
         "optional, thawed by others" => report.filesystems.push(FilesystemRecord {
             optional: true,
-            ..record(Outcome::ThawedByOthers)
+            ..record(FilesystemOutcome::ThawedByOthers)
         }),
         "write-back error" => report.write_errors.push("failed to flush /data".into()),
         "named, not there" => report.requested_not_frozen.push(NotFrozen {
@@ -119,10 +121,10 @@ fn run(case: &str) -> Option<Report> {
         }
         "no hooks" => report = good(Vec::new(), true),
         "foreign master" => report = good(Vec::new(), false),
-        "thawed by a successor" => end = End::Recovery,
-        "ended early" => end = End::Expiry,
-        "nothing frozen" => (report.filesystems, end) = (Vec::new(), End::Nothing),
-        "failure" => end = End::Failure,
+        "thawed by a successor" => end = RunEnd::Recovery,
+        "ended early" => end = RunEnd::Expiry,
+        "nothing frozen" => (report.filesystems, end) = (Vec::new(), RunEnd::Nothing),
+        "failure" => end = RunEnd::Failure,
         _ => return None,
     }
     report.end(end);
@@ -130,13 +132,13 @@ fn run(case: &str) -> Option<Report> {
 }
 
 /// The case that shows each; a new one does not compile without its case.
-fn case_of_outcome(outcome: Outcome) -> &'static str {
+fn case_of_outcome(outcome: FilesystemOutcome) -> &'static str {
     match outcome {
-        Outcome::Frozen | Outcome::Thawed => "frozen",
-        Outcome::Untouched => "failure",
-        Outcome::ThawedByOthers => "thawed by others",
-        Outcome::Skipped => "covered",
-        Outcome::Failed => "optional",
+        FilesystemOutcome::Frozen | FilesystemOutcome::Thawed => "frozen",
+        FilesystemOutcome::Untouched => "failure",
+        FilesystemOutcome::ThawedByOthers => "thawed by others",
+        FilesystemOutcome::Skipped => "covered",
+        FilesystemOutcome::Failed => "optional",
     }
 }
 
@@ -194,11 +196,11 @@ fn the_truth_table_is_what_the_code_decides() {
     }
     use Applications::{Failed, Quiet, Skipped, Unknown, Untouched};
     let outcomes = [
-        Outcome::Frozen,
-        Outcome::Untouched,
-        Outcome::ThawedByOthers,
-        Outcome::Skipped,
-        Outcome::Failed,
+        FilesystemOutcome::Frozen,
+        FilesystemOutcome::Untouched,
+        FilesystemOutcome::ThawedByOthers,
+        FilesystemOutcome::Skipped,
+        FilesystemOutcome::Failed,
     ];
     let needed = outcomes.map(case_of_outcome).into_iter();
     let needed = needed.chain([Hold::Frozen, Hold::Unchanged, Hold::ReadOnly].map(case_of_hold));

@@ -1,7 +1,7 @@
 //! Our own group: what the operator decides about freezing.
 
 use super::*;
-use crate::freeze::policy::Mode;
+use crate::freeze::policy::FreezeMode;
 use std::time::Duration;
 
 #[test]
@@ -14,7 +14,7 @@ fn every_key_in_the_file() {
     );
     assert_eq!(config.warnings, Vec::<String>::new());
     let policy = &config.policy;
-    assert_eq!(policy.freeze, Mode::HooksOnly);
+    assert_eq!(policy.freeze, FreezeMode::HooksOnly);
     assert!(policy.include[0].matches(b"/data/x/y", "ext4", &[]));
     assert!(policy.include[1].matches(b"/x", "xfs", &[]));
     assert!(policy.exclude[0].matches(b"/x", "xfs", &["/dev/sdb1".into()]));

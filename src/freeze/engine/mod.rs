@@ -4,16 +4,16 @@
 //! batch of the plan at a time. Any failure on the way in undoes what was done, in reverse; undoing
 //! goes on past errors and reports them all.
 
+mod freeze;
 mod recovery;
+mod thaw;
 mod watch;
-mod way_in;
-mod way_out;
 
 use crate::freeze::guardian::Claim;
-use crate::freeze::ops::{Heard, Ops};
+use crate::freeze::ops::{GuardianNews, Ops};
 use crate::freeze::plan::Target;
-use crate::freeze::policy::{Limits, Policy};
-use crate::freeze::report::{End, Report};
+use crate::freeze::policy::{FreezeLimits, FreezePolicy};
+use crate::freeze::report::{Report, RunEnd};
 use crate::hooks::ThawReason;
 use crate::probe::mountinfo::DeviceNumber;
 use crate::state::Expiry;
@@ -104,7 +104,7 @@ struct Freeze<H> {
 pub struct Engine<O: Ops> {
     ops: O,
     state: State<O::Handle>,
-    policy: Policy,
+    policy: FreezePolicy,
     hold_limit: Option<Duration>,
     /// The run at work freezes no filesystem.
     hooks_only: bool,
@@ -112,19 +112,19 @@ pub struct Engine<O: Ops> {
     /// The host has not heard yet that its freeze was ended because the system goes down.
     owes_an_answer: bool,
     /// The run at work has ended so, and that is still to be kept.
-    ended: Option<End>,
+    ended: Option<RunEnd>,
     /// An earlier process may have left hooks that are still to be thawed.
     has_legacy: bool,
 }
 
 impl<O: Ops> Engine<O> {
     /// An engine that holds nothing; `inherited` if an earlier process left its marker.
-    pub fn new(mut ops: O, inherited: bool, policy: Policy, limits: Limits) -> Self {
+    pub fn new(mut ops: O, inherited: bool, policy: FreezePolicy, limits: FreezeLimits) -> Self {
         // One that undoes a freeze of which there is no marker yet is to be waited for as well.
         let has_legacy = ops.find_guardian() || inherited || ops.has_journal();
         let state = if inherited {
             // How many there are only the guardian or the mount table will tell.
-            ops.hush(1);
+            ops.enter_frozen_section(1);
             State::Inherited
         } else {
             State::Thawed
@@ -157,9 +157,9 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// See [`Ops::stop_line`].
+    /// See [`Ops::stop_event`].
     pub fn stop_line(&self) -> Option<Arc<EventFd>> {
-        self.ops.stop_line()
+        self.ops.stop_event()
     }
 
     /// See [`Ops::is_stopping`].
@@ -174,7 +174,7 @@ impl<O: Ops> Engine<O> {
 
     /// A descriptor that becomes readable when the guardian has something to say.
     pub fn guardian_line(&self) -> Option<OwnedFd> {
-        self.ops.guardian_line()
+        self.ops.guardian_fd()
     }
 
     /// Whether filesystems are frozen as far as this agent knows.
@@ -189,7 +189,7 @@ impl<O: Ops> Engine<O> {
         if let State::Frozen(Freeze { since, .. }) = self.state {
             let mut at_work = self.report.clone();
             at_work.stages.held = self.seconds_since(since);
-            at_work.judge();
+            at_work.compute_level();
             reports.insert(0, at_work);
         }
         reports
@@ -202,7 +202,7 @@ impl<O: Ops> Engine<O> {
             self.finish(end);
         }
         if !self.is_frozen() {
-            self.ops.rest();
+            self.ops.release_resources();
         }
     }
 
@@ -236,8 +236,8 @@ impl<O: Ops> Engine<O> {
         let result = self.prepare(only).and_then(|held| self.freeze_held(held));
         if !self.is_frozen() {
             self.ended = Some(match result {
-                Ok(_) => End::Nothing,
-                Err(_) => End::Failure,
+                Ok(_) => RunEnd::Nothing,
+                Err(_) => RunEnd::Failure,
             });
         }
         result
@@ -263,14 +263,14 @@ impl<O: Ops> Engine<O> {
                         self.report = *report;
                     }
                 }
-                Claim::Ended(expiry) => self.settle(&expiry),
+                Claim::Ended(expiry) => self.record_guardian_end(&expiry),
             }
         }
         let (reason, end) = match self.state {
             State::Thawed => {
                 let answer = match self.ops.take_expired() {
                     Some(expiry) => Err(FreezeError(expiry.to_string())),
-                    None => self.thaw_strangers(),
+                    None => self.thaw_all_mounted(),
                 };
                 if !self.has_legacy {
                     self.thaw_hooks_left_over();
@@ -280,8 +280,8 @@ impl<O: Ops> Engine<O> {
             State::Frozen(Freeze {
                 is_inherited: false,
                 ..
-            }) => (ThawReason::Ok, End::Thaw),
-            State::Frozen(_) | State::Inherited => (ThawReason::Recovered, End::Recovery),
+            }) => (ThawReason::Ok, RunEnd::Thaw),
+            State::Frozen(_) | State::Inherited => (ThawReason::Recovered, RunEnd::Recovery),
         };
         let result = self.undo(reason);
         self.ended = (!self.is_frozen()).then_some(end);
@@ -290,15 +290,15 @@ impl<O: Ops> Engine<O> {
 
     /// Looks after a freeze that nobody thaws: hears what the guardian did, and ends it when the
     /// hold limit has passed.
-    pub fn look_after(&mut self) {
+    pub fn check_hold(&mut self) {
         self.recover(false);
         if !matches!(self.state, State::Frozen(_)) {
             return;
         }
-        match self.ops.hear_guardian() {
-            Heard::Ended(expiry) => return self.settle(&expiry),
-            Heard::Gone => self.replace_guardian(),
-            Heard::Nothing => {}
+        match self.ops.poll_guardian() {
+            GuardianNews::Ended(expiry) => return self.record_guardian_end(&expiry),
+            GuardianNews::Gone => self.replace_guardian(),
+            GuardianNews::Nothing => {}
         }
         let why = if self.time_left() == Some(Duration::ZERO) {
             Expiry::HOLD_LIMIT
@@ -323,7 +323,7 @@ impl<O: Ops> Engine<O> {
         }
         match self.ops.claim(true) {
             Claim::Ended(expiry) => {
-                self.settle(&expiry);
+                self.record_guardian_end(&expiry);
                 return Ok(());
             }
             Claim::Ours(None) => {}
@@ -332,13 +332,13 @@ impl<O: Ops> Engine<O> {
         self.has_legacy = false;
         let result = self.undo_because(ThawReason::TimedOut, Some(why));
         if !self.is_frozen() {
-            self.finish(End::Expiry);
+            self.finish(RunEnd::Expiry);
         }
         result.map(drop)
     }
 
     /// The guardian has ended the freeze.
-    fn settle(&mut self, expiry: &Expiry) {
+    fn record_guardian_end(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
         // It may have found the state directory read-only; then this agent remembers.
         // No host was told of a freeze that was never whole, so its thaw has nothing to hear.
@@ -348,8 +348,8 @@ impl<O: Ops> Engine<O> {
             true => self.ops.dismiss_guardian(),
             false => self.leave_to_guardian(),
         }
-        self.ops.speak();
-        self.note(marked.unwrap_or(Ok(())));
+        self.ops.leave_frozen_section();
+        self.add_error(marked.unwrap_or(Ok(())));
         // It kept the run before it said so, with what only it knows: the thaw hooks. Of a
         // predecessor's run we know nothing at all.
         let kept = self.ops.reports().into_iter().find(|kept| {
@@ -359,14 +359,14 @@ impl<O: Ops> Engine<O> {
             Some(kept) => {
                 tracing::warn!("{expiry}");
                 self.report = kept;
-                self.tell_summary();
+                self.log_summary();
             }
             None if self.report.id.is_empty() => tracing::warn!("{expiry}"),
             None => {
                 self.report.stages.held += expiry.held;
                 self.report.ended_because = Some(expiry.reason.clone());
                 self.warn(expiry.to_string());
-                self.finish(End::Expiry);
+                self.finish(RunEnd::Expiry);
             }
         }
     }
@@ -374,20 +374,20 @@ impl<O: Ops> Engine<O> {
     /// The guardian has ended a freeze that was not whole and says so before it tells the hooks: an agent that was
     /// stopped must not go on meanwhile. Until it has ended, nothing else begins.
     fn leave_to_guardian(&mut self) {
-        self.ops.part_from_guardian();
+        self.ops.disconnect_guardian();
         self.has_legacy = true;
     }
 
     /// The end of a run, whatever came of it. The report comes first: an agent that is killed in this
     /// moment leaves it to nobody.
-    fn finish(&mut self, end: End) {
+    fn finish(&mut self, end: RunEnd) {
         if !self.has_legacy {
             self.ops.release_guardian();
         }
         self.report.end(end);
-        let kept = self.ops.keep(&self.report);
-        self.ops.speak();
-        self.tell_summary();
+        let kept = self.ops.store_report(&self.report);
+        self.ops.leave_frozen_section();
+        self.log_summary();
         if let Err(text) = kept {
             tracing::warn!("{text}");
         }
@@ -398,7 +398,7 @@ impl<O: Ops> Engine<O> {
         self.report = Report::default();
     }
 
-    fn tell_summary(&self) {
+    fn log_summary(&self) {
         tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
     }
 
@@ -409,7 +409,7 @@ impl<O: Ops> Engine<O> {
     }
 
     /// Logs and records a failure that does not stop the run.
-    fn note(&mut self, result: Result<(), String>) {
+    fn add_error(&mut self, result: Result<(), String>) {
         if let Err(text) = result {
             self.warn(text);
         }

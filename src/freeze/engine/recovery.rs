@@ -4,7 +4,7 @@ use super::{Engine, Freeze, Held, State};
 use crate::freeze::guardian::Inherited;
 use crate::freeze::ops::{Legacy, Ops};
 use crate::freeze::plan;
-use crate::freeze::report::{End, Outcome, Report};
+use crate::freeze::report::{FilesystemOutcome, Report, RunEnd};
 use crate::hooks::{Phase, ThawReason};
 use crate::state::{Marker, boot_id};
 use std::time::Duration;
@@ -20,11 +20,11 @@ impl<O: Ops> Engine<O> {
         match legacy {
             Legacy::Unknown => {}
             Legacy::Freeze(inherited, handles) => self.take_over(*inherited, handles),
-            Legacy::Ended(expiry) => self.settle(&expiry),
+            Legacy::Ended(expiry) => self.record_guardian_end(&expiry),
             Legacy::Unguarded(Some(marker)) => self.take_over_unguarded(marker),
             Legacy::Unguarded(None) => {
                 self.state = State::Thawed;
-                self.ops.speak();
+                self.ops.leave_frozen_section();
                 self.thaw_hooks_left_over();
             }
         }
@@ -39,7 +39,7 @@ impl<O: Ops> Engine<O> {
         let is_frozen = |number: usize| {
             records
                 .get(number)
-                .is_none_or(|record| record.outcome != Outcome::Skipped)
+                .is_none_or(|record| record.outcome != FilesystemOutcome::Skipped)
         };
         let held = entrusted.zip(handles);
         let held = held.filter(|(entrusted, _)| is_frozen(entrusted.number));
@@ -59,7 +59,7 @@ impl<O: Ops> Engine<O> {
             since: Duration::from_millis(inherited.since_ms),
             ends: left.map(|left| self.ops.now() + left),
             is_inherited: true,
-            guardians_left: super::way_in::MAX_GUARDIANS,
+            guardians_left: super::freeze::MAX_GUARDIANS,
         });
     }
 
@@ -72,7 +72,7 @@ impl<O: Ops> Engine<O> {
         self.report = Report::begin(self.ops.wall_clock());
         self.report.errors.push(UNGUARDED.into());
         if is_known && marker.boot != boot_id() {
-            return self.end_remains();
+            return self.clean_up_legacy();
         }
         let mut targets = Vec::new();
         match self.ops.survey() {
@@ -94,33 +94,33 @@ impl<O: Ops> Engine<O> {
         let ends = limit.map(|limit| since + limit);
         let left = ends.map(|ends| ends.saturating_sub(now));
         let guarded = self.start_guardian_again(&held, left, None);
-        self.note(guarded);
+        self.add_error(guarded);
         let handles: Vec<&O::Handle> = held.iter().map(|held| &held.handle).collect();
         if is_known && has_filesystems && !self.ops.is_any_frozen(&handles) {
-            return self.end_remains();
+            return self.clean_up_legacy();
         }
         for held in held.iter().filter(|_| is_known) {
-            self.report.set(held.record, Outcome::Frozen);
+            self.report.set(held.record, FilesystemOutcome::Frozen);
         }
         self.state = State::Frozen(Freeze {
             held,
             since,
             ends,
             is_inherited: true,
-            guardians_left: super::way_in::MAX_GUARDIANS,
+            guardians_left: super::freeze::MAX_GUARDIANS,
         });
-        self.tell_frozen();
+        self.report_frozen();
     }
 
     /// Agent and guardian died, and nothing is frozen.
-    fn end_remains(&mut self) {
+    fn clean_up_legacy(&mut self) {
         let unmarked = self.ops.mark_thawed();
-        self.note(unmarked);
-        self.remember_expiry(0, "the agent and its guardian were killed");
+        self.add_error(unmarked);
+        self.store_expiry(0, "the agent and its guardian were killed");
         // What this meets is in the log and the report.
         self.call_hooks(Phase::Thaw, Some(ThawReason::Recovered))
             .err();
-        self.finish(End::Expiry);
+        self.finish(RunEnd::Expiry);
     }
 
     /// Hooks that are still asleep by the journal: of an agent that was killed together with its guardian before anything

@@ -7,8 +7,8 @@
 
 use super::{Engine, Held};
 use crate::freeze::ops::Ops;
-use crate::freeze::policy::{Mode, Pattern};
-use crate::freeze::report::{FilesystemRecord, Outcome, Watch};
+use crate::freeze::policy::{FreezeMode, Pattern};
+use crate::freeze::report::{DeviceWatch, FilesystemOutcome, FilesystemRecord};
 use crate::sys::strerror;
 use nix::libc;
 use std::io;
@@ -32,11 +32,11 @@ impl<O: Ops> Engine<O> {
             }
             let Some((device, written)) = held
                 .watch
-                .and_then(|device| Some((device, self.ops.written(device)?)))
+                .and_then(|device| Some((device, self.ops.write_counters(device)?)))
             else {
                 continue;
             };
-            self.report.filesystems[held.record].watch = Some(Watch {
+            self.report.filesystems[held.record].watch = Some(DeviceWatch {
                 device,
                 writes: written.ended,
             });
@@ -60,13 +60,14 @@ impl<O: Ops> Engine<O> {
         let name = &entry.mountpoint;
         tracing::info!("{name} is of a type that cannot be frozen: {why}");
         let detail = format!("this type of filesystem cannot be frozen: {why}");
-        self.report.explain(record, Outcome::Skipped, &detail);
+        self.report
+            .set_with_detail(record, FilesystemOutcome::Skipped, &detail);
         true
     }
 
     /// After the last FITHAW: what was mounted meanwhile was not frozen.
-    pub(super) fn note_new_mounts(&mut self) {
-        if self.report.requested.is_some() || self.policy.freeze != Mode::All {
+    pub(super) fn record_new_mounts(&mut self) {
+        if self.report.requested.is_some() || self.policy.freeze != FreezeMode::All {
             return;
         }
         for filesystem in self.ops.mounted_since() {
@@ -74,7 +75,7 @@ impl<O: Ops> Engine<O> {
             let means = |pattern: &Pattern| pattern.matches(mountpoint, fstype, &[]);
             let (exclude, include) = (&self.policy.exclude, &self.policy.include);
             self.report.skipped.push(FilesystemRecord {
-                outcome: Outcome::Skipped,
+                outcome: FilesystemOutcome::Skipped,
                 detail: Some("it was mounted while the others were frozen".into()),
                 writable: !exclude.iter().any(means)
                     && (include.is_empty() || include.iter().any(means)),
@@ -89,13 +90,13 @@ impl<O: Ops> Engine<O> {
             let Some(watch) = record.watch.as_ref() else {
                 continue;
             };
-            if record.outcome != Outcome::Skipped {
+            if record.outcome != FilesystemOutcome::Skipped {
                 continue;
             }
             let unchanged = |written: crate::probe::write_counters::Written| {
                 written.ended == watch.writes && written.in_flight == 0
             };
-            if !self.ops.written(watch.device).is_some_and(unchanged) {
+            if !self.ops.write_counters(watch.device).is_some_and(unchanged) {
                 record.watch = None;
                 record.read_only = false;
                 record.detail = Some(WRITTEN.into());

@@ -1,7 +1,7 @@
 //! The hook masters that a guardian hears of, and the one that it calls.
 
-use super::HOOKS_LIMIT;
-use super::machine::{Cause, Hooks};
+use super::THAW_HOOKS_TIMEOUT;
+use super::state::{Cause, Hooks};
 use crate::child::{self, Family};
 use crate::hooks::Phase;
 use crate::hooks::master::{self, STOPPED_LIMIT};
@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long freeze hooks may go on after the agent died, before they are ended: no snapshot comes any more.
-const FREEZE_HOOKS_LIMIT: Duration = Duration::from_secs(10);
+const FREEZE_HOOKS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A master at work: process id, and what stands for it, for a number may go to others.
 struct Master(i32, PidFd);
@@ -99,13 +99,13 @@ impl Masters {
 
     /// Waits for the thaw master of the agent: it goes on, and what it leaves is for another one. One that is stopped, or takes
     /// too long, is ended; what of it cannot be ended.
-    pub fn await_thawing(&self) -> Vec<String> {
+    pub fn wait_for_thaw_masters(&self) -> Vec<String> {
         let Some(master) = &self.thawing_master else {
             return Vec::new();
         };
         let begun = Instant::now();
         let mut was_stopped = false;
-        while begun.elapsed() < HOOKS_LIMIT {
+        while begun.elapsed() < THAW_HOOKS_TIMEOUT {
             if is_readable(master.1.as_fd(), STOPPED_LIMIT / 2) {
                 return Vec::new();
             }
@@ -120,7 +120,7 @@ impl Masters {
 
     /// The program that is still to be called with thaw. A master of ours that was killed has left in its journal what it
     /// had not done; and what was in the journal may have been done by a successor of the agent.
-    pub fn to_thaw(&self, hooks: Hooks, state: &Path) -> Option<&Path> {
+    pub fn thaw_program(&self, hooks: Hooks, state: &Path) -> Option<&Path> {
         let owes = match hooks {
             Hooks::Untouched => false,
             Hooks::Frozen => !self.had_journal || is_open(state),
@@ -137,8 +137,8 @@ impl Masters {
     /// A hook that is told to thaw while it still freezes would leave its application asleep. After a
     /// whole freeze this has been waited for; then a daemon that a hook left behind may hold the line.
     /// What cannot be ended.
-    pub fn end_freezing(&self, is_whole: bool) -> Vec<String> {
-        if is_whole || has_hung_up(self.freezing.as_fd(), FREEZE_HOOKS_LIMIT) {
+    pub fn end_freeze_masters(&self, is_whole: bool) -> Vec<String> {
+        if is_whole || has_hung_up(self.freezing.as_fd(), FREEZE_HOOKS_TIMEOUT) {
             return Vec::new();
         }
         self.freezing_master
@@ -150,7 +150,7 @@ impl Masters {
     /// Calls `program` with thaw.
     pub fn thaw(&self, program: &Path, cause: Cause, state: &Path) -> master::MasterReport {
         let limits = master::Limits {
-            deadline: Some(HOOKS_LIMIT),
+            deadline: Some(THAW_HOOKS_TIMEOUT),
             reason: Some(cause.thaw_reason()),
             state: Some(state.to_owned()),
             // Without a journal nobody knows what was told to freeze.

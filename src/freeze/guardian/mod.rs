@@ -2,9 +2,9 @@
 //! the agent no longer can, because it was killed, stopped or hangs.
 //!
 //! The agent starts it when a freeze begins, and sends it its open filesystems before it freezes them
-//! ([`link`]). From then on whatever happens to the agent, one of the two undoes the freeze, and each
+//! ([`client`]). From then on whatever happens to the agent, one of the two undoes the freeze, and each
 //! hook master is told once: both share a token, and only who takes it thaws, so that neither waits for
-//! the other. [`machine`] decides, [`process`] acts, [`thaw`] thaws.
+//! the other. [`state`] decides, [`server`] acts, [`thaw`] thaws.
 //!
 //! | the agent | the guardian |
 //! |---|---|
@@ -18,14 +18,14 @@
 //! state directory, which the agent makes before the freeze, serves a successor of the agent and people
 //! with questions: the first line of a connection says which. A question never takes the agent's place.
 
+pub mod client;
 mod hooks;
-pub mod link;
-pub mod machine;
-pub mod process;
+mod pending_clients;
 mod progress;
-pub mod question;
+pub mod server;
+pub mod state;
+pub mod status_client;
 pub mod thaw;
-mod visitors;
 
 use super::report::Report;
 use crate::ipc::Connection;
@@ -38,27 +38,27 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 /// Version of the protocol, in what a guardian hands to a successor. One that knows another version asks
-/// with [`Order::Claim`] alone, which all versions answer, and thaws by the mount table.
+/// with [`Request::Claim`] alone, which all versions answer, and thaws by the mount table.
 pub const PROTOCOL_VERSION: u32 = 2;
 
 /// How much later than the agent the guardian acts on the hold limit: a healthy agent tells the
 /// better story.
-pub const COURTESY: Duration = Duration::from_millis(500);
+pub const AGENT_REPORT_GRACE: Duration = Duration::from_millis(500);
 
 /// How long an agent that thaws may take until it starts the hooks.
-pub const CLAIM_LIMIT: Duration = Duration::from_secs(60);
+pub const THAW_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// How long all thaw hooks together may take when nobody waits for their answer.
-pub const HOOKS_LIMIT: Duration = Duration::from_secs(300);
+pub const THAW_HOOKS_TIMEOUT: Duration = Duration::from_secs(300);
 
 /// Where a successor of the agent finds the guardian, in the state directory.
-pub fn door(statedir: &Path) -> PathBuf {
+pub fn socket_path(statedir: &Path) -> PathBuf {
     statedir.join("qga.guardian")
 }
 
 /// A line to the guardian in `statedir` and its process id; `None` if there is none.
 fn connect(statedir: &Path) -> io::Result<Option<(Connection, i32)>> {
-    let line = match UnixStream::connect(door(statedir)) {
+    let line = match UnixStream::connect(socket_path(statedir)) {
         Ok(line) => Connection::from(line),
         Err(error) => {
             return match error.kind() {
@@ -105,7 +105,7 @@ pub struct Replaced {
 /// What the agent tells the guardian; one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Order {
+pub enum Request {
     /// The first line: what to stand by for. Beside it: the [`Token`](crate::sys::fds::Token) of the thaw,
     /// a descriptor that hangs up when the hook master that was told to freeze has ended, the listening
     /// socket, if there is one, and the roots of the filesystems of `replaces`.
@@ -139,7 +139,7 @@ pub enum Order {
     /// May the agent thaw?
     Claim,
     /// The agent is about to take the token and to thaw; no answer is expected. Should it die or hang before it
-    /// starts the hooks, the guardian finishes the thaw, at the latest after [`CLAIM_LIMIT`].
+    /// starts the hooks, the guardian finishes the thaw, at the latest after [`THAW_CLAIM_TIMEOUT`].
     Claimed {
         /// It was not asked to: the next thaw is to hear that the freeze was ended before it.
         is_early: bool,
@@ -164,7 +164,7 @@ pub enum Order {
 /// What the guardian answers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Word {
+pub enum Response {
     /// It stands by, has the filesystems, or has given up its door.
     Ready,
     /// To a successor, who is the agent from here on. Beside it: the token, the listening socket through
@@ -175,7 +175,7 @@ pub enum Word {
     /// It has ended the freeze itself.
     Ended(Expiry),
     /// How things stand.
-    Standing(Box<Standing>),
+    Standing(Box<FreezeStatus>),
     /// Said before the hooks are told: what it has thawed by itself, and what went wrong.
     Thawed {
         /// Mountpoints, in the order of thawing.
@@ -221,12 +221,12 @@ pub enum Stage {
 
 impl Stage {
     /// Why a person's wish to end the freeze is refused at this stage.
-    pub fn refusal(self) -> Word {
+    pub fn refusal(self) -> Response {
         let text = match self {
             Self::Freezing => "the agent is still freezing",
             Self::Frozen | Self::Thawing => "the agent is thawing already",
         };
-        Word::Refused(text.to_owned())
+        Response::Refused(text.to_owned())
     }
 }
 
@@ -253,7 +253,7 @@ pub enum Activity {
 /// What the guardian knows of a freeze.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Standing {
+pub struct FreezeStatus {
     /// How far the run is.
     pub stage: Stage,
     /// Mountpoints in the order of freezing.

@@ -1,6 +1,6 @@
 //! How far a run is and since when, as the agent has told its guardian; all times on the clock that processes share.
 
-use super::{Activity, Order};
+use super::{Activity, Request};
 use crate::sys::clock;
 use std::time::Duration;
 
@@ -41,19 +41,19 @@ impl Progress {
     }
 
     /// Takes in what the agent says.
-    pub fn note(&mut self, order: &Order) {
+    pub fn apply(&mut self, order: &Request) {
         self.activity = match order {
-            Order::HooksCalled => Activity::FreezeHooks,
-            Order::Filesystems { .. } => Activity::Freeze,
-            Order::Frozen { since_ms, .. } => {
+            Request::HooksCalled => Activity::FreezeHooks,
+            Request::Filesystems { .. } => Activity::Freeze,
+            Request::Frozen { since_ms, .. } => {
                 self.frozen_at = Some(Duration::from_millis(*since_ms));
                 Activity::Held
             }
-            Order::Claim | Order::Claimed { .. } => {
+            Request::Claim | Request::Claimed { .. } => {
                 self.thaw_at = Some(clock::monotonic());
                 Activity::Thaw
             }
-            Order::HooksThawed => Activity::ThawHooks,
+            Request::HooksThawed => Activity::ThawHooks,
             _ => return,
         };
         self.since = clock::monotonic();
@@ -80,20 +80,20 @@ mod tests {
     fn what_is_held_is_not_held_any_more_when_the_thaw_has_begun() {
         let mut progress = Progress::begin();
         assert_eq!((progress.activity, progress.held()), (Activity::Flush, 0.0));
-        progress.note(&Order::HooksCalled);
+        progress.apply(&Request::HooksCalled);
         assert_eq!(progress.activity, Activity::FreezeHooks);
         let ago = clock::monotonic() - Duration::from_secs(5);
-        progress.note(&Order::Frozen {
+        progress.apply(&Request::Frozen {
             report: Box::default(),
             order: Vec::new(),
             since_ms: ago.as_millis() as u64,
         });
         assert!(progress.held() >= 5.0 && progress.seconds() < 5.0);
-        progress.note(&Order::Claimed { is_early: false });
+        progress.apply(&Request::Claimed { is_early: false });
         let held = progress.held();
         std::thread::sleep(Duration::from_millis(2));
-        progress.note(&Order::HooksThawed);
-        progress.note(&Order::Status);
+        progress.apply(&Request::HooksThawed);
+        progress.apply(&Request::Status);
         assert_eq!(progress.activity, Activity::ThawHooks);
         assert_eq!(progress.held(), held);
     }

@@ -73,7 +73,7 @@ impl Filesystems {
     }
 
     /// Lets all others go.
-    pub fn keep_late(&mut self) {
+    pub fn retain_late(&mut self) {
         self.0.retain(|held| held.is_late);
     }
 

@@ -1,7 +1,7 @@
 //! Which filesystems are frozen, and in which order.
 //!
 //! [`Survey`] is what the system looks like; [`make`] is a pure function of it, of the operator's
-//! [`Policy`] and of the host's list. The order is the documented one: the reverse of the mount table,
+//! [`FreezePolicy`] and of the host's list. The order is the documented one: the reverse of the mount table,
 //! the root last (protocol.md 4.9.4). What needs another filesystem was mounted after it, also where
 //! nothing in sysfs shows the dependency. The order is corrected only where a dependency is known
 //! ([`order`]). Neighbors in that order that are on hardware of the machine form one batch and are
@@ -16,7 +16,7 @@
 use std::collections::{HashMap, HashSet};
 use std::fmt;
 
-use super::policy::{Mode, Pattern, Policy};
+use super::policy::{FreezeMode, FreezePolicy, Pattern};
 use super::report::Hold;
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{DeviceNumber, is_never_written};
@@ -41,7 +41,7 @@ pub struct Target {
     /// Name of its device for people: `/dev/mapper/vg-data`; `major:minor` if none is known.
     pub device: String,
     /// What it stands on, from its own device down, for people.
-    pub stands_on: Vec<String>,
+    pub depends_on: Vec<String>,
     /// A failure to open or freeze it is a note, and the run goes on.
     pub optional: bool,
     /// The whole filesystem is mounted read-only, or its type cannot be written.
@@ -52,7 +52,7 @@ pub struct Target {
 
 /// A mount that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LeftOut {
+pub struct Excluded {
     /// Where it is mounted.
     pub mountpoint: Vec<u8>,
     /// Filesystem type.
@@ -69,9 +69,9 @@ pub struct Plan {
     /// In the order of freezing.
     pub targets: Vec<Target>,
     /// The rest: filesystems that were not chosen, then mounts that cannot be frozen.
-    pub skipped: Vec<LeftOut>,
+    pub skipped: Vec<Excluded>,
     /// What the host's list names and is not to be frozen.
-    pub not_frozen: Vec<LeftOut>,
+    pub not_frozen: Vec<Excluded>,
     /// What the operator should know, one line each; nothing of it stops the freeze.
     pub notes: Vec<String>,
 }
@@ -79,7 +79,7 @@ pub struct Plan {
 /// Filesystems that stand on one another in a circle: there is no order in which they can be
 /// frozen. The text names them and says what to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Circle {
+pub struct Cycle {
     /// The members' mountpoints in mount order, each with what it stands on.
     pub members: Vec<(String, Vec<String>)>,
 }
@@ -111,7 +111,7 @@ fn can_freeze(fstype: &str) -> bool {
     TYPES.contains(&fstype)
 }
 
-impl fmt::Display for Circle {
+impl fmt::Display for Cycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.members.iter().map(|(name, _)| name.as_str()).collect();
         write!(f, "filesystems stand on one another in a circle: ")?;
@@ -128,14 +128,18 @@ impl fmt::Display for Circle {
     }
 }
 
-impl std::error::Error for Circle {}
+impl std::error::Error for Cycle {}
 
 /// The plan for a freeze. With `only`, of the filesystems that the policy allows those whose first
 /// mountpoint equals one of the given; names that match nothing and names given twice are harmless.
 ///
 /// # Errors
-/// A filesystem to freeze is part of a [`Circle`].
-pub fn make(survey: &Survey, policy: &Policy, only: Option<&[Vec<u8>]>) -> Result<Plan, Circle> {
+/// A filesystem to freeze is part of a [`Cycle`].
+pub fn make(
+    survey: &Survey,
+    policy: &FreezePolicy,
+    only: Option<&[Vec<u8>]>,
+) -> Result<Plan, Cycle> {
     let mut plan = Plan {
         notes: survey.notes.clone(),
         ..Plan::default()
@@ -146,7 +150,7 @@ pub fn make(survey: &Survey, policy: &Policy, only: Option<&[Vec<u8>]>) -> Resul
             None => {
                 chosen.insert(filesystem.device());
             }
-            Some(reason) => plan.skipped.push(LeftOut {
+            Some(reason) => plan.skipped.push(Excluded {
                 mountpoint: filesystem.mountpoint.clone(),
                 fstype: filesystem.fstype.clone(),
                 reason,
@@ -171,7 +175,7 @@ pub fn make(survey: &Survey, policy: &Policy, only: Option<&[Vec<u8>]>) -> Resul
 /// Every filesystem in the order of freezing, whatever the policy: for a thaw that does not know
 /// what an earlier agent froze. Circles are cut open.
 pub fn everything(survey: &Survey) -> Vec<Target> {
-    let policy = Policy::default();
+    let policy = FreezePolicy::default();
     // Without a choice no circle is an error.
     let order = sorted(survey, None).unwrap_or_default();
     targets(survey, &policy, order.into_iter())
@@ -180,7 +184,7 @@ pub fn everything(survey: &Survey) -> Vec<Target> {
 /// The filesystems as targets, in batches.
 fn targets<'a>(
     survey: &Survey,
-    policy: &Policy,
+    policy: &FreezePolicy,
     order: impl Iterator<Item = &'a Filesystem>,
 ) -> Vec<Target> {
     let mut targets: Vec<Target> = Vec::new();
@@ -202,11 +206,11 @@ fn targets<'a>(
 /// Why a filesystem with a device is not chosen; `None` if it is.
 fn verdict(
     survey: &Survey,
-    policy: &Policy,
+    policy: &FreezePolicy,
     only: Option<&[Vec<u8>]>,
     filesystem: &Filesystem,
 ) -> Option<String> {
-    if policy.freeze != Mode::All {
+    if policy.freeze != FreezeMode::All {
         return Some(format!("fsfreeze-mode is {}", policy.freeze.name()));
     }
     if let Some(pattern) = matching(survey, &policy.exclude, filesystem) {
@@ -236,7 +240,7 @@ fn matching<'a>(
         .find(|pattern| pattern.matches(&filesystem.mountpoint, &filesystem.fstype, names))
 }
 
-fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem, batch: usize) -> Target {
+fn target(survey: &Survey, policy: &FreezePolicy, filesystem: &Filesystem, batch: usize) -> Target {
     let details = survey
         .details
         .get(&filesystem.device())
@@ -247,7 +251,7 @@ fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem, batch: usiz
         filesystem: filesystem.clone(),
         alternatives: details.alternatives,
         device: details.names.into_iter().next().unwrap_or_else(number),
-        stands_on: details.stands_on,
+        depends_on: details.stands_on,
         optional: matching(survey, &policy.optional, filesystem).is_some(),
         is_read_only: details.is_read_only,
         batch,
@@ -259,7 +263,7 @@ fn target(survey: &Survey, policy: &Policy, filesystem: &Filesystem, batch: usiz
 fn sorted<'a>(
     survey: &'a Survey,
     is_chosen: Option<&dyn Fn(&Filesystem) -> bool>,
-) -> Result<Vec<&'a Filesystem>, Circle> {
+) -> Result<Vec<&'a Filesystem>, Cycle> {
     let (root, others): (Vec<_>, Vec<_>) = survey
         .filesystems
         .iter()
@@ -280,7 +284,7 @@ fn sorted<'a>(
     };
     match order::sort(&question) {
         Ok(order) => Ok(order.into_iter().filter_map(get).collect()),
-        Err(members) => Err(circle(survey, members.into_iter().rev().filter_map(get))),
+        Err(members) => Err(cycle_of(survey, members.into_iter().rev().filter_map(get))),
     }
 }
 
@@ -302,13 +306,13 @@ fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
     edges
 }
 
-fn circle<'a>(survey: &Survey, members: impl Iterator<Item = &'a Filesystem>) -> Circle {
+fn cycle_of<'a>(survey: &Survey, members: impl Iterator<Item = &'a Filesystem>) -> Cycle {
     let layers = |filesystem: &Filesystem| {
         let details = survey.details.get(&filesystem.device());
         let layers = details.map(|details| details.stands_on.clone());
         layers.unwrap_or_default()
     };
-    Circle {
+    Cycle {
         members: members
             .map(|filesystem| (shown(&filesystem.mountpoint), layers(filesystem)))
             .collect(),

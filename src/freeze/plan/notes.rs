@@ -2,8 +2,8 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{LeftOut, Plan, Survey, matching, shown};
-use crate::freeze::policy::{Mode, Pattern, Policy};
+use super::{Excluded, Plan, Survey, matching, shown};
+use crate::freeze::policy::{FreezeMode, FreezePolicy, Pattern};
 use crate::probe::filesystems::{SkipReason, Skipped};
 use crate::probe::mountinfo::DeviceNumber;
 
@@ -14,7 +14,7 @@ impl Plan {
     pub(super) fn skip_mounts(
         &mut self,
         survey: &Survey,
-        policy: &Policy,
+        policy: &FreezePolicy,
         only: Option<&[Vec<u8>]>,
         chosen: &Chosen,
     ) {
@@ -43,11 +43,11 @@ impl Plan {
             let (mountpoint, fstype) = (&skipped.mountpoint, &skipped.fstype);
             let names = [shown(mountpoint)];
             let means = |pattern: &Pattern| pattern.matches(mountpoint, fstype, &names);
-            let is_wanted = policy.freeze == Mode::All
+            let is_wanted = policy.freeze == FreezeMode::All
                 && !policy.exclude.iter().any(means)
                 && (policy.include.is_empty() || policy.include.iter().any(means))
                 && only.is_none_or(|names| names.contains(mountpoint));
-            LeftOut {
+            Excluded {
                 mountpoint: mountpoint.clone(),
                 fstype: fstype.clone(),
                 reason,
@@ -57,8 +57,8 @@ impl Plan {
     }
 
     /// Patterns without effect, and filesystems that stand on a frozen one without being frozen.
-    pub(super) fn note_policy(&mut self, survey: &Survey, policy: &Policy, chosen: &Chosen) {
-        if policy.freeze != Mode::All {
+    pub(super) fn note_policy(&mut self, survey: &Survey, policy: &FreezePolicy, chosen: &Chosen) {
+        if policy.freeze != FreezeMode::All {
             return;
         }
         let lists = [
@@ -125,7 +125,7 @@ impl Plan {
             self.notes.push(format!(
                 "the request names {shown}, which is left out: {reason}"
             ));
-            self.not_frozen.push(LeftOut {
+            self.not_frozen.push(Excluded {
                 mountpoint: name.clone(),
                 fstype,
                 reason: format!("the request names it, but {reason}"),

@@ -50,7 +50,7 @@ pub fn sort(question: &Question<'_>) -> Result<Vec<usize>, Vec<usize>> {
         if stuck.is_empty() {
             return Ok(order);
         }
-        let groups = circles(&stuck, &edges);
+        let groups = find_cycles(&stuck, &edges);
         let matters = |group: &&BTreeSet<usize>| strict && group.iter().any(|&n| chosen(n));
         if let Some(group) = groups.iter().find(matters) {
             return Err(group.iter().copied().collect());
@@ -102,7 +102,7 @@ fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
 
 /// The strongly connected groups among `nodes`: sets whose members all stand on one another. There
 /// are few nodes here, as a rule none, so the plain way will do.
-fn circles(nodes: &BTreeSet<usize>, edges: &BTreeSet<Edge>) -> Vec<BTreeSet<usize>> {
+fn find_cycles(nodes: &BTreeSet<usize>, edges: &BTreeSet<Edge>) -> Vec<BTreeSet<usize>> {
     let reach = |start: usize| {
         let mut reached = BTreeSet::new();
         let mut waiting = vec![start];

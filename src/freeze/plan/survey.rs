@@ -78,8 +78,8 @@ impl Survey {
     /// Looks at `system`, whose mount table is `mounts`. Reads /proc, /sys and /run/udev, and looks
     /// up the files behind loop devices; opens no device but a loop device whose file is not where
     /// its path says.
-    pub fn take(system: &System, mounts: &[Mount]) -> Self {
-        Self::take_with(
+    pub fn read(system: &System, mounts: &[Mount]) -> Self {
+        Self::read_with(
             system,
             mounts,
             &|source| mountinfo::block_device(system.root(), source),
@@ -87,9 +87,9 @@ impl Survey {
         )
     }
 
-    /// [`Survey::take`] with the question for device nodes answered by `stat_source`, and that for
+    /// [`Survey::read`] with the question for device nodes answered by `stat_source`, and that for
     /// the filesystem of the file behind a loop device by `loop_status`.
-    pub(super) fn take_with(
+    pub(super) fn read_with(
         system: &System,
         mounts: &[Mount],
         stat_source: StatSource<'_>,
@@ -107,7 +107,7 @@ impl Survey {
         let file = |device: &str, path: &[u8]| locator.file(path, &|| loop_status(device));
         survey.find_names_and_stacks(system, mounts, &members, &file);
         let own = survey.own_numbers(&members);
-        survey.settle_numbers(&own);
+        survey.unify_numbers(&own);
         survey.find_mounts(mounts, &own, &locator);
         survey.find_swaps(system, &own, &file, stat_source);
         survey.find_writable(mounts, stat_source);
@@ -279,7 +279,7 @@ impl Survey {
         numbers
     }
 
-    fn settle_numbers(&mut self, own: &Numbers) {
+    fn unify_numbers(&mut self, own: &Numbers) {
         for under in self
             .details
             .values_mut()

@@ -38,7 +38,7 @@ impl Guest<'_> {
             let entry = |(other, _): &&(&str, _)| other.as_bytes() == name;
             list.iter().find(entry).map(|(_, number)| *number)
         };
-        Survey::take_with(system, &mounts, &|path| look(self.nodes, path), &|name| {
+        Survey::read_with(system, &mounts, &|path| look(self.nodes, path), &|name| {
             look(self.loops, name.as_bytes())
         })
     }
@@ -94,7 +94,7 @@ fn neighbors_on_hardware_freeze_side_by_side_and_the_root_alone() {
 }
 
 fn planned(survey: &Survey) -> Plan {
-    make(survey, &Policy::default(), None).unwrap()
+    make(survey, &FreezePolicy::default(), None).unwrap()
 }
 
 fn skipped(plan: &Plan) -> Vec<String> {
@@ -140,8 +140,8 @@ fn last_mounted_goes_first_and_the_root_last() {
     let data = &plan.targets[1];
     assert_eq!(data.alternatives, [b"/home".to_vec()]);
     assert_eq!(data.device, "/dev/sdb");
-    assert_eq!(data.stands_on, ["sdb"]);
-    assert_eq!(plan.targets[2].stands_on, ["sda1", "sda"]);
+    assert_eq!(data.depends_on, ["sdb"]);
+    assert_eq!(plan.targets[2].depends_on, ["sda1", "sda"]);
     let mut guest = PLAIN;
     guest.mounts = "28 1 8:16 / /boot rw - ext4 /dev/sdb rw\n29 1 8:1 / / rw - ext4 /dev/sda1 rw\n\
                     30 29 8:32 / /data rw - ext4 /dev/sdc rw\n";
@@ -153,7 +153,7 @@ fn a_list_chooses_by_the_exact_name() {
     let survey = PLAIN.survey();
     let plan = |only: &[&str]| {
         let only: Vec<Vec<u8>> = only.iter().map(|name| name.as_bytes().to_vec()).collect();
-        make(&survey, &Policy::default(), Some(&only)).unwrap()
+        make(&survey, &FreezePolicy::default(), Some(&only)).unwrap()
     };
     let chosen = plan(&["/data", "/", "/data", "/zzz", "/data/", "/home", "/run"]);
     assert_eq!(names(&chosen), ["/data", "/"]);
@@ -179,10 +179,10 @@ fn a_list_chooses_by_the_exact_name() {
 fn the_policy_includes_and_excludes() {
     let survey = PLAIN.survey();
     let plan = |include: &[&str], exclude: &[&str]| {
-        let policy = Policy {
+        let policy = FreezePolicy {
             include: patterns(include),
             exclude: patterns(exclude),
-            ..Policy::default()
+            ..FreezePolicy::default()
         };
         make(&survey, &policy, None).unwrap()
     };
@@ -200,9 +200,9 @@ fn the_policy_includes_and_excludes() {
         ]
     );
     let only = [b"/data".to_vec(), b"/".to_vec()];
-    let policy = Policy {
+    let policy = FreezePolicy {
         exclude: patterns(&["/data"]),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     let plan = make(&survey, &policy, Some(&only)).unwrap();
     assert_eq!(names(&plan), ["/"]);
@@ -214,11 +214,11 @@ fn the_policy_includes_and_excludes() {
 
 #[test]
 fn patterns_without_effect_are_told() {
-    let policy = Policy {
+    let policy = FreezePolicy {
         include: patterns(&["*", "/run"]),
         exclude: patterns(&["/home", "/dtaa/*", "type:tmpfs"]),
         optional: patterns(&["/data/*", "dev:sdz"]),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     let plan = make(&PLAIN.survey(), &policy, None).unwrap();
     assert_eq!(names(&plan), ["/data/inner", "/data", "/"]);
@@ -240,13 +240,13 @@ fn patterns_without_effect_are_told() {
 #[test]
 fn other_modes_freeze_nothing() {
     for (freeze, reason) in [
-        (Mode::Off, "/: fsfreeze-mode is off"),
-        (Mode::HooksOnly, "/: fsfreeze-mode is hooks-only"),
+        (FreezeMode::Off, "/: fsfreeze-mode is off"),
+        (FreezeMode::HooksOnly, "/: fsfreeze-mode is hooks-only"),
     ] {
-        let policy = Policy {
+        let policy = FreezePolicy {
             freeze,
             exclude: patterns(&["/nowhere"]),
-            ..Policy::default()
+            ..FreezePolicy::default()
         };
         let plan = make(&PLAIN.survey(), &policy, None).unwrap();
         assert!(plan.targets.is_empty() && plan.notes.is_empty());

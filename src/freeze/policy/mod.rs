@@ -3,7 +3,7 @@
 //! The configuration fills these types and the planning and the engine read them. The defaults do
 //! what the original agent does, but for the limits and for a freeze by someone else, which is an
 //! error here. Whatever the operator wrote, there is a policy: what makes no sense is refused by
-//! [`Pattern::parse`], [`Mode::parse`] and [`seconds`] with words for the warning.
+//! [`Pattern::parse`], [`FreezeMode::parse`] and [`seconds`] with words for the warning.
 
 use std::fmt;
 use std::time::Duration;
@@ -19,12 +19,12 @@ pub use glob::Glob;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
-    side: Side,
+    side: PatternSubject,
     glob: Glob,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Side {
+enum PatternSubject {
     Mountpoint,
     Type,
     Device,
@@ -38,16 +38,16 @@ impl Pattern {
     pub fn parse(text: &str) -> Result<Self, String> {
         let fail = |why: &str| Err(format!("the pattern '{text}' {why}"));
         let (side, glob) = if let Some(fstype) = text.strip_prefix("type:") {
-            (Side::Type, fstype.to_owned())
+            (PatternSubject::Type, fstype.to_owned())
         } else if let Some(device) = text.strip_prefix("dev:") {
             let bare = !device.starts_with(['/', '*', '?', '[', '\\']) && !device.is_empty();
             let directory = if bare { "/dev/" } else { "" };
-            (Side::Device, directory.to_owned() + device)
+            (PatternSubject::Device, directory.to_owned() + device)
         } else if text.starts_with(['/', '*', '?', '[', '\\']) {
             // No mountpoint ends with a slash but the root's.
             let bare = text.trim_end_matches('/');
             (
-                Side::Mountpoint,
+                PatternSubject::Mountpoint,
                 if bare.is_empty() { "/" } else { bare }.into(),
             )
         } else {
@@ -69,9 +69,9 @@ impl Pattern {
     /// Whether it means a filesystem with this mountpoint, type and names of its device.
     pub fn matches(&self, mountpoint: &[u8], fstype: &str, devices: &[String]) -> bool {
         match self.side {
-            Side::Mountpoint => self.glob.matches(mountpoint),
-            Side::Type => self.glob.matches(fstype.as_bytes()),
-            Side::Device => devices
+            PatternSubject::Mountpoint => self.glob.matches(mountpoint),
+            PatternSubject::Type => self.glob.matches(fstype.as_bytes()),
+            PatternSubject::Device => devices
                 .iter()
                 .any(|device| self.glob.matches(device.as_bytes())),
         }
@@ -86,7 +86,7 @@ impl fmt::Display for Pattern {
 
 /// What a freeze does at all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Mode {
+pub enum FreezeMode {
     /// Hooks and filesystems.
     #[default]
     All,
@@ -96,7 +96,7 @@ pub enum Mode {
     Off,
 }
 
-impl Mode {
+impl FreezeMode {
     /// The mode of that name.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::All, Self::HooksOnly, Self::Off]
@@ -116,7 +116,7 @@ impl Mode {
 
 /// Which filesystems are frozen, and what is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Policy {
+pub struct FreezePolicy {
     /// If not empty, only what one of these means is frozen.
     pub include: Vec<Pattern>,
     /// What is never frozen, included or not, and even if the host names it.
@@ -124,7 +124,7 @@ pub struct Policy {
     /// Where a failure to open or freeze is a note, and the run goes on.
     pub optional: Vec<Pattern>,
     /// What a freeze does at all.
-    pub freeze: Mode,
+    pub freeze: FreezeMode,
     /// A chosen filesystem that cannot be frozen (of a type without freezing, covered by a later
     /// mount) is an error instead of being left out.
     pub strict: bool,
@@ -137,32 +137,32 @@ pub struct Policy {
 
 /// How long things may take. `None` is without end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct FreezeLimits {
     /// From the last FIFREEZE until everything is thawed without being asked.
     pub hold: Option<Duration>,
     /// For one step (open, flush, freeze) at one filesystem.
     pub step: Option<Duration>,
 }
 
-impl Limits {
+impl FreezeLimits {
     /// 15 minutes.
-    pub const HOLD: u64 = 900;
+    pub const DEFAULT_HOLD_SECONDS: u64 = 900;
 
     /// 5 minutes. What takes long without being stuck is the first flush. The kernel lets a fifth
     /// of the memory get dirty: of 32 GiB that is written in this time at 22 MiB/s, which is slow
     /// even for one disk. Applications still work during the first flush, so waiting harms none;
     /// a limit that ends it would fail backups that the original makes.
-    pub const STEP: u64 = 300;
+    pub const DEFAULT_STEP_SECONDS: u64 = 300;
 
     /// A week: more is taken for a slip of the pen.
-    pub const MOST: u64 = 7 * 24 * 3600;
+    pub const MAX_SECONDS: u64 = 7 * 24 * 3600;
 }
 
-impl Default for Limits {
+impl Default for FreezeLimits {
     fn default() -> Self {
         Self {
-            hold: Some(Duration::from_secs(Self::HOLD)),
-            step: Some(Duration::from_secs(Self::STEP)),
+            hold: Some(Duration::from_secs(Self::DEFAULT_HOLD_SECONDS)),
+            step: Some(Duration::from_secs(Self::DEFAULT_STEP_SECONDS)),
         }
     }
 }
@@ -170,12 +170,15 @@ impl Default for Limits {
 /// Reads a limit in seconds, 0 for none.
 ///
 /// # Errors
-/// It is no number up to [`Limits::MOST`]: what it is instead, to follow after the value.
+/// It is no number up to [`FreezeLimits::MAX_SECONDS`]: what it is instead, to follow after the value.
 pub fn seconds(text: &str) -> Result<Option<Duration>, String> {
     match text.trim_ascii().parse::<u64>() {
         Ok(0) => Ok(None),
-        Ok(number) if number <= Limits::MOST => Ok(Some(Duration::from_secs(number))),
-        Ok(_) => Err(format!("is more than {} seconds (a week)", Limits::MOST)),
+        Ok(number) if number <= FreezeLimits::MAX_SECONDS => Ok(Some(Duration::from_secs(number))),
+        Ok(_) => Err(format!(
+            "is more than {} seconds (a week)",
+            FreezeLimits::MAX_SECONDS
+        )),
         Err(_) => Err("is not a whole number of seconds".into()),
     }
 }
@@ -249,9 +252,9 @@ mod tests {
 
     #[test]
     fn modes_have_names() {
-        for mode in [Mode::All, Mode::HooksOnly, Mode::Off] {
-            assert_eq!(Mode::parse(mode.name()), Some(mode));
+        for mode in [FreezeMode::All, FreezeMode::HooksOnly, FreezeMode::Off] {
+            assert_eq!(FreezeMode::parse(mode.name()), Some(mode));
         }
-        assert_eq!(Mode::parse("ALL"), None);
+        assert_eq!(FreezeMode::parse("ALL"), None);
     }
 }

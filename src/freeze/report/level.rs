@@ -4,7 +4,7 @@
 //! that it named. What the operator excludes or makes optional does not lower it. docs/consistency.md has the rule as a
 //! table, which tests/documents holds against this file.
 
-use super::{Applications, End, FilesystemRecord, Outcome, Report};
+use super::{Applications, FilesystemOutcome, FilesystemRecord, Report, RunEnd};
 use crate::hooks::{HookRecord, HookStatus, Phase, sources};
 use serde::{Deserialize, Serialize};
 
@@ -51,16 +51,20 @@ impl FilesystemRecord {
     /// Whether it did not change until the thaw.
     pub fn is_held(&self) -> bool {
         // Reports of earlier versions do not say it.
-        self.held.is_some() || matches!(self.outcome, Outcome::Frozen | Outcome::Thawed)
+        self.held.is_some()
+            || matches!(
+                self.outcome,
+                FilesystemOutcome::Frozen | FilesystemOutcome::Thawed
+            )
     }
 
     /// Why it is held, as things stand.
     fn hold(&self) -> Option<Hold> {
         match self.outcome {
-            Outcome::Frozen | Outcome::Thawed => Some(Hold::Frozen),
-            Outcome::Skipped if self.writable => None,
-            Outcome::Skipped if self.read_only => Some(Hold::ReadOnly),
-            Outcome::Skipped if self.watch.is_some() => Some(Hold::Unchanged),
+            FilesystemOutcome::Frozen | FilesystemOutcome::Thawed => Some(Hold::Frozen),
+            FilesystemOutcome::Skipped if self.writable => None,
+            FilesystemOutcome::Skipped if self.read_only => Some(Hold::ReadOnly),
+            FilesystemOutcome::Skipped if self.watch.is_some() => Some(Hold::Unchanged),
             _ => None,
         }
     }
@@ -70,7 +74,9 @@ impl FilesystemRecord {
         let name = &self.mountpoint;
         match (self.outcome, &self.detail) {
             _ if self.is_held() => None,
-            (Outcome::ThawedByOthers, _) => Some(format!("{name}: thawed by another process")),
+            (FilesystemOutcome::ThawedByOthers, _) => {
+                Some(format!("{name}: thawed by another process"))
+            }
             // What may fail may not be thawed by others: its writes were promised to wait.
             _ if self.optional => None,
             (_, Some(detail)) if detail.contains(name.as_str()) => Some(detail.clone()),
@@ -82,7 +88,7 @@ impl FilesystemRecord {
 
 impl Report {
     /// Adds up the times and judges, as things stand.
-    pub fn judge(&mut self) {
+    pub fn compute_level(&mut self) {
         let stages = &self.stages;
         self.filesystems_seconds = stages.freeze + stages.held + stages.thaw;
         self.applications_seconds = if self.applications == Applications::Untouched {
@@ -114,10 +120,10 @@ impl Report {
     fn reasons(&self) -> Vec<(Level, String)> {
         let mut reasons = Vec::new();
         match self.end {
-            None | Some(End::Thaw | End::Recovery) => {}
-            Some(End::Failure) => reasons.push((Level::None, "the freeze failed".to_owned())),
-            Some(End::Nothing) => reasons.push((Level::Crash, "nothing was frozen".to_owned())),
-            Some(End::Expiry) => {
+            None | Some(RunEnd::Thaw | RunEnd::Recovery) => {}
+            Some(RunEnd::Failure) => reasons.push((Level::None, "the freeze failed".to_owned())),
+            Some(RunEnd::Nothing) => reasons.push((Level::Crash, "nothing was frozen".to_owned())),
+            Some(RunEnd::Expiry) => {
                 let why = self.ended_because.as_deref();
                 let text = format!("ended before the thaw: {}", why.unwrap_or("unknown reason"));
                 reasons.push((Level::Crash, text));
@@ -141,7 +147,7 @@ impl Report {
         }
         self.write_errors.iter().cloned().for_each(&mut crash);
         let is_any_held = self.filesystems.iter().any(FilesystemRecord::is_held);
-        if !is_any_held && self.end != Some(End::Nothing) {
+        if !is_any_held && self.end != Some(RunEnd::Nothing) {
             crash("no filesystem was held".into());
         }
         reasons.extend(

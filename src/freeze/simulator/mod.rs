@@ -7,12 +7,12 @@ mod tests;
 
 use crate::deadline::Timed;
 use crate::freeze::engine::{Engine, FreezeError};
-use crate::freeze::guardian::machine::{Action, Event, Hooks, Machine};
-use crate::freeze::guardian::{Claim, Entrusted, Inherited, Order, PROTOCOL_VERSION};
-use crate::freeze::ops::{Heard, Holding, Legacy, OpenError, Ops, Patience};
+use crate::freeze::guardian::state::{Action, Event, GuardianState, Hooks};
+use crate::freeze::guardian::{Claim, Entrusted, Inherited, PROTOCOL_VERSION, Request};
+use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops};
 use crate::freeze::plan::{Details, Survey, Target};
-use crate::freeze::policy::{Limits, Mode, Pattern, Policy};
-use crate::freeze::report::{End, Outcome, Report};
+use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
+use crate::freeze::report::{FilesystemOutcome, Report, RunEnd};
 use crate::hooks::master::MasterReport;
 use crate::hooks::memory::Run;
 use crate::hooks::{HookRecord, HookStatus, Phase, ThawReason};
@@ -66,7 +66,7 @@ struct World {
     freeze_hooks: u32,
     thaw_hooks: u32,
     kept: Vec<Report>,
-    guardian: Option<Machine>,
+    guardian: Option<GuardianState>,
     entrusted: Vec<usize>,
     /// The run as the guardian was told of it.
     told: Option<Report>,
@@ -90,18 +90,22 @@ struct World {
 impl World {
     /// Something happens to the guardian, if there is one.
     fn guardian_sees(&mut self, event: Event) {
-        if let Event::Order(Order::Frozen { report, .. }) = &event {
+        if let Event::Request(Request::Frozen { report, .. }) = &event {
             self.told = Some((**report).clone());
         }
         let actions = self
             .guardian
             .as_mut()
-            .map(|g| g.on(event, None))
+            .map(|g| g.apply(event, None))
             .unwrap_or_default();
         for action in actions {
             match action {
                 Action::Yield | Action::Await | Action::HandOver => {}
-                Action::Undo { hooks, tell, .. } => {
+                Action::Undo {
+                    hooks,
+                    reports_early_end: tell,
+                    ..
+                } => {
                     self.rcu_expedited = false;
                     for &index in &self.entrusted {
                         self.frozen[index] = false;
@@ -112,7 +116,7 @@ impl World {
                     self.expired = tell.then(expiry);
                     self.kept.extend(self.told.take().map(|mut report| {
                         report.errors.push(GUARDIANS.into());
-                        report.end(End::Expiry);
+                        report.end(RunEnd::Expiry);
                         report
                     }));
                 }

@@ -71,8 +71,8 @@ impl Ops for Simulator {
         answers
     }
 
-    fn await_freeze(&mut self, patience: Patience) -> Vec<Option<Timed>> {
-        let is_last = patience != Patience::Delay;
+    fn wait_for_freeze(&mut self, patience: FreezeWait) -> Vec<Option<Timed>> {
+        let is_last = patience != FreezeWait::Delay;
         let mut world = self.0.borrow_mut();
         let mut answers = Vec::new();
         for index in std::mem::take(&mut world.late) {
@@ -115,14 +115,14 @@ impl Ops for Simulator {
         let count = |world: &mut World| match phase {
             Phase::Freeze => {
                 world.freeze_hooks += 1;
-                world.guardian_sees(Event::Order(Order::HooksCalled));
+                world.guardian_sees(Event::Request(Request::HooksCalled));
             }
             Phase::Thaw => {
                 world.thaw_hooks += 1;
-                world.guardian_sees(Event::Order(Order::HooksThawed));
+                world.guardian_sees(Event::Request(Request::HooksThawed));
             }
         };
-        self.speak();
+        self.leave_frozen_section();
         let result = self.step(format!("hooks {}", phase.as_str()), |world| {
             assert!(
                 !world.frozen.contains(&true),
@@ -146,7 +146,7 @@ impl Ops for Simulator {
 
     fn start_guardian(&mut self, _: &str) -> Result<(), String> {
         self.step("guard".into(), |world| {
-            world.guardian = Some(Machine::default());
+            world.guardian = Some(GuardianState::default());
             world.entrusted = Vec::new();
         })
         .map_err(text)
@@ -155,17 +155,17 @@ impl Ops for Simulator {
     fn replace_guardian(
         &mut self,
         run: &str,
-        held: &[Holding<'_, usize>],
+        held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
         _: Option<Duration>,
     ) -> Result<(), String> {
         self.start_guardian(run)?;
-        self.await_guardian()?;
-        self.tell_guardian(Order::HooksCalled);
+        self.wait_for_guardian()?;
+        self.send_to_guardian(Request::HooksCalled);
         self.entrust(held, limit)
     }
 
-    fn await_guardian(&mut self) -> Result<(), String> {
+    fn wait_for_guardian(&mut self) -> Result<(), String> {
         if self.0.borrow().guardian.is_none() {
             return Ok(());
         }
@@ -176,7 +176,11 @@ impl Ops for Simulator {
         ready.map_err(text)
     }
 
-    fn entrust(&mut self, held: &[Holding<'_, usize>], _: Option<Duration>) -> Result<(), String> {
+    fn entrust(
+        &mut self,
+        held: &[HeldFilesystem<'_, usize>],
+        _: Option<Duration>,
+    ) -> Result<(), String> {
         if self.0.borrow().guardian.is_none() {
             return Err("there is none".into());
         }
@@ -235,16 +239,16 @@ impl Ops for Simulator {
         true
     }
 
-    fn tell_guardian(&mut self, order: Order) {
+    fn send_to_guardian(&mut self, order: Request) {
         if self.0.borrow().guardian.is_none() {
             return;
         }
         let name = match &order {
-            Order::Frozen { .. } => "tell Frozen".into(),
+            Request::Frozen { .. } => "tell Frozen".into(),
             other => format!("tell {other:?}"),
         };
         let told = self.step(name, |world| {
-            world.guardian_sees(Event::Order(order));
+            world.guardian_sees(Event::Request(order));
         });
         if told.is_err() {
             self.0.borrow_mut().guardian = None;
@@ -255,30 +259,30 @@ impl Ops for Simulator {
         if let Some(expiry) = self.0.borrow_mut().ended.take() {
             return Claim::Ended(expiry);
         }
-        self.tell_guardian(Order::Claim);
+        self.send_to_guardian(Request::Claim);
         Claim::Ours(None)
     }
 
-    fn hear_guardian(&mut self) -> Heard {
+    fn poll_guardian(&mut self) -> GuardianNews {
         match self.0.borrow_mut().ended.take() {
-            Some(expiry) => Heard::Ended(expiry),
-            None => Heard::Nothing,
+            Some(expiry) => GuardianNews::Ended(expiry),
+            None => GuardianNews::Nothing,
         }
     }
 
-    fn part_from_guardian(&mut self) {}
+    fn disconnect_guardian(&mut self) {}
 
     fn release_guardian(&mut self) {
-        self.tell_guardian(Order::Done);
+        self.send_to_guardian(Request::Done);
         self.0.borrow_mut().guardian = None;
     }
 
     fn dismiss_guardian(&mut self) {
-        self.tell_guardian(Order::Done);
+        self.send_to_guardian(Request::Done);
         self.0.borrow_mut().guardian = None;
     }
 
-    fn guardian_line(&self) -> Option<OwnedFd> {
+    fn guardian_fd(&self) -> Option<OwnedFd> {
         None
     }
 
@@ -302,7 +306,7 @@ impl Ops for Simulator {
             .map_err(text)
     }
 
-    fn hush(&mut self, at_once: usize) {
+    fn enter_frozen_section(&mut self, at_once: usize) {
         let mut world = self.0.borrow_mut();
         world.hushed = true;
         world.at_once = at_once;
@@ -323,14 +327,14 @@ impl Ops for Simulator {
             .map_err(text)
     }
 
-    fn rest(&mut self) {}
+    fn release_resources(&mut self) {}
 
     fn is_stopping(&self) -> bool {
         let world = self.0.borrow();
         world.stops_at.is_some_and(|at| world.steps.len() >= at)
     }
 
-    fn speak(&mut self) {
+    fn leave_frozen_section(&mut self) {
         let mut world = self.0.borrow_mut();
         assert!(
             !world.frozen.contains(&true),
@@ -351,7 +355,7 @@ impl Ops for Simulator {
         self.0.borrow().kept.iter().rev().cloned().collect()
     }
 
-    fn keep(&mut self, report: &Report) -> Result<(), String> {
+    fn store_report(&mut self, report: &Report) -> Result<(), String> {
         self.step("keep".into(), |world| world.kept.push(report.clone()))
             .map_err(text)
     }

@@ -8,18 +8,18 @@ use crate::freeze::report::Level;
 
 const LIMIT: Option<Duration> = Some(Duration::from_secs(900));
 fn engine_of(world: &Simulator, inherited: bool, hold: Option<Duration>) -> Engine<Simulator> {
-    with_policy(world, inherited, hold, Policy::default())
+    with_policy(world, inherited, hold, FreezePolicy::default())
 }
 
 fn with_policy(
     world: &Simulator,
     inherited: bool,
     hold: Option<Duration>,
-    policy: Policy,
+    policy: FreezePolicy,
 ) -> Engine<Simulator> {
-    let limits = Limits {
+    let limits = FreezeLimits {
         hold,
-        ..Limits::default()
+        ..FreezeLimits::default()
     };
     Engine::new(world.clone(), inherited, policy, limits)
 }
@@ -81,7 +81,7 @@ fn the_whole_transaction_in_order() {
         report
             .filesystems
             .iter()
-            .all(|f| f.outcome == Outcome::Thawed),
+            .all(|f| f.outcome == FilesystemOutcome::Thawed),
         "{report:?}"
     );
     assert_eq!(report.errors, [] as [String; 0]);
@@ -107,9 +107,9 @@ fn a_list_freezes_what_it_names_and_nothing_at_all_runs_no_hook() {
 fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
     for code in [libc::EOPNOTSUPP, libc::EBUSY] {
         let world = Simulator::new(&["/only"]).refusing(vec![("freeze /only".into(), code)]);
-        let as_original = Policy {
+        let as_original = FreezePolicy {
             ignore_frozen: true,
-            ..Policy::default()
+            ..FreezePolicy::default()
         };
         let mut engine = with_policy(&world, false, LIMIT, as_original);
         assert_eq!(engine.freeze(None), Ok(0), "{:?}", world.steps());
@@ -117,18 +117,24 @@ fn what_cannot_freeze_is_left_out_and_hooks_are_thawed_if_nothing_froze() {
         assert!(!engine.is_frozen());
         let world = world.0.borrow();
         assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
-        assert_eq!(world.kept[0].filesystems[0].outcome, Outcome::Skipped);
+        assert_eq!(
+            world.kept[0].filesystems[0].outcome,
+            FilesystemOutcome::Skipped
+        );
         assert!(world.guardian.is_none());
     }
 }
 
 #[test]
 fn a_stranger_s_freeze_and_in_strict_mode_any_refusal_fails_the_run() {
-    let strict = Policy {
+    let strict = FreezePolicy {
         strict: true,
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
-    for (policy, code) in [(Policy::default(), libc::EBUSY), (strict, libc::EOPNOTSUPP)] {
+    for (policy, code) in [
+        (FreezePolicy::default(), libc::EBUSY),
+        (strict, libc::EOPNOTSUPP),
+    ] {
         let world = Simulator::new(&MOUNTS).refusing(vec![("freeze /data".into(), code)]);
         let mut engine = with_policy(&world, false, LIMIT, policy);
         let error = engine.freeze(None).unwrap_err().0;
@@ -146,9 +152,9 @@ fn what_is_optional_may_fail() {
     for refusals in refusals {
         let own = |(name, code): (&str, i32)| (name.to_owned(), code);
         let world = Simulator::new(&MOUNTS).refusing(refusals.into_iter().map(own).collect());
-        let policy = Policy {
+        let policy = FreezePolicy {
             optional: vec![Pattern::parse("/data").unwrap()],
-            ..Policy::default()
+            ..FreezePolicy::default()
         };
         let mut engine = with_policy(&world, false, LIMIT, policy);
         assert_eq!(engine.freeze(None), Ok(2));
@@ -156,7 +162,7 @@ fn what_is_optional_may_fail() {
         engine.conclude();
         let world = world.0.borrow();
         let report = &world.kept[0];
-        assert_eq!(report.filesystems[1].outcome, Outcome::Skipped);
+        assert_eq!(report.filesystems[1].outcome, FilesystemOutcome::Skipped);
         assert_eq!(report.errors.len(), 1, "told once");
     }
 }
@@ -164,9 +170,9 @@ fn what_is_optional_may_fail() {
 #[test]
 fn with_hooks_only_the_applications_are_held_until_the_thaw() {
     let world = Simulator::new(&MOUNTS);
-    let policy = Policy {
-        freeze: Mode::HooksOnly,
-        ..Policy::default()
+    let policy = FreezePolicy {
+        freeze: FreezeMode::HooksOnly,
+        ..FreezePolicy::default()
     };
     let mut engine = with_policy(&world, false, LIMIT, policy);
     assert_eq!(engine.freeze(None), Ok(0));
@@ -204,7 +210,7 @@ fn a_filesystem_thawed_by_others_is_not_counted() {
     engine.conclude();
     assert_eq!(
         world.0.borrow().kept[0].filesystems[0].outcome,
-        Outcome::ThawedByOthers
+        FilesystemOutcome::ThawedByOthers
     );
 }
 
@@ -240,9 +246,12 @@ fn if_the_hooks_want_it_the_filesystems_are_left_alone() {
         let world = world.0.borrow();
         assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
         let report = &world.kept[0];
-        assert_eq!((report.level, report.end), (Level::Crash, Some(End::Thaw)));
+        assert_eq!(
+            (report.level, report.end),
+            (Level::Crash, Some(RunEnd::Thaw))
+        );
         for filesystem in &report.filesystems {
-            assert_eq!(filesystem.outcome, Outcome::Skipped);
+            assert_eq!(filesystem.outcome, FilesystemOutcome::Skipped);
             assert!(filesystem.detail.as_ref().unwrap().contains("adapter"));
         }
     }
@@ -369,10 +378,10 @@ fn after_the_hold_limit_the_agent_thaws_and_the_late_thaw_hears_of_it_once() {
     let world = Simulator::new(&MOUNTS);
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
-    engine.look_after();
+    engine.check_hold();
     assert!(engine.is_frozen(), "too early");
     world.0.borrow_mut().clock += Duration::from_secs(900);
-    engine.look_after();
+    engine.check_hold();
     assert!(!engine.is_frozen());
     assert_eq!(world.0.borrow().thaw_hooks, 1);
     let late = engine.thaw().unwrap_err().0;
@@ -405,7 +414,7 @@ fn without_a_hold_limit_a_freeze_holds_for_ever() {
     let mut engine = engine_of(&world, false, None);
     assert_eq!(engine.freeze(None), Ok(3));
     world.0.borrow_mut().clock += Duration::from_secs(1_000_000);
-    engine.look_after();
+    engine.check_hold();
     assert!(engine.is_frozen());
     assert_eq!(engine.thaw(), Ok(3));
 }
@@ -421,7 +430,7 @@ fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
         world.0.borrow_mut().clock += Duration::from_secs(2000);
         assert!(!world.0.borrow().frozen.contains(&true));
         if looks_first {
-            engine.look_after();
+            engine.check_hold();
             assert!(!engine.is_frozen());
         }
         let late = engine.thaw().unwrap_err().0;
@@ -444,7 +453,7 @@ fn a_successor_keeps_no_report_of_what_the_guardian_ended() {
     world.0.borrow_mut().guardian_sees(Event::Gone);
     let mut successor = engine_of(&world, true, LIMIT);
     world.0.borrow_mut().guardian_sees(Event::Limit);
-    successor.look_after();
+    successor.check_hold();
     assert!(!successor.is_frozen() && !successor.has_legacy());
     let kept = &world.0.borrow().kept;
     assert_eq!((kept.len(), kept[0].filesystems.len()), (1, 3));
@@ -457,26 +466,26 @@ fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
     let world = Simulator::new(&MOUNTS);
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
-    world.0.borrow_mut().guardian_sees(Event::Asked);
+    world.0.borrow_mut().guardian_sees(Event::Signaled);
     assert!(!world.0.borrow().frozen.contains(&true));
     assert!(engine.thaw().is_err());
 
-    let mut claimed = Machine::default();
+    let mut claimed = GuardianState::default();
     for order in [
-        Order::HooksCalled,
-        Order::Frozen {
+        Request::HooksCalled,
+        Request::Frozen {
             report: Box::default(),
             order: Vec::new(),
             since_ms: 0,
         },
-        Order::Claim,
+        Request::Claim,
     ] {
-        claimed.on(Event::Order(order), None);
+        claimed.apply(Event::Request(order), None);
     }
-    assert_eq!(claimed.on(Event::Asked, None), []);
-    assert_eq!(claimed.on(Event::Limit, None), []);
+    assert_eq!(claimed.apply(Event::Signaled, None), []);
+    assert_eq!(claimed.apply(Event::Limit, None), []);
     assert!(matches!(
-        claimed.on(Event::ClaimLimit { is_stuck: false }, None)[..],
+        claimed.apply(Event::ClaimLimit { is_stuck: false }, None)[..],
         [
             Action::Undo {
                 hooks: Hooks::Frozen,

@@ -14,7 +14,7 @@ use crate::child::{Child, ChildError, Event, Running};
 use crate::hooks::call::{note_survivors, user, with_user};
 use crate::hooks::{HookStatus, ThawReason};
 use crate::ipc::Connection;
-use crate::sys::guardian::{line_from_agent, listen};
+use crate::sys::guardian::{bind_guardian_socket, line_from_agent};
 use crate::sys::poll::is_readable;
 use crate::sys::{process, strerror};
 
@@ -27,7 +27,7 @@ const REMEMBRANCE: Duration = Duration::from_secs(86_400);
 
 /// Runs `qemu-ga hook keep`; the master is at stdin.
 pub fn cli() -> u8 {
-    process::call_self(c"qga-hook-keeper");
+    process::set_process_name(c"qga-hook-keeper");
     crate::sys::guardian::outlive_memory_pressure().ok();
     u8::from(keep().is_err())
 }
@@ -50,7 +50,7 @@ fn keep() -> io::Result<()> {
             return Ok(());
         }
     }
-    let (listener, _) = match listen(&order.door) {
+    let (listener, _) = match bind_guardian_socket(&order.door) {
         Ok(listening) => listening,
         Err(error) => {
             hook.let_go(None);

@@ -136,7 +136,7 @@ pub fn start(
 fn spawn(desk: &Desk, order: &Order, time: Option<Duration>) -> io::Result<(i32, Connection)> {
     let (ours, theirs) = UnixStream::pair()?;
     // Whoever stops the agent's service must not end what an application waits for.
-    let ways_out = crate::sys::guardian::ways_out_of_service().unwrap_or_default();
+    let ways_out = crate::sys::guardian::service_cgroup_escape().unwrap_or_default();
     let child = Child::own_program()
         .args(["hook", "keep"])
         .stdin_from(OwnedFd::from(theirs))

@@ -232,7 +232,7 @@ mod tests {
             },
             alternatives: Vec::new(),
             device: String::new(),
-            stands_on: Vec::new(),
+            depends_on: Vec::new(),
             optional: false,
             is_read_only: false,
             batch: 0,

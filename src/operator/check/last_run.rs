@@ -1,7 +1,7 @@
 //! What the last freeze that has ended was worth, and what to do if that was less than it should be.
 
 use super::Result;
-use crate::freeze::policy::Mode;
+use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::{Applications, Level, Report};
 use crate::operator::present::{Style, message, moment};
 use crate::operator::report::{status, worth};
@@ -12,7 +12,7 @@ const ABOUT: &str = "last run";
 const MOST: usize = 3;
 
 /// Judges it; `mode` is what freezes do here.
-pub fn judge(report: &Report, mode: Mode) -> Result {
+pub fn judge(report: &Report, mode: FreezeMode) -> Result {
     let level = report.level.name();
     let text = format!("{level}, {}: {}", moment(report.started), worth(report));
     let is_good = match report.level {
@@ -35,7 +35,7 @@ pub fn judge(report: &Report, mode: Mode) -> Result {
             format!("{text}; {}{more}", named.join(", "))
         }
     };
-    if mode != Mode::All && report.level == Level::Crash {
+    if mode != FreezeMode::All && report.level == Level::Crash {
         let note = format!("{text} (fsfreeze-mode is {})", mode.name());
         return Result::note(ABOUT, note);
     }
@@ -110,14 +110,14 @@ mod tests {
     #[test]
     fn a_level_below_what_should_be_is_a_finding_with_its_culprits() {
         let kind = |level, applications, mode| judge(&report(level, applications), mode).kind;
-        let all = Mode::All;
+        let all = FreezeMode::All;
         assert_eq!(
             kind(Level::None, Applications::Untouched, all),
             Kind::Finding
         );
         assert_eq!(kind(Level::Crash, Applications::Quiet, all), Kind::Finding);
         assert_eq!(
-            kind(Level::Crash, Applications::Quiet, Mode::HooksOnly),
+            kind(Level::Crash, Applications::Quiet, FreezeMode::HooksOnly),
             Kind::Note
         );
         assert_eq!(

@@ -2,7 +2,7 @@
 
 use super::{Kind, Result, Scene};
 use crate::config::{Config, Method};
-use crate::freeze::policy::Policy;
+use crate::freeze::policy::FreezePolicy;
 use crate::operator::grace_periods::GracePeriods;
 use crate::operator::{setting, unit};
 use crate::sys::strerror;
@@ -79,7 +79,7 @@ fn channel(config: &Config) -> Result {
 }
 
 /// A freeze without expedited grace periods is as consistent, so this is never a finding.
-fn grace_periods(policy: &Policy, sys: &Path) -> Result {
+fn grace_periods(policy: &FreezePolicy, sys: &Path) -> Result {
     let about = "grace periods";
     let found = GracePeriods::find(policy, sys);
     match &found {
@@ -201,7 +201,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("kernel");
         fs::create_dir(&kernel).unwrap();
-        let check = || grace_periods(&Policy::default(), dir.path());
+        let check = || grace_periods(&FreezePolicy::default(), dir.path());
         let missing = check();
         assert_eq!(missing.kind, Kind::Note);
         assert!(missing.text.contains("No such file or directory; a freeze"));

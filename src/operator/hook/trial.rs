@@ -174,7 +174,7 @@ fn run() -> Run {
     let config = Setting::of(&Given::default()).map_or_else(|_| Config::default(), |s| s.config);
     let system = System::host();
     let targets = system.mounts().ok().and_then(|mounts| {
-        let survey = Survey::take(&system, &mounts);
+        let survey = Survey::read(&system, &mounts);
         Some(plan::make(&survey, &config.policy, None).ok()?.targets)
     });
     let targets = targets.unwrap_or_default();

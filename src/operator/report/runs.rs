@@ -1,6 +1,6 @@
 //! The runs that are known: those that are kept, and one at work.
 
-use crate::freeze::guardian::question::Question;
+use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::history;
 use crate::freeze::report::Report;
 use crate::hooks::Phase;
@@ -29,8 +29,8 @@ impl Runs {
         let state = StateDir::new(statedir);
         let (mut reports, wrong) = history::read(&state);
         // While frozen the guardian has the run; without an answer the kept ones are all there is.
-        let question = Question::at(statedir).ok().flatten();
-        let answer = question.map(Question::standing).transpose();
+        let question = StatusClient::connect(statedir).ok().flatten();
+        let answer = question.map(StatusClient::request_status).transpose();
         if let Err(error) = &answer {
             let why = strerror(error);
             present::complain(&format!(
@@ -47,7 +47,7 @@ impl Runs {
                 let thaws = ended.iter().filter(|hook| hook.phase == Phase::Thaw);
                 report.hooks.extend(thaws.cloned());
             }
-            report.judge();
+            report.compute_level();
             reports.insert(0, *report);
         } else if let Some(work) = &work {
             reports.insert(0, work.report());

@@ -5,7 +5,7 @@ use super::rig::{Agent, Filesystems, HOOK_LOG, MOUNTPOINTS};
 use super::sandbox;
 use super::story::Story;
 use super::writer::Writer;
-use crate::freeze::report::Outcome;
+use crate::freeze::report::FilesystemOutcome;
 use crate::hooks::{HookStatus, Phase};
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -143,7 +143,7 @@ fn check_hooks(log: &str) -> anyhow::Result<()> {
     let frozen: Vec<&str> = report
         .filesystems
         .iter()
-        .filter(|f| f.outcome == Outcome::Thawed)
+        .filter(|f| f.outcome == FilesystemOutcome::Thawed)
         .map(|f| f.mountpoint.as_str())
         .collect();
     ensure!(

@@ -1,6 +1,6 @@
 //! What agent, guardian and hook master leave or send to one another.
 
-use qemu_ga::freeze::guardian::machine::{Action, Cause, Event, Machine};
+use qemu_ga::freeze::guardian::state::{Action, Cause, Event, Machine};
 use qemu_ga::freeze::guardian::{Order, Word};
 use qemu_ga::freeze::report::Report;
 use qemu_ga::hooks::HookRecord;

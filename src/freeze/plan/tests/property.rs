@@ -62,9 +62,9 @@ proptest! {
             true => "/".to_owned(),
             false => format!("/m{index}"),
         };
-        let policy = Policy {
+        let policy = FreezePolicy {
             exclude: excluded.iter().map(|&i| Pattern::parse(&name(i)).unwrap()).collect(),
-            ..Policy::default()
+            ..FreezePolicy::default()
         };
         let list: Option<Vec<Vec<u8>>> = only
             .as_ref()

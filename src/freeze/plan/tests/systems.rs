@@ -38,19 +38,19 @@ fn a_loop_mount_goes_before_what_holds_its_file() {
         "only the loop mount leaves its place"
     );
     assert_eq!(
-        plan.targets[1].stands_on,
+        plan.targets[1].depends_on,
         ["loop0", "file /srv/disk.img on /srv (ext4)"]
     );
-    assert_eq!(plan.targets[2].stands_on, ["dm-1 (vg-srv)", "vda2", "vda"]);
+    assert_eq!(plan.targets[2].depends_on, ["dm-1 (vg-srv)", "vda2", "vda"]);
     assert_eq!(plan.targets[2].device, "/dev/mapper/vg-srv");
     assert!(plan.notes.is_empty());
 }
 
 #[test]
 fn what_is_written_to_a_frozen_filesystem_is_told() {
-    let policy = Policy {
+    let policy = FreezePolicy {
         exclude: patterns(&["dev:/dev/loop*"]),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     let plan = make(&LOOP_ON_LVM.survey(), &policy, None).unwrap();
     assert_eq!(batches(&plan), [vec!["/boot", "/srv"], vec!["/"]]);
@@ -101,9 +101,9 @@ fn order_holds_across_what_is_not_chosen() {
                  30 28 7:0 / /b rw - ext4 /dev/loop0 rw\n31 28 8:1 / /a rw - ext4 /dev/sdb rw\n",
         ..Guest::default()
     };
-    let policy = Policy {
+    let policy = FreezePolicy {
         exclude: patterns(&["/b"]),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     let plan = make(&guest.survey(), &policy, None).unwrap();
     assert_eq!(names(&plan), ["/c", "/a", "/"]);
@@ -120,10 +120,10 @@ fn raid_and_encryption_show_their_disks() {
     let plan = planned(&guest.survey());
     assert_eq!(names(&plan), ["/secret", "/raid", "/"]);
     assert_eq!(
-        plan.targets[0].stands_on,
+        plan.targets[0].depends_on,
         ["dm-2 (secret)", "dm-1", "vda2", "vda"]
     );
-    assert_eq!(plan.targets[1].stands_on, ["md127", "vda1", "vda", "vdb"]);
+    assert_eq!(plan.targets[1].depends_on, ["md127", "vda1", "vda", "vdb"]);
 }
 
 #[test]
@@ -142,7 +142,7 @@ fn raid_of_loop_devices_goes_before_what_holds_the_files() {
     let plan = planned(&guest.survey());
     assert_eq!(names(&plan), ["/raid", "/srv", "/"]);
     assert_eq!(
-        plan.targets[0].stands_on,
+        plan.targets[0].depends_on,
         [
             "md0",
             "loop0",
@@ -189,7 +189,7 @@ fn a_btrfs_of_two_devices_is_one_filesystem() {
     assert_eq!(names(&plan), ["/mnt/loop", "/pool", "/"]);
     let pool = &plan.targets[1];
     assert_eq!(pool.filesystem.device(), (254, 32));
-    assert_eq!(pool.stands_on, ["vdb", "vdc"]);
+    assert_eq!(pool.depends_on, ["vdb", "vdc"]);
     assert_eq!(
         pool.alternatives,
         [b"/mnt/top".to_vec(), b"/pool/home".to_vec()]
@@ -201,9 +201,9 @@ fn a_btrfs_of_two_devices_is_one_filesystem() {
             "/pool/home: the same filesystem as /pool"
         ]
     );
-    let policy = Policy {
+    let policy = FreezePolicy {
         exclude: patterns(&["dev:vdb"]),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     let plan = make(&survey, &policy, None).unwrap();
     assert_eq!(names(&plan), ["/mnt/loop", "/"]);
@@ -235,7 +235,7 @@ fn a_file_in_memory_holds_nothing_back() {
     let plan = loop_at("/tmp/x.img", &["/tmp/x.img"], &[]);
     assert_eq!(names(&plan), ["/data", "/mnt/loop", "/"]);
     assert_eq!(
-        plan.targets[1].stands_on,
+        plan.targets[1].depends_on,
         ["loop0", "file /tmp/x.img on /tmp (tmpfs)"]
     );
 }
@@ -245,7 +245,7 @@ fn a_file_on_an_overlay_stands_on_its_layers() {
     let plan = loop_at("/merged/x.img", &["/merged/x.img"], &[]);
     assert_eq!(names(&plan), ["/mnt/loop", "/data", "/"]);
     assert_eq!(
-        plan.targets[0].stands_on,
+        plan.targets[0].depends_on,
         ["loop0", "file /merged/x.img on /merged (overlay)"]
     );
 }
@@ -261,7 +261,7 @@ fn a_file_out_of_sight_changes_no_order() {
         let plan = loop_at(path, &[], &[]);
         assert_eq!(names(&plan), ["/data", "/mnt/loop", "/"], "{path}");
         assert_eq!(
-            plan.targets[1].stands_on[1],
+            plan.targets[1].depends_on[1],
             format!("file {path}, which is not to be found from here")
         );
     }
@@ -273,13 +273,13 @@ fn a_file_named_in_another_namespace_is_found_by_its_device() {
     let plan = loop_at("/x.img", &[], &[("loop0", (8, 16))]);
     assert_eq!(names(&plan), ["/mnt/loop", "/data", "/"]);
     assert_eq!(
-        plan.targets[0].stands_on,
+        plan.targets[0].depends_on,
         ["loop0", "file /x.img on /data (ext4)"]
     );
     let plan = loop_at("/data/x.img (deleted)", &[], &[("loop0", (0, 31))]);
     assert_eq!(names(&plan), ["/data", "/mnt/loop", "/"]);
     assert_eq!(
-        plan.targets[1].stands_on[1],
+        plan.targets[1].depends_on[1],
         "file /data/x.img (deleted) on /tmp (tmpfs)"
     );
 }
@@ -308,7 +308,7 @@ fn a_circle_is_refused_by_name() {
         ..Guest::default()
     };
     let survey = guest.survey();
-    let circle = make(&survey, &Policy::default(), None).unwrap_err();
+    let circle = make(&survey, &FreezePolicy::default(), None).unwrap_err();
     assert_eq!(
         circle.to_string(),
         "filesystems stand on one another in a circle: /a on loop0, file /b/img on /b (ext4); /b \
@@ -316,12 +316,12 @@ fn a_circle_is_refused_by_name() {
          apart, or leave all of them out: fsfreeze-exclude=/a,/b"
     );
     // One member is enough to hang.
-    let only = |name: &[u8]| make(&survey, &Policy::default(), Some(&[name.to_vec()]));
+    let only = |name: &[u8]| make(&survey, &FreezePolicy::default(), Some(&[name.to_vec()]));
     assert_eq!(only(b"/a").unwrap_err(), circle);
     assert_eq!(names(&only(b"/").unwrap()), ["/"]);
-    let policy = Policy {
+    let policy = FreezePolicy {
         exclude: patterns(&["/a", "/b"]),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     assert_eq!(names(&make(&survey, &policy, None).unwrap()), ["/"]);
     // What to thaw is known all the same.
@@ -358,9 +358,9 @@ fn swap_space_on_a_filesystem_is_told() {
     assert_eq!(notes.len(), 4);
     assert!(notes[0].starts_with("swap file /swapfile is on /: "));
     assert!(notes[2].starts_with("swap space /mnt/loop/swap is kept in a file on /srv: "));
-    let policy = Policy {
+    let policy = FreezePolicy {
         exclude: patterns(&["/srv", "/mnt/loop"]),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     assert_eq!(make(&survey, &policy, None).unwrap().notes.len(), 1);
 }
@@ -392,7 +392,7 @@ fn what_sysfs_does_not_tell_is_a_note_and_the_mount_order_holds() {
     guest.description = "";
     let plan = planned(&guest.survey());
     assert_eq!(names(&plan), ["/boot", "/srv", "/mnt/loop", "/"]);
-    assert!(plan.targets[0].stands_on.is_empty() && plan.notes.is_empty());
+    assert!(plan.targets[0].depends_on.is_empty() && plan.notes.is_empty());
 
     let (root, system) = capture::build(LOOP_ON_LVM.description);
     let slaves = root.path().join("sys/devices/virtual/block/dm-1/slaves");

@@ -3,9 +3,10 @@
 use super::world::{Link, Ms, Socket, World};
 use crate::deadline::Timed;
 use crate::freeze::guardian::{
-    CLAIM_LIMIT, Claim, Entrusted, Entrustment, HOOKS_LIMIT, Order, Replaced, Word,
+    Claim, Entrusted, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT,
+    THAW_HOOKS_TIMEOUT,
 };
-use crate::freeze::ops::{Heard, Holding, Legacy, OpenError, Ops, Patience};
+use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops};
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::report::Report;
 use crate::hooks::master::MasterReport;
@@ -33,7 +34,7 @@ pub struct Hands(pub Rc<RefCell<World>>);
 
 /// What came over a line.
 enum Read {
-    Word(Word),
+    Word(Response),
     Nothing,
     Closed,
 }
@@ -68,7 +69,7 @@ impl World {
     }
 
     /// Sends; false if the guardian is gone.
-    fn send(&mut self, order: Order) -> bool {
+    fn send(&mut self, order: Request) -> bool {
         self.turn();
         let loses = std::mem::take(&mut self.agent.loses);
         let Some(link) = &self.agent.link else {
@@ -141,7 +142,7 @@ impl World {
 
     fn await_ready(&mut self) -> Result<(), String> {
         match self.read(ANSWER_TIMEOUT) {
-            Read::Word(Word::Ready) => Ok(()),
+            Read::Word(Response::Ready) => Ok(()),
             _ => self.unguarded(),
         }
     }
@@ -155,8 +156,8 @@ impl World {
             return Claim::Ours(None);
         }
         let order = match link.token {
-            Some(_) => Order::Claimed { is_early },
-            None => Order::Claim,
+            Some(_) => Request::Claimed { is_early },
+            None => Request::Claim,
         };
         if !self.send(order) {
             self.end_guardian();
@@ -168,12 +169,14 @@ impl World {
                 return Claim::Ours(None);
             }
         }
-        let mut timeout = CLAIM_LIMIT;
+        let mut timeout = THAW_CLAIM_TIMEOUT;
         loop {
             match self.read(timeout.as_millis() as Ms) {
-                Read::Word(Word::Ended(expiry)) => return Claim::Ended(expiry),
-                Read::Word(Word::Yours(report)) => return Claim::Ours(report),
-                Read::Word(Word::Thawed { .. }) => timeout = HOOKS_LIMIT + CLAIM_LIMIT,
+                Read::Word(Response::Ended(expiry)) => return Claim::Ended(expiry),
+                Read::Word(Response::Yours(report)) => return Claim::Ours(report),
+                Read::Word(Response::Thawed { .. }) => {
+                    timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT
+                }
                 Read::Word(_) => {}
                 Read::Nothing | Read::Closed => {
                     self.end_guardian();
@@ -186,8 +189,8 @@ impl World {
     fn call_master(&mut self, phase: Phase, run: &str) -> MasterReport {
         let line = self.agent.link.as_ref().map(|link| link.line);
         let order = match phase {
-            Phase::Freeze => Order::HooksCalled,
-            Phase::Thaw => Order::HooksThawed,
+            Phase::Freeze => Request::HooksCalled,
+            Phase::Thaw => Request::HooksThawed,
         };
         let is_lost = std::mem::take(&mut self.agent.loses);
         let mut announces = line.filter(|_| !is_lost).map(|line| (line, order));
@@ -252,8 +255,8 @@ fn survey() -> Survey {
     }
 }
 
-fn entrustment(held: &[Holding<'_, usize>], limit: Option<Duration>) -> Entrustment {
-    let entrusted = |held: &Holding<'_, usize>| Entrusted {
+fn entrustment(held: &[HeldFilesystem<'_, usize>], limit: Option<Duration>) -> Entrustment {
+    let entrusted = |held: &HeldFilesystem<'_, usize>| Entrusted {
         number: held.number,
         mountpoint: held.mountpoint.to_owned(),
     };
@@ -310,7 +313,7 @@ impl Ops for Hands {
         handles.iter().map(freeze).collect()
     }
 
-    fn await_freeze(&mut self, _: Patience) -> Vec<Option<Timed>> {
+    fn wait_for_freeze(&mut self, _: FreezeWait) -> Vec<Option<Timed>> {
         Vec::new()
     }
 
@@ -335,7 +338,7 @@ impl Ops for Hands {
     fn replace_guardian(
         &mut self,
         run: &str,
-        held: &[Holding<'_, usize>],
+        held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
         since: Option<Duration>,
     ) -> Result<(), String> {
@@ -344,10 +347,10 @@ impl Ops for Hands {
             since_ms: since.map(|since| since.as_millis() as u64),
         };
         self.turn().start_link(run, Some(replaced))?;
-        self.await_guardian()
+        self.wait_for_guardian()
     }
 
-    fn await_guardian(&mut self) -> Result<(), String> {
+    fn wait_for_guardian(&mut self) -> Result<(), String> {
         let mut world = self.world();
         match world.agent.link {
             Some(_) => world.await_ready(),
@@ -357,14 +360,14 @@ impl Ops for Hands {
 
     fn entrust(
         &mut self,
-        held: &[Holding<'_, usize>],
+        held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
     ) -> Result<(), String> {
         let mut world = self.world();
         if world.agent.link.is_none() {
             return Err("there is no guardian".into());
         }
-        let order = Order::Filesystems(entrustment(held, limit));
+        let order = Request::Filesystems(entrustment(held, limit));
         match world.send(order) {
             true => world.await_ready(),
             false => world.unguarded(),
@@ -379,7 +382,7 @@ impl Ops for Hands {
         let line = world.new_line();
         world.lines[line]
             .to_guardian
-            .push_back((Order::Succeed, None));
+            .push_back((Request::Succeed, None));
         world.sockets[socket].backlog.push_back(line);
         let has_it = |g: &super::guardian::Guardian| g.listener == Some(socket);
         let guardian = world.guardians.iter().rposition(has_it).unwrap_or_default();
@@ -397,8 +400,8 @@ impl Ops for Hands {
         let timeout = if waits { ANSWER_TIMEOUT } else { 0 };
         while world.agent.link.is_some() {
             match world.read(timeout) {
-                Read::Word(Word::Ended(expiry)) => return Legacy::Ended(expiry),
-                Read::Word(Word::Freeze(inherited)) => {
+                Read::Word(Response::Ended(expiry)) => return Legacy::Ended(expiry),
+                Read::Word(Response::Freeze(inherited)) => {
                     let line = world.agent.link.as_ref().map(|link| link.line);
                     let passed = line.and_then(|line| world.lines[line].passed.take());
                     let Some(passed) = passed else { continue };
@@ -441,7 +444,7 @@ impl Ops for Hands {
         handles.iter().any(|&&index| world.frozen[index])
     }
 
-    fn tell_guardian(&mut self, order: Order) {
+    fn send_to_guardian(&mut self, order: Request) {
         let mut world = self.world();
         if world.agent.link.is_some() && !world.send(order) {
             world.end_guardian();
@@ -456,24 +459,24 @@ impl Ops for Hands {
         self.world().is_undecided()
     }
 
-    fn hear_guardian(&mut self) -> Heard {
+    fn poll_guardian(&mut self) -> GuardianNews {
         let mut world = self.turn();
         while world.agent.link.is_some() {
             match world.read(0) {
-                Read::Word(Word::Ended(expiry)) => return Heard::Ended(expiry),
-                Read::Word(Word::Freeze(_)) | Read::Nothing => return Heard::Nothing,
+                Read::Word(Response::Ended(expiry)) => return GuardianNews::Ended(expiry),
+                Read::Word(Response::Freeze(_)) | Read::Nothing => return GuardianNews::Nothing,
                 Read::Word(_) => {}
                 Read::Closed => {
                     world.end_guardian();
                     world.drop_link();
-                    return Heard::Gone;
+                    return GuardianNews::Gone;
                 }
             }
         }
-        Heard::Nothing
+        GuardianNews::Nothing
     }
 
-    fn part_from_guardian(&mut self) {
+    fn disconnect_guardian(&mut self) {
         let mut world = self.turn();
         if let Some(line) = world.agent.link.as_ref().map(|link| link.line) {
             world.hang_up(line);
@@ -481,7 +484,7 @@ impl Ops for Hands {
     }
 
     fn release_guardian(&mut self) {
-        self.tell_guardian(Order::Done);
+        self.send_to_guardian(Request::Done);
     }
 
     fn dismiss_guardian(&mut self) {
@@ -496,13 +499,13 @@ impl Ops for Hands {
         if world.agent.link.is_none() {
             return;
         }
-        world.send(Order::Done);
+        world.send(Request::Done);
         while let Read::Word(_) = world.read(ANSWER_TIMEOUT) {}
         world.end_guardian();
         world.drop_link();
     }
 
-    fn guardian_line(&self) -> Option<OwnedFd> {
+    fn guardian_fd(&self) -> Option<OwnedFd> {
         None
     }
 
@@ -526,7 +529,7 @@ impl Ops for Hands {
         Ok(())
     }
 
-    fn hush(&mut self, _: usize) {}
+    fn enter_frozen_section(&mut self, _: usize) {}
 
     fn expedite_rcu(&mut self) {}
 
@@ -534,9 +537,9 @@ impl Ops for Hands {
         Ok(())
     }
 
-    fn speak(&mut self) {}
+    fn leave_frozen_section(&mut self) {}
 
-    fn rest(&mut self) {}
+    fn release_resources(&mut self) {}
 
     fn is_stopping(&self) -> bool {
         self.world().agent.is_terminated
@@ -554,7 +557,7 @@ impl Ops for Hands {
         self.world().kept.iter().rev().cloned().collect()
     }
 
-    fn keep(&mut self, report: &Report) -> Result<(), String> {
+    fn store_report(&mut self, report: &Report) -> Result<(), String> {
         self.turn().keep(report);
         Ok(())
     }

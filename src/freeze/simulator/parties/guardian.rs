@@ -2,12 +2,12 @@
 
 use super::agent::MOUNTPOINTS;
 use super::world::{Line, Ms, NEVER, Passed, World};
-use crate::freeze::guardian::machine::{Action, Cause, Event, Hooks, Machine};
+use crate::freeze::guardian::state::{Action, Cause, Event, GuardianState, Hooks};
 use crate::freeze::guardian::{
-    CLAIM_LIMIT, COURTESY, Entrusted, Entrustment, HOOKS_LIMIT, Inherited, Order, PROTOCOL_VERSION,
-    Replaced, Stage, Word,
+    AGENT_REPORT_GRACE, Entrusted, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request,
+    Response, Stage, THAW_CLAIM_TIMEOUT, THAW_HOOKS_TIMEOUT,
 };
-use crate::freeze::report::{End, Report};
+use crate::freeze::report::{Report, RunEnd};
 use crate::hooks::Phase;
 use crate::state::Expiry;
 use crate::sys::fds::Token;
@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 /// As in the process.
-const FREEZE_HOOKS_LIMIT: Ms = 10_000;
+const FREEZE_HOOKS_TIMEOUT: Ms = 10_000;
 const MOMENT: Ms = 5_000;
 const LOOK: Ms = 1_000;
 const PAUSE: Ms = 1_500;
@@ -29,7 +29,7 @@ pub struct Guardian {
     pub is_struck: bool,
     pub listener: Option<usize>,
     pub token: Rc<Token>,
-    pub machine: Machine,
+    pub machine: GuardianState,
     next: Ms,
     agent: Option<usize>,
     parting: Option<usize>,
@@ -63,7 +63,7 @@ struct Undo {
 /// One step.
 #[derive(Debug, Clone)]
 enum Work {
-    Say(Word),
+    Say(Response),
     Act(Action),
     Thaw(usize),
     Mark,
@@ -91,9 +91,9 @@ impl Guardian {
         let place = |e: &Entrusted| MOUNTPOINTS.iter().position(|m| *m == e.mountpoint);
         let root = |e: &Entrusted| (e.number, place(e).unwrap_or_default());
         self.held = entrustment.filesystems.iter().map(root).collect();
-        let courtesy = COURTESY.as_millis() as u64;
+        let courtesy = AGENT_REPORT_GRACE.as_millis() as u64;
         self.limit = entrustment.limit_ms.map(|limit| now + limit + courtesy);
-        self.work.push_back(Work::Say(Word::Ready));
+        self.work.push_back(Work::Say(Response::Ready));
     }
 
     /// Whether a thaw of hooks may still come from it.
@@ -121,7 +121,7 @@ impl World {
             is_struck: false,
             listener: socket,
             token,
-            machine: Machine::default(),
+            machine: GuardianState::default(),
             next,
             agent: Some(line),
             parting: None,
@@ -142,9 +142,9 @@ impl World {
         let now = self.now;
         let it = self.guardians.last_mut().expect("it was pushed just now");
         match replaces {
-            None => it.work.push_back(Work::Say(Word::Ready)),
+            None => it.work.push_back(Work::Say(Response::Ready)),
             Some(replaced) => {
-                it.machine = Machine::replacing(replaced.since_ms.is_some());
+                it.machine = GuardianState::replacing(replaced.since_ms.is_some());
                 it.frozen_at = replaced.since_ms;
                 it.take_in(&replaced.entrustment, now);
             }
@@ -181,7 +181,7 @@ impl World {
         }
     }
 
-    fn tell_line(&mut self, number: usize, line: Option<usize>, word: Word) {
+    fn tell_line(&mut self, number: usize, line: Option<usize>, word: Response) {
         let is_lost = std::mem::take(&mut self.guardians[number].loses);
         if let Some(line) = line.filter(|_| !is_lost) {
             self.lines[line].to_agent.push_back(word);
@@ -262,11 +262,11 @@ impl World {
         if let Some(line) = it.agent {
             if let Some((order, sender)) = self.lines[line].to_guardian.pop_front() {
                 match order {
-                    Order::HooksCalled => it.freezing_master = sender,
-                    Order::HooksThawed => it.thawing_master = sender,
+                    Request::HooksCalled => it.freezing_master = sender,
+                    Request::HooksThawed => it.thawing_master = sender,
                     _ => {}
                 }
-                return Some(Event::Order(order));
+                return Some(Event::Request(order));
             }
         }
         if it.limit.is_some_and(|at| at <= now) {
@@ -294,7 +294,7 @@ impl World {
                 if let Some(old) = it.agent.replace(visitor) {
                     self.lines[old].guardian_open = false;
                 }
-                return Some(Event::Order(Order::Succeed));
+                return Some(Event::Request(Request::Succeed));
             }
         }
         let zombie = self.zombie.as_ref();
@@ -310,8 +310,8 @@ impl World {
     fn note(&mut self, number: usize, event: &Event) {
         let it = &mut self.guardians[number];
         match event {
-            Event::Order(Order::Filesystems(entrustment)) => it.take_in(entrustment, self.now),
-            Event::Order(Order::Frozen {
+            Event::Request(Request::Filesystems(entrustment)) => it.take_in(entrustment, self.now),
+            Event::Request(Request::Frozen {
                 report,
                 order,
                 since_ms,
@@ -322,7 +322,7 @@ impl World {
                 it.frozen_at = Some(*since_ms);
             }
             Event::ClaimLimit { .. } => {
-                it.claim_limit = Some(self.now + CLAIM_LIMIT.as_millis() as u64);
+                it.claim_limit = Some(self.now + THAW_CLAIM_TIMEOUT.as_millis() as u64);
             }
             Event::Limit => it.limit = None,
             _ => {}
@@ -346,7 +346,7 @@ impl World {
         self.note(number, &event);
         let it = &mut self.guardians[number];
         let token = it.token.clone();
-        let actions = it.machine.on(event, Some(&token));
+        let actions = it.machine.apply(event, Some(&token));
         it.work.extend(actions.into_iter().map(Work::Act));
     }
 
@@ -387,13 +387,13 @@ impl World {
                 };
                 let (line, is_freezing) = (it.agent, it.frozen_at.is_none());
                 let (filesystems, failures) = (Vec::new(), Vec::new());
-                let word = Word::Thawed {
+                let word = Response::Thawed {
                     filesystems,
                     failures,
                 };
                 self.tell_line(number, line, word);
                 if is_freezing {
-                    self.tell_line(number, line, Word::Ended(expiry));
+                    self.tell_line(number, line, Response::Ended(expiry));
                 }
             }
             Work::Outlast(until) => self.outlast(number, until),
@@ -411,11 +411,13 @@ impl World {
                 };
                 if owes {
                     let it = &mut self.guardians[number];
-                    it.work
-                        .push_front(Work::CallMaster(0, now + HOOKS_LIMIT.as_millis() as u64));
+                    it.work.push_front(Work::CallMaster(
+                        0,
+                        now + THAW_HOOKS_TIMEOUT.as_millis() as u64,
+                    ));
                     if it.frozen_at.is_none() {
                         it.work
-                            .push_front(Work::EndFreezeHooks(now + FREEZE_HOOKS_LIMIT));
+                            .push_front(Work::EndFreezeHooks(now + FREEZE_HOOKS_TIMEOUT));
                     }
                 }
             }
@@ -449,7 +451,7 @@ impl World {
             Work::Keep => {
                 if let Some(mut report) = it.report.take() {
                     report.errors.push("kept by the guardian".into());
-                    report.end(End::Expiry);
+                    report.end(RunEnd::Expiry);
                     self.keep(&report);
                 }
             }
@@ -458,7 +460,7 @@ impl World {
                 let Some(expiry) = expiry else { return };
                 let lines: Vec<usize> = it.agent.iter().chain(&it.visitors).copied().collect();
                 for line in lines {
-                    self.tell_line(number, Some(line), Word::Ended(expiry.clone()));
+                    self.tell_line(number, Some(line), Response::Ended(expiry.clone()));
                 }
             }
         }
@@ -496,17 +498,21 @@ impl World {
         match action {
             Action::HandOver => self.hand_over(number),
             Action::Yield => {
-                it.claim_limit = Some(now + CLAIM_LIMIT.as_millis() as u64);
-                let (line, word) = (it.agent, Word::Yours(it.report.clone()));
+                it.claim_limit = Some(now + THAW_CLAIM_TIMEOUT.as_millis() as u64);
+                let (line, word) = (it.agent, Response::Yours(it.report.clone()));
                 self.tell_line(number, line, word);
             }
-            Action::Await => it.claim_limit = Some(now + CLAIM_LIMIT.as_millis() as u64),
-            Action::Undo { cause, hooks, tell } => {
+            Action::Await => it.claim_limit = Some(now + THAW_CLAIM_TIMEOUT.as_millis() as u64),
+            Action::Undo {
+                cause,
+                hooks,
+                reports_early_end: tell,
+            } => {
                 let had_journal = self.is_journal_open();
                 let it = &mut self.guardians[number];
                 it.had_journal = had_journal;
                 let thawing = it.thawing_master.filter(|_| hooks == Hooks::Thawing);
-                let until = now + HOOKS_LIMIT.as_millis() as u64;
+                let until = now + THAW_HOOKS_TIMEOUT.as_millis() as u64;
                 let thawing = thawing.map(|master| Work::AwaitThawing(master, until));
                 it.undo = Some(Undo {
                     cause,
@@ -543,7 +549,7 @@ impl World {
         let (Some(line), Some(socket)) = (it.agent, it.listener) else {
             return;
         };
-        let courtesy = COURTESY.as_millis() as u64;
+        let courtesy = AGENT_REPORT_GRACE.as_millis() as u64;
         let entrusted = |held: &(usize, usize)| Entrusted {
             number: held.0,
             mountpoint: MOUNTPOINTS[held.1].into(),
@@ -562,14 +568,14 @@ impl World {
             socket,
             roots: it.held.iter().map(|held| held.1).collect(),
         });
-        self.tell_line(number, Some(line), Word::Freeze(Box::new(inherited)));
+        self.tell_line(number, Some(line), Response::Freeze(Box::new(inherited)));
     }
 }
 
 fn name_of(event: &Event) -> String {
     match event {
-        Event::Order(Order::Frozen { .. }) => "Frozen".into(),
-        Event::Order(Order::Filesystems(_)) => "Filesystems".into(),
+        Event::Request(Request::Frozen { .. }) => "Frozen".into(),
+        Event::Request(Request::Filesystems(_)) => "Filesystems".into(),
         other => format!("{other:?}"),
     }
 }

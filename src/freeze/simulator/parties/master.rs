@@ -1,7 +1,7 @@
 //! The hook master with its journal, and the two hooks.
 
 use super::world::{Ms, NEVER, World};
-use crate::freeze::guardian::Order;
+use crate::freeze::guardian::Request;
 use crate::hooks::master::MasterReport;
 use crate::hooks::{HookRecord, HookStatus, Phase};
 use std::time::Duration;
@@ -58,7 +58,7 @@ pub struct Master {
     pub is_alive: bool,
     pub stopped_until: Ms,
     /// What it says as it starts, on this line.
-    pub announces: Option<(usize, Order)>,
+    pub announces: Option<(usize, Request)>,
     /// The run that it freezes for.
     pub run: Option<String>,
     /// The run whose hooks alone it thaws.
@@ -94,7 +94,7 @@ impl World {
     pub fn start_master(
         &mut self,
         phase: Phase,
-        announces: Option<(usize, Order)>,
+        announces: Option<(usize, Request)>,
         only_run: Option<String>,
     ) -> usize {
         let next = self.soon();

@@ -4,7 +4,7 @@ use super::agent::Hands;
 use super::host::Request;
 use super::world::{Ms, World};
 use crate::freeze::engine::Engine;
-use crate::freeze::policy::{Limits, Policy};
+use crate::freeze::policy::{FreezeLimits, FreezePolicy};
 use std::time::Duration;
 
 /// Serves the host until the agent leaves, as the freezer does. By a kill, and if nothing happens any more,
@@ -17,13 +17,13 @@ pub fn serve(hands: &Hands) {
         world.say(|_| "an agent starts".into());
         world.marker.is_some()
     };
-    let limits = Limits {
+    let limits = FreezeLimits {
         hold: Some(Duration::from_millis(super::world::LIMIT)),
-        ..Limits::default()
+        ..FreezeLimits::default()
     };
-    let mut engine = Engine::new(hands.clone(), is_marked, Policy::default(), limits);
+    let mut engine = Engine::new(hands.clone(), is_marked, FreezePolicy::default(), limits);
     if engine.is_frozen() || engine.has_legacy() {
-        engine.look_after();
+        engine.check_hold();
         engine.conclude();
     }
     loop {
@@ -57,7 +57,7 @@ pub fn serve(hands: &Hands) {
                 let result = engine.thaw().map_err(|error| error.0);
                 hands.world().answer(Request::Thaw, result);
             }
-            None => engine.look_after(),
+            None => engine.check_hold(),
         }
         engine.conclude();
     }

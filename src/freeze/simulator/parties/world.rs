@@ -3,7 +3,7 @@
 use super::guardian::Guardian;
 use super::host::{Host, Truth};
 use super::master::{HookProcess, Journal, Master};
-use crate::freeze::guardian::{COURTESY, Order, Word};
+use crate::freeze::guardian::{AGENT_REPORT_GRACE, Request, Response};
 use crate::freeze::report::Report;
 use crate::state::{Expiry, Marker};
 use crate::sys::fds::Token;
@@ -67,8 +67,8 @@ impl Random {
 #[derive(Debug, Default)]
 pub struct Line {
     /// With the master that said it, if it was not the agent.
-    pub to_guardian: VecDeque<(Order, Option<usize>)>,
-    pub to_agent: VecDeque<Word>,
+    pub to_guardian: VecDeque<(Request, Option<usize>)>,
+    pub to_agent: VecDeque<Response>,
     /// What goes beside [`Word::Freeze`].
     pub passed: Option<Passed>,
     pub agent_open: bool,
@@ -380,7 +380,7 @@ impl World {
             return false;
         }
         if !self.frozen.contains(&true) {
-            self.frozen_limit = Some(self.now + LIMIT + COURTESY.as_millis() as u64);
+            self.frozen_limit = Some(self.now + LIMIT + AGENT_REPORT_GRACE.as_millis() as u64);
             self.overdue = 0;
         }
         self.frozen[index] = true;

@@ -52,12 +52,12 @@ fn a_failure_ends_at_its_batch() {
         .iter()
         .map(outcome)
         .collect::<Vec<_>>();
-    let untouched = Outcome::Untouched;
+    let untouched = FilesystemOutcome::Untouched;
     assert_eq!(
         outcomes,
         [
-            Outcome::Failed,
-            Outcome::Thawed,
+            FilesystemOutcome::Failed,
+            FilesystemOutcome::Thawed,
             untouched,
             untouched,
             untouched

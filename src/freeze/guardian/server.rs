@@ -1,16 +1,16 @@
 //! `qemu-ga guardian`: the process. It is started by the agent, never by hand.
 
 use super::hooks::Masters;
-use super::machine::{Action, Cause, Event, Hooks, Machine};
+use super::pending_clients::{self, PendingClients};
 use super::progress::Progress;
+use super::state::{Action, Cause, Event, GuardianState, Hooks};
 use super::thaw::{Filesystems, Thawed};
-use super::visitors::{self, Visitors};
 use super::{
-    Activity, CLAIM_LIMIT, COURTESY, Entrustment, Inherited, Order, PROTOCOL_VERSION, Stage,
-    Standing, Word,
+    AGENT_REPORT_GRACE, Activity, Entrustment, FreezeStatus, Inherited, PROTOCOL_VERSION, Request,
+    Response, Stage, THAW_CLAIM_TIMEOUT,
 };
 use crate::freeze::history;
-use crate::freeze::report::{End, Report};
+use crate::freeze::report::{Report, RunEnd};
 use crate::hooks::Phase;
 use crate::ipc::Connection;
 use crate::state::{Expiry, StateDir};
@@ -32,24 +32,24 @@ use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// How often an agent is looked at whose end must not be missed.
-const LOOK: Duration = Duration::from_secs(1);
+const AGENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// How soon is thawed again what an agent may freeze that cannot end; every pause is twice the one before, to the longest.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-const LONGEST_PAUSE: Duration = Duration::from_secs(2);
+const FIRST_RETHAW_INTERVAL: Duration = Duration::from_millis(100);
+const MAX_RETHAW_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the hooks wait for such an agent to end.
-const MOMENT: Duration = Duration::from_secs(5);
+const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// How long an agent that is stopped may hold up what is said to it: the socket's buffer is full then.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const AGENT_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// What the process is called in lists; its program was found by a name that says nothing.
 const NAME: &CStr = c"qga-guardian";
 
 /// Stands guard; returns the exit status.
 pub fn cli() -> u8 {
-    process::call_self(NAME);
+    process::set_process_name(NAME);
     let mut syslog = Syslog::connect("qemu-ga");
-    match stand(&mut syslog) {
+    match run_guardian(&mut syslog) {
         Ok(()) => 0,
         Err(error) => {
             syslog
@@ -63,7 +63,7 @@ pub fn cli() -> u8 {
 struct Guardian<'a> {
     agent: Option<Connection>,
     /// The line to an agent that was killed and has not ended yet.
-    parting: Option<Connection>,
+    dying_agent: Option<Connection>,
     filesystems: Filesystems,
     /// The agent expedites RCU grace periods, and has not yet said that it is done.
     expedites_rcu: bool,
@@ -78,25 +78,25 @@ struct Guardian<'a> {
     /// Where others find us; nowhere once another guardian may.
     listener: Option<UnixListener>,
     socket_path: Option<SocketPath>,
-    visitors: Visitors,
+    clients: PendingClients,
     /// Who wanted the freeze ended.
-    asker: Option<Connection>,
+    requester: Option<Connection>,
     syslog: &'a mut Syslog,
 }
 
 /// What woke the guardian.
-enum Happening {
+enum Wakeup {
     Event(Event),
     /// The first line of a connection to the door.
-    Visit(Connection, Order),
+    Request(Connection, Request),
 }
 
-fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
+fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
     let agent = sys::line_from_agent().context("no agent is at the other end")?;
     agent.set_nonblocking(false)?;
     let mut agent = Connection::from(agent);
     agent.identify_senders()?;
-    let Order::Watch {
+    let Request::Watch {
         hook,
         statedir,
         socket_path,
@@ -123,7 +123,7 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
     let signals = signals()?;
     let mut guardian = Guardian {
         agent: Some(agent),
-        parting: None,
+        dying_agent: None,
         filesystems: Filesystems::default(),
         expedites_rcu: false,
         masters: Masters::new(hook, run, freezing),
@@ -135,25 +135,25 @@ fn stand(syslog: &mut Syslog) -> anyhow::Result<()> {
         claim_limit: None,
         listener,
         socket_path,
-        visitors: Visitors::default(),
-        asker: None,
+        clients: PendingClients::default(),
+        requester: None,
         syslog,
     };
     let machine = match replaces {
         None => {
-            guardian.say(&Word::Ready);
-            Machine::default()
+            guardian.send(&Response::Ready);
+            GuardianState::default()
         }
         Some(replaced) => {
             let since = replaced.since_ms.map(Duration::from_millis);
             guardian.progress = Progress::replacing(since);
-            guardian.take_in(&replaced.entrustment, passed.collect());
-            Machine::replacing(since.is_some())
+            guardian.add_filesystems(&replaced.entrustment, passed.collect());
+            GuardianState::replacing(since.is_some())
         }
     };
     memory::lock_all().ok();
-    let result = guardian.watch(machine, &signals);
-    guardian.give_up_socket();
+    let result = guardian.run(machine, &signals);
+    guardian.close_socket();
     result
 }
 
@@ -171,56 +171,60 @@ fn signals() -> anyhow::Result<SignalFd> {
 }
 
 impl Guardian<'_> {
-    fn watch(&mut self, mut machine: Machine, signals: &SignalFd) -> anyhow::Result<()> {
+    fn run(&mut self, mut machine: GuardianState, signals: &SignalFd) -> anyhow::Result<()> {
         loop {
-            let event = match self.next_happening(signals, machine.is_urgent())? {
-                Happening::Event(event) => event,
-                Happening::Visit(visitor, Order::Status) => {
-                    let standing = Box::new(self.standing(machine.stage()));
-                    visitors::answer(&visitor, &Word::Standing(standing));
+            let event = match self.next_wakeup(signals, machine.is_urgent())? {
+                Wakeup::Event(event) => event,
+                Wakeup::Request(client, Request::Status) => {
+                    let standing = Box::new(self.freeze_status(machine.stage()));
+                    pending_clients::respond(&client, &Response::Standing(standing));
                     continue;
                 }
-                Happening::Visit(visitor, Order::End) => {
+                Wakeup::Request(client, Request::End) => {
                     if machine.stage() != Stage::Frozen {
-                        visitors::answer(&visitor, &machine.stage().refusal());
+                        pending_clients::respond(&client, &machine.stage().refusal());
                         continue;
                     }
-                    self.asker = Some(visitor);
+                    self.requester = Some(client);
                     Event::Wanted
                 }
                 // Its predecessor has died, and a thread of it keeps the line open, or a child that is about to say
                 // that it becomes the hook master: the end of the line is noticed as ever.
-                Happening::Visit(successor, _) if machine.stage() != Stage::Frozen => {
-                    self.visitors.keep(successor);
+                Wakeup::Request(successor, _) if machine.stage() != Stage::Frozen => {
+                    self.clients.push(successor);
                     continue;
                 }
-                Happening::Visit(successor, order) => {
+                Wakeup::Request(successor, order) => {
                     self.agent = Some(successor);
-                    Event::Order(order)
+                    Event::Request(order)
                 }
             };
-            self.note(&event);
-            for action in machine.on(event, Some(&self.token)) {
+            self.record_event(&event);
+            for action in machine.apply(event, Some(&self.token)) {
                 match action {
                     Action::HandOver => self.hand_over(),
                     Action::Yield => {
-                        self.claim_limit = Some(Instant::now() + CLAIM_LIMIT);
-                        self.say(&Word::Yours(self.report.clone()));
+                        self.claim_limit = Some(Instant::now() + THAW_CLAIM_TIMEOUT);
+                        self.send(&Response::Yours(self.report.clone()));
                     }
                     Action::Await => {
-                        self.claim_limit = Some(Instant::now() + CLAIM_LIMIT);
-                        if let Some(asker) = self.asker.take() {
-                            visitors::answer(&asker, &machine.stage().refusal());
+                        self.claim_limit = Some(Instant::now() + THAW_CLAIM_TIMEOUT);
+                        if let Some(requester) = self.requester.take() {
+                            pending_clients::respond(&requester, &machine.stage().refusal());
                         }
                     }
-                    Action::Undo { cause, hooks, tell } => self.undo(cause, hooks, tell),
+                    Action::Undo {
+                        cause,
+                        hooks,
+                        reports_early_end,
+                    } => self.undo(cause, hooks, reports_early_end),
                     Action::Retire => {
-                        self.give_up_socket();
-                        self.visitors = Visitors::default();
+                        self.close_socket();
+                        self.clients = PendingClients::default();
                         memory::unlock_all().ok();
-                        self.say(&Word::Ready);
+                        self.send(&Response::Ready);
                     }
-                    Action::TakeBack => self.take_back(),
+                    Action::TakeBack => self.thaw_late_freezes(),
                     Action::Leave => return Ok(()),
                 }
             }
@@ -228,48 +232,50 @@ impl Guardian<'_> {
     }
 
     /// Takes in what an event brings.
-    fn note(&mut self, event: &Event) {
-        if let Event::Order(order) = event {
-            self.progress.note(order);
+    fn record_event(&mut self, event: &Event) {
+        if let Event::Request(order) = event {
+            self.progress.apply(order);
         }
         match event {
-            Event::Order(Order::HooksCalled) => {
+            Event::Request(Request::HooksCalled) => {
                 let sender = self.agent.as_ref().and_then(Connection::sender);
                 self.masters.announced(Phase::Freeze, sender);
             }
-            Event::Order(Order::Filesystems(entrustment)) => {
+            Event::Request(Request::Filesystems(entrustment)) => {
                 let roots = self.agent.as_mut().map(Connection::take_fds);
-                self.take_in(entrustment, roots.unwrap_or_default());
+                self.add_filesystems(entrustment, roots.unwrap_or_default());
             }
-            Event::Order(Order::Frozen { report, order, .. }) => {
+            Event::Request(Request::Frozen { report, order, .. }) => {
                 self.expedites_rcu = false;
                 self.filesystems.reorder(order);
                 self.report = Some(report.clone());
             }
-            Event::Order(Order::HooksThawed) => {
+            Event::Request(Request::HooksThawed) => {
                 let sender = self.agent.as_ref().and_then(Connection::sender);
                 self.masters.announced(Phase::Thaw, sender);
             }
             Event::Limit => self.limit = None,
-            Event::ClaimLimit { .. } => self.claim_limit = Some(Instant::now() + CLAIM_LIMIT),
-            Event::Order(Order::Late(number)) => self.filesystems.mark_late(*number),
-            Event::Order(Order::Linger) => self.filesystems.keep_late(),
+            Event::ClaimLimit { .. } => {
+                self.claim_limit = Some(Instant::now() + THAW_CLAIM_TIMEOUT)
+            }
+            Event::Request(Request::Late(number)) => self.filesystems.mark_late(*number),
+            Event::Request(Request::Linger) => self.filesystems.retain_late(),
             _ => {}
         }
     }
 
     /// Takes in what is entrusted to it, and says so.
-    fn take_in(&mut self, entrustment: &Entrustment, roots: Vec<OwnedFd>) {
+    fn add_filesystems(&mut self, entrustment: &Entrustment, roots: Vec<OwnedFd>) {
         let filesystems = &entrustment.filesystems;
         self.filesystems = Filesystems::new(filesystems, roots);
         self.expedites_rcu = entrustment.expedites_rcu;
         let limit = entrustment.limit_ms;
-        let limit = limit.map(|limit| Duration::from_millis(limit) + COURTESY);
+        let limit = limit.map(|limit| Duration::from_millis(limit) + AGENT_REPORT_GRACE);
         self.limit = limit.map(|limit| Instant::now() + limit);
         let missing = filesystems.len() - self.filesystems.count();
-        self.say(&match missing {
-            0 => Word::Ready,
-            _ => Word::Refused(format!("{missing} descriptors did not arrive")),
+        self.send(&match missing {
+            0 => Response::Ready,
+            _ => Response::Refused(format!("{missing} descriptors did not arrive")),
         });
     }
 
@@ -287,40 +293,40 @@ impl Guardian<'_> {
             socket_path: socket_path.clone(),
             report: self.report.clone().unwrap_or_default(),
             since_ms: self.progress.frozen_at.unwrap_or_default().as_millis() as u64,
-            left_ms: self.limit.map(|limit| left(limit).as_millis() as u64),
+            left_ms: self.limit.map(|limit| time_left(limit).as_millis() as u64),
         };
         let mut fds = vec![self.token.as_fd(), listener.as_fd()];
         fds.extend(self.filesystems.roots());
-        let word = Word::Freeze(Box::new(inherited));
+        let word = Response::Freeze(Box::new(inherited));
         // One that is gone already closes the line.
-        agent.send_with_fds(&word, &fds, ANSWER_TIMEOUT).ok();
+        agent.send_with_fds(&word, &fds, AGENT_SEND_TIMEOUT).ok();
     }
 
     /// What the guardian knows.
-    fn standing(&self, stage: Stage) -> Standing {
+    fn freeze_status(&self, stage: Stage) -> FreezeStatus {
         let name = |held: super::Entrusted| held.mountpoint;
         let have_ended = || self.masters.has_frozen();
         let activity = match self.progress.activity {
             Activity::FreezeHooks if have_ended() => Activity::FlushAgain,
             other => other,
         };
-        Standing {
+        FreezeStatus {
             stage,
             filesystems: self.filesystems.list().into_iter().map(name).collect(),
             has_agent: self.agent.is_some(),
             activity: Some(activity),
             activity_seconds: self.progress.seconds(),
             held: self.progress.frozen_at.map(|_| self.progress.held()),
-            left: self.limit.map(|limit| left(limit).as_secs_f64()),
+            left: self.limit.map(|limit| time_left(limit).as_secs_f64()),
             report: self.report.clone(),
         }
     }
 
-    fn next_happening(&mut self, signals: &SignalFd, is_urgent: bool) -> io::Result<Happening> {
-        let event = |event| Ok(Happening::Event(event));
+    fn next_wakeup(&mut self, signals: &SignalFd, is_urgent: bool) -> io::Result<Wakeup> {
+        let event = |event| Ok(Wakeup::Event(event));
         loop {
             if self.agent.as_ref().is_some_and(Connection::has_message) {
-                return event(self.listen());
+                return event(self.recv_event());
             }
             let now = Instant::now();
             if self.limit.is_some_and(|at| at <= now) {
@@ -338,14 +344,14 @@ impl Guardian<'_> {
             }
             let next = [self.limit, self.claim_limit].into_iter().flatten().min();
             let left = next.map(|at| at.saturating_duration_since(now));
-            let look = (is_urgent || is_alone).then_some(LOOK);
+            let look = (is_urgent || is_alone).then_some(AGENT_CHECK_INTERVAL);
             let timeout = timeout(left.into_iter().chain(look).min());
             let agent = self.agent.as_ref().map(Connection::as_fd);
             let listener = self.listener.as_ref().map(AsFd::as_fd);
             let watched: Vec<BorrowedFd<'_>> = [Some(signals.as_fd()), agent, listener]
                 .into_iter()
                 .flatten()
-                .chain(self.visitors.lines())
+                .chain(self.clients.fds())
                 .collect();
             let mut fds: Vec<PollFd<'_>> = watched
                 .into_iter()
@@ -357,40 +363,41 @@ impl Guardian<'_> {
             }
             let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
             if is_urgent && !ready.contains(&true) && self.agent.as_ref().is_some_and(is_ending) {
-                self.parting = self.agent.take();
+                self.dying_agent = self.agent.take();
                 return event(Event::Gone);
             }
             // In the order of `watched`.
             let mut ready = ready.into_iter();
             let is_asked = ready.next() == Some(true);
             if self.agent.is_some() && ready.next() == Some(true) {
-                return event(self.listen());
+                return event(self.recv_event());
             }
             if is_asked && matches!(signals.read_signal(), Ok(Some(_))) {
-                return event(Event::Asked);
+                return event(Event::Signaled);
             }
             let accepted = match &self.listener {
                 Some(listener) if ready.next() == Some(true) => listener.accept().ok(),
                 _ => None,
             };
             let speaks = ready.position(|ready| ready);
-            if let Some((visitor, order)) = speaks.and_then(|index| self.visitors.hear(index)) {
+            if let Some((client, order)) = speaks.and_then(|index| self.clients.recv_request(index))
+            {
                 accepted
                     .into_iter()
-                    .for_each(|(visitor, _)| self.visitors.receive(visitor));
-                return Ok(Happening::Visit(visitor, order));
+                    .for_each(|(client, _)| self.clients.accept(client));
+                return Ok(Wakeup::Request(client, order));
             }
-            if let Some((visitor, _)) = accepted {
-                self.visitors.receive(visitor);
+            if let Some((client, _)) = accepted {
+                self.clients.accept(client);
             }
         }
     }
 
     /// What the agent says; a line that is none ends the acquaintance as a hang-up does.
-    fn listen(&mut self) -> Event {
+    fn recv_event(&mut self) -> Event {
         // An agent is trusted to end what it says.
         match self.agent.as_mut().map(|agent| agent.recv(None)) {
-            Some(Ok(order)) => Event::Order(order),
+            Some(Ok(order)) => Event::Request(order),
             _ => {
                 self.agent = None;
                 Event::Gone
@@ -399,13 +406,13 @@ impl Guardian<'_> {
     }
 
     /// Tells the agent; one that is stopped reads it when it goes on.
-    fn say(&mut self, word: &Word) {
+    fn send(&mut self, word: &Response) {
         if let Some(agent) = &self.agent {
-            agent.send(word, ANSWER_TIMEOUT).ok();
+            agent.send(word, AGENT_SEND_TIMEOUT).ok();
         }
     }
 
-    fn give_up_socket(&mut self) {
+    fn close_socket(&mut self) {
         self.listener = None;
         if let Some(path) = self.socket_path.take() {
             path.remove();
@@ -413,32 +420,32 @@ impl Guardian<'_> {
     }
 
     /// Thaws what was frozen after the run was over; nothing else knows of it.
-    fn take_back(&mut self) {
+    fn thaw_late_freezes(&mut self) {
         self.thaw_late();
-        self.outlast(None);
+        self.wait_for_agent_exit(None);
     }
 
     /// Thaws again and again, for so long at most, as long as the agent may still freeze: one that was killed has a thread
     /// in the kernel that may freeze a filesystem yet, or itself waits for the thaw of one; one that was stopped before it
     /// had frozen everything goes on when it is continued, and hangs up when it sees that the freeze was ended.
-    fn outlast(&mut self, time: Option<Duration>) {
-        if self.parting.is_some() {
+    fn wait_for_agent_exit(&mut self, time: Option<Duration>) {
+        if self.dying_agent.is_some() {
             // Its successor may freeze.
-            self.give_up_socket();
+            self.close_socket();
         } else if self.progress.frozen_at.is_none() {
-            self.parting = self.agent.take();
+            self.dying_agent = self.agent.take();
         }
         let begun = Instant::now();
-        let mut pause = FIRST_PAUSE;
-        while let Some(line) = &self.parting {
+        let mut pause = FIRST_RETHAW_INTERVAL;
+        while let Some(line) = &self.dying_agent {
             if time.is_some_and(|time| begun.elapsed() > time) {
                 return;
             }
             if has_hung_up(line.as_fd(), pause) {
                 // An agent that has only no more to say hears of the end, and by its hang-up that all is done.
-                self.agent = self.parting.take();
+                self.agent = self.dying_agent.take();
             }
-            pause = LONGEST_PAUSE.min(pause * 2);
+            pause = MAX_RETHAW_INTERVAL.min(pause * 2);
             // Once more after its end, which may have been that of an FIFREEZE.
             self.thaw_late();
         }
@@ -488,30 +495,32 @@ impl Guardian<'_> {
         for marked in told.into_iter().chain([self.state.mark_thawed()]) {
             failures.extend(marked.err().map(|error| error.text));
         }
-        let word = Word::Thawed {
+        let word = Response::Thawed {
             filesystems,
             failures: failures.clone(),
         };
-        if let Some(asker) = &self.asker {
-            visitors::answer(asker, &word);
+        if let Some(requester) = &self.requester {
+            pending_clients::respond(requester, &word);
         }
-        self.say(&word);
+        self.send(&word);
         self.log(Severity::Warning, &format!("warning: {expiry}"));
-        let ended = Word::Ended(expiry.clone());
+        let ended = Response::Ended(expiry.clone());
         if self.progress.frozen_at.is_none() {
             // An agent that was only stopped must see this when it goes on.
-            self.say(&ended);
+            self.send(&ended);
         }
         // What a hook writes must not wait for a filesystem that is frozen in this moment.
-        self.outlast(Some(MOMENT));
+        self.wait_for_agent_exit(Some(AGENT_EXIT_TIMEOUT));
         let mut report = self.report.take();
         if hooks == Hooks::Thawing {
-            failures.extend(unended(&self.masters.await_thawing()));
+            failures.extend(describe_survivors(&self.masters.wait_for_thaw_masters()));
         }
         let state = self.state.path();
-        if let Some(program) = self.masters.to_thaw(hooks, state) {
-            let left = self.masters.end_freezing(self.progress.frozen_at.is_some());
-            failures.extend(unended(&left));
+        if let Some(program) = self.masters.thaw_program(hooks, state) {
+            let left = self
+                .masters
+                .end_freeze_masters(self.progress.frozen_at.is_some());
+            failures.extend(describe_survivors(&left));
             let master = self.masters.thaw(program, cause, state);
             if let Some(report) = &mut report {
                 report.stages.thaw_hooks = master.elapsed.as_secs_f64();
@@ -525,19 +534,19 @@ impl Guardian<'_> {
             report.ended_because = Some(expiry.reason.clone());
             report.errors.push(expiry.to_string());
             report.errors.extend(failures.iter().cloned());
-            report.end(End::Expiry);
-            failures.extend(history::keep(&self.state, &report).err());
+            report.end(RunEnd::Expiry);
+            failures.extend(history::store(&self.state, &report).err());
         }
         self.log_failures(&failures);
         if cause == Cause::Unmarked {
             return; // the host has had its answer from another agent
         }
-        self.say(&ended);
-        self.visitors.tell(&ended);
-        if let Some(asker) = &self.asker {
-            visitors::answer(asker, &ended);
+        self.send(&ended);
+        self.clients.broadcast(&ended);
+        if let Some(requester) = &self.requester {
+            pending_clients::respond(requester, &ended);
         }
-        self.outlast(None);
+        self.wait_for_agent_exit(None);
     }
 
     fn log(&mut self, severity: Severity, text: &str) {
@@ -552,12 +561,12 @@ fn is_ending(agent: &Connection) -> bool {
     stat.is_some_and(|stat| !stat.is_running) && !is_readable(agent.as_fd(), Duration::ZERO)
 }
 
-fn unended(left: &[String]) -> Option<String> {
+fn describe_survivors(left: &[String]) -> Option<String> {
     (!left.is_empty()).then(|| format!("hooks cannot be ended: {}", left.join(", ")))
 }
 
 /// How long until the agent acts on its hold limit, by when the guardian does.
-fn left(limit: Instant) -> Duration {
+fn time_left(limit: Instant) -> Duration {
     let left = limit.saturating_duration_since(Instant::now());
-    left.saturating_sub(COURTESY)
+    left.saturating_sub(AGENT_REPORT_GRACE)
 }

@@ -3,11 +3,11 @@
 mod guarding;
 mod step;
 
-use super::guardian::link::{Link, Received, Socket};
-use super::guardian::{Claim, Order};
+use super::guardian::client::{AgentClient, Received, Socket};
+use super::guardian::{Claim, Request};
 use super::history;
 use super::holdups;
-use super::ops::{Heard, Holding, Legacy, OpenError, Ops, Patience, REORDER_DELAY};
+use super::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops, REORDER_DELAY};
 use super::plan::{Survey, Target};
 use super::reach;
 use super::report::Report;
@@ -36,7 +36,7 @@ use std::time::{Duration, SystemTime};
 use step::step;
 
 /// How long a flush waits for the journal to be committed first.
-const COMMIT_LIMIT: Duration = Duration::from_secs(1);
+const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Where the kernel's settings are.
 const SYS: &str = "/sys";
@@ -53,7 +53,7 @@ pub trait Gate: Send {
 type UnderWay = (Batch<Arc<Root>>, Vec<Arc<Root>>);
 
 /// Acts on the running system.
-pub struct RealOps {
+pub struct LinuxOps {
     state: StateDir,
     hook: Option<PathBuf>,
     /// The one that the freeze at work was begun with, if that was a predecessor's.
@@ -79,7 +79,7 @@ pub struct RealOps {
     was_stopped: bool,
     /// Log lines are kept and memory is locked.
     is_hushed: bool,
-    guardian: Option<Link>,
+    guardian: Option<AgentClient>,
     /// Where guardians listen, from before a freeze to its end.
     socket: Option<Socket>,
     /// Readable once the agent is asked to stop; without one it waits for a freeze at work.
@@ -88,7 +88,7 @@ pub struct RealOps {
     alive: Option<OwnedFd>,
 }
 
-impl RealOps {
+impl LinuxOps {
     /// `hook`: the hook master, if one is configured; `step_limit`: how long opening, flushing,
     /// freezing or thawing one filesystem may take; `keeps_rcu`: RCU grace periods are not expedited.
     pub fn new(
@@ -125,7 +125,7 @@ impl RealOps {
 }
 
 /// Thaws what FIFREEZE froze after it was given up: nobody else would.
-fn take_back(root: Arc<Root>) {
+fn thaw_late(root: Arc<Root>) {
     fsfreeze::thaw(root.as_ref()).ok();
 }
 
@@ -140,7 +140,7 @@ fn commit_journal(root: &Root) -> io::Result<()> {
     Ok(fsync(file)?)
 }
 
-impl RealOps {
+impl LinuxOps {
     /// Waits until `limit`; then makes those let go who hold up what has not returned, and answers who they are: one
     /// list for each root.
     fn free_late(
@@ -177,13 +177,13 @@ fn without_value(timed: Timed<Arc<Root>>) -> Timed {
     }
 }
 
-impl Ops for RealOps {
+impl Ops for LinuxOps {
     type Handle = Arc<Root>;
 
     fn survey(&mut self) -> io::Result<Survey> {
         step("survey");
         self.mounts = mountinfo::read(Path::new("/"))?;
-        Ok(Survey::take(&System::host(), &self.mounts))
+        Ok(Survey::read(&System::host(), &self.mounts))
     }
 
     fn survey_again(&mut self) -> io::Result<Option<Survey>> {
@@ -193,7 +193,7 @@ impl Ops for RealOps {
             return Ok(None);
         }
         self.mounts = mounts;
-        Ok(Some(Survey::take(&System::host(), &self.mounts)))
+        Ok(Some(Survey::read(&System::host(), &self.mounts)))
     }
 
     fn open(&mut self, targets: &[Target]) -> Vec<Result<Arc<Root>, OpenError>> {
@@ -219,7 +219,7 @@ impl Ops for RealOps {
             // Only a kindness that nothing depends on: read-only, full and other filesystems refuse it.
             let commits = handles.iter().map(|root| commit(root));
             self.pool
-                .run(Pace::SideBySide, Some(COMMIT_LIMIT), drop, commits);
+                .run(Pace::SideBySide, Some(COMMIT_TIMEOUT), drop, commits);
         }
         let flush = |root: &Arc<Root>| {
             let root = root.clone();
@@ -241,18 +241,18 @@ impl Ops for RealOps {
         };
         let batch = self
             .pool
-            .start(Pace::SideBySide, take_back, roots.iter().map(freeze));
+            .start(Pace::SideBySide, thaw_late, roots.iter().map(freeze));
         self.under_way = Some((batch, roots));
-        self.await_freeze(Patience::Delay)
+        self.wait_for_freeze(FreezeWait::Delay)
     }
 
-    fn await_freeze(&mut self, patience: Patience) -> Vec<Option<Timed>> {
+    fn wait_for_freeze(&mut self, patience: FreezeWait) -> Vec<Option<Timed>> {
         step("await_freeze");
         let Some((mut batch, mut roots)) = self.under_way.take() else {
             return Vec::new();
         };
         let mut answers: Vec<Option<Timed>> = Vec::new();
-        if let Patience::Limit(left) = patience {
+        if let FreezeWait::Limit(left) = patience {
             let limit = self.step_limit.into_iter().chain(left).min();
             let writers = self.free_late(limit, &batch, &roots);
             let done = batch.finish(limit).into_iter();
@@ -291,7 +291,7 @@ impl Ops for RealOps {
         )
     }
 
-    fn written(&mut self, device: DeviceNumber) -> Option<Written> {
+    fn write_counters(&mut self, device: DeviceNumber) -> Option<Written> {
         let mut known = self.counters.iter();
         let at = known.position(|(known, _)| *known == device);
         let at = at.unwrap_or_else(|| {
@@ -331,7 +331,7 @@ impl Ops for RealOps {
         step("call_hooks");
         let hook = self.hook()?;
         // They may take long, and what is logged meanwhile is to be seen.
-        self.speak();
+        self.leave_frozen_section();
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
         // A thaw is finished all the same.
         let stop = self.stop.as_ref().filter(|_| phase == Phase::Freeze);
@@ -359,7 +359,7 @@ impl Ops for RealOps {
     fn replace_guardian(
         &mut self,
         run: &str,
-        held: &[Holding<'_, Arc<Root>>],
+        held: &[HeldFilesystem<'_, Arc<Root>>],
         limit: Option<Duration>,
         since: Option<Duration>,
     ) -> Result<(), String> {
@@ -368,15 +368,18 @@ impl Ops for RealOps {
             .map_err(|e| self.unguarded(&e))
     }
 
-    fn await_guardian(&mut self) -> Result<(), String> {
+    fn wait_for_guardian(&mut self) -> Result<(), String> {
         step("await_guardian");
-        let ready = self.guardian.as_mut().map_or(Ok(()), Link::await_ready);
+        let ready = self
+            .guardian
+            .as_mut()
+            .map_or(Ok(()), AgentClient::await_ready);
         ready.map_err(|e| self.unguarded(&e))
     }
 
     fn entrust(
         &mut self,
-        held: &[Holding<'_, Arc<Root>>],
+        held: &[HeldFilesystem<'_, Arc<Root>>],
         limit: Option<Duration>,
     ) -> Result<(), String> {
         step("entrust");
@@ -386,7 +389,7 @@ impl Ops for RealOps {
 
     fn find_guardian(&mut self) -> bool {
         step("find_guardian");
-        self.guardian = Link::find(self.state.path());
+        self.guardian = AgentClient::find(self.state.path());
         self.guardian.is_some()
     }
 
@@ -406,7 +409,7 @@ impl Ops for RealOps {
     fn is_any_frozen(&mut self, handles: &[&Arc<Root>]) -> bool {
         handles.iter().any(|root| {
             let root = Arc::clone(root);
-            let frozen = self.pool.run_one(self.step_limit, take_back, move || {
+            let frozen = self.pool.run_one(self.step_limit, thaw_late, move || {
                 fsfreeze::freeze(root.as_ref())?;
                 fsfreeze::thaw(root.as_ref())?;
                 Ok(root)
@@ -415,16 +418,16 @@ impl Ops for RealOps {
         })
     }
 
-    fn tell_guardian(&mut self, order: Order) {
+    fn send_to_guardian(&mut self, order: Request) {
         step("tell_guardian");
         let Some(guardian) = &mut self.guardian else {
             return;
         };
-        if let Err(error) = guardian.tell(&order) {
+        if let Err(error) = guardian.send(&order) {
             tracing::warn!("the guardian is gone: {}", strerror(&error));
             // One that has missed this must not act. Its line stays: that it hung up is heard, and while
             // frozen another one is started.
-            guardian.end();
+            guardian.kill();
         }
     }
 
@@ -436,22 +439,22 @@ impl Ops for RealOps {
     }
 
     fn is_undecided(&self) -> bool {
-        self.guardian.as_ref().is_none_or(Link::is_undecided)
+        self.guardian.as_ref().is_none_or(AgentClient::is_undecided)
     }
 
-    fn hear_guardian(&mut self) -> Heard {
+    fn poll_guardian(&mut self) -> GuardianNews {
         match self
             .guardian
             .as_mut()
             .map(|guardian| guardian.receive(false))
         {
-            Some(Received::Ended(expiry)) => Heard::Ended(expiry),
+            Some(Received::Ended(expiry)) => GuardianNews::Ended(expiry),
             Some(Received::Gone) => {
                 tracing::warn!("the guardian is gone; another one is started");
                 self.guardian = None;
-                Heard::Gone
+                GuardianNews::Gone
             }
-            Some(Received::Nothing | Received::Freeze(..)) | None => Heard::Nothing,
+            Some(Received::Nothing | Received::Freeze(..)) | None => GuardianNews::Nothing,
         }
     }
 
@@ -459,22 +462,22 @@ impl Ops for RealOps {
         step("release_guardian");
         self.late.retain(|late| late.strong_count() > 0);
         if self.late.is_empty() {
-            self.tell_guardian(Order::Done);
+            self.send_to_guardian(Request::Done);
         }
     }
 
-    fn part_from_guardian(&mut self) {
+    fn disconnect_guardian(&mut self) {
         step("part_from_guardian");
-        self.guardian.as_mut().map(Link::part);
+        self.guardian.as_mut().map(AgentClient::close_sending_side);
     }
 
     fn dismiss_guardian(&mut self) {
         step("dismiss_guardian");
-        self.let_guardian_go();
+        self.release_client();
     }
 
-    fn guardian_line(&self) -> Option<OwnedFd> {
-        self.guardian.as_ref()?.watch().ok()
+    fn guardian_fd(&self) -> Option<OwnedFd> {
+        self.guardian.as_ref()?.readiness_fd().ok()
     }
 
     fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
@@ -501,7 +504,7 @@ impl Ops for RealOps {
         self.state.mark_thawed().map_err(|e| e.text)
     }
 
-    fn hush(&mut self, at_once: usize) {
+    fn enter_frozen_section(&mut self, at_once: usize) {
         step("hush");
         self.is_hushed = true;
         self.gate.shut();
@@ -536,7 +539,7 @@ impl Ops for RealOps {
         })
     }
 
-    fn speak(&mut self) {
+    fn leave_frozen_section(&mut self) {
         if !std::mem::take(&mut self.is_hushed) {
             return;
         }
@@ -548,7 +551,7 @@ impl Ops for RealOps {
         self.gate.open();
     }
 
-    fn rest(&mut self) {
+    fn release_resources(&mut self) {
         self.mounts = Vec::new();
         self.counters = Vec::new();
         self.entrusted = Vec::new();
@@ -556,7 +559,7 @@ impl Ops for RealOps {
         self.pool = Pool::default();
     }
 
-    fn stop_line(&self) -> Option<Arc<EventFd>> {
+    fn stop_event(&self) -> Option<Arc<EventFd>> {
         self.stop.clone()
     }
 
@@ -585,8 +588,8 @@ impl Ops for RealOps {
         reports
     }
 
-    fn keep(&mut self, report: &Report) -> Result<(), String> {
+    fn store_report(&mut self, report: &Report) -> Result<(), String> {
         step("keep");
-        history::keep(&self.state, report)
+        history::store(&self.state, report)
     }
 }

@@ -1,14 +1,14 @@
 //! The agent's end of the line to the guardian.
 
 use super::{
-    CLAIM_LIMIT, Claim, Entrustment, HOOKS_LIMIT, Inherited, Order, PROTOCOL_VERSION, Replaced,
-    Word, connect, door,
+    Claim, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request, Response,
+    THAW_CLAIM_TIMEOUT, THAW_HOOKS_TIMEOUT, connect, socket_path,
 };
 use crate::ipc::{self, Connection};
 use crate::state::Expiry;
 use crate::sys::fds::Token;
-use crate::sys::guardian::{SocketPath, listen};
-use crate::sys::process::{self, Announcement, Family, PidFd};
+use crate::sys::guardian::{SocketPath, bind_guardian_socket};
+use crate::sys::process::{self, Family, PidFd, PreExecWrite};
 use nix::libc;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -18,7 +18,7 @@ use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// How long the guardian may take to answer: it has nothing else to do.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What the guardian has sent by itself.
 #[derive(Debug)]
@@ -45,9 +45,9 @@ impl Socket {
     /// Listens in the state directory.
     ///
     /// # Errors
-    /// As [`listen`].
+    /// As [`bind_guardian_socket`].
     pub fn open(statedir: &Path) -> io::Result<Self> {
-        let (listener, path) = listen(&door(statedir))?;
+        let (listener, path) = bind_guardian_socket(&socket_path(statedir))?;
         Ok(Self { listener, path })
     }
 
@@ -69,7 +69,7 @@ enum Process {
 
 /// A line to the guardian of the freeze at work.
 #[derive(Debug)]
-pub struct Link {
+pub struct AgentClient {
     line: Connection,
     process: Process,
     /// Whoever takes it thaws. Until a predecessor's guardian has passed it on, there is none.
@@ -78,8 +78,8 @@ pub struct Link {
     has_token: bool,
 }
 
-impl Link {
-    /// Starts a guardian, and does not wait for it: see [`Link::await_ready`]. `freezing` hangs up when
+impl AgentClient {
+    /// Starts a guardian, and does not wait for it: see [`AgentClient::await_ready`]. `freezing` hangs up when
     /// the hook master that is told to freeze has ended. One that takes the place of another knows all
     /// that it must know from its first message: the agent may die after it.
     ///
@@ -95,7 +95,7 @@ impl Link {
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let token = Token::new()?;
-        let mut command = process::own_program()?;
+        let mut command = process::self_exe()?;
         command
             .arg("guardian")
             .stdin(Stdio::from(OwnedFd::from(theirs)))
@@ -107,7 +107,7 @@ impl Link {
         drop(command);
         let line = Connection::from(ours);
         let (replaces, roots) = replaces.unzip();
-        let order = Order::Watch {
+        let order = Request::Watch {
             hook,
             statedir,
             socket_path: socket.map(|socket| socket.path.clone()),
@@ -117,7 +117,7 @@ impl Link {
         let mut passed = vec![token.as_fd(), freezing];
         passed.extend(socket.map(|socket| socket.listener.as_fd()));
         passed.extend(roots.into_iter().flatten());
-        line.send_with_fds(&order, &passed, ANSWER_TIMEOUT)?;
+        line.send_with_fds(&order, &passed, RESPONSE_TIMEOUT)?;
         Ok(Self {
             line,
             process: Process::Child(child),
@@ -131,8 +131,8 @@ impl Link {
     /// # Errors
     /// It does not say so in time, or not at all.
     pub fn await_ready(&mut self) -> io::Result<()> {
-        match self.read(ANSWER_TIMEOUT)? {
-            Word::Ready => Ok(()),
+        match self.recv(RESPONSE_TIMEOUT)? {
+            Response::Ready => Ok(()),
             _ => Err(io::Error::other(
                 "it answered, but not that it stands ready",
             )),
@@ -148,8 +148,8 @@ impl Link {
         entrustment: Entrustment,
         roots: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let order = Order::Filesystems(entrustment);
-        self.line.send_with_fds(&order, roots, ANSWER_TIMEOUT)?;
+        let order = Request::Filesystems(entrustment);
+        self.line.send_with_fds(&order, roots, RESPONSE_TIMEOUT)?;
         self.await_ready()
     }
 
@@ -157,7 +157,7 @@ impl Link {
     /// `None` if there is no guardian.
     pub fn find(statedir: &Path) -> Option<Self> {
         let found = connect(statedir).unwrap_or_else(|error| {
-            let path = door(statedir);
+            let path = socket_path(statedir);
             tracing::warn!("the guardian at {} is not asked: {error}", path.display());
             None
         });
@@ -174,7 +174,7 @@ impl Link {
             token: None,
             has_token: false,
         };
-        link.tell(&Order::Succeed).ok()?;
+        link.send(&Request::Succeed).ok()?;
         Some(link)
     }
 
@@ -182,8 +182,8 @@ impl Link {
     ///
     /// # Errors
     /// It is gone.
-    pub fn tell(&mut self, order: &Order) -> io::Result<()> {
-        self.line.send(order, ANSWER_TIMEOUT)
+    pub fn send(&mut self, order: &Request) -> io::Result<()> {
+        self.line.send(order, RESPONSE_TIMEOUT)
     }
 
     /// What the hook master is to say for itself as it starts, so that the guardian knows of it
@@ -191,13 +191,13 @@ impl Link {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn announcement(&self, order: &Order) -> io::Result<Announcement> {
+    pub fn pre_exec_write(&self, order: &Request) -> io::Result<PreExecWrite> {
         let text = ipc::line(order)?;
-        let fd = self.watch()?;
-        Ok(Announcement { fd, text })
+        let fd = self.readiness_fd()?;
+        Ok(PreExecWrite { fd, text })
     }
 
-    fn read(&mut self, timeout: Duration) -> io::Result<Word> {
+    fn recv(&mut self, timeout: Duration) -> io::Result<Response> {
         self.line.recv(Some(timeout))
     }
 
@@ -213,9 +213,9 @@ impl Link {
             Some(_) if self.has_token => return Claim::Ours(None),
             Some(_) => {
                 // First: if the agent dies in between, the next thaw must hear of an early end.
-                if self.tell(&Order::Claimed { is_early }).is_err() {
+                if self.send(&Request::Claimed { is_early }).is_err() {
                     // It is dead, or has been stopped for long and must not act on what it knows.
-                    self.end();
+                    self.kill();
                 }
                 self.has_token = self.token.as_ref().is_some_and(Token::take);
                 if self.has_token {
@@ -223,19 +223,24 @@ impl Link {
                 }
             }
             // The guardian of a predecessor that undoes the freeze, or is of another version.
-            None => self.tell(&Order::Claim).unwrap_or_default(),
+            None => self.send(&Request::Claim).unwrap_or_default(),
         }
-        let mut timeout = CLAIM_LIMIT;
+        let mut timeout = THAW_CLAIM_TIMEOUT;
         loop {
-            match self.read(timeout) {
-                Ok(Word::Ended(expiry)) => return Claim::Ended(expiry),
-                Ok(Word::Yours(report)) => return Claim::Ours(report),
-                Ok(Word::Thawed { .. }) => timeout = HOOKS_LIMIT + CLAIM_LIMIT,
+            match self.recv(timeout) {
+                Ok(Response::Ended(expiry)) => return Claim::Ended(expiry),
+                Ok(Response::Yours(report)) => return Claim::Ours(report),
+                Ok(Response::Thawed { .. }) => timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT,
                 // What is for others only shows that it lives.
-                Ok(Word::Ready | Word::Freeze(_) | Word::Standing(_) | Word::Refused(_)) => {}
+                Ok(
+                    Response::Ready
+                    | Response::Freeze(_)
+                    | Response::Standing(_)
+                    | Response::Refused(_),
+                ) => {}
                 Err(error) => {
                     tracing::warn!("the guardian does not answer: {error}; the agent thaws");
-                    self.end();
+                    self.kill();
                     return Claim::Ours(None);
                 }
             }
@@ -256,20 +261,20 @@ impl Link {
     /// What it has said by itself, or says within a moment if that is waited for.
     pub fn receive(&mut self, waits: bool) -> Received {
         let timeout = if waits {
-            ANSWER_TIMEOUT
+            RESPONSE_TIMEOUT
         } else {
             Duration::ZERO
         };
         loop {
-            return match self.read(timeout) {
-                Ok(Word::Ended(expiry)) => Received::Ended(expiry),
-                Ok(Word::Freeze(inherited)) => self.take_over(inherited),
+            return match self.recv(timeout) {
+                Ok(Response::Ended(expiry)) => Received::Ended(expiry),
+                Ok(Response::Freeze(inherited)) => self.recv_inherited(inherited),
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => Received::Nothing,
                 Err(_) => {
                     // A predecessor's, which has left its socket to others, may still be undoing.
                     if matches!(self.process, Process::Child(_)) {
-                        self.end();
+                        self.kill();
                     }
                     Received::Gone
                 }
@@ -277,7 +282,7 @@ impl Link {
         }
     }
 
-    fn take_over(&mut self, inherited: Box<Inherited>) -> Received {
+    fn recv_inherited(&mut self, inherited: Box<Inherited>) -> Received {
         let mut passed = self.line.take_fds().into_iter();
         let (token, listener) = (passed.next(), passed.next());
         let roots: Vec<OwnedFd> = passed.collect();
@@ -300,43 +305,43 @@ impl Link {
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn watch(&self) -> io::Result<OwnedFd> {
+    pub fn readiness_fd(&self) -> io::Result<OwnedFd> {
         self.line.as_fd().try_clone_to_owned()
     }
 
-    /// Has no more to say to it, and does not hold up its end. When it has ended, [`Link::receive`] says that
+    /// Has no more to say to it, and does not hold up its end. When it has ended, [`AgentClient::receive`] says that
     /// it is gone.
-    pub fn part(&mut self) {
+    pub fn close_sending_side(&mut self) {
         // One that is gone is parted from.
         self.line.shutdown_write().ok();
     }
 
     /// Lets it go.
     pub fn dismiss(mut self) {
-        self.tell(&Order::Done).ok();
+        self.send(&Request::Done).ok();
         // It closes the line when it leaves.
-        while self.read(ANSWER_TIMEOUT).is_ok() {}
-        self.end();
+        while self.recv(RESPONSE_TIMEOUT).is_ok() {}
+        self.kill();
     }
 
     /// Leaves it in charge of the filesystems `late` alone, which FIFREEZE has not answered yet, until what this
     /// returns is dropped: should this process end before that, it thaws them.
     pub fn linger(mut self, late: &[usize]) -> Lingering {
-        let orders = late.iter().map(|&number| Order::Late(number));
-        for order in orders.chain([Order::Linger]) {
-            self.tell(&order).ok();
+        let orders = late.iter().map(|&number| Request::Late(number));
+        for order in orders.chain([Request::Linger]) {
+            self.send(&order).ok();
         }
         // The next one must find the path free.
-        if !matches!(self.read(ANSWER_TIMEOUT), Ok(Word::Ready)) {
+        if !matches!(self.recv(RESPONSE_TIMEOUT), Ok(Response::Ready)) {
             tracing::warn!("the guardian does not stay for a freeze that may still come through");
-            self.end();
+            self.kill();
             return Lingering(None);
         }
         Lingering(Some(self))
     }
 
     /// Ends it, whatever it does.
-    pub fn end(&mut self) {
+    pub fn kill(&mut self) {
         match std::mem::replace(&mut self.process, Process::Ended) {
             Process::Child(mut child) => {
                 child.kill().ok();
@@ -355,7 +360,7 @@ impl Link {
 
 /// A guardian that stays behind, unless it does not answer; let go when this is dropped.
 #[derive(Debug)]
-pub struct Lingering(Option<Link>);
+pub struct Lingering(Option<AgentClient>);
 
 impl Drop for Lingering {
     fn drop(&mut self) {
@@ -365,7 +370,7 @@ impl Drop for Lingering {
     }
 }
 
-impl Drop for Link {
+impl Drop for AgentClient {
     fn drop(&mut self) {
         // An agent that leaves while frozen leaves the guardian behind on purpose.
         if let Process::Child(child) = &mut self.process {

@@ -2,11 +2,11 @@
 
 use super::{Engine, Freeze, FreezeError, Held, State};
 use crate::deadline::Timed;
-use crate::freeze::guardian::{Claim, Order};
-use crate::freeze::ops::{Holding, Ops, Patience};
+use crate::freeze::guardian::{Claim, Request};
+use crate::freeze::ops::{FreezeWait, HeldFilesystem, Ops};
 use crate::freeze::plan::{self, Plan, Survey, Target};
-use crate::freeze::policy::Mode;
-use crate::freeze::report::Outcome;
+use crate::freeze::policy::FreezeMode;
+use crate::freeze::report::FilesystemOutcome;
 use crate::hooks::memory::Run;
 use crate::hooks::{Phase, ThawReason, words};
 use crate::state::Marker;
@@ -18,7 +18,7 @@ use std::time::Duration;
 
 /// With less than this to write back a flush is not worth its time: FIFREEZE writes it within 40 ms at
 /// 100 MB/s.
-const DIRTY_BOUND: u64 = 4 << 20;
+const MAX_DIRTY_BYTES: u64 = 4 << 20;
 
 /// Most flushes after the hooks: whoever keeps writing must not put the freeze off for ever.
 const MAX_FLUSHES: u32 = 3;
@@ -40,11 +40,11 @@ impl<O: Ops> Engine<O> {
         &mut self,
         only: Option<&[Vec<u8>]>,
     ) -> Result<Vec<Held<O::Handle>>, FreezeError> {
-        self.hooks_only = self.policy.freeze == Mode::HooksOnly;
-        if self.policy.freeze != Mode::Off {
+        self.hooks_only = self.policy.freeze == FreezeMode::HooksOnly;
+        if self.policy.freeze != FreezeMode::Off {
             // It gets ready meanwhile.
             let started = self.ops.start_guardian(&self.report.id);
-            self.note(started);
+            self.add_error(started);
         }
         let survey = self.ops.survey();
         let plan = self.plan(survey, only)?;
@@ -56,12 +56,12 @@ impl<O: Ops> Engine<O> {
         let is_dirty = self
             .ops
             .dirty_bytes()
-            .is_none_or(|bytes| bytes > DIRTY_BOUND);
+            .is_none_or(|bytes| bytes > MAX_DIRTY_BYTES);
         self.report.stages.flush = self.flush(&held, is_dirty)?;
         drop(held);
         self.refuse_if_stopping()?;
-        let ready = self.ops.await_guardian();
-        self.note(ready);
+        let ready = self.ops.wait_for_guardian();
+        self.add_error(ready);
         let quieted = self.call_hooks(Phase::Freeze, None);
         let held = quieted.and_then(|ran| self.prepare_again(only, plan, ran));
         let freezes_nothing = match &held {
@@ -85,7 +85,8 @@ impl<O: Ops> Engine<O> {
         if self.hooks_only {
             for record in 0..plan.targets.len() {
                 let why = "a hook adapter's settings ask that no filesystem be frozen";
-                self.report.explain(record, Outcome::Skipped, why);
+                self.report
+                    .set_with_detail(record, FilesystemOutcome::Skipped, why);
             }
             return Ok(Vec::new());
         }
@@ -94,8 +95,8 @@ impl<O: Ops> Engine<O> {
             Ok(Some(survey)) => {
                 let before = std::mem::take(&mut plan);
                 plan = self.plan(Ok(survey), only)?;
-                tell_changes(&before.targets, &plan.targets);
-                self.report.pardon_unmounted(&before.targets);
+                log_plan_changes(&before.targets, &plan.targets);
+                self.report.ignore_unmounted(&before.targets);
             }
             Err(error) => {
                 self.plan(Err(error), only)?;
@@ -114,7 +115,7 @@ impl<O: Ops> Engine<O> {
             }
             // A hook may have ended it.
             let replaced = self.start_guardian_again(&held, self.hold_limit, None);
-            self.note(replaced);
+            self.add_error(replaced);
         }
         Ok(held)
     }
@@ -150,16 +151,16 @@ impl<O: Ops> Engine<O> {
             }
         }
         self.state = State::Frozen(freeze);
-        self.tell_frozen();
+        self.report_frozen();
     }
 
     /// Tells the guardian that everything is frozen.
-    pub(super) fn tell_frozen(&mut self) {
+    pub(super) fn report_frozen(&mut self) {
         let State::Frozen(freeze) = &self.state else {
             return;
         };
-        self.report.judge();
-        self.ops.tell_guardian(Order::Frozen {
+        self.report.compute_level();
+        self.ops.send_to_guardian(Request::Frozen {
             report: Box::new(self.report.clone()),
             order: freeze.held.iter().map(|held| held.record).collect(),
             since_ms: freeze.since.as_millis() as u64,
@@ -204,11 +205,11 @@ impl<O: Ops> Engine<O> {
             let passes = passes || target.optional;
             if error.is_too_many() && !passes {
                 self.report
-                    .explain(record, Outcome::Failed, &error.to_string());
+                    .set_with_detail(record, FilesystemOutcome::Failed, &error.to_string());
                 no_descriptors.push(name);
             } else if is_last || !passes {
                 let text = format!("failed to open {name}: {error}");
-                failures = failures.and(self.leave_out(record, text, passes));
+                failures = failures.and(self.exclude(record, text, passes));
             }
         }
         if !no_descriptors.is_empty() {
@@ -247,7 +248,7 @@ impl<O: Ops> Engine<O> {
         let (mut seconds, mut before) = (0.0, u64::MAX);
         for turn in 0..MAX_FLUSHES {
             let dirty = self.ops.dirty_bytes();
-            let is_dirty = dirty.map_or(turn == 0, |bytes| bytes > DIRTY_BOUND);
+            let is_dirty = dirty.map_or(turn == 0, |bytes| bytes > MAX_DIRTY_BYTES);
             let pays = is_dirty && dirty.is_none_or(|bytes| bytes <= before / 2);
             let must = hooks_ran && turn == 0;
             if !pays && !must {
@@ -270,7 +271,8 @@ impl<O: Ops> Engine<O> {
             let Err(e) = result else { continue };
             let text = format!("failed to flush {}: {}", held.name, strerror(&e));
             if e.kind() == io::ErrorKind::TimedOut {
-                self.report.explain(held.record, Outcome::Failed, &text);
+                self.report
+                    .set_with_detail(held.record, FilesystemOutcome::Failed, &text);
                 hangs.get_or_insert(text);
             } else {
                 self.report.write_errors.push(text.clone());
@@ -330,13 +332,14 @@ impl<O: Ops> Engine<O> {
             self.warn(text);
         }
         let batches = held.chunk_by(|a, b| a.batch == b.batch);
-        self.ops.hush(batches.map(<[_]>::len).max().unwrap_or(0));
+        self.ops
+            .enter_frozen_section(batches.map(<[_]>::len).max().unwrap_or(0));
         self.ops.expedite_rcu();
         let start = self.ops.now();
         let (frozen, failure) = self.freeze_in_order(held, ends);
         self.report.stages.freeze = self.seconds_since(start);
         let restored = self.ops.restore_rcu();
-        self.note(restored);
+        self.add_error(restored);
         let count = frozen.len() as u64;
         let since = self.ops.now();
         self.state = State::Frozen(Freeze {
@@ -355,7 +358,7 @@ impl<O: Ops> Engine<O> {
             other => other,
         };
         if failure.is_ok() && (count > 0 || self.hooks_only) {
-            self.tell_frozen();
+            self.report_frozen();
             return Ok(count);
         }
         // What the roll-back meets is in the log and the report; the answer names the culprit.
@@ -372,10 +375,10 @@ impl<O: Ops> Engine<O> {
             Claim::Ended(_) => {
                 if let State::Frozen(freeze) = std::mem::replace(&mut self.state, State::Thawed) {
                     // What was frozen after its thaw.
-                    self.thaw_each(freeze.held, Outcome::ThawedByOthers);
+                    self.thaw_each(freeze.held, FilesystemOutcome::ThawedByOthers);
                 }
                 let unmarked = self.ops.mark_thawed();
-                self.note(unmarked);
+                self.add_error(unmarked);
                 self.leave_to_guardian();
             }
         }
@@ -432,7 +435,7 @@ impl<O: Ops> Engine<O> {
                 }
                 if frozen.is_empty() {
                     // It waits for nothing of ours.
-                    answers = self.await_alone(ends);
+                    answers = self.wait_thawed(ends);
                     continue;
                 }
                 if reorders_left == 0 {
@@ -453,8 +456,8 @@ impl<O: Ops> Engine<O> {
                     .rev()
                     .for_each(|held| waiting.push_front(held));
                 answers = match frozen.is_empty() {
-                    true => self.ops.await_freeze(Patience::Delay),
-                    false => self.await_alone(ends),
+                    true => self.ops.wait_for_freeze(FreezeWait::Delay),
+                    false => self.wait_thawed(ends),
                 };
             }
             let failure = failure.and_then(|()| self.refuse_if_stopping());
@@ -466,9 +469,9 @@ impl<O: Ops> Engine<O> {
     }
 
     /// Waits for a FIFREEZE to its limit.
-    fn await_alone(&mut self, ends: Option<Duration>) -> Vec<Option<Timed>> {
+    fn wait_thawed(&mut self, ends: Option<Duration>) -> Vec<Option<Timed>> {
         let left = ends.map(|ends| ends.saturating_sub(self.ops.now()));
-        self.ops.await_freeze(Patience::Limit(left))
+        self.ops.wait_for_freeze(FreezeWait::Limit(left))
     }
 
     /// Thaws what is frozen for the moment, and returns that in the order of freezing; what cannot be
@@ -480,7 +483,7 @@ impl<O: Ops> Engine<O> {
         let mut released = Vec::new();
         for (held, timed) in std::mem::take(frozen).into_iter().zip(done) {
             if timed.result.is_ok() {
-                self.report.set(held.record, Outcome::Untouched);
+                self.report.set(held.record, FilesystemOutcome::Untouched);
                 released.push(held);
             } else {
                 frozen.push(held);
@@ -499,7 +502,7 @@ impl<O: Ops> Engine<O> {
         self.report.filesystems[held.record].freeze_seconds = took.as_secs_f64();
         match result {
             Ok(()) => {
-                self.report.filesystems[held.record].outcome = Outcome::Frozen;
+                self.report.filesystems[held.record].outcome = FilesystemOutcome::Frozen;
                 frozen.push(held);
                 Ok(())
             }
@@ -507,7 +510,7 @@ impl<O: Ops> Engine<O> {
             Err(e) => {
                 let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
                 let passes = held.optional || self.tolerates(&e);
-                self.leave_out(held.record, text, passes)
+                self.exclude(held.record, text, passes)
             }
         }
     }
@@ -522,25 +525,27 @@ impl<O: Ops> Engine<O> {
     }
 
     /// A filesystem cannot be opened or frozen: either the run passes over it, or it fails.
-    pub(super) fn leave_out(
+    pub(super) fn exclude(
         &mut self,
         record: usize,
         text: String,
         passes: bool,
     ) -> Result<(), FreezeError> {
         if passes {
-            self.report.explain(record, Outcome::Skipped, &text);
+            self.report
+                .set_with_detail(record, FilesystemOutcome::Skipped, &text);
             self.warn(text);
             return Ok(());
         }
-        self.report.explain(record, Outcome::Failed, &text);
+        self.report
+            .set_with_detail(record, FilesystemOutcome::Failed, &text);
         Err(self.fail(text))
     }
 }
 
 impl<H> Held<H> {
-    fn holding(&self) -> Holding<'_, H> {
-        Holding {
+    fn holding(&self) -> HeldFilesystem<'_, H> {
+        HeldFilesystem {
             number: self.record,
             handle: &self.handle,
             mountpoint: &self.name,
@@ -556,7 +561,7 @@ fn take_batch<H>(waiting: &mut VecDeque<Held<H>>) -> Option<Vec<Held<H>>> {
 }
 
 /// Logs what was mounted or unmounted while hooks ran.
-fn tell_changes(before: &[Target], after: &[Target]) {
+fn log_plan_changes(before: &[Target], after: &[Target]) {
     let is_in = |list: &[Target], target: &Target| {
         list.iter()
             .any(|other| other.filesystem.device() == target.filesystem.device())

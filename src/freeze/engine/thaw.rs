@@ -3,7 +3,7 @@
 use super::{Engine, Freeze, FreezeError, Held, State, Thawed};
 use crate::freeze::ops::Ops;
 use crate::freeze::plan::{self, Target};
-use crate::freeze::report::{Outcome, Report};
+use crate::freeze::report::{FilesystemOutcome, Report};
 use crate::hooks::{Phase, ThawReason};
 use crate::state::Expiry;
 use crate::sys::strerror;
@@ -30,7 +30,10 @@ impl<O: Ops> Engine<O> {
             State::Frozen(mut freeze) => {
                 self.report.stages.held += self.seconds_since(freeze.since);
                 let held = std::mem::take(&mut freeze.held);
-                (self.thaw_each(held, Outcome::ThawedByOthers), Some(freeze))
+                (
+                    self.thaw_each(held, FilesystemOutcome::ThawedByOthers),
+                    Some(freeze),
+                )
             }
             State::Inherited => (self.thaw_for_predecessor()?, None),
         };
@@ -52,9 +55,9 @@ impl<O: Ops> Engine<O> {
         if let Err(text) = self.ops.mark_thawed() {
             self.warn(text);
         }
-        self.note_new_mounts();
+        self.record_new_mounts();
         if let Some(why) = expiry {
-            self.remember_expiry(count, why);
+            self.store_expiry(count, why);
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
         let thawed = self.call_hooks(Phase::Thaw, Some(reason));
@@ -84,13 +87,13 @@ impl<O: Ops> Engine<O> {
                 prepared.flush + prepared.freeze_hooks + prepared.flush_again + prepared.freeze;
             // The time of day may have been set meanwhile.
             self.report.stages.held = (walked.started - self.report.started - prepared).max(0.0);
-            self.report.take_outcomes(&walked);
+            self.report.copy_outcomes(&walked);
             self.report.errors.extend(walked.errors);
         }
         Ok(thawed)
     }
 
-    pub(super) fn remember_expiry(&mut self, count: u64, why: &str) {
+    pub(super) fn store_expiry(&mut self, count: u64, why: &str) {
         let when = self.ops.wall_clock().duration_since(UNIX_EPOCH);
         let expiry = Expiry {
             when: when.unwrap_or_default().as_secs_f64(),
@@ -110,7 +113,7 @@ impl<O: Ops> Engine<O> {
     pub(super) fn thaw_each(
         &mut self,
         held: Vec<Held<O::Handle>>,
-        idle: Outcome,
+        idle: FilesystemOutcome,
     ) -> Thawed<O::Handle> {
         let start = self.ops.now();
         let mut count = 0;
@@ -122,12 +125,13 @@ impl<O: Ops> Engine<O> {
             match timed.result {
                 Ok(()) => {
                     count += 1;
-                    self.report.set(held.record, Outcome::Thawed);
+                    self.report.set(held.record, FilesystemOutcome::Thawed);
                 }
                 Err(e) if is_not_frozen(&e) => self.report.set(held.record, idle),
                 Err(e) => {
                     let text = format!("failed to thaw {}: {}", held.name, strerror(&e));
-                    self.report.explain(held.record, Outcome::Failed, &text);
+                    self.report
+                        .set_with_detail(held.record, FilesystemOutcome::Failed, &text);
                     match is_overdue {
                         true => late.push(text),
                         false => stuck.push((held, text)),
@@ -148,13 +152,13 @@ impl<O: Ops> Engine<O> {
             .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
         let targets = plan::everything(&survey);
         let held = self.open_for_thaw(&targets);
-        Ok(self.thaw_each(held, Outcome::Untouched))
+        Ok(self.thaw_each(held, FilesystemOutcome::Untouched))
     }
 
     /// Opens what may be frozen, and enters it in the report. One that cannot be opened is passed over, for
     /// nothing tells whether it was ever frozen.
     pub(super) fn open_for_thaw(&mut self, targets: &[Target]) -> Vec<Held<O::Handle>> {
-        self.report.everything(targets);
+        self.report.add_all(targets);
         let mut held = Vec::new();
         let opened = self.ops.open(targets);
         for ((record, target), handle) in targets.iter().enumerate().zip(opened) {
@@ -164,7 +168,8 @@ impl<O: Ops> Engine<O> {
                     let name = target.filesystem.name();
                     let text = format!("failed to open {name}: {error}");
                     tracing::warn!("{text}");
-                    self.report.explain(record, Outcome::Skipped, &text);
+                    self.report
+                        .set_with_detail(record, FilesystemOutcome::Skipped, &text);
                 }
             }
         }
@@ -173,7 +178,7 @@ impl<O: Ops> Engine<O> {
 
     /// A thaw without a freeze of ours frees what others froze, as the original does, but runs no
     /// hook: none was told to freeze. What cannot be thawed was not ours to promise.
-    pub(super) fn thaw_strangers(&mut self) -> Result<u64, FreezeError> {
+    pub(super) fn thaw_all_mounted(&mut self) -> Result<u64, FreezeError> {
         let kept = std::mem::take(&mut self.report);
         let result = self.thaw_everything();
         self.report = kept;

@@ -1,12 +1,12 @@
 //! The agent's side of its guardians.
 
-use super::{RealOps, SYS};
-use crate::freeze::guardian::link::{Link, Received, Socket};
-use crate::freeze::guardian::{Entrusted, Entrustment, Order, Replaced};
-use crate::freeze::ops::{Holding, Legacy};
+use super::{LinuxOps, SYS};
+use crate::freeze::guardian::client::{AgentClient, Received, Socket};
+use crate::freeze::guardian::{Entrusted, Entrustment, Replaced, Request};
+use crate::freeze::ops::{HeldFilesystem, Legacy};
 use crate::freeze::root::Root;
 use crate::hooks::Phase;
-use crate::sys::process::Announcement;
+use crate::sys::process::PreExecWrite;
 use crate::sys::rcu::{self, Expedition};
 use crate::sys::{guardian, strerror};
 use nix::fcntl::OFlag;
@@ -19,14 +19,14 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 /// How long making the guardian's socket may take.
-const SOCKET_TIMEOUT: Duration = Duration::from_secs(1);
+const SOCKET_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
-impl RealOps {
+impl LinuxOps {
     /// No guardian, so nobody would undo what this agent does if it died.
     pub(super) fn unguarded(&mut self, error: &io::Error) -> String {
         // One that was stopped must not act when it goes on; one that thaws already is to finish that.
         if let Some(mut guardian) = self.guardian.take_if(|guardian| guardian.is_undecided()) {
-            guardian.end();
+            guardian.kill();
         }
         self.expedites_rcu = false;
         format!(
@@ -38,18 +38,18 @@ impl RealOps {
     /// The hook master tells the guardian that it has begun. One that thaws leaves the service's control
     /// group, for a service manager that stops or restarts the service, or cleans up after an agent
     /// that died, would end it before every hook has thawed.
-    pub(super) fn announcements(&self, phase: Phase) -> Vec<Announcement> {
+    pub(super) fn announcements(&self, phase: Phase) -> Vec<PreExecWrite> {
         let (mut announcements, order) = match phase {
-            Phase::Freeze => (Vec::new(), Order::HooksCalled),
+            Phase::Freeze => (Vec::new(), Request::HooksCalled),
             Phase::Thaw => {
-                let ways_out = guardian::ways_out_of_service().unwrap_or_else(|error| {
+                let ways_out = guardian::service_cgroup_escape().unwrap_or_else(|error| {
                     tracing::debug!("thaw hooks stay in the service's control group: {error}");
                     Vec::new()
                 });
-                (ways_out, Order::HooksThawed)
+                (ways_out, Request::HooksThawed)
             }
         };
-        let announce = |guardian: &Link| guardian.announcement(&order).ok();
+        let announce = |guardian: &AgentClient| guardian.pre_exec_write(&order).ok();
         announcements.extend(self.guardian.as_ref().and_then(announce));
         announcements
     }
@@ -61,14 +61,14 @@ impl RealOps {
     /// What the guardian gets to know of the filesystems, and their descriptors.
     fn entrustment<'a>(
         &mut self,
-        held: &[Holding<'a, Arc<Root>>],
+        held: &[HeldFilesystem<'a, Arc<Root>>],
         limit: Option<Duration>,
     ) -> (Entrustment, Vec<BorrowedFd<'a>>) {
         let roots = held
             .iter()
             .map(|held| (held.number, Arc::downgrade(held.handle)));
         self.entrusted = roots.collect();
-        let entrust = |held: &Holding<'_, _>| Entrusted {
+        let entrust = |held: &HeldFilesystem<'_, _>| Entrusted {
             number: held.number,
             mountpoint: held.mountpoint.to_owned(),
         };
@@ -98,7 +98,7 @@ impl RealOps {
     /// See [`Ops::entrust`](crate::freeze::ops::Ops::entrust).
     pub(super) fn entrust_filesystems(
         &mut self,
-        held: &[Holding<'_, Arc<Root>>],
+        held: &[HeldFilesystem<'_, Arc<Root>>],
         limit: Option<Duration>,
     ) -> io::Result<()> {
         self.expedites_rcu = self.guardian.is_some() && self.may_expedite_rcu();
@@ -113,7 +113,7 @@ impl RealOps {
     pub(super) fn start_replacement(
         &mut self,
         run: &str,
-        held: &[Holding<'_, Arc<Root>>],
+        held: &[HeldFilesystem<'_, Arc<Root>>],
         limit: Option<Duration>,
         since: Option<Duration>,
     ) -> io::Result<()> {
@@ -133,14 +133,14 @@ impl RealOps {
         &mut self,
         run: &str,
         replaces: Option<(Replaced, Vec<BorrowedFd<'_>>)>,
-    ) -> io::Result<Link> {
+    ) -> io::Result<AgentClient> {
         let (hook, statedir) = (self.hook(), self.state.path().to_owned());
         if self.socket.is_none() {
             let dir = statedir.clone();
             // It may be on what a predecessor has frozen.
             let opened = self
                 .pool
-                .run_one(Some(SOCKET_TIMEOUT), Socket::close, move || {
+                .run_one(Some(SOCKET_OPEN_TIMEOUT), Socket::close, move || {
                     Socket::open(&dir)
                 });
             self.socket = opened
@@ -157,7 +157,7 @@ impl RealOps {
         let (freezing, alive) = pipe2(OFlag::O_CLOEXEC)?;
         self.alive = Some(alive);
         let run = run.to_owned();
-        Link::start(hook, statedir, run, socket, freezing.as_fd(), replaces)
+        AgentClient::start(hook, statedir, run, socket, freezing.as_fd(), replaces)
     }
 
     /// See [`Ops::legacy`](crate::freeze::ops::Ops::legacy).
@@ -168,7 +168,7 @@ impl RealOps {
             .map(|guardian| guardian.receive(waits))
         {
             Some(Received::Nothing) => {
-                let is_stopped = self.guardian.as_ref().is_some_and(Link::is_stopped);
+                let is_stopped = self.guardian.as_ref().is_some_and(AgentClient::is_stopped);
                 let was_stopped = std::mem::replace(&mut self.was_stopped, is_stopped);
                 if !(is_stopped && was_stopped) {
                     return Legacy::Unknown;
@@ -176,7 +176,7 @@ impl RealOps {
                 tracing::warn!(
                     "the guardian of a freeze is stopped; it is ended, and the agent goes on"
                 );
-                self.guardian.take().as_mut().map(Link::end);
+                self.guardian.take().as_mut().map(AgentClient::kill);
             }
             Some(Received::Ended(expiry)) => return Legacy::Ended(expiry),
             Some(Received::Freeze(inherited, roots, socket)) => {
@@ -193,7 +193,7 @@ impl RealOps {
     }
 
     /// Lets the guardian go, or leaves it in charge of what FIFREEZE has not answered yet.
-    pub(super) fn let_guardian_go(&mut self) {
+    pub(super) fn release_client(&mut self) {
         let late: Vec<Arc<Root>> = self.late.drain(..).filter_map(|l| l.upgrade()).collect();
         if let Some(socket) = self.socket.take() {
             socket.close();

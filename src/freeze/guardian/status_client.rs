@@ -1,6 +1,6 @@
 //! A person's end of the line to the guardian: questions that leave the agent's line alone.
 
-use super::{Order, Standing, Word, connect};
+use super::{FreezeStatus, Request, Response, connect};
 use crate::ipc::Connection;
 use crate::state::Expiry;
 use std::io;
@@ -8,11 +8,11 @@ use std::path::Path;
 use std::time::Duration;
 
 /// How long the guardian may take to say how things stand.
-const PATIENCE: Duration = Duration::from_secs(2);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long it may take to thaw: some FITHAWs that hang.
-const THAW_PATIENCE: Duration = Duration::from_secs(60);
+const THAW_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may then take to tell the hooks.
-const HOOKS_PATIENCE: Duration = Duration::from_secs(320);
+const HOOKS_TIMEOUT: Duration = Duration::from_secs(320);
 
 /// What the guardian thawed.
 #[derive(Debug)]
@@ -25,18 +25,18 @@ pub struct Thawed {
 
 /// A line to a guardian that stands by.
 #[derive(Debug)]
-pub struct Question {
+pub struct StatusClient {
     line: Connection,
     /// The guardian's process id.
     pub pid: i32,
 }
 
-impl Question {
+impl StatusClient {
     /// Goes to the door in `statedir`; `None` if nobody stands guard there.
     ///
     /// # Errors
     /// There is a guardian, or a door that cannot be examined: no permission. Or a socket of another user.
-    pub fn at(statedir: &Path) -> io::Result<Option<Self>> {
+    pub fn connect(statedir: &Path) -> io::Result<Option<Self>> {
         Ok(connect(statedir)?.map(|(line, pid)| Self { line, pid }))
     }
 
@@ -44,30 +44,30 @@ impl Question {
     ///
     /// # Errors
     /// It does not answer in time, as while it thaws.
-    pub fn standing(mut self) -> io::Result<Standing> {
-        self.tell(&Order::Status)?;
-        match self.read(PATIENCE)? {
-            Word::Standing(standing) => Ok(*standing),
+    pub fn request_status(mut self) -> io::Result<FreezeStatus> {
+        self.send(&Request::Status)?;
+        match self.recv(RESPONSE_TIMEOUT)? {
+            Response::Standing(standing) => Ok(*standing),
             _ => Err(unexpected()),
         }
     }
 
     /// Asks for the end of the freeze; answers what was thawed, or why nothing was done. Whatever is to be told to the hooks is told afterwards:
-    /// [`Question::wait`].
+    /// [`StatusClient::wait_for_hooks`].
     ///
     /// # Errors
     /// It does not answer in time.
-    pub fn end(&mut self) -> io::Result<Result<Thawed, String>> {
-        self.tell(&Order::End)?;
-        match self.read(THAW_PATIENCE)? {
-            Word::Thawed {
+    pub fn request_thaw(&mut self) -> io::Result<Result<Thawed, String>> {
+        self.send(&Request::End)?;
+        match self.recv(THAW_TIMEOUT)? {
+            Response::Thawed {
                 filesystems,
                 failures,
             } => Ok(Ok(Thawed {
                 filesystems,
                 failures,
             })),
-            Word::Refused(why) => Ok(Err(why)),
+            Response::Refused(why) => Ok(Err(why)),
             _ => Err(unexpected()),
         }
     }
@@ -76,18 +76,18 @@ impl Question {
     ///
     /// # Errors
     /// They take very long.
-    pub fn wait(mut self) -> io::Result<Expiry> {
-        match self.read(HOOKS_PATIENCE)? {
-            Word::Ended(expiry) => Ok(expiry),
+    pub fn wait_for_hooks(mut self) -> io::Result<Expiry> {
+        match self.recv(HOOKS_TIMEOUT)? {
+            Response::Ended(expiry) => Ok(expiry),
             _ => Err(unexpected()),
         }
     }
 
-    fn tell(&mut self, order: &Order) -> io::Result<()> {
-        self.line.send(order, PATIENCE)
+    fn send(&mut self, order: &Request) -> io::Result<()> {
+        self.line.send(order, RESPONSE_TIMEOUT)
     }
 
-    fn read(&mut self, patience: Duration) -> io::Result<Word> {
+    fn recv(&mut self, patience: Duration) -> io::Result<Response> {
         self.line.recv(Some(patience)).map_err(|error| {
             if error.kind() != io::ErrorKind::TimedOut {
                 return error;

@@ -1,7 +1,7 @@
 //! What the guardian decides, as a state machine without I/O; the tests drive it, together with the
 //! engine, through the death of each party at every step.
 
-use super::{Order, Stage};
+use super::{Request, Stage};
 use crate::hooks::ThawReason;
 use crate::state::Expiry;
 use crate::sys::fds::Token;
@@ -16,7 +16,7 @@ pub enum Cause {
     /// The guardian itself was told to end.
     Stopped,
     /// A person wants it ended.
-    Wanted,
+    ThawRequested,
     /// The agent died and the marker was removed: another agent has thawed that knows of no guardian.
     Unmarked,
 }
@@ -27,7 +27,7 @@ impl Cause {
         match self {
             Cause::HoldLimit => Expiry::HOLD_LIMIT,
             Cause::Stopped => "the service was stopped",
-            Cause::Wanted => Expiry::OPERATOR,
+            Cause::ThawRequested => Expiry::OPERATOR,
             Cause::AgentDied => "the agent died",
             Cause::Unmarked => "the agent died and its marker was removed",
         }
@@ -36,7 +36,7 @@ impl Cause {
     /// What the hooks are told.
     pub fn thaw_reason(self) -> ThawReason {
         match self {
-            Cause::HoldLimit | Cause::Stopped | Cause::Wanted => ThawReason::TimedOut,
+            Cause::HoldLimit | Cause::Stopped | Cause::ThawRequested => ThawReason::TimedOut,
             Cause::AgentDied => ThawReason::Failed,
             Cause::Unmarked => ThawReason::Recovered,
         }
@@ -47,7 +47,7 @@ impl Cause {
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// The agent spoke.
-    Order(Order),
+    Request(Request),
     /// The agent's end of the line is closed.
     Gone,
     /// The hold limit passed.
@@ -58,7 +58,7 @@ pub enum Event {
         is_stuck: bool,
     },
     /// A signal asks the guardian to end.
-    Asked,
+    Signaled,
     /// A person asks for the end of the freeze.
     Wanted,
     /// The agent is dead, and the marker of its freeze was removed.
@@ -81,7 +81,7 @@ pub enum Action {
         /// What is known of the hooks.
         hooks: Hooks,
         /// Whether the next thaw must hear that it came too late.
-        tell: bool,
+        reports_early_end: bool,
     },
     /// Give up the door and all filesystems but those that may yet be frozen.
     Retire,
@@ -105,17 +105,17 @@ pub enum Hooks {
 
 /// What the guardian knows.
 #[derive(Debug, Default, Clone)]
-pub struct Machine {
+pub struct GuardianState {
     hooks_called: bool,
     frozen: bool,
     claimed: bool,
     hooks_thawed: bool,
-    lingers: bool,
+    watches_late_freezes: bool,
     /// The next thaw is to hear that the freeze was ended before it.
-    tells: bool,
+    reports_early_end: bool,
 }
 
-impl Machine {
+impl GuardianState {
     /// Of a guardian that takes the place of one that died after the hooks were called.
     pub fn replacing(is_frozen: bool) -> Self {
         Self {
@@ -127,12 +127,12 @@ impl Machine {
 
     /// Takes an event in; the actions are to be done in order. The `token` decides who thaws; without one
     /// the guardian may.
-    pub fn on(&mut self, event: Event, token: Option<&Token>) -> Vec<Action> {
+    pub fn apply(&mut self, event: Event, token: Option<&Token>) -> Vec<Action> {
         match event {
-            Event::Gone if self.lingers => vec![Action::TakeBack, Action::Leave],
-            Event::Order(Order::Done) => vec![Action::Leave],
-            _ if self.lingers => Vec::new(),
-            Event::Order(order) => self.on_order(order, token),
+            Event::Gone if self.watches_late_freezes => vec![Action::TakeBack, Action::Leave],
+            Event::Request(Request::Done) => vec![Action::Leave],
+            _ if self.watches_late_freezes => Vec::new(),
+            Event::Request(order) => self.on_request(order, token),
             Event::Gone => {
                 // It may have died between taking the token and saying so.
                 self.claimed |= token.is_some_and(|token| !token.is_free());
@@ -140,51 +140,55 @@ impl Machine {
                     // Its successor may come.
                     return Vec::new();
                 }
-                self.undo(Cause::AgentDied, self.tells, token)
+                self.undo(Cause::AgentDied, self.reports_early_end, token)
             }
             Event::ClaimLimit { is_stuck } if self.claimed && (is_stuck || !self.hooks_thawed) => {
-                self.undo(Cause::AgentDied, self.tells, token)
+                self.undo(Cause::AgentDied, self.reports_early_end, token)
             }
             Event::ClaimLimit { .. } => Vec::new(),
             Event::Limit => self.end(Cause::HoldLimit, token),
             // While it freezes, the agent answers for itself.
-            Event::Asked | Event::Wanted if !self.frozen => Vec::new(),
-            Event::Asked => self.end(Cause::Stopped, token),
-            Event::Wanted => self.end(Cause::Wanted, token),
+            Event::Signaled | Event::Wanted if !self.frozen => Vec::new(),
+            Event::Signaled => self.end(Cause::Stopped, token),
+            Event::Wanted => self.end(Cause::ThawRequested, token),
             Event::Unmarked => self.end(Cause::Unmarked, token),
         }
     }
 
-    fn on_order(&mut self, order: Order, token: Option<&Token>) -> Vec<Action> {
+    fn on_request(&mut self, order: Request, token: Option<&Token>) -> Vec<Action> {
         match order {
             // The filesystems come after the hooks, whose master may have been kept from saying so.
-            Order::HooksCalled | Order::Filesystems(_) => self.hooks_called = true,
-            Order::Frozen { .. } => self.frozen = true,
+            Request::HooksCalled | Request::Filesystems(_) => self.hooks_called = true,
+            Request::Frozen { .. } => self.frozen = true,
             // One of another version, which has no token.
-            Order::Claim => {
+            Request::Claim => {
                 token.map(Token::take);
                 self.claimed = true;
                 return vec![Action::Yield];
             }
-            Order::Claimed { is_early } => {
-                self.tells |= is_early;
+            Request::Claimed { is_early } => {
+                self.reports_early_end |= is_early;
                 self.claimed = true;
                 return vec![Action::Await];
             }
-            Order::HooksThawed => self.hooks_thawed = true,
-            Order::Linger => {
-                self.lingers = true;
+            Request::HooksThawed => self.hooks_thawed = true,
+            Request::Linger => {
+                self.watches_late_freezes = true;
                 return vec![Action::Retire];
             }
-            Order::Succeed => return vec![Action::HandOver],
-            Order::Watch { .. } | Order::Late(_) | Order::Done | Order::Status | Order::End => {}
+            Request::Succeed => return vec![Action::HandOver],
+            Request::Watch { .. }
+            | Request::Late(_)
+            | Request::Done
+            | Request::Status
+            | Request::End => {}
         }
         Vec::new()
     }
 
     /// Whether the end of the agent must be noticed at once, even if a thread of it cannot end.
     pub fn is_urgent(&self) -> bool {
-        self.lingers || self.stage() != Stage::Frozen
+        self.watches_late_freezes || self.stage() != Stage::Frozen
     }
 
     /// How far the run is.
@@ -211,14 +215,21 @@ impl Machine {
     }
 
     /// Whatever was said of it before, the token is taken from here on.
-    fn undo(&self, cause: Cause, tell: bool, token: Option<&Token>) -> Vec<Action> {
+    fn undo(&self, cause: Cause, reports_early_end: bool, token: Option<&Token>) -> Vec<Action> {
         token.map(Token::take);
         let hooks = match (self.hooks_called, self.hooks_thawed) {
             (false, _) => Hooks::Untouched,
             (true, false) => Hooks::Frozen,
             (true, true) => Hooks::Thawing,
         };
-        vec![Action::Undo { cause, hooks, tell }, Action::Leave]
+        vec![
+            Action::Undo {
+                cause,
+                hooks,
+                reports_early_end,
+            },
+            Action::Leave,
+        ]
     }
 }
 
@@ -226,68 +237,75 @@ impl Machine {
 mod tests {
     use super::*;
 
-    fn frozen() -> Machine {
-        let mut machine = Machine::default();
-        machine.on(Event::Order(Order::HooksCalled), None);
+    fn frozen() -> GuardianState {
+        let mut machine = GuardianState::default();
+        machine.apply(Event::Request(Request::HooksCalled), None);
         let report = Box::default();
-        let all = Order::Frozen {
+        let all = Request::Frozen {
             report,
             order: Vec::new(),
             since_ms: 0,
         };
-        machine.on(Event::Order(all), None);
+        machine.apply(Event::Request(all), None);
         machine
     }
 
-    fn undone(cause: Cause, hooks: Hooks, tell: bool) -> Vec<Action> {
-        vec![Action::Undo { cause, hooks, tell }, Action::Leave]
+    fn undone(cause: Cause, hooks: Hooks, reports_early_end: bool) -> Vec<Action> {
+        vec![
+            Action::Undo {
+                cause,
+                hooks,
+                reports_early_end,
+            },
+            Action::Leave,
+        ]
     }
 
     #[test]
     fn what_a_person_wants_is_done_while_everything_is_frozen_alone() {
-        assert_eq!(Machine::default().stage(), Stage::Freezing);
-        assert_eq!(Machine::default().on(Event::Wanted, None), []);
+        assert_eq!(GuardianState::default().stage(), Stage::Freezing);
+        assert_eq!(GuardianState::default().apply(Event::Wanted, None), []);
         let mut machine = frozen();
         assert_eq!(machine.stage(), Stage::Frozen);
-        let undo = undone(Cause::Wanted, Hooks::Frozen, true);
-        assert_eq!(machine.clone().on(Event::Wanted, None), undo);
-        machine.on(Event::Order(Order::Claim), None);
+        let undo = undone(Cause::ThawRequested, Hooks::Frozen, true);
+        assert_eq!(machine.clone().apply(Event::Wanted, None), undo);
+        machine.apply(Event::Request(Request::Claim), None);
         assert_eq!(machine.stage(), Stage::Thawing);
-        assert_eq!(machine.on(Event::Wanted, None), []);
+        assert_eq!(machine.apply(Event::Wanted, None), []);
     }
 
     #[test]
     fn a_freeze_that_another_agent_has_ended_is_over() {
         let undo = undone(Cause::Unmarked, Hooks::Frozen, false);
-        assert_eq!(frozen().on(Event::Unmarked, None), undo);
+        assert_eq!(frozen().apply(Event::Unmarked, None), undo);
     }
 
     #[test]
     fn one_that_lingers_has_nothing_to_do_but_take_back() {
         let mut machine = frozen();
-        machine.on(Event::Order(Order::Claim), None);
-        assert_eq!(machine.on(Event::Order(Order::Late(7)), None), []);
-        let linger = Event::Order(Order::Linger);
-        assert_eq!(machine.on(linger, None), [Action::Retire]);
+        machine.apply(Event::Request(Request::Claim), None);
+        assert_eq!(machine.apply(Event::Request(Request::Late(7)), None), []);
+        let linger = Event::Request(Request::Linger);
+        assert_eq!(machine.apply(linger, None), [Action::Retire]);
         let due = Event::ClaimLimit { is_stuck: true };
-        let others = [Event::Limit, due, Event::Asked, Event::Wanted];
+        let others = [Event::Limit, due, Event::Signaled, Event::Wanted];
         for event in others {
-            assert_eq!(machine.on(event, None), []);
+            assert_eq!(machine.apply(event, None), []);
         }
-        let done = Event::Order(Order::Done);
-        assert_eq!(machine.clone().on(done, None), [Action::Leave]);
+        let done = Event::Request(Request::Done);
+        assert_eq!(machine.clone().apply(done, None), [Action::Leave]);
         let taken_back = [Action::TakeBack, Action::Leave];
-        assert_eq!(machine.on(Event::Gone, None), taken_back);
+        assert_eq!(machine.apply(Event::Gone, None), taken_back);
     }
 
     #[test]
     fn questions_change_nothing_and_a_successor_gets_the_freeze() {
         let mut machine = frozen();
-        for order in [Order::Status, Order::End] {
-            assert_eq!(machine.on(Event::Order(order), None), []);
+        for order in [Request::Status, Request::End] {
+            assert_eq!(machine.apply(Event::Request(order), None), []);
         }
-        let successor = Event::Order(Order::Succeed);
-        assert_eq!(machine.on(successor, None), [Action::HandOver]);
+        let successor = Event::Request(Request::Succeed);
+        assert_eq!(machine.apply(successor, None), [Action::HandOver]);
         assert_eq!(machine.stage(), Stage::Frozen);
     }
 
@@ -295,51 +313,54 @@ mod tests {
     fn the_hold_limit_counts_while_the_agent_still_freezes() {
         let token = Token::new().unwrap();
         let undo = undone(Cause::HoldLimit, Hooks::Untouched, true);
-        assert_eq!(Machine::default().on(Event::Limit, Some(&token)), undo);
+        assert_eq!(
+            GuardianState::default().apply(Event::Limit, Some(&token)),
+            undo
+        );
         assert!(!token.is_free());
     }
 
     #[test]
     fn an_agent_that_has_the_token_and_dies_is_not_waited_for() {
         let token = Token::new().unwrap();
-        assert_eq!(frozen().on(Event::Gone, Some(&token)), []);
+        assert_eq!(frozen().apply(Event::Gone, Some(&token)), []);
         assert!(token.take());
         let undo = undone(Cause::AgentDied, Hooks::Frozen, false);
-        assert_eq!(frozen().on(Event::Gone, Some(&token)), undo);
+        assert_eq!(frozen().apply(Event::Gone, Some(&token)), undo);
         let mut machine = frozen();
-        assert_eq!(machine.on(Event::Limit, Some(&token)), [Action::Await]);
-        assert_eq!(machine.on(Event::Gone, Some(&token)), undo);
+        assert_eq!(machine.apply(Event::Limit, Some(&token)), [Action::Await]);
+        assert_eq!(machine.apply(Event::Gone, Some(&token)), undo);
     }
 
     #[test]
     fn an_agent_that_dies_before_it_takes_the_token_has_said_why_it_thaws() {
         let token = Token::new().unwrap();
         let mut machine = frozen();
-        let claimed = Event::Order(Order::Claimed { is_early: true });
-        machine.on(claimed, Some(&token));
+        let claimed = Event::Request(Request::Claimed { is_early: true });
+        machine.apply(claimed, Some(&token));
         let stopped = undone(Cause::HoldLimit, Hooks::Frozen, true);
-        assert_eq!(machine.clone().on(Event::Limit, Some(&token)), stopped);
+        assert_eq!(machine.clone().apply(Event::Limit, Some(&token)), stopped);
         assert!(!token.is_free());
         let undo = undone(Cause::AgentDied, Hooks::Frozen, true);
-        assert_eq!(machine.on(Event::Gone, Some(&token)), undo);
+        assert_eq!(machine.apply(Event::Gone, Some(&token)), undo);
     }
 
     #[test]
     fn hooks_that_thaw_slowly_are_not_those_of_a_dead_agent() {
         let mut machine = frozen();
-        let claimed = Event::Order(Order::Claimed { is_early: false });
-        assert_eq!(machine.on(claimed, None), [Action::Await]);
+        let claimed = Event::Request(Request::Claimed { is_early: false });
+        assert_eq!(machine.apply(claimed, None), [Action::Await]);
         let mut hung = machine.clone();
         let undo = undone(Cause::AgentDied, Hooks::Frozen, false);
         let due = |is_stuck| Event::ClaimLimit { is_stuck };
         // Also if it says that it has the token and has not.
         let token = Token::new().unwrap();
-        assert_eq!(hung.on(due(false), Some(&token)), undo);
+        assert_eq!(hung.apply(due(false), Some(&token)), undo);
         assert!(!token.is_free());
-        machine.on(Event::Order(Order::HooksThawed), None);
-        assert_eq!(machine.on(due(false), None), []);
+        machine.apply(Event::Request(Request::HooksThawed), None);
+        assert_eq!(machine.apply(due(false), None), []);
         let undo = undone(Cause::AgentDied, Hooks::Thawing, false);
-        assert_eq!(machine.clone().on(due(true), None), undo);
-        assert_eq!(machine.on(Event::Gone, None), undo);
+        assert_eq!(machine.clone().apply(due(true), None), undo);
+        assert_eq!(machine.apply(Event::Gone, None), undo);
     }
 }

@@ -19,8 +19,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::freeze::policy::{self, FreezeLimits, FreezeMode, FreezePolicy, Pattern};
-use crate::hooks::find;
-use crate::hooks::policy::Rules;
+use crate::hooks::locate;
+use crate::hooks::settings::HookConfig;
 use crate::hooks::sources::vmware;
 use crate::keyfile;
 use getopt::Found;
@@ -194,7 +194,7 @@ impl Config {
             return;
         };
         // What is wrong with these settings fails the freeze itself.
-        let rules = Rules::read(&find::conf_beside(&find::dir_of(master)));
+        let rules = HookConfig::read(&locate::conf_beside(&locate::dir_of(master)));
         let Some(conf) = rules.ok().and_then(|rules| vmware::tools_conf(&rules)) else {
             return;
         };

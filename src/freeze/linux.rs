@@ -13,8 +13,8 @@ use super::reach;
 use super::report::Report;
 use super::root::Root;
 use crate::deadline::{Batch, Pace, Pool, Timed};
-use crate::hooks::memory::{Run, is_open};
-use crate::hooks::{ANY_RUN, Phase, ThawReason, master};
+use crate::hooks::journal::{RunInfo, is_open};
+use crate::hooks::{ANY_RUN, Phase, ThawReason, invoke};
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{self, DeviceNumber, Mount};
 use crate::probe::write_counters::{WriteCounters, Written};
@@ -326,8 +326,8 @@ impl Ops for LinuxOps {
         &mut self,
         phase: Phase,
         reason: Option<ThawReason>,
-        run: &Run,
-    ) -> Option<master::MasterReport> {
+        run: &RunInfo,
+    ) -> Option<invoke::MasterReport> {
         step("call_hooks");
         let hook = self.hook()?;
         // They may take long, and what is logged meanwhile is to be seen.
@@ -335,7 +335,7 @@ impl Ops for LinuxOps {
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
         // A thaw is finished all the same.
         let stop = self.stop.as_ref().filter(|_| phase == Phase::Freeze);
-        let limits = master::Limits {
+        let limits = invoke::Invocation {
             cancel: stop.and_then(|stop| stop.as_fd().try_clone_to_owned().ok()),
             reason,
             run: Some(run.clone()),
@@ -344,9 +344,9 @@ impl Ops for LinuxOps {
             state: Some(self.state.path().to_owned()),
             alive: self.alive.take(),
             announcements: self.announcements(phase),
-            ..master::Limits::default()
+            ..invoke::Invocation::default()
         };
-        Some(master::call_within(&hook, phase, limits))
+        Some(invoke::invoke(&hook, phase, limits))
     }
 
     fn start_guardian(&mut self, run: &str) -> Result<(), String> {

@@ -5,8 +5,8 @@ use super::guardian::{Claim, Inherited, Request};
 use super::plan::{Survey, Target};
 use super::report::Report;
 use crate::deadline::Timed;
-use crate::hooks::master::MasterReport;
-use crate::hooks::memory::Run;
+use crate::hooks::invoke::MasterReport;
+use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::DeviceNumber;
@@ -161,7 +161,7 @@ pub trait Ops {
         &mut self,
         phase: Phase,
         reason: Option<ThawReason>,
-        run: &Run,
+        run: &RunInfo,
     ) -> Option<MasterReport>;
 
     /// Starts a guardian for the run of this id.

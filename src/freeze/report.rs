@@ -3,7 +3,7 @@
 mod level;
 
 use super::plan::{Excluded, Plan, Target};
-use crate::hooks::master::MasterReport;
+use crate::hooks::invoke::MasterReport;
 use crate::hooks::{HookRecord, HookStatus, Phase, words};
 use crate::probe::mountinfo::DeviceNumber;
 pub use level::{Hold, Level};

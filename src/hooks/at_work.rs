@@ -1,6 +1,6 @@
 //! The hooks at work, for people who look at a run from outside (floor 3).
 //!
-//! The master notes each start among its records ([`Desk::note_start`](super::desk::Desk)), in the memory file that it
+//! The master notes each start among its records ([`HookRun::send_start`](super::hook_run::HookRun)), in the memory file that it
 //! shares with the agent, who passes such lines over. A start whose record has not followed is at work. No disk is
 //! written to for it, and it is there while the agent is stopped or dead.
 

@@ -7,14 +7,14 @@
 use std::time::Duration;
 
 use super::Phase;
-use super::desk::Desk;
-use super::step::{Call, Step};
+use super::hook_run::HookRun;
+use super::task::{CommandLine, HookTask};
 
 /// What a step has on thaw although the time for all is up.
-const LEAST: Duration = Duration::from_secs(30);
+const MIN_BUDGET: Duration = Duration::from_secs(30);
 
 /// Why a step whose source has used up its time is not called; on thaw it always is.
-pub fn overdrawn(desk: &Desk, step: &Step) -> Option<String> {
+pub fn overdrawn(desk: &HookRun, step: &HookTask) -> Option<String> {
     let budget = step.budget?;
     let is_spent = desk.phase == Phase::Freeze && desk.left_of(step.source, budget).is_zero();
     is_spent.then(|| {
@@ -24,20 +24,20 @@ pub fn overdrawn(desk: &Desk, step: &Step) -> Option<String> {
 }
 
 /// What is left for another try, if there is a limit.
-pub fn for_retry(desk: &Desk, step: &Step) -> Option<Duration> {
+pub fn for_retry(desk: &HookRun, step: &HookTask) -> Option<Duration> {
     let of_source = step.budget.map(|all| desk.left_of(step.source, all));
     of_source.into_iter().chain(desk.time_for(None)).min()
 }
 
 /// The call with the time that its start has which is the `tries`-th.
-pub fn within(desk: &Desk, step: &Step, call: &Call, tries: u32) -> Call {
+pub fn within(desk: &HookRun, step: &HookTask, call: &CommandLine, tries: u32) -> CommandLine {
     let mut call = call.clone();
     let of_source = step.budget.map(|all| desk.left_of(step.source, all));
     let common = of_source.into_iter().chain(desk.left()).min();
     call.timeout = match desk.phase {
         Phase::Freeze => call.timeout.into_iter().chain(common).min(),
         Phase::Thaw if tries > 1 => call.timeout.into_iter().chain(of_source).min(),
-        Phase::Thaw => call.timeout.or(common.map(|left| left.max(LEAST))),
+        Phase::Thaw => call.timeout.or(common.map(|left| left.max(MIN_BUDGET))),
     };
     call
 }

@@ -13,14 +13,14 @@ use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::journal::{self, Journal, RunInfo};
 use super::log::{DEFAULT_PATH, HookLog};
-use super::memory::{self, Memory, Run};
-use super::policy::Rules;
 use super::runner::{self, Options};
+use super::settings::HookConfig;
 use super::sources;
 use super::{
     DEVICES_ENV, HOLD_LIMIT_ENV, MOUNTPOINTS_ENV, ONLY_RUN_ENV, Phase, REASON_ENV, RECORDS_ENV,
-    RECORDS_HEAD, RUN_ENV, STATE_ENV, ThawReason, call, find, hold,
+    RECORDS_HEAD, RUN_ENV, STATE_ENV, ThawReason, exec, holder, locate,
 };
 use crate::sys::process;
 
@@ -44,18 +44,18 @@ For people, each with a --help of its own:
   qemu-ga hook dismiss  gives up the thaw of a hook that cannot be run
 ";
 
-/// The word by which a master's own helpers are started; see [`hold`] and [`call`].
+/// The word by which a master's own helpers are started; see [`holder`] and [`call`].
 const KEEP: &str = "keep";
 const DRAIN: &str = "drain";
 
 #[derive(Debug, PartialEq, Eq)]
-enum Call {
-    Run(Given),
+enum Subcommand {
+    Run(MasterArgs),
     Help,
 }
 
 #[derive(Debug, PartialEq, Eq)]
-struct Given {
+struct MasterArgs {
     phase: Phase,
     dir: PathBuf,
     conf: PathBuf,
@@ -66,28 +66,28 @@ struct Given {
 /// Runs `qemu-ga hook` with the arguments behind that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
     match args.first().and_then(|word| word.to_str()) {
-        Some(KEEP) => return hold::cli(),
+        Some(KEEP) => return holder::cli(),
         Some(DRAIN) => {
             let room = args.get(1).and_then(|room| room.to_str()?.parse().ok());
-            return call::drain_cli(room.unwrap_or_default());
+            return exec::drain_cli(room.unwrap_or_default());
         }
         _ => process::set_process_name(c"qga-hook"),
     }
     match parse(args) {
-        Ok(Call::Run(given)) => run(given),
-        Ok(Call::Help) => u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
+        Ok(Subcommand::Run(given)) => run(given),
+        Ok(Subcommand::Help) => u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
         Err(mistake) => {
-            say(&format!("qemu-ga hook: {mistake}\n{USAGE}"));
+            print(&format!("qemu-ga hook: {mistake}\n{USAGE}"));
             2
         }
     }
 }
 
-fn run(given: Given) -> u8 {
+fn run(given: MasterArgs) -> u8 {
     let devices = variable(DEVICES_ENV);
     let (found, rules) = match sources::read(&given.dir, &given.conf, &devices) {
         Ok((found, rules)) => (Ok(found), rules),
-        Err(refusal) => (Err(refusal), Rules::default()),
+        Err(refusal) => (Err(refusal), HookConfig::default()),
     };
     let options = Options {
         log: HookLog::new(&given.log),
@@ -95,8 +95,8 @@ fn run(given: Given) -> u8 {
         on_total: rules.defaults.on_failure,
         stop: stop_signals(),
         records: records(),
-        memory: Memory::in_dir(&given.state),
-        run: Run {
+        memory: Journal::in_dir(&given.state),
+        run: RunInfo {
             id: variable(RUN_ENV),
             mountpoints: variable(MOUNTPOINTS_ENV),
             hold_limit: variable(HOLD_LIMIT_ENV).parse().unwrap_or_default(),
@@ -109,15 +109,15 @@ fn run(given: Given) -> u8 {
     if summary.lost_lines > 0 {
         let lost = summary.lost_lines;
         let log = given.log.display();
-        say(&format!(
+        print(&format!(
             "qemu-ga hook: {lost} lines lost: neither {log} nor the system log takes them\n"
         ));
     }
     if summary.stopped {
-        say("qemu-ga hook: stopped by a signal\n");
+        print("qemu-ga hook: stopped by a signal\n");
     }
     if let Some(failure) = &summary.failure {
-        say(&format!("{failure}\n"));
+        print(&format!("{failure}\n"));
     }
     u8::from(summary.stopped || summary.failure.is_some())
 }
@@ -140,11 +140,11 @@ fn reason(phase: Phase) -> Option<ThawReason> {
 }
 
 /// stderr is all there is to complain to; if it fails, the exit status still tells.
-fn say(text: &str) {
+fn print(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn parse(args: &[OsString]) -> Result<Call, String> {
+fn parse(args: &[OsString]) -> Result<Subcommand, String> {
     let (mut phase, mut dir, mut conf, mut log, mut state) = (None, None, None, None, None);
     let mut args = args.iter();
     while let Some(arg) = args.next() {
@@ -161,7 +161,7 @@ fn parse(args: &[OsString]) -> Result<Call, String> {
                 .ok_or_else(|| format!("{name} needs a path")),
         };
         match name {
-            "-h" | "--help" if inline.is_none() => return Ok(Call::Help),
+            "-h" | "--help" if inline.is_none() => return Ok(Subcommand::Help),
             "--dir" => dir = Some(path_in(name, value()?)?),
             "--conf" => conf = Some(path_in(name, value()?)?),
             "--log" => log = Some(path_in(name, value()?)?),
@@ -172,16 +172,16 @@ fn parse(args: &[OsString]) -> Result<Call, String> {
             _ => return Err(format!("unknown argument '{shown}'")),
         }
     }
-    let dir = dir.unwrap_or_else(find::default_dir);
+    let dir = dir.unwrap_or_else(locate::default_dir);
     let told = || std::env::var_os(STATE_ENV).map(PathBuf::from);
-    Ok(Call::Run(Given {
+    Ok(Subcommand::Run(MasterArgs {
         phase: phase.ok_or("say freeze or thaw")?,
-        conf: conf.unwrap_or_else(|| find::conf_beside(&dir)),
+        conf: conf.unwrap_or_else(|| locate::conf_beside(&dir)),
         dir,
         log: log.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH)),
         state: state
             .or_else(told)
-            .unwrap_or_else(|| PathBuf::from(memory::DEFAULT_DIR)),
+            .unwrap_or_else(|| PathBuf::from(journal::DEFAULT_DIR)),
     }))
 }
 

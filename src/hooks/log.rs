@@ -29,12 +29,12 @@ pub const TAG: &str = "qemu-ga-freeze-hook";
 /// What precedes a line of output that begins with a date.
 const QUOTE: &[u8] = b"| ";
 /// A longer line of output is written in pieces of at least this length, in bytes.
-const LONGEST_LINE: usize = 4096;
+const MAX_LINE_BYTES: usize = 4096;
 /// Mode of a log that is new: hooks may print what is not for everybody.
-const MODE: u32 = 0o600;
+const LOG_FILE_MODE: u32 = 0o600;
 /// Tries to hand a line to a system log that is busy, and the time between two.
 const BUSY_TRIES: u32 = 50;
-const BUSY_WAIT: Duration = Duration::from_millis(10);
+const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
 /// The log of one run of the master.
 #[derive(Debug)]
@@ -131,7 +131,7 @@ impl HookLog {
             }
         }
         for line in bytes.split_inclusive(|&byte| byte == b'\n') {
-            for part in line.chunks(LONGEST_LINE) {
+            for part in line.chunks(MAX_LINE_BYTES) {
                 let part = part.strip_suffix(b"\n").unwrap_or(part);
                 self.system(&String::from_utf8_lossy(part));
             }
@@ -170,7 +170,7 @@ impl HookLog {
             match syslog.send(Severity::Notice, text) {
                 Ok(()) => return,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    std::thread::sleep(BUSY_WAIT);
+                    std::thread::sleep(BUSY_RETRY_INTERVAL);
                 }
                 Err(_) => break,
             }
@@ -194,7 +194,7 @@ impl Lines {
         self.rest.extend_from_slice(bytes);
         let end = self.rest.iter().rposition(|&byte| byte == b'\n');
         let end = match end.map_or(0, |at| at + 1) {
-            end if self.rest.len() - end < LONGEST_LINE => end,
+            end if self.rest.len() - end < MAX_LINE_BYTES => end,
             _ => self.rest.len(),
         };
         let mut ready = Vec::with_capacity(end);
@@ -240,7 +240,7 @@ fn open(path: &Path) -> io::Result<File> {
     if path == Path::new("-") {
         return Ok(File::from(io::stdout().as_fd().try_clone_to_owned()?));
     }
-    let file = open_to_append(path, MODE, libc::O_NONBLOCK)?;
+    let file = open_to_append(path, LOG_FILE_MODE, libc::O_NONBLOCK)?;
     let data = file.metadata()?;
     // Not a FIFO or socket that nobody reads, where a hook would hang.
     if !data.is_file() && !data.file_type().is_char_device() {

@@ -1,30 +1,30 @@
 //! Hooks (floor 3): programs that make applications quiet before a freeze and let them go on after
 //! the thaw.
 //!
-//! Two sides. The agent calls one program, the hook master, with `freeze` or `thaw` ([`master`]).
+//! Two sides. The agent calls one program, the hook master, with `freeze` or `thaw` ([`invoke`]).
 //! Our own master is `qemu-ga hook` ([`cli`], [`runner`]): it runs every hook of fsfreeze-hook.d,
 //! writes the log that operators read ([`log`]), and tells the agent of each hook over a descriptor
 //! that a foreign master ignores. What runs as root must not be writable by others ([`trust`]).
 //!
-//! What the master runs are steps ([`step`]): they come from [`sources`] and are run as the operator
-//! wants it ([`policy`]). One that must hold on until the thaw is kept by a process of its own
-//! ([`hold`]). What was started on freeze is in a journal ([`memory`]), so that just that is undone.
+//! What the master runs are steps ([`task`]): they come from [`sources`] and are run as the operator
+//! wants it ([`settings`]). One that must hold on until the thaw is kept by a process of its own
+//! ([`holder`]). What was started on freeze is in a journal ([`journal`]), so that just that is undone.
 
 pub mod at_work;
 mod budget;
-mod call;
 mod cli;
-mod desk;
-pub mod find;
-pub mod hold;
+mod exec;
+pub mod holder;
+mod hook_run;
+pub mod invoke;
+pub mod journal;
+pub mod locate;
 pub mod log;
-pub mod master;
-pub mod memory;
 mod outcome;
-pub mod policy;
 pub mod runner;
+pub mod settings;
 pub mod sources;
-pub mod step;
+pub mod task;
 #[cfg(test)]
 mod tests;
 pub mod trust;
@@ -37,8 +37,8 @@ use serde_json::Value;
 use crate::probe::mountinfo::unescape;
 use crate::sys::strerror;
 
-pub use call::TAIL;
 pub use cli::{USAGE, cli, stop_signals};
+pub use exec::MAX_TAIL_BYTES;
 
 /// The variable in which a master finds the number of the descriptor that takes its records, one
 /// JSON object a line ([`HookRecord`]).

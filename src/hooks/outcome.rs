@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use super::call::Ended;
-use super::policy::Policy;
-use super::step::Step;
+use super::exec::CommandOutcome;
+use super::settings::HookSettings;
+use super::task::HookTask;
 use super::{HookRecord, HookStatus, Phase, Verdict, sources};
 
 /// How a step ended, all its tries together.
-pub struct Done {
+pub struct TaskOutcome {
     pub status: HookStatus,
     pub tail: Vec<u8>,
     pub tries: u32,
@@ -20,10 +20,10 @@ pub struct Done {
     pub lost: bool,
 }
 
-impl Done {
+impl TaskOutcome {
     /// Without a start.
-    pub fn of(status: HookStatus) -> Done {
-        Done {
+    pub fn of(status: HookStatus) -> TaskOutcome {
+        TaskOutcome {
             status,
             tail: Vec::new(),
             tries: 0,
@@ -35,23 +35,23 @@ impl Done {
     }
 }
 
-impl From<Ended> for Done {
-    fn from(ended: Ended) -> Done {
-        Done {
+impl From<CommandOutcome> for TaskOutcome {
+    fn from(ended: CommandOutcome) -> TaskOutcome {
+        TaskOutcome {
             tail: ended.tail,
             tries: 1,
-            ..Done::of(ended.status)
+            ..TaskOutcome::of(ended.status)
         }
     }
 }
 
 /// What the source's contract calls an end like this one.
-pub fn error_name(step: &Step, phase: Phase, status: &HookStatus) -> Option<&'static str> {
+pub fn error_name(step: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
     (sources::adapter(step.source)?.error_name)(phase, status)
 }
 
 /// What it means by the operator's settings.
-pub fn verdict(policy: &Policy, done: &Done) -> Verdict {
+pub fn verdict(policy: &HookSettings, done: &TaskOutcome) -> Verdict {
     match &done.status {
         _ if done.holds => Verdict::Success,
         _ if done.lost => Verdict::Failure,
@@ -65,7 +65,7 @@ pub fn verdict(policy: &Policy, done: &Done) -> Verdict {
 }
 
 /// The failure in one line for the host, with the end of the output.
-pub fn story(record: &HookRecord) -> String {
+pub fn describe_record(record: &HookRecord) -> String {
     let how = match &record.status {
         _ if record.lost => "did not hold until the thaw".to_owned(),
         HookStatus::Exited(code) => format!("exit status {code}"),

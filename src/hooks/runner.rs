@@ -11,23 +11,23 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use super::budget;
-use super::call::{self, Ended};
-use super::desk::Desk;
-use super::hold;
+use super::exec::{self, CommandOutcome};
+use super::holder;
+use super::hook_run::HookRun;
+use super::journal::{Journal, JournalContent, RunInfo, StartedTask};
 use super::log::HookLog;
-use super::memory::{Memory, Remembered, Run, Started};
-use super::outcome::{Done, error_name, explanation, story, verdict};
-use super::policy::{Kind, OnFailure};
-use super::sources::Found;
-use super::step::{Fitness, Step, batches};
+use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
+use super::settings::{HookKind, OnFailure};
+use super::sources::Discovered;
+use super::task::{Eligibility, HookTask, batches};
 use super::trust::Refusal;
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
 use crate::sys::poll::is_readable;
 
 /// How many steps run side by side.
-const MOST_AT_ONCE: usize = 64;
+const MAX_PARALLEL_HOOKS: usize = 64;
 /// How often another master is looked for.
-const LOOK: Duration = Duration::from_millis(50);
+const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
 /// How to run the steps.
 #[derive(Debug)]
@@ -43,9 +43,9 @@ pub struct Options {
     /// Takes one JSON line a hook.
     pub records: Option<File>,
     /// What is known from freeze to thaw.
-    pub memory: Memory,
+    pub memory: Journal,
     /// What hooks are told about the run; on thaw what the memory has is put in its place.
-    pub run: Run,
+    pub run: RunInfo,
     /// Why, on thaw.
     pub reason: Option<ThawReason>,
     /// Thaw only hooks of which the journal says that they were told to freeze in the run of this id, or in
@@ -68,7 +68,7 @@ pub struct Summary {
 
 /// Runs what was found: in order on freeze, in the reverse order on thaw. What could not be found out
 /// fails a freeze, and a thaw only as far as the journal does not tell what is to be done.
-pub fn run(phase: Phase, found: Result<Found, Refusal>, options: Options) -> Summary {
+pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -> Summary {
     let Options {
         mut log,
         mut memory,
@@ -76,9 +76,9 @@ pub fn run(phase: Phase, found: Result<Found, Refusal>, options: Options) -> Sum
         ..
     } = options;
     let pause = || match &stop {
-        Some(stop) => is_readable(stop.as_fd(), LOOK),
+        Some(stop) => is_readable(stop.as_fd(), STOP_CHECK_INTERVAL),
         None => {
-            std::thread::sleep(LOOK);
+            std::thread::sleep(STOP_CHECK_INTERVAL);
             false
         }
     };
@@ -102,13 +102,13 @@ pub fn run(phase: Phase, found: Result<Found, Refusal>, options: Options) -> Sum
         // Another master has told them meanwhile, or those of the next freeze are asleep.
         match known.run.id.is_empty() {
             true => drop(memory.close()),
-            false => memory.leave(),
+            false => memory.keep_open(),
         }
         return Summary::default();
     }
     let (found, refusal) = match found {
         Ok(found) => (found, None),
-        Err(refusal) => (Found::default(), Some(refusal.0)),
+        Err(refusal) => (Discovered::default(), Some(refusal.0)),
     };
     let lines = known.warning.iter().chain(&found.warnings);
     for line in lines.chain(&refusal) {
@@ -116,8 +116,8 @@ pub fn run(phase: Phase, found: Result<Found, Refusal>, options: Options) -> Sum
     }
     let refused = refusal.filter(|_| phase == Phase::Freeze || !known.is_whole);
     let refused = refused.map(|line| format!("qemu-ga hook: {line}"));
-    let mut master = Master {
-        desk: Desk::new(phase, stop, (log, memory)),
+    let mut master = HookMaster {
+        desk: HookRun::new(phase, stop, (log, memory)),
         on_total: options.on_total,
     };
     let mut summary = match phase {
@@ -129,8 +129,8 @@ pub fn run(phase: Phase, found: Result<Found, Refusal>, options: Options) -> Sum
             master
                 .desk
                 .begin(of_freeze, options.run, options.total, options.records);
-            let begun = master.desk.memory().begin(&master.desk.run);
-            master.desk.note(begun);
+            let begun = master.desk.journal().begin(&master.desk.run);
+            master.desk.log_journal_error(begun);
             match refused {
                 Some(_) => Summary::default(),
                 None => master.freeze(found),
@@ -148,49 +148,50 @@ pub fn run(phase: Phase, found: Result<Found, Refusal>, options: Options) -> Sum
             master.thaw(found, known)
         }
     };
-    let closed = master.desk.memory().close();
-    master.desk.note(closed);
+    let closed = master.desk.journal().close();
+    master.desk.log_journal_error(closed);
     summary.failure = refused.or(summary.failure);
     summary.lost_lines = master.desk.log().lost();
     summary
 }
 
-struct Master {
-    desk: Desk,
+struct HookMaster {
+    desk: HookRun,
     on_total: OnFailure,
 }
 
-impl Master {
+impl HookMaster {
     /// Thaws what an earlier freeze started and nobody thawed; the agent does not hear of it, for it is no
     /// part of the freeze to come.
-    fn recover(&mut self, mut known: Remembered) {
+    fn recover(&mut self, mut known: JournalContent) {
         let line = "what an earlier freeze left without its thaw is told to thaw first";
         self.desk.log().line(line);
         let of_thaw = (Phase::Thaw, Some(ThawReason::Recovered));
         self.desk.begin(of_thaw, known.run.clone(), None, None);
         // Hooks of which it says nothing are about to freeze.
         known.is_whole = true;
-        self.thaw(Found::default(), known);
+        self.thaw(Discovered::default(), known);
     }
 
-    fn freeze(&self, found: Found) -> Summary {
+    fn freeze(&self, found: Discovered) -> Summary {
         if found.leaves_filesystems {
-            self.desk.leave_filesystems();
+            self.desk.send_leave_filesystems();
         }
-        let batches = batches(found.steps);
-        let tasks: Vec<Vec<&Step>> = batches.iter().map(|batch| batch.iter().collect()).collect();
-        self.work(&tasks)
+        let batches = batches(found.tasks);
+        let tasks: Vec<Vec<&HookTask>> =
+            batches.iter().map(|batch| batch.iter().collect()).collect();
+        self.run_batches(&tasks)
     }
 
-    fn thaw(&self, mut found: Found, known: Remembered) -> Summary {
+    fn thaw(&self, mut found: Discovered, known: JournalContent) -> Summary {
         let mut steps = Vec::new();
         let mut others = Vec::new();
-        for step in found.steps {
-            if known.knows(&step) {
+        for step in found.tasks {
+            if known.contains(&step) {
                 found.disabled.push(step);
             } else if known.is_whole {
-                self.mention_uncalled(&step);
-            } else if step.policy.kind == Kind::Once {
+                self.log_uncalled(&step);
+            } else if step.policy.kind == HookKind::Once {
                 // One that holds was never told to, or is known to nobody.
                 others.push(step);
             }
@@ -200,14 +201,14 @@ impl Master {
         }
         steps.append(&mut others);
         let batches = batches(steps);
-        let tasks: Vec<Vec<&Step>> = batches
+        let tasks: Vec<Vec<&HookTask>> = batches
             .iter()
             .rev()
             .map(|batch| batch.iter().rev().collect())
             .collect();
-        let summary = self.work(&tasks);
+        let summary = self.run_batches(&tasks);
         let mut owed = String::new();
-        for started in self.desk.memory().left() {
+        for started in self.desk.journal().left() {
             owed = owed + " " + &started.name;
         }
         if !owed.is_empty() {
@@ -219,8 +220,8 @@ impl Master {
         summary
     }
 
-    fn mention_uncalled(&self, step: &Step) {
-        if step.fitness == Fitness::Fit && step.thaw.is_some() {
+    fn log_uncalled(&self, step: &HookTask) {
+        if step.eligibility == Eligibility::Fit && step.thaw.is_some() {
             self.desk.log().line(&format!(
                 "{} is not called with thaw: it was not called with freeze, or that settled it",
                 step.name
@@ -228,7 +229,7 @@ impl Master {
         }
     }
 
-    fn work(&self, batches: &[Vec<&Step>]) -> Summary {
+    fn run_batches(&self, batches: &[Vec<&HookTask>]) -> Summary {
         let mut summary = Summary::default();
         for (number, batch) in batches.iter().enumerate() {
             let is_alone = self.desk.is_alone();
@@ -244,12 +245,14 @@ impl Master {
                     .line(&format!("{why}; the hooks that follow are not called"));
                 break;
             }
-            for (group, tasks) in batch.chunks(MOST_AT_ONCE).enumerate() {
-                let first = number * MOST_AT_ONCE + group;
-                for (record, on_failure) in self.side_by_side(tasks, first) {
+            for (group, tasks) in batch.chunks(MAX_PARALLEL_HOOKS).enumerate() {
+                let first = number * MAX_PARALLEL_HOOKS + group;
+                for (record, on_failure) in self.run_parallel(tasks, first) {
                     summary.stopped |= record.status == HookStatus::Cancelled;
                     if !record.is_success() && on_failure == OnFailure::Abort {
-                        summary.failure.get_or_insert_with(|| story(&record));
+                        summary
+                            .failure
+                            .get_or_insert_with(|| describe_record(&record));
                     }
                     summary.hooks.push(record);
                 }
@@ -265,12 +268,12 @@ impl Master {
         summary
     }
 
-    fn side_by_side(&self, tasks: &[&Step], number: usize) -> Vec<(HookRecord, OnFailure)> {
-        let one = |step: &Step, at: usize, is_alone| {
-            let door = number * MOST_AT_ONCE + at;
-            let taken = self.take(step, door, is_alone);
+    fn run_parallel(&self, tasks: &[&HookTask], number: usize) -> Vec<(HookRecord, OnFailure)> {
+        let one = |step: &HookTask, at: usize, is_alone| {
+            let door = number * MAX_PARALLEL_HOOKS + at;
+            let taken = self.run_task(step, door, is_alone);
             if let Some((record, _)) = &taken {
-                self.desk.tell(record);
+                self.desk.send_record(record);
             }
             taken
         };
@@ -298,27 +301,32 @@ impl Master {
     }
 
     /// Takes one step, and says what its failure does; None: there was nothing to do.
-    fn take(&self, step: &Step, door: usize, is_alone: bool) -> Option<(HookRecord, OnFailure)> {
+    fn run_task(
+        &self,
+        step: &HookTask,
+        door: usize,
+        is_alone: bool,
+    ) -> Option<(HookRecord, OnFailure)> {
         let phase = self.desk.phase;
         let begun = Instant::now();
         let mut on_failure = step.policy.on_failure;
-        let done = match &step.fitness {
+        let done = match &step.eligibility {
             // What became unfit since may still be able to undo what it did: the start will tell.
             _ if step.started.is_some() => self.start(step, door, is_alone)?,
-            Fitness::Skipped(why) => {
+            Eligibility::Skipped(why) => {
                 self.desk
                     .log()
                     .line(&format!("{} skipped: {why}", step.name));
-                Done::of(HookStatus::Skipped(why.clone()))
+                TaskOutcome::of(HookStatus::Skipped(why.clone()))
             }
-            Fitness::Unfit { reason, .. } if phase == Phase::Freeze => {
-                self.pass_over(step, "cannot be run", reason, HookStatus::cannot_run)
+            Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => {
+                self.skip(step, "cannot be run", reason, HookStatus::cannot_run)
             }
-            Fitness::Unfit { .. } => return None,
-            Fitness::Fit => match self.out_of_time(step) {
+            Eligibility::Unfit { .. } => return None,
+            Eligibility::Fit => match self.check_time(step) {
                 Some((reason, means)) => {
                     on_failure = means;
-                    self.pass_over(step, "is not called", &reason, HookStatus::no_time)
+                    self.skip(step, "is not called", &reason, HookStatus::no_time)
                 }
                 None => self.start(step, door, is_alone)?,
             },
@@ -333,7 +341,7 @@ impl Master {
                 || verdict == Verdict::Failure && !step.undone_if_failed =>
             {
                 self.desk
-                    .note(self.desk.memory().settle(&Started::of(step, None)));
+                    .log_journal_error(self.desk.journal().mark_done(&StartedTask::of(step, None)));
             }
             _ => (),
         }
@@ -350,23 +358,27 @@ impl Master {
 
     /// Notes what came of a thaw that the journal asked for: it has ended, or is owed. Returns whether
     /// that is news, which the host is told.
-    fn is_newly_owed(&self, started: &Started, done: &Done) -> bool {
+    fn is_newly_owed(&self, started: &StartedTask, done: &TaskOutcome) -> bool {
         match &done.status {
-            HookStatus::NotRun { reason, .. } if !done.has_run && started.door.is_none() => {
-                self.desk.note(self.desk.memory().owe(started, reason));
+            HookStatus::NotRun { reason, .. }
+                if !done.has_run && started.holder_socket.is_none() =>
+            {
+                self.desk
+                    .log_journal_error(self.desk.journal().mark_owed(started, reason));
                 started.why.is_empty()
             }
             // Whoever comes next tells it.
             HookStatus::Cancelled => false,
             _ => {
-                self.desk.note(self.desk.memory().settle(started));
+                self.desk
+                    .log_journal_error(self.desk.journal().mark_done(started));
                 false
             }
         }
     }
 
     /// Why there is no time left to start it, and what that does; for a thaw there always is.
-    fn out_of_time(&self, step: &Step) -> Option<(String, OnFailure)> {
+    fn check_time(&self, step: &HookTask) -> Option<(String, OnFailure)> {
         let is_over = self.desk.left().is_some_and(|left| left.is_zero());
         if is_over && self.desk.phase == Phase::Freeze {
             let reason = "total-timeout had passed before its turn".to_owned();
@@ -377,24 +389,30 @@ impl Master {
     }
 
     /// Logs that a step is not started, which counts as a failure.
-    fn pass_over(
+    fn skip(
         &self,
-        step: &Step,
+        step: &HookTask,
         what: &str,
         reason: &str,
         status: fn(String) -> HookStatus,
-    ) -> Done {
+    ) -> TaskOutcome {
         self.desk
             .log()
             .line(&format!("{} {what}: {reason}", step.name));
-        Done::of(status(reason.to_owned()))
+        TaskOutcome::of(status(reason.to_owned()))
     }
 
-    fn record(&self, step: &Step, done: Done, elapsed: Duration, verdict: Verdict) -> HookRecord {
+    fn record(
+        &self,
+        step: &HookTask,
+        done: TaskOutcome,
+        elapsed: Duration,
+        verdict: Verdict,
+    ) -> HookRecord {
         let phase = self.desk.phase;
-        let call = step.call(phase, self.desk.reason);
-        let path = match (call, &step.fitness) {
-            (Some(call), fitness) if *fitness == Fitness::Fit || done.tries > 0 => {
+        let call = step.command(phase, self.desk.reason);
+        let path = match (call, &step.eligibility) {
+            (Some(call), fitness) if *fitness == Eligibility::Fit || done.tries > 0 => {
                 call.program.display().to_string()
             }
             _ => step.name.clone(),
@@ -405,8 +423,8 @@ impl Master {
         record.tries = (done.tries > 1).then_some(done.tries);
         record.lost = done.lost;
         if verdict == Verdict::Failure {
-            record.error = match (&step.fitness, &record.status) {
-                (Fitness::Unfit { error, .. }, _) if done.tries == 0 => *error,
+            record.error = match (&step.eligibility, &record.status) {
+                (Eligibility::Unfit { error, .. }, _) if done.tries == 0 => *error,
                 (_, status) => error_name(step, phase, status),
             }
             .map(str::to_owned);
@@ -421,30 +439,32 @@ impl Master {
 
     /// Starts the step's program, again if it fails and the operator wants it; None: this phase asks
     /// nothing of it.
-    fn start(&self, step: &Step, door: usize, is_alone: bool) -> Option<Done> {
-        if let Some(door) = step.started.as_ref().and_then(|s| s.door.as_ref()) {
+    fn start(&self, step: &HookTask, door: usize, is_alone: bool) -> Option<TaskOutcome> {
+        if let Some(door) = step.started.as_ref().and_then(|s| s.holder_socket.as_ref()) {
             return Some(self.release(step, door));
         }
         let is_freeze = self.desk.phase == Phase::Freeze;
-        let Some(call) = step.call(self.desk.phase, self.desk.reason) else {
+        let Some(call) = step.command(self.desk.phase, self.desk.reason) else {
             if is_freeze && step.thaw.is_some() {
                 // Its turn was all that there is to it: the other half is due.
-                let started = Started::of(step, None);
-                self.desk.note(self.desk.memory().start(started));
+                let started = StartedTask::of(step, None);
+                self.desk
+                    .log_journal_error(self.desk.journal().start(started));
             }
             step.started.as_ref()?;
             let reason = "it was started on freeze, and nothing is known of its thaw any more";
-            return Some(self.pass_over(step, "cannot be run", reason, HookStatus::missing));
+            return Some(self.skip(step, "cannot be run", reason, HookStatus::missing));
         };
-        let holds = step.policy.kind == Kind::Hold;
-        if holds && !self.desk.memory().is_kept() {
+        let holds = step.policy.kind == HookKind::Hold;
+        if holds && !self.desk.journal().is_kept() {
             let reason = "a holding hook could not be found again for the thaw";
-            return Some(self.pass_over(step, "cannot be run", reason, HookStatus::cannot_run));
+            return Some(self.skip(step, "cannot be run", reason, HookStatus::cannot_run));
         }
-        let door = holds.then(|| self.desk.memory().door(door));
+        let door = holds.then(|| self.desk.journal().holder_socket(door));
         if is_freeze && (step.thaw.is_some() || holds) {
-            let started = Started::of(step, door.clone());
-            self.desk.note(self.desk.memory().start(started));
+            let started = StartedTask::of(step, door.clone());
+            self.desk
+                .log_journal_error(self.desk.journal().start(started));
         }
         let words: Vec<_> = call.args.iter().map(|arg| arg.to_string_lossy()).collect();
         let program = call.program.display().to_string();
@@ -457,13 +477,16 @@ impl Master {
                 .log()
                 .line(&format!("execute {}", shown.trim_end()));
             let time = self.desk.time_for(call.timeout);
-            self.desk.note_start(&program, step.source, time);
+            self.desk.send_start(&program, step.source, time);
             let (holding, ended) = match &door {
                 Some(door) => {
-                    let (status, ended) = hold::start(&self.desk, &step.policy, call, door);
+                    let (status, ended) = holder::start(&self.desk, &step.policy, call, door);
                     (status.is_none(), ended)
                 }
-                None => (false, call::once(&self.desk, &step.policy, call, is_alone)),
+                None => (
+                    false,
+                    exec::run_once(&self.desk, &step.policy, call, is_alone),
+                ),
             };
             if holding {
                 self.desk
@@ -473,12 +496,12 @@ impl Master {
                 self.finish(step, &program, call.timeout, (&ended, door.is_some()));
             }
             has_run |= !matches!(ended.status, HookStatus::NotRun { .. });
-            let done = Done {
+            let done = TaskOutcome {
                 tries,
                 has_run,
                 holds: holding,
                 is_early: door.is_some() && !holding,
-                ..Done::from(ended)
+                ..TaskOutcome::from(ended)
             };
             let again = verdict(&step.policy, &done) == Verdict::Failure
                 && tries <= call.retries
@@ -491,33 +514,33 @@ impl Master {
         }
     }
 
-    fn release(&self, step: &Step, door: &std::path::Path) -> Done {
+    fn release(&self, step: &HookTask, door: &std::path::Path) -> TaskOutcome {
         let reason = self.desk.reason.unwrap_or(ThawReason::Ok);
         let name = &step.name;
         self.desk
             .log()
             .line(&format!("release {name} {}", reason.as_str()));
-        self.desk.note_start(name, step.source, step.policy.timeout);
-        let released = hold::release(&self.desk, &step.policy, door, reason);
+        self.desk.send_start(name, step.source, step.policy.timeout);
+        let released = holder::release(&self.desk, &step.policy, door, reason);
         if let Some(why) = &released.lost {
             self.desk
                 .log()
                 .line(&format!("{name} did not hold until the thaw: {why}"));
         }
         self.finish(step, name, step.policy.timeout, (&released.ended, false));
-        Done {
+        TaskOutcome {
             lost: released.lost.is_some(),
-            ..Done::from(released.ended)
+            ..TaskOutcome::from(released.ended)
         }
     }
 
     /// `is_early`: it was to hold.
     fn finish(
         &self,
-        step: &Step,
+        step: &HookTask,
         shown: &str,
         timeout: Option<Duration>,
-        (ended, is_early): (&Ended, bool),
+        (ended, is_early): (&CommandOutcome, bool),
     ) {
         let mut log = self.desk.log();
         if let Some(more) = explanation(&ended.status, self.desk.time_for(timeout).or(timeout)) {

@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 
 use tempfile::TempDir;
 
-use super::call::TAIL;
+use super::exec::MAX_TAIL_BYTES;
+use super::journal::{Journal, RunInfo};
 use super::log::{HookLog, TAG};
-use super::memory::{Memory, Run};
-use super::policy::OnFailure;
 use super::runner::{Options, Summary, run};
+use super::settings::OnFailure;
 use super::trust::Refusal;
 use super::{HookRecord, HookStatus, Phase, sources};
 use crate::sys::syslog::Syslog;
@@ -55,8 +55,8 @@ impl House {
             on_total: OnFailure::Continue,
             stop: None,
             records: None,
-            memory: Memory::in_dir(self.root.path()),
-            run: Run::default(),
+            memory: Journal::in_dir(self.root.path()),
+            run: RunInfo::default(),
             only_run: String::new(),
             reason: None,
         }
@@ -340,7 +340,7 @@ fn huge_output_and_a_bounded_tail() {
     let house = House::new();
     house.hook("h", "head -c 10000000 /dev/zero | tr '\\0' x; exit 1");
     let summary = house.run(Phase::Freeze);
-    assert_eq!(summary.hooks[0].output, "x".repeat(TAIL));
+    assert_eq!(summary.hooks[0].output, "x".repeat(MAX_TAIL_BYTES));
     let log = house.log();
     assert_eq!(log[1].len(), 1 << 20);
     let left = 10_000_000 - (1 << 20);
@@ -563,9 +563,9 @@ fn hooks_of_another_run_are_left_alone() {
     let house = House::new();
     house.hook("10-a", "exit 0");
     let options = |id: &str, only: &str| Options {
-        run: Run {
+        run: RunInfo {
             id: id.into(),
-            ..Run::default()
+            ..RunInfo::default()
         },
         only_run: only.into(),
         ..house.options()

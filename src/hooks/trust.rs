@@ -21,9 +21,9 @@ const STICKY: u32 = 0o1000;
 /// How every refusal begins.
 pub const REFUSING: &str = "refusing to run hooks: ";
 /// Longest file of settings that is read, in bytes.
-const LONGEST: u64 = 1 << 20;
+const MAX_FILE_BYTES: u64 = 1 << 20;
 /// As many links as the kernel follows.
-const MOST_LINKS: u32 = 40;
+const MAX_LINKS: u32 = 40;
 
 /// Why no hook is run: one line that names the thing, the reason and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,13 +51,13 @@ pub fn check(path: &Path) -> Result<(), Refusal> {
 /// The first fault found.
 pub fn check_program(path: &Path) -> Result<(), Refusal> {
     match walk(path) {
-        Err(Wrong::Unsafe(refusal)) => Err(refusal),
-        Err(Wrong::Unseen(_)) | Ok(_) => Ok(()),
+        Err(TrustFault::Unsafe(refusal)) => Err(refusal),
+        Err(TrustFault::Unseen(_)) | Ok(_) => Ok(()),
     }
 }
 
 /// Why a path is refused.
-enum Wrong {
+enum TrustFault {
     Unseen(Refusal),
     Unsafe(Refusal),
 }
@@ -70,7 +70,7 @@ enum Wrong {
 /// The first fault found, or that the path cannot be looked at.
 pub fn open(path: &Path) -> Result<File, Refusal> {
     walk(path).map_err(|wrong| match wrong {
-        Wrong::Unseen(refusal) | Wrong::Unsafe(refusal) => refusal,
+        TrustFault::Unseen(refusal) | TrustFault::Unsafe(refusal) => refusal,
     })
 }
 
@@ -95,15 +95,15 @@ pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
     }
     let mut text = Vec::new();
     File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
-        .and_then(|file| file.take(LONGEST + 1).read_to_end(&mut text))
+        .and_then(|file| file.take(MAX_FILE_BYTES + 1).read_to_end(&mut text))
         .map_err(unreadable)?;
-    if text.len() as u64 > LONGEST {
+    if text.len() as u64 > MAX_FILE_BYTES {
         return Err(refused("is longer than 1 MiB"));
     }
     Ok(Some(text))
 }
 
-fn walk(path: &Path) -> Result<File, Wrong> {
+fn walk(path: &Path) -> Result<File, TrustFault> {
     let path = absolute(path);
     let failed = |errno: Errno| unseen(&path, &errno.into());
     let place = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
@@ -131,10 +131,10 @@ fn walk(path: &Path) -> Result<File, Wrong> {
             // In a directory like /tmp its owner alone could turn it.
             if data.uid() != 0 && data.uid() != geteuid().as_raw() {
                 let line = Fault::Owner.line(&shown.join(&name), &data);
-                return Err(Wrong::Unsafe(Refusal(line)));
+                return Err(TrustFault::Unsafe(Refusal(line)));
             }
             links += 1;
-            if links > MOST_LINKS {
+            if links > MAX_LINKS {
                 return Err(failed(Errno::ELOOP));
             }
             let target = PathBuf::from(readlinkat(&here, name.as_os_str()).map_err(failed)?);
@@ -165,7 +165,7 @@ fn rest_of(path: &Path) -> Vec<OsString> {
     names
 }
 
-fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), Wrong> {
+fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), TrustFault> {
     let data = file.metadata().map_err(|error| unseen(path, &error))?;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let mut found = fault(&data, leaf, uid, gid);
@@ -180,12 +180,12 @@ fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), Wrong> {
     }
     match found {
         None => Ok(()),
-        Some(fault) => Err(Wrong::Unsafe(Refusal(fault.line(path, &data)))),
+        Some(fault) => Err(TrustFault::Unsafe(Refusal(fault.line(path, &data)))),
     }
 }
 
-fn unseen(path: &Path, error: &io::Error) -> Wrong {
-    Wrong::Unseen(Refusal(format!(
+fn unseen(path: &Path, error: &io::Error) -> TrustFault {
+    TrustFault::Unseen(Refusal(format!(
         "{REFUSING}{} cannot be looked at: {}",
         path.display(),
         crate::sys::strerror(error)

@@ -7,7 +7,7 @@
 
 use crate::reference::joined;
 use anyhow::Context;
-use qemu_ga::hooks::policy::Policy;
+use qemu_ga::hooks::settings::HookSettings;
 use std::fmt::Write;
 
 const SOURCE: &str = include_str!("settings.txt");
@@ -58,7 +58,7 @@ pub fn section(name: &str) -> anyhow::Result<Vec<Entry>> {
 
 /// The default of a key of a hook's group; `total-timeout` is the one that is not the policy's.
 pub fn default_of_hook(key: &str) -> Option<String> {
-    let settings = Policy::default().settings();
+    let settings = HookSettings::default().settings();
     let found = settings.into_iter().find(|(name, _)| *name == key);
     match found {
         Some((_, value)) => Some(value),

@@ -3,8 +3,8 @@ use crate::options::shown;
 use qemu_ga::app::SUBCOMMANDS;
 use qemu_ga::commands;
 use qemu_ga::config::{Action, parse};
-use qemu_ga::hooks::policy::{Policy, Rules};
-use qemu_ga::hooks::sources::{ADAPTERS, Scene};
+use qemu_ga::hooks::settings::{HookConfig, HookSettings};
+use qemu_ga::hooks::sources::{ADAPTERS, DiscoveryContext};
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io::Write;
@@ -126,14 +126,14 @@ fn every_key_of_the_hooks_settings_is_described() {
     told.extend(keys("hooks alone"));
     told.sort_unstable();
     let setters = concat!(
-        include_str!("../hooks/policy.rs"),
-        include_str!("../hooks/policy/rules.rs")
+        include_str!("../hooks/settings.rs"),
+        include_str!("../hooks/settings/rules.rs")
     );
     assert_eq!(told, arms(setters));
     for key in &told {
         assert!(page.contains(&roff::plain(key)), "{key}");
     }
-    let policy = Policy::default().settings();
+    let policy = HookSettings::default().settings();
     assert_eq!(keys("hook").len(), policy.len());
     assert!(policy.iter().all(|(key, _)| told.iter().any(|t| t == key)));
 }
@@ -192,15 +192,15 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
                 _ => None,
             });
         let named: String = files.collect();
-        let rules = Rules::parse(root.path(), format!("[{name}]\n{named}").as_bytes());
-        let scene = Scene {
+        let rules = HookConfig::parse(root.path(), format!("[{name}]\n{named}").as_bytes());
+        let scene = DiscoveryContext {
             root: root.path(),
             rules: &rules,
             devices: "",
         };
-        let found = (adapter.find)(&scene);
+        let found = (adapter.discover)(&scene);
         assert_eq!(found.warnings, [""; 0], "{name}");
-        let step = &found.steps[0];
+        let step = &found.tasks[0];
         let limit = step.freeze.as_ref().and_then(|call| call.timeout);
         // VMware's is one for all scripts.
         let limit = limit.or(step.budget);

@@ -8,9 +8,9 @@ use crate::config::Config;
 use crate::freeze::plan::{self, Excluded, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::Hold;
-pub use crate::hooks::find::dir_of as hooks_of;
-use crate::hooks::step::{Fitness, Step, batches};
-use crate::hooks::{find, sources};
+pub use crate::hooks::locate::dir_of as hooks_of;
+use crate::hooks::task::{Eligibility, HookTask, batches};
+use crate::hooks::{locate, sources};
 use crate::probe::System;
 use crate::probe::write_counters::WriteCounters;
 use crate::sys::strerror;
@@ -182,11 +182,11 @@ impl Shown {
             ));
             return;
         }
-        if !find::is_our_master(&master) {
-            self.notes.push(find::FOREIGN_MASTER.into());
+        if !locate::is_our_master(&master) {
+            self.notes.push(locate::FOREIGN_MASTER.into());
         }
         let dir = hooks_of(&master);
-        let found = match sources::read(&dir, &find::conf_beside(&dir), "") {
+        let found = match sources::read(&dir, &locate::conf_beside(&dir), "") {
             Ok((found, _)) => found,
             Err(refusal) => {
                 self.hooks_refused = Some(refusal.0);
@@ -199,12 +199,14 @@ impl Shown {
             self.notes
                 .push("an adapter's settings ask that no filesystem be frozen".into());
         }
-        let steps: Vec<Step> = batches(found.steps).into_iter().flatten().collect();
+        let steps: Vec<HookTask> = batches(found.tasks).into_iter().flatten().collect();
         for step in &steps {
-            match &step.fitness {
-                Fitness::Fit if step.freeze.is_some() => self.freeze_hooks.push(step.name.clone()),
-                Fitness::Fit => (),
-                Fitness::Skipped(reason) | Fitness::Unfit { reason, .. } => {
+            match &step.eligibility {
+                Eligibility::Fit if step.freeze.is_some() => {
+                    self.freeze_hooks.push(step.name.clone())
+                }
+                Eligibility::Fit => (),
+                Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => {
                     self.hooks_left_out.push(HookLeftOut {
                         path: step.name.clone(),
                         reason: reason.clone(),
@@ -212,7 +214,10 @@ impl Shown {
                 }
             }
         }
-        let fit = steps.iter().rev().filter(|s| s.fitness == Fitness::Fit);
+        let fit = steps
+            .iter()
+            .rev()
+            .filter(|s| s.eligibility == Eligibility::Fit);
         self.thaw_hooks.extend(fit.map(|step| step.name.clone()));
     }
 

@@ -10,7 +10,7 @@ use super::setting::{self, Setting};
 use crate::freeze::report::{
     Applications, FilesystemOutcome, FilesystemRecord, Hold, Level, Report, RunEnd,
 };
-use crate::hooks::{HookRecord, HookStatus, Phase, TAIL, Verdict};
+use crate::hooks::{HookRecord, HookStatus, MAX_TAIL_BYTES, Phase, Verdict};
 use crate::state::Expiry;
 use runs::{Runs, is_whole};
 
@@ -399,7 +399,7 @@ pub(super) fn status(hook: &HookRecord, style: Style) -> String {
 fn last_lines(output: &str) -> (Vec<&str>, bool) {
     const MOST: usize = 5;
     let lines: Vec<&str> = output.lines().collect();
-    let is_whole = lines.len() <= MOST && output.len() < TAIL;
+    let is_whole = lines.len() <= MOST && output.len() < MAX_TAIL_BYTES;
     (lines[lines.len().saturating_sub(MOST)..].to_vec(), is_whole)
 }
 

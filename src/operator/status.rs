@@ -9,7 +9,7 @@ use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::guardian::{FreezeStatus, Stage};
 use crate::freeze::history;
 use crate::freeze::report::Level;
-use crate::hooks::memory;
+use crate::hooks::journal;
 use crate::probe::{System, writers};
 use crate::state::{StateDir, boot_id};
 use crate::sys::{process, strerror};
@@ -172,7 +172,7 @@ impl Status {
         let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
         status.blocked = blocked.into_iter().map(name).collect();
         let is_thawed = status.state == "thawed";
-        for owed in memory::owed(statedir) {
+        for owed in journal::owed(statedir) {
             let why = match &owed.why[..] {
                 "" if !is_thawed => continue,
                 "" => "it was told to freeze, and nobody told it to thaw",

@@ -3,7 +3,7 @@
 use qemu_ga::freeze::report::{
     Applications, DeviceWatch, FilesystemOutcome, FilesystemRecord, Hold, NotFrozen, Report, RunEnd,
 };
-use qemu_ga::hooks::master::MasterReport;
+use qemu_ga::hooks::invoke::MasterReport;
 use qemu_ga::hooks::{HookRecord, HookStatus, Phase, Verdict};
 use std::collections::BTreeSet;
 use std::fs;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use qemu_ga::hooks::master::{Limits, call, call_within};
+use qemu_ga::hooks::invoke::{Invocation, call, invoke};
 use qemu_ga::hooks::{HookStatus, Phase};
 
 use crate::support::{BINARY, Place, hook, layout, script, text, wrapped};
@@ -232,16 +232,16 @@ fn the_agents_limit_leaves_nothing_behind() {
     );
     script(&dir.join("2"), &hang);
     let (cancel, trigger) = nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe");
-    let limits = Limits {
+    let limits = Invocation {
         cancel: Some(cancel),
-        ..Limits::default()
+        ..Invocation::default()
     };
     let waiter = std::thread::spawn(move || {
         let told = fs::read(there);
         drop(trigger);
         told
     });
-    let report = call_within(&wrapped(&place), Phase::Freeze, limits);
+    let report = invoke(&wrapped(&place), Phase::Freeze, limits);
     assert_eq!(waiter.join().expect("joined").expect("told"), b"\n");
     let failure = report.failure.expect("a failure");
     assert!(failure.contains(": cancelled after "), "{failure}");

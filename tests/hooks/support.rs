@@ -5,8 +5,8 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use qemu_ga::hooks::master::{Limits, MasterReport, call_within};
-use qemu_ga::hooks::memory::Run;
+use qemu_ga::hooks::invoke::{Invocation, MasterReport, invoke};
+use qemu_ga::hooks::journal::RunInfo;
 use qemu_ga::hooks::{Phase, ThawReason};
 use tempfile::TempDir;
 
@@ -93,17 +93,17 @@ impl Place {
     }
 
     pub fn call(&self, phase: Phase, reason: Option<ThawReason>) -> MasterReport {
-        let limits = Limits {
+        let limits = Invocation {
             reason,
-            run: (phase == Phase::Freeze).then(|| Run {
+            run: (phase == Phase::Freeze).then(|| RunInfo {
                 id: "run-1".into(),
                 mountpoints: "/ /srv/a\\040b".into(),
                 devices: "/dev/vda1 /dev/vdb".into(),
                 hold_limit: 900.0,
             }),
-            ..Limits::default()
+            ..Invocation::default()
         };
-        call_within(&self.master, phase, limits)
+        invoke(&self.master, phase, limits)
     }
 
     pub fn freeze(&self) -> MasterReport {

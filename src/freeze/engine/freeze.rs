@@ -7,7 +7,7 @@ use crate::freeze::ops::{FreezeWait, HeldFilesystem, Ops};
 use crate::freeze::plan::{self, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::FilesystemOutcome;
-use crate::hooks::memory::Run;
+use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason, words};
 use crate::state::Marker;
 use crate::sys::strerror;
@@ -223,14 +223,14 @@ impl<O: Ops> Engine<O> {
     }
 
     /// What hooks are told about this run.
-    fn run(&self) -> Run {
+    fn run(&self) -> RunInfo {
         let filesystems = &self.report.filesystems;
         let mountpoints = match &self.report.mountpoints[..] {
             // A predecessor's report; our own hook master knows them from the freeze.
             "" => words(filesystems.iter().map(|f| &f.mountpoint)),
             exact => exact.to_owned(),
         };
-        Run {
+        RunInfo {
             id: self.report.id.clone(),
             mountpoints,
             devices: words(filesystems.iter().map(|f| &f.device)),

@@ -4,8 +4,8 @@ use super::THAW_HOOKS_TIMEOUT;
 use super::state::{Cause, Hooks};
 use crate::child::{self, Family};
 use crate::hooks::Phase;
-use crate::hooks::master::{self, STOPPED_LIMIT};
-use crate::hooks::memory::{is_open, owed};
+use crate::hooks::invoke::{self, STOPPED_MASTER_TIMEOUT};
+use crate::hooks::journal::{is_open, owed};
 use crate::sys::poll::{has_hung_up, is_readable};
 use crate::sys::process::{self, PidFd};
 use std::os::fd::{AsFd, OwnedFd};
@@ -106,7 +106,7 @@ impl Masters {
         let begun = Instant::now();
         let mut was_stopped = false;
         while begun.elapsed() < THAW_HOOKS_TIMEOUT {
-            if is_readable(master.1.as_fd(), STOPPED_LIMIT / 2) {
+            if is_readable(master.1.as_fd(), STOPPED_MASTER_TIMEOUT / 2) {
                 return Vec::new();
             }
             let is_stopped = master.is_stopped();
@@ -148,15 +148,15 @@ impl Masters {
     }
 
     /// Calls `program` with thaw.
-    pub fn thaw(&self, program: &Path, cause: Cause, state: &Path) -> master::MasterReport {
-        let limits = master::Limits {
+    pub fn thaw(&self, program: &Path, cause: Cause, state: &Path) -> invoke::MasterReport {
+        let limits = invoke::Invocation {
             deadline: Some(THAW_HOOKS_TIMEOUT),
             reason: Some(cause.thaw_reason()),
             state: Some(state.to_owned()),
             // Without a journal nobody knows what was told to freeze.
             only_run: self.had_journal.then(|| self.run.clone()),
-            ..master::Limits::default()
+            ..invoke::Invocation::default()
         };
-        master::call_within(program, Phase::Thaw, limits)
+        invoke::invoke(program, Phase::Thaw, limits)
     }
 }

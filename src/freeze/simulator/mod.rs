@@ -13,8 +13,8 @@ use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenE
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::freeze::report::{FilesystemOutcome, Report, RunEnd};
-use crate::hooks::master::MasterReport;
-use crate::hooks::memory::Run;
+use crate::hooks::invoke::MasterReport;
+use crate::hooks::journal::RunInfo;
 use crate::hooks::{HookRecord, HookStatus, Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
 use crate::state::{Expiry, Marker};

@@ -106,7 +106,7 @@ impl Ops for Simulator {
         &mut self,
         phase: Phase,
         reason: Option<ThawReason>,
-        _: &Run,
+        _: &RunInfo,
     ) -> Option<MasterReport> {
         if !self.0.borrow().has_hook {
             return None;

@@ -6,9 +6,9 @@
 use std::time::Duration;
 
 use super::script::{self, Flaw};
-use super::{Adapter, Found, Scene, Use};
-use crate::hooks::policy::{OnFailure, boolean, limit};
-use crate::hooks::step::{Call, Fitness, Step};
+use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::hooks::settings::{OnFailure, boolean, limit};
+use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 
 /// The adapter.
 pub const ALIBABA: Adapter = Adapter {
@@ -17,16 +17,16 @@ pub const ALIBABA: Adapter = Adapter {
         ("filesystem", "FsConsistent:True"),
         ("application", "APPConsistent:True"),
     ],
-    find,
+    discover: find,
     error_name: |_, _| None,
 };
 
 const NAME: &str = "alibaba";
-const TIMEOUT: Duration = Duration::from_secs(1800);
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(1800);
 
-fn find(scene: &Scene<'_>) -> Found {
+fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     let (mut pre, mut post) = (None, None);
-    let (mut freezes, mut timeout) = (true, Some(TIMEOUT));
+    let (mut freezes, mut timeout) = (true, Some(SCRIPT_TIMEOUT));
     let settings = script::settings(scene, NAME, OnFailure::Continue, &mut |key, value| {
         match key {
             "pre-script" => pre = Some(script::absolute(value)?),
@@ -37,19 +37,19 @@ fn find(scene: &Scene<'_>) -> Found {
         }
         Ok(())
     });
-    let mut found = Found {
+    let mut found = Discovered {
         warnings: settings.warnings,
-        ..Found::default()
+        ..Discovered::default()
     };
     let is_named = pre.is_some() || post.is_some();
-    if settings.used == Use::No || (settings.used == Use::Auto && !is_named) {
+    if settings.used == Enabled::No || (settings.used == Enabled::Auto && !is_named) {
         return found;
     }
     let name = pre.as_ref().or(post.as_ref());
     let name = name.map_or(NAME.to_owned(), |path| path.display().to_string());
-    let mut step = Step::new(NAME, name, settings.policy);
+    let mut step = HookTask::new(NAME, name, settings.policy);
     if !is_named {
-        step.fitness = Fitness::Unfit {
+        step.eligibility = Eligibility::Unfit {
             reason: "enabled=yes in [alibaba], but no script is named; add pre-script=PATH and \
                      post-script=PATH"
                 .into(),
@@ -57,15 +57,15 @@ fn find(scene: &Scene<'_>) -> Found {
         };
     }
     for path in [&pre, &post].into_iter().flatten() {
-        if let Err(flaw) = script::look(path, script::PRIVATE) {
-            step.fitness = Fitness::Unfit {
+        if let Err(flaw) = script::open_checked(path, script::MAX_MODE_PRIVATE) {
+            step.eligibility = Eligibility::Unfit {
                 reason: Flaw::into_text(flaw),
                 error: None,
             };
             break;
         }
     }
-    let call = |program| Call {
+    let call = |program| CommandLine {
         program,
         args: Vec::new(),
         timeout,
@@ -73,7 +73,7 @@ fn find(scene: &Scene<'_>) -> Found {
     };
     step.freeze = pre.map(call);
     step.thaw = post.map(call);
-    found.leaves_filesystems = !freezes && step.fitness == Fitness::Fit;
-    found.steps.push(step);
+    found.leaves_filesystems = !freezes && step.eligibility == Eligibility::Fit;
+    found.tasks.push(step);
     found
 }

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::script::{self, Flaw, Settings};
-use super::{Adapter, Found, Scene, Use};
-use crate::hooks::policy::OnFailure;
-use crate::hooks::step::{Call, Fitness, Step};
+use super::script::{self, AdapterSettings, Flaw};
+use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::hooks::settings::OnFailure;
+use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::{self, HookStatus, Phase};
 use crate::keyfile::shown;
 use crate::sys::strerror;
@@ -29,7 +29,7 @@ pub const AZURE: Adapter = Adapter {
         ("filesystem", "fileSystemConsistent"),
         ("application", "applicationConsistent"),
     ],
-    find,
+    discover: find,
     error_name,
 };
 
@@ -37,11 +37,11 @@ const NAME: &str = "azure";
 /// The file's usual place, below the root.
 const PLACE: &str = "etc/azure/VMSnapshotScriptPluginConfig.json";
 /// Widest mode of the file: it may hold passwords among the parameters.
-const SECRET: u32 = 0o600;
+const REQUIRED_MODE: u32 = 0o600;
 /// Most of it that is read, in bytes.
-const LONGEST: u64 = 1 << 20;
-const TIMEOUT: f64 = 30.0;
-const LONGEST_TIMEOUT: f64 = 1800.0;
+const MAX_FILE_BYTES: u64 = 1 << 20;
+const DEFAULT_TIMEOUT_SECONDS: f64 = 30.0;
+const MAX_TIMEOUT_SECONDS: f64 = 1800.0;
 /// Keys that have no effect here: labels, and how often Azure looks whether a script has ended.
 const LABELS: [&str; 3] = ["pluginName", "appName", "ScriptsExecutionPollTimeSeconds"];
 /// The script's status that warns, and is a success.
@@ -50,7 +50,7 @@ const WARNING: i32 = 2;
 const BAD_HOST: &str = "IncorrectPluginhostFile";
 const BAD_FILE: &str = "IncorrectJSONConfigFile";
 
-fn find(scene: &Scene<'_>) -> Found {
+fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     let mut config = None;
     let settings = script::settings(scene, NAME, OnFailure::Continue, &mut |key, value| {
         if key != "config" {
@@ -61,38 +61,38 @@ fn find(scene: &Scene<'_>) -> Found {
     });
     let is_named = config.is_some();
     let path = config.unwrap_or_else(|| scene.root.join(PLACE));
-    let mut found = Found {
+    let mut found = Discovered {
         warnings: settings.warnings.clone(),
-        ..Found::default()
+        ..Discovered::default()
     };
-    let wanted = is_named || settings.used == Use::Yes;
-    if settings.used == Use::No || (!wanted && !path.exists()) {
+    let wanted = is_named || settings.used == Enabled::Yes;
+    if settings.used == Enabled::No || (!wanted && !path.exists()) {
         return found;
     }
     let (step, leaves_filesystems) = step(&path, &settings, &mut found.warnings);
-    found.leaves_filesystems = leaves_filesystems && step.fitness == Fitness::Fit;
-    found.steps.push(step);
+    found.leaves_filesystems = leaves_filesystems && step.eligibility == Eligibility::Fit;
+    found.tasks.push(step);
     found
 }
 
 /// The step, and whether it wants no filesystem frozen.
-fn step(path: &Path, settings: &Settings, warnings: &mut Vec<String>) -> (Step, bool) {
+fn step(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
-    let mut step = Step::new(NAME, shown, settings.policy.clone());
+    let mut step = HookTask::new(NAME, shown, settings.policy.clone());
     step.policy.success.push(WARNING);
-    let unfit = |reason, error| Fitness::Unfit {
+    let unfit = |reason, error| Eligibility::Unfit {
         reason,
         error: Some(error),
     };
     if !path.is_absolute() {
         let reason = "config= in [azure] is no absolute path; mend fsfreeze-hook.conf".into();
-        step.fitness = unfit(reason, BAD_HOST);
+        step.eligibility = unfit(reason, BAD_HOST);
         return (step, false);
     }
     let text = match read(path) {
         Ok(text) => text,
         Err(reason) => {
-            step.fitness = unfit(reason, BAD_FILE);
+            step.eligibility = unfit(reason, BAD_FILE);
             return (step, false);
         }
     };
@@ -104,13 +104,13 @@ fn step(path: &Path, settings: &Settings, warnings: &mut Vec<String>) -> (Step, 
         Ok(plugin) => plugin,
         Err(why) => {
             let reason = format!("{}: {why}", path.display());
-            step.fitness = unfit(reason, BAD_FILE);
+            step.eligibility = unfit(reason, BAD_FILE);
             return (step, false);
         }
     };
     for (phase, half) in [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)] {
         let looked = if half.location.is_absolute() {
-            script::look(&half.location, script::PRIVATE).map(drop)
+            script::open_checked(&half.location, script::MAX_MODE_PRIVATE).map(drop)
         } else {
             let shown = half.location.display();
             let why = format!("'{shown}' is no absolute path; write the whole path of the script");
@@ -121,7 +121,7 @@ fn step(path: &Path, settings: &Settings, warnings: &mut Vec<String>) -> (Step, 
                 Flaw::Missing(_) => not_found(phase),
                 Flaw::Inert(_) | Flaw::Forbidden(_) => forbidden(phase),
             };
-            step.fitness = unfit(flaw.into_text(), error);
+            step.eligibility = unfit(flaw.into_text(), error);
             break;
         }
     }
@@ -136,10 +136,10 @@ fn step(path: &Path, settings: &Settings, warnings: &mut Vec<String>) -> (Step, 
 
 /// Of the very file that was checked.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let place = script::look(path, SECRET).map_err(Flaw::into_text)?;
+    let place = script::open_checked(path, REQUIRED_MODE).map_err(Flaw::into_text)?;
     let mut text = Vec::new();
     File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
-        .and_then(|file| file.take(LONGEST).read_to_end(&mut text))
+        .and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text))
         .map_err(|error| format!("{} cannot be read: {}", path.display(), strerror(&error)))?;
     Ok(text)
 }
@@ -161,8 +161,8 @@ struct Half {
 }
 
 impl Half {
-    fn into_call(self, timeout: Duration) -> Call {
-        Call {
+    fn into_call(self, timeout: Duration) -> CommandLine {
+        CommandLine {
             program: self.location,
             args: self.params.into_iter().map(Into::into).collect(),
             timeout: Some(timeout),
@@ -194,10 +194,10 @@ impl Plugin {
         // What is neither is no permission to go on.
         let goes_on = keys.get("continueBackupOnFailure");
         let goes_on = goes_on.is_none_or(|value| *value == Value::Bool(true));
-        (Plugin::take(Keys(keys)), goes_on)
+        (Plugin::parse_keys(Keys(keys)), goes_on)
     }
 
-    fn take(mut keys: Keys) -> Result<Plugin, String> {
+    fn parse_keys(mut keys: Keys) -> Result<Plugin, String> {
         let mut notes = Vec::new();
         keys.boolean("continueBackupOnFailure", true)?;
         for label in LABELS {
@@ -205,12 +205,14 @@ impl Plugin {
         }
         let is_time = |v: &Value| v.as_f64().is_some_and(|seconds| seconds > 0.0);
         let timeout = keys.take("timeoutInSeconds", "a number of seconds above 0", &is_time)?;
-        let mut timeout = timeout.and_then(|v| v.as_f64()).unwrap_or(TIMEOUT);
-        if timeout > LONGEST_TIMEOUT {
+        let mut timeout = timeout
+            .and_then(|v| v.as_f64())
+            .unwrap_or(DEFAULT_TIMEOUT_SECONDS);
+        if timeout > MAX_TIMEOUT_SECONDS {
             notes.push(format!(
-                "timeoutInSeconds is {timeout}; it is cut to {LONGEST_TIMEOUT}, the most that Azure gives"
+                "timeoutInSeconds is {timeout}; it is cut to {MAX_TIMEOUT_SECONDS}, the most that Azure gives"
             ));
-            timeout = LONGEST_TIMEOUT;
+            timeout = MAX_TIMEOUT_SECONDS;
         }
         let mut plugin = Plugin {
             pre: keys.half("pre")?,

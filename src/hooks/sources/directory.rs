@@ -11,9 +11,9 @@ use std::path::Path;
 use nix::libc;
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::Found;
-use crate::hooks::policy::{Kind, OfHook, Rules};
-use crate::hooks::step::{Call, Fitness, Step};
+use super::Discovered;
+use crate::hooks::settings::{EffectiveSettings, HookConfig, HookKind};
+use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust::{self, Refusal, quoted};
 use crate::sys::strerror;
 
@@ -37,8 +37,8 @@ const SKIPPED_ENDINGS: [&str; 14] = [
 ];
 /// How much of a file is looked at for whether it is a script, in bytes, and how much of a script for
 /// settings of its own: those that come too late are told.
-const HEAD: u64 = 8192;
-const SCRIPT: u64 = 1 << 20;
+const MAX_HEAD_BYTES: u64 = 8192;
+const MAX_SCRIPT_BYTES: u64 = 1 << 20;
 
 /// The steps of the directory `dir`, those passed over among them; names that it ignores are not. A
 /// directory that does not exist has no hooks.
@@ -46,7 +46,7 @@ const SCRIPT: u64 = 1 << 20;
 /// # Errors
 /// The directory, or a hook that would run, could have been changed by others, or the directory
 /// cannot be read.
-pub fn find(dir: &Path, rules: &Rules) -> Result<Found, Refusal> {
+pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
     let dir = &trust::absolute(dir);
     let unreadable = |error: io::Error| {
         let why = strerror(&error);
@@ -58,7 +58,7 @@ pub fn find(dir: &Path, rules: &Rules) -> Result<Found, Refusal> {
     // The directory is checked before it is read: what is in one that others may write is not
     // worth a look.
     match fs::metadata(dir) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Found::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Discovered::default()),
         Err(error) => return Err(unreadable(error)),
         Ok(data) if !data.is_dir() => {
             return Err(unreadable(io::Error::from_raw_os_error(libc::ENOTDIR)));
@@ -72,10 +72,10 @@ pub fn find(dir: &Path, rules: &Rules) -> Result<Found, Refusal> {
     names.retain(|name| !is_skipped(name));
     // OsString orders by bytes, whatever the locale.
     names.sort_unstable();
-    let mut found = Found::default();
+    let mut found = Discovered::default();
     for name in &names {
         if let Some((step, warnings)) = of_file(&dir.join(name), rules)? {
-            found.steps.push(step);
+            found.tasks.push(step);
             found.warnings.extend(warnings);
         }
     }
@@ -97,29 +97,32 @@ pub fn find(dir: &Path, rules: &Rules) -> Result<Found, Refusal> {
 ///
 /// # Errors
 /// Others could have changed it.
-pub fn of_file(path: &Path, rules: &Rules) -> Result<Option<(Step, Vec<String>)>, Refusal> {
+pub fn of_file(
+    path: &Path,
+    rules: &HookConfig,
+) -> Result<Option<(HookTask, Vec<String>)>, Refusal> {
     let Some((fitness, head)) = examine(path)? else {
         return Ok(None);
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let name = name.strip_suffix(SAMPLE).unwrap_or(&name);
-    let OfHook {
+    let EffectiveSettings {
         policy,
         warnings,
         fault,
     } = rules.of_hook(name, &head);
-    let call = |phase: &str| Call {
+    let call = |phase: &str| CommandLine {
         program: path.to_owned(),
         args: vec![phase.into()],
         timeout: policy.timeout,
         retries: policy.retries,
     };
     let (freeze, thaw) = (call("freeze"), call("thaw"));
-    let mut step = Step::new("", path.to_string_lossy().into_owned(), policy);
+    let mut step = HookTask::new("", path.to_string_lossy().into_owned(), policy);
     step.freeze = Some(freeze);
-    step.thaw = (step.policy.kind == Kind::Once).then_some(thaw);
-    step.fitness = match fault {
-        Some(reason) if fitness == Fitness::Fit => Fitness::Unfit {
+    step.thaw = (step.policy.kind == HookKind::Once).then_some(thaw);
+    step.eligibility = match fault {
+        Some(reason) if fitness == Eligibility::Fit => Eligibility::Unfit {
             reason,
             error: None,
         },
@@ -137,12 +140,12 @@ fn is_skipped(name: &OsStr) -> bool {
 }
 
 /// Whether it can be run, and how it begins; None for what is no hook at all: a directory, a socket.
-fn examine(path: &Path) -> Result<Option<(Fitness, Vec<u8>)>, Refusal> {
+fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Refusal> {
     let data = match fs::metadata(path) {
         Ok(data) => data,
         Err(error) => {
             let why = format!("it leads nowhere: {}", strerror(&error));
-            return Ok(Some((Fitness::Skipped(why), Vec::new())));
+            return Ok(Some((Eligibility::Skipped(why), Vec::new())));
         }
     };
     if !data.is_file() {
@@ -160,10 +163,10 @@ fn examine(path: &Path) -> Result<Option<(Fitness, Vec<u8>)>, Refusal> {
                 "not executable for us, though its mode is {mode:04o}; is its filesystem mounted noexec?"
             )
         };
-        return Ok(Some((Fitness::Skipped(why), Vec::new())));
+        return Ok(Some((Eligibility::Skipped(why), Vec::new())));
     }
     let place = trust::open(path)?;
-    Ok(Some((Fitness::Fit, head_of(&place))))
+    Ok(Some((Eligibility::Fit, head_of(&place))))
 }
 
 /// Of the very file that was checked; one that cannot be read has no settings of its own.
@@ -171,9 +174,9 @@ fn head_of(place: &File) -> Vec<u8> {
     let mut head = Vec::new();
     let mut read = || {
         let file = File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))?;
-        (&file).take(HEAD).read_to_end(&mut head)?;
+        (&file).take(MAX_HEAD_BYTES).read_to_end(&mut head)?;
         if !head.contains(&0) {
-            file.take(SCRIPT).read_to_end(&mut head)?;
+            file.take(MAX_SCRIPT_BYTES).read_to_end(&mut head)?;
         }
         io::Result::Ok(())
     };

@@ -7,20 +7,20 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::script::{self, Flaw, PairContract};
-use super::{Adapter, Found, Scene};
-use crate::hooks::policy::OnFailure;
+use super::{Adapter, Discovered, DiscoveryContext};
+use crate::hooks::settings::OnFailure;
 use crate::hooks::{self, HookStatus, Phase, from_words};
 
 /// The adapter.
 pub const GOOGLE: Adapter = Adapter {
     name: NAME,
     tags: &[],
-    find,
+    discover: find,
     error_name,
 };
 
 const NAME: &str = "google";
-const TIMEOUT: Duration = Duration::from_secs(60);
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
 const CONTRACT: PairContract = PairContract {
     name: NAME,
     on_failure: OnFailure::Abort,
@@ -29,26 +29,26 @@ const CONTRACT: PairContract = PairContract {
         "etc/google/snapshots/pre.sh",
         "etc/google/snapshots/post.sh",
     ],
-    timeout: TIMEOUT,
+    timeout: SCRIPT_TIMEOUT,
 };
 
 const NOT_FOUND: &str = "SCRIPT_NOT_FOUND";
 const BAD_CONFIG: &str = "INVALID_CONFIG";
 
-fn find(scene: &Scene<'_>) -> Found {
+fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     let (mut found, used) = CONTRACT.find(scene);
     let Some((mut pair, policy)) = used else {
         return found;
     };
     pair.args = vec![disks(scene.devices).into()];
-    let look = |path: &Path| script::look(path, script::READABLE).map(drop);
+    let look = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
     let step = pair.step(NAME, policy, &look, &|flaw| {
         Some(match flaw {
             Flaw::Missing(_) => NOT_FOUND,
             Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,
         })
     });
-    found.steps.push(step);
+    found.tasks.push(step);
     found
 }
 

@@ -10,9 +10,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::script::{self, Pair};
-use super::{Adapter, Found, Scene, Use};
-use crate::hooks::policy::{OnFailure, limit};
-use crate::hooks::step::{Fitness, Step};
+use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::hooks::settings::{OnFailure, limit};
+use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::trust::{self, REFUSING, quoted};
 use crate::sys::strerror;
 
@@ -20,7 +20,7 @@ use crate::sys::strerror;
 pub const HUAWEI: Adapter = Adapter {
     name: NAME,
     tags: &[],
-    find,
+    discover: find,
     error_name: |_, _| None,
 };
 
@@ -29,10 +29,10 @@ const NAME: &str = "huawei";
 const FUNCTIONS: &str = "bin/agent_func.sh";
 const FREEZE: &str = "_freeze.sh";
 const UNFREEZE: &str = "_unfreeze.sh";
-const TIMEOUT: Duration = Duration::from_secs(600);
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
-fn find(scene: &Scene<'_>) -> Found {
-    let (mut dir, mut root, mut timeout) = (None, None, Some(TIMEOUT));
+fn find(scene: &DiscoveryContext<'_>) -> Discovered {
+    let (mut dir, mut root, mut timeout) = (None, None, Some(SCRIPT_TIMEOUT));
     let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
         match key {
             "scripts" => dir = Some(script::absolute(value)?),
@@ -42,14 +42,14 @@ fn find(scene: &Scene<'_>) -> Found {
         }
         Ok(())
     });
-    let mut found = Found {
+    let mut found = Discovered {
         warnings: settings.warnings,
-        ..Found::default()
+        ..Discovered::default()
     };
     let used = match (settings.used, &dir) {
-        (Use::No, _) | (Use::Auto, None) => return found,
+        (Enabled::No, _) | (Enabled::Auto, None) => return found,
         (_, Some(dir)) => applications(dir, root),
-        (Use::Yes, None) => {
+        (Enabled::Yes, None) => {
             Err("enabled=yes in [huawei], but no directory is named; add scripts=DIR".into())
         }
     };
@@ -57,16 +57,16 @@ fn find(scene: &Scene<'_>) -> Found {
     let (root, names) = match used {
         Ok(used) => used,
         Err(reason) => {
-            let mut step = Step::new(
+            let mut step = HookTask::new(
                 NAME,
                 format!("{} ([huawei])", dir.display()),
                 settings.policy,
             );
-            step.fitness = Fitness::Unfit {
+            step.eligibility = Eligibility::Unfit {
                 reason,
                 error: None,
             };
-            found.steps.push(step);
+            found.tasks.push(step);
             return found;
         }
     };
@@ -77,9 +77,9 @@ fn find(scene: &Scene<'_>) -> Found {
             args: vec![root.clone().into(), std::process::id().to_string().into()],
             timeout,
         };
-        let look = |path: &Path| script::look(path, script::READABLE).map(drop);
+        let look = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
         found
-            .steps
+            .tasks
             .push(pair.step(NAME, settings.policy.clone(), &look, &|_| None));
     }
     found

@@ -13,18 +13,18 @@ pub mod vmware;
 
 use std::path::Path;
 
-use super::policy::{Policy, Rules, boolean};
-use super::step::{Fitness, Step};
+use super::settings::{HookConfig, HookSettings, boolean};
+use super::task::{Eligibility, HookTask};
 use super::trust::Refusal;
 use super::{HookStatus, Phase};
 
 /// What a source found.
 #[derive(Debug, Default)]
-pub struct Found {
+pub struct Discovered {
     /// Its steps, in the order of the freeze.
-    pub steps: Vec<Step>,
+    pub tasks: Vec<HookTask>,
     /// Those that the settings switch off; filled in by [`find`].
-    pub disabled: Vec<Step>,
+    pub disabled: Vec<HookTask>,
     /// What was passed over, one line each.
     pub warnings: Vec<String>,
     /// It wants no filesystem frozen.
@@ -33,7 +33,7 @@ pub struct Found {
 
 /// Whether an adapter is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Use {
+pub enum Enabled {
     /// Never.
     No,
     /// If its files are in their usual place.
@@ -42,17 +42,17 @@ pub enum Use {
     Yes,
 }
 
-impl Use {
+impl Enabled {
     /// The value of `enabled` in an adapter's group.
     ///
     /// # Errors
     /// It is none.
-    pub fn parse(value: &str) -> Result<Use, String> {
+    pub fn parse(value: &str) -> Result<Enabled, String> {
         match value {
-            "auto" => Ok(Use::Auto),
+            "auto" => Ok(Enabled::Auto),
             _ => match boolean(value) {
-                Ok(true) => Ok(Use::Yes),
-                Ok(false) => Ok(Use::No),
+                Ok(true) => Ok(Enabled::Yes),
+                Ok(false) => Ok(Enabled::No),
                 Err(_) => Err("is neither yes, no nor auto".into()),
             },
         }
@@ -61,11 +61,11 @@ impl Use {
 
 /// What an adapter works from.
 #[derive(Debug)]
-pub struct Scene<'a> {
+pub struct DiscoveryContext<'a> {
     /// Below which the adapter's usual places are: `/`, but in tests.
     pub root: &'a Path,
     /// What the operator wants; an adapter's group has its name.
-    pub rules: &'a Rules,
+    pub rules: &'a HookConfig,
     /// The devices that the agent will freeze, as `QGA_DEVICES` has them.
     pub devices: &'a str,
 }
@@ -78,7 +78,7 @@ pub struct Adapter {
     /// own word.
     pub tags: &'static [(&'static str, &'static str)],
     /// Finds its steps. It passes over nothing silently.
-    pub find: fn(&Scene<'_>) -> Found,
+    pub discover: fn(&DiscoveryContext<'_>) -> Discovered,
     /// What its contract calls an end like this one.
     pub error_name: fn(Phase, &HookStatus) -> Option<&'static str>,
 }
@@ -108,14 +108,14 @@ pub fn tag(name: &str, level: &str) -> Option<&'static str> {
 ///
 /// # Errors
 /// Others could have changed the settings or a hook, or the hooks' directory cannot be read.
-pub fn read(dir: &Path, conf: &Path, devices: &str) -> Result<(Found, Rules), Refusal> {
-    let rules = Rules::read(conf)?;
-    let scene = Scene {
+pub fn read(dir: &Path, conf: &Path, devices: &str) -> Result<(Discovered, HookConfig), Refusal> {
+    let rules = HookConfig::read(conf)?;
+    let scene = DiscoveryContext {
         root: Path::new("/"),
         rules: &rules,
         devices,
     };
-    let found = find(dir, &scene)?;
+    let found = discover(dir, &scene)?;
     Ok((found, rules))
 }
 
@@ -123,41 +123,41 @@ pub fn read(dir: &Path, conf: &Path, devices: &str) -> Result<(Found, Rules), Re
 ///
 /// # Errors
 /// Others could have changed a hook, or the hooks' directory cannot be read.
-pub fn find(dir: &Path, scene: &Scene<'_>) -> Result<Found, Refusal> {
+pub fn discover(dir: &Path, scene: &DiscoveryContext<'_>) -> Result<Discovered, Refusal> {
     let rules = scene.rules;
-    let mut all = Found {
+    let mut all = Discovered {
         warnings: rules.warnings.clone(),
-        ..Found::default()
+        ..Discovered::default()
     };
     let adapters = ADAPTERS.iter().map(|adapter| Ok(within(adapter, scene)));
     for found in adapters.chain(std::iter::once_with(|| directory::find(dir, rules))) {
-        let found: Found = found?;
-        all.steps.extend(found.steps);
+        let found: Discovered = found?;
+        all.tasks.extend(found.tasks);
         all.warnings.extend(found.warnings);
         all.leaves_filesystems |= found.leaves_filesystems;
     }
-    (all.steps, all.disabled) = all.steps.into_iter().partition(|step| step.policy.enabled);
+    (all.tasks, all.disabled) = all.tasks.into_iter().partition(|step| step.policy.enabled);
     Ok(all)
 }
 
 /// What the adapter finds, made unfit if settings that may be its own cannot be read.
-fn within(adapter: &Adapter, scene: &Scene<'_>) -> Found {
-    let mut found = (adapter.find)(scene);
-    let policy = Policy::default();
-    let policy = found.steps.first().map_or(&policy, |step| &step.policy);
+fn within(adapter: &Adapter, scene: &DiscoveryContext<'_>) -> Discovered {
+    let mut found = (adapter.discover)(scene);
+    let policy = HookSettings::default();
+    let policy = found.tasks.first().map_or(&policy, |step| &step.policy);
     let fault = scene.rules.fault_of_adapter(adapter.name, policy);
     let Some((reason, on_failure, is_named)) = fault else {
         return found;
     };
-    if found.steps.is_empty() && is_named {
+    if found.tasks.is_empty() && is_named {
         let name = format!("[{}]", adapter.name);
         found
-            .steps
-            .push(Step::new(adapter.name, name, policy.clone()));
+            .tasks
+            .push(HookTask::new(adapter.name, name, policy.clone()));
     }
-    for step in &mut found.steps {
+    for step in &mut found.tasks {
         step.policy.on_failure = on_failure;
-        step.fitness = Fitness::Unfit {
+        step.eligibility = Eligibility::Unfit {
             reason: reason.clone(),
             error: None,
         };

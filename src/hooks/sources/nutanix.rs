@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::script::{self, Flaw, PairContract};
-use super::{Adapter, Found, Scene};
-use crate::hooks::policy::OnFailure;
+use super::{Adapter, Discovered, DiscoveryContext};
+use crate::hooks::settings::OnFailure;
 use crate::hooks::trust::quoted;
 
 /// The adapter.
@@ -21,31 +21,31 @@ pub const NUTANIX: Adapter = Adapter {
         ("filesystem", "CRASH_CONSISTENT"),
         ("application", "APPLICATION_CONSISTENT"),
     ],
-    find,
+    discover: find,
     error_name: |_, _| None,
 };
 
 const NAME: &str = "nutanix";
 /// There is none in Nutanix' documentation; this is ours for any hook.
-const TIMEOUT: Duration = Duration::from_secs(600);
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 const CONTRACT: PairContract = PairContract {
     name: NAME,
     on_failure: OnFailure::Continue,
     keys: ["pre-freeze", "post-thaw"],
     places: ["usr/local/sbin/pre_freeze", "usr/local/sbin/post_thaw"],
-    timeout: TIMEOUT,
+    timeout: SCRIPT_TIMEOUT,
 };
 
-fn find(scene: &Scene<'_>) -> Found {
+fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     let (mut found, used) = CONTRACT.find(scene);
     let step = used.map(|(pair, policy)| pair.step(NAME, policy, &look, &|_| None));
-    found.steps.extend(step);
+    found.tasks.extend(step);
     found
 }
 
 /// A control character in the first line keeps the kernel from finding the interpreter.
 fn look(path: &Path) -> Result<(), Flaw> {
-    script::look(path, script::PRIVATE)?;
+    script::open_checked(path, script::MAX_MODE_PRIVATE)?;
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
     let line = head.split(|byte| *byte == b'\n').next().unwrap_or_default();

@@ -8,24 +8,24 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Found, Scene, Use};
-use crate::hooks::policy::{OnFailure, Policy, limit};
-use crate::hooks::step::{Call, Fitness, Step};
+use super::{Discovered, DiscoveryContext, Enabled};
+use crate::hooks::settings::{HookSettings, OnFailure, limit};
+use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};
 use crate::sys::strerror;
 
 /// Widest mode of a script that others may look at.
-pub const READABLE: u32 = 0o755;
+pub const MAX_MODE_READABLE: u32 = 0o755;
 /// Widest mode of a script that is nobody else's business.
-pub const PRIVATE: u32 = 0o700;
+pub const MAX_MODE_PRIVATE: u32 = 0o700;
 
 /// What an adapter's group says.
 #[derive(Debug)]
-pub struct Settings {
+pub struct AdapterSettings {
     /// Whether it is used.
-    pub used: Use,
+    pub used: Enabled,
     /// How its steps are run.
-    pub policy: Policy,
+    pub policy: HookSettings,
     /// The operator has said himself what a failure does.
     pub on_failure: Option<OnFailure>,
     /// What was passed over.
@@ -35,20 +35,20 @@ pub struct Settings {
 /// Reads the group `name`. What every adapter knows is taken here, all else by `own`. A status other
 /// than 0 is a failure, and `on_failure` says what that does if the group does not.
 pub fn settings(
-    scene: &Scene<'_>,
+    scene: &DiscoveryContext<'_>,
     name: &str,
     on_failure: OnFailure,
     own: &mut dyn FnMut(&str, &str) -> Result<(), String>,
-) -> Settings {
-    let mut used = Use::Auto;
+) -> AdapterSettings {
+    let mut used = Enabled::Auto;
     let mut said = None;
-    let mut policy = Policy {
+    let mut policy = HookSettings {
         on_failure,
         not_applicable: Vec::new(),
-        ..Policy::default()
+        ..HookSettings::default()
     };
     let warnings = scene.rules.each(name, &mut |key, value| match key {
-        "enabled" => Use::parse(value).map(|parsed| used = parsed),
+        "enabled" => Enabled::parse(value).map(|parsed| used = parsed),
         "on-failure" => {
             policy.set(key, value)?;
             said = Some(policy.on_failure);
@@ -57,7 +57,7 @@ pub fn settings(
         "stage" | "kill-after" | "retry-pause" | "output-limit" => policy.set(key, value),
         _ => own(key, value),
     });
-    Settings {
+    AdapterSettings {
         used,
         policy,
         on_failure: said,
@@ -81,7 +81,7 @@ pub struct PairContract {
 
 impl PairContract {
     /// Reads the group, and answers what was passed over in it; with the pair and how it is run, if it is used.
-    pub fn find(&self, scene: &Scene<'_>) -> (Found, Option<(Pair, Policy)>) {
+    pub fn find(&self, scene: &DiscoveryContext<'_>) -> (Discovered, Option<(Pair, HookSettings)>) {
         let (mut named, mut timeout) = ([None, None], Some(self.timeout));
         let settings = settings(scene, self.name, self.on_failure, &mut |key, value| {
             match self.keys.iter().position(|known| *known == key) {
@@ -91,16 +91,16 @@ impl PairContract {
             }
             Ok(())
         });
-        let found = Found {
+        let found = Discovered {
             warnings: settings.warnings,
-            ..Found::default()
+            ..Discovered::default()
         };
         let is_named = named.iter().any(Option::is_some);
         let [pre, post] = named;
         let pre = pre.unwrap_or_else(|| scene.root.join(self.places[0]));
         let post = post.unwrap_or_else(|| scene.root.join(self.places[1]));
-        let is_wanted = is_named || settings.used == Use::Yes || pre.exists() || post.exists();
-        if settings.used == Use::No || !is_wanted {
+        let is_wanted = is_named || settings.used == Enabled::Yes || pre.exists() || post.exists();
+        if settings.used == Enabled::No || !is_wanted {
             return (found, None);
         }
         let pair = Pair {
@@ -130,21 +130,21 @@ impl Pair {
     pub fn step(
         self,
         source: &'static str,
-        policy: Policy,
+        policy: HookSettings,
         look: &dyn Fn(&Path) -> Result<(), Flaw>,
         error: &dyn Fn(&Flaw) -> Option<&'static str>,
-    ) -> Step {
-        let mut step = Step::new(source, self.pre.display().to_string(), policy);
+    ) -> HookTask {
+        let mut step = HookTask::new(source, self.pre.display().to_string(), policy);
         let flaw = [&self.pre, &self.post]
             .into_iter()
             .find_map(|path| look(path).err());
         if let Some(flaw) = flaw {
-            step.fitness = Fitness::Unfit {
+            step.eligibility = Eligibility::Unfit {
                 error: error(&flaw),
                 reason: flaw.into_text(),
             };
         }
-        let call = |program| Call {
+        let call = |program| CommandLine {
             program,
             args: self.args.clone(),
             timeout: self.timeout,
@@ -202,7 +202,7 @@ impl Flaw {
 ///
 /// # Errors
 /// See [`Flaw`].
-pub fn look(path: &Path, widest: u32) -> Result<File, Flaw> {
+pub fn open_checked(path: &Path, widest: u32) -> Result<File, Flaw> {
     let shown = quoted(path);
     if let Err(error) = fs::metadata(path) {
         let text = format!("{shown}: {}; put it there", strerror(&error));
@@ -249,9 +249,12 @@ mod tests {
         let path = dir.path().join("script");
         let with_mode = |mode| {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
-            look(&path, PRIVATE).map(drop)
+            open_checked(&path, MAX_MODE_PRIVATE).map(drop)
         };
-        assert!(matches!(look(&path, PRIVATE), Err(Flaw::Missing(_))));
+        assert!(matches!(
+            open_checked(&path, MAX_MODE_PRIVATE),
+            Err(Flaw::Missing(_))
+        ));
         fs::write(&path, "").unwrap();
         assert_eq!(with_mode(0o700), Ok(()));
         assert_eq!(with_mode(0o500), Ok(()));
@@ -262,18 +265,21 @@ mod tests {
             "{text}"
         );
         assert!(text.contains(": chmod 700 "), "{text}");
-        assert!(look(&path, READABLE).is_ok());
+        assert!(open_checked(&path, MAX_MODE_READABLE).is_ok());
         let link = dir.path().join("link");
         symlink(&path, &link).unwrap();
-        assert!(matches!(look(&link, PRIVATE), Err(Flaw::Forbidden(_))));
-        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
-        assert!(look(&link, PRIVATE).is_ok());
         assert!(matches!(
-            look(dir.path(), READABLE),
+            open_checked(&link, MAX_MODE_PRIVATE),
+            Err(Flaw::Forbidden(_))
+        ));
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
+        assert!(open_checked(&link, MAX_MODE_PRIVATE).is_ok());
+        assert!(matches!(
+            open_checked(dir.path(), MAX_MODE_READABLE),
             Err(Flaw::Forbidden(_))
         ));
         assert!(matches!(
-            look(&path.join("x"), READABLE),
+            open_checked(&path.join("x"), MAX_MODE_READABLE),
             Err(Flaw::Missing(_))
         ));
     }

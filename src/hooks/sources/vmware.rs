@@ -10,11 +10,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::script::{self, Flaw, Settings};
+use super::script::{self, AdapterSettings, Flaw};
 use super::tools_conf::ToolsConf;
-use super::{Adapter, Found, Scene, Use};
-use crate::hooks::policy::{OnFailure, Rules, limit};
-use crate::hooks::step::{Call, Fitness, Step};
+use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::hooks::settings::{HookConfig, OnFailure, limit};
+use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust;
 use crate::sys::strerror;
 
@@ -22,7 +22,7 @@ use crate::sys::strerror;
 pub const VMWARE: Adapter = Adapter {
     name: NAME,
     tags: &[],
-    find,
+    discover: find,
     error_name: |_, _| None,
 };
 
@@ -33,15 +33,15 @@ const POST: &str = "usr/sbin/post-thaw-script";
 const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
 const TOOLS_CONF: &str = "etc/vmware-tools/tools.conf";
 /// Time for all scripts of one phase together.
-const TIMEOUT: Duration = Duration::from_secs(15 * 60);
+const SCRIPT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-fn find(scene: &Scene<'_>) -> Found {
+fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     let (mut found, conf) = look(scene);
     if let Some(Ok(conf)) = conf {
         found.leaves_filesystems = !conf.filesystems;
         found.warnings.extend(conf.warnings);
         if !conf.scripts {
-            found.steps.clear();
+            found.tasks.clear();
         }
     }
     found
@@ -51,8 +51,8 @@ fn find(scene: &Scene<'_>) -> Found {
 ///
 /// # Errors
 /// It cannot be read.
-pub fn tools_conf(rules: &Rules) -> Option<Result<ToolsConf, String>> {
-    let scene = Scene {
+pub fn tools_conf(rules: &HookConfig) -> Option<Result<ToolsConf, String>> {
+    let scene = DiscoveryContext {
         root: Path::new("/"),
         rules,
         devices: "",
@@ -61,7 +61,7 @@ pub fn tools_conf(rules: &Rules) -> Option<Result<ToolsConf, String>> {
 }
 
 /// All scripts, and what tools.conf says if there are any.
-fn look(scene: &Scene<'_>) -> (Found, Option<Result<ToolsConf, String>>) {
+fn look(scene: &DiscoveryContext<'_>) -> (Discovered, Option<Result<ToolsConf, String>>) {
     let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, None);
     let mut conf = None;
     let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
@@ -75,11 +75,11 @@ fn look(scene: &Scene<'_>) -> (Found, Option<Result<ToolsConf, String>>) {
         }
         Ok(())
     });
-    let mut found = Found {
+    let mut found = Discovered {
         warnings: settings.warnings.clone(),
-        ..Found::default()
+        ..Discovered::default()
     };
-    if settings.used == Use::No {
+    if settings.used == Enabled::No {
         return (found, None);
     }
     let place = |named: Option<PathBuf>, usual: &str| match named {
@@ -92,29 +92,31 @@ fn look(scene: &Scene<'_>) -> (Found, Option<Result<ToolsConf, String>>) {
     let vmware = Vmware {
         timeout: timeout
             .or(said.and_then(|conf| conf.timeout))
-            .unwrap_or(Some(TIMEOUT)),
+            .unwrap_or(Some(SCRIPT_TIMEOUT)),
         arg: said.and_then(|conf| conf.arg.clone()),
         settings,
     };
     let dir = place(dir, DIRECTORY);
     found
-        .steps
+        .tasks
         .extend(vmware.legacy(place(pre, PRE), place(post, POST)));
-    found.steps.extend(vmware.directory(&dir.0, dir.1));
-    if found.steps.is_empty() && vmware.settings.used == Use::Yes && said.is_none_or(|c| c.scripts)
+    found.tasks.extend(vmware.directory(&dir.0, dir.1));
+    if found.tasks.is_empty()
+        && vmware.settings.used == Enabled::Yes
+        && said.is_none_or(|c| c.scripts)
     {
         let why = "enabled=yes in [vmware], but there is no script; put one there, or say auto";
-        found.steps.push(vmware.unfit(&dir.0, why.into()));
+        found.tasks.push(vmware.unfit(&dir.0, why.into()));
     }
-    let is_used = !found.steps.is_empty() || vmware.settings.used == Use::Yes;
+    let is_used = !found.tasks.is_empty() || vmware.settings.used == Enabled::Yes;
     if let (true, Err(why)) = (is_used, &conf) {
-        found.steps = vec![vmware.unfit(&conf_path, why.clone())];
+        found.tasks = vec![vmware.unfit(&conf_path, why.clone())];
     }
     (found, is_used.then_some(conf))
 }
 
 struct Vmware {
-    settings: Settings,
+    settings: AdapterSettings,
     timeout: Option<Duration>,
     /// Every script's second argument.
     arg: Option<String>,
@@ -122,13 +124,13 @@ struct Vmware {
 
 impl Vmware {
     /// The two legacy scripts are one step, each a half of it.
-    fn legacy(&self, pre: (PathBuf, bool), post: (PathBuf, bool)) -> Option<Step> {
+    fn legacy(&self, pre: (PathBuf, bool), post: (PathBuf, bool)) -> Option<HookTask> {
         let is_wanted = |(path, named): &(PathBuf, bool)| *named || path.exists();
         if !is_wanted(&pre) && !is_wanted(&post) {
             return None;
         }
         let mut step = self.step(&pre.0);
-        let mut fitness = Fitness::Fit;
+        let mut fitness = Eligibility::Fit;
         let halves = [
             (&pre, &mut step.freeze, "freeze"),
             (&post, &mut step.thaw, "thaw"),
@@ -138,17 +140,17 @@ impl Vmware {
                 continue;
             }
             match fitness_of(&half.0) {
-                Fitness::Fit => *call = Some(self.call(&half.0, word)),
+                Eligibility::Fit => *call = Some(self.call(&half.0, word)),
                 flawed => fitness = flawed,
             }
         }
         step.undo = step.thaw.as_ref().map(|_| self.call(&post.0, "freezeFail"));
         // Nothing is begun that could not be ended.
-        step.fitness = fitness;
+        step.eligibility = fitness;
         Some(step)
     }
 
-    fn directory(&self, dir: &Path, is_named: bool) -> Vec<Step> {
+    fn directory(&self, dir: &Path, is_named: bool) -> Vec<HookTask> {
         let names = match names(dir) {
             Ok(names) => names,
             Err(Flaw::Missing(_)) if !is_named => return Vec::new(),
@@ -159,31 +161,31 @@ impl Vmware {
             step.freeze = Some(self.call(path, "freeze"));
             step.thaw = Some(self.call(path, "thaw"));
             step.undo = Some(self.call(path, "freezeFail"));
-            step.fitness = fitness_of(path);
+            step.eligibility = fitness_of(path);
             step
         };
         names.iter().map(one).collect()
     }
 
-    fn step(&self, path: &Path) -> Step {
+    fn step(&self, path: &Path) -> HookTask {
         let name = path.display().to_string();
-        let mut step = Step::new(NAME, name, self.settings.policy.clone());
+        let mut step = HookTask::new(NAME, name, self.settings.policy.clone());
         step.undone_if_failed = false;
         step.budget = self.timeout;
         step
     }
 
-    fn unfit(&self, path: &Path, reason: String) -> Step {
+    fn unfit(&self, path: &Path, reason: String) -> HookTask {
         let mut step = self.step(path);
-        step.fitness = Fitness::Unfit {
+        step.eligibility = Eligibility::Unfit {
             reason,
             error: None,
         };
         step
     }
 
-    fn call(&self, path: &Path, word: &str) -> Call {
-        Call {
+    fn call(&self, path: &Path, word: &str) -> CommandLine {
+        CommandLine {
             program: path.to_owned(),
             args: std::iter::once(word)
                 .chain(self.arg.as_deref())
@@ -196,11 +198,11 @@ impl Vmware {
     }
 }
 
-fn fitness_of(path: &Path) -> Fitness {
-    match script::look(path, script::READABLE) {
-        Ok(_) => Fitness::Fit,
-        Err(Flaw::Inert(why)) => Fitness::Skipped(why),
-        Err(flaw) => Fitness::Unfit {
+fn fitness_of(path: &Path) -> Eligibility {
+    match script::open_checked(path, script::MAX_MODE_READABLE) {
+        Ok(_) => Eligibility::Fit,
+        Err(Flaw::Inert(why)) => Eligibility::Skipped(why),
+        Err(flaw) => Eligibility::Unfit {
             reason: flaw.into_text(),
             error: None,
         },

@@ -1,9 +1,9 @@
 //! The hook master, the hooks, and who could change them.
 
 use super::{Result, Scene};
-use crate::hooks::policy::Kind;
-use crate::hooks::step::{Fitness, Step};
-use crate::hooks::{find, sources, trust};
+use crate::hooks::settings::HookKind;
+use crate::hooks::task::{Eligibility, HookTask};
+use crate::hooks::{locate, sources, trust};
 use crate::operator::plan::hooks_of;
 use crate::operator::present::{count, span};
 use crate::sys::identity::Identity;
@@ -20,17 +20,17 @@ pub fn check(scene: &Scene<'_>) -> Vec<Result> {
             let mut results = master(hook);
             let dir = hooks_of(hook);
             let hold = scene.config.limits.hold;
-            results.extend(installed(&dir, &find::conf_beside(&dir), hold));
+            results.extend(installed(&dir, &locate::conf_beside(&dir), hold));
             results
         }
-        None => vec![unused(&find::default_dir())],
+        None => vec![unused(&locate::default_dir())],
     }
 }
 
 /// Hooks that nobody calls.
 fn unused(dir: &Path) -> Result {
-    let found = sources::read(dir, &find::conf_beside(dir), "");
-    if found.is_ok_and(|(found, _)| found.steps.is_empty()) {
+    let found = sources::read(dir, &locate::conf_beside(dir), "");
+    if found.is_ok_and(|(found, _)| found.tasks.is_empty()) {
         return Result::note("hooks", "none is configured: applications are not told");
     }
     Result::finding(
@@ -42,7 +42,7 @@ fn unused(dir: &Path) -> Result {
         format!(
             "add -F to the agent's command line, or fsfreeze-hook={} to [general] of its \
              configuration file",
-            find::default_master().display()
+            locate::default_master().display()
         ),
     )
 }
@@ -68,10 +68,10 @@ fn master(hook: &Path) -> Vec<Result> {
         )];
     }
     match trust::check(hook) {
-        Ok(()) if find::is_our_master(hook) => vec![Result::fine("hook master", shown)],
+        Ok(()) if locate::is_our_master(hook) => vec![Result::fine("hook master", shown)],
         Ok(()) => vec![Result::finding(
             "hook master",
-            format!("{shown}: {}", find::FOREIGN_MASTER),
+            format!("{shown}: {}", locate::FOREIGN_MASTER),
             "install hooks/fsfreeze-hook of this project as that file (mode 755)",
         )],
         Err(refusal) => vec![refused("hook master", &refusal.0)],
@@ -94,7 +94,10 @@ pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<Result>
         Ok(found) => found,
         Err(refusal) => return faults(dir, conf, refusal),
     };
-    let fit = found.steps.iter().filter(|s| s.fitness == Fitness::Fit);
+    let fit = found
+        .tasks
+        .iter()
+        .filter(|s| s.eligibility == Eligibility::Fit);
     let mut results = vec![if dir.exists() {
         Result::fine(
             "hooks",
@@ -108,10 +111,10 @@ pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<Result>
         let text = format!("switched off by enabled = no: {}", names.join(", "));
         results.push(Result::note("hooks", text));
     }
-    for step in &found.steps {
-        match &step.fitness {
-            Fitness::Fit => results.extend(fit_step(step, hold)),
-            Fitness::Skipped(why) | Fitness::Unfit { reason: why, .. } => {
+    for step in &found.tasks {
+        match &step.eligibility {
+            Eligibility::Fit => results.extend(fit_step(step, hold)),
+            Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } => {
                 let (text, advice) = why.split_once("; ").unwrap_or((why, "mend it"));
                 results.push(Result::finding(
                     "hooks",
@@ -160,7 +163,7 @@ fn faults(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<Result> {
 }
 
 /// What is wrong with a hook that would be started.
-fn fit_step(step: &Step, hold: Option<Duration>) -> Vec<Result> {
+fn fit_step(step: &HookTask, hold: Option<Duration>) -> Vec<Result> {
     let (name, policy) = (&step.name, &step.policy);
     let mut results = Vec::new();
     let mut seen = Vec::new();
@@ -184,7 +187,9 @@ fn fit_step(step: &Step, hold: Option<Duration>) -> Vec<Result> {
             )
         }));
     }
-    let longest = policy.hold_timeout.filter(|_| policy.kind == Kind::Hold);
+    let longest = policy
+        .hold_timeout
+        .filter(|_| policy.kind == HookKind::Hold);
     if let Some(longest) = longest.filter(|&longest| hold.is_none_or(|hold| longest < hold)) {
         let hold = hold.map_or("for ever".to_owned(), |hold| span(hold.as_secs_f64()));
         results.push(Result::finding(

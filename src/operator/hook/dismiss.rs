@@ -1,6 +1,6 @@
 //! `qemu-ga hook dismiss`: gives up the thaws of hooks that could not be run.
 
-use crate::hooks::memory;
+use crate::hooks::journal;
 use crate::operator::args::{Ended, Given, Tool};
 use crate::operator::present;
 use crate::operator::setting::{self, Setting};
@@ -27,7 +27,7 @@ pub(super) const TOOL: Tool = Tool {
 fn work(given: &Given) -> Result<u8, Ended> {
     let name = given.words.first().map(|name| name.to_string_lossy());
     let statedir = Setting::of(given)?.config.statedir;
-    let names = memory::dismiss(&statedir, name.as_deref())?;
+    let names = journal::dismiss(&statedir, name.as_deref())?;
     if names.is_empty() {
         return Err(Ended::Failed("no thaw is owed; see qemu-ga status".into()));
     }

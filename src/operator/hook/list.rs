@@ -1,9 +1,9 @@
 //! `qemu-ga hook list`: what would run, in which order, with which settings.
 
 use super::{HELP, OPTIONS, file_name, place};
-use crate::hooks::policy::{Policy, Rules};
-use crate::hooks::step::{Call, Fitness, Step, batches};
-use crate::hooks::{find, sources};
+use crate::hooks::settings::{HookConfig, HookSettings};
+use crate::hooks::task::{CommandLine, Eligibility, HookTask, batches};
+use crate::hooks::{locate, sources};
 use crate::operator::args::{Ended, Given, Tool};
 use crate::operator::present::{self, Style, tame, wrap};
 use serde::Serialize;
@@ -78,13 +78,13 @@ fn work(given: &Given) -> Result<u8, Ended> {
     let (dir, conf) = place(given);
     let master = dir.with_extension("");
     let (mut found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
-    if master.is_file() && !find::is_our_master(&master) {
-        let text = format!("{}: {}", master.display(), find::FOREIGN_MASTER);
+    if master.is_file() && !locate::is_our_master(&master) {
+        let text = format!("{}: {}", master.display(), locate::FOREIGN_MASTER);
         found.warnings.push(text);
     }
     let mut hooks = Vec::new();
-    for batch in batches(found.steps) {
-        let of = |(at, step): (usize, &Step)| Hook::of(step, &rules, at > 0);
+    for batch in batches(found.tasks) {
+        let of = |(at, step): (usize, &HookTask)| Hook::of(step, &rules, at > 0);
         hooks.extend(batch.iter().enumerate().map(of));
     }
     hooks.extend(found.disabled.iter().map(|s| Hook::of(s, &rules, false)));
@@ -104,8 +104,8 @@ fn work(given: &Given) -> Result<u8, Ended> {
 }
 
 impl Hook {
-    fn of(step: &Step, rules: &Rules, beside: bool) -> Hook {
-        let words = |call: &Call| {
+    fn of(step: &HookTask, rules: &HookConfig, beside: bool) -> Hook {
+        let words = |call: &CommandLine| {
             let mut words = call.program.display().to_string();
             for arg in &call.args {
                 words += " ";
@@ -113,10 +113,10 @@ impl Hook {
             }
             words
         };
-        let (state, reason) = match &step.fitness {
+        let (state, reason) = match &step.eligibility {
             _ if !step.policy.enabled => ("disabled", Some("enabled is no".to_owned())),
-            Fitness::Fit => ("runs", None),
-            Fitness::Skipped(why) | Fitness::Unfit { reason: why, .. } => {
+            Eligibility::Fit => ("runs", None),
+            Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } => {
                 ("passed-over", Some(why.clone()))
             }
         };
@@ -158,7 +158,7 @@ impl Hook {
 }
 
 /// What differs from the defaults, and where each is from.
-fn settings(step: &Step, rules: &Rules) -> Vec<Setting> {
+fn settings(step: &HookTask, rules: &HookConfig) -> Vec<Setting> {
     let keys_of = |group: &str| {
         let mut keys = Vec::new();
         rules.each(group, &mut |key, _| {
@@ -172,7 +172,7 @@ fn settings(step: &Step, rules: &Rules) -> Vec<Setting> {
         source => source.to_owned(),
     };
     let groups = [own.as_str(), "hooks"].map(|group| (group, keys_of(group)));
-    let defaults = Policy::default().settings();
+    let defaults = HookSettings::default().settings();
     let odd = step.policy.settings().into_iter().zip(defaults);
     odd.filter(|(setting, default)| setting != default)
         .map(|((key, value), _)| {
@@ -190,7 +190,7 @@ fn settings(step: &Step, rules: &Rules) -> Vec<Setting> {
         .collect()
 }
 
-fn is_default(rules: &Rules, key: &'static str, value: &str) -> bool {
+fn is_default(rules: &HookConfig, key: &'static str, value: &str) -> bool {
     rules.defaults.settings().contains(&(key, value.to_owned()))
 }
 

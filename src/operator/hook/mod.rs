@@ -7,7 +7,7 @@ mod list;
 mod trial;
 
 use super::args::Given;
-use crate::hooks::{self, find};
+use crate::hooks::{self, locate};
 use std::ffi::OsString;
 use std::path::PathBuf;
 
@@ -35,8 +35,8 @@ pub fn cli(args: &[OsString]) -> u8 {
 /// The hooks' directory and the file with their settings.
 fn place(given: &Given) -> (PathBuf, PathBuf) {
     let named = |name| given.value(name).map(PathBuf::from);
-    let dir = named("--dir").unwrap_or_else(find::default_dir);
-    let conf = named("--conf").unwrap_or_else(|| find::conf_beside(&dir));
+    let dir = named("--dir").unwrap_or_else(locate::default_dir);
+    let conf = named("--conf").unwrap_or_else(|| locate::conf_beside(&dir));
     (dir, conf)
 }
 

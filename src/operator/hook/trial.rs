@@ -4,12 +4,12 @@
 use super::{HELP, OPTIONS, place};
 use crate::config::Config;
 use crate::freeze::plan::{self, Survey};
+use crate::hooks::journal::{Journal, RunInfo};
 use crate::hooks::log::HookLog;
-use crate::hooks::memory::{Memory, Run};
-use crate::hooks::policy::{self, Kind, OnFailure};
 use crate::hooks::runner::{self, Options, Summary};
-use crate::hooks::sources::{self, Found, directory};
-use crate::hooks::step::{Fitness, Step};
+use crate::hooks::settings::{self, HookKind, OnFailure};
+use crate::hooks::sources::{self, Discovered, directory};
+use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::{
     HookRecord, HookStatus, Phase, ThawReason, Verdict, stop_signals, trust, words,
 };
@@ -72,13 +72,13 @@ fn work(given: &Given) -> Result<u8, Ended> {
     };
     let time = |option: &str| {
         let value = given.value(option).map(|value| value.to_string_lossy());
-        let parsed = value.map(|value| policy::seconds(&value));
+        let parsed = value.map(|value| settings::seconds(&value));
         let told = |why| Ended::Mistake(format!("{option} {why}"));
         parsed.transpose().map_err(told)
     };
     let (limit, hold) = (time("--limit")?, time("--hold")?);
     let (mut step, mut warnings) = find(given, name.as_ref())?;
-    if let Fitness::Skipped(why) | Fitness::Unfit { reason: why, .. } = &step.fitness {
+    if let Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } = &step.eligibility {
         return Err(Ended::Failed(format!("{}: {why}", step.name)));
     }
     if let Some(limit) = limit {
@@ -138,7 +138,7 @@ fn work(given: &Given) -> Result<u8, Ended> {
 
 /// The step that `name` means: a path, or a name in the hooks' directory, or an adapter's. Beside it what a freeze
 /// says of all settings.
-fn find(given: &Given, name: &Path) -> Result<(Step, Vec<String>), Ended> {
+fn find(given: &Given, name: &Path) -> Result<(HookTask, Vec<String>), Ended> {
     let (dir, conf) = place(given);
     let (found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
     let mut warnings = found.warnings;
@@ -146,8 +146,8 @@ fn find(given: &Given, name: &Path) -> Result<(Step, Vec<String>), Ended> {
         1 if !name.is_absolute() && !given_with_slash(name) => trust::absolute(&dir).join(name),
         _ => trust::absolute(name),
     };
-    let known = found.steps.into_iter().chain(found.disabled);
-    let is_meant = |step: &Step| Path::new(&step.name) == path || Path::new(&step.name) == name;
+    let known = found.tasks.into_iter().chain(found.disabled);
+    let is_meant = |step: &HookTask| Path::new(&step.name) == path || Path::new(&step.name) == name;
     if let Some(step) = known.into_iter().find(is_meant) {
         return Ok((step, warnings));
     }
@@ -170,7 +170,7 @@ fn given_with_slash(name: &Path) -> bool {
 }
 
 /// What the hook is told: as a freeze would tell it now, by the configuration of the running agent.
-fn run() -> Run {
+fn run() -> RunInfo {
     let config = Setting::of(&Given::default()).map_or_else(|_| Config::default(), |s| s.config);
     let system = System::host();
     let targets = system.mounts().ok().and_then(|mounts| {
@@ -178,7 +178,7 @@ fn run() -> Run {
         Some(plan::make(&survey, &config.policy, None).ok()?.targets)
     });
     let targets = targets.unwrap_or_default();
-    Run {
+    RunInfo {
         id: format!("try-{}", std::process::id()),
         mountpoints: words(targets.iter().map(|target| &target.filesystem.mountpoint)),
         devices: words(targets.iter().map(|target| &target.device)),
@@ -214,9 +214,9 @@ impl Drop for Scratch {
 }
 
 struct Trial {
-    step: Step,
+    step: HookTask,
     warnings: Vec<String>,
-    run: Run,
+    run: RunInfo,
     log: PathBuf,
     state: PathBuf,
     stop: Option<OwnedFd>,
@@ -229,10 +229,10 @@ impl Trial {
             Phase::Freeze => self.warnings.clone(),
             Phase::Thaw => Vec::new(),
         };
-        let found = Found {
-            steps: vec![self.step.clone()],
+        let found = Discovered {
+            tasks: vec![self.step.clone()],
             warnings,
-            ..Found::default()
+            ..Discovered::default()
         };
         let options = Options {
             log: HookLog::new(&self.log),
@@ -240,7 +240,7 @@ impl Trial {
             on_total: OnFailure::Continue,
             stop: self.stop.as_ref().and_then(|fd| fd.try_clone().ok()),
             records: None,
-            memory: Memory::in_dir(&self.state),
+            memory: Journal::in_dir(&self.state),
             run: self.run.clone(),
             only_run: String::new(),
             reason,
@@ -308,9 +308,9 @@ impl Trial {
 }
 
 /// How a call ended, in a word or two.
-fn how(kind: Kind, record: &HookRecord) -> String {
+fn how(kind: HookKind, record: &HookRecord) -> String {
     match &record.status {
-        HookStatus::Exited(status) if kind == Kind::Hold && record.phase == Phase::Freeze => {
+        HookStatus::Exited(status) if kind == HookKind::Hold && record.phase == Phase::Freeze => {
             match record.verdict {
                 None if *status == 0 => "ready and holds".into(),
                 _ => format!("status {status} before it was ready"),

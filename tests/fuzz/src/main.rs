@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use qemu_ga::hooks::policy::Rules;
+use qemu_ga::hooks::settings::Rules;
 use qemu_ga::hooks::sources::azure;
 use qemu_ga::keyfile;
 use qemu_ga::probe::{mountinfo, udev, utmp};

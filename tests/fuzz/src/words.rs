@@ -1,7 +1,7 @@
 //! Patterns and settings that an operator writes, and what hooks get in variables.
 
 use qemu_ga::freeze::policy::{Glob, Pattern, seconds};
-use qemu_ga::hooks::policy::Policy;
+use qemu_ga::hooks::settings::Policy;
 use qemu_ga::hooks::{from_words, words as joined};
 
 /// A glob, a line end, and what it is to match. A text matches itself and nothing else; what matches does so with a star

@@ -13,7 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use qemu_ga::hooks::HookRecord;
-use qemu_ga::hooks::master::MasterReport;
+use qemu_ga::hooks::invoke::MasterReport;
 
 use crate::support::{Place, text};
 

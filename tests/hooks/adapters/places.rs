@@ -3,26 +3,26 @@
 use std::fs;
 use std::path::Path;
 
-use qemu_ga::hooks::policy::Rules;
-use qemu_ga::hooks::sources::{Found, Scene, find};
-use qemu_ga::hooks::step::Fitness;
+use qemu_ga::hooks::settings::HookConfig;
+use qemu_ga::hooks::sources::{Discovered, DiscoveryContext, discover};
+use qemu_ga::hooks::task::Eligibility;
 
 use super::set_mode;
 
-fn found(root: &Path, conf: &str) -> Found {
+fn found(root: &Path, conf: &str) -> Discovered {
     let path = root.join("fsfreeze-hook.conf");
     fs::write(&path, conf).expect("conf");
-    let rules = Rules::read(&path).expect("ours");
-    let scene = Scene {
+    let rules = HookConfig::read(&path).expect("ours");
+    let scene = DiscoveryContext {
         root,
         rules: &rules,
         devices: "",
     };
-    find(&root.join("etc/qemu/fsfreeze-hook.d"), &scene).expect("not refused")
+    discover(&root.join("etc/qemu/fsfreeze-hook.d"), &scene).expect("not refused")
 }
 
-fn sources(found: &Found) -> Vec<&str> {
-    found.steps.iter().map(|step| step.source).collect()
+fn sources(found: &Discovered) -> Vec<&str> {
+    found.tasks.iter().map(|step| step.source).collect()
 }
 
 #[test]
@@ -30,7 +30,7 @@ fn usual_places_count_but_never_tmp() {
     let root = tempfile::tempdir().expect("dir");
     let root = root.path();
     let nothing = found(root, "");
-    assert!(nothing.steps.is_empty() && nothing.warnings.is_empty());
+    assert!(nothing.tasks.is_empty() && nothing.warnings.is_empty());
     let files = [
         "usr/sbin/pre-freeze-script",
         "usr/sbin/post-thaw-script",
@@ -74,19 +74,19 @@ fn usual_places_count_but_never_tmp() {
         "{all:?}"
     );
     assert!(
-        all.steps.iter().all(|s| s.fitness == Fitness::Fit),
+        all.tasks.iter().all(|s| s.eligibility == Eligibility::Fit),
         "{all:?}"
     );
     assert!(all.warnings.is_empty(), "{:?}", all.warnings);
     let yes = found(root, "[alibaba]\nenabled=yes\n");
-    let alibaba = &yes.steps[3];
+    let alibaba = &yes.tasks[3];
     assert_eq!(alibaba.source, "alibaba");
-    assert!(alibaba.freeze.is_none() && matches!(alibaba.fitness, Fitness::Unfit { .. }));
+    assert!(alibaba.freeze.is_none() && matches!(alibaba.eligibility, Eligibility::Unfit { .. }));
     let off = "[vmware]\nenabled=no\n[azure]\nenabled=no\n[google]\nenabled=no\n\
                [nutanix]\nenabled=no\n";
     assert_eq!(sources(&found(root, off)), [""]);
     let staged = found(root, "[google]\nstage=10\n[azure]\nstage=x\n");
-    assert_eq!(staged.steps[3].policy.stage, 10);
+    assert_eq!(staged.tasks[3].policy.stage, 10);
     assert_eq!(staged.warnings.len(), 1, "{:?}", staged.warnings);
 }
 
@@ -96,6 +96,6 @@ fn what_is_switched_on_and_missing_is_a_failure() {
     let on = "[vmware]\nenabled=yes\n[azure]\nenabled=yes\n[google]\nenabled=yes\n";
     let found = found(root.path(), on);
     assert_eq!(sources(&found), ["vmware", "azure", "google"]);
-    let is_unfit = |fitness: &Fitness| matches!(fitness, Fitness::Unfit { .. });
-    assert!(found.steps.iter().all(|step| is_unfit(&step.fitness)));
+    let is_unfit = |fitness: &Eligibility| matches!(fitness, Eligibility::Unfit { .. });
+    assert!(found.tasks.iter().all(|step| is_unfit(&step.eligibility)));
 }

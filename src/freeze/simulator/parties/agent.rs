@@ -9,8 +9,8 @@ use crate::freeze::guardian::{
 use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops};
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::report::Report;
-use crate::hooks::master::MasterReport;
-use crate::hooks::memory::Run;
+use crate::hooks::invoke::MasterReport;
+use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
 use crate::state::{Expiry, Marker, boot_id};
@@ -326,7 +326,7 @@ impl Ops for Hands {
         &mut self,
         phase: Phase,
         _: Option<ThawReason>,
-        run: &Run,
+        run: &RunInfo,
     ) -> Option<MasterReport> {
         Some(self.turn().call_master(phase, &run.id))
     }

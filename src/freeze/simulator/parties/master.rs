@@ -2,14 +2,14 @@
 
 use super::world::{Ms, NEVER, World};
 use crate::freeze::guardian::Request;
-use crate::hooks::master::MasterReport;
+use crate::hooks::invoke::MasterReport;
 use crate::hooks::{HookRecord, HookStatus, Phase};
 use std::time::Duration;
 
 /// How long a hook may take.
 const HOOK_LIMIT: Ms = 30_000;
 /// How long a master may be stopped.
-const STOPPED_LIMIT: Ms = 60_000;
+const STOPPED_MASTER_TIMEOUT: Ms = 60_000;
 /// How long another master is waited for.
 const LOCK_LIMIT: Ms = 240_000;
 pub const HOOKS: usize = 2;
@@ -135,7 +135,7 @@ impl World {
     pub fn stopped_limit(&self, number: usize) -> Ms {
         let master = &self.masters[number];
         match master.stopped_until > self.now {
-            true => master.stopped_at + STOPPED_LIMIT,
+            true => master.stopped_at + STOPPED_MASTER_TIMEOUT,
             false => NEVER,
         }
     }

@@ -8,9 +8,9 @@ use crate::keyfile::shown;
 /// What marks a setting.
 const MARK: &str = "# qga-hook:";
 /// In how many lines of a script they are looked for.
-const LINES: usize = 50;
+const MAX_HEAD_LINES: usize = 50;
 /// How many lines that are nearly right are told.
-const MOST_TOLD: usize = 5;
+const MAX_REPORTED_LINES: usize = 5;
 
 /// A setting.
 #[derive(Debug, PartialEq, Eq)]
@@ -33,7 +33,7 @@ pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
         let line = line.trim();
         let number = index + 1;
         match line.strip_prefix(MARK) {
-            Some(setting) if is_script && index < LINES => {
+            Some(setting) if is_script && index < MAX_HEAD_LINES => {
                 let (key, value) = setting.split_once('=').unwrap_or((setting, ""));
                 settings.push(Setting {
                     key: key.trim().to_owned(),
@@ -41,9 +41,9 @@ pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
                     line: number,
                 });
             }
-            _ if is_near(line) && near.len() < MOST_TOLD => near.push(format!(
+            _ if is_near(line) && near.len() < MAX_REPORTED_LINES => near.push(format!(
                 "(line {number}): '{}' is not read as a setting; write {MARK} KEY = VALUE, in the first \
-                 {LINES} lines of a file that begins with #!",
+                 {MAX_HEAD_LINES} lines of a file that begins with #!",
                 shown(line)
             )),
             _ => (),
@@ -67,7 +67,7 @@ fn is_near(line: &str) -> bool {
     let (key, _) = text.split_once(['=', ':']).unwrap_or((text, ""));
     let key = key.split_whitespace().next().unwrap_or_default();
     text.contains('=')
-        || super::Policy::default()
+        || super::HookSettings::default()
             .settings()
             .iter()
             .any(|(known, _)| *known == key)

@@ -1,10 +1,10 @@
 //! What the file and the heads of scripts say, and what mistakes in them do.
 
-use super::super::Kind;
+use super::super::HookKind;
 use super::*;
 
-fn rules(text: &str) -> Rules {
-    Rules::parse(Path::new("/c"), text.as_bytes())
+fn rules(text: &str) -> HookConfig {
+    HookConfig::parse(Path::new("/c"), text.as_bytes())
 }
 
 #[test]
@@ -16,20 +16,20 @@ fn a_hook_s_group_stands_over_its_head_and_that_over_the_defaults() {
     assert_eq!(rules.warnings, [""; 0]);
     assert_eq!(rules.total_timeout, Some(Duration::from_millis(1500)));
     let head = b"#!/bin/sh\n# qga-hook: type = hold\n# qga-hook: timeout = 60\n";
-    let OfHook {
+    let EffectiveSettings {
         policy,
         warnings,
         fault,
     } = rules.of_hook("10-db", head);
     assert_eq!((warnings.len(), fault), (0, None));
-    assert_eq!((policy.kind, policy.timeout), (Kind::Hold, None));
+    assert_eq!((policy.kind, policy.timeout), (HookKind::Hold, None));
     assert_eq!((policy.retries, policy.success), (2, vec![0, 3]));
     assert_eq!(policy.on_failure, OnFailure::Abort);
     let other = rules.of_hook("20-other", head).policy;
     assert_eq!(other.timeout, Some(Duration::from_secs(60)));
     assert_eq!(other.on_failure, OnFailure::Continue);
     let binary = rules.of_hook("20-other", &head[1..]).policy;
-    assert_eq!(binary.kind, Kind::Once, "no script, no head");
+    assert_eq!(binary.kind, HookKind::Once, "no script, no head");
 }
 
 #[test]
@@ -38,9 +38,9 @@ fn settings_can_be_read_back() {
         kill-after=0.25\nhold-timeout=5\nretries=2\nretry-pause=0\nsuccess=0;3\n\
         not-applicable=\nuser=db\noutput-limit=9\n[hook a]\ntype=hold\n";
     let policy = rules(text).of_hook("a", b"").policy;
-    let mut read = Policy::default();
+    let mut read = HookSettings::default();
     for (key, value) in policy.settings() {
-        let default = Policy::default().settings();
+        let default = HookSettings::default().settings();
         assert!(
             !default.contains(&(key, value.clone())),
             "{key} has its default"
@@ -56,7 +56,7 @@ fn what_is_wrong_is_named_and_left_at_its_default() {
         "[hooks]\ntimeout=soon\nretries=101\nstage=-1\nsuccess=0;256\nkill-after=1e9\n\
          user=\nparallel=maybe\ncolour=red\ntype=hold\noutput-limit=nan\n[hok x]\na=b\n",
     );
-    assert_eq!(rules.defaults, Policy::default());
+    assert_eq!(rules.defaults, HookSettings::default());
     let expected = [
         "/c (line 13): [hok x] means nothing here; a hook's group is [hook NAME]",
         "/c (line 2): timeout=soon in [hooks] is no number of seconds from 0 to 86400; it is passed over",
@@ -99,7 +99,7 @@ fn what_a_fault_may_have_been_about() {
 
 #[test]
 fn what_may_be_misspelt() {
-    let is_odd = |key, value| flaw(DEFAULTS, key, value).is_some();
+    let is_odd = |key, value| find_fault(DEFAULTS, key, value).is_some();
     for key in [
         "usr",
         "User",
@@ -115,5 +115,5 @@ fn what_may_be_misspelt() {
         assert!(!is_odd(key, "x"), "{key}");
     }
     assert!(is_odd("whatever", "abort") && is_odd("kind", "hold"));
-    assert!(flaw("azure", "config", "/x").is_none());
+    assert!(find_fault("azure", "config", "/x").is_none());
 }

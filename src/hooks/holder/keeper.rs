@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::unistd::pipe2;
 
-use super::{Order, SEND_TIMEOUT, Word};
+use super::{HOLDER_SEND_TIMEOUT, HolderRequest, HolderResponse};
 use crate::child::{Child, ChildError, Event, Running};
-use crate::hooks::call::{note_survivors, user, with_user};
+use crate::hooks::exec::{note_survivors, user, with_user};
 use crate::hooks::{HookStatus, ThawReason};
 use crate::ipc::Connection;
 use crate::sys::guardian::{bind_guardian_socket, line_from_agent};
@@ -21,62 +21,62 @@ use crate::sys::{process, strerror};
 /// The descriptor on which a hook says that it is ready: a number that a shell can write.
 const READY_FD: i32 = 3;
 /// Most output that is kept in memory.
-const MOST_OUTPUT: u64 = 256 * 1024;
+const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
 /// How long the story of a hook that has ended is kept for whoever thaws.
-const REMEMBRANCE: Duration = Duration::from_secs(86_400);
+const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
 
 /// Runs `qemu-ga hook keep`; the master is at stdin.
 pub fn cli() -> u8 {
     process::set_process_name(c"qga-hook-keeper");
     crate::sys::guardian::outlive_memory_pressure().ok();
-    u8::from(keep().is_err())
+    u8::from(run_holder().is_err())
 }
 
-fn keep() -> io::Result<()> {
+fn run_holder() -> io::Result<()> {
     let (ready, tell_ready) = ready_pipe()?;
     let mut master = Connection::from(line_from_agent()?);
-    let order: Order = master.recv(Some(SEND_TIMEOUT))?;
-    let say = |master: &Connection, word: &Word| master.send(word, SEND_TIMEOUT);
+    let order: HolderRequest = master.recv(Some(HOLDER_SEND_TIMEOUT))?;
+    let say = |master: &Connection, word: &HolderResponse| master.send(word, HOLDER_SEND_TIMEOUT);
     let mut ignore = |_: &[u8]| ();
     let mut hook = match Hook::start(&order, ready, tell_ready, &mut ignore) {
         Ok(hook) => hook,
-        Err(status) => return say(&master, &Word::of(status)),
+        Err(status) => return say(&master, &HolderResponse::of(status)),
     };
     match hook.until_ready(&master) {
         Start::Ready => (),
-        Start::Over(status) => return say(&master, &hook.end_word(status)),
+        Start::Over(status) => return say(&master, &hook.response_for(status)),
         Start::Alone => {
-            hook.let_go(None);
+            hook.release(None);
             return Ok(());
         }
     }
     let (listener, _) = match bind_guardian_socket(&order.door) {
         Ok(listening) => listening,
         Err(error) => {
-            hook.let_go(None);
+            hook.release(None);
             let why = format!("{}: {}", order.door.display(), strerror(&error));
-            return say(&master, &hook.end_word(HookStatus::cannot_run(why)));
+            return say(&master, &hook.response_for(HookStatus::cannot_run(why)));
         }
     };
-    let told = Word {
+    let told = HolderResponse {
         output: hook.take_output(),
-        ..Word::default()
+        ..HolderResponse::default()
     };
     let heard = say(&master, &told);
     drop(master);
     if heard.is_err() {
         // The master was killed: it holds for nobody.
-        let status = hook.let_go(None);
-        return answer_all(None, &listener, &hook.end_word(status), &order);
+        let status = hook.release(None);
+        return respond_to_all(None, &listener, &hook.response_for(status), &order);
     }
     hold(&mut hook, &listener)
 }
 
-impl Word {
-    fn of(status: HookStatus) -> Word {
-        Word {
+impl HolderResponse {
+    fn of(status: HookStatus) -> HolderResponse {
+        HolderResponse {
             status: Some(status),
-            ..Word::default()
+            ..HolderResponse::default()
         }
     }
 }
@@ -104,34 +104,34 @@ fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
 /// From ready to released.
 fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     let since = Instant::now();
-    let due = after(since, hook.order.hold);
+    let due = deadline_after(since, hook.order.hold);
     let mut lost = None;
     loop {
         let due = match &lost {
             None => due,
-            Some(_) => since.checked_add(REMEMBRANCE),
+            Some(_) => since.checked_add(OUTCOME_RETENTION),
         };
         let event = hook.child.wait(&[listener.as_fd()], due);
         match event.map_err(io::Error::other)? {
             Event::Ended => lost = Some((hook.reap(), since.elapsed().as_secs_f64())),
             Event::Readable(_) => {
-                let Some((visitor, reason)) = next_wish(listener) else {
+                let Some((visitor, reason)) = next_release_request(listener) else {
                     continue;
                 };
                 let (status, held) = match lost {
                     Some((status, held)) => (status, Some(held)),
-                    None => (hook.let_go(Some(reason)), None),
+                    None => (hook.release(Some(reason)), None),
                 };
-                let mut told = hook.end_word(status);
+                let mut told = hook.response_for(status);
                 told.lost = held;
-                return answer_all(Some(visitor), listener, &told, hook.order);
+                return respond_to_all(Some(visitor), listener, &told, hook.order);
             }
             // Its door stays: nobody has released it.
             Event::Due if lost.is_some() => return Ok(()),
             Event::Due => {
                 let held = since.elapsed().as_secs_f64();
                 // Whatever it makes of that.
-                hook.let_go(Some(ThawReason::TimedOut));
+                hook.release(Some(ThawReason::TimedOut));
                 lost = Some((HookStatus::TimedOut, held));
             }
         }
@@ -139,26 +139,26 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
 }
 
 /// Whoever comes next, and what he wants; None: he may not want anything here, or says nothing.
-fn next_wish(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
+fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
     let mut visitor = Connection::from(listener.accept().ok()?.0);
     visitor.trusted_peer().ok()?;
-    let reason = visitor.recv(Some(SEND_TIMEOUT)).ok()?;
+    let reason = visitor.recv(Some(HOLDER_SEND_TIMEOUT)).ok()?;
     Some((visitor, reason))
 }
 
 /// The one who released the hook and whoever came meanwhile hear the same.
-fn answer_all(
+fn respond_to_all(
     first: Option<Connection>,
     listener: &UnixListener,
-    told: &Word,
-    order: &Order,
+    told: &HolderResponse,
+    order: &HolderRequest,
 ) -> io::Result<()> {
     // From now on nobody comes.
     fs::remove_file(&order.door)?;
-    let sent = first.map_or(Ok(()), |first| first.send(told, SEND_TIMEOUT));
+    let sent = first.map_or(Ok(()), |first| first.send(told, HOLDER_SEND_TIMEOUT));
     while is_readable(listener.as_fd(), Duration::ZERO) {
-        if let Some((visitor, _)) = next_wish(listener) {
-            visitor.send(told, SEND_TIMEOUT).ok();
+        if let Some((visitor, _)) = next_release_request(listener) {
+            visitor.send(told, HOLDER_SEND_TIMEOUT).ok();
         }
     }
     sent
@@ -173,7 +173,7 @@ enum Start {
 }
 
 struct Hook<'a> {
-    order: &'a Order,
+    order: &'a HolderRequest,
     child: Running<'a>,
     /// What it waits at.
     input: Option<File>,
@@ -184,7 +184,7 @@ struct Hook<'a> {
 
 impl<'a> Hook<'a> {
     fn start(
-        order: &'a Order,
+        order: &'a HolderRequest,
         ready: File,
         tell_ready: OwnedFd,
         seen: &'a mut dyn FnMut(&[u8]),
@@ -193,7 +193,7 @@ impl<'a> Hook<'a> {
         let pipe = pipe2(OFlag::O_CLOEXEC);
         let (stdin, input) =
             pipe.map_err(|error| HookStatus::cannot_run(strerror(&error.into())))?;
-        let limit = order.output_limit.min(MOST_OUTPUT);
+        let limit = order.output_limit.min(MAX_OUTPUT_BYTES);
         let child = Child::new(&order.program)
             .args(&order.args)
             .stdin_from(stdin)
@@ -216,7 +216,7 @@ impl<'a> Hook<'a> {
     }
 
     fn until_ready(&mut self, master: &Connection) -> Start {
-        let due = after(Instant::now(), self.order.timeout);
+        let due = deadline_after(Instant::now(), self.order.timeout);
         let mut heard = Vec::new();
         loop {
             let mut others = vec![master.as_fd()];
@@ -244,8 +244,8 @@ impl<'a> Hook<'a> {
     }
 
     /// How it ended, with the rest of its output.
-    fn end_word(&mut self, status: HookStatus) -> Word {
-        Word {
+    fn response_for(&mut self, status: HookStatus) -> HolderResponse {
+        HolderResponse {
             status: Some(status),
             lost: None,
             output: self.take_output(),
@@ -265,7 +265,7 @@ impl<'a> Hook<'a> {
     }
 
     /// Tells it to let the application go on, and sees to it that it ends.
-    fn let_go(&mut self, reason: Option<ThawReason>) -> HookStatus {
+    fn release(&mut self, reason: Option<ThawReason>) -> HookStatus {
         if let (Some(mut input), Some(reason)) = (self.input.take(), reason) {
             // One that has ended, or does not read, gets it by the end of its input.
             input.write_all(reason.as_str().as_bytes()).ok();
@@ -273,7 +273,7 @@ impl<'a> Hook<'a> {
         }
         match self
             .child
-            .wait(&[], after(Instant::now(), self.order.timeout))
+            .wait(&[], deadline_after(Instant::now(), self.order.timeout))
         {
             Ok(Event::Ended) => self.reap(),
             _ => self.end(),
@@ -296,7 +296,7 @@ impl<'a> Hook<'a> {
 }
 
 /// So many seconds after a moment; None: never.
-fn after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
+fn deadline_after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
     let time = Duration::try_from_secs_f64(seconds?).ok()?;
     moment.checked_add(time)
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
-use super::desk::Desk;
+use super::hook_run::HookRun;
 use super::log::Lines;
-use super::policy::Policy;
-use super::step::Call;
+use super::settings::HookSettings;
+use super::task::CommandLine;
 use super::{
     ALIVE_ENV, BINARY_ENV, DEADLINE_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookStatus, MOUNTPOINTS_ENV,
     ONLY_RUN_ENV, PHASE_ENV, REASON_ENV, RECORDS_ENV, RUN_ENV, STATE_ENV, trust,
@@ -21,23 +21,23 @@ use crate::sys::identity::Identity;
 use crate::sys::strerror;
 
 /// How much of a failed hook's last output goes into its record, in bytes.
-pub const TAIL: usize = 2048;
+pub const MAX_TAIL_BYTES: usize = 2048;
 /// Most output that is held back of a step that runs beside others, in bytes.
-const HELD_BACK: u64 = 64 * 1024;
+const MAX_BUFFERED_OUTPUT: u64 = 64 * 1024;
 
 /// How a start went.
 #[derive(Debug)]
-pub struct Ended {
+pub struct CommandOutcome {
     /// How the program ended.
     pub status: HookStatus,
     /// The end of its output.
     pub tail: Vec<u8>,
 }
 
-impl From<HookStatus> for Ended {
+impl From<HookStatus> for CommandOutcome {
     /// Without output.
-    fn from(status: HookStatus) -> Ended {
-        Ended {
+    fn from(status: HookStatus) -> CommandOutcome {
+        CommandOutcome {
             status,
             tail: Vec::new(),
         }
@@ -45,7 +45,7 @@ impl From<HookStatus> for Ended {
 }
 
 /// The variables of a hook: set, or withheld.
-pub fn environment(desk: &Desk, time: Option<Duration>) -> Vec<(&'static str, Option<String>)> {
+pub fn environment(desk: &HookRun, time: Option<Duration>) -> Vec<(&'static str, Option<String>)> {
     let run = &desk.run;
     let known = |text: &String| (!text.is_empty()).then(|| text.clone());
     vec![
@@ -100,7 +100,7 @@ pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> C
 }
 
 /// Why `program` must not be started, if so: it is gone, or others could have changed it.
-pub fn refused(program: &Path) -> Option<HookStatus> {
+pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
     let refusal = trust::check(program).err()?;
     Some(match program.symlink_metadata() {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -112,9 +112,14 @@ pub fn refused(program: &Path) -> Option<HookStatus> {
 
 /// Starts `call` once and follows it to its end. `is_alone`: its output goes into the log as it
 /// comes, not in one piece at its end.
-pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended {
+pub fn run_once(
+    desk: &HookRun,
+    policy: &HookSettings,
+    call: &CommandLine,
+    is_alone: bool,
+) -> CommandOutcome {
     let time = desk.time_for(call.timeout);
-    if let Some(status) = refused(&call.program) {
+    if let Some(status) = check_not_writable(&call.program) {
         return status.into();
     }
     let user = match user(policy.user.as_deref()) {
@@ -141,7 +146,7 @@ pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended 
     let limit = if is_alone {
         policy.output_limit
     } else {
-        policy.output_limit.min(HELD_BACK)
+        policy.output_limit.min(MAX_BUFFERED_OUTPUT)
     };
     let mut output = Output::new(limit);
     let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(desk)));
@@ -173,7 +178,7 @@ pub fn once(desk: &Desk, policy: &Policy, call: &Call, is_alone: bool) -> Ended 
                 log.line(&format!("{} {note}", call.program.display()));
                 output.tail.extend_from_slice(note.as_bytes());
             }
-            Ended {
+            CommandOutcome {
                 status: status_of(&outcome),
                 tail: output.tail,
             }
@@ -250,10 +255,11 @@ impl Output {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], to: Option<&Desk>) {
+    fn take(&mut self, bytes: &[u8], to: Option<&HookRun>) {
         self.tail
-            .extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL)..]);
-        self.tail.drain(..self.tail.len().saturating_sub(TAIL));
+            .extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_TAIL_BYTES)..]);
+        self.tail
+            .drain(..self.tail.len().saturating_sub(MAX_TAIL_BYTES));
         let room = usize::try_from(self.limit - self.taken).unwrap_or(usize::MAX);
         let (kept, dropped) = bytes.split_at(room.min(bytes.len()));
         self.taken += kept.len() as u64;

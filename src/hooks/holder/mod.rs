@@ -22,10 +22,12 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, poll};
 use serde::{Deserialize, Serialize};
 
-use super::call::{Ended, TAIL, environment, refused, with_environment};
-use super::desk::Desk;
-use super::policy::Policy;
-use super::step::Call;
+use super::exec::{
+    CommandOutcome, MAX_TAIL_BYTES, check_not_writable, environment, with_environment,
+};
+use super::hook_run::HookRun;
+use super::settings::HookSettings;
+use super::task::CommandLine;
 use super::{HookStatus, ThawReason};
 use crate::child::{Child, reap_later};
 use crate::ipc::Connection;
@@ -35,15 +37,15 @@ use crate::sys::strerror;
 pub use keeper::cli;
 
 /// What a keeper may take besides what its hook may.
-const SLACK: Duration = Duration::from_secs(2);
+const HOLDER_RESPONSE_GRACE: Duration = Duration::from_secs(2);
 /// What either side has to take in a message.
-const SEND_TIMEOUT: Duration = Duration::from_secs(5);
+const HOLDER_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 /// How much longer than the agent lets a freeze last a hook may hold, in seconds.
-const BEYOND: f64 = 60.0;
+const HOLD_LIMIT_GRACE_SECONDS: f64 = 60.0;
 
 /// What a keeper is to do.
 #[derive(Debug, Serialize, Deserialize)]
-struct Order {
+struct HolderRequest {
     program: PathBuf,
     args: Vec<String>,
     user: Option<String>,
@@ -58,7 +60,7 @@ struct Order {
 
 /// What a keeper says: after the start, and at the end.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
-struct Word {
+struct HolderResponse {
     /// How the hook ended; None: it holds.
     status: Option<HookStatus>,
     /// If it ended before it was released: how long it had held, in seconds.
@@ -70,32 +72,32 @@ struct Word {
 #[derive(Debug)]
 pub struct Released {
     /// How it ended.
-    pub ended: Ended,
+    pub ended: CommandOutcome,
     /// Why it did not hold until now, if it did not.
     pub lost: Option<String>,
 }
 
 /// Starts the holding hook of `call` and waits until it is ready; None in place of a status: it holds.
 pub fn start(
-    desk: &Desk,
-    policy: &Policy,
-    call: &Call,
+    desk: &HookRun,
+    policy: &HookSettings,
+    call: &CommandLine,
     door: &Path,
-) -> (Option<HookStatus>, Ended) {
+) -> (Option<HookStatus>, CommandOutcome) {
     let time = desk.time_for(call.timeout);
-    let ended = |status: HookStatus, output: &str| Ended {
+    let ended = |status: HookStatus, output: &str| CommandOutcome {
         status,
         tail: tail_of(output),
     };
-    if let Some(status) = refused(&call.program) {
+    if let Some(status) = check_not_writable(&call.program) {
         return (Some(status.clone()), status.into());
     }
     let hold = match (policy.hold_timeout, desk.run.hold_limit) {
         (Some(limit), _) => Some(limit.as_secs_f64()),
-        (None, limit) if limit > 0.0 => Some(limit + BEYOND),
+        (None, limit) if limit > 0.0 => Some(limit + HOLD_LIMIT_GRACE_SECONDS),
         (None, _) => None,
     };
-    let order = Order {
+    let order = HolderRequest {
         program: call.program.clone(),
         args: call
             .args
@@ -109,17 +111,17 @@ pub fn start(
         output_limit: policy.output_limit,
         door: door.to_owned(),
     };
-    let patience = time.map(|time| time + policy.kill_after + SLACK);
+    let patience = time.map(|time| time + policy.kill_after + HOLDER_RESPONSE_GRACE);
     let said = spawn(desk, &order, time).and_then(|(keeper, line)| {
-        let heard = hear(line, patience, desk.stop.as_ref());
-        if !matches!(heard, Ok(Some(Word { status: None, .. }))) {
+        let heard = wait_until_ready(line, patience, desk.stop.as_ref());
+        if !matches!(heard, Ok(Some(HolderResponse { status: None, .. }))) {
             // It goes by itself when nobody listens; it is only not to be left a zombie.
             reap_later(keeper).ok();
         }
         heard
     });
     let (status, output) = match said {
-        Ok(Some(Word { status, output, .. })) => (status, output),
+        Ok(Some(HolderResponse { status, output, .. })) => (status, output),
         Ok(None) => (Some(HookStatus::Cancelled), String::new()),
         Err(error) => {
             let why = format!("its keeper failed: {}", strerror(&error));
@@ -133,7 +135,11 @@ pub fn start(
 }
 
 /// The keeper, and the line to it.
-fn spawn(desk: &Desk, order: &Order, time: Option<Duration>) -> io::Result<(i32, Connection)> {
+fn spawn(
+    desk: &HookRun,
+    order: &HolderRequest,
+    time: Option<Duration>,
+) -> io::Result<(i32, Connection)> {
     let (ours, theirs) = UnixStream::pair()?;
     // Whoever stops the agent's service must not end what an application waits for.
     let ways_out = crate::sys::guardian::service_cgroup_escape().unwrap_or_default();
@@ -146,16 +152,16 @@ fn spawn(desk: &Desk, order: &Order, time: Option<Duration>) -> io::Result<(i32,
     let started = with_environment(child, environment(desk, time)).start(&mut ignore);
     let keeper = started.map_err(io::Error::other)?.pid();
     let line = Connection::from(ours);
-    line.send(order, SEND_TIMEOUT)?;
+    line.send(order, HOLDER_SEND_TIMEOUT)?;
     Ok((keeper, line))
 }
 
 /// What the keeper says; None: the run is to stop.
-fn hear(
+fn wait_until_ready(
     mut line: Connection,
     patience: Option<Duration>,
     stop: Option<&OwnedFd>,
-) -> io::Result<Option<Word>> {
+) -> io::Result<Option<HolderResponse>> {
     let mut fds = vec![PollFd::new(line.as_fd(), PollFlags::POLLIN)];
     fds.extend(stop.map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)));
     poll(&mut fds, timeout(patience))?;
@@ -163,15 +169,15 @@ fn hear(
         return Ok(None);
     }
     // All of it is there or about to be.
-    line.recv(Some(SEND_TIMEOUT)).map(Some)
+    line.recv(Some(HOLDER_SEND_TIMEOUT)).map(Some)
 }
 
 /// Lets the hook go whose keeper is at `door`, and waits for its end.
-pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) -> Released {
+pub fn release(desk: &HookRun, policy: &HookSettings, door: &Path, reason: ThawReason) -> Released {
     let patience = policy
         .timeout
-        .map(|timeout| timeout + policy.kill_after + SLACK);
-    let told = match speak(door, reason, patience) {
+        .map(|timeout| timeout + policy.kill_after + HOLDER_RESPONSE_GRACE);
+    let told = match request_release(door, reason, patience) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let line = "it was released before, by another thaw";
             desk.log().line(line);
@@ -192,7 +198,7 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
                 lost: told.lost.map(|held| {
                     format!("it ended {held:.3} s after it was ready, before it was released")
                 }),
-                ended: Ended {
+                ended: CommandOutcome {
                     status: told.status.unwrap_or(HookStatus::TimedOut),
                     tail: tail_of(&told.output),
                 },
@@ -211,13 +217,17 @@ pub fn release(desk: &Desk, policy: &Policy, door: &Path, reason: ThawReason) ->
     }
 }
 
-fn speak(door: &Path, reason: ThawReason, patience: Option<Duration>) -> io::Result<Word> {
+fn request_release(
+    door: &Path,
+    reason: ThawReason,
+    patience: Option<Duration>,
+) -> io::Result<HolderResponse> {
     let mut line = Connection::from(UnixStream::connect(door)?);
-    line.send(&reason, SEND_TIMEOUT)?;
+    line.send(&reason, HOLDER_SEND_TIMEOUT)?;
     line.recv(patience)
 }
 
 fn tail_of(output: &str) -> Vec<u8> {
     let bytes = output.as_bytes();
-    bytes[bytes.len().saturating_sub(TAIL)..].to_vec()
+    bytes[bytes.len().saturating_sub(MAX_TAIL_BYTES)..].to_vec()
 }

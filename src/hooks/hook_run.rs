@@ -7,33 +7,33 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::journal::{Journal, RunInfo};
 use super::log::HookLog;
-use super::memory::{Memory, Run};
-use super::{HookRecord, Phase, ThawReason, at_work, master};
+use super::{HookRecord, Phase, ThawReason, at_work, invoke};
 use crate::sys::poll::{has_hung_up, is_readable};
 
 /// With records of this length, in bytes, no output is added any more; the rest of what the agent reads is for
 /// what became of the hooks.
-const OUTPUT_ROOM: u64 = master::RECORDS_CAP / 2;
+const MAX_REPORTED_OUTPUT: u64 = invoke::MAX_RECORDS_BYTES / 2;
 /// What stands in its place.
 const OUTPUT_LEFT_OUT: &str = "[left out of the report, which is long: see qemu-ga log]\n";
 
 /// See the module.
 #[derive(Debug)]
-pub struct Desk {
+pub struct HookRun {
     /// Which of the two calls.
     pub phase: Phase,
     /// Why, on thaw.
     pub reason: Option<ThawReason>,
     /// What hooks are told about the run.
-    pub run: Run,
+    pub run: RunInfo,
     /// When all of it must be over.
     pub due: Option<Instant>,
     /// Becomes readable when the run is to stop.
     pub stop: Option<OwnedFd>,
     log: Mutex<HookLog>,
     records: Mutex<Option<File>>,
-    memory: Mutex<Memory>,
+    memory: Mutex<Journal>,
     /// When the first step of a source was taken.
     begun: Mutex<Vec<(&'static str, Instant)>>,
 }
@@ -42,13 +42,13 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Desk {
-    /// A desk for one call of the master; [`Desk::begin`] follows.
-    pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, memory): (HookLog, Memory)) -> Desk {
-        Desk {
+impl HookRun {
+    /// A desk for one call of the master; [`HookRun::begin`] follows.
+    pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, memory): (HookLog, Journal)) -> HookRun {
+        HookRun {
             phase,
             reason: None,
-            run: Run::default(),
+            run: RunInfo::default(),
             due: None,
             stop,
             log: Mutex::new(log),
@@ -62,7 +62,7 @@ impl Desk {
     pub fn begin(
         &mut self,
         (phase, reason): (Phase, Option<ThawReason>),
-        run: Run,
+        run: RunInfo,
         total: Option<Duration>,
         records: Option<File>,
     ) {
@@ -77,11 +77,11 @@ impl Desk {
     }
 
     /// Tells the agent of a step. What hooks print must not take the room of the records that follow.
-    pub fn tell(&self, record: &HookRecord) {
+    pub fn send_record(&self, record: &HookRecord) {
         let length = || Some(lock(&self.records).as_ref()?.metadata().ok()?.len());
         let line = serde_json::to_vec(record);
         let added = line.as_ref().map_or(0, Vec::len) as u64;
-        if record.output.is_empty() || length().unwrap_or_default() + added <= OUTPUT_ROOM {
+        if record.output.is_empty() || length().unwrap_or_default() + added <= MAX_REPORTED_OUTPUT {
             return self.write(line);
         }
         let mut record = record.clone();
@@ -90,13 +90,13 @@ impl Desk {
     }
 
     /// Notes for whoever looks that a hook is started, which has so long for it.
-    pub fn note_start(&self, path: &str, source: &str, limit: Option<Duration>) {
+    pub fn send_start(&self, path: &str, source: &str, limit: Option<Duration>) {
         let limit = limit.map(|limit| limit.as_secs_f64());
         self.write(Ok(at_work::line(path, source, self.phase, limit)));
     }
 
     /// Tells the agent that no filesystem is to be frozen.
-    pub fn leave_filesystems(&self) {
+    pub fn send_leave_filesystems(&self) {
         self.write(Ok(super::LEAVE_FILESYSTEMS.into()));
     }
 
@@ -112,14 +112,14 @@ impl Desk {
     }
 
     /// Logs what the journal could not note.
-    pub fn note(&self, noted: Result<(), String>) {
+    pub fn log_journal_error(&self, noted: Result<(), String>) {
         if let Err(trouble) = noted {
             self.log().line(&trouble);
         }
     }
 
     /// The journal, until the guard is dropped.
-    pub fn memory(&self) -> MutexGuard<'_, Memory> {
+    pub fn journal(&self) -> MutexGuard<'_, Journal> {
         lock(&self.memory)
     }
 

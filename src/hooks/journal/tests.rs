@@ -1,23 +1,23 @@
 //! What the journal holds from one opening to the next.
 
 use super::*;
-use crate::hooks::policy::OnFailure;
-use crate::hooks::policy::Policy;
-use crate::hooks::step::Call;
+use crate::hooks::settings::HookSettings;
+use crate::hooks::settings::OnFailure;
+use crate::hooks::task::CommandLine;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
 
-fn opened(dir: &Path, phase: Phase) -> (Memory, Remembered) {
-    let mut memory = Memory::in_dir(dir);
+fn opened(dir: &Path, phase: Phase) -> (Journal, JournalContent) {
+    let mut memory = Journal::in_dir(dir);
     let known = memory.open(phase, &|| true).unwrap();
     (memory, known)
 }
 
-fn step(name: &str) -> Started {
-    Started::named("vmware", name)
+fn step(name: &str) -> StartedTask {
+    StartedTask::named("vmware", name)
 }
 
-fn names(steps: &[Started]) -> Vec<&str> {
+fn names(steps: &[StartedTask]) -> Vec<&str> {
     steps.iter().map(|step| step.name.as_str()).collect()
 }
 
@@ -26,17 +26,17 @@ fn what_was_started_is_known_until_it_is_settled() {
     let dir = tempfile::tempdir().unwrap();
     let (mut memory, known) = opened(dir.path(), Phase::Freeze);
     assert_eq!(known.warning, None);
-    let run = Run {
+    let run = RunInfo {
         id: "7".into(),
-        ..Run::default()
+        ..RunInfo::default()
     };
     memory.begin(&run).unwrap();
     for name in ["a", "b", "c"] {
         memory.start(step(name)).unwrap();
     }
-    memory.settle(&step("a")).unwrap();
+    memory.mark_done(&step("a")).unwrap();
     assert!(
-        Memory::in_dir(dir.path())
+        Journal::in_dir(dir.path())
             .open(Phase::Thaw, &|| true)
             .is_err(),
         "locked"
@@ -48,8 +48,8 @@ fn what_was_started_is_known_until_it_is_settled() {
     let (mut memory, known) = opened(dir.path(), Phase::Thaw);
     assert_eq!((&known.run, known.is_whole), (&run, true));
     assert_eq!(names(&known.started), ["b", "c"]);
-    memory.owe(&step("b"), "gone").unwrap();
-    memory.settle(&step("c")).unwrap();
+    memory.mark_owed(&step("b"), "gone").unwrap();
+    memory.mark_done(&step("c")).unwrap();
     assert_eq!(owed(dir.path())[0].why, "gone");
     memory.close().unwrap();
     drop(memory);
@@ -61,13 +61,13 @@ fn what_was_started_is_known_until_it_is_settled() {
         fs::write(&path, text + damage).unwrap();
         let (mut memory, known) = opened(dir.path(), Phase::Freeze);
         assert_eq!(known.is_whole, damage.is_empty());
-        memory.begin(&Run::default()).unwrap();
+        memory.begin(&RunInfo::default()).unwrap();
         memory.start(step("d")).unwrap();
         drop(memory);
         let (mut memory, known) = opened(dir.path(), Phase::Thaw);
-        assert_eq!((known.run, known.is_whole), (Run::default(), true));
+        assert_eq!((known.run, known.is_whole), (RunInfo::default(), true));
         assert_eq!(names(&known.started), ["b", "d"]);
-        memory.settle(&step("d")).unwrap();
+        memory.mark_done(&step("d")).unwrap();
     }
     assert_eq!(dismiss(dir.path(), Some("d")).unwrap(), [""; 0]);
     assert_eq!(dismiss(dir.path(), None).unwrap(), ["b"]);
@@ -76,7 +76,7 @@ fn what_was_started_is_known_until_it_is_settled() {
 
 #[test]
 fn a_step_comes_back_as_it_was() {
-    let call = |words: &[&[u8]]| Call {
+    let call = |words: &[&[u8]]| CommandLine {
         program: OsString::from_vec(words[0].to_vec()).into(),
         args: words[1..]
             .iter()
@@ -85,14 +85,14 @@ fn a_step_comes_back_as_it_was() {
         timeout: None,
         retries: 3,
     };
-    let mut was = Step::new("azure", "/h".into(), Policy::default());
+    let mut was = HookTask::new("azure", "/h".into(), HookSettings::default());
     was.policy.on_failure = OnFailure::Abort;
     was.policy.user = Some("db".into());
     was.thaw = Some(call(&[b"/a \xff\\040", b"", b"\n\xc3\xa9"]));
     was.undo = Some(call(&[b"/u"]));
     was.budget = Some(Duration::from_millis(2500));
-    let started = Started::of(&was, None);
-    let now = Started::from_value(&started.to_value()).step(&mut Vec::new());
+    let started = StartedTask::of(&was, None);
+    let now = StartedTask::from_value(&started.to_value()).step(&mut Vec::new());
     assert_eq!(
         (now.source, &now.thaw, &now.undo),
         ("azure", &was.thaw, &was.undo)
@@ -105,12 +105,12 @@ fn a_step_comes_back_as_it_was() {
 
 #[test]
 fn an_older_version_s_hook_is_called_as_it_is_found_or_by_its_name() {
-    let old = Started::named("", "/h");
-    let program = |step: Step| step.thaw.unwrap().program;
+    let old = StartedTask::named("", "/h");
+    let program = |step: HookTask| step.thaw.unwrap().program;
     assert_eq!(program(old.clone().step(&mut Vec::new())), Path::new("/h"));
-    let mut found = Step::new("", "/h".into(), Policy::default());
+    let mut found = HookTask::new("", "/h".into(), HookSettings::default());
     found.policy.user = Some("db".into());
-    found.thaw = Some(Call {
+    found.thaw = Some(CommandLine {
         program: "/there".into(),
         args: Vec::new(),
         timeout: None,
@@ -125,11 +125,11 @@ fn an_older_version_s_hook_is_called_as_it_is_found_or_by_its_name() {
 fn a_place_that_cannot_be_written_is_named() {
     let (mut memory, known) = opened(Path::new("/nonexistent"), Phase::Freeze);
     assert_eq!((known.is_whole, known.warning), (false, None));
-    let told = memory.begin(&Run::default()).unwrap_err();
+    let told = memory.begin(&RunInfo::default()).unwrap_err();
     assert!(
         told.starts_with("cannot write /nonexistent/qga.hooks: "),
         "{told}"
     );
     assert!(!memory.is_kept());
-    memory.start(Started::default()).unwrap();
+    memory.start(StartedTask::default()).unwrap();
 }

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
-use super::memory::Run;
+use super::journal::RunInfo;
 use super::trust;
 use super::{
     ALIVE_ENV, BINARY_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookRecord, HookStatus, LEAVE_FILESYSTEMS,
@@ -22,17 +22,17 @@ use super::{
 use crate::child::{Child, PreExecWrite, Status};
 
 /// Most bytes of records that are read.
-pub(super) const RECORDS_CAP: u64 = 1024 * 1024;
+pub(super) const MAX_RECORDS_BYTES: u64 = 1024 * 1024;
 /// How often our own master is called with thaw, if somebody kills it each time.
-const MAX_CALLS: u32 = 3;
+const MAX_MASTER_CALLS: u32 = 3;
 /// How long a master may be stopped by a signal before it is ended.
-pub const STOPPED_LIMIT: Duration = Duration::from_secs(60);
+pub const STOPPED_MASTER_TIMEOUT: Duration = Duration::from_secs(60);
 /// What the wire's texts say that failed.
 const ACTION: &str = "execute fsfreeze hook";
 
 /// What bounds a call of the master, and what goes with it; by default nothing.
 #[derive(Debug, Default)]
-pub struct Limits {
+pub struct Invocation {
     /// Time for all hooks together, after which the master and all that it started are ended.
     pub deadline: Option<Duration>,
     /// Time between SIGTERM and SIGKILL then; None: [`crate::child::DEFAULT_GRACE`].
@@ -42,7 +42,7 @@ pub struct Limits {
     /// Why hooks are told to thaw.
     pub reason: Option<ThawReason>,
     /// What hooks are told about the run.
-    pub run: Option<Run>,
+    pub run: Option<RunInfo>,
     /// The agent's state directory, where our own master keeps its memory.
     pub state: Option<PathBuf>,
     /// Only hooks that were told to freeze in the run of this id are told to thaw, if our own master knows of which
@@ -71,14 +71,14 @@ pub struct MasterReport {
 
 /// Calls the master at `program` for `phase`, without a limit. Blocks until it ends.
 pub fn call(program: &Path, phase: Phase) -> MasterReport {
-    call_within(program, phase, Limits::default())
+    invoke(program, phase, Invocation::default())
 }
 
 /// As [`call`], within `limits`.
 ///
 /// If our own master is killed or stopped by somebody at the thaw, it is called once more, and again: its
 /// journal tells which hooks are left.
-pub fn call_within(program: &Path, phase: Phase, mut limits: Limits) -> MasterReport {
+pub fn invoke(program: &Path, phase: Phase, mut limits: Invocation) -> MasterReport {
     let started = Instant::now();
     let records = records_file();
     let mut text = Vec::new();
@@ -93,7 +93,7 @@ pub fn call_within(program: &Path, phase: Phase, mut limits: Limits) -> MasterRe
             .map(|all| all.saturating_sub(started.elapsed()));
         let outcome = child(program, phase, &mut limits, records.as_ref())
             .deadline(left)
-            .stopped_limit(STOPPED_LIMIT)
+            .stopped_limit(STOPPED_MASTER_TIMEOUT)
             .run();
         if let Some(records) = &records {
             text = read_records(records);
@@ -102,7 +102,7 @@ pub fn call_within(program: &Path, phase: Phase, mut limits: Limits) -> MasterRe
             Ok(outcome)
                 if matches!(outcome.status, Status::Signaled(_) | Status::Stopped)
                     && phase == Phase::Thaw
-                    && tries < MAX_CALLS
+                    && tries < MAX_MASTER_CALLS
                     && is_ours(&text) =>
             {
                 tracing::warn!(
@@ -114,10 +114,10 @@ pub fn call_within(program: &Path, phase: Phase, mut limits: Limits) -> MasterRe
         }
     };
     let mut hooks = records_in(&text);
-    if text.len() as u64 == RECORDS_CAP {
+    if text.len() as u64 == MAX_RECORDS_BYTES {
         // Hooks of which nothing is known must not pass for some that succeeded.
         let why = format!(
-            "what became of further hooks is left out: it takes more than {RECORDS_CAP} bytes"
+            "what became of further hooks is left out: it takes more than {MAX_RECORDS_BYTES} bytes"
         );
         let name = program.display().to_string();
         hooks.push(HookRecord::new(name, phase, HookStatus::cannot_run(why)));
@@ -138,7 +138,7 @@ fn is_ours(records: &[u8]) -> bool {
 }
 
 /// One start of the master.
-fn child(program: &Path, phase: Phase, limits: &mut Limits, records: Option<&File>) -> Child {
+fn child(program: &Path, phase: Phase, limits: &mut Invocation, records: Option<&File>) -> Child {
     // The guardian hears of the thaw once.
     let mut child = Child::new(program)
         .arg(phase.as_str())
@@ -162,7 +162,7 @@ fn child(program: &Path, phase: Phase, limits: &mut Limits, records: Option<&Fil
         child = child.env(STATE_ENV, state);
     }
     if let Some(run) = &limits.run {
-        child = tell(child, run);
+        child = with_run_info(child, run);
     }
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
@@ -178,9 +178,9 @@ fn child(program: &Path, phase: Phase, limits: &mut Limits, records: Option<&Fil
 }
 
 /// Most bytes that a variable may have; execve(2) takes no more than 128 KiB.
-const LONGEST_VARIABLE: usize = 100 * 1024;
+const MAX_VARIABLE_BYTES: usize = 100 * 1024;
 
-fn tell(child: Child, run: &Run) -> Child {
+fn with_run_info(child: Child, run: &RunInfo) -> Child {
     let pairs = [
         (RUN_ENV, run.id.clone()),
         (MOUNTPOINTS_ENV, run.mountpoints.clone()),
@@ -188,7 +188,7 @@ fn tell(child: Child, run: &Run) -> Child {
         (HOLD_LIMIT_ENV, run.hold_limit.to_string()),
     ];
     pairs.into_iter().fold(child, |child, (name, value)| {
-        if value.len() > LONGEST_VARIABLE {
+        if value.len() > MAX_VARIABLE_BYTES {
             tracing::warn!(
                 "hooks are not told {name}: it is too long ({} bytes)",
                 value.len()
@@ -210,7 +210,7 @@ fn read_records(file: &File) -> Vec<u8> {
     let length = file
         .metadata()
         .map_or(0, |data| data.size())
-        .min(RECORDS_CAP);
+        .min(MAX_RECORDS_BYTES);
     let mut text = vec![0; usize::try_from(length).unwrap_or(0)];
     if file.read_exact_at(&mut text, 0).is_err() {
         return Vec::new();
@@ -301,11 +301,11 @@ mod tests {
     #[test]
     fn limits_end_a_master_that_hangs() {
         let (_dir, path) = foreign("sleep 1000");
-        let limits = Limits {
+        let limits = Invocation {
             deadline: Some(Duration::from_millis(50)),
-            ..Limits::default()
+            ..Invocation::default()
         };
-        let failure = call_within(&path, Phase::Freeze, limits)
+        let failure = invoke(&path, Phase::Freeze, limits)
             .failure
             .expect("a failure");
         assert!(failure.contains("not finished in time"), "{failure}");

@@ -4,13 +4,13 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::memory::Started;
-use super::policy::Policy;
+use super::journal::StartedTask;
+use super::settings::HookSettings;
 use super::{Phase, ThawReason};
 
 /// One program to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Call {
+pub struct CommandLine {
     /// Its path, absolute.
     pub program: PathBuf,
     /// Its arguments.
@@ -23,7 +23,7 @@ pub struct Call {
 
 /// Whether a step can be taken.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Fitness {
+pub enum Eligibility {
     /// It can.
     Fit,
     /// It is passed over, and that is no failure; the reason, with the remedy.
@@ -39,33 +39,33 @@ pub enum Fitness {
 
 /// Something to do at a freeze, and its other half at the thaw.
 #[derive(Clone, Debug)]
-pub struct Step {
+pub struct HookTask {
     /// The source's name; empty for the hooks' directory.
     pub source: &'static str,
     /// What it is known by: a path.
     pub name: String,
     /// How it is run.
-    pub policy: Policy,
+    pub policy: HookSettings,
     /// What happens on freeze; None: nothing, but the other half belongs to it.
-    pub freeze: Option<Call>,
+    pub freeze: Option<CommandLine>,
     /// What happens on thaw; None: nothing.
-    pub thaw: Option<Call>,
+    pub thaw: Option<CommandLine>,
     /// What happens instead of the thaw if the freeze failed; None: the same.
-    pub undo: Option<Call>,
+    pub undo: Option<CommandLine>,
     /// Whether a step that itself failed on freeze is undone, too.
     pub undone_if_failed: bool,
     /// Time for all steps of its source in one phase together; None: no such limit.
     pub budget: Option<Duration>,
     /// Whether it can be taken.
-    pub fitness: Fitness,
+    pub eligibility: Eligibility,
     /// What the journal holds of its freeze; None: it holds nothing of it.
-    pub started: Option<Started>,
+    pub started: Option<StartedTask>,
 }
 
-impl Step {
+impl HookTask {
     /// A step of `source` known as `name`, with nothing to do yet.
-    pub fn new(source: &'static str, name: String, policy: Policy) -> Step {
-        Step {
+    pub fn new(source: &'static str, name: String, policy: HookSettings) -> HookTask {
+        HookTask {
             source,
             name,
             policy,
@@ -74,13 +74,13 @@ impl Step {
             undo: None,
             undone_if_failed: true,
             budget: None,
-            fitness: Fitness::Fit,
+            eligibility: Eligibility::Fit,
             started: None,
         }
     }
 
     /// What is to be called in this phase, if anything.
-    pub fn call(&self, phase: Phase, reason: Option<ThawReason>) -> Option<&Call> {
+    pub fn command(&self, phase: Phase, reason: Option<ThawReason>) -> Option<&CommandLine> {
         match (phase, reason) {
             (Phase::Freeze, _) => self.freeze.as_ref(),
             (Phase::Thaw, Some(ThawReason::Failed)) => self.undo.as_ref().or(self.thaw.as_ref()),
@@ -91,11 +91,11 @@ impl Step {
 
 /// In what goes on: each element runs when the one before it has ended; what is in one element runs
 /// side by side. Stages in order; in each first the serial steps, then the parallel ones together.
-pub fn batches(steps: Vec<Step>) -> Vec<Vec<Step>> {
+pub fn batches(steps: Vec<HookTask>) -> Vec<Vec<HookTask>> {
     // The place in the list keeps steps of one stage in their order.
-    let mut steps: Vec<(usize, Step)> = steps.into_iter().enumerate().collect();
+    let mut steps: Vec<(usize, HookTask)> = steps.into_iter().enumerate().collect();
     steps.sort_unstable_by_key(|(at, step)| (step.policy.stage, step.policy.parallel, *at));
-    let mut batches: Vec<Vec<Step>> = Vec::new();
+    let mut batches: Vec<Vec<HookTask>> = Vec::new();
     for (_, step) in steps {
         match batches.last_mut() {
             Some(batch)
@@ -118,12 +118,12 @@ mod tests {
     #[test]
     fn stages_in_order_and_parallel_steps_together_at_the_end_of_theirs() {
         let step = |name: &str, stage, parallel| {
-            let policy = Policy {
+            let policy = HookSettings {
                 stage,
                 parallel,
-                ..Policy::default()
+                ..HookSettings::default()
             };
-            Step::new("", name.to_owned(), policy)
+            HookTask::new("", name.to_owned(), policy)
         };
         let steps = vec![
             step("a", 50, true),

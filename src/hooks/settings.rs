@@ -1,7 +1,7 @@
 //! What the operator wants of the hooks: `fsfreeze-hook.conf` beside the master, and what a script
 //! says of itself in its head.
 //!
-//! The defaults are the stock master's: a failure is logged and changes nothing. [`Rules`] says what
+//! The defaults are the stock master's: a failure is logged and changes nothing. [`HookConfig`] says what
 //! becomes of mistakes.
 
 mod head;
@@ -9,10 +9,10 @@ mod rules;
 
 use std::time::Duration;
 
-pub use rules::{OfHook, Rules};
+pub use rules::{EffectiveSettings, HookConfig};
 
 /// Longest time that can be asked for, in seconds: a day.
-const LONGEST: f64 = 86_400.0;
+const MAX_SECONDS: f64 = 86_400.0;
 /// Last of the stages.
 pub const LAST_STAGE: u8 = 99;
 
@@ -28,7 +28,7 @@ pub enum OnFailure {
 
 /// How a hook works.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum HookKind {
     /// Called with `freeze`, and later with `thaw`.
     Once,
     /// Started at the freeze, and released at the thaw.
@@ -37,11 +37,11 @@ pub enum Kind {
 
 /// The settings of one hook.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Policy {
+pub struct HookSettings {
     /// Whether it is called at all.
     pub enabled: bool,
     /// How it works.
-    pub kind: Kind,
+    pub kind: HookKind,
     /// What its failure does.
     pub on_failure: OnFailure,
     /// Time for one start; None: as long as it takes.
@@ -68,11 +68,11 @@ pub struct Policy {
     pub hold_timeout: Option<Duration>,
 }
 
-impl Default for Policy {
-    fn default() -> Policy {
-        Policy {
+impl Default for HookSettings {
+    fn default() -> HookSettings {
+        HookSettings {
             enabled: true,
-            kind: Kind::Once,
+            kind: HookKind::Once,
             on_failure: OnFailure::Continue,
             timeout: Some(Duration::from_secs(600)),
             kill_after: Duration::from_millis(500),
@@ -89,7 +89,7 @@ impl Default for Policy {
     }
 }
 
-impl Policy {
+impl HookSettings {
     /// Sets one key.
     ///
     /// # Errors
@@ -100,8 +100,8 @@ impl Policy {
             "enabled" => self.enabled = boolean(value)?,
             "type" => {
                 self.kind = match value {
-                    "once" => Kind::Once,
-                    "hold" => Kind::Hold,
+                    "once" => HookKind::Once,
+                    "hold" => HookKind::Hold,
                     _ => return Err("is neither once nor hold".into()),
                 }
             }
@@ -137,7 +137,7 @@ impl Policy {
             let words: Vec<String> = statuses.iter().map(i32::to_string).collect();
             words.join(";")
         };
-        let is_holding = self.kind == Kind::Hold;
+        let is_holding = self.kind == HookKind::Hold;
         let aborts = self.on_failure == OnFailure::Abort;
         [
             ("enabled", word(self.enabled)),
@@ -179,8 +179,10 @@ pub fn boolean(value: &str) -> Result<bool, String> {
 /// It is none, or more than a day.
 pub fn seconds(value: &str) -> Result<Duration, String> {
     match value.parse::<f64>() {
-        Ok(seconds) if (0.0..=LONGEST).contains(&seconds) => Ok(Duration::from_secs_f64(seconds)),
-        _ => Err(format!("is no number of seconds from 0 to {LONGEST}")),
+        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!("is no number of seconds from 0 to {MAX_SECONDS}")),
     }
 }
 

@@ -1,14 +1,14 @@
 //! `fsfreeze-hook.conf`, with what the scripts say of themselves.
 //!
 //! A line that cannot be read takes no other with it. But what it named is not run: its settings may
-//! have said whom a hook runs as, or that its failure aborts the freeze. So each such [`Fault`] has a
+//! have said whom a hook runs as, or that its failure aborts the freeze. So each such [`ConfigFault`] has a
 //! reach, and a hook or adapter within it fails, by `abort` unless the rest says `continue`. A value
 //! without sense of any other key is a warning, and that key keeps its default.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{OnFailure, Policy, boolean, head, limit};
+use super::{HookSettings, OnFailure, boolean, head, limit};
 use crate::hooks::sources;
 use crate::hooks::trust::{self, Refusal, quoted};
 use crate::keyfile::{self, Line, Problem};
@@ -18,22 +18,22 @@ const DEFAULTS: &str = "hooks";
 /// What stands before a hook's name in the name of its group.
 const HOOK_PREFIX: &str = "hook ";
 /// How many faults are told one by one.
-const MOST_TOLD: usize = 20;
+const MAX_REPORTED_FAULTS: usize = 20;
 /// As some editors begin a file.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// All that `fsfreeze-hook.conf` says.
 #[derive(Clone, Debug, Default)]
-pub struct Rules {
+pub struct HookConfig {
     /// The settings that every hook begins with.
-    pub defaults: Policy,
+    pub defaults: HookSettings,
     /// Time for all hooks of one phase together.
     pub total_timeout: Option<Duration>,
     /// What is wrong with the file, one line each.
     pub warnings: Vec<String>,
     path: PathBuf,
     settings: Vec<Setting>,
-    faults: Vec<Fault>,
+    faults: Vec<ConfigFault>,
 }
 
 #[derive(Clone, Debug)]
@@ -46,8 +46,8 @@ struct Setting {
 
 /// Something of the file that cannot be read.
 #[derive(Clone, Debug)]
-struct Fault {
-    reach: Reach,
+struct ConfigFault {
+    reach: FaultScope,
     /// Where, why, and what to do.
     text: String,
     /// Whether it says that a failure aborts the freeze; None: neither that nor the contrary.
@@ -56,7 +56,7 @@ struct Fault {
 
 /// What a fault may have been about.
 #[derive(Clone, Debug)]
-enum Reach {
+enum FaultScope {
     /// Everything.
     All,
     /// The group of that name.
@@ -67,34 +67,34 @@ enum Reach {
 
 /// The settings of one hook.
 #[derive(Debug)]
-pub struct OfHook {
+pub struct EffectiveSettings {
     /// How it is run.
-    pub policy: Policy,
+    pub policy: HookSettings,
     /// What was passed over.
     pub warnings: Vec<String>,
     /// Why it must not run: settings that may be its own cannot be read.
     pub fault: Option<String>,
 }
 
-impl Rules {
+impl HookConfig {
     /// Reads the file at `path`; one that does not exist says nothing.
     ///
     /// # Errors
     /// Others could have written it, or it cannot be read: what it says of each hook is not known.
-    pub fn read(path: &Path) -> Result<Rules, Refusal> {
+    pub fn read(path: &Path) -> Result<HookConfig, Refusal> {
         let text = trust::read(path)?.unwrap_or_default();
-        Ok(Rules::parse(path, &text))
+        Ok(HookConfig::parse(path, &text))
     }
 
     /// What `text` says; `path` is named in the warnings.
-    pub fn parse(path: &Path, text: &[u8]) -> Rules {
-        let mut rules = Rules {
+    pub fn parse(path: &Path, text: &[u8]) -> HookConfig {
+        let mut rules = HookConfig {
             path: path.to_owned(),
-            ..Rules::default()
+            ..HookConfig::default()
         };
-        rules.take(text);
+        rules.parse_lines(text);
         rules.reach_of_unknown_groups();
-        let (mut defaults, mut total) = (Policy::default(), None);
+        let (mut defaults, mut total) = (HookSettings::default(), None);
         let warnings = rules.each(DEFAULTS, &mut |key, value| match key {
             "total-timeout" => limit(value).map(|limit| total = limit),
             "type" => Err("is a setting of single hooks".into()),
@@ -105,7 +105,7 @@ impl Rules {
         rules
     }
 
-    fn take(&mut self, text: &[u8]) {
+    fn parse_lines(&mut self, text: &[u8]) {
         let bare = text.strip_prefix(BYTE_ORDER_MARK);
         if bare.is_some() {
             let remedy = format!("sed -i '1s/^\\xEF\\xBB\\xBF//' {}", quoted(&self.path));
@@ -179,8 +179,8 @@ impl Rules {
             match (&group, lost) {
                 (Some(group), _) => {
                     let reach = match group.as_str() {
-                        DEFAULTS => Reach::All,
-                        group => Reach::Group(group.to_owned()),
+                        DEFAULTS => FaultScope::All,
+                        group => FaultScope::Group(group.to_owned()),
                     };
                     self.fault(reach, problem, aborts(&text));
                 }
@@ -188,11 +188,11 @@ impl Rules {
                 (None, Some(at)) => self.faults[at].adds(aborts(&text)),
                 (None, None) => {
                     lost = Some(self.faults.len());
-                    self.fault(Reach::All, problem, aborts(&text));
+                    self.fault(FaultScope::All, problem, aborts(&text));
                 }
             }
         }
-        let untold = self.faults.len().saturating_sub(MOST_TOLD);
+        let untold = self.faults.len().saturating_sub(MAX_REPORTED_FAULTS);
         if untold > 0 {
             let path = self.path.display();
             self.warnings.push(format!(
@@ -206,7 +206,7 @@ impl Rules {
         self.warnings.push(format!("{path} (line {line}): {what}"));
     }
 
-    fn fault(&mut self, reach: Reach, problem: Problem, aborts: Option<bool>) {
+    fn fault(&mut self, reach: FaultScope, problem: Problem, aborts: Option<bool>) {
         let Problem {
             line,
             reason,
@@ -214,11 +214,11 @@ impl Rules {
         } = problem;
         let path = self.path.display();
         let text = format!("{path} (line {line}): {reason}; {advice}");
-        if self.faults.len() < MOST_TOLD {
+        if self.faults.len() < MAX_REPORTED_FAULTS {
             self.warnings
                 .push(format!("{text}; what it is about is not run"));
         }
-        self.faults.push(Fault {
+        self.faults.push(ConfigFault {
             reach,
             text,
             aborts,
@@ -241,13 +241,13 @@ impl Rules {
                 &format!("{said} is in line {earlier} too; the last one counts, take one out"),
             );
         }
-        let Some((reason, aborts)) = flaw(group, key, value) else {
+        let Some((reason, aborts)) = find_fault(group, key, value) else {
             self.settings.push(setting);
             return;
         };
         let reach = match group.as_str() {
-            DEFAULTS => Reach::All,
-            group => Reach::Group(group.to_owned()),
+            DEFAULTS => FaultScope::All,
+            group => FaultScope::Group(group.to_owned()),
         };
         let problem = Problem {
             line,
@@ -259,7 +259,7 @@ impl Rules {
 
     /// A group that means nothing may be a misspelt one.
     fn reach_of_unknown_groups(&mut self) {
-        let mut faults: Vec<(&str, Fault)> = Vec::new();
+        let mut faults: Vec<(&str, ConfigFault)> = Vec::new();
         for Setting {
             group,
             key,
@@ -281,7 +281,7 @@ impl Rules {
                     let reach = head_reach(group);
                     faults.push((
                         group,
-                        Fault {
+                        ConfigFault {
                             reach,
                             text,
                             aborts,
@@ -290,7 +290,7 @@ impl Rules {
                 }
             }
         }
-        let faults: Vec<Fault> = faults.into_iter().map(|(_, fault)| fault).collect();
+        let faults: Vec<ConfigFault> = faults.into_iter().map(|(_, fault)| fault).collect();
         self.warnings.extend(faults.iter().map(|f| f.text.clone()));
         self.faults.extend(faults);
     }
@@ -324,16 +324,16 @@ impl Rules {
     }
 
     /// The settings of the hook `name`, whose file begins with `head`.
-    pub fn of_hook(&self, name: &str, head: &[u8]) -> OfHook {
+    pub fn of_hook(&self, name: &str, head: &[u8]) -> EffectiveSettings {
         let mut policy = self.defaults.clone();
         let (own, near) = head::read(head);
         let near = near.into_iter().map(|line| format!("{name} {line}"));
         let mut warnings: Vec<String> = near.collect();
-        let mut is_said = self.says(DEFAULTS, "on-failure");
+        let mut is_said = self.sets(DEFAULTS, "on-failure");
         let mut of_head = None;
         for head::Setting { key, value, line } in own {
             let said = |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
-            if let Some((why, aborts)) = flaw(HOOK_PREFIX, &key, &value) {
+            if let Some((why, aborts)) = find_fault(HOOK_PREFIX, &key, &value) {
                 of_head = Some((said(why) + "; mend that line", aborts));
             } else if let Err(why) = policy.set(&key, &value) {
                 warnings.push(said(&why) + "; it is passed over");
@@ -343,7 +343,7 @@ impl Rules {
         }
         let group = format!("{HOOK_PREFIX}{name}");
         warnings.extend(self.each(&group, &mut |key, value| policy.set(key, value)));
-        is_said |= self.says(&group, "on-failure");
+        is_said |= self.sets(&group, "on-failure");
         let fault = self
             .fault_of(&group, name)
             .map(|(why, aborts, _)| (why, aborts));
@@ -351,7 +351,7 @@ impl Rules {
             policy.on_failure = on_failure(&policy, is_said, aborts);
             why
         });
-        OfHook {
+        EffectiveSettings {
             policy,
             warnings,
             fault,
@@ -363,15 +363,15 @@ impl Rules {
     pub fn fault_of_adapter(
         &self,
         name: &str,
-        policy: &Policy,
+        policy: &HookSettings,
     ) -> Option<(String, OnFailure, bool)> {
         let (why, aborts, is_named) = self.fault_of(name, name)?;
-        let is_said = self.says(name, "on-failure");
+        let is_said = self.sets(name, "on-failure");
         Some((why, on_failure(policy, is_said, aborts), is_named))
     }
 
     /// Whether the key is set in the group.
-    pub fn says(&self, group: &str, key: &str) -> bool {
+    pub fn sets(&self, group: &str, key: &str) -> bool {
         self.settings
             .iter()
             .any(|s| s.group == group && s.key == key)
@@ -379,23 +379,23 @@ impl Rules {
 
     fn fault_of(&self, group: &str, name: &str) -> Option<(String, Option<bool>, bool)> {
         let name = name.to_lowercase();
-        let is_about = |fault: &&Fault| match &fault.reach {
-            Reach::All => true,
-            Reach::Group(of) => of == group,
-            Reach::Head(head) => mentions(head, &name),
+        let is_about = |fault: &&ConfigFault| match &fault.reach {
+            FaultScope::All => true,
+            FaultScope::Group(of) => of == group,
+            FaultScope::Head(head) => mentions(head, &name),
         };
         let mut faults = self.faults.iter().filter(is_about);
         let mut all = faults.next()?.clone();
-        let mut is_named = !matches!(all.reach, Reach::All);
+        let mut is_named = !matches!(all.reach, FaultScope::All);
         for fault in faults {
             all.adds(fault.aborts);
-            is_named |= !matches!(fault.reach, Reach::All);
+            is_named |= !matches!(fault.reach, FaultScope::All);
         }
         Some((all.text, all.aborts, is_named))
     }
 }
 
-impl Fault {
+impl ConfigFault {
     fn adds(&mut self, aborts: Option<bool>) {
         self.aborts = match (self.aborts, aborts) {
             (Some(true), _) | (_, Some(true)) => Some(true),
@@ -405,7 +405,7 @@ impl Fault {
 }
 
 /// What a failure does where settings cannot be read, of which `policy` is what can be.
-fn on_failure(policy: &Policy, is_said: bool, aborts: Option<bool>) -> OnFailure {
+fn on_failure(policy: &HookSettings, is_said: bool, aborts: Option<bool>) -> OnFailure {
     match aborts {
         Some(true) => OnFailure::Abort,
         _ if is_said => policy.on_failure,
@@ -435,14 +435,14 @@ fn is_head(text: &str) -> bool {
         || is_closed && !text.contains([':', '='])
 }
 
-fn head_reach(text: &str) -> Reach {
+fn head_reach(text: &str) -> FaultScope {
     let head = text.to_lowercase();
     let bare = head.trim_matches(|c: char| !c.is_alphanumeric());
     let is_odd = |c: char| c.is_control() || c == char::REPLACEMENT_CHARACTER;
     if matches!(bare, "" | "hook") || head.contains(is_odd) || mentions(&head, DEFAULTS) {
-        Reach::All
+        FaultScope::All
     } else {
-        Reach::Head(head)
+        FaultScope::Head(head)
     }
 }
 
@@ -471,10 +471,10 @@ fn letters(text: &str) -> String {
 }
 
 /// What is wrong with a setting that protects, or may be one misspelt; see [`Fault::aborts`] for the other.
-fn flaw(group: &str, key: &str, value: &str) -> Option<(&'static str, Option<bool>)> {
+fn find_fault(group: &str, key: &str, value: &str) -> Option<(&'static str, Option<bool>)> {
     let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
     let is_adapter = sources::adapter(group).is_some();
-    let known = Policy::default().settings();
+    let known = HookSettings::default().settings();
     let letters = letters(key);
     let begins = |words: &[&str]| words.iter().any(|word| letters.starts_with(word));
     match key {

@@ -16,7 +16,7 @@ pub const FOREIGN_MASTER: &str = "not our hook master: the settings of fsfreeze-
      apply, and a freeze reaches at most the level filesystem, as it does not report its hooks";
 
 /// Most bytes of a master that are looked at.
-const MASTER_HEAD: u64 = 64 * 1024;
+const MAX_MASTER_HEAD_BYTES: u64 = 64 * 1024;
 
 /// Whether the hook master at `path` leads to `qemu-ga hook`: the script of this project, one that calls it so, or this
 /// very program. Only a guess, as a script may do anything; the report has what it did.
@@ -30,7 +30,8 @@ pub fn is_our_master(path: &Path) -> bool {
         return false;
     }
     let mut head = Vec::new();
-    let read = fs::File::open(path).and_then(|file| file.take(MASTER_HEAD).read_to_end(&mut head));
+    let read = fs::File::open(path)
+        .and_then(|file| file.take(MAX_MASTER_HEAD_BYTES).read_to_end(&mut head));
     let name = BINARY_ENV.as_bytes();
     read.is_ok() && head.windows(name.len()).any(|part| part == name)
 }

@@ -20,14 +20,14 @@ use nix::fcntl::{Flock, FlockArg};
 use nix::unistd::{getpid, getsid};
 use serde_json::{Value, json};
 
-use super::step::Step;
+use super::task::HookTask;
 use super::{Phase, trust};
 use crate::child::{Family, end_family};
 use crate::state::{boot_id, open_regular};
 use crate::sys::process::stat;
 use crate::sys::strerror;
 
-pub use started::Started;
+pub use started::StartedTask;
 use started::text as text_of;
 
 /// The file's name.
@@ -35,11 +35,11 @@ const FILE: &str = "qga.hooks";
 /// Where it is if the master is called by hand: the agent's own default.
 pub const DEFAULT_DIR: &str = "/run";
 /// How long another master is waited for; somewhat less than the guardian gives the whole thaw.
-const LOCK_TIMEOUT: Duration = Duration::from_secs(240);
+const JOURNAL_LOCK_TIMEOUT: Duration = Duration::from_secs(240);
 /// Most of it that is read, in bytes.
-const LONGEST: u64 = 1 << 24;
+const MAX_JOURNAL_BYTES: u64 = 1 << 24;
 /// A longer one is written anew where it could grow, in bytes.
-const SHORT: usize = 1 << 20;
+const MAX_KEPT_BYTES: usize = 1 << 20;
 
 /// A step is about to be started.
 const STARTED: &str = "started";
@@ -52,7 +52,7 @@ const MASTER: &str = "master";
 
 /// What hooks are told about the run.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Run {
+pub struct RunInfo {
     /// The run's id, as in the report.
     pub id: String,
     /// The mountpoints, as the variable has them.
@@ -65,13 +65,13 @@ pub struct Run {
 
 /// What the journal holds.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Remembered {
+pub struct JournalContent {
     /// The freeze's own facts.
-    pub run: Run,
+    pub run: RunInfo,
     /// What is to be undone, in the order of starting.
-    pub started: Vec<Started>,
+    pub started: Vec<StartedTask>,
     /// What needs nothing more.
-    settled: Vec<Started>,
+    settled: Vec<StartedTask>,
     /// The master that did not end by itself.
     master: String,
     /// It tells of every hook: one that is not in it was not started.
@@ -80,16 +80,16 @@ pub struct Remembered {
     pub warning: Option<String>,
 }
 
-impl Remembered {
+impl JournalContent {
     /// Whether it says something of `step`.
-    pub fn knows(&self, step: &Step) -> bool {
+    pub fn contains(&self, step: &HookTask) -> bool {
         let mut all = self.started.iter().chain(&self.settled);
         all.any(|started| started.names(step))
     }
 
     /// Reads a journal: what can be understood of it.
-    pub fn parse(text: &[u8]) -> Remembered {
-        let mut all = Remembered::default();
+    pub fn parse(text: &[u8]) -> JournalContent {
+        let mut all = JournalContent::default();
         let mut is_damaged = !text.ends_with(b"\n");
         let mut has_run = false;
         for line in text.split(|&byte| byte == b'\n').filter(|l| !l.is_empty()) {
@@ -102,11 +102,11 @@ impl Remembered {
                 is_damaged = true;
                 continue;
             };
-            let step = Started::from_value(value);
+            let step = StartedTask::from_value(value);
             match &word[..] {
                 "run" => {
                     has_run = true;
-                    all.run = Run {
+                    all.run = RunInfo {
                         id: text_of(value, "id"),
                         mountpoints: text_of(value, "mountpoints"),
                         devices: text_of(value, "devices"),
@@ -138,23 +138,23 @@ impl Remembered {
 
 /// The journal of one freeze.
 #[derive(Debug)]
-pub struct Memory {
+pub struct Journal {
     path: PathBuf,
     phase: Phase,
     /// Locked.
     file: Option<Flock<File>>,
     /// What is still to be undone.
-    open: Vec<Started>,
+    open: Vec<StartedTask>,
     /// New lines may follow those that are there.
     is_sound: bool,
     /// Why nothing can be written.
     trouble: Option<String>,
 }
 
-impl Memory {
+impl Journal {
     /// The journal in the state directory `dir`; nothing is read or written yet.
-    pub fn in_dir(dir: &Path) -> Memory {
-        Memory {
+    pub fn in_dir(dir: &Path) -> Journal {
+        Journal {
             path: dir.join(FILE),
             phase: Phase::Freeze,
             file: None,
@@ -169,9 +169,13 @@ impl Memory {
     ///
     /// # Errors
     /// Another master does not end, or the run is to stop.
-    pub fn open(&mut self, phase: Phase, pause: &dyn Fn() -> bool) -> Result<Remembered, String> {
+    pub fn open(
+        &mut self,
+        phase: Phase,
+        pause: &dyn Fn() -> bool,
+    ) -> Result<JournalContent, String> {
         self.phase = phase;
-        let until = Instant::now() + LOCK_TIMEOUT;
+        let until = Instant::now() + JOURNAL_LOCK_TIMEOUT;
         let mut strange = None;
         let (file, is_new) = loop {
             let (mut file, is_new) = match open_file(&self.path) {
@@ -186,7 +190,7 @@ impl Memory {
                 }
                 Err(why) => {
                     self.trouble = Some(why);
-                    return Ok(self.damaged(Remembered::default(), strange));
+                    return Ok(self.damaged(JournalContent::default(), strange));
                 }
             };
             let locked = loop {
@@ -206,18 +210,18 @@ impl Memory {
             }
             if phase == Phase::Thaw {
                 // The one that had it has told every hook.
-                return Ok(Remembered {
+                return Ok(JournalContent {
                     is_whole: true,
-                    ..Remembered::default()
+                    ..JournalContent::default()
                 });
             }
         };
         let read = content(&file);
         let text = read.as_deref().unwrap_or_default();
-        let mut all = Remembered::parse(text);
+        let mut all = JournalContent::parse(text);
         self.file = Some(file);
         self.open.clone_from(&all.started);
-        self.is_sound = all.is_whole && text.len() < SHORT;
+        self.is_sound = all.is_whole && text.len() < MAX_KEPT_BYTES;
         if !(all.is_whole || is_new && text.is_empty()) {
             let why = read.as_ref().err().map(strerror);
             strange = Some(why.unwrap_or_else(|| "it is damaged".into()));
@@ -234,7 +238,7 @@ impl Memory {
         Ok(all)
     }
 
-    fn damaged(&self, mut all: Remembered, why: Option<String>) -> Remembered {
+    fn damaged(&self, mut all: JournalContent, why: Option<String>) -> JournalContent {
         let then = match self.phase {
             Phase::Freeze => "it is begun anew",
             Phase::Thaw => "hooks of which it says nothing are told to thaw, too",
@@ -247,7 +251,7 @@ impl Memory {
     ///
     /// # Errors
     /// One line: nothing will be remembered, so the thaw will call every hook.
-    pub fn begin(&mut self, run: &Run) -> Result<(), String> {
+    pub fn begin(&mut self, run: &RunInfo) -> Result<(), String> {
         if let Some(why) = self.trouble.take() {
             return Err(self.unwritable(&why));
         }
@@ -277,7 +281,7 @@ impl Memory {
     ///
     /// # Errors
     /// One line, as there.
-    pub fn start(&mut self, step: Started) -> Result<(), String> {
+    pub fn start(&mut self, step: StartedTask) -> Result<(), String> {
         self.open.retain(|known| !known.is(&step));
         let value = step.to_value();
         self.open.push(step);
@@ -288,26 +292,29 @@ impl Memory {
     ///
     /// # Errors
     /// One line: it may be called again.
-    pub fn settle(&mut self, step: &Started) -> Result<(), String> {
+    pub fn mark_done(&mut self, step: &StartedTask) -> Result<(), String> {
         let before = self.open.len();
         self.open.retain(|known| !known.is(step));
         if self.open.len() == before {
             return Ok(());
         }
-        self.add(SETTLED, Started::named(&step.source, &step.name).to_value())
+        self.add(
+            SETTLED,
+            StartedTask::named(&step.source, &step.name).to_value(),
+        )
     }
 
     /// Notes why a step's thaw could not be run.
     ///
     /// # Errors
     /// As [`Memory::settle`].
-    pub fn owe(&mut self, step: &Started, why: &str) -> Result<(), String> {
+    pub fn mark_owed(&mut self, step: &StartedTask, why: &str) -> Result<(), String> {
         let mut known = self.open.iter_mut();
         let Some(known) = known.find(|known| known.is(step) && known.why != why) else {
             return Ok(());
         };
         why.clone_into(&mut known.why);
-        let mut owed = Started::named(&step.source, &step.name);
+        let mut owed = StartedTask::named(&step.source, &step.name);
         owed.why = why.to_owned();
         self.add(OWED, owed.to_value())
     }
@@ -361,7 +368,7 @@ impl Memory {
     }
 
     /// What is still to be undone.
-    pub fn left(&self) -> &[Started] {
+    pub fn left(&self) -> &[StartedTask] {
         &self.open
     }
 
@@ -372,7 +379,7 @@ impl Memory {
     /// One line: the next thaw may believe in an old freeze.
     pub fn close(&mut self) -> Result<(), String> {
         if self.file.is_none() || self.phase == Phase::Freeze || !self.open.is_empty() {
-            self.leave();
+            self.keep_open();
             return Ok(());
         }
         match fs::remove_file(&self.path) {
@@ -386,20 +393,20 @@ impl Memory {
     }
 
     /// Notes that this master is at work no more.
-    pub fn leave(&mut self) {
+    pub fn keep_open(&mut self) {
         self.sign(Some(String::new()));
     }
 
     /// Where the keeper of the run's holding hook number `number` is to be reached.
-    pub fn door(&self, number: usize) -> PathBuf {
+    pub fn holder_socket(&self, number: usize) -> PathBuf {
         self.path.with_extension(format!("hooks.{number}"))
     }
 }
 
 /// The steps whose thaw is owed by the journal in the state directory `dir`: one that could not be run
 /// has a `why`. While a master is at work these alone count, for it will tell the others.
-pub fn owed(dir: &Path) -> Vec<Started> {
-    let (mut owed, is_at_work) = look(dir);
+pub fn owed(dir: &Path) -> Vec<StartedTask> {
+    let (mut owed, is_at_work) = peek(dir);
     if is_at_work {
         owed.retain(|step| !step.why.is_empty());
     }
@@ -409,19 +416,19 @@ pub fn owed(dir: &Path) -> Vec<Started> {
 /// Whether hooks are to be told to thaw: by the journal in `dir`, or since a master is at work whose agent is
 /// dead. It may freeze more of them; whoever thaws waits for it.
 pub fn is_open(dir: &Path) -> bool {
-    let (started, is_at_work) = look(dir);
+    let (started, is_at_work) = peek(dir);
     is_at_work || !started.is_empty()
 }
 
 /// What the journal holds, and whether a master is at work.
-fn look(dir: &Path) -> (Vec<Started>, bool) {
+fn peek(dir: &Path) -> (Vec<StartedTask>, bool) {
     let path = dir.join(FILE);
     let Ok(file) = existing(&path, OpenOptions::new().read(true)) else {
         return Default::default();
     };
     let text = content(&file).unwrap_or_default();
     let is_at_work = Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
-    (Remembered::parse(&text).started, is_at_work)
+    (JournalContent::parse(&text).started, is_at_work)
 }
 
 /// Gives up the thaws that could not be run: of the hook of this path or file name, or all. Returns
@@ -430,19 +437,19 @@ fn look(dir: &Path) -> (Vec<Started>, bool) {
 /// # Errors
 /// Another master is at work, or the journal cannot be written.
 pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, String> {
-    let is_meant = |step: &Started| {
+    let is_meant = |step: &StartedTask| {
         let file = step.name.rsplit('/').next();
         !step.why.is_empty() && name.is_none_or(|name| name == step.name || Some(name) == file)
     };
     let mut names = Vec::new();
     if owed(dir).iter().any(is_meant) {
-        let mut memory = Memory::in_dir(dir);
+        let mut memory = Journal::in_dir(dir);
         let known = memory.open(Phase::Thaw, &|| {
             std::thread::sleep(Duration::from_millis(50));
             false
         })?;
         for step in known.started.iter().filter(|step| is_meant(step)) {
-            memory.settle(step)?;
+            memory.mark_done(step)?;
             names.push(step.name.clone());
         }
         memory.close()?;
@@ -504,7 +511,7 @@ fn existing(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
 }
 
 fn content(file: &File) -> io::Result<Vec<u8>> {
-    let length = file.metadata()?.len().min(LONGEST);
+    let length = file.metadata()?.len().min(MAX_JOURNAL_BYTES);
     let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
     file.read_exact_at(&mut text, 0)?;
     Ok(text)

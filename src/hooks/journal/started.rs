@@ -6,9 +6,9 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::hooks::policy::{self, Policy};
+use crate::hooks::settings::{self, HookSettings};
 use crate::hooks::sources;
-use crate::hooks::step::{Call, Step};
+use crate::hooks::task::{CommandLine, HookTask};
 use crate::probe::mountinfo::unescape;
 
 /// The time for all steps of a source.
@@ -20,13 +20,13 @@ const UNDO: &str = "undo";
 
 /// A step that was started, and is to be undone.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub struct Started {
+pub struct StartedTask {
     /// Its source.
     pub source: String,
     /// Its name.
     pub name: String,
     /// Where its keeper is reached, if it is a holding hook.
-    pub door: Option<PathBuf>,
+    pub holder_socket: Option<PathBuf>,
     /// `key=value`, as [`Policy::set`] takes them, timeout and retries being those of the thaw; and the
     /// keys below. Version 0.1.0 wrote none.
     settings: Vec<String>,
@@ -51,9 +51,9 @@ fn escaped(bytes: &OsStr) -> String {
     text
 }
 
-impl Started {
+impl StartedTask {
     /// What the journal holds of `step`.
-    pub fn of(step: &Step, door: Option<PathBuf>) -> Started {
+    pub fn of(step: &HookTask, door: Option<PathBuf>) -> StartedTask {
         let mut policy = step.policy.clone();
         if let Some(call) = &step.thaw {
             (policy.timeout, policy.retries) = (call.timeout, call.retries);
@@ -68,10 +68,10 @@ impl Started {
             settings.extend(call.args.iter().map(|arg| (key, escaped(arg))));
         }
         let text = |(key, value): (&str, String)| [key, "=", &value].concat();
-        Started {
+        StartedTask {
             settings: settings.into_iter().map(text).collect(),
-            door,
-            ..Started::named(step.source, &step.name)
+            holder_socket: door,
+            ..StartedTask::named(step.source, &step.name)
         }
     }
 
@@ -80,20 +80,20 @@ impl Started {
         json!({
             "source": self.source,
             "name": self.name,
-            "door": self.door.as_ref().map(|door| escaped(door.as_os_str())),
+            "door": self.holder_socket.as_ref().map(|door| escaped(door.as_os_str())),
             "settings": self.settings,
             "why": self.why,
         })
     }
 
     /// As a line has it, of this version or another.
-    pub fn from_value(value: &Value) -> Started {
+    pub fn from_value(value: &Value) -> StartedTask {
         let settings = value["settings"].as_array().into_iter().flatten();
         let door = value["door"].as_str();
-        Started {
+        StartedTask {
             source: text(value, "source"),
             name: text(value, "name"),
-            door: door.map(|door| OsString::from_vec(unescape(door.as_bytes())).into()),
+            holder_socket: door.map(|door| OsString::from_vec(unescape(door.as_bytes())).into()),
             settings: settings
                 .filter_map(|v| Some(v.as_str()?.to_owned()))
                 .collect(),
@@ -102,23 +102,23 @@ impl Started {
     }
 
     /// With its name alone.
-    pub(super) fn named(source: &str, name: &str) -> Started {
-        Started {
+    pub(super) fn named(source: &str, name: &str) -> StartedTask {
+        StartedTask {
             source: source.to_owned(),
             name: name.to_owned(),
-            ..Started::default()
+            ..StartedTask::default()
         }
     }
 
     /// The step as it was at the freeze. Version 0.1.0 wrote only its name: then it is what is
     /// `found` under that, or what a hook of the directory is called with.
-    pub fn step(mut self, found: &mut Vec<Step>) -> Step {
+    pub fn step(mut self, found: &mut Vec<HookTask>) -> HookTask {
         let source = sources::adapter(&self.source).map_or("", |adapter| adapter.name);
-        let mut step = Step::new(source, self.name.clone(), Policy::default());
+        let mut step = HookTask::new(source, self.name.clone(), HookSettings::default());
         if self.settings.is_empty() {
             if let Some(at) = found.iter().position(|step| self.names(step)) {
                 step = found.swap_remove(at);
-            } else if self.door.is_none() && self.source.is_empty() {
+            } else if self.holder_socket.is_none() && self.source.is_empty() {
                 let words = [&self.name, THAW].map(|word| [THAW, "=", word].concat());
                 self.settings = words.to_vec();
             }
@@ -129,7 +129,7 @@ impl Started {
             match key {
                 THAW => thaw.push(word()),
                 UNDO => undo.push(word()),
-                BUDGET => step.budget = policy::limit(value).ok().flatten(),
+                BUDGET => step.budget = settings::limit(value).ok().flatten(),
                 // One that another version wrote and we do not know has our default.
                 _ => step.policy.set(key, value).unwrap_or_default(),
             }
@@ -137,7 +137,7 @@ impl Started {
         for (words, call) in [(thaw, &mut step.thaw), (undo, &mut step.undo)] {
             let mut words = words.into_iter();
             if let Some(program) = words.next() {
-                *call = Some(Call {
+                *call = Some(CommandLine {
                     program: program.into(),
                     args: words.collect(),
                     timeout: step.policy.timeout,
@@ -150,11 +150,11 @@ impl Started {
     }
 
     /// Whether it is `step`.
-    pub fn names(&self, step: &Step) -> bool {
+    pub fn names(&self, step: &HookTask) -> bool {
         self.source == step.source && self.name == step.name
     }
 
-    pub(super) fn is(&self, other: &Started) -> bool {
+    pub(super) fn is(&self, other: &StartedTask) -> bool {
         self.source == other.source && self.name == other.name
     }
 }

@@ -2,7 +2,7 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
-use crate::commands::{self, Context, exec::Children, file::Files, policy};
+use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
@@ -10,12 +10,12 @@ use crate::freeze::guardian;
 use crate::freeze::linux::{Gate, LinuxOps};
 use crate::hooks;
 use crate::logging::{self, LogOptions};
-use crate::operator::{self, args::Tool};
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{fds, memory, strerror};
+use crate::tools::{self, args::Tool};
 use crate::transport::{Address, Endpoint, OpenError};
 use nix::fcntl::Flock;
 use std::convert::Infallible;
@@ -46,34 +46,34 @@ enum Does {
 /// Every such word that people may use.
 pub const SUBCOMMANDS: &[Subcommand] = &[
     tool(
-        &operator::plan::TOOL,
+        &tools::plan::TOOL,
         "what a freeze would do now; nothing is touched",
     ),
     tool(
-        &operator::check::TOOL,
+        &tools::check::TOOL,
         "what would keep a freeze from going well, and what to do",
     ),
     tool(
-        &operator::report::TOOL,
+        &tools::report::TOOL,
         "what the last freezes did, as a timeline",
     ),
     tool(
-        &operator::log::TOOL,
+        &tools::log::TOOL,
         "the log of the freeze hooks, by run, hook or failure",
     ),
     tool(
-        &operator::status::TOOL,
+        &tools::status::TOOL,
         "whether filesystems are frozen, and until when",
     ),
     tool(
-        &operator::thaw::TOOL,
+        &tools::thaw::TOOL,
         "end a freeze that the host does not end (with --now)",
     ),
     Subcommand {
         name: "hook",
         summary: "the freeze hooks: list, check, try one, or call them all",
         does: Does::Itself {
-            run: operator::hook::cli,
+            run: tools::hook::cli,
             usage: hooks::USAGE,
         },
     },
@@ -81,8 +81,8 @@ pub const SUBCOMMANDS: &[Subcommand] = &[
         name: "selftest",
         summary: "freeze and thaw filesystems made for the purpose",
         does: Does::Itself {
-            run: operator::selftest::cli,
-            usage: operator::selftest::USAGE,
+            run: tools::selftest::cli,
+            usage: tools::selftest::USAGE,
         },
     },
 ];
@@ -118,7 +118,7 @@ pub fn main() -> u8 {
     }
     if let Some(found) = word.and_then(|word| find(word.to_str()?)) {
         return match found.does {
-            Does::Tool(tool) => tool.run(&args[2..]),
+            Does::Tool(tool) => tool.run_cli(&args[2..]),
             Does::Itself { run, .. } => run(&args[2..]),
         };
     }
@@ -161,9 +161,9 @@ fn act(action: Action) -> u8 {
                 .collect();
             print(&mut io::stdout(), &names)
         }
-        Action::DumpConf(mut config) => match activation::take() {
+        Action::DumpConf(mut config) => match activation::receive() {
             Ok(activated) => {
-                note_activation(&mut config, activated.as_ref());
+                log_activation(&mut config, activated.as_ref());
                 for warning in &config.warnings {
                     print(&mut io::stderr(), &format!("qemu-ga: {warning}\n"));
                 }
@@ -171,7 +171,7 @@ fn act(action: Action) -> u8 {
             }
             Err(error) => complain(&error),
         },
-        Action::Run(config) => match activation::take() {
+        Action::Run(config) => match activation::receive() {
             Ok(activated) => run(config, activated),
             Err(error) => complain(&error),
         },
@@ -188,7 +188,7 @@ fn complain(error: &dyn std::fmt::Display) -> u8 {
     1
 }
 
-fn note_activation(config: &mut Config, activated: Option<&Activated>) {
+fn log_activation(config: &mut Config, activated: Option<&Activated>) {
     match activated {
         Some(Activated::Unix(_)) => config.use_activated_socket(Method::UnixListen),
         Some(Activated::Vsock(_)) => config.use_activated_socket(Method::VsockListen),
@@ -207,7 +207,7 @@ impl Gate for logging::Gate {
 }
 
 fn run(mut config: Config, activated: Option<Activated>) -> u8 {
-    note_activation(&mut config, activated.as_ref());
+    log_activation(&mut config, activated.as_ref());
     let state = StateDir::new(&config.statedir);
     let inherited = match state.is_marked_frozen() {
         Ok(inherited) => inherited,
@@ -233,7 +233,7 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
             state.marker().display()
         ));
     } else if let Err(error) = state.prepare() {
-        return give_up(&error);
+        return fail_start(&error);
     }
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -242,12 +242,12 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     match state.lock() {
         Ok(lock) => serve(config, state, lock, gate, inherited, activated),
         Err(error) if inherited => complain(&error),
-        Err(error) => give_up(&error),
+        Err(error) => fail_start(&error),
     }
 }
 
 /// Logs why the agent cannot start.
-fn give_up(error: &dyn std::fmt::Display) -> u8 {
+fn fail_start(error: &dyn std::fmt::Display) -> u8 {
     tracing::error!("{error}");
     tracing::error!("error initializing guest agent");
     1
@@ -266,7 +266,7 @@ fn serve(
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
     }
     if let Err(error) = agent::hold_back_signals() {
-        return give_up(&format_args!("cannot hold back signals: {error}"));
+        return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
     let first = match Endpoint::open(address(&config, activated)) {
         Ok(endpoint) => Some(endpoint),
@@ -289,14 +289,14 @@ fn serve(
         match daemon::fork_daemon() {
             Ok(Side::Parent) => return 0,
             Ok(Side::Child) => {}
-            Err(error) => return give_up(&format_args!("cannot fork: {error}")),
+            Err(error) => return fail_start(&format_args!("cannot fork: {error}")),
         }
         match state.lock() {
             Ok(taken) => lock = taken,
-            Err(error) => return give_up(&error),
+            Err(error) => return fail_start(&error),
         }
         if let Err(text) = become_daemon(&config, inherited, &mut pidfile) {
-            return give_up(&text);
+            return fail_start(&text);
         }
     }
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
@@ -308,7 +308,7 @@ fn serve(
     let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,
-        policy: policy::Policy::new(allow, block),
+        policy: access::AccessPolicy::new(allow, block),
         files,
         children: Children::default(),
     });
@@ -321,7 +321,7 @@ fn serve(
     drop(lock);
     match ended {
         Ok(()) => 0,
-        Err(error) => give_up(&format_args!("{error:#}")),
+        Err(error) => fail_start(&format_args!("{error:#}")),
     }
 }
 
@@ -375,7 +375,7 @@ fn become_daemon(
     if !inherited {
         *pidfile = Some(PidFile::create(&config.pidfile)?);
     }
-    daemon::settle().map_err(|e| format!("cannot become a daemon: {}", strerror(&e)))
+    daemon::detach().map_err(|e| format!("cannot become a daemon: {}", strerror(&e)))
 }
 
 fn address(config: &Config, activated: Option<Activated>) -> Address {

@@ -19,7 +19,7 @@
 //! | 3 | [`freeze`] | plan, engine (the transaction), ops (real and simulated), report; uses [`hooks`] |
 //! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
 //! | 5 | [`config`], [`logging`], [`agent`] | options and keyfile; log lines and the gate while frozen; session and dispatch |
-//! | 5 | [`operator`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
+//! | 5 | [`tools`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
 //!
 //! Beside the library, `src/manual/` (cargo's example `manual`) makes the manual pages, the completion,
@@ -39,10 +39,10 @@ pub mod hooks;
 pub mod ipc;
 pub mod keyfile;
 pub mod logging;
-pub mod operator;
 pub mod probe;
 pub mod protocol;
 pub mod state;
 pub mod sys;
+pub mod tools;
 pub mod transport;
 pub mod version;

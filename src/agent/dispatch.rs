@@ -1,11 +1,11 @@
 //! From a request to its answer: which command, whether it may run, and running it.
 
-use crate::commands::{self, Context, Handler, Outcome};
+use crate::commands::{self, CommandResult, Context, Handler};
 use crate::protocol::error::CommandError;
 use crate::protocol::request::Request;
 
 /// Carries out a well-formed request.
-pub async fn dispatch(context: &mut Context, request: Request) -> Outcome {
+pub async fn dispatch(context: &mut Context, request: Request) -> CommandResult {
     let Some(command) = commands::find(&request.execute) else {
         return Err(CommandError::not_found(&request.execute));
     };

@@ -1,6 +1,6 @@
 //! The agent's life: channel after channel until it is asked to stop.
 
-use super::session::{Ended, Session, serve};
+use super::session::{Session, SessionEnd, serve};
 use super::stop::Stop;
 use crate::sys::strerror;
 use crate::transport::{Endpoint, OpenError};
@@ -8,7 +8,7 @@ use anyhow::Context as _;
 use std::time::Duration;
 
 /// Pause before a lost channel is opened again.
-const RETRY: Duration = Duration::from_secs(5);
+const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves `first`, and with `reopen` every channel that it gives after one is lost.
 ///
@@ -27,8 +27,8 @@ pub async fn run(
         if let Some(endpoint) = next.take() {
             let mut channel = endpoint.start().context("cannot watch the channel")?;
             match serve(&mut session, &mut channel, &mut stop).await {
-                Ended::Stopped => return Ok(()),
-                Ended::Lost(error) => {
+                SessionEnd::Stopped => return Ok(()),
+                SessionEnd::Lost(error) => {
                     tracing::warn!("error reading channel: {}", strerror(&error));
                 }
             }
@@ -36,11 +36,11 @@ pub async fn run(
         let Some(reopen) = &reopen else { break };
         tracing::warn!(
             "the channel is lost; it is opened again in {} s",
-            RETRY.as_secs()
+            REOPEN_INTERVAL.as_secs()
         );
         let freezer = session.context().freezer.clone();
         tokio::select! {
-            () = tokio::time::sleep(RETRY) => {}
+            () = tokio::time::sleep(REOPEN_INTERVAL) => {}
             () = stop.requested(&freezer) => return Ok(()),
         }
         match reopen() {

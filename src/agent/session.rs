@@ -2,7 +2,7 @@
 
 use super::dispatch::dispatch;
 use super::stop::Stop;
-use crate::commands::{self, Answer, Context, Outcome};
+use crate::commands::{self, Answer, CommandResult, Context};
 use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
 use crate::protocol::request::Request;
@@ -17,19 +17,19 @@ use std::time::Duration;
 const READ_SIZE: usize = 4096;
 
 /// A reply longer than this does not keep its buffer.
-const KEEP_REPLY: usize = 64 * 1024;
+const MAX_KEPT_REPLY_BYTES: usize = 64 * 1024;
 
 /// After more bytes than this, both ways, the heap is given back once the channel rests.
-const BULK: usize = 1 << 20;
+const LARGE_REQUEST_BYTES: usize = 1 << 20;
 
 /// A silence of the host's that ends a burst of requests.
-const REST: Duration = Duration::from_secs(1);
+const IDLE_DELAY: Duration = Duration::from_secs(1);
 
 /// Requests that may wait while one is carried out; the channel is not read beyond.
-const INBOX: usize = 32;
+const MAX_QUEUED_REQUESTS: usize = 32;
 
 /// A request that waits for its turn.
-struct Waiting {
+struct QueuedRequest {
     event: Event,
     /// The client that sent it ([`Channel::generation`]); no other gets the answer.
     client: u64,
@@ -41,7 +41,7 @@ struct Waiting {
 /// context.
 pub struct Session {
     framer: Framer,
-    inbox: VecDeque<Waiting>,
+    inbox: VecDeque<QueuedRequest>,
     /// Bytes both ways since the heap was last given back.
     traffic: usize,
     context: Context,
@@ -65,10 +65,15 @@ impl Session {
 }
 
 /// Cuts bytes into requests.
-fn sort_in(framer: &mut Framer, inbox: &mut VecDeque<Waiting>, client: u64, mut bytes: &[u8]) {
+fn enqueue(
+    framer: &mut Framer,
+    inbox: &mut VecDeque<QueuedRequest>,
+    client: u64,
+    mut bytes: &[u8],
+) {
     tracing::debug!("read data, count: {}", bytes.len());
     while let Some(event) = framer.next_event(&mut bytes) {
-        inbox.push_back(Waiting {
+        inbox.push_back(QueuedRequest {
             event,
             client,
             muted: false,
@@ -77,7 +82,7 @@ fn sort_in(framer: &mut Framer, inbox: &mut VecDeque<Waiting>, client: u64, mut 
 }
 
 /// Appends the line that answers a request.
-fn put(out: &mut Vec<u8>, id: Option<&Value>, outcome: Outcome) {
+fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, outcome: CommandResult) {
     match outcome {
         Ok(Answer::Value(value)) => reply::write(out, id, Ok(&value), false),
         Ok(Answer::Delimited(value)) => reply::write(out, id, Ok(&value), true),
@@ -105,10 +110,10 @@ async fn answer(
     } = session;
     let id = request.id.clone();
     let freezer = context.freezer.clone();
-    let gives_way = commands::find(&request.execute).is_some_and(|command| command.gives_way);
+    let gives_way = commands::find(&request.execute).is_some_and(|command| command.interruptible);
     let mut at_work = Box::pin(dispatch(context, request));
     if !gives_way {
-        put(out, id.as_ref(), at_work.await);
+        append_reply(out, id.as_ref(), at_work.await);
         return Ok(());
     }
     let (mut given_up, mut lost) = (false, None);
@@ -116,20 +121,20 @@ async fn answer(
         let read = tokio::select! {
             biased;
             outcome = &mut at_work => break outcome,
-            () = stop.heard(&freezer) => continue,
-            read = channel.read_ahead(buffer), if lost.is_none() && inbox.len() < INBOX => read,
+            () = stop.wait_for_signal(&freezer) => continue,
+            read = channel.read_ahead(buffer), if lost.is_none() && inbox.len() < MAX_QUEUED_REQUESTS => read,
         };
         match read {
             Ok(count) => {
                 *traffic += count;
-                sort_in(framer, inbox, channel.generation(), &buffer[..count]);
+                enqueue(framer, inbox, channel.generation(), &buffer[..count]);
             }
             Err(error) => lost = Some(error),
         }
         while let Some(overtaking) = take_sync(inbox) {
             given_up = true;
             let reply_id = overtaking.id.clone();
-            put(out, reply_id.as_ref(), commands::sync::reply(overtaking));
+            append_reply(out, reply_id.as_ref(), commands::sync::reply(overtaking));
             if let Err(error) = channel.write_all(out).await {
                 tracing::warn!("error writing to channel: {}", strerror(&error));
             }
@@ -145,15 +150,15 @@ async fn answer(
             Err(error) => tracing::warn!("the client gave up waiting; the request failed: {error}"),
         }
     } else {
-        put(out, id.as_ref(), outcome);
+        append_reply(out, id.as_ref(), outcome);
     }
     lost.map_or(Ok(()), Err)
 }
 
 /// The first guest-sync that waits. The client has given up what it sent before: that is carried
 /// out in its turn, for it may be a thaw, but not answered.
-fn take_sync(inbox: &mut VecDeque<Waiting>) -> Option<Request> {
-    let as_sync = |waiting: &Waiting| match &waiting.event {
+fn take_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
+    let as_sync = |waiting: &QueuedRequest| match &waiting.event {
         Event::Message(value) => Request::from_value(value.clone())
             .ok()
             .filter(|request| commands::sync::is_sync(&request.execute)),
@@ -172,7 +177,7 @@ fn take_sync(inbox: &mut VecDeque<Waiting>) -> Option<Request> {
 
 /// Why a conversation ended.
 #[derive(Debug)]
-pub enum Ended {
+pub enum SessionEnd {
     /// The channel is lost.
     Lost(io::Error),
     /// The agent is asked to stop.
@@ -180,12 +185,12 @@ pub enum Ended {
 }
 
 /// Serves `channel` until it is lost, or `stop` says so between two requests.
-pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop) -> Ended {
+pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop) -> SessionEnd {
     let mut buffer = [0; READ_SIZE];
     let mut out = Vec::new();
     let freezer = session.context.freezer.clone();
     loop {
-        let Some(Waiting {
+        let Some(QueuedRequest {
             event,
             client,
             muted,
@@ -194,9 +199,9 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
             let read = tokio::select! {
                 biased;
                 read = channel.read(&mut buffer) => read,
-                () = stop.requested(&freezer) => return Ended::Stopped,
-                () = tokio::time::sleep(REST), if session.traffic > BULK => {
-                    memory::give_back_free();
+                () = stop.requested(&freezer) => return SessionEnd::Stopped,
+                () = tokio::time::sleep(IDLE_DELAY), if session.traffic > LARGE_REQUEST_BYTES => {
+                    memory::release_free_heap();
                     session.traffic = 0;
                     continue;
                 }
@@ -204,14 +209,14 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
             match read {
                 Ok(count) => {
                     session.traffic += count;
-                    sort_in(
+                    enqueue(
                         &mut session.framer,
                         &mut session.inbox,
                         channel.generation(),
                         &buffer[..count],
                     );
                 }
-                Err(error) => return Ended::Lost(error),
+                Err(error) => return SessionEnd::Lost(error),
             }
             continue;
         };
@@ -222,7 +227,7 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
         let served = match request {
             Ok(request) => answer(session, request, channel, stop, &mut buffer, &mut out).await,
             Err((id, error)) => {
-                put(&mut out, id.as_ref(), Err(error));
+                append_reply(&mut out, id.as_ref(), Err(error));
                 Ok(())
             }
         };
@@ -233,16 +238,16 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
             biased;
             written = channel.write_all(&out) => written,
             // A host that does not take its reply must not keep the agent from leaving.
-            () = stop.requested(&freezer) => return Ended::Stopped,
+            () = stop.requested(&freezer) => return SessionEnd::Stopped,
         };
         if let Err(error) = written {
             tracing::warn!("error writing to channel: {}", strerror(&error));
         }
         session.traffic += out.len();
         out.clear();
-        out.shrink_to(KEEP_REPLY);
+        out.shrink_to(MAX_KEPT_REPLY_BYTES);
         if let Err(error) = served {
-            return Ended::Lost(error);
+            return SessionEnd::Lost(error);
         }
     }
 }

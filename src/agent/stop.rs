@@ -30,7 +30,7 @@ pub struct Stop {
 ///
 /// # Errors
 /// None that the kernel documents for this call.
-pub fn hold_back() -> io::Result<()> {
+pub fn block_signals() -> io::Result<()> {
     Ok(signals().thread_block()?)
 }
 
@@ -57,7 +57,7 @@ impl Stop {
 
     /// Waits for the first signal and has a freeze that is not whole given up; further signals change
     /// nothing. Poll it while a request is at work, too.
-    pub async fn heard(&mut self, freezer: &Freezer) {
+    pub async fn wait_for_signal(&mut self, freezer: &Freezer) {
         if self.asked {
             return pending().await;
         }
@@ -73,7 +73,7 @@ impl Stop {
     /// Waits until the agent is to leave.
     pub async fn requested(&mut self, freezer: &Freezer) {
         if !self.asked {
-            self.heard(freezer).await;
+            self.wait_for_signal(freezer).await;
         }
         freezer.thawed().await;
         if freezer.owes_an_answer() {

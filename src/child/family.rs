@@ -17,9 +17,9 @@ use crate::protocol::text::is_hidden;
 use crate::sys::process::{Family, PidFd, Stat, has_ended, kill, stat};
 
 /// How often the members are looked at while they have their grace.
-const LOOK: Duration = Duration::from_millis(20);
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// How many rounds of SIGKILL: a member may fork while the list is walked.
-const ROUNDS: u32 = 50;
+const MAX_KILL_ROUNDS: u32 = 50;
 
 struct Member {
     pid: i32,
@@ -74,20 +74,20 @@ impl<'a> Members<'a> {
                 if left.is_zero() {
                     return self.kill(wait);
                 }
-                wait(left.min(LOOK));
+                wait(left.min(EXIT_POLL_INTERVAL));
             }
         }
         Vec::new()
     }
 
     fn kill(&mut self, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
-        for _ in 0..ROUNDS {
+        for _ in 0..MAX_KILL_ROUNDS {
             if !self.find() {
                 return Vec::new();
             }
             self.scope.iter().for_each(|scope| scope.kill());
             self.signal_all(SIGKILL);
-            wait(LOOK);
+            wait(EXIT_POLL_INTERVAL);
         }
         let left = self.known.iter().filter(|member| member.is_running());
         let name = |pid| fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();

@@ -25,20 +25,20 @@ use crate::sys::identity::Identity;
 pub use crate::sys::process::{Family, PreExecWrite};
 use crate::sys::spawn::Ended;
 use crate::sys::strerror;
-pub use run::{Event, Running, reap_later};
+pub use run::{ChildEvent, Running, reap_later};
 
 /// Ends the family of a leader that another process has started and that still runs, as at a time limit; `wait`
 /// is called between looks and passes the given time. What is left all the same, each as `NUMBER (NAME)`.
 pub fn end_family(leader: i32, family: Family, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
-    family::Members::new(leader, family, None).end(DEFAULT_GRACE, wait)
+    family::Members::new(leader, family, None).end(DEFAULT_KILL_GRACE, wait)
 }
 
 /// How much output is kept if the caller sets no cap, in bytes.
-pub const DEFAULT_CAP: usize = 64 * 1024;
+pub const DEFAULT_OUTPUT_LIMIT: usize = 64 * 1024;
 /// Time between SIGTERM and SIGKILL if the caller sets none.
-pub const DEFAULT_GRACE: Duration = Duration::from_secs(5);
+pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(5);
 /// How long the end of the output is awaited once the child itself has ended.
-pub const DEFAULT_LINGER: Duration = Duration::from_millis(100);
+pub const DEFAULT_OUTPUT_GRACE: Duration = Duration::from_millis(100);
 
 /// A program to run; built up, then consumed by [`Child::run`].
 #[derive(Debug)]
@@ -76,11 +76,11 @@ impl Child {
             passed: Vec::new(),
             announcements: Vec::new(),
             output: None,
-            cap: DEFAULT_CAP,
+            cap: DEFAULT_OUTPUT_LIMIT,
             deadline: None,
             stopped_limit: None,
-            grace: DEFAULT_GRACE,
-            linger: DEFAULT_LINGER,
+            grace: DEFAULT_KILL_GRACE,
+            linger: DEFAULT_OUTPUT_GRACE,
             cancel: None,
             family: Family::Session,
             is_tracked: false,
@@ -226,8 +226,8 @@ impl Child {
     ///
     /// # Errors
     /// Only what kept us from starting it or following it; a program that cannot be executed is an
-    /// [`Outcome`] with exit status 1, as the protocol reference has it (4.13).
-    pub fn run(self) -> Result<Outcome, ChildError> {
+    /// [`ChildOutcome`] with exit status 1, as the protocol reference has it (4.13).
+    pub fn run(self) -> Result<ChildOutcome, ChildError> {
         self.run_with(&mut |_| ())
     }
 
@@ -235,7 +235,7 @@ impl Child {
     ///
     /// # Errors
     /// As [`Child::run`].
-    pub fn run_with(mut self, seen: &mut dyn FnMut(&[u8])) -> Result<Outcome, ChildError> {
+    pub fn run_with(mut self, seen: &mut dyn FnMut(&[u8])) -> Result<ChildOutcome, ChildError> {
         let started = Instant::now();
         let cancel = self.cancel.take();
         let (due, linger, stopped_limit) = (self.deadline, self.linger, self.stopped_limit);
@@ -246,7 +246,9 @@ impl Child {
                 running.stopped_limit = stopped_limit;
                 running.follow(started, due, cancel.as_ref(), linger)
             }
-            Err(ChildError::Exec(error)) => Ok(Outcome::not_executed(&program, &error, started)),
+            Err(ChildError::Exec(error)) => {
+                Ok(ChildOutcome::not_executed(&program, &error, started))
+            }
             Err(error) => Err(error),
         }
     }
@@ -265,7 +267,7 @@ pub const MARK_ENV: &str = "QGA_HOOK_START";
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Status {
+pub enum ChildStatus {
     /// With this exit status.
     Exited(i32),
     /// By this signal, which was not ours.
@@ -278,20 +280,20 @@ pub enum Status {
     Cancelled,
 }
 
-impl From<Ended> for Status {
-    fn from(ended: Ended) -> Status {
+impl From<Ended> for ChildStatus {
+    fn from(ended: Ended) -> ChildStatus {
         match ended {
-            Ended::Exited(code) => Status::Exited(code),
-            Ended::Signaled(signal) => Status::Signaled(signal),
+            Ended::Exited(code) => ChildStatus::Exited(code),
+            Ended::Signaled(signal) => ChildStatus::Signaled(signal),
         }
     }
 }
 
 /// What came of a child.
 #[derive(Debug)]
-pub struct Outcome {
+pub struct ChildOutcome {
     /// How it ended.
-    pub status: Status,
+    pub status: ChildStatus,
     /// The beginning of its stdout and stderr, in the order written.
     pub output: Vec<u8>,
     /// How many bytes of output followed and were not kept.
@@ -306,13 +308,13 @@ pub struct Outcome {
     pub exec_errno: Option<i32>,
 }
 
-impl Outcome {
-    fn not_executed(program: &OsStr, error: &io::Error, started: Instant) -> Outcome {
+impl ChildOutcome {
+    fn not_executed(program: &OsStr, error: &io::Error, started: Instant) -> ChildOutcome {
         let mut output = b"failed to exec '".to_vec();
         output.extend_from_slice(program.as_encoded_bytes());
         output.extend_from_slice(format!("': {}\n", strerror(error)).as_bytes());
-        Outcome {
-            status: Status::Exited(1),
+        ChildOutcome {
+            status: ChildStatus::Exited(1),
             output,
             dropped: 0,
             leftover: None,
@@ -333,25 +335,29 @@ impl Outcome {
         let text = String::from_utf8_lossy(text);
         let seconds = self.elapsed.as_secs();
         Some(match (self.status, text.is_empty()) {
-            (Status::Exited(0), _) => return None,
-            (Status::Exited(_), false) => format!("child process has failed to {action}: {text}"),
-            (Status::Exited(code), true) => {
+            (ChildStatus::Exited(0), _) => return None,
+            (ChildStatus::Exited(_), false) => {
+                format!("child process has failed to {action}: {text}")
+            }
+            (ChildStatus::Exited(code), true) => {
                 format!("child process has failed to {action}: exit status {code}")
             }
-            (Status::Signaled(_), false) => {
+            (ChildStatus::Signaled(_), false) => {
                 format!("child process has terminated abnormally: {text}")
             }
-            (Status::Signaled(_), true) => "child process has terminated abnormally".to_owned(),
-            (Status::TimedOut, _) => format!(
+            (ChildStatus::Signaled(_), true) => {
+                "child process has terminated abnormally".to_owned()
+            }
+            (ChildStatus::TimedOut, _) => format!(
                 "child process has failed to {action}: not finished in time, ended after \
                  {seconds} s{}",
                 after_colon(&text)
             ),
-            (Status::Stopped, _) => format!(
+            (ChildStatus::Stopped, _) => format!(
                 "child process has failed to {action}: stopped by a signal, ended after {seconds} s{}",
                 after_colon(&text)
             ),
-            (Status::Cancelled, _) => format!(
+            (ChildStatus::Cancelled, _) => format!(
                 "child process has failed to {action}: cancelled after {seconds} s{}",
                 after_colon(&text)
             ),
@@ -374,7 +380,7 @@ pub enum ChildError {
     Pipe(io::Error),
     /// fork(2) failed, or an argument or variable holds a NUL.
     Create(io::Error),
-    /// The program cannot be executed; [`Child::run`] makes an [`Outcome`] of it.
+    /// The program cannot be executed; [`Child::run`] makes an [`ChildOutcome`] of it.
     Exec(io::Error),
     /// Its stdin could not be fed; that the child closed it is no error.
     Write(io::Error),

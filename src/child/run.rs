@@ -16,13 +16,13 @@ use nix::unistd::pipe2;
 
 use super::family::Members;
 use super::scope::Scope;
-use super::{Child, ChildError, MARK_ENV, Outcome, Status};
+use super::{Child, ChildError, ChildOutcome, ChildStatus, MARK_ENV};
 use crate::sys::poll::timeout;
 use crate::sys::process::{Family, PidFd, has_ended, stat};
 use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
 
 /// How often a child is looked at where the kernel has no pidfd.
-const LOOK: Duration = Duration::from_millis(20);
+const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Tries of a program that somebody has open for writing just now (an upgrade).
 const BUSY_TRIES: u32 = 20;
 /// Where programs are where PATH is not set, as execvp(3) has it.
@@ -184,7 +184,7 @@ pub struct Running<'a> {
 
 /// What a wait for a child ended with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Event {
+pub enum ChildEvent {
     /// Its end; told until it is reaped.
     Ended,
     /// This one of the other descriptors is readable.
@@ -220,11 +220,11 @@ impl Running<'_> {
         due: Option<Instant>,
         cancel: Option<&OwnedFd>,
         linger: Duration,
-    ) -> Result<Outcome, ChildError> {
+    ) -> Result<ChildOutcome, ChildError> {
         let cancel: Vec<_> = cancel.iter().map(|fd| fd.as_fd()).collect();
         let (followed, mut survivors) = (self.wait_unless_stopped(&cancel, due), Vec::new());
         let forced = match followed {
-            Ok(Some(Event::Ended)) => {
+            Ok(Some(ChildEvent::Ended)) => {
                 self.linger(linger)?;
                 None
             }
@@ -232,16 +232,16 @@ impl Running<'_> {
             _ => {
                 survivors = self.end();
                 Some(match followed {
-                    Ok(Some(Event::Due)) => Status::TimedOut,
-                    Ok(None) => Status::Stopped,
-                    _ => Status::Cancelled,
+                    Ok(Some(ChildEvent::Due)) => ChildStatus::TimedOut,
+                    Ok(None) => ChildStatus::Stopped,
+                    _ => ChildStatus::Cancelled,
                 })
             }
         };
         let ended = self.reap()?;
         followed?;
-        Ok(Outcome {
-            status: forced.or(ended).unwrap_or(Status::TimedOut),
+        Ok(ChildOutcome {
+            status: forced.or(ended).unwrap_or(ChildStatus::TimedOut),
             output: self.output,
             dropped: self.dropped,
             leftover: self.reader,
@@ -256,7 +256,7 @@ impl Running<'_> {
         &mut self,
         others: &[BorrowedFd<'_>],
         due: Option<Instant>,
-    ) -> Result<Option<Event>, ChildError> {
+    ) -> Result<Option<ChildEvent>, ChildError> {
         let Some(limit) = self.stopped_limit else {
             return self.wait(others, due).map(Some);
         };
@@ -265,7 +265,7 @@ impl Running<'_> {
             let look = Instant::now() + limit / 2;
             let is_due = due.is_some_and(|due| due <= look);
             match self.wait(others, Some(due.map_or(look, |due| due.min(look))))? {
-                Event::Due if !is_due => {}
+                ChildEvent::Due if !is_due => {}
                 event => return Ok(Some(event)),
             }
             let is_stopped = stat(self.pid).is_some_and(|stat| stat.is_stopped);
@@ -285,7 +285,7 @@ impl Running<'_> {
         &mut self,
         others: &[BorrowedFd<'_>],
         due: Option<Instant>,
-    ) -> Result<Event, ChildError> {
+    ) -> Result<ChildEvent, ChildError> {
         loop {
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             let ready = self.poll(others, left)?;
@@ -297,13 +297,13 @@ impl Running<'_> {
             }
             if !self.has_ended && (ready.ended || self.pidfd.is_none() && self.is_zombie()?) {
                 self.writer = None;
-                return Ok(Event::Ended);
+                return Ok(ChildEvent::Ended);
             }
             if let Some(other) = ready.other {
-                return Ok(Event::Readable(other));
+                return Ok(ChildEvent::Readable(other));
             }
             if left.is_some_and(|left| left.is_zero()) {
-                return Ok(Event::Due);
+                return Ok(ChildEvent::Due);
             }
         }
     }
@@ -318,7 +318,9 @@ impl Running<'_> {
 
     fn poll(&self, others: &[BorrowedFd<'_>], left: Option<Duration>) -> Result<Ready, ChildError> {
         let left = match self.pidfd {
-            None if !self.has_ended => Some(left.map_or(LOOK, |left| left.min(LOOK))),
+            None if !self.has_ended => {
+                Some(left.map_or(EXIT_POLL_INTERVAL, |left| left.min(EXIT_POLL_INTERVAL)))
+            }
             _ => left,
         };
         let pidfd = self.pidfd.as_ref().filter(|_| !self.has_ended);
@@ -461,7 +463,7 @@ impl Running<'_> {
     ///
     /// # Errors
     /// It is no child of ours any more.
-    pub fn reap(&mut self) -> Result<Option<Status>, ChildError> {
+    pub fn reap(&mut self) -> Result<Option<ChildStatus>, ChildError> {
         let pid = self.pid;
         let ended = if self.is_zombie()? {
             let ended = spawn::reap(pid).map_err(|error| self.wait_error(error))?;

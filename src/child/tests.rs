@@ -13,11 +13,11 @@ fn sh(script: &str) -> Child {
     Child::new("/bin/sh").arg("-c").arg(script)
 }
 
-fn run(child: Child) -> Outcome {
+fn run(child: Child) -> ChildOutcome {
     child.run().expect("followed")
 }
 
-fn text(outcome: &Outcome) -> String {
+fn text(outcome: &ChildOutcome) -> String {
     String::from_utf8(outcome.output.clone()).expect("text")
 }
 
@@ -34,7 +34,7 @@ fn cancel() -> (OwnedFd, OwnedFd) {
 }
 
 /// Runs `child` and cancels it once it has written `lines` lines; all its words come back.
-fn run_and_cancel(child: Child, lines: usize) -> Outcome {
+fn run_and_cancel(child: Child, lines: usize) -> ChildOutcome {
     let (fd, trigger) = cancel();
     let mut trigger = Some(trigger);
     let mut seen = 0;
@@ -51,11 +51,11 @@ fn run_and_cancel(child: Child, lines: usize) -> Outcome {
 fn what_a_signal_has_stopped_is_ended_and_what_goes_on_is_not() {
     let limit = Duration::from_millis(300);
     let stopped = run(sh("kill -STOP $$").stopped_limit(limit));
-    assert_eq!(stopped.status, Status::Stopped);
+    assert_eq!(stopped.status, ChildStatus::Stopped);
     let failure = stopped.failure(ACTION).expect("a failure");
     assert!(failure.contains("stopped by a signal"), "{failure}");
     let busy = run(sh("sleep 1").stopped_limit(limit));
-    assert_eq!(busy.status, Status::Exited(0));
+    assert_eq!(busy.status, ChildStatus::Exited(0));
 }
 
 #[test]
@@ -182,7 +182,7 @@ fn stdin_environment_and_passed_descriptor() {
 
     // Not read at all: no error, and no wait.
     let outcome = run(sh("exec 0<&-; exit 7").stdin(vec![b'x'; 1 << 20]));
-    assert_eq!(outcome.status, Status::Exited(7));
+    assert_eq!(outcome.status, ChildStatus::Exited(7));
 
     let outcome = run(sh("echo $A-${HOME-none}")
         .env("A", "b c")
@@ -206,7 +206,7 @@ fn stdin_environment_and_passed_descriptor() {
 #[test]
 fn huge_output_is_capped_and_counted() {
     let outcome = run(sh("head -c 10000000 /dev/zero; exit 1").cap(1000));
-    assert_eq!(outcome.status, Status::Exited(1));
+    assert_eq!(outcome.status, ChildStatus::Exited(1));
     assert_eq!((outcome.output.len(), outcome.dropped), (1000, 9_999_000));
 
     let mut seen = 0;
@@ -228,7 +228,7 @@ fn last_words_are_kept_even_without_linger() {
 #[test]
 fn a_background_program_with_our_pipe_does_not_delay() {
     let outcome = run(sh("sleep 1000 & echo $!"));
-    assert_eq!(outcome.status, Status::Exited(0));
+    assert_eq!(outcome.status, ChildStatus::Exited(0));
     let pid = text(&outcome).trim().to_owned();
     // Had we waited for the end of the pipe, it would be gone now.
     assert!(runs(&pid), "{pid}");
@@ -239,7 +239,7 @@ fn a_background_program_with_our_pipe_does_not_delay() {
 fn a_background_flood_does_not_hold_us() {
     let script = "(while :; do echo xxxxxxxxxxxxxxxx || exit; done) & echo $! >&2";
     let outcome = run(sh(script).cap(100_000));
-    assert_eq!(outcome.status, Status::Exited(0));
+    assert_eq!(outcome.status, ChildStatus::Exited(0));
 }
 
 #[test]
@@ -256,7 +256,7 @@ fn output_to_a_file_goes_on_after_the_end() {
 #[test]
 fn deadline() {
     let outcome = run(sh("sleep 1000").deadline(Some(Duration::from_millis(50))));
-    assert_eq!(outcome.status, Status::TimedOut);
+    assert_eq!(outcome.status, ChildStatus::TimedOut);
     let failure = outcome.failure(ACTION).expect("a failure");
     assert!(
         failure.starts_with(
@@ -266,7 +266,7 @@ fn deadline() {
     );
     // One that ends in time is not touched.
     let outcome = run(sh("exit 5").deadline(Some(Duration::from_secs(1000))));
-    assert_eq!(outcome.status, Status::Exited(5));
+    assert_eq!(outcome.status, ChildStatus::Exited(5));
 }
 
 #[test]
@@ -275,7 +275,7 @@ fn ends_the_whole_family() {
     let script = "trap '' TERM; sleep 1000 & echo $!; sh -c 'sleep 1000 & echo $!; wait' & \
                   (trap - TERM; exec sleep 1000) & echo $!; echo $$; wait; wait; wait";
     let outcome = run_and_cancel(sh(script).grace(Duration::from_millis(100)), 4);
-    assert_eq!(outcome.status, Status::Cancelled);
+    assert_eq!(outcome.status, ChildStatus::Cancelled);
     let said = text(&outcome);
     assert_eq!(said.lines().count(), 4, "{said}");
     for pid in said.lines() {
@@ -290,7 +290,7 @@ fn ends_members_that_left_the_group() {
         .arg("-c")
         .arg("set -m; sleep 1000 & echo $!; wait");
     let outcome = run_and_cancel(child, 1);
-    assert_eq!(outcome.status, Status::Cancelled);
+    assert_eq!(outcome.status, ChildStatus::Cancelled);
     let pid = text(&outcome).trim().to_owned();
     assert!(!runs(&pid), "{pid}");
 }
@@ -302,7 +302,7 @@ fn sigterm_lets_it_clean_up() {
     let script = "trap 'echo cleaned; exit 0' TERM; sleep 1000 & \
                   until grep -q sleep /proc/$!/comm; do :; done; echo ready; wait";
     let outcome = run_and_cancel(sh(script).grace(Duration::from_secs(10)), 1);
-    assert_eq!(outcome.status, Status::Cancelled);
+    assert_eq!(outcome.status, ChildStatus::Cancelled);
     // In between the shell may tell that its own child was terminated.
     let text = text(&outcome);
     assert!(

@@ -63,7 +63,12 @@ struct SetVcpus {
 fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let SetVcpus { vcpus } = decode(arguments)?;
-        answer(worker::run(worker::SLOW, move || set_vcpus(&System::host(), &vcpus)).await?)
+        answer(
+            worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
+                set_vcpus(&System::host(), &vcpus)
+            })
+            .await?,
+        )
     })
 }
 

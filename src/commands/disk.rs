@@ -25,7 +25,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::later(25, "guest-get-disks", |_, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
-            answer(worker::run(worker::QUICK, || get_disks(&System::host())).await?)
+            answer(worker::run(worker::FILE_COMMAND_TIMEOUT, || get_disks(&System::host())).await?)
         })
     }),
     Command::now(40, "guest-get-diskstats", |_, arguments| {

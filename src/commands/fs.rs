@@ -19,13 +19,13 @@ use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text::from_os_bytes;
 use crate::sys::strerror;
-use sizes::Asking;
+use sizes::PendingSizes;
 
 pub(super) const COMMANDS: &[Command] =
     &[Command::later(26, "guest-get-fsinfo", |_, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
-            answer(worker::run(worker::QUICK, || get_fsinfo(&System::host())).await?)
+            answer(worker::run(worker::FILE_COMMAND_TIMEOUT, || get_fsinfo(&System::host())).await?)
         })
     })];
 
@@ -138,7 +138,7 @@ fn get_fsinfo(system: &System) -> Result<Vec<FilesystemInfo>, CommandError> {
     })?;
     let (filesystems, _) = system.block_filesystems(&mounts);
     let path = |filesystem: &Filesystem| system.path(OsStr::from_bytes(&filesystem.mountpoint));
-    let asking = Asking::start(filesystems.iter().rev().map(path).collect());
+    let asking = PendingSizes::start(filesystems.iter().rev().map(path).collect());
     let infos = filesystems
         .iter()
         .rev()

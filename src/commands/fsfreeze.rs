@@ -1,6 +1,6 @@
 //! The freeze family.
 
-use super::{Command, Context, Outcome, Waiting, answer};
+use super::{Command, CommandResult, Context, Waiting, answer};
 use crate::freeze::report::Report;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -24,8 +24,8 @@ pub(super) const COMMANDS: &[Command] = &[
             freeze(context, None).await
         })
     })
-    .giving_way(),
-    Command::later(16, "guest-fsfreeze-freeze-list", freeze_list).giving_way(),
+    .interruptible(),
+    Command::later(16, "guest-fsfreeze-freeze-list", freeze_list).interruptible(),
     Command::later(17, "guest-fsfreeze-thaw", |context, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
@@ -33,7 +33,7 @@ pub(super) const COMMANDS: &[Command] = &[
         })
     })
     .also_frozen()
-    .giving_way(),
+    .interruptible(),
     Command::later(1000, "x-guest-fsfreeze-report", |context, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
@@ -68,12 +68,12 @@ fn freeze_list(context: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-async fn freeze(context: &Context, only: Option<Vec<Vec<u8>>>) -> Outcome {
+async fn freeze(context: &Context, only: Option<Vec<Vec<u8>>>) -> CommandResult {
     tracing::info!(target: crate::AUDIT, "guest-fsfreeze called");
     counted(context.freezer.freeze(only).await)
 }
 
-fn counted(result: Result<u64, crate::freeze::FreezeError>) -> Outcome {
+fn counted(result: Result<u64, crate::freeze::FreezeError>) -> CommandResult {
     match result {
         Ok(count) => answer(count),
         Err(error) => Err(CommandError::generic(error.0)),

@@ -19,7 +19,7 @@ use std::io;
 use std::time::Duration;
 
 pub(super) const COMMANDS: &[Command] =
-    &[Command::later(18, "guest-fstrim", |_, arguments| fstrim(arguments)).giving_way()];
+    &[Command::later(18, "guest-fstrim", |_, arguments| fstrim(arguments)).interruptible()];
 
 /// For the way to one filesystem, which may lead over a dead one.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
@@ -50,7 +50,7 @@ fn fstrim(arguments: Dict) -> Waiting<'static> {
         tracing::info!(target: crate::AUDIT, "guest-fstrim called");
         // A negative number is a huge one, which most filesystems refuse.
         let minimum = minimum.unwrap_or(0) as u64;
-        let report = worker::run(worker::BULK, move || {
+        let report = worker::run(worker::FSTRIM_TIMEOUT, move || {
             let pool = Pool::default();
             trim_all(&System::host(), &|root| {
                 let file = pool.run_one(Some(OPEN_TIMEOUT), drop, || root.open());

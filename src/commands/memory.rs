@@ -22,7 +22,12 @@ pub(super) const COMMANDS: &[Command] = &[
         // A big machine has tens of thousands.
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
-            answer(worker::run(worker::QUICK, || get_memory_blocks(&System::host())).await?)
+            answer(
+                worker::run(worker::FILE_COMMAND_TIMEOUT, || {
+                    get_memory_blocks(&System::host())
+                })
+                .await?,
+            )
         })
     }),
     Command::later(29, "guest-set-memory-blocks", set_memory_blocks_of_host),
@@ -85,7 +90,7 @@ fn set_memory_blocks_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let SetMemoryBlocks { mem_blks } = decode(arguments)?;
         let all = move || Ok(set_memory_blocks(&System::host(), &mem_blks));
-        answer(worker::run(worker::SLOW, all).await?)
+        answer(worker::run(worker::SLOW_COMMAND_TIMEOUT, all).await?)
     })
 }
 

@@ -4,6 +4,7 @@
 //! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
 //! what works while frozen all follow from the table: a new command is one entry and its handler.
 
+pub mod access;
 mod cpu;
 mod disk;
 pub mod exec;
@@ -15,7 +16,6 @@ mod info;
 mod memory;
 mod network;
 mod password;
-pub mod policy;
 mod power;
 mod ssh;
 pub mod sync;
@@ -27,7 +27,7 @@ use crate::freeze::Freezer;
 use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
-use policy::Policy;
+use access::AccessPolicy;
 use serde::Serialize;
 use std::future::Future;
 use std::pin::Pin;
@@ -38,7 +38,7 @@ pub struct Context {
     /// Freezes and thaws.
     pub freezer: Freezer,
     /// Which commands are allowed.
-    pub policy: Policy,
+    pub policy: AccessPolicy,
     /// Files that clients hold open.
     pub files: file::Files,
     /// Programs that clients have started.
@@ -57,16 +57,16 @@ pub enum Answer {
 }
 
 /// What a handler comes to.
-pub type Outcome = Result<Answer, CommandError>;
+pub type CommandResult = Result<Answer, CommandError>;
 
 /// A handler that has to wait.
-pub type Waiting<'a> = Pin<Box<dyn Future<Output = Outcome> + 'a>>;
+pub type Waiting<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
 
 /// How a command is carried out.
 #[derive(Clone, Copy)]
 pub enum Handler {
     /// At once.
-    Now(fn(&mut Context, Dict) -> Outcome),
+    Now(fn(&mut Context, Dict) -> CommandResult),
     /// On another thread, awaited.
     Later(for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>),
 }
@@ -83,7 +83,7 @@ pub struct Command {
     /// Whether success is answered.
     pub answers: bool,
     /// Whether a guest-sync that arrives while it is at work is answered before it.
-    pub gives_way: bool,
+    pub interruptible: bool,
     /// The work.
     pub handler: Handler,
 }
@@ -95,7 +95,7 @@ impl Command {
             name,
             while_frozen: false,
             answers: true,
-            gives_way: false,
+            interruptible: false,
             handler,
         }
     }
@@ -104,7 +104,7 @@ impl Command {
     const fn now(
         position: u16,
         name: &'static str,
-        handler: fn(&mut Context, Dict) -> Outcome,
+        handler: fn(&mut Context, Dict) -> CommandResult,
     ) -> Self {
         Self::new(position, name, Handler::Now(handler))
     }
@@ -119,9 +119,9 @@ impl Command {
     }
 
     /// May take long: a client that gives up waiting is heard.
-    const fn giving_way(self) -> Self {
+    const fn interruptible(self) -> Self {
         Self {
-            gives_way: true,
+            interruptible: true,
             ..self
         }
     }
@@ -177,12 +177,12 @@ pub fn find(name: &str) -> Option<&'static Command> {
 }
 
 /// A handler's reply as an answer.
-fn answer(reply: impl Serialize) -> Outcome {
+fn answer(reply: impl Serialize) -> CommandResult {
     Ok(Answer::Value(to_value(&reply)))
 }
 
 /// The empty reply `{}`.
-fn empty() -> Outcome {
+fn empty() -> CommandResult {
     Ok(Answer::Value(Value::Object(Dict::default())))
 }
 

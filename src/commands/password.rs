@@ -25,7 +25,7 @@ pub(super) const COMMANDS: &[Command] = &[Command::later(
 
 const ACTION: &str = "set user password";
 /// A directory service may be slow; one that never answers must not keep the host waiting for ever.
-const DEADLINE: Duration = Duration::from_secs(120);
+const CHPASSWD_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Deserialize)]
 struct SetUserPassword {
@@ -39,7 +39,7 @@ struct SetUserPassword {
 fn set_user_password_here(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let arguments = decode(arguments)?;
-        worker::run(worker::SLOW, move || {
+        worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
             set_user_password(Path::new("chpasswd"), arguments)
         })
         .await?;
@@ -60,7 +60,9 @@ fn set_user_password(helper: &Path, arguments: SetUserPassword) -> Result<(), Co
         std::str::from_utf8(&encoded.0).unwrap_or_default(),
     )?);
     let line = credentials(&to_os_bytes(&username), &password.0)?;
-    let mut child = Child::new(helper).stdin(line).deadline(Some(DEADLINE));
+    let mut child = Child::new(helper)
+        .stdin(line)
+        .deadline(Some(CHPASSWD_TIMEOUT));
     if crypted {
         child = child.arg("-e");
     }

@@ -4,7 +4,7 @@
 //! failure can be told with its own words.
 
 use super::{Answer, Command, Context, Waiting, worker};
-use crate::child::{self, Child, Status};
+use crate::child::{self, Child, ChildStatus};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::value::Dict;
@@ -55,7 +55,10 @@ fn shutdown(_: &mut Context, arguments: Dict) -> Waiting<'_> {
             mode.unwrap_or("(null)")
         );
         let way = way(mode)?;
-        worker::run(worker::SLOW, move || shut_down(way, Path::new("/sbin"))).await?;
+        worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
+            shut_down(way, Path::new("/sbin"))
+        })
+        .await?;
         Ok(Answer::Silence)
     })
 }
@@ -135,7 +138,7 @@ const HYBRID: Sleep = Sleep {
 fn suspend(sleep: &'static Sleep, arguments: Dict) -> Waiting<'static> {
     Box::pin(async move {
         let NoArguments {} = decode(arguments)?;
-        worker::run(worker::SLOW, move || {
+        worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
             go_to_sleep(sleep, &Child::new, Path::new("/sys/power/state"))
         })
         .await
@@ -179,8 +182,8 @@ fn go_to_sleep(
 /// None if it could not be run or was killed.
 fn exit_status(child: Child) -> Option<i32> {
     match child.run() {
-        Ok(child::Outcome {
-            status: Status::Exited(status),
+        Ok(child::ChildOutcome {
+            status: ChildStatus::Exited(status),
             exec_errno: None,
             ..
         }) => Some(status),

@@ -18,7 +18,7 @@ use crate::protocol::text::{from_os_bytes, to_os_bytes};
 use crate::protocol::value::Dict;
 use crate::sys::identity::{self, Identity, IdentityError};
 use crate::sys::strerror;
-use file::{KeyFile, Trouble};
+use file::{KeyFile, KeyFileError};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::later(37, "guest-ssh-get-authorized-keys", get_authorized_keys),
@@ -56,7 +56,12 @@ struct AuthorizedKeys {
 fn get_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let GetKeys { username } = decode(arguments)?;
-        answer(worker::run(worker::QUICK, move || get(&Account::find(&username)?)).await?)
+        answer(
+            worker::run(worker::FILE_COMMAND_TIMEOUT, move || {
+                get(&Account::find(&username)?)
+            })
+            .await?,
+        )
     })
 }
 
@@ -69,7 +74,7 @@ fn add_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
         } = decode(arguments)?;
         let keys = checked(&keys)?;
         let reset = reset.unwrap_or(false);
-        worker::run(worker::QUICK, move || {
+        worker::run(worker::FILE_COMMAND_TIMEOUT, move || {
             add(&Account::find(&username)?, &keys, reset)
         })
         .await?;
@@ -81,7 +86,7 @@ fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     Box::pin(async move {
         let RemoveKeys { username, keys } = decode(arguments)?;
         let keys = checked(&keys)?;
-        worker::run(worker::QUICK, move || {
+        worker::run(worker::FILE_COMMAND_TIMEOUT, move || {
             remove(&Account::find(&username)?, &keys)
         })
         .await?;
@@ -132,7 +137,7 @@ impl Account {
     /// Does `job` on the key file with the user's rights.
     fn with_file<T: Send>(
         &self,
-        job: impl FnOnce(&KeyFile) -> Result<T, Trouble> + Send,
+        job: impl FnOnce(&KeyFile) -> Result<T, KeyFileError> + Send,
     ) -> Result<T, CommandError> {
         let file = KeyFile::new(&self.home, self.identity.uid, self.identity.gid);
         let user = &self.name;

@@ -1,6 +1,6 @@
 //! Synchronisation, liveness and what the agent is.
 
-use super::{Answer, Command, Context, Outcome, all, answer, empty};
+use super::{Answer, Command, CommandResult, Context, all, answer, empty};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::request::Request;
 use crate::protocol::value::Dict;
@@ -30,12 +30,12 @@ struct Id {
     id: i64,
 }
 
-fn plain(arguments: Dict) -> Outcome {
+fn plain(arguments: Dict) -> CommandResult {
     let Id { id } = decode(arguments)?;
     answer(id)
 }
 
-fn delimited(arguments: Dict) -> Outcome {
+fn delimited(arguments: Dict) -> CommandResult {
     let Id { id } = decode(arguments)?;
     Ok(Answer::Delimited(id.into()))
 }
@@ -46,7 +46,7 @@ pub fn is_sync(name: &str) -> bool {
 }
 
 /// The answer to a request for which [`is_sync`] holds; it needs no context.
-pub fn reply(request: Request) -> Outcome {
+pub fn reply(request: Request) -> CommandResult {
     if request.execute == DELIMITED {
         delimited(request.arguments)
     } else {
@@ -54,7 +54,7 @@ pub fn reply(request: Request) -> Outcome {
     }
 }
 
-fn ping() -> Outcome {
+fn ping() -> CommandResult {
     tracing::info!(target: crate::AUDIT, "guest-ping called");
     empty()
 }

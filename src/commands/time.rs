@@ -48,7 +48,7 @@ struct SetTime {
 fn set_time(arguments: Dict) -> Waiting<'static> {
     Box::pin(async move {
         let SetTime { time } = decode(arguments)?;
-        worker::run(worker::SLOW, move || {
+        worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
             let means = Means {
                 set: &set_system,
                 hwclock: HWCLOCK.as_ref(),

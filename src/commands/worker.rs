@@ -13,16 +13,16 @@ use crate::deadline::{Pace, Pool};
 use crate::protocol::error::CommandError;
 
 /// For what reads, or writes a file: then a filesystem, or a name service, does not answer.
-pub(super) const QUICK: Duration = Duration::from_secs(20);
+pub(super) const FILE_COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 /// For what waits for programs and hardware.
-pub(super) const SLOW: Duration = Duration::from_secs(600);
+pub(super) const SLOW_COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
 /// For what works on whole disks.
-pub(super) const BULK: Duration = Duration::from_secs(3600);
+pub(super) const FSTRIM_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Handlers are shallow; what they call of the C library (name services) is not.
-const STACK: usize = 512 * 1024;
+const WORKER_STACK_SIZE: usize = 512 * 1024;
 /// Most jobs that have not returned.
-const MOST: usize = 16;
+const MAX_WORKERS: usize = 16;
 static AT_WORK: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs `job` on a thread and awaits its result, at most for `limit`; then the job is left alone with its
@@ -54,8 +54,8 @@ fn finish(
     job: Job,
 ) -> Pin<Box<dyn Future<Output = Result<(), CommandError>>>> {
     Box::pin(async move {
-        let pool = Pool::with_stack(STACK);
-        if at_work.load(Ordering::Relaxed) >= MOST {
+        let pool = Pool::with_stack(WORKER_STACK_SIZE);
+        if at_work.load(Ordering::Relaxed) >= MAX_WORKERS {
             return Err(CommandError::generic(
                 "too many commands have not returned yet; find out which filesystem does not answer",
             ));
@@ -98,14 +98,16 @@ mod tests {
 
     #[test]
     fn results_and_failures_come_back() {
-        assert_eq!(wait(run(QUICK, || Ok(7))).unwrap(), 7);
-        let failed: Result<(), _> = wait(run(QUICK, || Err(CommandError::generic("no"))));
+        assert_eq!(wait(run(FILE_COMMAND_TIMEOUT, || Ok(7))).unwrap(), 7);
+        let failed: Result<(), _> = wait(run(FILE_COMMAND_TIMEOUT, || {
+            Err(CommandError::generic("no"))
+        }));
         assert_eq!(failed.unwrap_err().desc, "no");
     }
 
     #[test]
     fn what_hangs_is_left_alone_and_too_much_of_it_is_refused() {
-        let ends: Vec<_> = (0..MOST)
+        let ends: Vec<_> = (0..MAX_WORKERS)
             .map(|_| {
                 let (end, ended) = mpsc::channel::<()>();
                 let job = move || assert!(ended.recv().is_err());
@@ -115,7 +117,7 @@ mod tests {
                 end
             })
             .collect();
-        let failed = wait(finish(&HERE, QUICK, Box::new(|| ()))).unwrap_err();
+        let failed = wait(finish(&HERE, FILE_COMMAND_TIMEOUT, Box::new(|| ()))).unwrap_err();
         assert!(failed.desc.starts_with("too many commands"));
         drop(ends);
         while HERE.load(Ordering::Relaxed) > 0 {

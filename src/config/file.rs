@@ -21,7 +21,7 @@ use crate::keyfile::{self, Entry, Problem};
 use crate::sys::strerror;
 
 /// No sane configuration is larger, and one read must not take the guest's memory.
-const MAX_SIZE: u64 = 1 << 20;
+const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
 /// A file to read.
 pub(super) struct Choice {
@@ -105,8 +105,8 @@ fn read(path: &Path) -> Result<Vec<u8>, Failure> {
         ));
     }
     let mut text = Vec::new();
-    file.take(MAX_SIZE + 1).read_to_end(&mut text)?;
-    if text.len() as u64 > MAX_SIZE {
+    file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_CONFIG_BYTES {
         return Err(Failure::Other(
             "larger than 1 MiB: name a configuration file",
         ));
@@ -147,7 +147,7 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
             let Some(entry) = last.get(&(group, key)) else {
                 continue;
             };
-            let complaint = match take(config, spec, entry) {
+            let complaint = match apply_entry(config, spec, entry) {
                 Ok(complaint) => complaint,
                 Err(problem) if group == Group::Own => Some(format!(
                     "is ignored: {}: {}",
@@ -165,7 +165,11 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
 }
 
 /// Takes one entry over; answers what makes no sense about its value.
-fn take(config: &mut Config, spec: &Spec, entry: &Entry<'_>) -> Result<Option<String>, Problem> {
+fn apply_entry(
+    config: &mut Config,
+    spec: &Spec,
+    entry: &Entry<'_>,
+) -> Result<Option<String>, Problem> {
     match spec.arg {
         Arg::Switch => {
             config.switch(spec.id, entry.boolean()?);

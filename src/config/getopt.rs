@@ -76,7 +76,7 @@ fn long(text: &[u8], rest: &mut Rest<'_>) -> Found {
         None => (text, None),
     };
     let shown = String::from_utf8_lossy(name);
-    let spec = match lookup(name) {
+    let spec = match find_option(name) {
         Ok(spec) => spec,
         Err(candidates) if candidates.is_empty() => {
             return Found::Bad(format!("there is no option '--{shown}'"));
@@ -103,7 +103,7 @@ fn long(text: &[u8], rest: &mut Rest<'_>) -> Found {
 }
 
 /// The option of that exact name, else the only one whose name starts so, else all of those.
-fn lookup(name: &[u8]) -> Result<&'static Spec, Vec<&'static Spec>> {
+fn find_option(name: &[u8]) -> Result<&'static Spec, Vec<&'static Spec>> {
     fn names(spec: &Spec) -> impl Iterator<Item = &'static str> {
         std::iter::once(spec.long)
             .chain(spec.old.iter().copied())

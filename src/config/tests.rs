@@ -120,8 +120,8 @@ fn every_method_is_understood_and_told_of() {
             ("config/options.rs", include_str!("options.rs")),
             ("transport/mod.rs", include_str!("../transport/mod.rs")),
             (
-                "operator/check/system.rs",
-                include_str!("../operator/check/system.rs"),
+                "tools/check/system.rs",
+                include_str!("../tools/check/system.rs"),
             ),
         ] {
             let told = text.split("#[cfg(test)]").next().unwrap_or(text);

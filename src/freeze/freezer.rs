@@ -308,7 +308,7 @@ async fn release_memory<O: Ops + Send + 'static>(
         return;
     }
     memory::empty_thread_cache();
-    memory::give_back_free();
+    memory::release_free_heap();
     if let Err(error) = memory::release_file_pages() {
         tracing::debug!("pages of files stay resident: {}", strerror(&error));
     }

@@ -2,7 +2,7 @@
 //! contract), or all tries of a step (Azure's), have one limit together.
 //!
 //! That limit ends a freeze in time. A thaw that is not called leaves an application quiet for good, so
-//! on thaw each step has its own time, and where it has none at least [`LEAST`] of the common one.
+//! on thaw each step has its own time, and where it has none at least [`MIN_BUDGET`] of the common one.
 
 use std::time::Duration;
 

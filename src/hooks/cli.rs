@@ -44,7 +44,7 @@ For people, each with a --help of its own:
   qemu-ga hook dismiss  gives up the thaw of a hook that cannot be run
 ";
 
-/// The word by which a master's own helpers are started; see [`holder`] and [`call`].
+/// The word by which a master's own helpers are started; see [`holder`] and [`exec`].
 const KEEP: &str = "keep";
 const DRAIN: &str = "drain";
 

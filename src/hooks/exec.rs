@@ -16,7 +16,7 @@ use super::{
     ALIVE_ENV, BINARY_ENV, DEADLINE_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookStatus, MOUNTPOINTS_ENV,
     ONLY_RUN_ENV, PHASE_ENV, REASON_ENV, RECORDS_ENV, RUN_ENV, STATE_ENV, trust,
 };
-use crate::child::{Child, Family, Outcome, Status};
+use crate::child::{Child, ChildOutcome, ChildStatus, Family};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 
@@ -271,7 +271,7 @@ impl Output {
     }
 }
 
-fn status_of(outcome: &Outcome) -> HookStatus {
+fn status_of(outcome: &ChildOutcome) -> HookStatus {
     if let Some(errno) = outcome.exec_errno {
         return HookStatus::not_started(&io::Error::from_raw_os_error(errno));
     }
@@ -287,13 +287,13 @@ pub fn with_environment(child: Child, environment: Vec<(&'static str, Option<Str
     environment.into_iter().fold(child, set)
 }
 
-impl From<Status> for HookStatus {
-    fn from(status: Status) -> HookStatus {
+impl From<ChildStatus> for HookStatus {
+    fn from(status: ChildStatus) -> HookStatus {
         match status {
-            Status::Exited(code) => HookStatus::Exited(code),
-            Status::Signaled(signal) => HookStatus::Signaled(signal),
-            Status::TimedOut | Status::Stopped => HookStatus::TimedOut,
-            Status::Cancelled => HookStatus::Cancelled,
+            ChildStatus::Exited(code) => HookStatus::Exited(code),
+            ChildStatus::Signaled(signal) => HookStatus::Signaled(signal),
+            ChildStatus::TimedOut | ChildStatus::Stopped => HookStatus::TimedOut,
+            ChildStatus::Cancelled => HookStatus::Cancelled,
         }
     }
 }

@@ -19,7 +19,7 @@ use super::{
     MOUNTPOINTS_ENV, ONLY_RUN_ENV, Phase, REASON_ENV, RECORDS_ENV, RECORDS_HEAD, RUN_ENV,
     STATE_ENV, ThawReason,
 };
-use crate::child::{Child, PreExecWrite, Status};
+use crate::child::{Child, ChildStatus, PreExecWrite};
 
 /// Most bytes of records that are read.
 pub(super) const MAX_RECORDS_BYTES: u64 = 1024 * 1024;
@@ -35,7 +35,7 @@ const ACTION: &str = "execute fsfreeze hook";
 pub struct Invocation {
     /// Time for all hooks together, after which the master and all that it started are ended.
     pub deadline: Option<Duration>,
-    /// Time between SIGTERM and SIGKILL then; None: [`crate::child::DEFAULT_GRACE`].
+    /// Time between SIGTERM and SIGKILL then; None: [`crate::child::DEFAULT_KILL_GRACE`].
     pub grace: Option<Duration>,
     /// Ends the call when it becomes readable.
     pub cancel: Option<OwnedFd>,
@@ -100,8 +100,10 @@ pub fn invoke(program: &Path, phase: Phase, mut limits: Invocation) -> MasterRep
         }
         match outcome {
             Ok(outcome)
-                if matches!(outcome.status, Status::Signaled(_) | Status::Stopped)
-                    && phase == Phase::Thaw
+                if matches!(
+                    outcome.status,
+                    ChildStatus::Signaled(_) | ChildStatus::Stopped
+                ) && phase == Phase::Thaw
                     && tries < MAX_MASTER_CALLS
                     && is_ours(&text) =>
             {

@@ -277,7 +277,7 @@ impl Journal {
         Ok(())
     }
 
-    /// Notes a step that is about to be started; without [`Memory::begin`] nothing happens.
+    /// Notes a step that is about to be started; without [`Journal::begin`] nothing happens.
     ///
     /// # Errors
     /// One line, as there.
@@ -307,7 +307,7 @@ impl Journal {
     /// Notes why a step's thaw could not be run.
     ///
     /// # Errors
-    /// As [`Memory::settle`].
+    /// As [`Journal::mark_done`].
     pub fn mark_owed(&mut self, step: &StartedTask, why: &str) -> Result<(), String> {
         let mut known = self.open.iter_mut();
         let Some(known) = known.find(|known| known.is(step) && known.why != why) else {

@@ -329,7 +329,7 @@ pub struct HookRecord {
     pub status: HookStatus,
     /// How long it took, in seconds, all tries together.
     pub elapsed: f64,
-    /// The end of its output, if it failed: at most [`call::TAIL`] bytes.
+    /// The end of its output, if it failed: at most [`exec::MAX_TAIL_BYTES`] bytes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub output: String,
     /// The adapter that it belongs to; none: it is of the hooks' directory.

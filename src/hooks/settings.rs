@@ -128,7 +128,7 @@ impl HookSettings {
         Ok(())
     }
 
-    /// Every key with its value, as [`Policy::set`] takes them.
+    /// Every key with its value, as [`HookSettings::set`] takes them.
     pub fn settings(&self) -> [(&'static str, String); 14] {
         let word = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
         let time = |time: Duration| time.as_secs_f64().to_string();

@@ -19,7 +19,7 @@ use crate::sys::strerror;
 /// How often, and after what pause each time, a full system log is tried again when the gate
 /// opens: its queue may be short, and what was kept comes all at once.
 const AUDIT_RETRIES: u32 = 100;
-const AUDIT_PAUSE: Duration = Duration::from_millis(2);
+const AUDIT_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Where log lines go.
 pub(super) enum Target {
@@ -113,7 +113,7 @@ impl Core {
 
     /// Logs one line.
     pub fn log(&self, level: Level, text: &str) {
-        let text = line::tame(text);
+        let text = line::escape_control(text);
         let mut state = self.state();
         let now = (state.outputs.clock)();
         match &mut state.kept {
@@ -124,7 +124,7 @@ impl Core {
 
     /// Sends one audit line.
     pub fn audit(&self, message: &str) {
-        let text = format!("info: {}", line::tame(message));
+        let text = format!("info: {}", line::escape_control(message));
         let mut state = self.state();
         let now = (state.outputs.clock)();
         match &mut state.kept {
@@ -159,7 +159,7 @@ impl Core {
                 Kind::Audit => state.send(when, text, &mut retries),
             }
         }
-        state.tell_dropped(kept.dropped(), &mut retries);
+        state.log_dropped(kept.dropped(), &mut retries);
     }
 }
 
@@ -175,12 +175,12 @@ impl State {
                 let now = (self.outputs.clock)();
                 let text =
                     format!("{error}; until the agent is restarted the log goes to standard error");
-                self.write(Level::Critical, now, &line::tame(&text));
+                self.write(Level::Critical, now, &line::escape_control(&text));
             }
         }
     }
 
-    fn tell_dropped(&mut self, dropped: Dropped, retries: &mut u32) {
+    fn log_dropped(&mut self, dropped: Dropped, retries: &mut u32) {
         if dropped == Dropped::default() {
             return;
         }
@@ -221,7 +221,12 @@ impl State {
                         strerror(&error)
                     );
                     let mut notice = Vec::new();
-                    line::format(&mut notice, Level::Critical, when, &line::tame(&text));
+                    line::format(
+                        &mut notice,
+                        Level::Critical,
+                        when,
+                        &line::escape_control(&text),
+                    );
                     let _ = self.outputs.console.write_all(&notice);
                 }
                 Err(_) => {}
@@ -241,7 +246,7 @@ impl State {
             match audit(when, text) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock && *retries > 0 => {
                     *retries -= 1;
-                    (self.outputs.pause)(AUDIT_PAUSE);
+                    (self.outputs.pause)(AUDIT_RETRY_INTERVAL);
                 }
                 result => break result,
             }
@@ -255,7 +260,7 @@ impl State {
                         "the system log takes no audit lines: {}; lost: {text}",
                         strerror(&error)
                     );
-                    self.write(Level::Warning, when, &line::tame(&text));
+                    self.write(Level::Warning, when, &line::escape_control(&text));
                 }
                 return;
             }

@@ -39,7 +39,7 @@ pub(super) fn format(out: &mut Vec<u8>, level: Level, when: SystemTime, text: &s
 
 /// `text` as one line of bounded length. Control characters are shown escaped: what a host or a
 /// hook sent must not be able to forge lines or drive a terminal.
-pub(super) fn tame(text: &str) -> Cow<'_, str> {
+pub(super) fn escape_control(text: &str) -> Cow<'_, str> {
     let breaks = |c: char| is_hidden(c) && c != '\t';
     let text = text.trim_end_matches(['\n', '\r']);
     if text.len() <= MAX_TEXT && !text.contains(breaks) {

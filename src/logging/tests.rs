@@ -104,19 +104,19 @@ fn line_layout() {
 
 #[test]
 fn texts_are_tamed() {
-    assert_eq!(line::tame("a\tbé\n"), "a\tbé");
+    assert_eq!(line::escape_control("a\tbé\n"), "a\tbé");
     assert_eq!(
-        line::tame("a\n1.0: critical: b\r\u{1b}[0m"),
+        line::escape_control("a\n1.0: critical: b\r\u{1b}[0m"),
         "a\\n1.0: critical: b\\r\\u{1b}[0m"
     );
     let long = "é".repeat(MAX_TEXT);
-    let tame = line::tame(&long);
+    let tame = line::escape_control(&long);
     assert_eq!(
         tame,
         format!("{} [{MAX_TEXT} bytes cut]", "é".repeat(MAX_TEXT / 2))
     );
     let just = "x".repeat(MAX_TEXT);
-    assert_eq!(line::tame(&just), just);
+    assert_eq!(line::escape_control(&just), just);
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::time::Duration;
 const SYSTEMD: &str = "/run/systemd/private";
 
 /// How long systemd may take for each part of its answer: it may itself wait for a frozen filesystem.
-const ANSWER_TIMEOUT: Duration = Duration::from_secs(1);
+const SYSTEMD_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Authentication as uid 0, which needs no further line: there is nothing to negotiate.
 const LOGIN: &[u8] = b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n";
@@ -37,12 +37,12 @@ const SIGNAL: u8 = 4;
 /// Whether systemd has a job to shut down, or sysvinit is in a runlevel that ends the system. What cannot
 /// be found out counts as no.
 pub fn is_under_way() -> bool {
-    ask_systemd().unwrap_or(false) || matches!(utmp::runlevel(&System::host()), Some(b'0' | b'6'))
+    query_systemd().unwrap_or(false) || matches!(utmp::runlevel(&System::host()), Some(b'0' | b'6'))
 }
 
-fn ask_systemd() -> io::Result<bool> {
+fn query_systemd() -> io::Result<bool> {
     let mut systemd = UnixStream::connect(SYSTEMD)?;
-    systemd.set_read_timeout(Some(ANSWER_TIMEOUT))?;
+    systemd.set_read_timeout(Some(SYSTEMD_RESPONSE_TIMEOUT))?;
     systemd.write_all(LOGIN)?;
     // What comes in one piece with the login systemd leaves until more comes.
     systemd.read_exact(&mut [0; LOGIN_ANSWER])?;

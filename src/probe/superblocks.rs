@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 pub const DRIVERS: [&str; 4] = ["ext4", "xfs", "f2fs", "nilfs2"];
 
 /// How long mount namespaces are looked through.
-const SEARCH_TIMEOUT: Duration = Duration::from_millis(300);
+const PROC_SEARCH_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// A filesystem that is not in the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,7 +62,7 @@ pub fn elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
 
 /// Looks for them in the mount namespaces of all processes, and drops those that are read-only there.
 fn find_places(system: &System, found: &mut Vec<Elsewhere>) {
-    let until = Instant::now() + SEARCH_TIMEOUT;
+    let until = Instant::now() + PROC_SEARCH_TIMEOUT;
     let mut seen: HashSet<PathBuf> = HashSet::new();
     let mut is_read_only: HashSet<DeviceNumber> = HashSet::new();
     for entry in std::fs::read_dir(system.path("/proc"))

@@ -43,7 +43,7 @@ pub fn is_virtual(sysfs_path: &Path) -> bool {
 
 /// Whether it is a device that never stands on another one, whatever its data come from: there may
 /// be hundreds of them.
-fn stands_alone(sysfs_path: &Path) -> bool {
+fn is_independent(sysfs_path: &Path) -> bool {
     const KINDS: [&str; 4] = ["loop", "nbd", "ram", "zram"];
     let name = sysfs_path.file_name().and_then(OsStr::to_str);
     let is_kind = |name: &str| {
@@ -67,7 +67,7 @@ pub fn slaves(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error>
 /// # Errors
 /// The list is there but can't be read.
 pub fn slaves_if_listed(system: &System, sysfs_path: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
-    if stands_alone(sysfs_path) {
+    if is_independent(sysfs_path) {
         return Ok(Some(Vec::new()));
     }
     let directory = sysfs_path.join("slaves");
@@ -154,7 +154,8 @@ mod tests {
 
     #[test]
     fn some_kinds_stand_alone() {
-        let alone = |name: &str| stands_alone(&Path::new("/sys/devices/virtual/block").join(name));
+        let alone =
+            |name: &str| is_independent(&Path::new("/sys/devices/virtual/block").join(name));
         assert!(
             ["loop0", "loop512", "zram1", "nbd3", "ram0"]
                 .into_iter()
@@ -165,7 +166,7 @@ mod tests {
                 .into_iter()
                 .any(alone)
         );
-        assert!(!stands_alone(Path::new(
+        assert!(!is_independent(Path::new(
             "/sys/devices/pci0000:00/block/loop0"
         )));
     }

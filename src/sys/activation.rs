@@ -50,7 +50,7 @@ impl std::error::Error for ActivationError {}
 ///
 /// # Errors
 /// See [`ActivationError`].
-pub fn take() -> Result<Option<Activated>, ActivationError> {
+pub fn receive() -> Result<Option<Activated>, ActivationError> {
     let count = announced();
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         if count.is_some() {

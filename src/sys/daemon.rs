@@ -30,7 +30,7 @@ pub fn fork_daemon() -> io::Result<Side> {
 ///
 /// # Errors
 /// Any step's, /dev/null's included.
-pub fn settle() -> io::Result<()> {
+pub fn detach() -> io::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     setsid()?;
     chdir("/")?;

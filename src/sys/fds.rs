@@ -33,7 +33,7 @@ impl Token {
     }
 
     /// Takes it; false if it has been taken before.
-    pub fn take(&self) -> bool {
+    pub fn try_take(&self) -> bool {
         (&self.0).read_exact(&mut [0; 8]).is_ok()
     }
 
@@ -94,6 +94,12 @@ mod tests {
     fn a_token_is_taken_once_whoever_asks() {
         let token = Token::new().unwrap();
         let copy = Token::from(token.as_fd().try_clone_to_owned().unwrap());
-        assert!(token.is_free() && copy.take() && !copy.is_free() && !token.take() && !copy.take());
+        assert!(
+            token.is_free()
+                && copy.try_take()
+                && !copy.is_free()
+                && !token.try_take()
+                && !copy.try_take()
+        );
     }
 }

@@ -69,7 +69,7 @@ pub fn with<T: Send>(
         let thread = std::thread::Builder::new().name("as-user".into());
         let thread = thread
             .spawn_scoped(scope, || {
-                take(identity)?;
+                switch_to(identity)?;
                 Ok(job())
             })
             .map_err(IdentityError::Thread)?;
@@ -80,7 +80,7 @@ pub fn with<T: Send>(
 }
 
 /// Makes the calling thread that user until its end.
-fn take(identity: &Identity) -> Result<(), IdentityError> {
+fn switch_to(identity: &Identity) -> Result<(), IdentityError> {
     // An agent without privileges can serve the user that it runs as.
     if !geteuid().is_root() && geteuid() == identity.uid {
         return Ok(());

@@ -48,7 +48,7 @@ pub fn unlock_all() -> io::Result<()> {
 
 /// Gives the heap's free pages back to the system. glibc keeps tens of megabytes after large blocks
 /// (malloc_trim(3)); other C libraries do not.
-pub fn give_back_free() {
+pub fn release_free_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: an integer; the call takes the heap's own locks and touches free blocks only.
     unsafe {
@@ -56,7 +56,7 @@ pub fn give_back_free() {
     }
 }
 
-/// Empties the calling thread's cache of free blocks, which [`give_back_free`] does not reach: glibc keeps
+/// Empties the calling thread's cache of free blocks, which [`release_free_heap`] does not reach: glibc keeps
 /// up to seven of each small size, and each keeps a page of the heap that is free otherwise. A thread that
 /// ends returns its own; so this one takes all that are cached, and another one frees them.
 pub fn empty_thread_cache() {

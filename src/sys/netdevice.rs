@@ -80,7 +80,7 @@ fn dump_once(kind: u16, body: &[u8], messages: &mut Vec<u8>) -> io::Result<bool>
             count => count?,
         };
         let datagram = buffer.get(..count).unwrap_or_default();
-        if take_in(datagram, messages, &mut whole)? {
+        if append_messages(datagram, messages, &mut whole)? {
             return Ok(whole);
         }
     }
@@ -91,7 +91,11 @@ fn dump_once(kind: u16, body: &[u8], messages: &mut Vec<u8>) -> io::Result<bool>
 ///
 /// # Errors
 /// The kernel's, in place of an answer.
-pub fn take_in(mut rest: &[u8], messages: &mut Vec<u8>, whole: &mut bool) -> io::Result<bool> {
+pub fn append_messages(
+    mut rest: &[u8],
+    messages: &mut Vec<u8>,
+    whole: &mut bool,
+) -> io::Result<bool> {
     while let Some((message, next)) = split(rest) {
         *whole &= message.flags & INTERRUPTED == 0;
         match i32::from(message.kind) {

@@ -17,7 +17,7 @@ const RETAIN_EVENTS: u32 = 1 << 15;
 /// The controller as a whole, not one namespace.
 const ALL_NAMESPACES: u32 = 0xFFFF_FFFF;
 /// How long the controller may take, in milliseconds.
-const TIMEOUT: u32 = 5000;
+const ADMIN_TIMEOUT_MS: u32 = 5000;
 
 /// `struct nvme_passthru_cmd`.
 #[repr(C)]
@@ -64,7 +64,7 @@ pub fn smart_log(device: &File) -> io::Result<[u8; SMART_LOG_LENGTH]> {
             0,
             0,
         ],
-        timeout: TIMEOUT,
+        timeout: ADMIN_TIMEOUT_MS,
         ..Command::default()
     };
     // SAFETY: `command` is the struct that this request reads and writes; the kernel writes at most

@@ -39,7 +39,7 @@ fn setting(sys: &Path) -> PathBuf {
 }
 
 /// Whether grace periods can be expedited, by the files below `sys`.
-pub fn look(sys: &Path) -> Expedition {
+pub fn read_state(sys: &Path) -> Expedition {
     let path = setting(sys);
     let error = |error: &io::Error| {
         Expedition::Unavailable(format!("{}: {}", path.display(), super::strerror(error)))
@@ -80,17 +80,17 @@ mod tests {
             |name: &str, text: &str| fs::write(sys.join("kernel").join(name), text).unwrap();
         fs::create_dir(sys.join("kernel")).unwrap();
         assert!(
-            matches!(look(sys), Expedition::Unavailable(why) if why.ends_with("No such file or directory"))
+            matches!(read_state(sys), Expedition::Unavailable(why) if why.ends_with("No such file or directory"))
         );
         assert!(set(sys, true).is_err(), "a file is not made");
         write("rcu_expedited", "0\n");
-        assert_eq!(look(sys), Expedition::Available);
+        assert_eq!(read_state(sys), Expedition::Available);
         write("rcu_normal", "0\n");
-        assert_eq!(look(sys), Expedition::Available);
+        assert_eq!(read_state(sys), Expedition::Available);
         set(sys, true).unwrap();
-        assert_eq!(look(sys), Expedition::AlreadyOn);
+        assert_eq!(read_state(sys), Expedition::AlreadyOn);
         write("rcu_expedited", "0\n");
         write("rcu_normal", "1\n");
-        assert_eq!(look(sys), Expedition::Overruled);
+        assert_eq!(read_state(sys), Expedition::Overruled);
     }
 }

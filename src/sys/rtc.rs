@@ -16,9 +16,9 @@ const DRIVER: &str = "/sys/class/rtc/rtc0/name";
 /// What hwclock(8) keeps of the clock; its third line is `UTC` or `LOCAL`.
 const ADJTIME: &str = "/etc/adjtime";
 /// How long the next second is waited for: a clock that stands still has none.
-const TICK_LIMIT: Duration = Duration::from_millis(1500);
+const TICK_TIMEOUT: Duration = Duration::from_millis(1500);
 /// How often the clock is looked at meanwhile.
-const LOOK: Duration = Duration::from_millis(5);
+const TICK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
 /// `struct rtc_time` of linux/rtc.h: broken-down time as in `struct tm`, but without a zone.
 #[repr(C)]
@@ -86,9 +86,9 @@ impl Rtc {
         let first = self.read()?;
         let started = Instant::now();
         loop {
-            sleep(LOOK);
+            sleep(TICK_POLL_INTERVAL);
             let now = self.read()?;
-            if now != first || started.elapsed() > TICK_LIMIT {
+            if now != first || started.elapsed() > TICK_TIMEOUT {
                 return Ok(now);
             }
         }

@@ -14,7 +14,7 @@ use super::localtime::format_local;
 /// Where the system log listens.
 const SOCKET: &str = "/dev/log";
 /// Longest text of one message, in bytes; more is cut. Within what every daemon takes.
-const LONGEST: usize = 8000;
+const MAX_MESSAGE_BYTES: usize = 8000;
 /// syslog(3)'s LOG_USER.
 const FACILITY_USER: u8 = 1 << 3;
 
@@ -97,7 +97,7 @@ impl Syslog {
     fn message(&self, when: SystemTime, severity: Severity, text: &str) -> Vec<u8> {
         let date = format_local(when, c"%b %e %H:%M:%S");
         let priority = FACILITY_USER | severity as u8;
-        let end = (0..=LONGEST.min(text.len()))
+        let end = (0..=MAX_MESSAGE_BYTES.min(text.len()))
             .rev()
             .find(|&at| text.is_char_boundary(at));
         let text = text[..end.unwrap_or(0)]

@@ -11,7 +11,7 @@ use tokio_serial::{SerialPortBuilderExt, SerialStream};
 const BAUD: u32 = 38400;
 
 /// How long to wait after a hang-up before the line is opened again.
-const AFTER_HANG_UP: Duration = Duration::from_secs(1);
+const HANG_UP_DELAY: Duration = Duration::from_secs(1);
 
 /// Tells, before a daemon forks, whether the line can be opened at all.
 pub fn probe(path: &Path) -> Result<(), OpenError> {
@@ -47,7 +47,7 @@ impl SerialChannel {
             let stream = match &mut self.stream {
                 Some(stream) => stream,
                 None => {
-                    tokio::time::sleep(AFTER_HANG_UP).await;
+                    tokio::time::sleep(HANG_UP_DELAY).await;
                     self.stream.insert(open(&self.path)?)
                 }
             };

@@ -18,7 +18,7 @@ use tokio_vsock::{VsockListener, VsockStream};
 
 /// How often a client that sends nothing more is looked at while its answer is worked on; no
 /// event tells the one change from the other.
-const LOOK_FOR_HANG_UP: Duration = Duration::from_millis(100);
+const HANG_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 1;
@@ -152,7 +152,7 @@ impl SocketChannel {
     /// connection ends that connection, not the channel.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.half_closed {
-            self.let_go();
+            self.drop_client();
         }
         self.read_or_accept(buffer, false).await
     }
@@ -163,7 +163,7 @@ impl SocketChannel {
         self.read_or_accept(buffer, true).await
     }
 
-    fn let_go(&mut self) {
+    fn drop_client(&mut self) {
         self.client = None;
         self.half_closed = false;
         self.gone += 1;
@@ -197,9 +197,9 @@ impl SocketChannel {
                 }
             }
             while self.half_closed && !client.has_gone() {
-                tokio::time::sleep(LOOK_FOR_HANG_UP).await;
+                tokio::time::sleep(HANG_UP_POLL_INTERVAL).await;
             }
-            self.let_go();
+            self.drop_client();
         }
     }
 

@@ -35,7 +35,7 @@ impl AsRawFd for Watch {
 
 /// How long a reply waits for a host that seems absent. The driver may hand over a new host's first
 /// bytes before it has noted that host's arrival, and refuses writes until then.
-const ARRIVAL: Duration = Duration::from_secs(1);
+const PORT_ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A port and its watch.
 pub struct VirtioChannel {
@@ -102,7 +102,9 @@ impl VirtioChannel {
                     data = &data[count..];
                 }
                 Err(Errno::EAGAIN) if self.is_hung_up()? => {
-                    let until = *self.arrival.get_or_insert_with(|| Instant::now() + ARRIVAL);
+                    let until = *self
+                        .arrival
+                        .get_or_insert_with(|| Instant::now() + PORT_ARRIVAL_TIMEOUT);
                     match timeout_at(until, self.edge()).await {
                         Ok(edge) => edge?,
                         Err(_) => {

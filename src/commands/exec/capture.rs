@@ -9,12 +9,12 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
 /// Bytes kept of each stream; the rest is read and thrown away, so that no child waits for us.
-pub const LIMIT: usize = 16 << 20;
+pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
 /// Bytes kept of all streams together. Beyond that the one that has been complete for the longest time is given up,
 /// for nobody may ever ask for it.
-pub const COMMON_LIMIT: usize = 64 << 20;
+pub const MAX_TOTAL_OUTPUT_BYTES: usize = 64 << 20;
 /// Bytes taken at a time.
-const PIECE: usize = 16 << 10;
+const READ_BYTES: usize = 16 << 10;
 
 /// What a stream has brought.
 #[derive(Debug, Default)]
@@ -47,7 +47,7 @@ impl Stream {
     fn take(&self, bytes: &[u8]) {
         // The budget's lock is always the first.
         let mut budget = lock(&self.budget);
-        let room = LIMIT.saturating_sub(lock(&self.captured).data.len());
+        let room = MAX_OUTPUT_BYTES.saturating_sub(lock(&self.captured).data.len());
         let room = budget.grant(room.min(bytes.len()));
         let mut captured = lock(&self.captured);
         captured.data.extend_from_slice(&bytes[..room]);
@@ -82,7 +82,7 @@ impl Drop for Stream {
 impl Budget {
     /// Makes room for so many bytes, or as many as there can be.
     fn grant(&mut self, length: usize) -> usize {
-        while self.kept + length > COMMON_LIMIT {
+        while self.kept + length > MAX_TOTAL_OUTPUT_BYTES {
             let Some(oldest) = self.complete.pop_front() else {
                 break;
             };
@@ -95,7 +95,7 @@ impl Budget {
             captured.data = Vec::new();
             captured.truncated = true;
         }
-        let granted = length.min(COMMON_LIMIT - self.kept);
+        let granted = length.min(MAX_TOTAL_OUTPUT_BYTES - self.kept);
         self.kept += granted;
         granted
     }
@@ -140,7 +140,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 async fn drain(mut pipe: pipe::Receiver, stream: Arc<Stream>) {
-    let mut piece = vec![0; PIECE];
+    let mut piece = vec![0; READ_BYTES];
     loop {
         match pipe.read(&mut piece).await {
             Ok(0) => break,
@@ -189,12 +189,12 @@ mod tests {
             let captured = lock(&stream.captured);
             (captured.data.len(), captured.truncated)
         };
-        stream.take(&vec![1; LIMIT - 1]);
+        stream.take(&vec![1; MAX_OUTPUT_BYTES - 1]);
         stream.take(&[2]);
         stream.take(&[]);
-        assert_eq!(kept(), (LIMIT, false));
+        assert_eq!(kept(), (MAX_OUTPUT_BYTES, false));
         stream.take(&[3]);
-        assert_eq!(kept(), (LIMIT, true));
+        assert_eq!(kept(), (MAX_OUTPUT_BYTES, true));
         assert_eq!(lock(&stream.captured).data.last(), Some(&2));
     }
 
@@ -203,7 +203,7 @@ mod tests {
         let budget = Arc::default();
         let full = || {
             let stream = stream(&budget);
-            stream.take(&vec![1; LIMIT]);
+            stream.take(&vec![1; MAX_OUTPUT_BYTES]);
             stream
         };
         let kept = |stream: &Stream| {
@@ -219,9 +219,9 @@ mod tests {
         streams[1].clone().complete();
         late.take(&[1]);
         assert_eq!(kept(&streams[2]), (0, true));
-        assert_eq!(kept(&streams[1]), (LIMIT, false));
+        assert_eq!(kept(&streams[1]), (MAX_OUTPUT_BYTES, false));
         assert_eq!(kept(&late), (1, true));
-        assert_eq!(streams[1].finish().data.len(), LIMIT);
+        assert_eq!(streams[1].finish().data.len(), MAX_OUTPUT_BYTES);
         drop((streams, late));
         assert_eq!(lock(&budget).kept, 0);
     }

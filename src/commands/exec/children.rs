@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How often the pipes' tasks get a turn before a child that has ended counts as still open.
-const TURNS: usize = 4;
+const MAX_REAP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
 struct Record {
@@ -124,7 +124,7 @@ impl Children {
                     return Some(Some((ended, record.out.finish(), record.err.finish())));
                 }
             }
-            if turn == TURNS {
+            if turn == MAX_REAP_ROUNDS {
                 break;
             }
             // What it wrote may be in the pipe yet.

@@ -10,7 +10,7 @@ mod launch;
 #[cfg(test)]
 mod tests;
 
-use super::{Command, Context, Outcome, Waiting, answer};
+use super::{Command, CommandResult, Context, Waiting, answer};
 use crate::protocol::arguments::{Alternate, decode};
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
@@ -70,7 +70,7 @@ struct Status {
     err_truncated: Option<bool>,
 }
 
-fn exec(context: &mut Context, arguments: Dict) -> Outcome {
+fn exec(context: &mut Context, arguments: Dict) -> CommandResult {
     let exec: Exec = decode(arguments)?;
     let input = exec.input_data.as_deref().map(base64::decode).transpose()?;
     let arguments = exec.arg.unwrap_or_default();

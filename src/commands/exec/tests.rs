@@ -91,7 +91,7 @@ fn input_is_fed_and_output_beyond_the_limit_drained() {
         let much = shell(&mut children, script, None, Mode::Separated).await;
         assert_eq!(much.out_truncated, Some(true));
         let data = base64::decode(&much.out_data.unwrap()).unwrap();
-        assert_eq!(data.len(), capture::LIMIT);
+        assert_eq!(data.len(), capture::MAX_OUTPUT_BYTES);
         assert_eq!(text(&much.err_data).as_deref(), Some("done\n"));
     });
 }

@@ -8,7 +8,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use super::{Answer, Command, Context, Outcome, answer, empty};
+use super::{Answer, Command, CommandResult, Context, answer, empty};
 use crate::protocol::arguments::{Alternate, decode};
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
@@ -98,7 +98,7 @@ const DEFAULT_COUNT: i64 = 4096;
 /// Most bytes of one read.
 const LARGEST_COUNT: i64 = 48 << 20;
 /// Bytes read and encoded at a time: a multiple of 3 for base64, and of the block size.
-const PIECE: usize = 48 << 10;
+const CHUNK_BYTES: usize = 48 << 10;
 
 /// The open files.
 #[derive(Debug)]
@@ -206,7 +206,7 @@ fn transfer_failed(handle: i64, what: &str, failure: &Failure) -> CommandError {
     failed(what, error)
 }
 
-fn read(context: &mut Context, arguments: Dict) -> Outcome {
+fn read(context: &mut Context, arguments: Dict) -> CommandResult {
     let FileRead { handle, count } = decode(arguments)?;
     let stream = context.files.find(handle)?;
     let count = count.unwrap_or(DEFAULT_COUNT);
@@ -217,12 +217,12 @@ fn read(context: &mut Context, arguments: Dict) -> Outcome {
         .turn_to_reading()
         .map_err(|failure| transfer_failed(handle, "read", &failure))?;
     let mut left = usize::try_from(count).map_err(|_| bad_count(count))?;
-    let mut piece = vec![0; left.min(PIECE)];
+    let mut piece = vec![0; left.min(CHUNK_BYTES)];
     let mut text = String::new();
     let mut total = 0;
     let mut eof = false;
     while left > 0 {
-        let wanted = left.min(PIECE);
+        let wanted = left.min(CHUNK_BYTES);
         let (length, end) = stream.read(&mut piece[..wanted]);
         base64::encode_onto(&mut text, &piece[..length]);
         total += length as i64;
@@ -249,7 +249,7 @@ fn read(context: &mut Context, arguments: Dict) -> Outcome {
     Ok(Answer::Value(Value::Object(reply)))
 }
 
-fn write(context: &mut Context, arguments: Dict) -> Outcome {
+fn write(context: &mut Context, arguments: Dict) -> CommandResult {
     let FileWrite {
         handle,
         buf_b64,
@@ -274,7 +274,7 @@ fn write(context: &mut Context, arguments: Dict) -> Outcome {
     })
 }
 
-fn seek(context: &mut Context, arguments: Dict) -> Outcome {
+fn seek(context: &mut Context, arguments: Dict) -> CommandResult {
     let FileSeek {
         handle,
         offset,

@@ -26,7 +26,7 @@ pub struct Sizes {
 }
 
 /// For one answer.
-const PATIENCE: Duration = Duration::from_secs(1);
+const STATVFS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Mountpoints that did not answer in time: a thread still waits for each.
 static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
@@ -35,24 +35,24 @@ fn silent() -> MutexGuard<'static, BTreeSet<PathBuf>> {
     SILENT.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-type Question = fn(&Path) -> Option<Sizes>;
+type SizeQuery = fn(&Path) -> Option<Sizes>;
 type Answer = (PathBuf, Option<Sizes>);
 
 /// Questions under way.
-pub struct Asking {
+pub struct PendingSizes {
     mountpoints: Vec<PathBuf>,
     answers: Batch<Answer>,
     /// Its threads end with it.
     _pool: Pool,
 }
 
-impl Asking {
+impl PendingSizes {
     /// Starts to ask the filesystems at `mountpoints` for their sizes.
     pub fn start(mountpoints: Vec<PathBuf>) -> Self {
         Self::with(mountpoints, statvfs_sizes)
     }
 
-    fn with(mountpoints: Vec<PathBuf>, question: Question) -> Self {
+    fn with(mountpoints: Vec<PathBuf>, question: SizeQuery) -> Self {
         let pool = Pool::default();
         let ask = |mountpoint: PathBuf| {
             move || {
@@ -74,7 +74,7 @@ impl Asking {
 
     /// The sizes; `None` where a filesystem can't be asked or does not answer in time.
     pub fn answers(self) -> Vec<Option<Sizes>> {
-        self.answers_within(PATIENCE)
+        self.answers_within(STATVFS_TIMEOUT)
     }
 
     fn answers_within(self, patience: Duration) -> Vec<Option<Sizes>> {
@@ -141,7 +141,7 @@ mod tests {
         let patience = Duration::from_secs(1);
         let closed = GATE.lock().unwrap();
         let expected = [Some(SOME), None, None, Some(SOME)];
-        let ask = |patience| Asking::with(paths(), slow).answers_within(patience);
+        let ask = |patience| PendingSizes::with(paths(), slow).answers_within(patience);
         assert_eq!(ask(patience), expected);
         // It is not asked a second time while the first thread waits.
         assert_eq!(ask(patience), expected);
@@ -153,12 +153,15 @@ mod tests {
         let patience = Duration::from_secs(1000);
         let expected = [Some(SOME), None, Some(SOME), Some(SOME)];
         assert_eq!(ask(patience), expected);
-        assert_eq!(Asking::with(Vec::new(), slow).answers_within(patience), []);
+        assert_eq!(
+            PendingSizes::with(Vec::new(), slow).answers_within(patience),
+            []
+        );
     }
 
     #[test]
     fn sizes_as_df_has_them() {
-        let found = Asking::start(vec!["/".into(), "/nonexistent".into()]).answers();
+        let found = PendingSizes::start(vec!["/".into(), "/nonexistent".into()]).answers();
         let [Some(root), None] = found[..] else {
             panic!("{found:?}")
         };

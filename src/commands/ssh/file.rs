@@ -21,7 +21,7 @@ const FILE: &str = "authorized_keys";
 const MAX_SIZE: usize = 1 << 20;
 const MAX_LINES: usize = 10_000;
 /// Names tried for the new file.
-const TRIES: u32 = 100;
+const MAX_TEMP_NAME_TRIES: u32 = 100;
 
 /// Where the keys are, and whose they are.
 pub struct KeyFile {
@@ -32,12 +32,12 @@ pub struct KeyFile {
 
 /// What failed, and why.
 #[derive(Debug)]
-pub struct Trouble {
+pub struct KeyFileError {
     action: String,
     error: io::Error,
 }
 
-impl Trouble {
+impl KeyFileError {
     /// The wire's text.
     pub fn text(&self) -> String {
         format!("{}: {}", self.action, strerror(&self.error))
@@ -74,11 +74,11 @@ impl KeyFile {
     ///
     /// # Errors
     /// It is missing, a link, no regular file, longer than 1 MiB or 10,000 lines, or the user may not read it.
-    pub fn read(&self) -> Result<Vec<u8>, Trouble> {
+    pub fn read(&self) -> Result<Vec<u8>, KeyFileError> {
         let path = self.path();
         let fail = |step: &str, error: io::Error| {
             let path = path.display();
-            Trouble {
+            KeyFileError {
                 action: format!("failed to read '{path}': {step} file \u{201C}{path}\u{201D}"),
                 error,
             }
@@ -90,7 +90,7 @@ impl KeyFile {
             .take(MAX_SIZE as u64 + 1)
             .read_to_end(&mut content);
         read.map_err(|error| fail("Failed to read", error))?;
-        check_length(&content).map_err(|error| Trouble {
+        check_length(&content).map_err(|error| KeyFileError {
             action: format!("failed to read '{}'", path.display()),
             error,
         })?;
@@ -132,8 +132,8 @@ impl KeyFile {
     ///
     /// # Errors
     /// Something else is in its place, or the user may not.
-    pub fn make_directory(&self) -> Result<(), Trouble> {
-        let fail = |error: io::Error| Trouble {
+    pub fn make_directory(&self) -> Result<(), KeyFileError> {
+        let fail = |error: io::Error| KeyFileError {
             action: format!(
                 "failed to create directory '{}'",
                 self.directory().display()
@@ -152,15 +152,15 @@ impl KeyFile {
     /// # Errors
     /// The user may not write there, the filesystem is full, or [`KeyFile::read`] would not read it; the old file is as
     /// it was.
-    pub fn replace(&self, content: &[u8]) -> Result<(), Trouble> {
+    pub fn replace(&self, content: &[u8]) -> Result<(), KeyFileError> {
         let path = self.path();
-        let write = |error: io::Error| Trouble {
+        let write = |error: io::Error| KeyFileError {
             action: format!("failed to write to '{}'", path.display()),
             error,
         };
         check_length(content).map_err(write)?;
         let directory = self.open_directory().map_err(write)?;
-        let (file, name) = create(&directory).map_err(|error| Trouble {
+        let (file, name) = create(&directory).map_err(|error| KeyFileError {
             action: format!(
                 "failed to write to '{path}': Failed to create file \u{201C}{path}\u{201D}",
                 path = path.display()
@@ -178,9 +178,9 @@ impl KeyFile {
         })
     }
 
-    fn fill(&self, mut file: &File, content: &[u8]) -> Result<(), Trouble> {
+    fn fill(&self, mut file: &File, content: &[u8]) -> Result<(), KeyFileError> {
         let fail = |action: &'static str| {
-            move |error: io::Error| Trouble {
+            move |error: io::Error| KeyFileError {
                 action: format!("failed to {action} '{}'", self.path().display()),
                 error,
             }
@@ -221,7 +221,7 @@ fn file_type(home: &OwnedFd) -> io::Result<FileType> {
 fn create(directory: &OwnedFd) -> io::Result<(File, String)> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let mut last = Errno::EEXIST;
-    for number in 0..TRIES {
+    for number in 0..MAX_TEMP_NAME_TRIES {
         let name = format!("{FILE}.{}-{number}", std::process::id());
         match openat(
             directory,

@@ -217,7 +217,7 @@ impl AgentClient {
                     // It is dead, or has been stopped for long and must not act on what it knows.
                     self.kill();
                 }
-                self.has_token = self.token.as_ref().is_some_and(Token::take);
+                self.has_token = self.token.as_ref().is_some_and(Token::try_take);
                 if self.has_token {
                     return Claim::Ours(None);
                 }

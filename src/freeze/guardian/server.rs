@@ -186,7 +186,7 @@ impl Guardian<'_> {
                         continue;
                     }
                     self.requester = Some(client);
-                    Event::Wanted
+                    Event::ThawRequested
                 }
                 // Its predecessor has died, and a thread of it keeps the line open, or a child that is about to say
                 // that it becomes the hook master: the end of the line is noticed as ever.

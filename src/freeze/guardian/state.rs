@@ -60,7 +60,7 @@ pub enum Event {
     /// A signal asks the guardian to end.
     Signaled,
     /// A person asks for the end of the freeze.
-    Wanted,
+    ThawRequested,
     /// The agent is dead, and the marker of its freeze was removed.
     Unmarked,
 }
@@ -148,9 +148,9 @@ impl GuardianState {
             Event::ClaimLimit { .. } => Vec::new(),
             Event::Limit => self.end(Cause::HoldLimit, token),
             // While it freezes, the agent answers for itself.
-            Event::Signaled | Event::Wanted if !self.frozen => Vec::new(),
+            Event::Signaled | Event::ThawRequested if !self.frozen => Vec::new(),
             Event::Signaled => self.end(Cause::Stopped, token),
-            Event::Wanted => self.end(Cause::ThawRequested, token),
+            Event::ThawRequested => self.end(Cause::ThawRequested, token),
             Event::Unmarked => self.end(Cause::Unmarked, token),
         }
     }
@@ -162,7 +162,7 @@ impl GuardianState {
             Request::Frozen { .. } => self.frozen = true,
             // One of another version, which has no token.
             Request::Claim => {
-                token.map(Token::take);
+                token.map(Token::try_take);
                 self.claimed = true;
                 return vec![Action::Yield];
             }
@@ -203,7 +203,7 @@ impl GuardianState {
     /// Ends the freeze, unless the agent is at it.
     fn end(&mut self, cause: Cause, token: Option<&Token>) -> Vec<Action> {
         // The agent may have said that it thaws and not have begun.
-        if token.map_or(!self.claimed, Token::take) {
+        if token.map_or(!self.claimed, Token::try_take) {
             // Of that other one the host has had its answer.
             return self.undo(cause, cause != Cause::Unmarked, None);
         }
@@ -216,7 +216,7 @@ impl GuardianState {
 
     /// Whatever was said of it before, the token is taken from here on.
     fn undo(&self, cause: Cause, reports_early_end: bool, token: Option<&Token>) -> Vec<Action> {
-        token.map(Token::take);
+        token.map(Token::try_take);
         let hooks = match (self.hooks_called, self.hooks_thawed) {
             (false, _) => Hooks::Untouched,
             (true, false) => Hooks::Frozen,
@@ -264,14 +264,17 @@ mod tests {
     #[test]
     fn what_a_person_wants_is_done_while_everything_is_frozen_alone() {
         assert_eq!(GuardianState::default().stage(), Stage::Freezing);
-        assert_eq!(GuardianState::default().apply(Event::Wanted, None), []);
+        assert_eq!(
+            GuardianState::default().apply(Event::ThawRequested, None),
+            []
+        );
         let mut machine = frozen();
         assert_eq!(machine.stage(), Stage::Frozen);
         let undo = undone(Cause::ThawRequested, Hooks::Frozen, true);
-        assert_eq!(machine.clone().apply(Event::Wanted, None), undo);
+        assert_eq!(machine.clone().apply(Event::ThawRequested, None), undo);
         machine.apply(Event::Request(Request::Claim), None);
         assert_eq!(machine.stage(), Stage::Thawing);
-        assert_eq!(machine.apply(Event::Wanted, None), []);
+        assert_eq!(machine.apply(Event::ThawRequested, None), []);
     }
 
     #[test]
@@ -288,7 +291,7 @@ mod tests {
         let linger = Event::Request(Request::Linger);
         assert_eq!(machine.apply(linger, None), [Action::Retire]);
         let due = Event::ClaimLimit { is_stuck: true };
-        let others = [Event::Limit, due, Event::Signaled, Event::Wanted];
+        let others = [Event::Limit, due, Event::Signaled, Event::ThawRequested];
         for event in others {
             assert_eq!(machine.apply(event, None), []);
         }
@@ -324,7 +327,7 @@ mod tests {
     fn an_agent_that_has_the_token_and_dies_is_not_waited_for() {
         let token = Token::new().unwrap();
         assert_eq!(frozen().apply(Event::Gone, Some(&token)), []);
-        assert!(token.take());
+        assert!(token.try_take());
         let undo = undone(Cause::AgentDied, Hooks::Frozen, false);
         assert_eq!(frozen().apply(Event::Gone, Some(&token)), undo);
         let mut machine = frozen();

@@ -86,7 +86,7 @@ impl LinuxOps {
     /// Whether RCU grace periods are expedited. It is taken away from others, so only if somebody gives it back.
     fn may_expedite_rcu(&self) -> bool {
         !self.keeps_rcu
-            && match rcu::look(Path::new(SYS)) {
+            && match rcu::read_state(Path::new(SYS)) {
                 Expedition::Available => true,
                 other => {
                     tracing::debug!("RCU grace periods are not expedited: {other}");

@@ -1,7 +1,7 @@
 //! Holding hooks: what keeps an application quiet by staying alive, a database session with its lock.
 //!
 //! Between the master of the freeze and that of the thaw stands a keeper, one process for each such
-//! hook ([`keeper`]): it is the hook's parent, so it knows at once when the hook ends, keeps its output
+//! hook ([`process`]): it is the hook's parent, so it knows at once when the hook ends, keeps its output
 //! while no disk may be written, and ends it at its limit. The master of the thaw reaches it at its
 //! door, a socket in the agent's state directory. If the keeper dies, the hook's input ends, and the
 //! hook undoes by itself.
@@ -10,7 +10,7 @@
 //! of the first and gets it too, and after that finds no door any more. The door of a keeper that died,
 //! or gave up waiting for a thaw, stays.
 
-mod keeper;
+mod process;
 
 use std::fs::File;
 use std::io;
@@ -34,7 +34,7 @@ use crate::ipc::Connection;
 use crate::sys::poll::timeout;
 use crate::sys::strerror;
 
-pub use keeper::cli;
+pub use process::cli;
 
 /// What a keeper may take besides what its hook may.
 const HOLDER_RESPONSE_GRACE: Duration = Duration::from_secs(2);

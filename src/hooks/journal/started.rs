@@ -27,7 +27,7 @@ pub struct StartedTask {
     pub name: String,
     /// Where its keeper is reached, if it is a holding hook.
     pub holder_socket: Option<PathBuf>,
-    /// `key=value`, as [`Policy::set`] takes them, timeout and retries being those of the thaw; and the
+    /// `key=value`, as [`HookSettings::set`] takes them, timeout and retries being those of the thaw; and the
     /// keys below. Version 0.1.0 wrote none.
     settings: Vec<String>,
     /// Why its thaw could not be run.

@@ -454,7 +454,7 @@ fn mentions(text: &str, name: &str) -> bool {
     })
 }
 
-/// What the text says of a failure, see [`Fault::aborts`].
+/// What the text says of a failure, see [`ConfigFault::aborts`].
 fn aborts(text: &str) -> Option<bool> {
     let letters = letters(text);
     if letters.contains("abort") {
@@ -470,7 +470,7 @@ fn letters(text: &str) -> String {
     letters.collect::<String>().to_lowercase()
 }
 
-/// What is wrong with a setting that protects, or may be one misspelt; see [`Fault::aborts`] for the other.
+/// What is wrong with a setting that protects, or may be one misspelt; see [`ConfigFault::aborts`] for the other.
 fn find_fault(group: &str, key: &str, value: &str) -> Option<(&'static str, Option<bool>)> {
     let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
     let is_adapter = sources::adapter(group).is_some();

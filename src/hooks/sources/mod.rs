@@ -23,7 +23,7 @@ use super::{HookStatus, Phase};
 pub struct Discovered {
     /// Its steps, in the order of the freeze.
     pub tasks: Vec<HookTask>,
-    /// Those that the settings switch off; filled in by [`find`].
+    /// Those that the settings switch off; filled in by [`discover`].
     pub disabled: Vec<HookTask>,
     /// What was passed over, one line each.
     pub warnings: Vec<String>,

@@ -12,7 +12,7 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
-use qemu_ga::hooks::settings::Rules;
+use qemu_ga::hooks::settings::HookConfig;
 use qemu_ga::hooks::sources::azure;
 use qemu_ga::keyfile;
 use qemu_ga::probe::{mountinfo, udev, utmp};
@@ -133,7 +133,7 @@ fn keyfile_entries(data: &[u8]) {
 }
 
 fn hook_policy(data: &[u8]) {
-    let rules = Rules::parse(Path::new("conf"), data);
+    let rules = HookConfig::parse(Path::new("conf"), data);
     let names: BTreeMap<&str, ()> = rules.named_hooks().map(|name| (name, ())).collect();
     for name in names.keys() {
         rules.of_hook(name, data);

@@ -1,13 +1,13 @@
 //! What agent, guardian and hook master leave or send to one another.
 
-use qemu_ga::freeze::guardian::state::{Action, Cause, Event, Machine};
-use qemu_ga::freeze::guardian::{Order, Word};
+use qemu_ga::freeze::guardian::state::{Action, Cause, Event, GuardianState};
+use qemu_ga::freeze::guardian::{Request, Response};
 use qemu_ga::freeze::report::Report;
 use qemu_ga::hooks::HookRecord;
-use qemu_ga::hooks::journal::Remembered;
-use qemu_ga::hooks::journal::Started;
-use qemu_ga::operator::{log, report};
+use qemu_ga::hooks::journal::JournalContent;
+use qemu_ga::hooks::journal::StartedTask;
 use qemu_ga::sys::fds::Token;
+use qemu_ga::tools::{log, report};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -31,14 +31,14 @@ fn is_tame(text: &str) -> bool {
 /// once, never for a reason of the guardian's own while the agent has the token, and never when the run is over.
 pub fn guardian(data: &[u8]) {
     let Ok(token) = Token::new() else { return };
-    let mut machine = Machine::default();
+    let mut machine = GuardianState::default();
     let (mut agent_has_it, mut lingers) = (false, false);
     for line in data.split(|&byte| byte == b'\n') {
-        round_trip::<Word>(line);
+        round_trip::<Response>(line);
         let event = match line {
             // The agent takes the token after it has said so.
             b"take" => {
-                agent_has_it |= token.take();
+                agent_has_it |= token.try_take();
                 continue;
             }
             b"gone" => Event::Gone,
@@ -46,16 +46,16 @@ pub fn guardian(data: &[u8]) {
             b"claim-limit" => Event::ClaimLimit { is_stuck: false },
             b"stuck" => Event::ClaimLimit { is_stuck: true },
             b"unmarked" => Event::Unmarked,
-            b"asked" => Event::Asked,
-            b"wanted" => Event::Wanted,
-            line => match round_trip::<Order>(line) {
-                Some(order) => Event::Order(order),
+            b"asked" => Event::Signaled,
+            b"wanted" => Event::ThawRequested,
+            line => match round_trip::<Request>(line) {
+                Some(request) => Event::Request(request),
                 None => continue,
             },
         };
         let by_agent = matches!(event, Event::Gone | Event::ClaimLimit { .. });
-        lingers |= event == Event::Order(Order::Linger);
-        let actions = machine.on(event, Some(&token));
+        lingers |= event == Event::Request(Request::Linger);
+        let actions = machine.apply(event, Some(&token));
         for action in &actions {
             if let Action::Undo { cause, .. } = action {
                 assert!(!lingers, "undone after the run was over");
@@ -82,21 +82,22 @@ pub fn hook_log(data: &[u8]) {
 
 /// What is understood names each hook once, and writes the line from which it came.
 pub fn journal(data: &[u8]) {
-    let known = Remembered::parse(data);
+    let known = JournalContent::parse(data);
     for (at, started) in known.started.iter().enumerate() {
         assert!(!started.name.is_empty());
-        assert_eq!(Started::from_value(&started.to_value()), *started);
+        assert_eq!(StartedTask::from_value(&started.to_value()), *started);
         let step = started.clone().step(&mut Vec::new());
         // What version 0.1.0 left out is filled in.
         let kept = step.started.expect("what it was made from");
         assert!(kept.source == started.source && kept.why == started.why);
         assert_eq!((&kept.name, &step.name), (&started.name, &started.name));
-        let same = |other: &Started| other.source == started.source && other.name == started.name;
+        let same =
+            |other: &StartedTask| other.source == started.source && other.name == started.name;
         assert!(!known.started[at + 1..].iter().any(same));
     }
     // A line that was torn off at its end is noticed.
     if known.is_whole {
-        assert!(!Remembered::parse(&data[..data.len() - 1]).is_whole);
+        assert!(!JournalContent::parse(&data[..data.len() - 1]).is_whole);
     }
 }
 
@@ -115,7 +116,7 @@ pub fn records(data: &[u8]) {
 pub fn reports(data: &[u8]) {
     for mut report in round_trip::<Vec<Report>>(data).unwrap_or_default() {
         assert!(is_tame(&report::render(&report)));
-        report.judge();
+        report.compute_level();
         report.summary();
     }
 }

@@ -3,18 +3,18 @@
 use std::collections::HashSet;
 
 use qemu_ga::freeze::plan::{self, Details, Survey};
-use qemu_ga::freeze::policy::{Pattern, Policy};
+use qemu_ga::freeze::policy::{FreezePolicy, Pattern};
 use qemu_ga::probe::filesystems::block_filesystems;
 use qemu_ga::probe::{
     diskstats, meminfo, mountinfo, netdev, osrelease, procstat, route, rtnetlink, swaps,
 };
-use qemu_ga::sys::netdevice::take_in;
+use qemu_ga::sys::netdevice::append_messages;
 use qemu_ga::sys::process::parse_stat;
 
 /// What was understood of an answer that is cut off is what the whole one begins with; no message is made up.
 pub fn netlink(data: &[u8]) {
     let (mut messages, mut whole) = (Vec::new(), true);
-    take_in(data, &mut messages, &mut whole).ok();
+    append_messages(data, &mut messages, &mut whole).ok();
     assert!(messages.len() <= data.len());
     let cut = &data[..data.len() / 2];
     let counters = rtnetlink::parse_counters(data);
@@ -102,9 +102,9 @@ pub fn plan(data: &[u8]) {
         }
     }
     let exclude = Pattern::parse(&String::from_utf8_lossy(part()));
-    let policy = Policy {
+    let policy = FreezePolicy {
         exclude: exclude.into_iter().collect(),
-        ..Policy::default()
+        ..FreezePolicy::default()
     };
     let place = |target: &plan::Target| {
         let mut all = survey.filesystems.iter();

@@ -1,7 +1,7 @@
 //! Patterns and settings that an operator writes, and what hooks get in variables.
 
 use qemu_ga::freeze::policy::{Glob, Pattern, seconds};
-use qemu_ga::hooks::settings::Policy;
+use qemu_ga::hooks::settings::HookSettings;
 use qemu_ga::hooks::{from_words, words as joined};
 
 /// A glob, a line end, and what it is to match. A text matches itself and nothing else; what matches does so with a star
@@ -39,7 +39,7 @@ pub fn words(data: &[u8]) {
     assert!(!variable.contains(['\n', '\t']));
     assert_eq!(from_words(&variable), parts);
     from_words(&text);
-    let mut policy = Policy::default();
+    let mut policy = HookSettings::default();
     for line in text.lines() {
         let (key, value) = line.split_once('=').unwrap_or((line, ""));
         let before = policy.settings();
@@ -52,7 +52,7 @@ pub fn words(data: &[u8]) {
         }
     }
     let settings = policy.settings();
-    let mut again = Policy::default();
+    let mut again = HookSettings::default();
     for (key, value) in &settings {
         again.set(key, value).expect("its own words");
     }

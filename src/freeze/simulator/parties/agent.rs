@@ -164,7 +164,7 @@ impl World {
         }
         self.turn();
         if let Some(link) = &mut self.agent.link {
-            link.has_token = link.token.as_ref().is_some_and(|token| token.take());
+            link.has_token = link.token.as_ref().is_some_and(|token| token.try_take());
             if link.has_token {
                 return Claim::Ours(None);
             }

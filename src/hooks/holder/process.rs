@@ -1,0 +1,302 @@
+//! `qemu-ga hook keep`: the process that keeps one holding hook.
+
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
+use nix::unistd::pipe2;
+
+use super::{HOLDER_SEND_TIMEOUT, HolderRequest, HolderResponse};
+use crate::child::{Child, ChildError, ChildEvent, Running};
+use crate::hooks::exec::{note_survivors, user, with_user};
+use crate::hooks::{HookStatus, ThawReason};
+use crate::ipc::Connection;
+use crate::sys::guardian::{bind_guardian_socket, line_from_agent};
+use crate::sys::poll::is_readable;
+use crate::sys::{process, strerror};
+
+/// The descriptor on which a hook says that it is ready: a number that a shell can write.
+const READY_FD: i32 = 3;
+/// Most output that is kept in memory.
+const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
+/// How long the story of a hook that has ended is kept for whoever thaws.
+const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
+
+/// Runs `qemu-ga hook keep`; the master is at stdin.
+pub fn cli() -> u8 {
+    process::set_process_name(c"qga-hook-keeper");
+    crate::sys::guardian::outlive_memory_pressure().ok();
+    u8::from(run_holder().is_err())
+}
+
+fn run_holder() -> io::Result<()> {
+    let (ready, tell_ready) = ready_pipe()?;
+    let mut master = Connection::from(line_from_agent()?);
+    let order: HolderRequest = master.recv(Some(HOLDER_SEND_TIMEOUT))?;
+    let say = |master: &Connection, word: &HolderResponse| master.send(word, HOLDER_SEND_TIMEOUT);
+    let mut ignore = |_: &[u8]| ();
+    let mut hook = match Hook::start(&order, ready, tell_ready, &mut ignore) {
+        Ok(hook) => hook,
+        Err(status) => return say(&master, &HolderResponse::of(status)),
+    };
+    match hook.until_ready(&master) {
+        Start::Ready => (),
+        Start::Over(status) => return say(&master, &hook.response_for(status)),
+        Start::Alone => {
+            hook.release(None);
+            return Ok(());
+        }
+    }
+    let (listener, _) = match bind_guardian_socket(&order.door) {
+        Ok(listening) => listening,
+        Err(error) => {
+            hook.release(None);
+            let why = format!("{}: {}", order.door.display(), strerror(&error));
+            return say(&master, &hook.response_for(HookStatus::cannot_run(why)));
+        }
+    };
+    let told = HolderResponse {
+        output: hook.take_output(),
+        ..HolderResponse::default()
+    };
+    let heard = say(&master, &told);
+    drop(master);
+    if heard.is_err() {
+        // The master was killed: it holds for nobody.
+        let status = hook.release(None);
+        return respond_to_all(None, &listener, &hook.response_for(status), &order);
+    }
+    hold(&mut hook, &listener)
+}
+
+impl HolderResponse {
+    fn of(status: HookStatus) -> HolderResponse {
+        HolderResponse {
+            status: Some(status),
+            ..HolderResponse::default()
+        }
+    }
+}
+
+/// The reading end, and the writing end under the number that the hook knows.
+fn ready_pipe() -> io::Result<(File, OwnedFd)> {
+    let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+    let away = above(read.as_fd(), READY_FD + 1)?.into();
+    // It may have had the number that the other end must get.
+    drop(read);
+    let write = if write.as_raw_fd() == READY_FD {
+        write
+    } else {
+        // Ours alone, and nothing else can have it yet: this process has opened nothing before.
+        above(write.as_fd(), READY_FD)?
+    };
+    Ok((away, write))
+}
+
+fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
+    let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
+    crate::sys::guardian::inherited_file(number).map(OwnedFd::from)
+}
+
+/// From ready to released.
+fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
+    let since = Instant::now();
+    let due = deadline_after(since, hook.order.hold);
+    let mut lost = None;
+    loop {
+        let due = match &lost {
+            None => due,
+            Some(_) => since.checked_add(OUTCOME_RETENTION),
+        };
+        let event = hook.child.wait(&[listener.as_fd()], due);
+        match event.map_err(io::Error::other)? {
+            ChildEvent::Ended => lost = Some((hook.reap(), since.elapsed().as_secs_f64())),
+            ChildEvent::Readable(_) => {
+                let Some((visitor, reason)) = next_release_request(listener) else {
+                    continue;
+                };
+                let (status, held) = match lost {
+                    Some((status, held)) => (status, Some(held)),
+                    None => (hook.release(Some(reason)), None),
+                };
+                let mut told = hook.response_for(status);
+                told.lost = held;
+                return respond_to_all(Some(visitor), listener, &told, hook.order);
+            }
+            // Its door stays: nobody has released it.
+            ChildEvent::Due if lost.is_some() => return Ok(()),
+            ChildEvent::Due => {
+                let held = since.elapsed().as_secs_f64();
+                // Whatever it makes of that.
+                hook.release(Some(ThawReason::TimedOut));
+                lost = Some((HookStatus::TimedOut, held));
+            }
+        }
+    }
+}
+
+/// Whoever comes next, and what he wants; None: he may not want anything here, or says nothing.
+fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
+    let mut visitor = Connection::from(listener.accept().ok()?.0);
+    visitor.trusted_peer().ok()?;
+    let reason = visitor.recv(Some(HOLDER_SEND_TIMEOUT)).ok()?;
+    Some((visitor, reason))
+}
+
+/// The one who released the hook and whoever came meanwhile hear the same.
+fn respond_to_all(
+    first: Option<Connection>,
+    listener: &UnixListener,
+    told: &HolderResponse,
+    order: &HolderRequest,
+) -> io::Result<()> {
+    // From now on nobody comes.
+    fs::remove_file(&order.door)?;
+    let sent = first.map_or(Ok(()), |first| first.send(told, HOLDER_SEND_TIMEOUT));
+    while is_readable(listener.as_fd(), Duration::ZERO) {
+        if let Some((visitor, _)) = next_release_request(listener) {
+            visitor.send(told, HOLDER_SEND_TIMEOUT).ok();
+        }
+    }
+    sent
+}
+
+enum Start {
+    Ready,
+    /// It has ended, or was ended.
+    Over(HookStatus),
+    /// Nobody listens to us any more.
+    Alone,
+}
+
+struct Hook<'a> {
+    order: &'a HolderRequest,
+    child: Running<'a>,
+    /// What it waits at.
+    input: Option<File>,
+    ready: Option<File>,
+    /// What could not be ended.
+    survivors: Option<String>,
+}
+
+impl<'a> Hook<'a> {
+    fn start(
+        order: &'a HolderRequest,
+        ready: File,
+        tell_ready: OwnedFd,
+        seen: &'a mut dyn FnMut(&[u8]),
+    ) -> Result<Hook<'a>, HookStatus> {
+        let user = user(order.user.as_deref()).map_err(HookStatus::cannot_run)?;
+        let pipe = pipe2(OFlag::O_CLOEXEC);
+        let (stdin, input) =
+            pipe.map_err(|error| HookStatus::cannot_run(strerror(&error.into())))?;
+        let limit = order.output_limit.min(MAX_OUTPUT_BYTES);
+        let child = Child::new(&order.program)
+            .args(&order.args)
+            .stdin_from(stdin)
+            .keep_fd(tell_ready)
+            .cap(usize::try_from(limit).unwrap_or(0))
+            .grace(Duration::try_from_secs_f64(order.kill_after).unwrap_or_default())
+            .tracked();
+        let started = with_user(child, user).start(seen);
+        let child = started.map_err(|error| match error {
+            ChildError::Exec(error) => HookStatus::not_started(&error),
+            error => HookStatus::cannot_run(error.to_string()),
+        })?;
+        Ok(Hook {
+            order,
+            child,
+            input: Some(input.into()),
+            ready: Some(ready),
+            survivors: None,
+        })
+    }
+
+    fn until_ready(&mut self, master: &Connection) -> Start {
+        let due = deadline_after(Instant::now(), self.order.timeout);
+        let mut heard = Vec::new();
+        loop {
+            let mut others = vec![master.as_fd()];
+            others.extend(self.ready.as_ref().map(AsFd::as_fd));
+            let event = self.child.wait(&others, due);
+            // What it said before it ended counts.
+            if let Some(ready) = &mut self.ready {
+                let mut buffer = [0; 64];
+                let is_told = is_readable(ready.as_fd(), Duration::ZERO);
+                match is_told.then(|| ready.read(&mut buffer)) {
+                    Some(Ok(0) | Err(_)) => self.ready = None,
+                    Some(Ok(length)) => heard.extend_from_slice(&buffer[..length]),
+                    None => (),
+                }
+            }
+            match event {
+                // It says nothing more, so it has gone.
+                Ok(ChildEvent::Readable(0)) => return Start::Alone,
+                _ if heard.contains(&b'\n') => return Start::Ready,
+                Ok(ChildEvent::Readable(_)) => (),
+                Ok(ChildEvent::Ended) => return Start::Over(self.reap()),
+                Ok(ChildEvent::Due) | Err(_) => return Start::Over(self.end()),
+            }
+        }
+    }
+
+    /// How it ended, with the rest of its output.
+    fn response_for(&mut self, status: HookStatus) -> HolderResponse {
+        HolderResponse {
+            status: Some(status),
+            lost: None,
+            output: self.take_output(),
+        }
+    }
+
+    fn take_output(&mut self) -> String {
+        let (output, dropped) = self.child.take_output().unwrap_or_default();
+        let mut text = String::from_utf8_lossy(&output).into_owned();
+        if dropped > 0 {
+            text.push_str(&format!(
+                "\n[{dropped} more bytes of output are left out]\n"
+            ));
+        }
+        text.extend(self.survivors.take());
+        text
+    }
+
+    /// Tells it to let the application go on, and sees to it that it ends.
+    fn release(&mut self, reason: Option<ThawReason>) -> HookStatus {
+        if let (Some(mut input), Some(reason)) = (self.input.take(), reason) {
+            // One that has ended, or does not read, gets it by the end of its input.
+            input.write_all(reason.as_str().as_bytes()).ok();
+            input.write_all(b"\n").ok();
+        }
+        match self
+            .child
+            .wait(&[], deadline_after(Instant::now(), self.order.timeout))
+        {
+            Ok(ChildEvent::Ended) => self.reap(),
+            _ => self.end(),
+        }
+    }
+
+    fn end(&mut self) -> HookStatus {
+        self.survivors = note_survivors(&self.child.end());
+        self.reap();
+        HookStatus::TimedOut
+    }
+
+    fn reap(&mut self) -> HookStatus {
+        match self.child.reap() {
+            Ok(Some(status)) => status.into(),
+            Ok(None) => HookStatus::TimedOut,
+            Err(error) => HookStatus::cannot_run(error.to_string()),
+        }
+    }
+}
+
+/// So many seconds after a moment; None: never.
+fn deadline_after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
+    let time = Duration::try_from_secs_f64(seconds?).ok()?;
+    moment.checked_add(time)
+}

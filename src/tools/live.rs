@@ -1,0 +1,211 @@
+//! The run at work: what its guardian, its hook master and the kernel say of it in this moment. Nothing is written and
+//! nobody is disturbed. Without a guardian that can be asked, as where the state directory cannot be written, the
+//! hook master is found all the same.
+
+use super::context::{self, is_trusted};
+use super::output::{escape_control, span, wrap};
+use crate::freeze::guardian::{Activity, FreezeStatus};
+use crate::freeze::report::Report;
+use crate::hooks::at_work::{self, Start};
+use crate::hooks::{HookRecord, Phase, RECORDS_ENV, RECORDS_HEAD, RUN_ENV, STATE_ENV};
+use crate::probe::{System, writers};
+use serde::Serialize;
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+/// How long all processes may be looked through; that takes milliseconds.
+const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Most of a master's records that is read, in bytes.
+const MAX_RECORDS: u64 = 16 << 20;
+
+/// What a run is at, in the members of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct RunAtWork {
+    /// As the stages of a report.
+    pub stage: &'static str,
+    /// How long it has been at that, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
+    /// The hooks that run.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub hooks: Vec<Start>,
+    /// The filesystems that are being flushed or frozen.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub filesystems: Vec<String>,
+    /// Seconds that one step may take at a filesystem.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub step_limit: Option<f64>,
+    /// The hooks that have ended, and the run's id.
+    #[serde(skip)]
+    pub ended: (Vec<HookRecord>, Option<String>),
+}
+
+/// A hook master of ours that was started for an agent.
+struct RunningMaster {
+    phase: Phase,
+    run: Option<String>,
+    ended: Vec<HookRecord>,
+    starts: Vec<Start>,
+}
+
+impl RunAtWork {
+    /// What the run with this state directory is at; `None`: there is none, as far as can be seen, or everything is frozen
+    /// and waits for the thaw.
+    pub fn find(
+        statedir: &Path,
+        standing: Option<&FreezeStatus>,
+        step: Option<Duration>,
+    ) -> Option<Self> {
+        let master = master(statedir);
+        let activity = standing.and_then(|standing| standing.activity);
+        let (stage, is_since) = match (activity, master.as_ref().map(|master| master.phase)) {
+            // The guardian may have had to begin with the thaw by itself.
+            (_, Some(Phase::Thaw)) => ("thaw-hooks", activity == Some(Activity::ThawHooks)),
+            (_, Some(Phase::Freeze)) => ("freeze-hooks", activity == Some(Activity::FreezeHooks)),
+            (Some(Activity::Flush), None) => ("flush", true),
+            (Some(Activity::FreezeHooks), None) => ("freeze-hooks", true),
+            (Some(Activity::FlushAgain), None) => ("flush-again", false),
+            (Some(Activity::Freeze), None) => ("freeze", true),
+            (Some(Activity::Thaw), None) => ("thaw", true),
+            (Some(Activity::ThawHooks), None) => ("thaw-hooks", true),
+            (Some(Activity::Held) | None, None) => return None,
+        };
+        let at_filesystems = matches!(stage, "flush" | "flush-again" | "freeze");
+        let master = master.unwrap_or(RunningMaster {
+            phase: Phase::Freeze,
+            run: None,
+            ended: Vec::new(),
+            starts: Vec::new(),
+        });
+        Some(Self {
+            stage,
+            seconds: standing.filter(|_| is_since).map(|s| s.activity_seconds),
+            hooks: master.starts,
+            filesystems: match at_filesystems {
+                true => filesystems(statedir, stage),
+                false => Vec::new(),
+            },
+            step_limit: step
+                .filter(|_| at_filesystems)
+                .map(|step| step.as_secs_f64()),
+            ended: (master.ended, master.run),
+        })
+    }
+
+    /// In lines behind this heading.
+    pub fn render(&self, heading: &str) -> String {
+        let mut line = match self.stage {
+            "flush" | "flush-again" => "flushing filesystems",
+            "freeze-hooks" => "freeze hooks",
+            "freeze" => "freezing filesystems",
+            "thaw" => "thawing filesystems",
+            _ => "thaw hooks",
+        }
+        .to_owned();
+        if let Some(seconds) = self.seconds {
+            line += &format!(", for {}", span(seconds));
+        }
+        let mut text = wrap(heading, &line);
+        let indent = " ".repeat(heading.len());
+        for start in &self.hooks {
+            let limit = start
+                .limit
+                .map(|limit| format!("ended after {}", span(limit)));
+            let limit = limit.unwrap_or("without limit".into());
+            let name = start.path.rsplit('/').next().unwrap_or(&start.path);
+            let source = match &start.source[..] {
+                "" => String::new(),
+                source => format!(" ({source})"),
+            };
+            let line = format!("{name}{source}: for {}, {limit}", span(start.seconds));
+            text += &wrap(&indent, &escape_control(&line));
+        }
+        if !self.filesystems.is_empty() {
+            let mut line = self.filesystems.join(", ");
+            line += " has not answered yet";
+            if let Some(limit) = self.step_limit {
+                line += &format!(", given up after {}", span(limit));
+            }
+            text += &wrap(&indent, &escape_control(&line));
+        }
+        text
+    }
+
+    /// The run so far, as a report that is not whole.
+    pub fn report(&self) -> Report {
+        let (hooks, id) = &self.ended;
+        Report {
+            id: id.clone().unwrap_or_default(),
+            hooks: hooks.clone(),
+            ..Report::default()
+        }
+    }
+}
+
+/// The mountpoints at which a step has not ended.
+fn filesystems(statedir: &Path, stage: &str) -> Vec<String> {
+    let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
+    let mounts = system.mounts().unwrap_or_default();
+    let found = match stage {
+        "freeze" => writers::freezing(&system, &mounts, until),
+        _ => writers::flushing(&system, &mounts, until, &context::pids(statedir)),
+    };
+    let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
+    found.into_iter().map(name).collect()
+}
+
+/// The hook master of ours at work for the agent with this state directory.
+fn master(statedir: &Path) -> Option<RunningMaster> {
+    let real = statedir.canonicalize().ok()?;
+    let entries = fs::read_dir("/proc").ok()?.flatten();
+    let dirs = entries.map(|entry| entry.path());
+    let mut all = dirs.filter(|dir| dir.file_name().is_some_and(is_number) && is_trusted(dir));
+    all.find_map(|dir| of_process(&dir, &real))
+}
+
+fn is_number(name: &OsStr) -> bool {
+    name.as_bytes().iter().all(u8::is_ascii_digit)
+}
+
+/// What the process with this directory in /proc is, if it is such a master.
+fn of_process(dir: &Path, statedir: &Path) -> Option<RunningMaster> {
+    let environment = fs::read(dir.join("environ")).ok()?;
+    let variable = |name: &str| {
+        let mut entries = environment.split(|&byte| byte == 0);
+        entries.find_map(|entry| entry.strip_prefix(name.as_bytes())?.strip_prefix(b"="))
+    };
+    let state = PathBuf::from(OsStr::from_bytes(variable(STATE_ENV)?));
+    if state.canonicalize().ok()? != statedir {
+        return None;
+    }
+    let number: u32 = std::str::from_utf8(variable(RECORDS_ENV)?)
+        .ok()?
+        .parse()
+        .ok()?;
+    let records = dir.join("fd").join(number.to_string());
+    // Only a memory file is the agent's; a pipe could block us.
+    let file = fs::read_link(&records).ok()?;
+    if !file.as_os_str().as_bytes().starts_with(b"/memfd:") {
+        return None;
+    }
+    let mut text = Vec::new();
+    let file = fs::File::open(&records).ok()?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_RECORDS), &mut text).ok()?;
+    let words = fs::read(dir.join("cmdline")).ok()?;
+    let is_thaw = words.split(|&byte| byte == 0).any(|word| word == b"thaw");
+    // What a foreign master's hooks leave running has the same variables and the same file.
+    if !text.starts_with(RECORDS_HEAD.as_bytes()) {
+        return None;
+    }
+    let (ended, starts) = at_work::parse(&text);
+    Some(RunningMaster {
+        phase: if is_thaw { Phase::Thaw } else { Phase::Freeze },
+        run: variable(RUN_ENV).map(|run| String::from_utf8_lossy(run).into_owned()),
+        ended,
+        starts,
+    })
+}

@@ -1,0 +1,154 @@
+//! `qemu-ga report --require`: one line and an exit status for monitors.
+
+use super::runs::none_kept;
+use crate::freeze::history;
+use crate::freeze::report::{Level, Report};
+use crate::state::StateDir;
+use crate::tools::output::{self, Style, moment, span};
+use serde::Serialize;
+use std::ffi::OsStr;
+use std::path::Path;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Exit statuses beside 0, and 1 and 2 as everywhere.
+const NOT_REACHED: u8 = 3;
+const NONE_KEPT: u8 = 4;
+const TOO_OLD: u8 = 5;
+
+/// In rising order.
+const LEVELS: [Level; 4] = [
+    Level::None,
+    Level::Crash,
+    Level::Filesystem,
+    Level::Application,
+];
+
+/// What the last run was worth, in the members of `--json`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Requirement {
+    #[serde(skip)]
+    status: u8,
+    /// The requirement is met.
+    met: bool,
+    required: &'static str,
+    /// In a sentence.
+    text: String,
+    /// The run's id and level, and how long ago it was asked for, in seconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    run: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    level: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    age: Option<f64>,
+}
+
+/// The level of this name.
+///
+/// # Errors
+/// It is none that could be required.
+pub fn level(name: &OsStr) -> Result<Level, String> {
+    let mut levels = LEVELS.into_iter().skip(1);
+    levels.find(|level| name == level.name()).ok_or_else(|| {
+        let shown = name.to_string_lossy();
+        format!("--require: expected crash, filesystem or application, got '{shown}'")
+    })
+}
+
+/// Judges the last run that has ended.
+///
+/// # Errors
+/// The runs cannot be read.
+pub fn check_requirement(
+    statedir: &Path,
+    required: Level,
+    max_age: Option<f64>,
+) -> Result<Requirement, String> {
+    let state = StateDir::new(statedir);
+    let (reports, wrong) = history::read(&state);
+    if let Some(why) = wrong {
+        return Err(why);
+    }
+    let now = SystemTime::now().duration_since(UNIX_EPOCH);
+    let now = now.unwrap_or_default().as_secs_f64();
+    Ok(match reports.first() {
+        Some(report) => check_run(report, required, max_age, now),
+        None => Requirement {
+            status: NONE_KEPT,
+            met: false,
+            required: required.name(),
+            text: none_kept(&state),
+            run: None,
+            level: None,
+            age: None,
+        },
+    })
+}
+
+fn check_run(report: &Report, required: Level, max_age: Option<f64>, now: f64) -> Requirement {
+    let rank = |of: Level| LEVELS.iter().position(|level| *level == of);
+    // The clock may have been set back.
+    let age = (now - report.started).max(0.0);
+    let (status, why) = match max_age {
+        _ if rank(report.level) < rank(required) => {
+            (NOT_REACHED, format!("{} is required", required.name()))
+        }
+        Some(most) if age > most => (TOO_OLD, format!("the limit is {}", span(most))),
+        _ => (0, String::new()),
+    };
+    let (level, when) = (report.level.name(), moment(report.started));
+    let mut text = format!("{level}: the last freeze, at {when}, {} ago", span(age));
+    if !why.is_empty() {
+        text += "; ";
+        text += &why;
+    }
+    Requirement {
+        status,
+        met: status == 0,
+        required: required.name(),
+        text,
+        run: Some(report.id.clone()),
+        level: Some(level),
+        age: Some(age),
+    }
+}
+
+impl Requirement {
+    /// Shows it; returns the exit status.
+    pub fn show(&self, as_json: bool, style: Style) -> u8 {
+        let told = if as_json {
+            output::print_json(self)
+        } else {
+            let mark = match self.met {
+                true => style.good("ok"),
+                false => style.bad("FAILED"),
+            };
+            output::print(&output::wrap(&(mark + "  "), &self.text))
+        };
+        told.max(self.status)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_answer_has_a_status_of_its_own() {
+        let report = Report {
+            started: 1000.0,
+            level: Level::Filesystem,
+            ..Report::default()
+        };
+        let status = |required, max_age, now| check_run(&report, required, max_age, now).status;
+        assert_eq!(status(Level::Crash, None, 1e9), 0);
+        assert_eq!(status(Level::Filesystem, Some(60.0), 1060.0), 0);
+        assert_eq!(status(Level::Filesystem, Some(60.0), 1061.0), TOO_OLD);
+        assert_eq!(status(Level::Filesystem, Some(0.0), 900.0), 0);
+        assert_eq!(status(Level::Application, Some(0.0), 1061.0), NOT_REACHED);
+        assert_eq!(level("application".as_ref()), Ok(Level::Application));
+        for wrong in ["", "none", "Crash"] {
+            assert!(level(wrong.as_ref()).is_err(), "{wrong}");
+        }
+    }
+}

@@ -1,0 +1,158 @@
+//! The steps of the selftest, in order; the first that fails ends it.
+
+use super::client::Client;
+use super::rig::{Agent, Filesystems, HOOK_LOG, MOUNTPOINTS};
+use super::sandbox;
+use super::transcript::Transcript;
+use super::writer::Writer;
+use crate::freeze::report::FilesystemOutcome;
+use crate::hooks::{HookStatus, Phase};
+use anyhow::{Context, ensure};
+use serde_json::json;
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+/// How long the filesystems stay frozen, to see that a write blocks.
+const HOLD_TIME: Duration = Duration::from_secs(1);
+/// How soon the writer must be seen to write.
+const WRITER_RESUME_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Runs every step.
+///
+/// # Errors
+/// The first step that fails, and why.
+pub fn run(story: &mut Transcript) -> anyhow::Result<()> {
+    story.step(
+        "private mount namespace, nothing real in it",
+        sandbox::enter,
+    )?;
+    let _filesystems = story.step("two ext4 filesystems made, loop-mounted", Filesystems::make)?;
+    let agent = story.step("agent started on a unix socket", Agent::start)?;
+    let mut client = story.step("guest-ping answered", || {
+        let mut client = Client::connect(Agent::socket())?;
+        client.call("guest-ping")?;
+        Ok(client)
+    })?;
+    let writer = story.step("a writer at work", || {
+        let file = Path::new(MOUNTPOINTS[1]).join("writer");
+        let writer = Writer::start(&file)?;
+        ensure!(writer.resumes(WRITER_RESUME_TIMEOUT), "it writes nothing");
+        Ok(writer)
+    })?;
+    let result = freeze_and_thaw(story, &mut client, &writer);
+    if result.is_err() {
+        // Whatever is still frozen must not hold the writer, which is to be waited for.
+        client.call("guest-fsfreeze-thaw").ok();
+    }
+    story.agent_log = fs::read_to_string(Agent::log()).unwrap_or_default();
+    result?;
+    story.writer_stood_still = Some(writer.stop()?.as_secs_f64());
+    story.step("agent ended by SIGTERM", || agent.stop())?;
+    story.step("hooks ran before the freeze and after the thaw", || {
+        check_hooks(HOOK_LOG)
+    })?;
+    story.hook_log = fs::read_to_string(HOOK_LOG)?
+        .lines()
+        .map(str::to_owned)
+        .collect();
+    story.report = Some(Agent::report()?);
+    Ok(())
+}
+
+fn freeze_and_thaw(
+    story: &mut Transcript,
+    client: &mut Client,
+    writer: &Writer,
+) -> anyhow::Result<()> {
+    let all = json!(MOUNTPOINTS.len());
+    story.step("guest-fsfreeze-freeze answered 2", || {
+        let count = client.call("guest-fsfreeze-freeze")?;
+        ensure!(count == all, "it answered {count}");
+        Ok(())
+    })?;
+    story.step("a write blocks", || {
+        // The write under way when the freeze took hold may still have come back.
+        std::thread::sleep(Duration::from_millis(20));
+        let before = writer.writes();
+        std::thread::sleep(HOLD_TIME);
+        let more = writer.writes() - before;
+        ensure!(more == 0, "{more} writes came through");
+        Ok(())
+    })?;
+    story.step("status is frozen, other commands are refused", || {
+        let status = client.call("guest-fsfreeze-status")?;
+        ensure!(status == "frozen", "status is {status}");
+        let text = client.refused("guest-get-time")?;
+        ensure!(
+            text.contains("has been disabled"),
+            "the refusal says: {text}"
+        );
+        Ok(())
+    })?;
+    story.step("guest-fsfreeze-thaw answered 2", || {
+        let count = client.call("guest-fsfreeze-thaw")?;
+        ensure!(count == all, "it answered {count}");
+        Ok(())
+    })?;
+    story.step("the writer goes on", || {
+        ensure!(writer.resumes(WRITER_RESUME_TIMEOUT), "it writes nothing");
+        Ok(())
+    })
+}
+
+/// Both hooks, twice each, in the documented order, each with status 0, and while everything was
+/// writable.
+fn check_hooks(log: &str) -> anyhow::Result<()> {
+    let text = fs::read_to_string(log).with_context(|| format!("there is no hook log {log}"))?;
+    let ends = text
+        .lines()
+        .filter(|line| line.ends_with(" finished with status=0"))
+        .count();
+    ensure!(
+        ends == 4,
+        "the hook log has {ends} hooks with status 0 instead of 4:\n{text}"
+    );
+    let wrote = fs::read_to_string("/srv/data/hook-wrote").context("no hook could write")?;
+    ensure!(
+        wrote == "freeze hook\nthaw hook\n",
+        "the hook wrote {wrote:?}"
+    );
+    let report = Agent::report()?;
+    let order: Vec<(Phase, &str)> = report
+        .hooks
+        .iter()
+        .map(|hook| {
+            let name = hook.path.rsplit('/').next().unwrap_or_default();
+            (hook.phase, &name[..2.min(name.len())])
+        })
+        .collect();
+    let expected = [
+        (Phase::Freeze, "10"),
+        (Phase::Freeze, "20"),
+        (Phase::Thaw, "20"),
+        (Phase::Thaw, "10"),
+    ];
+    ensure!(
+        order == expected,
+        "the hooks ran in another order; the hook log has:\n{text}"
+    );
+    ensure!(
+        report
+            .hooks
+            .iter()
+            .all(|hook| hook.status == HookStatus::Exited(0)),
+        "a hook failed; the hook log has:\n{text}"
+    );
+    let frozen: Vec<&str> = report
+        .filesystems
+        .iter()
+        .filter(|f| f.outcome == FilesystemOutcome::Thawed)
+        .map(|f| f.mountpoint.as_str())
+        .collect();
+    ensure!(
+        frozen == [MOUNTPOINTS[1], MOUNTPOINTS[0]],
+        "frozen in the order {frozen:?}"
+    );
+    Ok(())
+}

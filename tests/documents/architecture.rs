@@ -160,7 +160,7 @@ fn every_message_of_the_guardian_is_in_the_page() {
     told.sort_unstable();
     let source = read("src/freeze/guardian/mod.rs");
     let mut known = Vec::new();
-    for name in ["pub enum Order {", "pub enum Word {"] {
+    for name in ["pub enum Request {", "pub enum Response {"] {
         let body = source.split(name).nth(1).expect("an enum");
         let body = body.split("\n}").next().expect("its end");
         let lines = body.lines().filter_map(|line| line.strip_prefix("    "));
@@ -215,7 +215,7 @@ fn the_drawing_has_every_process() {
     let words = drawn.split(|c| !is_part(c));
     let drawn: BTreeSet<&str> = words.filter(|word| word.starts_with("qga-")).collect();
     let source = below(&root().join("src"));
-    let named = ["call_self(c\"", "const NAME: &CStr = c\""];
+    let named = ["set_process_name(c\"", "const NAME: &CStr = c\""];
     let known: BTreeSet<&str> = named
         .iter()
         .flat_map(|call| source.split(call).skip(1))

@@ -499,7 +499,7 @@ impl Ops for LinuxOps {
         self.state.mark_frozen(&marker).map_err(|e| e.text)
     }
 
-    fn mark_thawed(&mut self) -> Result<(), String> {
+    fn mark_thawed(&mut self) -> Result<bool, String> {
         step("mark_thawed");
         self.state.mark_thawed().map_err(|e| e.text)
     }

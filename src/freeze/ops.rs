@@ -257,11 +257,11 @@ pub trait Ops {
     /// One line that says what could not be written.
     fn mark_frozen(&mut self, marker: Marker) -> Result<(), String>;
 
-    /// Takes the marker away.
+    /// Removes the marker and returns whether it was there.
     ///
     /// # Errors
     /// One line that says what could not be removed.
-    fn mark_thawed(&mut self) -> Result<(), String>;
+    fn mark_thawed(&mut self) -> Result<bool, String>;
 
     /// From here to [`Ops::leave_frozen_section`], or to the thaw hooks, nothing is logged or written, the agent's memory stays resident,
     /// and so many filesystems can be frozen or thawed at once without any more of it.

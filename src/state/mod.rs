@@ -201,21 +201,23 @@ impl StateDir {
             .ok()
     }
 
-    /// Removes the marker; one that is gone already is fine.
+    /// Removes the marker and returns whether it was there. unlink(2) succeeds for one caller only, so of several
+    /// processes that end the same freeze one gets `true`.
     ///
     /// # Errors
     /// It stays, so the next start would believe that filesystems are frozen.
-    pub fn mark_thawed(&self) -> Result<(), StateError> {
+    pub fn mark_thawed(&self) -> Result<bool, StateError> {
         let marker = self.marker();
         match fs::remove_file(&marker) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StateError {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(e) => Err(StateError {
                 text: format!(
                     "unable to delete {}: {}; delete it by hand, or the next start will believe that filesystems are frozen",
                     marker.display(),
                     reason(&e)
                 ),
             }),
-            _ => Ok(()),
         }
     }
 

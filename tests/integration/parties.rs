@@ -9,6 +9,7 @@ use crate::support::{
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::fs;
+use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -228,6 +229,15 @@ fn an_agent_that_thaws_without_the_guardian_ends_the_freeze() {
             for disk in &rig.disks {
                 disk.thaw().expect("thaw");
             }
+            // A foreign hook master has no journal: whoever removes the marker has called it.
+            let hook = rig.hook.trim_start_matches("-F");
+            assert!(
+                Command::new(hook)
+                    .arg("thaw")
+                    .status()
+                    .expect("the hook")
+                    .success()
+            );
             fs::remove_file(rig.place.marker()).expect("the marker");
             if !starts_at_once {
                 wait_for_exit(&[guardian]);
@@ -239,7 +249,8 @@ fn an_agent_that_thaws_without_the_guardian_ends_the_freeze() {
             });
             // The host has had its answer.
             assert_eq!(successor.call("guest-fsfreeze-thaw"), returned(0));
-            wait_until("the hook", || rig.calls() == "freeze\nthaw recovered\n");
+            wait_for_exit(&[guardian]);
+            assert_eq!(rig.calls(), "freeze\nthaw\n");
             assert_eq!(successor.call("guest-fsfreeze-freeze"), returned(2));
             assert_eq!(successor.call("guest-fsfreeze-thaw"), returned(2));
             fs::write(rig.place.path("calls"), "").expect("clear");
@@ -481,7 +492,8 @@ fn the_hold_limit_counts_from_the_first_fifreeze() {
         assert!(answer.contains("hold limit passed"), "{answer}");
         drop(writer);
         wait_until("the guardian to leave", || agent.guardians().is_empty());
-        assert_eq!(rig.frozen(), [false; 2]);
+        // FIFREEZE returns in a thread of the agent, which then thaws.
+        wait_until("the thread's thaw", || rig.frozen() == [false; 2]);
         assert_eq!(rig.calls(), "freeze\nthaw timed-out\n");
         assert_eq!(client.call("guest-fsfreeze-freeze"), returned(2));
         assert_eq!(client.call("guest-fsfreeze-thaw"), returned(2));

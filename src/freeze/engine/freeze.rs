@@ -378,7 +378,7 @@ impl<O: Ops> Engine<O> {
                     self.thaw_each(freeze.held, FilesystemOutcome::ThawedByOthers);
                 }
                 let unmarked = self.ops.mark_thawed();
-                self.add_error(unmarked);
+                self.add_error(unmarked.map(drop));
                 self.leave_to_guardian();
             }
         }

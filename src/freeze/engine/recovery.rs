@@ -115,7 +115,14 @@ impl<O: Ops> Engine<O> {
     /// Agent and guardian died, and nothing is frozen.
     fn clean_up_legacy(&mut self) {
         let unmarked = self.ops.mark_thawed();
-        self.add_error(unmarked);
+        if unmarked == Ok(false) {
+            // A guardian that could not be found yet has ended the freeze meanwhile, and calls the hook master.
+            self.report = Report::default();
+            self.ops.dismiss_guardian();
+            self.ops.leave_frozen_section();
+            return self.thaw_hooks_left_over();
+        }
+        self.add_error(unmarked.map(drop));
         self.store_expiry(0, "the agent and its guardian were killed");
         // What this meets is in the log and the report.
         self.call_hooks(Phase::Thaw, Some(ThawReason::Recovered))

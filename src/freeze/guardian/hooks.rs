@@ -118,12 +118,13 @@ impl Masters {
         master.end()
     }
 
-    /// The program that is still to be called with thaw. A master of ours that was killed has left in its journal what it
-    /// had not done; and what was in the journal may have been done by a successor of the agent.
-    pub fn thaw_program(&self, hooks: Hooks, state: &Path) -> Option<&Path> {
+    /// The program that still has to be called with thaw. The journal lists the hooks that our own hook master has not
+    /// thawed; a successor of the agent may have thawed them. A foreign hook master has no journal: an agent that removed
+    /// the marker has called it.
+    pub fn thaw_program(&self, hooks: Hooks, cause: Cause, state: &Path) -> Option<&Path> {
         let owes = match hooks {
             Hooks::Untouched => false,
-            Hooks::Frozen => !self.had_journal || is_open(state),
+            Hooks::Frozen => is_open(state) || !self.had_journal && cause != Cause::Unmarked,
             Hooks::Thawing => !owed(state).is_empty(),
         };
         self.program.as_deref().filter(|_| owes)

@@ -492,7 +492,7 @@ impl Guardian<'_> {
             count: filesystems.len() as u64,
         };
         let told = tell.then(|| self.state.mark_expired(&expiry));
-        for marked in told.into_iter().chain([self.state.mark_thawed()]) {
+        for marked in told.into_iter().chain([self.state.mark_thawed().map(drop)]) {
             failures.extend(marked.err().map(|error| error.text));
         }
         let word = Response::Thawed {
@@ -516,7 +516,7 @@ impl Guardian<'_> {
             failures.extend(describe_survivors(&self.masters.wait_for_thaw_masters()));
         }
         let state = self.state.path();
-        if let Some(program) = self.masters.thaw_program(hooks, state) {
+        if let Some(program) = self.masters.thaw_program(hooks, cause, state) {
             let left = self
                 .masters
                 .end_freeze_masters(self.progress.frozen_at.is_some());

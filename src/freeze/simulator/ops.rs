@@ -301,8 +301,8 @@ impl Ops for Simulator {
             .map_err(text)
     }
 
-    fn mark_thawed(&mut self) -> Result<(), String> {
-        self.step("unmark".into(), |world| world.marker = false)
+    fn mark_thawed(&mut self) -> Result<bool, String> {
+        self.step("unmark".into(), |world| std::mem::take(&mut world.marker))
             .map_err(text)
     }
 

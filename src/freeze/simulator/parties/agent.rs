@@ -524,9 +524,8 @@ impl Ops for Hands {
         Ok(())
     }
 
-    fn mark_thawed(&mut self) -> Result<(), String> {
-        self.turn().marker = None;
-        Ok(())
+    fn mark_thawed(&mut self) -> Result<bool, String> {
+        Ok(self.turn().marker.take().is_some())
     }
 
     fn enter_frozen_section(&mut self, _: usize) {}

@@ -46,3 +46,8 @@ pub mod sys;
 pub mod tools;
 pub mod transport;
 pub mod version;
+
+#[cfg(test)]
+#[allow(dead_code)] // the tests beside the code need no further programs
+#[path = "../tests/support/left_out.rs"]
+mod left_out;

@@ -1,6 +1,6 @@
 //! Options and configuration file (floor 5): what the operator asked for, as a [`Config`].
 //!
-//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`crate::keyfile`], [`file`]),
+//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`crate::keyfile`], [`mod@file`]),
 //! the help and the dump ([`show`]). The command line is scanned once for `-c`, the file is read,
 //! then the command line is applied on top: scalars are replaced, lists add up. Nothing is opened
 //! here but the file, and nothing is printed: the caller prints what an [`Action`] or a

@@ -2,7 +2,7 @@
 //! the thaw.
 //!
 //! Two sides. The agent calls one program, the hook master, with `freeze` or `thaw` ([`invoke`]).
-//! Our own master is `qemu-ga hook` ([`cli`], [`runner`]): it runs every hook of fsfreeze-hook.d,
+//! Our own master is `qemu-ga hook` ([`mod@cli`], [`runner`]): it runs every hook of fsfreeze-hook.d,
 //! writes the log that operators read ([`log`]), and tells the agent of each hook over a descriptor
 //! that a foreign master ignores. What runs as root must not be writable by others ([`trust`]).
 //!

@@ -6,6 +6,9 @@ mod adapters;
 mod clouds;
 mod guide;
 mod holding;
+#[allow(dead_code)] // needs_program
+#[path = "../support/left_out.rs"]
+mod left_out;
 mod master;
 mod policy;
 mod settings;

@@ -180,18 +180,21 @@ fn a_configuration_that_others_may_write_tells_the_tools_nothing() {
     if !is_ours() {
         return;
     }
-    let place = Place::new();
-    let conf = place.name("conf");
-    let text = format!("[general]\nstatedir={}\n", place.name("state"));
-    fs::write(&conf, text).expect("conf");
-    for (mode, counts) in [(0o644, true), (0o666, false)] {
-        fs::set_permissions(&conf, fs::Permissions::from_mode(mode)).expect("mode");
-        let agent = place.agent(&["-c", &conf]);
-        let output = tool(&["plan", "--json"]);
-        let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
-        let origin = plan["configuration"].as_str().expect("text");
-        let ours = format!("of the running agent, process {}", agent.pid());
-        assert_eq!(origin == ours, counts, "{mode:o}: {origin}");
-        assert!(agent.stop().success());
-    }
+    // The tool must not see the agents of tests beside this one.
+    in_namespace(|| {
+        let place = Place::new();
+        let conf = place.name("conf");
+        let text = format!("[general]\nstatedir={}\n", place.name("state"));
+        fs::write(&conf, text).expect("conf");
+        for (mode, counts) in [(0o644, true), (0o666, false)] {
+            fs::set_permissions(&conf, fs::Permissions::from_mode(mode)).expect("mode");
+            let agent = place.agent(&["-c", &conf]);
+            let output = tool(&["plan", "--json"]);
+            let plan: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+            let origin = plan["configuration"].as_str().expect("text");
+            let ours = format!("of the running agent, process {}", agent.pid());
+            assert_eq!(origin == ours, counts, "{mode:o}: {origin}");
+            assert!(agent.stop().success());
+        }
+    });
 }

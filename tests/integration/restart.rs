@@ -96,6 +96,8 @@ fn a_marker_that_is_removed_by_hand_counts_at_the_next_start() {
     let place = Place::new();
     fs::write(place.marker(), "").expect("marker");
     let agent = place.agent(&[]);
+    // With an answer the agent has read the marker.
+    assert_eq!(agent.call("guest-fsfreeze-status"), FROZEN);
     fs::remove_file(place.marker()).expect("rm");
     assert_eq!(agent.call("guest-fsfreeze-status"), FROZEN);
     agent.kill();

@@ -48,7 +48,7 @@ struct Held<H> {
     optional: bool,
     /// Index in the report's list.
     record: usize,
-    /// See [`Target`](crate::freeze::plan::Target).
+    /// See [`Target`].
     batch: usize,
     /// It cannot be frozen: its device is watched instead.
     watch: Option<DeviceNumber>,

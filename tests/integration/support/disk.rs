@@ -1,5 +1,6 @@
 //! Filesystems that may be frozen, and the namespace in which nothing else can be.
 
+use super::left_out::needs_root;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::major;
@@ -13,11 +14,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 /// Runs `body` on a thread in a mount namespace of its own, so that whatever its agent freezes was
-/// mounted by this very test.
+/// mounted by this very test. Without root the test is left out.
 ///
 /// # Panics
 /// The root is not the private tmpfs, or a filesystem with a device is in sight; and with `body`.
 pub fn in_namespace(body: impl FnOnce() + Send + 'static) {
+    if needs_root() {
+        return;
+    }
     let thread = std::thread::Builder::new().name("namespace".into());
     let started = thread.spawn(|| {
         refuse_real_filesystems();

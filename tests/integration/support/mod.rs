@@ -5,12 +5,16 @@ pub mod client;
 pub mod disk;
 pub mod fuse_disk;
 pub mod json;
+#[allow(dead_code)] // needs_program is for tests/documents
+#[path = "../../support/left_out.rs"]
+pub mod left_out;
 pub mod stuck_writer;
 
 pub use agent::{Agent, Place, binary, install, is_ours, is_running, wait_for_exit};
 pub use client::Client;
 pub use disk::{Disk, in_namespace};
 pub use json::{cmd, disabled, failed, freeze_list, returned};
+pub use left_out::needs_root;
 pub use stuck_writer::{FuseWriter, StuckWriter};
 
 use std::io::Write;

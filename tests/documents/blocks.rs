@@ -25,6 +25,10 @@ pub fn documents() -> Vec<(String, String)> {
             if name.starts_with('.') || ["target", "vendor"].contains(&name.as_str()) {
                 continue;
             }
+            // dpkg-buildpackage leaves the package's tree there.
+            if path.ends_with("debian/qemu-ga-rs") {
+                continue;
+            }
             if entry.file_type().expect("type").is_dir() {
                 open.push(path);
             } else if path.extension().is_some_and(|end| end == "md") {

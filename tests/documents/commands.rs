@@ -15,8 +15,8 @@ use crate::{Runner, blocks_of};
 /// Document, heading, and the script that runs the block below it as it stands there.
 const TIERS: [(&str, &str, &str); 5] = [
     ("README.md", "Try it", "tests/run"),
-    ("README.md", "Build packages", "tests/package/run"),
-    ("README.md", "Static binary", "tests/static/run"),
+    ("docs/images.md", "Build packages", "tests/package/run"),
+    ("docs/images.md", "Static binary", "tests/static/run"),
     ("CONTRIBUTING.md", "The house", "tests/run"),
     ("CONTRIBUTING.md", "Tests", "tests/run"),
 ];
@@ -269,7 +269,7 @@ fn every_block_of_commands_is_run() {
             }
             left_behind(&block);
         }
-        let told = read("README.md");
+        let told = read("docs/images.md");
         assert!(
             told.contains("themselves were not run, nor were the commands above that are theirs")
         );

@@ -247,7 +247,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
                 .spawn(move || shared.run_thread());
             if let Err(error) = started {
                 // A thaw must not fail for want of memory; the agent answers again after it.
-                tracing::warn!("no thread to be had, so requests wait: {error}");
+                tracing::warn!("cannot start a thread; requests wait: {error}");
                 self.run_here();
             }
         }

@@ -78,7 +78,7 @@ pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>,
     match Identity::find(name) {
         Ok(Some(found)) => Ok(Some(found)),
         Ok(None) => Err(format!(
-            "there is no user {name}; mend user= in its settings"
+            "unknown user '{name}'; check user= in the hook's settings"
         )),
         Err(error) => Err(format!(
             "user {name} cannot be looked up: {}",

@@ -213,7 +213,7 @@ impl HookMaster {
         }
         if !owed.is_empty() {
             self.desk.log().line(&format!(
-                "not told to thaw:{owed}; the next freeze or thaw tells it first: mend it, then qemu-ga hook \
+                "not told to thaw:{owed}; the next freeze or thaw tells it first: fix it, then qemu-ga hook \
                  thaw, or qemu-ga hook dismiss",
             ));
         }

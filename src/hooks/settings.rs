@@ -123,7 +123,7 @@ impl HookSettings {
             "parallel" => self.parallel = boolean(value)?,
             "output-limit" => self.output_limit = number(value, u64::from(u32::MAX))?,
             "hold-timeout" => self.hold_timeout = limit(value)?,
-            _ => return Err("is no setting of a hook".into()),
+            _ => return Err("is not a setting of a hook".into()),
         }
         Ok(())
     }
@@ -182,7 +182,9 @@ pub fn seconds(value: &str) -> Result<Duration, String> {
         Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => {
             Ok(Duration::from_secs_f64(seconds))
         }
-        _ => Err(format!("is no number of seconds from 0 to {MAX_SECONDS}")),
+        _ => Err(format!(
+            "is not a number of seconds from 0 to {MAX_SECONDS}"
+        )),
     }
 }
 
@@ -199,7 +201,7 @@ where
     N: std::str::FromStr + PartialOrd + std::fmt::Display,
 {
     let number = value.parse().ok().filter(|number| *number <= most);
-    number.ok_or_else(|| format!("is no whole number from 0 to {most}"))
+    number.ok_or_else(|| format!("is not a whole number from 0 to {most}"))
 }
 
 fn statuses(value: &str) -> Result<Vec<i32>, String> {
@@ -208,5 +210,5 @@ fn statuses(value: &str) -> Result<Vec<i32>, String> {
     numbers
         .map(|part| number(part, 255_u8).map(i32::from))
         .collect::<Result<_, _>>()
-        .map_err(|_| "is no list of exit statuses from 0 to 255, like 0;3".to_owned())
+        .map_err(|_| "is not a list of exit statuses from 0 to 255, like 0;3".to_owned())
 }

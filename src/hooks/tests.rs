@@ -395,7 +395,7 @@ fn refuses_what_others_may_change_before_anything_runs() {
     let remedy = |path: &Path, mode: &str| {
         format!(
             "refusing to run hooks: {0} is writable by everybody (mode {mode}); after checking its \
-             content, mend it with: chmod go-w {0}",
+             content, fix it with: chmod go-w {0}",
             path.display()
         )
     };

@@ -81,7 +81,7 @@ pub fn open(path: &Path) -> Result<File, Refusal> {
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
     let refused = |why: &str| {
         let path = quoted(path);
-        Refusal(format!("{REFUSING}{path} {why}; mend it, or move it away"))
+        Refusal(format!("{REFUSING}{path} {why}; fix it, or move it away"))
     };
     let unreadable =
         |error: io::Error| refused(&format!("cannot be read: {}", crate::sys::strerror(&error)));
@@ -234,7 +234,7 @@ impl Fault {
         };
         format!(
             "{REFUSING}{path} {what} (mode {mode:04o}); after checking its content, \
-             mend it with: {remedy} {path}"
+             fix it with: {remedy} {path}"
         )
     }
 }

@@ -125,7 +125,7 @@ impl Tool {
             let bytes = arg.as_bytes();
             if only_words || !bytes.starts_with(b"-") || bytes == b"-" {
                 if given.operands.len() == self.max_operands {
-                    return Err(format!("what is '{}'?", arg.to_string_lossy()));
+                    return Err(format!("unexpected argument '{}'", arg.to_string_lossy()));
                 }
                 given.operands.push(arg.clone());
                 continue;
@@ -208,7 +208,7 @@ mod tests {
             ("--now=1", "unknown option '--now=', or it takes no value"),
             ("-c", "-c needs a value"),
             ("--config=", "--config needs a value"),
-            ("a b", "what is 'b'?"),
+            ("a b", "unexpected argument 'b'"),
         ] {
             assert_eq!(parse(line), Err(mistake.to_owned()), "{line}");
         }

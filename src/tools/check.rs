@@ -103,7 +103,7 @@ fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
         Err(error) => vec![CheckResult::finding(
             "configuration",
             error,
-            "mend the file: the agent does not start with it",
+            "correct the file: the agent does not start with it",
         )],
     };
     Ok(report(&results, given.has("--json")))
@@ -126,11 +126,9 @@ pub(super) fn report(results: &[CheckResult], as_json: bool) -> u8 {
 fn all(setting: &ToolContext) -> Vec<CheckResult> {
     let config = &setting.config;
     let mut results = vec![CheckResult::fine("configuration", setting.origin.clone())];
-    results.extend(
-        config.warnings.iter().map(|warning| {
-            CheckResult::finding("configuration", warning, "mend that line or option")
-        }),
-    );
+    results.extend(config.warnings.iter().map(|warning| {
+        CheckResult::finding("configuration", warning, "correct that line or option")
+    }));
     if !nix::unistd::geteuid().is_root() {
         let text = "not run as root: what the agent may do and you may not is told as missing";
         results.push(CheckResult::note("rights", text));
@@ -215,8 +213,8 @@ fn render(results: &[CheckResult], style: Style) -> String {
         .filter(|r| r.kind == ResultKind::Finding)
         .count();
     text += &match found {
-        0 => style.good("nothing to mend\n"),
-        _ => style.bad(&format!("{} to mend\n", count(found, "finding"))),
+        0 => style.good("no problems found\n"),
+        _ => style.bad(&format!("{}\n", count(found, "finding"))),
     };
     text
 }
@@ -234,7 +232,7 @@ mod tests {
         let text = render(&results, Style::default());
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
         assert!(text.contains("ok       device         there\n"));
-        assert!(text.contains(&format!("{:24}-> move it\n1 finding to mend\n", "")));
+        assert!(text.contains(&format!("{:24}-> move it\n1 finding\n", "")));
     }
 
     #[test]

@@ -120,7 +120,7 @@ pub fn render(text: &str) -> String {
 fn read(path: &Path) -> io::Result<(String, u64)> {
     // A FIFO or device would never end.
     if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is no regular file"));
+        return Err(io::Error::other("it is not a regular file"));
     }
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();

@@ -182,7 +182,7 @@ impl PlanView {
         if let Err(error) = std::fs::metadata(&master) {
             let (master, why) = (master.display(), strerror(&error));
             self.hooks_refused = Some(format!(
-                "{master}: {why}; install the hook master, or mend the path behind -F"
+                "{master}: {why}; install the hook master, or correct the path behind -F"
             ));
             return;
         }
@@ -286,7 +286,7 @@ impl PlanView {
         }
         for left_out in &self.hooks_left_out {
             let name = name(&left_out.path);
-            let first = format!("  {}  ", style.warning("passed over"));
+            let first = format!("  {}  ", style.warning("skipped"));
             text += &wrap(
                 &first,
                 &escape_control(&format!("{name}: {}", left_out.reason)),
@@ -324,7 +324,7 @@ impl PlanView {
             // The device itself is in the line; only what is below it is news.
             if filesystem.stands_on.len() > 1 {
                 let layers = filesystem.stands_on.join(", ");
-                text += &wrap("       stands on ", &escape_control(&layers));
+                text += &wrap("       depends on ", &escape_control(&layers));
             }
         }
         text

@@ -220,7 +220,7 @@ fn show(report: &Report, work: Option<&RunAtWork>, all: bool, style: Style) -> S
         text += &wrap("Tags    ", &escape_control(&report.tags.join(", ")));
     }
     let still = match report.applications {
-        Applications::Untouched => "applications were not told".to_owned(),
+        Applications::Untouched => "applications were not quiesced".to_owned(),
         _ => format!("applications {}", span(report.applications_seconds)),
     };
     let frozen = match report.filesystems_seconds > 0.0 {

@@ -270,7 +270,7 @@ impl Status {
             text += &wrap("  thaw owed    ", &style.bad(&message(owed)));
         }
         if !self.owed.is_empty() {
-            let advice = "mend it, then qemu-ga hook thaw (the next freeze tries again, too), or \
+            let advice = "fix it, then qemu-ga hook thaw (the next freeze tries again, too), or \
                           qemu-ga hook dismiss";
             text += &wrap("  ", advice);
         }
@@ -287,7 +287,7 @@ impl Status {
             text += &wrap("  last run     ", &line);
         }
         if is_frozen && self.guardian.is_none() {
-            let advice = "nobody stands by: the host must thaw, or you do with qemu-ga thaw --now";
+            let advice = "no guardian: the host must thaw, or you do with qemu-ga thaw --now";
             text += &wrap("  ", advice);
         } else if self.state == "frozen" {
             text += "  qemu-ga thaw --now ends it at once\n";

@@ -124,7 +124,7 @@ fn describe_intention(status: &Status) -> String {
         ),
         (None, _) => wrap(
             "",
-            "The marker says that an agent froze; no guardian stands by. qemu-ga thaw --now would \
+            "The marker says that an agent froze; there is no guardian. qemu-ga thaw --now would \
              ask every filesystem of the mount table to thaw, and remove the marker.",
         ),
         (Some(pid), _) if status.guardian_silent.is_some() => wrap(
@@ -217,9 +217,8 @@ fn thaw_mounted(setting: &ToolContext, done: &mut ThawResult) {
             Some(Ok(handle)) => handle,
             Some(Err(error)) => {
                 // Nothing tells whether it was ever frozen.
-                done.notes.push(format!(
-                    "{name} was passed over: it cannot be opened: {error}"
-                ));
+                done.notes
+                    .push(format!("{name} was skipped: it cannot be opened: {error}"));
                 continue;
             }
             None => continue,
@@ -279,7 +278,7 @@ fn finish_run(setting: &ToolContext, done: &mut ThawResult) {
     if let Some(hook) = setting.config.hook() {
         let hook = hook.display();
         done.notes.push(format!(
-            "no hook was told: if applications still stand still, run {hook} thaw"
+            "no hook was told: if applications are still quiesced, run {hook} thaw"
         ));
     }
 }
@@ -348,7 +347,7 @@ mod tests {
         };
         assert!(describe_intention(&status).starts_with("No agent has frozen"));
         status.state = "frozen";
-        assert!(describe_intention(&status).contains("no guardian stands by"));
+        assert!(describe_intention(&status).contains("there is no guardian"));
         status.guardian = Some(7);
         status.filesystems = vec!["/data".into()];
         assert!(describe_intention(&status).contains("process 7, to thaw /data"));

@@ -155,8 +155,8 @@ fn numbers_and_times_do_not_count() {
         ),
         ("  1  20-database.sh", "  N 20-database.sh"),
         (
-            "       stands on loop5, file /a on / (tmpfs)",
-            "       stands on loop, file /a on / (tmpfs)",
+            "       depends on loop5, file /a on / (tmpfs)",
+            "       depends on loop, file /a on / (tmpfs)",
         ),
         (
             "Run 660c-4dc5, Sat Nov 21 05:10:36 UTC 2026: the host thawed",

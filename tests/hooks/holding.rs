@@ -174,7 +174,7 @@ fn it_lets_go_when_its_keeper_dies() {
         place
             .log()
             .iter()
-            .any(|l| l.contains("its keeper does not answer")),
+            .any(|l| l.contains("its holder does not answer")),
         "{:?}",
         place.log()
     );

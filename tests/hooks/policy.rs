@@ -206,7 +206,7 @@ fn a_hook_runs_as_the_user_it_is_set_to() {
     assert_eq!(hooks[1].status.number(), 126);
     assert!(
         log.iter()
-            .any(|l| l.contains("there is no user no-such-user")),
+            .any(|l| l.contains("unknown user 'no-such-user'")),
         "{log:?}"
     );
 }
@@ -234,7 +234,7 @@ fn mistakes_in_the_settings_are_told_and_change_nothing_else() {
     let log = place.log();
     let told = |what: &str| log.iter().any(|line| line.contains(what));
     assert!(
-        told("(line 2): retries=many in [hooks] is no whole number"),
+        told("(line 2): retries=many in [hooks] is not a whole number"),
         "{log:?}"
     );
     assert!(told("[asure] means nothing here"), "{log:?}");

@@ -113,7 +113,7 @@ fn check_finds_what_is_to_be_mended() {
     let place = Place::new();
     place.hook("10-a", "");
     let log = ["check", "--log=/dev/null"];
-    assert!(says(&place, 0, &log).ends_with("nothing to mend\n"));
+    assert!(says(&place, 0, &log).ends_with("no problems found\n"));
     place.hook("20-b", "# qga-hook: user = nobody-of-the-test");
     fs::write(place.dir().join("30-c"), "#!/bin/sh\r\n").expect("file");
     let mode = fs::Permissions::from_mode(0o755);
@@ -128,7 +128,7 @@ fn check_finds_what_is_to_be_mended() {
         .collect();
     assert_eq!(findings.len(), 3, "{findings:?}");
     assert!(findings.iter().all(|f| f["advice"].is_string()));
-    assert!(says(&place, 1, &log).ends_with("3 findings to mend\n"));
+    assert!(says(&place, 1, &log).ends_with("3 findings\n"));
     let nowhere = ["check", "--log", "/nonexistent/log"];
     assert!(says(&place, 1, &nowhere).contains("/nonexistent/log cannot be made"));
 }

@@ -251,7 +251,7 @@ fn a_master_that_others_may_change_is_not_run() {
         let mut is_refused = |why: &str, remedy: &str| {
             let reply = client.call("guest-fsfreeze-freeze");
             let line = format!(
-                "refusing to run hooks: {0} {why}; after checking its content, mend it with: {remedy} {0}",
+                "refusing to run hooks: {0} {why}; after checking its content, fix it with: {remedy} {0}",
                 master.display()
             );
             assert_eq!(reply, failed(&line));

@@ -30,7 +30,7 @@ impl LinuxOps {
         }
         self.expedites_rcu = false;
         format!(
-            "no guardian stands by, so if the agent dies while frozen nobody thaws: {}",
+            "no guardian, so filesystems stay frozen if the agent dies: {}",
             strerror(error)
         )
     }

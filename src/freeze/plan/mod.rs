@@ -114,7 +114,7 @@ fn can_freeze(fstype: &str) -> bool {
 impl fmt::Display for Cycle {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let names: Vec<&str> = self.members.iter().map(|(name, _)| name.as_str()).collect();
-        write!(f, "filesystems stand on one another in a circle: ")?;
+        write!(f, "filesystems depend on one another in a cycle: ")?;
         for (index, (name, layers)) in self.members.iter().enumerate() {
             let comma = if index == 0 { "" } else { "; " };
             write!(f, "{comma}{name} on {}", layers.join(", "))?;

@@ -84,7 +84,7 @@ impl Plan {
             let bases: Vec<String> = details.under.iter().filter_map(frozen).collect();
             if !bases.is_empty() {
                 self.notes.push(format!(
-                    "{} is not frozen but stands on {}, which is: its writes wait all the same, \
+                    "{} is not frozen but depends on {}, which is: its writes block anyway, \
                      and it is in no clean state",
                     shown(&filesystem.mountpoint),
                     bases.join(", ")

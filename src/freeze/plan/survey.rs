@@ -251,7 +251,7 @@ impl Survey {
             let stack = stack::below(system, &devices);
             self.notes.extend(stack.problems.iter().map(|problem| {
                 format!(
-                    "what {} stands on is not known for sure: {problem}",
+                    "dependencies of {} are uncertain: {problem}",
                     String::from_utf8_lossy(&filesystem.mountpoint)
                 )
             }));

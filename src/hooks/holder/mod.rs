@@ -124,7 +124,7 @@ pub fn start(
         Ok(Some(HolderResponse { status, output, .. })) => (status, output),
         Ok(None) => (Some(HookStatus::Cancelled), String::new()),
         Err(error) => {
-            let why = format!("its keeper failed: {}", strerror(&error));
+            let why = format!("its holder failed: {}", strerror(&error));
             (Some(HookStatus::cannot_run(why)), String::new())
         }
     };
@@ -206,7 +206,7 @@ pub fn release(desk: &HookRun, policy: &HookSettings, door: &Path, reason: ThawR
         }
         Err(error) => {
             let why = format!(
-                "its keeper does not answer ({}), so nobody knows how long it held",
+                "its holder does not answer ({}), so how long it held is unknown",
                 strerror(&error)
             );
             Released {

@@ -109,10 +109,7 @@ impl HookConfig {
         let bare = text.strip_prefix(BYTE_ORDER_MARK);
         if bare.is_some() {
             let remedy = format!("sed -i '1s/^\\xEF\\xBB\\xBF//' {}", quoted(&self.path));
-            self.warn(
-                1,
-                &format!("a byte order mark, which is passed over; take it out: {remedy}"),
-            );
+            self.warn(1, &format!("byte order mark ignored; remove it: {remedy}"));
         }
         // None: before the first group, or below a head that cannot be read, which `lost` tells.
         let (mut group, mut lost) = (None, None);
@@ -196,7 +193,7 @@ impl HookConfig {
         if untold > 0 {
             let path = self.path.display();
             self.warnings.push(format!(
-                "{path}: {untold} more lines cannot be read; mend them"
+                "{path}: {untold} more lines cannot be read; correct them"
             ));
         }
     }
@@ -252,7 +249,7 @@ impl HookConfig {
         let problem = Problem {
             line,
             reason: format!("{said} {reason}"),
-            advice: "mend that line",
+            advice: "correct that line",
         };
         self.fault(reach, problem, aborts);
     }
@@ -310,7 +307,7 @@ impl HookConfig {
                     let why = set(key, value).err()?;
                     let path = self.path.display();
                     Some(format!(
-                        "{path} (line {line}): {key}={value} in [{group}] {why}; it is passed over"
+                        "{path} (line {line}): {key}={value} in [{group}] {why}; ignored"
                     ))
                 },
             )
@@ -334,9 +331,9 @@ impl HookConfig {
         for head::Setting { key, value, line } in own {
             let said = |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
             if let Some((why, aborts)) = find_fault(HOOK_PREFIX, &key, &value) {
-                of_head = Some((said(why) + "; mend that line", aborts));
+                of_head = Some((said(why) + "; correct that line", aborts));
             } else if let Err(why) = policy.set(&key, &value) {
-                warnings.push(said(&why) + "; it is passed over");
+                warnings.push(said(&why) + "; ignored");
             } else {
                 is_said |= key == "on-failure";
             }

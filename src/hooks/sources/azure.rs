@@ -85,7 +85,8 @@ fn step(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
         error: Some(error),
     };
     if !path.is_absolute() {
-        let reason = "config= in [azure] is no absolute path; mend fsfreeze-hook.conf".into();
+        let reason =
+            "config= in [azure] is not an absolute path; correct fsfreeze-hook.conf".into();
         step.eligibility = unfit(reason, BAD_HOST);
         return (step, false);
     }
@@ -113,7 +114,8 @@ fn step(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
             script::open_checked(&half.location, script::MAX_MODE_PRIVATE).map(drop)
         } else {
             let shown = half.location.display();
-            let why = format!("'{shown}' is no absolute path; write the whole path of the script");
+            let why =
+                format!("'{shown}' is not an absolute path; write the whole path of the script");
             Err(Flaw::Missing(why))
         };
         if let Err(flaw) = looked {
@@ -188,8 +190,8 @@ impl Plugin {
     fn parse(text: &[u8]) -> (Result<Plugin, String>, bool) {
         let keys = match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => keys,
-            Ok(_) => return (Err("is no JSON object".into()), true),
-            Err(error) => return (Err(format!("is no JSON: {error}")), true),
+            Ok(_) => return (Err("is not a JSON object".into()), true),
+            Err(error) => return (Err(format!("is not JSON: {error}")), true),
         };
         // What is neither is no permission to go on.
         let goes_on = keys.get("continueBackupOnFailure");

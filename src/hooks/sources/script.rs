@@ -161,7 +161,7 @@ impl Pair {
 /// # Errors
 /// Always.
 pub fn unknown() -> Result<(), String> {
-    Err("is no setting of this group".into())
+    Err("is not a setting of this group".into())
 }
 
 /// The value of a key that names a file.
@@ -173,7 +173,7 @@ pub fn absolute(value: &str) -> Result<PathBuf, String> {
     if path.is_absolute() && !value.contains('\0') {
         Ok(path)
     } else {
-        Err("is no absolute path".into())
+        Err("is not an absolute path".into())
     }
 }
 
@@ -220,7 +220,7 @@ pub fn open_checked(path: &Path, widest: u32) -> Result<File, Flaw> {
         .metadata()
         .map_err(|error| Flaw::Forbidden(format!("{shown}: {}", strerror(&error))))?;
     if !data.is_file() {
-        let text = format!("{shown} is no regular file; put one there");
+        let text = format!("{shown} is not a regular file; put one there");
         return Err(Flaw::Forbidden(text));
     }
     let mode = data.mode() & 0o777;

@@ -92,7 +92,7 @@ impl ToolsConf {
                 self.timeout = seconds.map(limit);
                 return Ok(seconds
                     .is_none()
-                    .then_some("timeout is no number of seconds"));
+                    .then_some("timeout is not a number of seconds"));
             }
             _ => return Ok(None),
         };

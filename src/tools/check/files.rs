@@ -37,12 +37,12 @@ pub fn writable(about: &'static str, path: &Path) -> Result<CheckResult, CheckRe
         Ok(data) if data.file_type().is_fifo() || data.file_type().is_block_device() => {
             return Err(CheckResult::finding(
                 about,
-                format!("{shown} is a FIFO or device: who writes there may wait for ever"),
+                format!("{shown} is a FIFO or device: who writes there may block indefinitely"),
                 elsewhere,
             ));
         }
         Ok(data) if !data.is_file() && !data.file_type().is_char_device() => {
-            let text = format!("{shown} is no regular file");
+            let text = format!("{shown} is not a regular file");
             return Err(CheckResult::finding(about, text, elsewhere));
         }
         Ok(_) if eaccess(path, AccessFlags::W_OK).is_err() => {
@@ -132,13 +132,13 @@ fn marker(status: &Status) -> Vec<CheckResult> {
         ),
         (None, []) if status.marked => CheckResult::finding(
             "marker",
-            "it says that filesystems are frozen, but no agent runs and nobody stands guard: it is \
+            "it says that filesystems are frozen, but no agent runs and there is no guardian: it is \
              stale, or something is frozen for ever",
             "qemu-ga thaw --now thaws whatever is frozen and removes it",
         ),
         (None, _) if status.marked => CheckResult::finding(
             "marker",
-            "filesystems are frozen, and no guardian stands by if the agent dies",
+            "filesystems are frozen, and there is no guardian if the agent dies",
             "let the host thaw, or run qemu-ga thaw --now",
         ),
         (Some(pid), _) if frozen => CheckResult::note(

@@ -31,7 +31,10 @@ pub fn check(scene: &CheckContext<'_>) -> Vec<CheckResult> {
 fn unused(dir: &Path) -> CheckResult {
     let found = sources::read(dir, &locate::conf_beside(dir), "");
     if found.is_ok_and(|(found, _)| found.tasks.is_empty()) {
-        return CheckResult::note("hooks", "none is configured: applications are not told");
+        return CheckResult::note(
+            "hooks",
+            "no hooks configured; applications are not quiesced",
+        );
     }
     CheckResult::finding(
         "hooks",
@@ -56,14 +59,14 @@ fn master(hook: &Path) -> Vec<CheckResult> {
                 "hook master",
                 format!("{shown}: {}", strerror(&error)),
                 "every freeze fails until it is there: install hooks/fsfreeze-hook of this \
-                 project as that file (mode 755), or mend the path behind -F",
+                 project as that file (mode 755), or correct the path behind -F",
             )];
         }
     };
     if !data.is_file() || eaccess(hook, AccessFlags::X_OK).is_err() {
         return vec![CheckResult::finding(
             "hook master",
-            format!("{shown} is no executable file, so every freeze fails"),
+            format!("{shown} is not an executable file, so every freeze fails"),
             format!("chmod 755 {shown}"),
         )];
     }
@@ -115,11 +118,11 @@ pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<CheckRe
         match &step.eligibility {
             Eligibility::Fit => results.extend(fit_step(step, hold)),
             Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } => {
-                let (text, advice) = why.split_once("; ").unwrap_or((why, "mend it"));
+                let (text, advice) = why.split_once("; ").unwrap_or((why, "fix it"));
                 results.push(CheckResult::finding(
                     "hooks",
                     format!(
-                        "{} is passed over: {text}; a freeze reaches at most the level filesystem",
+                        "{} is skipped: {text}; a freeze reaches at most the level filesystem",
                         step.name
                     ),
                     format!("{advice} (or move the file elsewhere)"),
@@ -131,7 +134,7 @@ pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<CheckRe
         CheckResult::finding(
             "settings",
             warning,
-            "mend that line; `qemu-ga hook list` shows what counts",
+            "correct that line; `qemu-ga hook list` shows what counts",
         )
     }));
     results
@@ -183,7 +186,7 @@ fn fit_step(step: &HookTask, hold: Option<Duration>) -> Vec<CheckResult> {
             CheckResult::finding(
                 "hooks",
                 format!("{name} is to run as {user}: {why}"),
-                "make the user, or mend user = in the hook's settings",
+                "create the user, or correct user = in the hook's settings",
             )
         }));
     }
@@ -253,7 +256,7 @@ fn interpreter(program: &Path) -> Option<CheckResult> {
     };
     finding(
         format!("is written for '{missing}', which is not installed (status 127)"),
-        "install it, or mend the first line".into(),
+        "install it, or correct the first line".into(),
     )
 }
 

@@ -80,7 +80,7 @@ fn culprits(report: &Report) -> (Vec<String>, String) {
         }
         _ if !filesystems.is_empty() => (
             filesystems,
-            format!("mend or exclude it (fsfreeze-exclude, fsfreeze-optional), {again}"),
+            format!("fix or exclude it (fsfreeze-exclude, fsfreeze-optional), {again}"),
         ),
         _ if report.errors.is_empty() => (
             report

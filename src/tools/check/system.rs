@@ -38,7 +38,7 @@ fn channel(config: &Config) -> CheckResult {
         Ok(data) if data.file_type().is_char_device() => {
             CheckResult::fine(about, format!("{shown}, {}", config.method.name()))
         }
-        Ok(_) => CheckResult::finding(about, format!("{shown} is no character device"), advice),
+        Ok(_) => CheckResult::finding(about, format!("{shown} is not a character device"), advice),
         Err(error) => {
             let text = format!("{shown}: {}", strerror(&error));
             CheckResult::finding(about, text, advice)
@@ -50,7 +50,7 @@ fn channel(config: &Config) -> CheckResult {
              type='unix'> with <target type='virtio' name='org.qemu.guest_agent.0'/>; Proxmox VE: \
              the option QEMU Guest Agent), start it anew, and load virtio_console in the guest",
         ),
-        Method::IsaSerial => device("give the virtual machine that serial port, or mend -p"),
+        Method::IsaSerial => device("give the virtual machine that serial port, or correct -p"),
         Method::UnixListen => {
             let dir = path.parent().unwrap_or(Path::new("/"));
             match eaccess(dir, AccessFlags::W_OK) {

@@ -12,7 +12,7 @@ const USAGE: &str = "\
 Usage: qemu-ga hook list [--dir DIR] [--conf FILE] [--json]
 Shows every hook in the order of the freeze (the thaw goes the other way round):
 what it is started as, each setting that is not the default and where it comes
-from, and which hooks are passed over and why. Nothing is started.
+from, and which hooks are skipped and why. Nothing is started.
 ";
 const EXIT: &str = "\
 Exit status: 0; 1 if no hook would be run because others could have changed one;
@@ -227,7 +227,7 @@ impl HookListView {
             text += &hook.render(&mark, style);
         }
         if !self.warnings.is_empty() {
-            text += &format!("\n{}\n", style.bold("To be mended"));
+            text += &format!("\n{}\n", style.bold("To be fixed"));
             for warning in &self.warnings {
                 text += &wrap(&format!("  {} ", style.bad("-")), &escape_control(warning));
             }

@@ -68,7 +68,7 @@ struct TrialResult {
 
 fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
     let Some(name) = given.operands.first() else {
-        return Err(ToolError::Mistake("which hook?".into()));
+        return Err(ToolError::Mistake("missing argument: HOOK".into()));
     };
     let time = |option: &str| {
         let value = given.value(option).map(|value| value.to_string_lossy());
@@ -320,7 +320,7 @@ fn how(kind: HookKind, record: &HookRecord) -> String {
         HookStatus::Exited(status) => format!("status {status}"),
         HookStatus::Signaled(signal) => format!("ended by signal {signal}"),
         HookStatus::NotRun { .. } => "not run".into(),
-        HookStatus::Skipped(_) => "passed over".into(),
+        HookStatus::Skipped(_) => "skipped".into(),
         HookStatus::TimedOut => "not finished in time".into(),
         HookStatus::Cancelled => "stopped".into(),
     }

@@ -52,7 +52,10 @@ pub fn cli(args: &[OsString]) -> u8 {
             return 1;
         }
         _ => {
-            eprint!("qemu-ga selftest: what is '{}'?\n{USAGE}", words.join(" "));
+            eprint!(
+                "qemu-ga selftest: unexpected argument '{}'\n{USAGE}",
+                words.join(" ")
+            );
             return 2;
         }
     };

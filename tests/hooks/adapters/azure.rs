@@ -161,7 +161,7 @@ fn no_script_runs_unless_both_and_the_file_are_as_they_should_be() {
 fn a_file_that_is_wrong_freezes_the_filesystems_alone() {
     let azure = Azure::new("", "", "");
     let rows = [
-        ("{", "is no JSON"),
+        ("{", "is not JSON"),
         ("{}", "preScriptLocation is missing"),
         (
             "{\"fsFreezeEnabled\":false}",
@@ -210,7 +210,7 @@ fn the_group_switches_it_off_and_stands_for_the_plugin_host_s_file() {
     azure.0.conf("[azure]\nconfig=plugin.json\ntimeout=3\n");
     let report = azure.0.freeze();
     assert_eq!(error(&report), Some("IncorrectPluginhostFile"));
-    assert!(is_logged(&azure.0, "timeout=3 in [azure] is no setting"));
+    assert!(is_logged(&azure.0, "timeout=3 in [azure] is not a setting"));
     assert_eq!(calls(&azure.0), [""; 0]);
 }
 

@@ -57,7 +57,7 @@ fn what_is_written_to_a_frozen_filesystem_is_told() {
     assert_eq!(
         plan.notes,
         [
-            "/mnt/loop is not frozen but stands on /srv, which is: its writes wait all the same, \
+            "/mnt/loop is not frozen but depends on /srv, which is: its writes block anyway, \
           and it is in no clean state"
         ]
     );
@@ -311,7 +311,7 @@ fn a_circle_is_refused_by_name() {
     let circle = make(&survey, &FreezePolicy::default(), None).unwrap_err();
     assert_eq!(
         circle.to_string(),
-        "filesystems stand on one another in a circle: /a on loop0, file /b/img on /b (ext4); /b \
+        "filesystems depend on one another in a cycle: /a on loop0, file /b/img on /b (ext4); /b \
          on loop1, file /a/img on /a (ext4). Freezing one of them would never end. Take them \
          apart, or leave all of them out: fsfreeze-exclude=/a,/b"
     );
@@ -402,7 +402,7 @@ fn what_sysfs_does_not_tell_is_a_note_and_the_mount_order_holds() {
     assert_eq!(plan.targets.len(), 4);
     assert_eq!(plan.notes.len(), 1);
     assert!(
-        plan.notes[0].starts_with("what /srv stands on is not known for sure: opendir("),
+        plan.notes[0].starts_with("dependencies of /srv are uncertain: opendir("),
         "{}",
         plan.notes[0]
     );

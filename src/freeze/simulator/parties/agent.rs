@@ -131,7 +131,7 @@ impl World {
             self.end_guardian();
             self.drop_link();
         }
-        Err("no guardian stands by".into())
+        Err("there is no guardian".into())
     }
 
     fn is_undecided(&self) -> bool {

@@ -1,12 +1,12 @@
-//! The sample hooks for what Debian does not carry, run by the built master against stand-ins:
+//! The sample hooks: for what Debian does not carry, run by the built master against stand-ins:
 //! small scripts that keep the documented statuses and output of the vendors' commands.
 //! The samples for MariaDB, PostgreSQL and Redis meet the real servers in the VM tier; here it is
-//! what goes wrong with a session.
+//! what goes wrong with a session, and what a sample finds and cannot hold.
 
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -15,6 +15,7 @@ use tempfile::TempDir;
 mod holding;
 mod intersystems;
 mod mongodb;
+mod redis;
 mod systemd_unit;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_qemu-ga");
@@ -32,11 +33,13 @@ impl Bench {
     /// Enables `name`, its state kept under the bench instead of /run, after `edit`.
     fn new(name: &'static str, edit: impl Fn(String) -> String) -> Bench {
         let root = tempfile::tempdir().expect("dir");
-        for dir in ["hooks", "bin", "run", "stub", "state"] {
+        for dir in ["hooks", "bin", "run", "proc", "stub", "state"] {
             fs::create_dir(root.path().join(dir)).expect("dir");
         }
         let text = fs::read_to_string(format!("{SAMPLES}/{name}.sample")).expect("sample");
-        let text = text.replace("/run/", &format!("{}/run/", root.path().display()));
+        let place = root.path().display();
+        let text = text.replace("/run/", &format!("{place}/run/"));
+        let text = text.replace("/proc/", &format!("{place}/proc/"));
         let bench = Bench {
             root,
             name,
@@ -69,6 +72,39 @@ impl Bench {
 
     fn told(&self, name: &str) -> String {
         fs::read_to_string(self.path("stub").join(name)).unwrap_or_default()
+    }
+
+    /// A process as the samples see it in /proc, with `root` as its root directory and `command`
+    /// as its command line; it listens on the unix socket `/sockets/PID.sock`.
+    fn process(&self, pid: u32, root: &str, command: &str) {
+        let dir = self.path(&format!("proc/{pid}"));
+        for part in ["fd", "net"] {
+            fs::create_dir_all(dir.join(part)).expect("dir");
+        }
+        symlink(root, dir.join("root")).expect("root");
+        symlink(format!("socket:[{pid}000]"), dir.join("fd/5")).expect("socket");
+        let name = command.split([' ', '/']).next().expect("a word");
+        fs::write(dir.join("comm"), format!("{name}\n")).expect("comm");
+        fs::write(dir.join("cmdline"), command.replace(' ', "\0")).expect("cmdline");
+        fs::write(dir.join("status"), format!("Name:\t{name}\nPPid:\t1\n")).expect("status");
+        let sockets = format!(
+            "Num       RefCount Protocol Flags    Type St Inode Path\n\
+             0000000000000000: 00000002 00000000 00010000 0001 01 {pid}000 /sockets/{pid}.sock\n\
+             0000000000000000: 00000003 00000000 00000000 0001 03 {pid}000 /sockets/client.sock\n"
+        );
+        fs::write(dir.join("net/unix"), sockets).expect("sockets");
+    }
+
+    /// Sets a setting of the sample that was enabled.
+    fn set(&self, old: &str, new: &str) {
+        let path = self.path(&format!("hooks/{}", self.name));
+        let text = fs::read_to_string(&path).expect("hook");
+        assert!(text.contains(&format!("\n{old}\n")), "no setting {old}");
+        fs::write(
+            path,
+            text.replace(&format!("\n{old}\n"), &format!("\n{new}\n")),
+        )
+        .expect("set");
     }
 
     fn forget(&self, name: &str) {

@@ -12,9 +12,12 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+mod db2;
+mod hana;
 mod holding;
 mod intersystems;
 mod mongodb;
+mod oracle;
 mod redis;
 mod systemd_unit;
 
@@ -207,9 +210,12 @@ fn every_sample_is_ready_to_be_enabled() {
     }
     names.sort();
     let all = [
+        "db2",
+        "hana",
         "iris",
         "mariadb",
         "mongodb",
+        "oracle",
         "postgresql",
         "redis",
         "systemd-unit",
@@ -219,11 +225,16 @@ fn every_sample_is_ready_to_be_enabled() {
 
 #[test]
 fn no_application_is_not_applicable() {
-    for name in ["mariadb", "postgresql", "redis"] {
+    for name in ["mariadb", "postgresql", "redis", "oracle", "hana", "db2"] {
         let mut bench = Bench::new(name, |text| text);
         bench.stand_in("pidof", "exit 1");
+        bench.stand_in("pgrep", "exit 1");
         let (status, lines) = bench.call("freeze", &[]);
         assert_eq!(status, 77, "{name}: {lines:?}");
-        assert!(said(&lines).contains("is running"), "{name}: {lines:?}");
+        let said = said(&lines);
+        assert!(
+            said.contains("is running") || said.contains("no active"),
+            "{name}: {said}"
+        );
     }
 }

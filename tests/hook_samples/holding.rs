@@ -249,11 +249,22 @@ fn a_server_without_a_socket_is_a_failure() {
 
 #[test]
 fn a_server_in_a_container_is_a_failure_unless_it_is_another_hooks() {
-    for name in ["mariadb", "postgresql", "redis", "mongodb", "iris"] {
+    for name in [
+        "mariadb",
+        "postgresql",
+        "redis",
+        "mongodb",
+        "iris",
+        "oracle",
+        "hana",
+        "db2",
+    ] {
         let mut bench = Bench::new(name, |text| text);
         bench.stand_in("pidof", "echo 4711");
         let root = bench.path("bin");
         bench.process(4711, root.to_str().expect("text"), "server");
+        bench.stand_in("pgrep", "echo 4711");
+        bench.contain(4711);
         let (status, lines) = bench.call("freeze", &[]);
         assert_eq!(status, 1, "{name}: {lines:?}");
         assert!(said(&lines).contains("in a container"), "{name}: {lines:?}");
@@ -279,4 +290,23 @@ fn a_cluster_whose_socket_is_not_found_is_a_failure() {
     );
     has(&lines, "postgresql finished with status=1");
     assert!(!locked(&bench));
+}
+
+#[test]
+fn neither_a_chroot_nor_a_service_with_its_own_mounts_is_a_container() {
+    let mut bench = mariadb();
+    bench.fact("pids", "4711 4712");
+    bench.contain(4711);
+    let root = bench.path("stub");
+    let root = root.to_str().expect("text");
+    bench.process(4712, root, "mysqld");
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "all tables locked: /sockets/4711.sock");
+    has(
+        &lines,
+        &format!("all tables locked: {root}/sockets/4712.sock"),
+    );
+    has(&lines, "mariadb is ready and holds");
+    bench.run("thaw", &[]);
+    assert_eq!(locked_servers(&bench), [0; 0]);
 }

@@ -43,6 +43,9 @@ impl Bench {
         let place = root.path().display();
         let text = text.replace("/run/", &format!("{place}/run/"));
         let text = text.replace("/proc/", &format!("{place}/proc/"));
+        let own = root.path().join("proc/self/ns");
+        fs::create_dir_all(&own).expect("dir");
+        symlink("mnt:[1]", own.join("mnt")).expect("namespace");
         let bench = Bench {
             root,
             name,
@@ -81,10 +84,12 @@ impl Bench {
     /// as its command line; it listens on the unix socket `/sockets/PID.sock`.
     fn process(&self, pid: u32, root: &str, command: &str) {
         let dir = self.path(&format!("proc/{pid}"));
-        for part in ["fd", "net"] {
+        for part in ["fd", "net", "ns"] {
             fs::create_dir_all(dir.join(part)).expect("dir");
         }
         symlink(root, dir.join("root")).expect("root");
+        // Until `contain`, that of the samples.
+        symlink("mnt:[1]", dir.join("ns/mnt")).expect("namespace");
         symlink(format!("socket:[{pid}000]"), dir.join("fd/5")).expect("socket");
         let name = command.split([' ', '/']).next().expect("a word");
         fs::write(dir.join("comm"), format!("{name}\n")).expect("comm");
@@ -96,6 +101,13 @@ impl Bench {
              0000000000000000: 00000003 00000000 00000000 0001 03 {pid}000 /sockets/client.sock\n"
         );
         fs::write(dir.join("net/unix"), sockets).expect("sockets");
+    }
+
+    /// Gives a process a mount namespace of its own.
+    fn contain(&self, pid: u32) {
+        let namespace = self.path(&format!("proc/{pid}/ns/mnt"));
+        fs::remove_file(&namespace).expect("removed");
+        symlink("mnt:[2]", namespace).expect("namespace");
     }
 
     /// Sets a setting of the sample that was enabled.

@@ -88,3 +88,15 @@ fn an_instance_that_cannot_be_reached_is_a_failure() {
         "the other one is held all the same"
     );
 }
+
+#[test]
+fn an_instance_whose_title_has_no_address_is_a_failure_until_it_is_named() {
+    let mut bench = bench();
+    fs::write(bench.path("proc/4712/cmdline"), "redis-server\0").expect("title");
+    let (status, lines) = bench.call("freeze", &[]);
+    assert_eq!(status, 1, "{lines:?}");
+    assert!(said(&lines).contains("set INSTANCES"), "{lines:?}");
+    bench.set("INSTANCES=", "INSTANCES=\"127.0.0.1:6379 127.0.0.1:6380\"");
+    bench.run("thaw", &[]);
+    assert_eq!(bench.call("freeze", &[]).0, 0);
+}

@@ -4,7 +4,9 @@ use super::*;
 
 /// The `mariadb` client: a session that does what comes over its stdin, or one statement by `-e`.
 const MARIADB: &str = r#"
-    for sql; do :; done
+    for sql; do case $sql in --socket=*) server=${sql##*/} ;; esac; done
+    echo "$*" >>"$STUB/clients"
+    [ ! -e "$STUB/refuses.$server" ] || { echo "ERROR 1045 (28000): Access denied for user 'root'@'localhost'" >&2; exit 1; }
     case $* in *" -e "*)
         case $sql in
         "SHOW MASTER STATUS") printf 'bin.000007\t4711\n' ;;
@@ -16,13 +18,13 @@ const MARIADB: &str = r#"
         case $line in
         *"FLUSH TABLES WITH READ LOCK"*)
             [ ! -e "$STUB/busy" ] || { echo "ERROR 1205 (HY000) at line 1: Lock wait timeout exceeded" >&2; exit 1; }
-            touch "$STUB/locked" ;;
-        *"UNLOCK TABLES"*) rm -f "$STUB/locked" ;;
+            touch "$STUB/locked" "$STUB/locked.$server" ;;
+        *"UNLOCK TABLES"*) rm -f "$STUB/locked" "$STUB/locked.$server" ;;
         "DO 1;") [ ! -e "$STUB/dies" ] || { echo "ERROR 2006 (HY000) at line 2: Server has gone away" >&2; break; } ;;
         esac
         case $line in *"SELECT 'qga-done'"*) echo qga-done ;; esac
     done
-    rm -f "$STUB/locked"
+    rm -f "$STUB/locked" "$STUB/locked.$server"
     touch "$STUB/left""#;
 
 /// `psql` in backup mode, and the server behind it. One that dies does so at its next statement, never
@@ -45,7 +47,9 @@ const PSQL: &str = r#"
 
 fn mariadb() -> Bench {
     let bench = Bench::new("mariadb", |text| text);
-    bench.stand_in("pidof", "echo 4711");
+    bench.stand_in("pidof", "cat \"$STUB/pids\"");
+    bench.fact("pids", "4711");
+    bench.process(4711, "/", "mariadbd");
     bench.stand_in("mariadb", MARIADB);
     bench
 }
@@ -53,18 +57,15 @@ fn mariadb() -> Bench {
 /// A cluster of our own: its lock file names this test, whose name is put where the kernel has it.
 fn postgresql() -> Bench {
     let bench = Bench::new("postgresql", |text| {
-        let text = text.replace("MODE=checkpoint", "MODE=backup");
-        text.replace("\"/proc/$pid/comm\"", "\"$dir/comm.$pid\"")
+        text.replace("MODE=checkpoint", "MODE=backup")
     });
+    bench.stand_in("pidof", "cat \"$STUB/pids\"");
+    bench.fact("pids", "22 11");
     fs::create_dir(bench.path("run/postgresql")).expect("dir");
     for (port, pid) in [(5432, 11), (5433, 22)] {
         let lock = format!("run/postgresql/.s.PGSQL.{port}.lock");
         fs::write(bench.path(&lock), format!("{pid}\n/data/{port}\n")).expect("lock");
-        fs::write(
-            bench.path(&format!("run/postgresql/comm.{pid}")),
-            "postgres\n",
-        )
-        .expect("comm");
+        bench.process(pid, "/", "postgres");
     }
     bench.stand_in("runuser", "shift 3; exec \"$@\"");
     bench.stand_in("psql", PSQL);
@@ -135,7 +136,10 @@ fn a_session_that_is_lost_while_frozen_is_noticed() {
     until_gone(&bench);
     let lines = bench.run("thaw", &[]);
     has(&lines, "ERROR 2006");
-    has(&lines, "the session with the lock is gone");
+    has(
+        &lines,
+        "/sockets/4711.sock: the session with the lock is gone",
+    );
     has(&lines, "mariadb did not hold until the thaw");
 }
 
@@ -174,4 +178,135 @@ fn a_backup_mode_whose_server_ends_is_a_failure_at_the_thaw() {
     let lines = bench.run("thaw", &[("QGA_THAW_REASON", "ok")]);
     has(&lines, "port 5432: the backup mode was lost");
     has(&lines, "postgresql finished with status=1");
+}
+
+fn locked_servers(bench: &Bench) -> Vec<u32> {
+    let locked = |pid: &u32| bench.path(&format!("stub/locked.{pid}.sock")).exists();
+    [4711, 4712, 4713].into_iter().filter(locked).collect()
+}
+
+#[test]
+fn every_server_is_locked_by_its_own_socket_and_account() {
+    let mut bench = mariadb();
+    bench.fact("pids", "4713 4711 4712");
+    bench.process(4712, "/", "mysqld");
+    bench.process(4713, "/", "mariadbd");
+    let own = bench.path("own.cnf");
+    fs::write(&own, "[client]\n").expect("file");
+    let setting = format!("OPTION_FILE=/sockets/4712.sock={}", own.display());
+    bench.set("OPTION_FILE=", &setting);
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "mariadb is ready and holds");
+    assert_eq!(locked_servers(&bench), [4711, 4712, 4713], "{lines:#?}");
+    for line in bench.told("clients").lines() {
+        let own = line.contains(&format!("--defaults-extra-file={}", own.display()));
+        assert_eq!(own, line.contains("--socket=/sockets/4712.sock "), "{line}");
+    }
+    let lines = bench.run("thaw", &[("QGA_THAW_REASON", "ok")]);
+    has(&lines, "mariadb finished with status=0");
+    assert_eq!(locked_servers(&bench), [0; 0]);
+}
+
+#[test]
+fn a_server_that_refuses_is_a_failure_and_the_others_are_released() {
+    let mut bench = mariadb();
+    bench.fact("pids", "4711 4712");
+    bench.process(4712, "/", "mariadbd");
+    bench.fact("refuses.4712.sock", "");
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "ERROR 1045");
+    has(&lines, "/sockets/4712.sock is not locked, so nothing is");
+    has(&lines, "mariadb finished with status=1");
+    assert_eq!(locked_servers(&bench), [0; 0]);
+    assert_eq!(bench.state(), 0, "nothing is left in /run");
+}
+
+#[test]
+fn one_of_two_sessions_that_is_lost_ends_the_hold() {
+    let mut bench = mariadb();
+    bench.fact("pids", "4711 4712");
+    bench.process(4712, "/", "mariadbd");
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "mariadb is ready and holds");
+    bench.fact("dies", "");
+    until_gone(&bench);
+    let lines = bench.run("thaw", &[]);
+    has(&lines, "mariadb did not hold until the thaw");
+    assert_eq!(locked_servers(&bench), [0; 0]);
+}
+
+#[test]
+fn a_server_without_a_socket_is_a_failure() {
+    let mut bench = mariadb();
+    fs::write(bench.path("proc/4711/net/unix"), "").expect("written");
+    let lines = bench.run("freeze", &[]);
+    has(
+        &lines,
+        "the server with process id 4711 listens on no socket",
+    );
+    has(&lines, "mariadb finished with status=1");
+}
+
+#[test]
+fn a_server_in_a_container_is_a_failure_unless_it_is_another_hooks() {
+    for name in [
+        "mariadb",
+        "postgresql",
+        "redis",
+        "mongodb",
+        "iris",
+        "oracle",
+        "hana",
+        "db2",
+    ] {
+        let mut bench = Bench::new(name, |text| text);
+        bench.stand_in("pidof", "echo 4711");
+        let root = bench.path("bin");
+        bench.process(4711, root.to_str().expect("text"), "server");
+        bench.stand_in("pgrep", "echo 4711");
+        bench.contain(4711);
+        let (status, lines) = bench.call("freeze", &[]);
+        assert_eq!(status, 1, "{name}: {lines:?}");
+        assert!(said(&lines).contains("in a container"), "{name}: {lines:?}");
+        bench.set("IGNORE_CONTAINERS=no", "IGNORE_CONTAINERS=yes");
+        bench.run("thaw", &[]);
+        assert_eq!(bench.call("freeze", &[]).0, 77, "{name}");
+    }
+}
+
+#[test]
+fn a_cluster_whose_socket_is_not_found_is_a_failure() {
+    let mut bench = postgresql();
+    bench.fact("pids", "22 11 33 34");
+    for pid in [33, 34] {
+        bench.process(pid, "/", "postgres");
+    }
+    // A server process of the third cluster.
+    fs::write(bench.path("proc/34/status"), "PPid:\t33\n").expect("status");
+    let lines = bench.run("freeze", &[]);
+    has(
+        &lines,
+        "the PostgreSQL cluster with process id 33 has no socket in SOCKET_DIRS",
+    );
+    has(&lines, "postgresql finished with status=1");
+    assert!(!locked(&bench));
+}
+
+#[test]
+fn neither_a_chroot_nor_a_service_with_its_own_mounts_is_a_container() {
+    let mut bench = mariadb();
+    bench.fact("pids", "4711 4712");
+    bench.contain(4711);
+    let root = bench.path("stub");
+    let root = root.to_str().expect("text");
+    bench.process(4712, root, "mysqld");
+    let lines = bench.run("freeze", &[]);
+    has(&lines, "all tables locked: /sockets/4711.sock");
+    has(
+        &lines,
+        &format!("all tables locked: {root}/sockets/4712.sock"),
+    );
+    has(&lines, "mariadb is ready and holds");
+    bench.run("thaw", &[]);
+    assert_eq!(locked_servers(&bench), [0; 0]);
 }

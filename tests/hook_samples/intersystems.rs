@@ -232,3 +232,15 @@ fn the_session_is_the_owners() {
     );
     assert_eq!(bench.told("as"), expected);
 }
+
+#[test]
+fn processes_that_no_list_explains_are_a_failure() {
+    let mut bench = bench();
+    instances(&bench, "iris", &[("dn  ", "A")]);
+    bench.stand_in("pidof", "echo 4711");
+    bench.process(4711, "/", "irisdb");
+    let (status, lines) = bench.call("freeze", &[]);
+    assert_eq!(status, 1, "{lines:?}");
+    assert!(said(&lines).contains("process 4711"), "{lines:?}");
+    assert_eq!(bench.told("calls"), "");
+}

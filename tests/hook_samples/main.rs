@@ -1,20 +1,24 @@
-//! The sample hooks for what Debian does not carry, run by the built master against stand-ins:
+//! The sample hooks: for what Debian does not carry, run by the built master against stand-ins:
 //! small scripts that keep the documented statuses and output of the vendors' commands.
 //! The samples for MariaDB, PostgreSQL and Redis meet the real servers in the VM tier; here it is
-//! what goes wrong with a session.
+//! what goes wrong with a session, and what a sample finds and cannot hold.
 
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
 
+mod db2;
+mod hana;
 mod holding;
 mod intersystems;
 mod mongodb;
+mod oracle;
+mod redis;
 mod systemd_unit;
 
 const BINARY: &str = env!("CARGO_BIN_EXE_qemu-ga");
@@ -32,11 +36,16 @@ impl Bench {
     /// Enables `name`, its state kept under the bench instead of /run, after `edit`.
     fn new(name: &'static str, edit: impl Fn(String) -> String) -> Bench {
         let root = tempfile::tempdir().expect("dir");
-        for dir in ["hooks", "bin", "run", "stub", "state"] {
+        for dir in ["hooks", "bin", "run", "proc", "stub", "state"] {
             fs::create_dir(root.path().join(dir)).expect("dir");
         }
         let text = fs::read_to_string(format!("{SAMPLES}/{name}.sample")).expect("sample");
-        let text = text.replace("/run/", &format!("{}/run/", root.path().display()));
+        let place = root.path().display();
+        let text = text.replace("/run/", &format!("{place}/run/"));
+        let text = text.replace("/proc/", &format!("{place}/proc/"));
+        let own = root.path().join("proc/self/ns");
+        fs::create_dir_all(&own).expect("dir");
+        symlink("mnt:[1]", own.join("mnt")).expect("namespace");
         let bench = Bench {
             root,
             name,
@@ -69,6 +78,48 @@ impl Bench {
 
     fn told(&self, name: &str) -> String {
         fs::read_to_string(self.path("stub").join(name)).unwrap_or_default()
+    }
+
+    /// A process as the samples see it in /proc, with `root` as its root directory and `command`
+    /// as its command line; it listens on the unix socket `/sockets/PID.sock`.
+    fn process(&self, pid: u32, root: &str, command: &str) {
+        let dir = self.path(&format!("proc/{pid}"));
+        for part in ["fd", "net", "ns"] {
+            fs::create_dir_all(dir.join(part)).expect("dir");
+        }
+        symlink(root, dir.join("root")).expect("root");
+        // Until `contain`, that of the samples.
+        symlink("mnt:[1]", dir.join("ns/mnt")).expect("namespace");
+        symlink(format!("socket:[{pid}000]"), dir.join("fd/5")).expect("socket");
+        let name = command.split([' ', '/']).next().expect("a word");
+        fs::write(dir.join("comm"), format!("{name}\n")).expect("comm");
+        fs::write(dir.join("cmdline"), command.replace(' ', "\0")).expect("cmdline");
+        fs::write(dir.join("status"), format!("Name:\t{name}\nPPid:\t1\n")).expect("status");
+        let sockets = format!(
+            "Num       RefCount Protocol Flags    Type St Inode Path\n\
+             0000000000000000: 00000002 00000000 00010000 0001 01 {pid}000 /sockets/{pid}.sock\n\
+             0000000000000000: 00000003 00000000 00000000 0001 03 {pid}000 /sockets/client.sock\n"
+        );
+        fs::write(dir.join("net/unix"), sockets).expect("sockets");
+    }
+
+    /// Gives a process a mount namespace of its own.
+    fn contain(&self, pid: u32) {
+        let namespace = self.path(&format!("proc/{pid}/ns/mnt"));
+        fs::remove_file(&namespace).expect("removed");
+        symlink("mnt:[2]", namespace).expect("namespace");
+    }
+
+    /// Sets a setting of the sample that was enabled.
+    fn set(&self, old: &str, new: &str) {
+        let path = self.path(&format!("hooks/{}", self.name));
+        let text = fs::read_to_string(&path).expect("hook");
+        assert!(text.contains(&format!("\n{old}\n")), "no setting {old}");
+        fs::write(
+            path,
+            text.replace(&format!("\n{old}\n"), &format!("\n{new}\n")),
+        )
+        .expect("set");
     }
 
     fn forget(&self, name: &str) {
@@ -171,9 +222,12 @@ fn every_sample_is_ready_to_be_enabled() {
     }
     names.sort();
     let all = [
+        "db2",
+        "hana",
         "iris",
         "mariadb",
         "mongodb",
+        "oracle",
         "postgresql",
         "redis",
         "systemd-unit",
@@ -183,11 +237,16 @@ fn every_sample_is_ready_to_be_enabled() {
 
 #[test]
 fn no_application_is_not_applicable() {
-    for name in ["mariadb", "postgresql", "redis"] {
+    for name in ["mariadb", "postgresql", "redis", "oracle", "hana", "db2"] {
         let mut bench = Bench::new(name, |text| text);
         bench.stand_in("pidof", "exit 1");
+        bench.stand_in("pgrep", "exit 1");
         let (status, lines) = bench.call("freeze", &[]);
         assert_eq!(status, 77, "{name}: {lines:?}");
-        assert!(said(&lines).contains("is running"), "{name}: {lines:?}");
+        let said = said(&lines);
+        assert!(
+            said.contains("is running") || said.contains("no active"),
+            "{name}: {said}"
+        );
     }
 }

@@ -30,9 +30,11 @@ fn bench() -> Bench {
         text.replace("LIMIT=25", "LIMIT=1")
             .replace("sleep 1", "sleep 0")
     });
-    bench.stand_in("pidof", "[ -e \"$STUB/running\" ] && echo 4711");
+    bench.stand_in("pidof", "[ -e \"$STUB/running\" ] && cat \"$STUB/running\"");
+    bench.process(4711, "/", "mongod");
+    bench.process(4712, "/", "mongod");
     bench.stand_in("mongosh", SHELL);
-    bench.fact("running", "");
+    bench.fact("running", "4711");
     bench
 }
 
@@ -42,13 +44,19 @@ fn locked_from_freeze_to_thaw() {
     let (status, lines) = bench.call("freeze", &[]);
     assert_eq!(
         (status, said(&lines).as_str()),
-        (0, "mongod is locked against writes")
+        (
+            0,
+            "mongodb://127.0.0.1:27017/admin: mongod is locked against writes"
+        )
     );
     assert_eq!((bench.told("count").trim(), bench.state()), ("1", 1));
     let (status, lines) = bench.call("thaw", &[("QGA_THAW_REASON", "ok")]);
     assert_eq!(
         (status, said(&lines).as_str()),
-        (0, "mongod takes writes again")
+        (
+            0,
+            "mongodb://127.0.0.1:27017/admin: mongod takes writes again"
+        )
     );
     assert_eq!((bench.told("count").trim(), bench.state()), ("0", 0));
     let (status, lines) = bench.call("thaw", &[]);
@@ -131,6 +139,7 @@ fn the_login_file_is_named_and_not_shown() {
         text.replace("LOGIN=\n", "LOGIN=/etc/qemu/mongodb-login.js\n")
     });
     bench.stand_in("pidof", "echo 4711");
+    bench.process(4711, "/", "mongod");
     bench.stand_in("mongo", SHELL);
     if is_there("mongosh") {
         return; // it would be taken before the older shell
@@ -143,4 +152,37 @@ fn the_login_file_is_named_and_not_shown() {
             .contains("load('/etc/qemu/mongodb-login.js')")
     );
     assert_eq!(bench.told("leaks"), "");
+}
+
+#[test]
+fn more_than_are_named_is_a_failure_and_locks_none() {
+    let mut bench = bench();
+    bench.fact("running", "4711 4712");
+    let (status, lines) = bench.call("freeze", &[]);
+    assert_eq!(status, 1, "{lines:?}");
+    assert!(
+        said(&lines).contains("2 mongod run here, ADDRESS names 1"),
+        "{lines:?}"
+    );
+    assert_eq!(bench.told("calls"), "");
+}
+
+#[test]
+fn each_that_is_named_is_locked_and_unlocked() {
+    let mut bench = bench();
+    // A server, and so a count, for each address.
+    bench.stand_in("mongosh", &SHELL.replace("/count", "/count.${3##*:}"));
+    bench.fact("running", "4711 4712");
+    bench.set(
+        "ADDRESS=mongodb://127.0.0.1:27017/admin",
+        "ADDRESS=\"mongodb://h:1 mongodb://h:2\"",
+    );
+    assert_eq!(bench.call("freeze", &[]).0, 0);
+    for (port, locks) in [("1", "1"), ("2", "1")] {
+        assert_eq!(bench.told(&format!("count.{port}")).trim(), locks);
+    }
+    assert_eq!((bench.call("thaw", &[]).0, bench.state()), (0, 0));
+    for port in ["1", "2"] {
+        assert_eq!(bench.told(&format!("count.{port}")).trim(), "0");
+    }
 }

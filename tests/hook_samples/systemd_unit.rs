@@ -5,8 +5,11 @@ use super::*;
 /// `systemctl is-active|stop|start UNIT` with their documented words.
 const SYSTEMCTL: &str = r#"
     case $1 in
-    is-active) [ -e "$STUB/active.$2" ] && echo active || { echo inactive; exit 3; } ;;
-    stop) echo "$*" >>"$STUB/calls"; [ ! -e "$STUB/stuck" ] && rm -f "$STUB/active.$2" ;;
+    is-active) [ -e "$STUB/active.$2" ] && { echo active; exit; }
+        [ -e "$STUB/failed.$2" ] && echo failed || echo inactive; exit 3 ;;
+    stop) [ ! -e "$STUB/killed" ] || { rm "$STUB/active.$2"; touch "$STUB/failed.$2"; exit 0; }
+        [ ! -e "$STUB/wakes" ] || touch "$STUB/active.a.service"
+        echo "$*" >>"$STUB/calls"; [ ! -e "$STUB/stuck" ] && rm -f "$STUB/active.$2" ;;
     start) echo "$*" >>"$STUB/calls"; touch "$STUB/active.$2" ;;
     esac"#;
 
@@ -60,4 +63,42 @@ fn none_active_is_not_applicable() {
     assert_eq!(bench.call("freeze", &[]).0, 77);
     assert_eq!(bench.call("thaw", &[]).0, 0);
     assert_eq!((bench.told("calls").as_str(), bench.state()), ("", 0));
+}
+
+#[test]
+fn a_unit_that_is_killed_at_its_stop_is_a_failure() {
+    let mut bench = bench();
+    bench.fact("active.b.service", "");
+    bench.fact("killed", "");
+    let (status, lines) = bench.call("freeze", &[]);
+    assert_eq!(status, 1, "{lines:?}");
+    assert!(
+        said(&lines).contains("b.service is not shut down"),
+        "{lines:?}"
+    );
+    bench.forget("killed");
+    assert_eq!((bench.call("thaw", &[]).0, bench.state()), (0, 0));
+}
+
+#[test]
+fn a_unit_that_is_back_before_the_freeze_is_a_failure() {
+    let mut bench = bench();
+    bench.fact("active.a.service", "");
+    bench.fact("active.b.service", "");
+    bench.fact("wakes", "");
+    let (status, lines) = bench.call("freeze", &[]);
+    assert_eq!(status, 1, "{lines:?}");
+    assert!(
+        said(&lines).contains("a.service is not shut down"),
+        "{lines:?}"
+    );
+}
+
+#[test]
+fn a_systemd_that_does_not_answer_is_a_failure() {
+    let mut bench = bench();
+    bench.stand_in("systemctl", "echo 'Failed to connect to bus' >&2; exit 1");
+    let (status, lines) = bench.call("freeze", &[]);
+    assert_eq!(status, 1, "{lines:?}");
+    assert!(said(&lines).contains("cannot ask systemd"), "{lines:?}");
 }

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+mod containers;
 mod holding;
 mod intersystems;
 mod mongodb;
@@ -171,6 +172,7 @@ fn every_sample_is_ready_to_be_enabled() {
     }
     names.sort();
     let all = [
+        "containers",
         "iris",
         "mariadb",
         "mongodb",

@@ -1,5 +1,7 @@
 //! MariaDB and PostgreSQL: a session that holds, is refused, or is lost.
 
+use nix::unistd::Pid;
+
 use super::*;
 
 /// The `mariadb` client: a session that does what comes over its stdin, or one statement by `-e`.
@@ -83,20 +85,32 @@ fn until_left(bench: &Bench) {
     }
 }
 
-/// Waits until no process of the hook is left.
-fn until_gone(bench: &Bench) {
-    let hook = bench.path("hooks/mariadb");
+/// The processes of the hook's own script.
+pub(super) fn hook_processes(hook: &Path) -> Vec<Pid> {
     let hook = hook.to_str().expect("text").as_bytes();
-    let is_hook = |entry: fs::DirEntry| {
+    let mut pids = Vec::new();
+    for entry in fs::read_dir("/proc").expect("proc").flatten() {
         let command = fs::read(entry.path().join("cmdline")).unwrap_or_default();
-        command.windows(hook.len()).any(|part| part == hook)
-    };
-    while fs::read_dir("/proc").expect("proc").flatten().any(is_hook) {
+        let pid = entry
+            .file_name()
+            .to_str()
+            .and_then(|name| name.parse().ok());
+        if command.windows(hook.len()).any(|part| part == hook) {
+            pids.extend(pid.map(Pid::from_raw));
+        }
+    }
+    pids
+}
+
+/// Waits until no process of the hook is left.
+pub(super) fn until_gone(bench: &Bench) {
+    let hook = bench.path(&format!("hooks/{}", bench.name));
+    while !hook_processes(&hook).is_empty() {
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
 }
 
-fn has(lines: &[String], wanted: &str) {
+pub(super) fn has(lines: &[String], wanted: &str) {
     let found = lines.iter().any(|line| line.starts_with(wanted));
     assert!(found, "no line {wanted:?} in {lines:#?}");
 }

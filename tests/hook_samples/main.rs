@@ -12,6 +12,7 @@ use std::process::Command;
 
 use tempfile::TempDir;
 
+mod containers;
 mod db2;
 mod hana;
 mod holding;
@@ -222,6 +223,7 @@ fn every_sample_is_ready_to_be_enabled() {
     }
     names.sort();
     let all = [
+        "containers",
         "db2",
         "hana",
         "iris",

@@ -2,7 +2,7 @@
 
 The writers note in tmpfs what the server has acknowledged, outside of the frozen disks; the copy is plugged into the guest
 as one more disk, and each server is started on it. The guest `devices` has the servers of the machine's own release, the guest
-`servers` those of Debian 13.
+`servers` those of Debian 13; checks/mysql.py does the same with MySQL.
 """
 import contextlib
 import dataclasses

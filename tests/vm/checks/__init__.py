@@ -6,6 +6,5 @@ from . import hidden  # noqa: F401
 from . import packages, packages_harm, rpm, guests  # noqa: F401
 from . import acceptance_devices, acceptance_users, acceptance_system, acceptance_field  # noqa: F401
 from . import stop_while_frozen  # noqa: F401
-from . import databases  # noqa: F401
-from . import containers  # noqa: F401
+from . import databases, containers, mysql, uefi  # noqa: F401
 from . import acceptance_power  # noqa: F401  (the last: its guests end)

@@ -1,9 +1,11 @@
 """The database hooks against the real servers under write load: what each promises is looked for on a copy taken while frozen.
 
 The writers note in tmpfs what the server has acknowledged, outside of the frozen disks; the copy is plugged into the guest
-as one more disk, and each server is started on it.
+as one more disk, and each server is started on it. The guest `devices` has the servers of the machine's own release, the guest
+`servers` those of Debian 13; checks/mysql.py does the same with MySQL.
 """
 import contextlib
+import dataclasses
 import re
 
 from lib import harm, image, paths
@@ -14,26 +16,75 @@ HOOKS = "/etc/qemu/fsfreeze-hook.d"
 LOG = "/var/log/qga-fsfreeze-hook.log"
 COPY = "/mnt/copy"
 TMP = "/run/oob/db"
-SERVERS = "mariadb redis-server postgresql"
-# A second Redis, without append-only file, whose save points are far away.
-SECOND = "redis-server --port 6380 --dir /var/lib/redis-rdb --daemonize yes --pidfile /run/oob/db/redis-rdb.pid >/dev/null"
+# The hooks, and what each writer's notes are named for.
+ALL = ("mariadb", "postgresql", "redis")
+# Redis, or the one that took its place: its programs, unit and folder are named alike. By guest.
+REDIS = {"devices": "redis", "servers": "valkey"}
+# Where the release is not the machine's own: what `servers` is to prove something of.
+VERSIONS = {"servers": {"mariadb": "11.8", "postgresql": "17", "valkey": "8"}}
 
-SETUP = rf"""
-mkdir -p {TMP} /var/lib/redis-rdb && chmod 1777 {TMP}
-printf '[mariadbd]\nlog_bin = bin\nserver_id = 1\nsync_binlog = 1\n' >/etc/mysql/mariadb.conf.d/99-check.cnf
-systemctl start {SERVERS} && {SECOND}
-redis-cli config set appendonly yes >/dev/null && redis-cli -p 6380 set n 41 >/dev/null
-mariadb -e 'CREATE DATABASE shop; CREATE TABLE shop.inno (n INT PRIMARY KEY) ENGINE=InnoDB; CREATE TABLE shop.my (n INT PRIMARY KEY) ENGINE=MyISAM'
-runuser -u postgres -- psql -qc 'CREATE TABLE t (n int PRIMARY KEY)'
-"""
+
+@dataclasses.dataclass(frozen=True)
+class Sql:
+    """A server of MariaDB's family. `{root}` stands for the mountpoint of the disk that its data is on."""
+
+    server: str
+    socket: str
+    client: str
+    checker: str
+    data: str = "/var/lib/mysql"
+    tables: str = ("CREATE DATABASE shop; CREATE TABLE shop.inno (n INT PRIMARY KEY) ENGINE=InnoDB; "
+                   "CREATE TABLE shop.my (n INT PRIMARY KEY) ENGINE=MyISAM")
+
+    def writer(self, *options):
+        """A shell command that inserts numbers and prints each that the server has acknowledged."""
+        insert = f"{COUNT}; echo \"INSERT INTO inno VALUES ($i); INSERT INTO my VALUES ($i); SELECT $i;\"; done"
+        return f"{insert} | {self.client} {' '.join(options)} -N --unbuffered shop"
+
+
+MARIADB = Sql(f"mariadbd --no-defaults --user=mysql --datadir={{root}}/var/lib/mysql --socket={TMP}/copy.sock --skip-networking "
+              f"--log-bin=bin --server-id=1 --pid-file={TMP}/copy.pid", f"{TMP}/copy.sock", "mariadb",
+              "myisamchk --check --read-only {root}/var/lib/mysql/shop/my.MYI")
 # Each line of a writer's output is an acknowledgement: a number is printed by its server after the insert of that number.
 # The pauses leave the servers some of an emulated processor.
 COUNT = "i=0; while sleep 0.02; do i=$((i + 1))"
-WRITERS = {
-    "mariadb": f"{COUNT}; echo \"INSERT INTO inno VALUES ($i); INSERT INTO my VALUES ($i); SELECT $i;\"; done | mariadb -N --unbuffered shop",
-    "postgresql": f"{COUNT}; printf '%s\\n' \"INSERT INTO t VALUES ($i);\" \"SELECT $i;\"; done | runuser -u postgres -- psql -qAt",
-    "redis": f"{COUNT}; echo 'INCR n'; done | redis-cli",
-}
+
+
+def redis(g):
+    return REDIS[g.work.name]
+
+
+def units(g):
+    return f"mariadb {redis(g)}-server postgresql"
+
+
+def set_up(g):
+    """Starts the servers with empty tables; and a second Redis, without append-only file, whose save points are far away."""
+    name = redis(g)
+    second = f"{name}-server --port 6380 --dir /var/lib/redis-rdb --daemonize yes --pidfile {TMP}/redis-rdb.pid >/dev/null"
+    g.oob.run(rf"""
+        mkdir -p {TMP} /var/lib/redis-rdb && chmod 1777 {TMP}
+        printf '[mariadbd]\nlog_bin = bin\nserver_id = 1\nsync_binlog = 1\n' >/etc/mysql/mariadb.conf.d/99-check.cnf
+        systemctl start {units(g)} && {second}
+        {name}-cli config set appendonly yes >/dev/null && {name}-cli -p 6380 set n 41 >/dev/null
+        mariadb -e '{MARIADB.tables}'
+        runuser -u postgres -- psql -qc 'CREATE TABLE t (n int PRIMARY KEY)'
+        """, timeout=180)
+    versions = {"mariadb": g.oob.run("mariadb -Ne 'SELECT VERSION()'"), "postgresql": cluster(g),
+                name: g.oob.run(f"{name}-cli info server | sed -n 's/^{name}_version://p'")}
+    versions = {server: version.strip() for server, version in versions.items()}
+    for server, meant in VERSIONS.get(g.work.name, {}).items():
+        holds(versions[server].startswith(meant), f"{server} {meant}: {versions[server]}")
+    return versions
+
+
+def writers(g):
+    """What writes to each server, by the name of its hook."""
+    return {
+        "mariadb": MARIADB.writer(),
+        "postgresql": f"{COUNT}; printf '%s\\n' \"INSERT INTO t VALUES ($i);\" \"SELECT $i;\"; done | runuser -u postgres -- psql -qAt",
+        "redis": f"{COUNT}; echo 'INCR n'; done | {redis(g)}-cli",
+    }
 
 
 @contextlib.contextmanager
@@ -50,9 +101,9 @@ def enabled(g, name, *changes):
         g.oob.run(f"rm -f {HOOKS}/30-{name}")
 
 
-def acknowledged(g):
+def acknowledged(g, names=ALL):
     """The last number each server has acknowledged."""
-    return {name: int(g.oob.run(f"tail -n1 {TMP}/{name}.acked", check=False).strip() or 0) for name in WRITERS}
+    return {name: int(g.oob.run(f"tail -n1 {TMP}/{name}.acked", check=False).strip() or 0) for name in names}
 
 
 def status_of(log, name, phase="freeze"):
@@ -70,43 +121,43 @@ def logged(log, pattern):
 
 
 @contextlib.contextmanager
-def frozen(g):
+def frozen(g, filesystems=2):
     """Frozen as long as the block lasts, whatever happens in it."""
     g.oob.run(f"rm -f {LOG}")
     with g.agent() as agent:
-        equal(agent.ask("guest-fsfreeze-freeze", timeout=180), 2, "filesystems frozen")
+        equal(agent.ask("guest-fsfreeze-freeze", timeout=180), filesystems, "filesystems frozen")
         try:
             yield
         finally:
             thawed = agent.ask("guest-fsfreeze-thaw", timeout=180)
-        equal(thawed, 2, "filesystems thawed")
+        equal(thawed, filesystems, "filesystems thawed")
 
 
-def freeze_and_copy(g, name):
-    """Copies the root disk while frozen; returns the copy, what was acknowledged then, and the hook log of freeze and thaw."""
-    copy = g.work / f"{name}.img"
-    with frozen(g):
-        before = acknowledged(g)
-        image.copy(g.work / "root.img", copy)
-        after = acknowledged(g)
+def freeze_and_copy(g, name, disk="root", filesystems=2, names=ALL):
+    """Copies a disk while frozen; returns the copy, what was acknowledged then, and the hook log of freeze and thaw."""
+    copy = g.work / f"{name}-copy.img"
+    with frozen(g, filesystems):
+        before = acknowledged(g, names)
+        image.copy(g.work / f"{disk}.img", copy)
+        after = acknowledged(g, names)
     equal(after, before, "acknowledged before and after the copy was taken")
     return copy, before, g.oob.run(f"cat {LOG}")
 
 
 @contextlib.contextmanager
-def plugged(g, copy):
-    """The copy mounted in the guest."""
-    g.qmp.ask("blockdev-add", node_name="copy", driver="raw", file={"driver": "file", "filename": str(copy)})
-    g.qmp.ask("device_add", driver="virtio-blk-pci", id="dev-copy", drive="copy", serial="COPY")
+def plugged(g, file, name="copy", where=COPY):
+    """A file as a disk, mounted in the guest; it is gone after the block."""
+    g.qmp.ask("blockdev-add", node_name=name, driver="raw", file={"driver": "file", "filename": str(file)})
+    g.qmp.ask("device_add", driver="virtio-blk-pci", id=f"dev-{name}", drive=name, serial=name.upper())
     try:
-        appears(lambda: "COPY" in g.oob.run("lsblk -dno SERIAL"), "the copy")
-        g.oob.run(f"mkdir -p {COPY} && mount {g.device('copy')} {COPY}")
+        appears(lambda: name.upper() in g.oob.run("lsblk -dno SERIAL").split(), f"the disk {name}")
+        g.oob.run(f"mkdir -p {where} && mount {g.device(name)} {where}")
         yield
     finally:
-        g.oob.run(f"while mountpoint -q {COPY} && ! umount {COPY}; do sleep 0.2; done", timeout=30, check=False)
-        g.qmp.unplug("dev-copy")
-        g.qmp.ask("blockdev-del", node_name="copy")
-        copy.unlink()
+        g.oob.run(f"while mountpoint -q {where} && ! umount {where}; do sleep 0.2; done", timeout=30, check=False)
+        g.qmp.unplug(f"dev-{name}")
+        g.qmp.ask("blockdev-del", node_name=name)
+        file.unlink()
 
 
 @contextlib.contextmanager
@@ -122,13 +173,11 @@ def server(g, command, ready):
         job.wait(60)
 
 
-def mariadb_on_copy(g):
-    """(rows of InnoDB, rows of MyISAM, server's log) of a MariaDB started on the copy."""
-    sock = f"{TMP}/copy.sock"
-    command = (f"mariadbd --no-defaults --user=mysql --datadir={COPY}/var/lib/mysql --socket={sock} --skip-networking "
-               f"--log-bin=bin --server-id=1 --pid-file={TMP}/copy.pid")
-    with server(g, command, f"mariadb-admin --socket={sock} ping") as log:
-        rows = g.oob.run(f"mariadb --socket={sock} -N -e 'SELECT (SELECT COUNT(*) FROM inno), (SELECT COUNT(*) FROM my)' shop").split()
+def sql_on_copy(g, sql=MARIADB):
+    """(rows of InnoDB, rows of MyISAM, server's log) of a MariaDB or MySQL started on the copy."""
+    client = f"{sql.client} --socket={sql.socket}"
+    with server(g, sql.server.format(root=COPY), f"{client} -e 'SELECT 1'") as log:
+        rows = g.oob.run(f"{client} -N -e 'SELECT (SELECT COUNT(*) FROM inno), (SELECT COUNT(*) FROM my)' shop").split()
         return int(rows[0]), int(rows[1]), log()
 
 
@@ -155,39 +204,48 @@ def postgresql_on_copy(g):
 
 def redis_on_copy(g, folder, *options):
     """(the counter, server's log) of a Redis started on the copy."""
-    command = f"redis-server --port 6399 --dir {COPY}/var/lib/{folder} --save '' {' '.join(options)}"
-    with server(g, command, "redis-cli -p 6399 get n | grep '^[0-9]'") as log:
-        return int(g.oob.run("redis-cli -p 6399 get n")), log()
+    name = redis(g)
+    command = f"{name}-server --port 6399 --dir {COPY}/var/lib/{folder} --save '' {' '.join(options)}"
+    with server(g, command, f"{name}-cli -p 6399 get n | grep '^[0-9]'") as log:
+        return int(g.oob.run(f"{name}-cli -p 6399 get n")), log()
 
 
-def table_left_open(g, root):
+def table_left_open(g, root, sql=MARIADB):
     """Whether MyISAM's own checker finds that the table was not closed."""
-    return "closed the table properly" in g.oob.run(f"myisamchk --check --read-only {root}/var/lib/mysql/shop/my.MYI 2>&1", check=False)
+    said = g.oob.run(f"{sql.checker.format(root=root)} 2>&1", check=False)
+    holds("Checking MyISAM file" in said, f"the table was checked: {said}")
+    return "closed the table properly" in said
+
+
+@contextlib.contextmanager
+def writing(g, commands):
+    """Writers at work, by name, until the block ends; in it each has had fifty acknowledgements."""
+    jobs = [g.oob.start(f"{command} >{TMP}/{name}.acked") for name, command in commands.items()]
+    try:
+        appears(lambda: min(acknowledged(g, commands).values()) > 50, "fifty writes to each server", 120)
+        yield
+    finally:
+        # With what still waits in their pipes.
+        g.oob.run(f"kill -- {' '.join(f'-{job.pid}' for job in jobs)}", check=False)
+        for job in jobs:
+            job.wait(60)
 
 
 def take_under_load(g):
     """Freezes and copies with all three hooks at work and writers at all three servers."""
-    jobs = {name: g.oob.start(f"{writer} >{TMP}/{name}.acked") for name, writer in WRITERS.items()}
-    try:
-        with enabled(g, "mariadb"), enabled(g, "postgresql"), enabled(g, "redis"):
-            appears(lambda: min(acknowledged(g).values()) > 50, "fifty writes to each server", 120)
-            holds(table_left_open(g, ""), "the live MyISAM table is open (else the copy's proves nothing)")
-            copy, known, log = freeze_and_copy(g, "databases")
-            appears(lambda: all(now > known[name] for name, now in acknowledged(g).items()), "writes go on after the thaw")
-            equal({name: status_of(log, name) for name in WRITERS}, dict.fromkeys(WRITERS, 0), "statuses of the hooks")
-            return copy, known, log
-    finally:
-        # With what still waits in their pipes.
-        g.oob.run(f"kill -- {' '.join(f'-{job.pid}' for job in jobs.values())}", check=False)
-        for job in jobs.values():
-            job.wait(60)
+    with enabled(g, "mariadb"), enabled(g, "postgresql"), enabled(g, "redis"), writing(g, writers(g)):
+        holds(table_left_open(g, ""), "the live MyISAM table is open (else the copy's proves nothing)")
+        copy, known, log = freeze_and_copy(g, "databases")
+        appears(lambda: all(now > known[name] for name, now in acknowledged(g).items()), "writes go on after the thaw")
+        equal({name: status_of(log, name) for name in known}, dict.fromkeys(known, 0), "statuses of the hooks")
+        return copy, known, log
 
 
-def look_at_mariadb(g, known, log):
+def look_at_sql(g, known, log, sql=MARIADB):
     binlog, position = logged(log, r"binary log position: (\S+)\s+(\d+)")
-    equal(int(g.oob.run(f"stat -c %s {COPY}/var/lib/mysql/{binlog}")), int(position), "the end of the copy's binary log, as logged")
-    holds(not table_left_open(g, COPY), "the MyISAM table was closed")
-    inno, my, said = mariadb_on_copy(g)
+    equal(int(g.oob.run(f"stat -c %s {COPY}{sql.data}/{binlog}")), int(position), "the end of the copy's binary log, as logged")
+    holds(not table_left_open(g, COPY, sql), "the MyISAM table was closed")
+    inno, my, said = sql_on_copy(g, sql)
     holds(inno in (known, known + 1), f"InnoDB has what was acknowledged, and at most the one on its way: {inno} rows, {known} acknowledged")
     equal(my, known, "rows of MyISAM against what was acknowledged")
     # Not promised, and so that `no recovery` below proves something.
@@ -205,23 +263,24 @@ def look_at_postgresql(g, known, log):
 def look_at_redis(g, known, log):
     size = logged(log, r"append-only file written, (\d+) bytes")
     holds(logged(log, r":6380: (saved)"), "the second instance was saved")
-    equal(g.oob.run(f"cat {COPY}/var/lib/redis/appendonlydir/*.aof {COPY}/var/lib/redis/appendonlydir/*.rdb | wc -c").strip(), size, "the copy's append-only file, as logged")
-    counter, said = redis_on_copy(g, "redis", "--appendonly yes")
+    folder = f"{COPY}/var/lib/{redis(g)}/appendonlydir"
+    equal(g.oob.run(f"cat {folder}/*.aof {folder}/*.rdb | wc -c").strip(), size, "the copy's append-only file, as logged")
+    counter, said = redis_on_copy(g, redis(g), "--appendonly yes")
     equal(counter, known, "the counter against what was acknowledged")
     holds("truncated" not in said and "Bad file format" not in said, f"the file is whole: {said}")
     equal(redis_on_copy(g, "redis-rdb")[0], 41, "what the instance without append-only file had")
 
 
-@check("devices")
+@check("devices", "servers")
 def databases_under_load_lose_nothing_that_was_acknowledged(g):
-    g.oob.run(SETUP, timeout=180)
+    versions = set_up(g)
     try:
         copy, known, log = take_under_load(g)
-        print(f"     (acknowledged: {known})", flush=True)
+        print(f"     ({g.work.name}: {versions}, acknowledged: {known})", flush=True)
     finally:
-        g.oob.run(f"kill $(cat {TMP}/redis-rdb.pid); systemctl stop {SERVERS}", timeout=120)
+        g.oob.run(f"kill $(cat {TMP}/redis-rdb.pid); systemctl stop {units(g)}", timeout=120)
     with plugged(g, copy):
-        look_at_mariadb(g, known["mariadb"], log)
+        look_at_sql(g, known["mariadb"], log)
         look_at_postgresql(g, known["postgresql"], log)
         look_at_redis(g, known["redis"], log)
 
@@ -240,7 +299,7 @@ def databases_stopped_for_the_freeze_need_no_recovery(g):
         g.oob.run(f"systemctl stop mariadb {unit}", timeout=120)
     with plugged(g, copy):
         equal(control_data(g, "Database cluster state"), "shut down", "the copy's state of PostgreSQL")
-        _, _, said = mariadb_on_copy(g)
+        _, _, said = sql_on_copy(g)
         holds("crash recovery" not in said, f"InnoDB recovers nothing: {said}")
 
 

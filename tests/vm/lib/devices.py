@@ -19,11 +19,14 @@ DISKS = {
 class DeviceGuest(guest.RawGuest):
     """Plain QEMU with memory slots and many disks."""
 
+    DISKS = DISKS
+    MEMORY = "1024,slots=2,maxmem=2G"
+
     def __init__(self, disks, work):
         extra = ["-device", "virtio-scsi-pci,id=scsi",
                  "-netdev", "hubport,id=net0,hubid=0", "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:00:00:01"]
         self.files = {}
-        for slot, (name, (size, device)) in enumerate(DISKS.items(), 0x10):
+        for slot, (name, (size, device)) in enumerate(self.DISKS.items(), 0x10):
             self.files[name] = work / f"{name}.img"
             with open(self.files[name], "wb") as file:
                 file.truncate(size * MIB)
@@ -31,7 +34,7 @@ class DeviceGuest(guest.RawGuest):
             place = "" if "bus=" in device else f",addr={slot:#x}"
             extra += ["-drive", f"file={self.files[name]},format=raw,if=none,id={name},discard=unmap", "-device",
                       f"{device},drive={name},id=dev-{name}{place}"]
-        super().__init__(disks, work, "1024,slots=2,maxmem=2G", extra)
+        super().__init__(disks, work, self.MEMORY, extra)
 
     def device(self, name):
         """The guest's kernel name of a disk, found by its serial."""
@@ -54,6 +57,13 @@ class DeviceGuest(guest.RawGuest):
     def boot_id(self):
         """Differs after each boot."""
         return self.oob.run("cat /proc/sys/kernel/random/boot_id").strip()
+
+
+class ServerGuest(DeviceGuest):
+    """With room for database servers, and a disk for an EFI system partition."""
+
+    DISKS = {"esp": (64, "virtio-blk-pci,serial=ESP")}
+    MEMORY = "1536"
 
 
 class HarmGuest(guest.RawGuest):

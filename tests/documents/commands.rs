@@ -17,7 +17,7 @@ const TIERS: [(&str, &str, &str); 5] = [
     ("README.md", "Try it", "tests/run"),
     ("docs/images.md", "Build packages", "tests/package/run"),
     ("docs/images.md", "Static binary", "tests/static/run"),
-    ("CONTRIBUTING.md", "The house", "tests/run"),
+    ("CONTRIBUTING.md", "Structure", "tests/run"),
     ("CONTRIBUTING.md", "Tests", "tests/run"),
 ];
 

@@ -133,7 +133,7 @@ pub trait Ops {
 
     /// Issues FIFREEZE on one batch in parallel. A result is `None` if the call has not returned within
     /// [`REORDER_DELAY`]; then [`Ops::wait_for_freeze`] must be called. EBUSY: it is already frozen; EOPNOTSUPP: it cannot
-    /// be frozen (ioctl_fifreeze(2), fs/super.c freeze_super).
+    /// be frozen (fs/super.c freeze_super, fs/ioctl.c ioctl_fsfreeze).
     fn freeze(&mut self, handles: &[&Self::Handle]) -> Vec<Option<Timed>>;
 
     /// Waits for the FIFREEZE calls that have not returned; results in the order of the batch.

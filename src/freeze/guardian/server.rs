@@ -2,8 +2,8 @@
 //!
 //! One thread polls the agent's connection, the listening socket, its clients and the signals, passes events to
 //! [`GuardianState`] and carries out the actions that it returns. The memory is locked before the first FIFREEZE: a
-//! page fault on a frozen filesystem would block the process that has to thaw it. Nothing is written to a file between
-//! the first FIFREEZE and the thaw; messages go to the system log's socket.
+//! page fault could need memory that only a write to a frozen filesystem frees. No file is written between the first
+//! FIFREEZE and the thaw; messages go to the system log's socket.
 
 use super::hooks::Masters;
 use super::pending_clients::{self, PendingClients};

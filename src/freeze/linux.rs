@@ -1,9 +1,9 @@
 //! The engine's operations on the running system.
 //!
-//! [`LinuxOps`] is the only code that freezes and thaws filesystems for the agent. Every call that may hang (open, flush,
-//! FIFREEZE, FITHAW) runs on a thread of the pool with a time limit. A FIFREEZE that returns after its limit is thawed at
-//! once, in this process or by the guardian. The engine calls the methods, in the order of the transaction; `guarding`
-//! has the part that talks to the guardian.
+//! [`LinuxOps`] is the only code that freezes and thaws filesystems for the agent. Every call that may hang (open,
+//! flush, FIFREEZE, FITHAW) runs on a thread of the pool with a time limit. A FIFREEZE that returns after its limit is
+//! thawed at once, in this process or by the guardian. The engine calls the methods, in the order of the transaction;
+//! `guarding` has the part that talks to the guardian.
 
 mod guarding;
 mod step;

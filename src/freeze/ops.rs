@@ -132,8 +132,8 @@ pub trait Ops {
     fn flush(&mut self, handles: &[&Self::Handle], commits_first: bool) -> Vec<io::Result<()>>;
 
     /// Issues FIFREEZE on one batch in parallel. A result is `None` if the call has not returned within
-    /// [`REORDER_DELAY`]; then [`Ops::wait_for_freeze`] must be called. EBUSY: it is already frozen; EOPNOTSUPP: it cannot
-    /// be frozen (fs/super.c freeze_super, fs/ioctl.c ioctl_fsfreeze).
+    /// [`REORDER_DELAY`]; then [`Ops::wait_for_freeze`] must be called. EBUSY: it is already frozen; EOPNOTSUPP: it
+    /// cannot be frozen (fs/super.c freeze_super, fs/ioctl.c ioctl_fsfreeze).
     fn freeze(&mut self, handles: &[&Self::Handle]) -> Vec<Option<Timed>>;
 
     /// Waits for the FIFREEZE calls that have not returned; results in the order of the batch.
@@ -155,8 +155,8 @@ pub trait Ops {
     }
 
     /// Calls the hook master; `None` if there is none. Ends the frozen section for log lines first. The master gets the
-    /// `run`, and the reason with a thaw. The master's process itself reports its start to the guardian, so the guardian
-    /// knows of it even if the agent dies at that moment.
+    /// `run`, and the reason with a thaw. The master's process itself reports its start to the guardian, so the
+    /// guardian knows of it even if the agent dies at that moment.
     fn call_hooks(
         &mut self,
         phase: Phase,
@@ -212,8 +212,8 @@ pub trait Ops {
     /// Whether the journal lists hooks that were frozen and have not been thawed.
     fn has_journal(&self) -> bool;
 
-    /// Whether any of these is frozen. Linux has no query for it, so this tries FIFREEZE: it fails with EBUSY on a frozen
-    /// filesystem, and what it freezes is thawed at once.
+    /// Whether any of these is frozen. Linux has no query for it, so this tries FIFREEZE: it fails with EBUSY on a
+    /// frozen filesystem, and what it freezes is thawed at once.
     fn is_any_frozen(&mut self, handles: &[&Self::Handle]) -> bool;
 
     /// Sends a request to the guardian. Does nothing without one.

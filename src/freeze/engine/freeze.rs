@@ -240,8 +240,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Flushes again if hooks ran or much is dirty. Repeats it while at most half of what was dirty before is left; then
-    /// flushing is faster than the writers. Returns the seconds it took.
+    /// Flushes again if hooks ran or much is dirty. Repeats it while at most half of what was dirty before is left;
+    /// then flushing is faster than the writers. Returns the seconds it took.
     fn flush_again(
         &mut self,
         held: &[Held<O::Handle>],
@@ -262,8 +262,8 @@ impl<O: Ops> Engine<O> {
         Ok(seconds)
     }
 
-    /// Flushes in parallel; returns the seconds it took. An error is reported but does not stop the run: FIFREEZE flushes
-    /// again and decides. A timeout stops it, for FIFREEZE would hang as well.
+    /// Flushes in parallel; returns the seconds it took. An error is reported but does not stop the run: FIFREEZE
+    /// flushes again and decides. A timeout stops it, for FIFREEZE would hang as well.
     fn flush(&mut self, held: &[Held<O::Handle>], commits_first: bool) -> Result<f64, FreezeError> {
         let start = self.ops.now();
         let handles: Vec<&O::Handle> = held.iter().map(|h| &h.handle).collect();
@@ -287,7 +287,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Calls the hook master, if there is one; its failure is recorded and returned. Returns whether a hook may have run.
+    /// Calls the hook master, if there is one; its failure is recorded and returned. Returns whether a hook may have
+    /// run.
     pub(super) fn call_hooks(
         &mut self,
         phase: Phase,
@@ -367,8 +368,8 @@ impl<O: Ops> Engine<O> {
         failure.map(|()| count)
     }
 
-    /// Undoes a freeze that failed or froze nothing. If the guardian has begun to do so at the hold limit, it also calls
-    /// the thaw hooks.
+    /// Undoes a freeze that failed or froze nothing. If the guardian has begun to do so at the hold limit, it also
+    /// calls the thaw hooks.
     fn roll_back(&mut self) {
         match self.ops.claim(false) {
             Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed)),
@@ -397,11 +398,11 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Freezes batch by batch, until everything is frozen or the hold limit tolerated. Returns what is frozen, in the order
-    /// of freezing, and the failure that ended it.
+    /// Freezes batch by batch, until everything is frozen or the hold limit tolerated. Returns what is frozen, in the
+    /// order of freezing, and the failure that ended it.
     ///
-    /// A filesystem whose FIFREEZE does not return may have to write to one that is frozen, by a way that the plan could
-    /// not see. So everything is thawed, that filesystem is frozen first, and all others after it, one by one.
+    /// A filesystem whose FIFREEZE does not return may have to write to one that is frozen, by a way that the plan
+    /// could not see. So everything is thawed, that filesystem is frozen first, and all others after it, one by one.
     fn freeze_in_order(
         &mut self,
         held: Vec<Held<O::Handle>>,

@@ -1,9 +1,9 @@
 //! The transaction: survey, open, flush, freeze hooks, flush again, freeze; and its undo.
 //!
-//! The engine is sequential code over [`Ops`]; parallel work is done inside of [`Ops`], one batch of the plan at a time.
-//! A failure before everything is frozen undoes what was done, in reverse order. The undo continues after errors and
-//! reports them all. [`Freezer`](crate::freeze::Freezer) calls the engine from its own thread; the simulator runs it with
-//! a fault at every step.
+//! The engine is sequential code over [`Ops`]; parallel work is done inside of [`Ops`], one batch of the plan at a
+//! time. A failure before everything is frozen undoes what was done, in reverse order. The undo continues after errors
+//! and reports them all. [`Freezer`](crate::freeze::Freezer) calls the engine from its own thread; the simulator runs
+//! it with a fault at every step.
 
 mod freeze;
 mod recovery;
@@ -73,8 +73,8 @@ struct Thawed<H> {
     count: u64,
     /// What stays frozen, with the reason.
     stuck: Vec<(Held<H>, String)>,
-    /// One line for each FITHAW that has not returned. The call thaws the filesystem once its disk answers; the hooks do
-    /// not wait for that.
+    /// One line for each FITHAW that has not returned. The call thaws the filesystem once its disk answers; the hooks
+    /// do not wait for that.
     late: Vec<String>,
 }
 
@@ -194,8 +194,9 @@ impl<O: Ops> Engine<O> {
         reports
     }
 
-    /// Does what can wait until the host has its reply: kept log lines, the guardian's exit, the summary in the log, the
-    /// report. [`Freezer`](crate::freeze::Freezer) calls it after the reply, and the next request does if it comes earlier.
+    /// Does what can wait until the host has its reply: kept log lines, the guardian's exit, the summary in the log,
+    /// the report. [`Freezer`](crate::freeze::Freezer) calls it after the reply, and the next request does if it comes
+    /// earlier.
     pub fn conclude(&mut self) {
         if let Some(end) = self.ended.take() {
             self.finish(end);
@@ -205,8 +206,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Freezes everything, or the mount points of `only`; returns how many filesystems this call froze. With 0 nothing is
-    /// frozen afterwards, and the thaw hooks have been called.
+    /// Freezes everything, or the mount points of `only`; returns how many filesystems this call froze. With 0 nothing
+    /// is frozen afterwards, and the thaw hooks have been called.
     ///
     /// # Errors
     /// A filesystem cannot be opened or frozen, or a hook master fails. Nothing is frozen afterwards.
@@ -241,8 +242,8 @@ impl<O: Ops> Engine<O> {
         result
     }
 
-    /// Thaws what this agent or its predecessor froze, then calls the thaw hooks; returns how many filesystems this call
-    /// thawed. If nothing is known to be frozen, it issues FITHAW on every filesystem of the mount table.
+    /// Thaws what this agent or its predecessor froze, then calls the thaw hooks; returns how many filesystems this
+    /// call thawed. If nothing is known to be frozen, it issues FITHAW on every filesystem of the mount table.
     ///
     /// # Errors
     /// The freeze was ended before (reported once); a filesystem stays frozen (the agent stays frozen too, and the thaw

@@ -120,8 +120,8 @@ impl<O: Ops> Engine<O> {
     fn clean_up_legacy(&mut self) {
         let unmarked = self.ops.mark_thawed();
         if unmarked == Ok(false) {
-            // Without a marker, a guardian that could not be connected to before has ended the freeze meanwhile; it calls
-            // the hook master.
+            // Without a marker, a guardian that could not be connected to before has ended the freeze meanwhile; it
+            // calls the hook master.
             self.report = Report::default();
             self.ops.dismiss_guardian();
             self.ops.leave_frozen_section();

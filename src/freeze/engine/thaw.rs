@@ -70,8 +70,8 @@ impl<O: Ops> Engine<O> {
         thawed.map(|_| count)
     }
 
-    /// Thaws for an earlier agent whose guardian is of another version: issues FITHAW on every filesystem, and completes
-    /// that agent's report if the guardian had it.
+    /// Thaws for an earlier agent whose guardian is of another version: issues FITHAW on every filesystem, and
+    /// completes that agent's report if the guardian had it.
     fn thaw_for_predecessor(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let now = self.ops.wall_clock();
         let inherited = std::mem::replace(&mut self.report, Report::begin(now));
@@ -158,8 +158,8 @@ impl<O: Ops> Engine<O> {
         Ok(self.thaw_each(held, FilesystemOutcome::Untouched))
     }
 
-    /// Opens what may be frozen, and adds it to the report. One that cannot be opened is left out: nothing shows whether
-    /// it was frozen.
+    /// Opens what may be frozen, and adds it to the report. One that cannot be opened is left out: nothing shows
+    /// whether it was frozen.
     pub(super) fn open_for_thaw(&mut self, targets: &[Target]) -> Vec<Held<O::Handle>> {
         self.report.add_all(targets);
         let mut held = Vec::new();
@@ -179,8 +179,8 @@ impl<O: Ops> Engine<O> {
         held
     }
 
-    /// Thaws without a freeze of ours: it thaws what others froze, as QEMU's agent does, but calls no hooks, because none
-    /// was frozen. What cannot be thawed is logged and is no error: this agent did not freeze it.
+    /// Thaws without a freeze of ours: it thaws what others froze, as QEMU's agent does, but calls no hooks, because
+    /// none was frozen. What cannot be thawed is logged and is no error: this agent did not freeze it.
     pub(super) fn thaw_all_mounted(&mut self) -> Result<u64, FreezeError> {
         let saved = std::mem::take(&mut self.report);
         let result = self.thaw_everything();

@@ -1,9 +1,10 @@
 //! Filesystems that cannot be frozen: vfat, which every UEFI guest has at /boot/efi.
 //!
 //! Such a filesystem is flushed, and the writes to its device are counted from before the first FIFREEZE until right
-//! before the first FITHAW. Without a write in between, a snapshot has it as the flush left it. The count ends before the
-//! first FITHAW, not after the last: the host takes the snapshot before it asks for the thaw, and a process that another
-//! filesystem's thaw wakes may write without harm. The counter files are open by then, so that reading allocates nothing.
+//! before the first FITHAW. Without a write in between, a snapshot has it as the flush left it. The count ends before
+//! the first FITHAW, not after the last: the host takes the snapshot before it asks for the thaw, and a process that
+//! another filesystem's thaw wakes may write without harm. The counter files are open by then, so that reading
+//! allocates nothing.
 
 use super::{Engine, Held};
 use crate::freeze::ops::Ops;

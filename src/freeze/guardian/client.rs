@@ -1,7 +1,8 @@
 //! The agent's connection to the guardian: start it, send it the filesystems, decide who thaws.
 //!
 //! Every wait has a time limit, and a guardian that does not answer in time is killed before the agent thaws: a
-//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guarding` calls this.
+//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guarding` calls
+//! this.
 
 use super::{
     Claim, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request, Response,
@@ -82,9 +83,9 @@ pub struct AgentClient {
 }
 
 impl AgentClient {
-    /// Starts a guardian without a wait for its confirmation: see [`AgentClient::await_ready`]. `freezing` hangs up when
-    /// the freezing hook master has ended. A guardian that `replaces` another gets the whole state in its first request:
-    /// the agent may die right after it.
+    /// Starts a guardian without a wait for its confirmation: see [`AgentClient::await_ready`]. `freezing` hangs up
+    /// when the freezing hook master has ended. A guardian that `replaces` another gets the whole state in its first
+    /// request: the agent may die right after it.
     ///
     /// # Errors
     /// The process cannot be started, or the request cannot be sent.
@@ -157,8 +158,8 @@ impl AgentClient {
         self.await_ready()
     }
 
-    /// Asks the guardian that a dead agent started for the freeze, which [`AgentClient::receive`] returns; `None` if there
-    /// is no guardian.
+    /// Asks the guardian that a dead agent started for the freeze, which [`AgentClient::receive`] returns; `None` if
+    /// there is no guardian.
     pub fn find(statedir: &Path) -> Option<Self> {
         let found = connect(statedir).unwrap_or_else(|error| {
             let path = socket_path(statedir);
@@ -190,8 +191,8 @@ impl AgentClient {
         self.connection.send(request, RESPONSE_TIMEOUT)
     }
 
-    /// A request for the hook master's process to write before it executes the master, so that the guardian knows of the
-    /// master even if the agent dies at that moment.
+    /// A request for the hook master's process to write before it executes the master, so that the guardian knows of
+    /// the master even if the agent dies at that moment.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -210,8 +211,8 @@ impl AgentClient {
         self.has_token || self.token.as_ref().is_none_or(Token::is_free)
     }
 
-    /// Decides which process thaws. If the guardian has the token, its thaw is waited for; if it does not go on with it,
-    /// it is killed, so that it cannot act later, and the agent thaws.
+    /// Decides which process thaws. If the guardian has the token, its thaw is waited for; if it does not go on with
+    /// it, it is killed, so that it cannot act later, and the agent thaws.
     pub fn claim(&mut self, is_early: bool) -> Claim {
         match &self.token {
             Some(_) if self.has_token => return Claim::Ours(None),
@@ -314,8 +315,8 @@ impl AgentClient {
         self.connection.as_fd().try_clone_to_owned()
     }
 
-    /// Closes the agent's sending side, which a guardian that undoes the freeze waits for. When the guardian has exited,
-    /// [`AgentClient::receive`] returns [`Received::Gone`].
+    /// Closes the agent's sending side, which a guardian that undoes the freeze waits for. When the guardian has
+    /// exited, [`AgentClient::receive`] returns [`Received::Gone`].
     pub fn close_sending_side(&mut self) {
         // ENOTCONN: it has exited already.
         self.connection.shutdown_write().ok();
@@ -329,8 +330,8 @@ impl AgentClient {
         self.kill();
     }
 
-    /// Leaves the guardian in charge of the filesystems `late` alone, whose FIFREEZE has not returned, until the returned
-    /// value is dropped. If this process dies before that, the guardian thaws them.
+    /// Leaves the guardian in charge of the filesystems `late` alone, whose FIFREEZE has not returned, until the
+    /// returned value is dropped. If this process dies before that, the guardian thaws them.
     pub fn linger(mut self, late: &[usize]) -> Lingering {
         let requests = late.iter().map(|&number| Request::Late(number));
         for request in requests.chain([Request::Linger]) {
@@ -377,7 +378,8 @@ impl Drop for Lingering {
 
 impl Drop for AgentClient {
     fn drop(&mut self) {
-        // Not killed: an agent that exits while frozen leaves the guardian in charge. `try_wait` reaps one that has exited.
+        // Not killed: an agent that exits while frozen leaves the guardian in charge. `try_wait` reaps one that has
+        // exited.
         if let Process::Child(child) = &mut self.process {
             child.try_wait().ok();
         }

@@ -100,7 +100,8 @@ impl Masters {
     }
 
     /// Waits for the agent's thaw master, which survives the agent. A master that is stopped, or that takes longer than
-    /// [`THAW_HOOKS_TIMEOUT`], is killed; returns the processes that cannot be killed. Another master thaws what it left.
+    /// [`THAW_HOOKS_TIMEOUT`], is killed; returns the processes that cannot be killed. Another master thaws what it
+    /// left.
     pub fn wait_for_thaw_masters(&self) -> Vec<String> {
         let Some(master) = &self.thawing_master else {
             return Vec::new();
@@ -121,8 +122,8 @@ impl Masters {
     }
 
     /// The program to call with `thaw`; `None` if no hook waits for one. The journal lists the hooks that our own hook
-    /// master has not thawed; the next agent may have thawed them already. A foreign hook master has no journal: an agent
-    /// that removed the marker has called it.
+    /// master has not thawed; the next agent may have thawed them already. A foreign hook master has no journal: an
+    /// agent that removed the marker has called it.
     pub fn thaw_program(&self, hooks: Hooks, cause: Cause, state: &Path) -> Option<&Path> {
         let owes = match hooks {
             Hooks::Untouched => false,
@@ -138,8 +139,8 @@ impl Masters {
     }
 
     /// Waits for the freezing master, then kills it: a hook that thaws while its freeze still runs would leave the
-    /// application frozen. Returns the processes that cannot be killed. With `is_whole`, everything is frozen and the agent
-    /// has waited for the master; only a daemon that a hook left behind may still hold the pipe.
+    /// application frozen. Returns the processes that cannot be killed. With `is_whole`, everything is frozen and the
+    /// agent has waited for the master; only a daemon that a hook left behind may still hold the pipe.
     pub fn end_freeze_masters(&self, is_whole: bool) -> Vec<String> {
         if is_whole || has_hung_up(self.freezing.as_fd(), FREEZE_HOOKS_TIMEOUT) {
             return Vec::new();

@@ -2,9 +2,9 @@
 //! because it was killed, was stopped or hangs.
 //!
 //! The agent starts it when a freeze begins, and sends it the descriptors of the filesystems before the first FIFREEZE
-//! ([`client`]). Agent and guardian share a token, and only the process that takes it thaws. So one of the two undoes
+//! (`client`). Agent and guardian share a token, and only the process that takes it thaws. So one of the two undoes
 //! the freeze whatever happens to the other, neither waits for the other, and each hook master gets one thaw. [`state`]
-//! decides, [`server`] acts, [`thaw`] issues FITHAW. docs/architecture.md describes the protocol.
+//! decides, `server` acts, `thaw` issues FITHAW. docs/architecture.md describes the protocol.
 //!
 //! | the agent | the guardian |
 //! |---|---|

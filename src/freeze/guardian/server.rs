@@ -117,8 +117,8 @@ fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
     let listener = socket_path.as_ref().and_then(|_| passed.next());
     let listener = listener.map(UnixListener::from);
     if let Some(listener) = &listener {
-        // SO_PEERCRED shows clients the credentials of the process that called listen(2) last (unix(7)). The agent bound
-        // the socket; clients must see the guardian.
+        // SO_PEERCRED shows clients the credentials of the process that called listen(2) last (unix(7)). The agent
+        // bound the socket; clients must see the guardian.
         listen(listener, Backlog::MAXALLOWABLE)?;
     }
     // These protect the guardian from the OOM killer and from a stop of the service, and let it take many descriptors.
@@ -195,8 +195,8 @@ impl Guardian<'_> {
                     Event::ThawRequested
                 }
                 // A next agent shows that the previous one died, but its connection may still be open: in a thread in
-                // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the new
-                // one waits for the undo.
+                // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the
+                // new one waits for the undo.
                 Wakeup::Request(successor, _) if machine.stage() != Stage::Frozen => {
                     self.clients.push(successor);
                     continue;
@@ -345,8 +345,8 @@ impl Guardian<'_> {
                 let is_stuck = self.masters.are_stuck(agent.map(|agent| agent.pid()));
                 return event(Event::ClaimLimit { is_stuck });
             }
-            // Another kind of agent (QEMU's) does not use the socket, but removes the marker when it thaws. Without a marker
-            // no next agent would ask for the freeze.
+            // Another kind of agent (QEMU's) does not use the socket, but removes the marker when it thaws. Without a
+            // marker no next agent would ask for the freeze.
             let is_alone = self.agent.is_none();
             if is_alone && !self.state.is_marked_frozen().unwrap_or(true) {
                 return event(Event::Unmarked);
@@ -436,8 +436,9 @@ impl Guardian<'_> {
     }
 
     /// Thaws again and again while the agent may still freeze, for at most `limit`. An agent that was killed may have a
-    /// thread in FIFREEZE: it outlives SIGKILL and may freeze a filesystem, or wait for another one's thaw. An agent that
-    /// was stopped while freezing goes on when it is continued, and hangs up when it reads that the freeze was ended.
+    /// thread in FIFREEZE: it outlives SIGKILL and may freeze a filesystem, or wait for another one's thaw. An agent
+    /// that was stopped while freezing goes on when it is continued, and hangs up when it reads that the freeze was
+    /// ended.
     fn wait_for_agent_exit(&mut self, limit: Option<Duration>) {
         if self.dying_agent.is_some() {
             // The next agent may freeze and start a guardian of its own.
@@ -452,8 +453,8 @@ impl Guardian<'_> {
                 return;
             }
             if has_hung_up(agent.as_fd(), pause) {
-                // An agent that only closed its sending side still reads: it gets `Ended`, and the guardian's exit shows it
-                // that all is done.
+                // An agent that only closed its sending side still reads: it gets `Ended`, and the guardian's exit
+                // shows it that all is done.
                 self.agent = self.dying_agent.take();
             }
             pause = MAX_RETHAW_INTERVAL.min(pause * 2);

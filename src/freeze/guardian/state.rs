@@ -102,8 +102,8 @@ pub enum Hooks {
     Untouched,
     /// The freeze hooks.
     Frozen,
-    /// A master was started to thaw them. It may have been killed since; the journal lists the hooks that our own master
-    /// has not thawed.
+    /// A master was started to thaw them. It may have been killed since; the journal lists the hooks that our own
+    /// master has not thawed.
     Thawing,
 }
 
@@ -161,7 +161,8 @@ impl GuardianState {
 
     fn on_request(&mut self, request: Request, token: Option<&Token>) -> Vec<Action> {
         match request {
-            // The agent sends the filesystems after it called the hooks. The hook master may have failed to send HooksCalled.
+            // The agent sends the filesystems after it called the hooks. The hook master may have failed to send
+            // HooksCalled.
             Request::HooksCalled | Request::Filesystems(_) => self.hooks_called = true,
             Request::Frozen { .. } => self.frozen = true,
             // From an agent without the token; it may be of another version.

@@ -102,8 +102,8 @@ impl Filesystems {
                 }
             }
         }
-        // An overdue FITHAW is still in the kernel and thaws when it gets there. The descriptor is dropped here, so that a
-        // later round does not wait for the timeout once more.
+        // An overdue FITHAW is still in the kernel and thaws when it gets there. The descriptor is dropped here, so
+        // that a later round does not wait for the timeout once more.
         self.0
             .retain(|held| !silent.contains(&held.entrusted.number));
         thawed

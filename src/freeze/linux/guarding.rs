@@ -1,7 +1,7 @@
 //! The agent's side of its guardians: start, replacement, handover from an earlier agent, end.
 //!
-//! At most one guardian belongs to a run. One that failed is killed before the run goes on, unless it has begun to thaw.
-//! [`LinuxOps`] calls this for the guardian's methods of [`Ops`](crate::freeze::ops::Ops).
+//! At most one guardian belongs to a run. One that failed is killed before the run goes on, unless it has begun to
+//! thaw. [`LinuxOps`] calls this for the guardian's methods of [`Ops`](crate::freeze::ops::Ops).
 
 use super::{LinuxOps, SYS};
 use crate::freeze::guardian::client::{AgentClient, Received, Socket};
@@ -38,9 +38,9 @@ impl LinuxOps {
         )
     }
 
-    /// What the hook master's process writes before it executes the master: its start, for the guardian. A thawing master
-    /// also leaves the service's control group: a service manager that stops or restarts the service, or cleans up after
-    /// an agent that died, would kill it before every hook has thawed.
+    /// What the hook master's process writes before it executes the master: its start, for the guardian. A thawing
+    /// master also leaves the service's control group: a service manager that stops or restarts the service, or cleans
+    /// up after an agent that died, would kill it before every hook has thawed.
     pub(super) fn pre_exec_writes(&self, phase: Phase) -> Vec<PreExecWrite> {
         let (mut writes, request) = match phase {
             Phase::Freeze => (Vec::new(), Request::HooksCalled),

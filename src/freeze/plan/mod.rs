@@ -1,15 +1,15 @@
 //! Which filesystems are frozen, and in which order.
 //!
-//! [`Survey`] is the state of the system; [`make`] is a pure function of it, of the operator's [`FreezePolicy`] and of the
-//! host's list. The order is the reverse of the mount table with the root filesystem last, as QEMU documents it for
-//! guest-fsfreeze-freeze: what needs another filesystem was mounted after it, also where sysfs shows no dependency.
-//! It is changed only where a dependency is known ([`order`]). Neighbors in that order that are on the machine's own
+//! [`Survey`] is the state of the system; [`make`] is a pure function of it, of the operator's [`FreezePolicy`] and of
+//! the host's list. The order is the reverse of the mount table with the root filesystem last, as QEMU documents it for
+//! guest-fsfreeze-freeze: what needs another filesystem was mounted after it, also where sysfs shows no dependency. It
+//! is changed only where a dependency is known ([`order`]). Neighbors in that order that are on the machine's own
 //! hardware form one batch and are frozen in parallel: on disks with a latency of 1 ms, 20 of them freeze in half the
 //! time. All others, and the root, are frozen alone.
 //!
-//! Patterns and the host's list are compared with the first mount point of a filesystem only: a bind mount of a directory
-//! below `/data` must not select the whole filesystem. What the operator excludes stays excluded if the host names it.
-//! Every filesystem and mount of the survey is in the plan once: as a target or with a reason.
+//! Patterns and the host's list are compared with the first mount point of a filesystem only: a bind mount of a
+//! directory below `/data` must not select the whole filesystem. What the operator excludes stays excluded if the host
+//! names it. Every filesystem and mount of the survey is in the plan once: as a target or with a reason.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -98,8 +98,8 @@ impl Target {
     }
 }
 
-/// Whether the kernel's driver for this type implements FIFREEZE (super_operations.freeze_fs or freeze_super). For others
-/// it fails with EOPNOTSUPP (fs/ioctl.c ioctl_fsfreeze).
+/// Whether the kernel's driver for this type implements FIFREEZE (super_operations.freeze_fs or freeze_super). For
+/// others it fails with EOPNOTSUPP (fs/ioctl.c ioctl_fsfreeze).
 fn can_freeze(fstype: &str) -> bool {
     const TYPES: [&str; 11] = [
         "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "gfs2", "jfs", "nilfs2", "reiserfs",
@@ -127,8 +127,8 @@ impl fmt::Display for Cycle {
 
 impl std::error::Error for Cycle {}
 
-/// The plan for a freeze. With `only`, of the filesystems that the policy allows, those whose first mount point is in the
-/// list. Names without a match and names given twice are no errors.
+/// The plan for a freeze. With `only`, of the filesystems that the policy allows, those whose first mount point is in
+/// the list. Names without a match and names given twice are no errors.
 ///
 /// # Errors
 /// A filesystem to freeze is part of a [`Cycle`].
@@ -255,8 +255,8 @@ fn target(survey: &Survey, policy: &FreezePolicy, filesystem: &Filesystem, batch
     }
 }
 
-/// All filesystems in freeze order. Those that are not chosen take part, because two chosen ones may depend on each other
-/// through one that is not. Without a choice all are chosen, and cycles are broken.
+/// All filesystems in freeze order. Those that are not chosen take part, because two chosen ones may depend on each
+/// other through one that is not. Without a choice all are chosen, and cycles are broken.
 fn sorted<'a>(
     survey: &'a Survey,
     is_chosen: Option<&dyn Fn(&Filesystem) -> bool>,

@@ -116,8 +116,8 @@ impl Plan {
             let mounts = survey.skipped.iter().filter(|s| s.mountpoint == *name);
             let writable = match mounts.map(|mount| &mount.reason).next() {
                 Some(SkipReason::SecondMount { first }) => !is_chosen(first),
-                // A filesystem in memory or on another machine is in no snapshot. One that lowers the level is among the
-                // skipped ones and is not reported twice.
+                // A filesystem in memory or on another machine is in no snapshot. One that lowers the level is among
+                // the skipped ones and is not reported twice.
                 Some(_) => false,
                 None => {
                     let details = first_of(name).and_then(|f| survey.details.get(&f.device()));

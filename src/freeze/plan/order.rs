@@ -27,8 +27,8 @@ pub struct Question<'a> {
     pub strict: bool,
 }
 
-/// All filesystems in an order in which each comes before what it depends on; of those that can be next, the one with the
-/// lowest number is.
+/// All filesystems in an order in which each comes before what it depends on; of those that can be next, the one with
+/// the lowest number is.
 ///
 /// # Errors
 /// If `strict`, a cycle with a chosen member: the members of its strongly connected component, in ascending order. The

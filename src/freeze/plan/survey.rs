@@ -74,8 +74,8 @@ pub struct SwapSpace {
 }
 
 impl Survey {
-    /// Reads `system`, whose mount table is `mounts`: /proc, /sys and /run/udev, and the files behind loop devices. Opens
-    /// no device, except a loop device whose file is not at its recorded path.
+    /// Reads `system`, whose mount table is `mounts`: /proc, /sys and /run/udev, and the files behind loop devices.
+    /// Opens no device, except a loop device whose file is not at its recorded path.
     pub fn read(system: &System, mounts: &[Mount]) -> Self {
         Self::read_with(
             system,

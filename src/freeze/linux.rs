@@ -71,7 +71,6 @@ pub struct LinuxOps {
     counters: Vec<(DeviceNumber, Option<WriteCounters>)>,
     /// Runs the calls that may hang.
     pool: Pool,
-    /// FIFREEZE calls that have not returned.
     pending_freeze: Option<PendingFreeze>,
     /// What the guardian has, by its numbers.
     entrusted: Vec<(usize, Weak<Root>)>,
@@ -81,7 +80,6 @@ pub struct LinuxOps {
     expedites_rcu: bool,
     /// The guardian of an earlier freeze was found stopped at the last check.
     was_stopped: bool,
-    /// Log lines are kept and memory is locked.
     is_in_frozen_section: bool,
     guardian: Option<AgentClient>,
     /// The guardians' listening socket, from before a freeze to its end.
@@ -262,6 +260,7 @@ impl Ops for LinuxOps {
             let done = batch.finish(limit).into_iter();
             for ((mut timed, root), writers) in done.zip(roots).zip(writers) {
                 if let (true, Err(error)) = (timed.is_overdue(), &timed.result) {
+                    // At the end of the run the guardian is left in charge of it.
                     self.late.push(Arc::downgrade(&root));
                     let text = format!("{error}; {}", holdups::explain(&writers));
                     timed.result = Err(io::Error::new(error.kind(), text));
@@ -346,6 +345,7 @@ impl Ops for LinuxOps {
             // A call without a run is for what an earlier run has left in the journal.
             only_run: run.id.is_empty().then(|| ANY_RUN.into()),
             state: Some(self.state.path().to_owned()),
+            // The agent keeps no copy: the guardian waits for the hang-up when the master ends.
             alive: self.alive.take(),
             announcements: self.pre_exec_writes(phase),
             ..invoke::Invocation::default()

@@ -60,8 +60,10 @@ impl<O: Ops> Engine<O> {
             .dirty_bytes()
             .is_none_or(|bytes| bytes > MAX_DIRTY_BYTES);
         self.report.stages.flush = self.flush(&held, is_dirty)?;
+        // An open descriptor would keep a hook from unmounting the filesystem.
         drop(held);
         self.refuse_if_stopping()?;
+        // Before the hooks: from their first freeze on another process must be able to undo it.
         let ready = self.ops.wait_for_guardian();
         self.add_error(ready);
         let called = self.call_hooks(Phase::Freeze, None);
@@ -329,6 +331,7 @@ impl<O: Ops> Engine<O> {
         self.begin_watch(&held);
         let start = self.ops.now();
         let ends = self.hold_limit.map(|limit| start + limit);
+        // Before the first FIFREEZE: the state directory may be on a filesystem that is about to be frozen.
         let marker = self.marker(&held, start);
         if let Err(text) = self.ops.mark_frozen(marker) {
             self.warn(text);
@@ -340,6 +343,7 @@ impl<O: Ops> Engine<O> {
         let start = self.ops.now();
         let (frozen, failure) = self.freeze_in_order(held, ends);
         self.report.stages.freeze = self.seconds_since(start);
+        // At once: the setting interrupts every processor of the system for each grace period.
         let restored = self.ops.restore_rcu();
         self.add_error(restored);
         let count = frozen.len() as u64;
@@ -351,6 +355,7 @@ impl<O: Ops> Engine<O> {
             is_inherited: false,
             guardians_left: MAX_GUARDIANS,
         });
+        // The guardian may have thawed while the last FIFREEZE ran; then the host must not get a success.
         let is_late = ends.is_some_and(|ends| since >= ends) || !self.ops.is_undecided();
         let failure = match failure {
             Ok(()) if is_late => Err(self.fail(LIMIT_WHILE_FREEZING.into())),
@@ -439,6 +444,7 @@ impl<O: Ops> Engine<O> {
                     results = self.wait_thawed(ends);
                     continue;
                 }
+                // Two filesystems that write to each other would be reordered for ever.
                 if reorders_left == 0 {
                     let names: Vec<&str> = late.iter().map(|held| held.name.as_str()).collect();
                     failure = failure.and(Err(self.fail(format!(
@@ -447,6 +453,7 @@ impl<O: Ops> Engine<O> {
                     ))));
                 }
                 reorders_left = reorders_left.saturating_sub(1);
+                // A batch of its own for each: whatever else the plan took for independent may not be.
                 for held in late.iter_mut().chain(frozen.iter_mut()) {
                     held.batch = next_batch;
                     next_batch += 1;

@@ -72,7 +72,7 @@ struct Thawed<H> {
     /// Number of thawed filesystems.
     count: u64,
     /// What stays frozen, with the reason.
-    stuck: Vec<(Held<H>, String)>,
+    still_frozen: Vec<(Held<H>, String)>,
     /// One line for each FITHAW that has not returned. The call thaws the filesystem once its disk answers; the hooks
     /// do not wait for that.
     late: Vec<String>,
@@ -253,6 +253,7 @@ impl<O: Ops> Engine<O> {
         self.recover(true);
         self.owes_an_answer = false;
         if self.is_frozen() {
+            // The guardian may begin to thaw at the same moment; the token decides.
             match self.ops.claim(false) {
                 Claim::Ours(inherited) => {
                     self.has_legacy = false;
@@ -376,6 +377,7 @@ impl<O: Ops> Engine<O> {
 
     /// Ends a run. Stores the report first: if the agent is killed here, no other process has it.
     fn finish(&mut self, end: RunEnd) {
+        // The guardian exits while the report is written; dismiss_guardian below waits for it.
         if !self.has_legacy {
             self.ops.release_guardian();
         }

@@ -40,12 +40,16 @@ impl<O: Ops> Engine<O> {
             }
             State::Inherited => (self.thaw_for_predecessor()?, None),
         };
-        let Thawed { count, stuck, late } = thawed;
-        if !stuck.is_empty() {
-            let texts: Vec<&str> = stuck.iter().map(|(_, text)| text.as_str()).collect();
+        let Thawed {
+            count,
+            still_frozen,
+            late,
+        } = thawed;
+        if !still_frozen.is_empty() {
+            let texts: Vec<&str> = still_frozen.iter().map(|(_, text)| text.as_str()).collect();
             let error = self.fail(texts.join("; "));
             let since = self.ops.now();
-            let held = stuck.into_iter().map(|(held, _)| held).collect();
+            let held = still_frozen.into_iter().map(|(held, _)| held).collect();
             self.state = State::Frozen(Freeze {
                 held,
                 since,
@@ -83,15 +87,16 @@ impl<O: Ops> Engine<O> {
             }
         };
         if !inherited.id.is_empty() && inherited.end.is_none() {
-            let walked = std::mem::replace(&mut self.report, inherited);
-            self.report.stages.thaw = walked.stages.thaw;
+            let thaw_report = std::mem::replace(&mut self.report, inherited);
+            self.report.stages.thaw = thaw_report.stages.thaw;
             let prepared = &self.report.stages;
             let prepared =
                 prepared.flush + prepared.freeze_hooks + prepared.flush_again + prepared.freeze;
             // By wall-clock times of two processes: the clock may have been set in between.
-            self.report.stages.held = (walked.started - self.report.started - prepared).max(0.0);
-            self.report.copy_outcomes(&walked);
-            self.report.errors.extend(walked.errors);
+            self.report.stages.held =
+                (thaw_report.started - self.report.started - prepared).max(0.0);
+            self.report.copy_outcomes(&thaw_report);
+            self.report.errors.extend(thaw_report.errors);
         }
         Ok(thawed)
     }
@@ -120,7 +125,7 @@ impl<O: Ops> Engine<O> {
     ) -> Thawed<O::Handle> {
         let start = self.ops.now();
         let mut count = 0;
-        let (mut stuck, mut late) = (Vec::new(), Vec::new());
+        let (mut still_frozen, mut late) = (Vec::new(), Vec::new());
         let handles: Vec<&O::Handle> = held.iter().rev().map(|held| &held.handle).collect();
         let done = self.ops.thaw(&handles);
         for (held, timed) in held.into_iter().rev().zip(done) {
@@ -137,14 +142,18 @@ impl<O: Ops> Engine<O> {
                         .set_with_detail(held.record, FilesystemOutcome::Failed, &text);
                     match is_overdue {
                         true => late.push(text),
-                        false => stuck.push((held, text)),
+                        false => still_frozen.push((held, text)),
                     }
                 }
             }
         }
-        stuck.reverse();
+        still_frozen.reverse();
         self.report.stages.thaw += self.seconds_since(start);
-        Thawed { count, stuck, late }
+        Thawed {
+            count,
+            still_frozen,
+            late,
+        }
     }
 
     /// Issues FITHAW on every filesystem of the mount table.
@@ -185,8 +194,12 @@ impl<O: Ops> Engine<O> {
         let saved = std::mem::take(&mut self.report);
         let result = self.thaw_everything();
         self.report = saved;
-        let Thawed { count, stuck, late } = result?;
-        for text in stuck.into_iter().map(|(_, text)| text).chain(late) {
+        let Thawed {
+            count,
+            still_frozen,
+            late,
+        } = result?;
+        for text in still_frozen.into_iter().map(|(_, text)| text).chain(late) {
             tracing::warn!("{text}");
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");

@@ -112,6 +112,7 @@ impl Masters {
             if is_readable(master.1.as_fd(), STOPPED_MASTER_TIMEOUT / 2) {
                 return Vec::new();
             }
+            // Only a master that is stopped at two checks in a row: a short stop is no reason to kill it.
             let is_stopped = master.is_stopped();
             if is_stopped && was_stopped {
                 break;

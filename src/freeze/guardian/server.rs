@@ -333,9 +333,11 @@ impl Guardian<'_> {
     fn next_wakeup(&mut self, signals: &SignalFd, is_urgent: bool) -> io::Result<Wakeup> {
         let event = |event| Ok(Wakeup::Event(event));
         loop {
+            // A line that was read together with the one before it does not wake poll(2).
             if self.agent.as_ref().is_some_and(Connection::has_message) {
                 return event(self.recv_event());
             }
+            // Limits before sockets: clients that keep sending must not put them off.
             let now = Instant::now();
             if self.limit.is_some_and(|at| at <= now) {
                 return event(Event::Limit);
@@ -353,6 +355,7 @@ impl Guardian<'_> {
             }
             let next = [self.limit, self.claim_limit].into_iter().flatten().min();
             let left = next.map(|at| at.saturating_duration_since(now));
+            // Neither the removal of the marker nor the death of an agent with a thread in FIFREEZE wakes poll(2).
             let check_interval = (is_urgent || is_alone).then_some(AGENT_CHECK_INTERVAL);
             let timeout = timeout(left.into_iter().chain(check_interval).min());
             let agent = self.agent.as_ref().map(Connection::as_fd);
@@ -392,6 +395,7 @@ impl Guardian<'_> {
             if let Some((client, request)) =
                 readable.and_then(|index| self.clients.recv_request(index))
             {
+                // Only now: to add a client may drop the oldest, and shift the indices of `readable`.
                 accepted
                     .into_iter()
                     .for_each(|(client, _)| self.clients.accept(client));
@@ -503,6 +507,7 @@ impl Guardian<'_> {
             reason: cause.text().to_owned(),
             count: filesystems.len() as u64,
         };
+        // In this order: a death in between must not lose the expiry.
         let expired_marked = reports_early_end.then(|| self.state.mark_expired(&expiry));
         for marked in expired_marked
             .into_iter()

@@ -79,7 +79,7 @@ impl Filesystems {
     /// Issues FITHAW on every filesystem, in reverse freeze order. EINVAL is no failure: the filesystem is not frozen.
     pub fn thaw(&mut self) -> Thawed {
         let mut thawed = Thawed::default();
-        let mut silent = Vec::new();
+        let mut overdue = Vec::new();
         let thaw = |held: &Held| {
             let root = held.root.clone();
             move || fsfreeze::thaw(root.as_ref())
@@ -88,7 +88,7 @@ impl Filesystems {
         let done = Pool::default().run(Pace::OneByOne, FITHAW_TIMEOUT, drop, calls);
         for (held, timed) in self.0.iter().rev().zip(done) {
             if timed.is_overdue() {
-                silent.push(held.entrusted.number);
+                overdue.push(held.entrusted.number);
             }
             let mountpoint = &held.entrusted.mountpoint;
             match timed.result {
@@ -105,7 +105,7 @@ impl Filesystems {
         // An overdue FITHAW is still in the kernel and thaws when it gets there. The descriptor is dropped here, so
         // that a later round does not wait for the timeout once more.
         self.0
-            .retain(|held| !silent.contains(&held.entrusted.number));
+            .retain(|held| !overdue.contains(&held.entrusted.number));
         thawed
     }
 }

@@ -46,11 +46,11 @@ pub fn sort(input: &Question<'_>) -> Result<Vec<usize>, Vec<usize>> {
         .filter(|edge| edge.above < count && edge.below < count)
         .collect();
     loop {
-        let (order, stuck) = kahn(count, &edges);
-        if stuck.is_empty() {
+        let (order, unsorted) = kahn(count, &edges);
+        if unsorted.is_empty() {
             return Ok(order);
         }
-        let groups = find_cycles(&stuck, &edges);
+        let groups = find_cycles(&unsorted, &edges);
         let matters = |group: &&BTreeSet<usize>| strict && group.iter().any(|&n| chosen(n));
         if let Some(group) = groups.iter().find(matters) {
             return Err(group.iter().copied().collect());
@@ -96,8 +96,8 @@ fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
             }
         }
     }
-    let stuck = (0..count).filter(|&number| above[number] > 0).collect();
-    (order, stuck)
+    let unsorted = (0..count).filter(|&number| above[number] > 0).collect();
+    (order, unsorted)
 }
 
 /// The strongly connected components among `nodes`: sets whose members depend on one another. There are few nodes, as a

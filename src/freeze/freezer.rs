@@ -1,4 +1,8 @@
-//! The engine behind a thread: what commands hold.
+//! The engine on a thread of its own, as the commands use it.
+//!
+//! Requests are queued, and one thread works on them in order. It stays while anything is frozen: a new thread might
+//! not be possible then, because memory is short, and its start would take as long as the thaw itself.
+//! [`Freezer::check_hold`] starts the task that ends a freeze at its limit or reacts to its guardian.
 
 use super::engine::{Engine, FreezeError};
 use super::linux::LinuxOps;
@@ -15,28 +19,28 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-/// The engine's own stack: it calls no deep code.
+/// Stack of the engine's thread; its calls are not nested deeply.
 const ENGINE_STACK_SIZE: usize = 256 * 1024;
 
-/// How long after the end of a run its memory is given back.
+/// How long after the end of a run its memory is given back to the system.
 const MEMORY_RELEASE_DELAY: Duration = Duration::from_millis(200);
 
-/// Pause before the watch over a freeze is tried again.
+/// Pause after a failed check of the hold limit.
 const HOLD_CHECK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
-/// How often a frozen agent that is asked to stop looks whether the system goes down.
+/// How often a frozen agent that is asked to stop checks whether the system shuts down.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(500);
 
-/// What is known of the engine without waiting for it.
+/// The engine's state, readable while a run has the engine.
 #[derive(Clone, Default)]
 struct EngineStatus {
     /// Filesystems are frozen, or about to be.
     frozen: bool,
     /// When the hold limit ends the freeze.
     ends: Option<Instant>,
-    /// Where the guardian speaks.
+    /// Readable when the guardian sends something or exits.
     guardian: Option<Arc<OwnedFd>>,
-    /// It is not known yet what an earlier agent has left.
+    /// What an earlier agent has left is not known yet.
     has_legacy: bool,
     /// See [`Freezer::owes_an_answer`].
     owes_an_answer: bool,
@@ -58,21 +62,20 @@ impl EngineStatus {
     }
 }
 
-/// Work for the engine's thread.
+/// A request for the engine's thread.
 type Job<O> = Box<dyn FnOnce(&mut Engine<O>) + Send>;
 
 struct Shared<O: Ops> {
     engine: Mutex<Engine<O>>,
     jobs: Mutex<Jobs<O>>,
     queued: Condvar,
-    /// Tells the engine that the agent is asked to stop.
+    /// Signals the engine that the agent is asked to stop.
     stop: Option<Arc<EventFd>>,
 }
 
 struct Jobs<O: Ops> {
     queue: VecDeque<Job<O>>,
-    /// A thread takes them. It stays while anything is frozen: one more could not be had then for want of
-    /// memory, and to start it would take the thaw as long as the thaw itself.
+    /// A thread works on the queue. See the module for why it stays while anything is frozen.
     has_thread: bool,
 }
 
@@ -81,7 +84,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl<O: Ops> Shared<O> {
-    /// Does what is queued, until that is all and nothing is frozen.
+    /// Runs the queued jobs, until there is none and nothing is frozen.
     fn run_thread(&self) {
         let mut is_frozen = false;
         let mut jobs = lock(&self.jobs);
@@ -104,7 +107,7 @@ impl<O: Ops> Shared<O> {
 }
 
 impl<O: Ops> Shared<O> {
-    /// Does it, and answers whether anything is frozen then.
+    /// Runs a job; returns whether anything is frozen afterwards.
     fn run_job(&self, job: Job<O>) -> bool {
         let mut engine = lock(&self.engine);
         job(&mut engine);
@@ -112,25 +115,25 @@ impl<O: Ops> Shared<O> {
     }
 }
 
-/// A handle to the engine; clones share it.
+/// A handle of the engine; clones share it.
 pub struct Freezer<O: Ops = LinuxOps> {
     shared: Arc<Shared<O>>,
-    standing: watch::Sender<EngineStatus>,
+    status: watch::Sender<EngineStatus>,
 }
 
 impl<O: Ops> Clone for Freezer<O> {
     fn clone(&self) -> Self {
         Self {
             shared: self.shared.clone(),
-            standing: self.standing.clone(),
+            status: self.status.clone(),
         }
     }
 }
 
 impl<O: Ops + Send + 'static> Freezer<O> {
-    /// Takes the engine.
+    /// A handle of `engine`, without a thread until the first request.
     pub fn new(mut engine: Engine<O>) -> Self {
-        let (standing, _) = watch::channel(EngineStatus::of(&mut engine));
+        let (status, _) = watch::channel(EngineStatus::of(&mut engine));
         let stop = engine.stop_line();
         let jobs = Jobs {
             queue: VecDeque::new(),
@@ -143,95 +146,91 @@ impl<O: Ops + Send + 'static> Freezer<O> {
                 queued: Condvar::new(),
                 stop,
             }),
-            standing,
+            status,
         }
     }
 
-    /// Whether filesystems are frozen, or about to be, as far as this agent knows. Never waits.
+    /// Whether filesystems are frozen or about to be, as far as this agent knows. Never waits.
     pub fn is_frozen(&self) -> bool {
-        self.standing.borrow().frozen
+        self.status.borrow().frozen
     }
 
-    /// The agent is asked to stop: a freeze that is not whole is given up, and none begins any more. One that
-    /// is whole goes on, unless the system goes down.
+    /// Asks the engine to stop: a freeze that is not complete is given up, and none begins any more. A complete one
+    /// continues, unless the system shuts down.
     pub fn stop(&self) {
         if let Some(stop) = &self.shared.stop {
             stop.write(1).ok();
-            self.standing
-                .send_modify(|standing| standing.is_stopping = true);
+            self.status.send_modify(|status| status.is_stopping = true);
         }
     }
 
     async fn stopping(&self) {
-        let mut standing = self.standing.subscribe();
-        // As in `thawed`.
-        standing
-            .wait_for(|standing| standing.is_stopping)
-            .await
-            .ok();
+        let mut status = self.status.subscribe();
+        // Err only without a sender, as in `thawed`.
+        status.wait_for(|status| status.is_stopping).await.ok();
     }
 
-    /// Whether the host is yet to hear that its freeze was ended because the system goes down. Never waits.
+    /// Whether the host's next thaw has still to be answered: the freeze was ended for a shutdown. Never waits.
     pub fn owes_an_answer(&self) -> bool {
-        self.standing.borrow().owes_an_answer
+        self.status.borrow().owes_an_answer
     }
 
     /// Waits until nothing is frozen or about to be.
     pub async fn thawed(&self) {
-        let mut standing = self.standing.subscribe();
-        // An error would mean that the sender is gone, but `self` holds it.
-        standing.wait_for(|standing| !standing.frozen).await.ok();
+        let mut status = self.status.subscribe();
+        // Err only without a sender, which `self` holds.
+        status.wait_for(|status| !status.frozen).await.ok();
     }
 
-    /// [`Engine::freeze`] on a thread of its own. A freeze that holds is looked after from then on.
+    /// `Engine::freeze` on the engine's thread; starts the check of the hold limit afterwards.
     ///
     /// # Errors
-    /// The engine's.
+    /// As `Engine::freeze`, or the thread panicked.
     pub async fn freeze(&self, only: Option<Vec<Vec<u8>>>) -> Result<u64, FreezeError> {
-        self.standing.send_modify(|standing| standing.frozen = true);
+        self.status.send_modify(|status| status.frozen = true);
         let result = self.run(move |engine| engine.freeze(only.as_deref())).await;
         self.check_hold();
         result
     }
 
-    /// [`Engine::thaw`] on a thread of its own.
+    /// `Engine::thaw` on the engine's thread.
     ///
     /// # Errors
-    /// The engine's.
+    /// As `Engine::thaw`, or the thread panicked.
     pub async fn thaw(&self) -> Result<u64, FreezeError> {
         self.run(Engine::thaw).await
     }
 
-    /// [`Engine::end_early`] on a thread of its own.
+    /// `Engine::end_early` on the engine's thread.
     ///
     /// # Errors
-    /// The engine's, or that no thread could be started.
+    /// As `Engine::end_early`, or the thread panicked.
     pub async fn end_early(&self, why: &'static str) -> Result<(), FreezeError> {
         self.run(move |engine| engine.end_early(why)).await
     }
 
-    /// [`Engine::reports`] on a thread of its own.
+    /// `Engine::reports` on the engine's thread.
     ///
     /// # Errors
-    /// Its thread died.
+    /// The thread panicked.
     pub async fn reports(&self) -> Result<Vec<Report>, FreezeError> {
         self.run(|engine| Ok(engine.reports())).await
     }
 
-    /// Looks after a freeze, if there is one: ends it at its limit, and hears of it when the
-    /// guardian has ended it. Call it once more for a freeze that an earlier agent left.
+    /// Starts a task that ends a freeze at its limit and reacts to its guardian, if anything is frozen. To be called
+    /// once at the start, for a freeze that an earlier agent left.
     pub fn check_hold(&self) {
-        if self.needs_care() {
-            tokio::spawn(stand_by(self.clone()));
+        if self.needs_checks() {
+            tokio::spawn(watch_freeze(self.clone()));
         }
     }
 
-    fn needs_care(&self) -> bool {
-        let standing = self.standing.borrow();
-        standing.frozen || standing.has_legacy
+    fn needs_checks(&self) -> bool {
+        let status = self.status.borrow();
+        status.frozen || status.has_legacy
     }
 
-    /// Has the engine's thread do it.
+    /// Queues a job, and starts the thread if there is none.
     fn enqueue(&self, job: Job<O>) {
         let mut jobs = lock(&self.shared.jobs);
         jobs.queue.push_back(job);
@@ -246,14 +245,14 @@ impl<O: Ops + Send + 'static> Freezer<O> {
                 .stack_size(ENGINE_STACK_SIZE)
                 .spawn(move || shared.run_thread());
             if let Err(error) = started {
-                // A thaw must not fail for want of memory; the agent answers again after it.
+                // A thaw must not fail for lack of memory. The agent answers no other request until it is done.
                 tracing::warn!("cannot start a thread; requests wait: {error}");
                 self.run_here();
             }
         }
     }
 
-    /// Does what is queued on the caller's thread.
+    /// Runs the queued jobs on the caller's thread.
     fn run_here(&self) {
         let mut jobs = lock(&self.shared.jobs);
         jobs.has_thread = false;
@@ -264,8 +263,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         }
     }
 
-    /// Waits until what is left of a run that has ended is done: for an agent that leaves. It does not
-    /// wait for a run at work.
+    /// Finishes what is left of a run that has ended, before the agent exits. Does not wait for a run that goes on.
     pub fn update_status(&self) {
         if !self.is_frozen() {
             lock(&self.shared.engine).conclude();
@@ -276,28 +274,29 @@ impl<O: Ops + Send + 'static> Freezer<O> {
         &self,
         job: impl FnOnce(&mut Engine<O>) -> Result<T, FreezeError> + Send + 'static,
     ) -> Result<T, FreezeError> {
-        let (tell, told) = oneshot::channel();
-        let (concluded, over) = oneshot::channel();
-        let standing = self.standing.clone();
+        let (result_sender, result_receiver) = oneshot::channel();
+        let (concluded, conclusion) = oneshot::channel();
+        let status = self.status.clone();
         let job: Job<O> = Box::new(move |engine| {
             let result = job(engine);
-            standing.send_replace(EngineStatus::of(engine));
-            // The session may have ended meanwhile; the outcome stays in state and report.
-            tell.send(result).ok();
-            // The host does not wait for this; what comes next does.
+            status.send_replace(EngineStatus::of(engine));
+            // The session may have ended meanwhile; state and report have the result.
+            result_sender.send(result).ok();
+            // After the reply, so that the host does not wait for this; the next job does.
             engine.conclude();
-            standing.send_replace(EngineStatus::of(engine));
+            status.send_replace(EngineStatus::of(engine));
             concluded.send(()).ok();
         });
         self.enqueue(job);
-        tokio::spawn(release_memory(self.clone(), over));
-        told.await
+        tokio::spawn(release_memory(self.clone(), conclusion));
+        result_receiver
+            .await
             .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))
     }
 }
 
-/// Gives the memory back that a run took. The engine's thread has to have ended, for what it keeps for its
-/// own next use lies between what others use.
+/// Gives back the memory that a run took, after the engine's thread has exited: what the thread keeps for its next
+/// allocations lies between what others use.
 async fn release_memory<O: Ops + Send + 'static>(
     freezer: Freezer<O>,
     concluded: oneshot::Receiver<()>,
@@ -314,33 +313,33 @@ async fn release_memory<O: Ops + Send + 'static>(
     }
 }
 
-/// Until nothing is frozen any more. What an earlier agent has left is looked at first.
-async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
-    let mut is_new = freezer.standing.borrow().has_legacy;
-    while freezer.needs_care() {
+/// Checks the freeze until nothing is frozen any more; first what an earlier agent has left.
+async fn watch_freeze<O: Ops + Send + 'static>(freezer: Freezer<O>) {
+    let mut is_new = freezer.status.borrow().has_legacy;
+    while freezer.needs_checks() {
         let EngineStatus {
             ends,
             guardian,
             has_legacy,
             is_stopping,
             ..
-        } = freezer.standing.borrow().clone();
+        } = freezer.status.borrow().clone();
         let limit = async {
             match ends {
                 Some(at) => tokio::time::sleep_until(at).await,
                 None => std::future::pending().await,
             }
         };
-        let spoken = async {
-            match guardian.and_then(|line| watched(line).ok()) {
-                Some(line) => drop(line.readable().await),
+        let guardian_event = async {
+            match guardian.and_then(|guardian| watch_fd(guardian).ok()) {
+                Some(fd) => drop(fd.readable().await),
                 None => std::future::pending().await,
             }
         };
         tokio::select! {
             () = freezer.thawed(), if !has_legacy => return,
             () = limit, if !is_new => {}
-            () = spoken, if !is_new => {}
+            () = guardian_event, if !is_new => {}
             () = std::future::ready(()), if is_new => {}
             () = freezer.stopping(), if !is_stopping => {}
             () = tokio::time::sleep(STOP_CHECK_INTERVAL), if is_stopping => {}
@@ -352,7 +351,7 @@ async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
         });
         if let Err(error) = done.await {
             tracing::error!("{error}");
-            // The guardian is still there.
+            // The guardian still enforces the limit.
             tokio::time::sleep(HOLD_CHECK_RETRY_INTERVAL).await;
         }
     }
@@ -362,6 +361,6 @@ async fn stand_by<O: Ops + Send + 'static>(freezer: Freezer<O>) {
     deprecated,
     reason = "its replacement is unsafe; an owned descriptor is what that asks for"
 )]
-fn watched(line: Arc<OwnedFd>) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
-    AsyncFd::with_interest(line, Interest::READABLE)
+fn watch_fd(fd: Arc<OwnedFd>) -> std::io::Result<AsyncFd<Arc<OwnedFd>>> {
+    AsyncFd::with_interest(fd, Interest::READABLE)
 }

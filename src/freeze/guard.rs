@@ -1,14 +1,16 @@
-//! The guard of development builds: FIFREEZE acts on the real filesystem, and a test that froze
-//! the machine's own would hang it. A debug build touches nothing but loop devices, and only
-//! where the mount table's root is a tmpfs, as in a namespace made for the purpose.
+//! The safeguard of debug builds: they freeze nothing but their own test images.
+//!
+//! A test that froze a filesystem of the developer's machine would hang it. So a debug build opens only loop devices,
+//! and only where the mount table's root is a tmpfs, as in the namespace that tests make. `reach` asks before
+//! it opens.
 
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::Mount;
 
-/// Major number of loop devices (devices.txt).
+/// Major number of loop devices (the kernel's Documentation/admin-guide/devices.txt).
 pub const LOOP_MAJOR: u32 = 7;
 
-/// Why this build refuses to open `filesystem` for freezing; `None`: it may.
+/// Why this build refuses to open `filesystem` for a freeze; `None`: it does not.
 pub fn refusal(mounts: &[Mount], filesystem: &Filesystem) -> Option<String> {
     if !cfg!(debug_assertions) {
         return None;

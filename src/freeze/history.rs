@@ -1,18 +1,19 @@
 //! The reports of the last runs, in the state directory.
+//!
+//! The engine and the guardian store them, `qemu-ga report` and other tools read them. A file that cannot be read is
+//! replaced by the next report.
 
 use super::report::Report;
 use crate::state::{MAX_SIZE, StateDir};
 use crate::sys::strerror;
 use std::io;
 
-/// How many runs are kept.
 pub const MAX_REPORTS: usize = 20;
 
-/// The reports of the last runs, the newest first; and what is wrong with the file, in one line. A
-/// file that is missing holds none.
+/// The stored reports, newest first, and one line on why the file cannot be read, if so. A missing file has no reports.
 pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
     let path = state.reports();
-    let wrong = |why: String| {
+    let unreadable = |why: String| {
         let text = format!(
             "the reports in {} cannot be read: {why}; they start anew",
             path.display()
@@ -22,17 +23,17 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
     match state.read_reports() {
         Ok(Some(text)) => match serde_json::from_slice(&text) {
             Ok(reports) => (reports, None),
-            Err(error) => wrong(error.to_string()),
+            Err(error) => unreadable(error.to_string()),
         },
         Ok(None) => (Vec::new(), None),
-        Err(error) => wrong(strerror(&error)),
+        Err(error) => unreadable(strerror(&error)),
     }
 }
 
-/// Keeps a run, or what more is known of one that is kept already.
+/// Stores a report, in place of one of the same run.
 ///
 /// # Errors
-/// One line: it cannot be written, so only this process knows it. Nothing else depends on it.
+/// It cannot be written; one line. Only this process has the report then; nothing else depends on it.
 pub fn store(state: &StateDir, report: &Report) -> Result<(), String> {
     let (mut reports, wrong) = read(state);
     if let Some(text) = wrong {
@@ -42,7 +43,7 @@ pub fn store(state: &StateDir, report: &Report) -> Result<(), String> {
     reports.insert(0, report.clone());
     reports.truncate(MAX_REPORTS);
     let mut json = serde_json::to_vec(&reports);
-    // A longer file would not be read any more.
+    // read_reports refuses a longer file.
     while reports.len() > 1 && json.as_ref().is_ok_and(|json| json.len() as u64 > MAX_SIZE) {
         reports.pop();
         json = serde_json::to_vec(&reports);

@@ -1,8 +1,8 @@
-//! A FIFREEZE that is overdue: whoever holds it up is found, and made to let go where that can be done. Floor 3.
+//! What holds up an overdue FIFREEZE, and how to release it. Floor 3.
 //!
-//! It waits for every write that has begun, and a user's own FUSE server may keep one of his from ending: then all others
-//! are blocked for as long. To abort the connection ends the request, and with it the write. Nothing can be done about
-//! a page of userfaultfd(2); its process is named. Called by [`super::linux::LinuxOps`].
+//! FIFREEZE waits for every write that has begun, and blocks all new ones meanwhile. A user's FUSE server can keep one
+//! of its user's writes from ending. To abort the FUSE connection ends the request, and with it the write. Against a
+//! page of userfaultfd(2) there is no remedy; the error names the process. [`super::linux::LinuxOps`] calls this.
 
 use super::root::Root;
 use crate::deadline::Pool;
@@ -15,16 +15,16 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How long all processes may be looked through; that takes milliseconds.
+/// Time limit of the search of all processes, which takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long after an abort FIFREEZE may take to return.
+/// How long FIFREEZE may take to return after an abort.
 pub const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Most processes that an error names.
+/// Upper limit of processes that an error names.
 const MAX_NAMED_PROCESSES: usize = 3;
 
-/// Where fusectl is mounted.
+/// Mount point of fusectl.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
 
 /// The processes that hold up the FIFREEZE of each root.
@@ -39,35 +39,35 @@ pub fn find(pool: &Pool, roots: &[Arc<Root>]) -> Vec<Vec<Writer>> {
         };
         Ok(all.iter().map(find).collect())
     };
-    // Something of another process may be locked for long: then nobody is named.
+    // A lock of another process (its memory map's) can block the search for long; then no process is named.
     pool.run_one(Some(PROC_SEARCH_TIMEOUT * 2), drop, call)
         .unwrap_or_default()
 }
 
-/// Aborts the FUSE connections that have requests without an answer and are not root's, if FIFREEZE waits for writers:
-/// those of which one of the `writers` has mapped files, or without any writers all. Answers whether there were any.
+/// Aborts FUSE connections that have unanswered requests and do not belong to root, if FIFREEZE waits for writers:
+/// those of which one of the `writers` has mapped files, or with `None` all. Returns whether there were any.
 pub fn abort_connections(writers: Option<&[Vec<Writer>]>) -> bool {
     let system = System::host();
-    let mut is_any = false;
+    let mut found_any = false;
     if !writers::is_awaited(&system) {
-        return is_any;
+        return found_any;
     }
     for entry in std::fs::read_dir(CONNECTIONS).into_iter().flatten() {
         let Some(dir) = entry.ok().map(|entry| entry.path()) else {
             continue;
         };
         let number = dir.file_name().and_then(|name| name.to_str()?.parse().ok());
-        let is_meant = writers.is_none_or(|writers| {
+        let is_selected = writers.is_none_or(|writers| {
             let mut writers = writers.iter().flatten();
             writers.any(|writer| number.is_some_and(|number| writer.maps.contains(&number)))
         });
         let user = std::fs::metadata(&dir).map_or(0, |metadata| metadata.uid());
         let waiting = system.attribute(&dir.join("waiting"));
         let is_waiting = waiting.trim().parse::<u64>().is_ok_and(|count| count > 0);
-        if !is_meant || user == 0 || !is_waiting {
+        if !is_selected || user == 0 || !is_waiting {
             continue;
         }
-        is_any = true;
+        found_any = true;
         let dir = dir.display();
         match std::fs::write(format!("{dir}/abort"), "1") {
             Ok(()) => tracing::warn!(
@@ -76,10 +76,10 @@ pub fn abort_connections(writers: Option<&[Vec<Writer>]>) -> bool {
             Err(error) => tracing::warn!("cannot abort {dir}: {error}"),
         }
     }
-    is_any
+    found_any
 }
 
-/// What an overdue FIFREEZE means to others, and why.
+/// The part of the error that says what an overdue FIFREEZE blocks, and what holds it up.
 pub fn explain(writers: &[Writer]) -> String {
     if writers.is_empty() {
         return "writes may block until it answers".into();

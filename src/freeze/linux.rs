@@ -1,4 +1,9 @@
-//! The engine's real hands.
+//! The engine's operations on the running system.
+//!
+//! [`LinuxOps`] is the only code that freezes and thaws filesystems for the agent. Every call that may hang (open,
+//! flush, FIFREEZE, FITHAW) runs on a thread of the pool with a time limit. A FIFREEZE that returns after its limit is
+//! thawed at once, in this process or by the guardian. The engine calls the methods, in the order of the transaction;
+//! `guarding` has the part that talks to the guardian.
 
 mod guarding;
 mod step;
@@ -35,62 +40,59 @@ use std::sync::{Arc, Weak};
 use std::time::{Duration, SystemTime};
 use step::step;
 
-/// How long a flush waits for the journal to be committed first.
+/// How long a flush waits for the commit of the journal before it.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Where the kernel's settings are.
 const SYS: &str = "/sys";
 
-/// The gate in front of everything that logs.
+/// Holds log lines back while filesystems are frozen.
 pub trait Gate: Send {
-    /// From now on lines are kept in memory.
+    /// Keeps lines in memory from now on.
     fn shut(&self);
-    /// Lines are written again, the kept ones first.
+    /// Writes lines again, the kept ones first.
     fn open(&self);
 }
 
-/// Calls, and what they act on.
-type UnderWay = (Batch<Arc<Root>>, Vec<Arc<Root>>);
+/// FIFREEZE calls, and the filesystems that they freeze.
+type PendingFreeze = (Batch<Arc<Root>>, Vec<Arc<Root>>);
 
-/// Acts on the running system.
+/// Performs the operations on the running system.
 pub struct LinuxOps {
     state: StateDir,
     hook: Option<PathBuf>,
-    /// The one that the freeze at work was begun with, if that was a predecessor's.
+    /// The hook master of the current freeze, if an earlier agent began it.
     inherited_hook: Option<Option<PathBuf>>,
     gate: Box<dyn Gate>,
     step_limit: Option<Duration>,
     /// RCU grace periods are not expedited.
     keeps_rcu: bool,
     mounts: Vec<Mount>,
-    /// Of the devices that were asked for.
+    /// Counters of the devices that were asked for, opened before the first FIFREEZE.
     counters: Vec<(DeviceNumber, Option<WriteCounters>)>,
-    /// Makes the calls that may hang.
+    /// Runs the calls that may hang.
     pool: Pool,
-    /// FIFREEZEs that have not answered yet, and what they freeze.
-    under_way: Option<UnderWay>,
+    pending_freeze: Option<PendingFreeze>,
     /// What the guardian has, by its numbers.
     entrusted: Vec<(usize, Weak<Root>)>,
-    /// What FIFREEZE did not answer for within the step limit; gone once it has.
+    /// Filesystems whose FIFREEZE was given up; the reference dies when the call has returned.
     late: Vec<Weak<Root>>,
-    /// RCU grace periods are expedited by us.
+    /// This agent has expedited RCU grace periods.
     expedites_rcu: bool,
-    /// The guardian of an earlier freeze was found stopped.
+    /// The guardian of an earlier freeze was found stopped at the last check.
     was_stopped: bool,
-    /// Log lines are kept and memory is locked.
-    is_hushed: bool,
+    is_in_frozen_section: bool,
     guardian: Option<AgentClient>,
-    /// Where guardians listen, from before a freeze to its end.
+    /// The guardians' listening socket, from before a freeze to its end.
     socket: Option<Socket>,
-    /// Readable once the agent is asked to stop; without one it waits for a freeze at work.
+    /// Readable once the agent is asked to stop; without it (no descriptor left) a stop waits for the current freeze.
     stop: Option<Arc<EventFd>>,
-    /// For the next hook master: the guardian sees it closed when that has ended.
+    /// Write end of a pipe for the next hook master: the guardian reads its end when the master has ended.
     alive: Option<OwnedFd>,
 }
 
 impl LinuxOps {
-    /// `hook`: the hook master, if one is configured; `step_limit`: how long opening, flushing,
-    /// freezing or thawing one filesystem may take; `keeps_rcu`: RCU grace periods are not expedited.
+    /// `hook`: the hook master, if one is configured. `step_limit`: how long opening, flushing, freezing or thawing of
+    /// one filesystem may take. `keeps_rcu`: RCU grace periods are not expedited.
     pub fn new(
         state: StateDir,
         hook: Option<PathBuf>,
@@ -108,12 +110,12 @@ impl LinuxOps {
             mounts: Vec::new(),
             counters: Vec::new(),
             pool: Pool::default(),
-            under_way: None,
+            pending_freeze: None,
             entrusted: Vec::new(),
             late: Vec::new(),
             expedites_rcu: false,
             was_stopped: false,
-            is_hushed: false,
+            is_in_frozen_section: false,
             guardian: None,
             socket: None,
             stop: EventFd::from_flags(EfdFlags::EFD_CLOEXEC)
@@ -124,16 +126,16 @@ impl LinuxOps {
     }
 }
 
-/// Thaws what FIFREEZE froze after it was given up: nobody else would.
+/// Thaws what FIFREEZE froze after it was given up; no other code knows of it.
 fn thaw_late(root: Arc<Root>) {
     fsfreeze::thaw(root.as_ref()).ok();
 }
 
-/// Commits a filesystem's journal, not its data, by syncing a file that has neither name nor content.
+/// Commits a filesystem's journal, not its data, by fsync(2) of a file without name and content.
 ///
 /// A journal commits by itself every few seconds. In the middle of a flush that makes writers wait for blocks that
-/// queue behind all the data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts
-/// that interval anew. It never returns while someone else has the filesystem frozen.
+/// queue behind all the data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts that
+/// interval anew. The call blocks while another process has the filesystem frozen.
 fn commit_journal(root: &Root) -> io::Result<()> {
     let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     let file = openat(root, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -141,8 +143,8 @@ fn commit_journal(root: &Root) -> io::Result<()> {
 }
 
 impl LinuxOps {
-    /// Waits until `limit`; then makes those let go who hold up what has not returned, and answers who they are: one
-    /// list for each root.
+    /// Waits until `limit`, then aborts the FUSE connections that hold up what has not returned. Returns the processes
+    /// that hold it up, one list for each root.
     fn free_late(
         &self,
         limit: Option<Duration>,
@@ -150,7 +152,7 @@ impl LinuxOps {
         roots: &[Arc<Root>],
     ) -> Vec<Vec<Writer>> {
         let mut writers = vec![Vec::new(); roots.len()];
-        // It has been waited for once.
+        // freeze() has waited for REORDER_DELAY already.
         let left = limit.map(|limit| limit.saturating_sub(REORDER_DELAY));
         if left.is_none_or(|left| batch.wait(left)) {
             return writers;
@@ -159,7 +161,7 @@ impl LinuxOps {
         if !found.is_empty() {
             writers = found;
         }
-        // Those that a writer is known to use; else all of them.
+        // First the connections that a found writer uses; if that does not help, all.
         for only in [Some(&writers[..]), None] {
             if holdups::abort_connections(only) && batch.wait(holdups::ABORT_TIMEOUT) {
                 break;
@@ -169,7 +171,7 @@ impl LinuxOps {
     }
 }
 
-/// Of a FIFREEZE only the answer matters.
+/// Drops the handle, which keeps the filesystem open only until the call has returned.
 fn without_value(timed: Timed<Arc<Root>>) -> Timed {
     Timed {
         result: timed.result.map(drop),
@@ -216,7 +218,7 @@ impl Ops for LinuxOps {
                 let root = root.clone();
                 move || commit_journal(&root)
             };
-            // Only a kindness that nothing depends on: read-only, full and other filesystems refuse it.
+            // Its failure is ignored: it only shortens waits, and read-only, full and other filesystems refuse it.
             let commits = handles.iter().map(|root| commit(root));
             self.pool
                 .run(Pace::SideBySide, Some(COMMIT_TIMEOUT), drop, commits);
@@ -242,39 +244,40 @@ impl Ops for LinuxOps {
         let batch = self
             .pool
             .start(Pace::SideBySide, thaw_late, roots.iter().map(freeze));
-        self.under_way = Some((batch, roots));
+        self.pending_freeze = Some((batch, roots));
         self.wait_for_freeze(FreezeWait::Delay)
     }
 
-    fn wait_for_freeze(&mut self, patience: FreezeWait) -> Vec<Option<Timed>> {
+    fn wait_for_freeze(&mut self, wait: FreezeWait) -> Vec<Option<Timed>> {
         step("await_freeze");
-        let Some((mut batch, mut roots)) = self.under_way.take() else {
+        let Some((mut batch, mut roots)) = self.pending_freeze.take() else {
             return Vec::new();
         };
-        let mut answers: Vec<Option<Timed>> = Vec::new();
-        if let FreezeWait::Limit(left) = patience {
+        let mut results: Vec<Option<Timed>> = Vec::new();
+        if let FreezeWait::Limit(left) = wait {
             let limit = self.step_limit.into_iter().chain(left).min();
             let writers = self.free_late(limit, &batch, &roots);
             let done = batch.finish(limit).into_iter();
             for ((mut timed, root), writers) in done.zip(roots).zip(writers) {
                 if let (true, Err(error)) = (timed.is_overdue(), &timed.result) {
+                    // At the end of the run the guardian is left in charge of it.
                     self.late.push(Arc::downgrade(&root));
                     let text = format!("{error}; {}", holdups::explain(&writers));
                     timed.result = Err(io::Error::new(error.kind(), text));
                 }
-                answers.push(Some(without_value(timed)));
+                results.push(Some(without_value(timed)));
             }
-            return answers;
+            return results;
         }
         let is_whole = batch.wait(REORDER_DELAY);
         let returned = batch.take_returned();
         let mut is_late = returned.iter().map(Option::is_none);
         roots.retain(|_| is_late.next() == Some(true));
-        answers.extend(returned.into_iter().map(|timed| timed.map(without_value)));
+        results.extend(returned.into_iter().map(|timed| timed.map(without_value)));
         if !is_whole {
-            self.under_way = Some((batch, roots));
+            self.pending_freeze = Some((batch, roots));
         }
-        answers
+        results
     }
 
     fn thaw(&mut self, handles: &[&Arc<Root>]) -> Vec<Timed> {
@@ -292,8 +295,8 @@ impl Ops for LinuxOps {
     }
 
     fn write_counters(&mut self, device: DeviceNumber) -> Option<Written> {
-        let mut known = self.counters.iter();
-        let at = known.position(|(known, _)| *known == device);
+        let mut counters = self.counters.iter();
+        let at = counters.position(|(other, _)| *other == device);
         let at = at.unwrap_or_else(|| {
             let counters = WriteCounters::open(&System::host(), device);
             self.counters.push((device, counters));
@@ -303,7 +306,7 @@ impl Ops for LinuxOps {
     }
 
     fn mounted_since(&mut self) -> Vec<Filesystem> {
-        // A successor has not read it.
+        // The mount table is empty here if this agent has taken over a freeze and not read it.
         let mounts = match System::host().mounts() {
             Ok(mounts) if !self.mounts.is_empty() && mounts != self.mounts => mounts,
             _ => return Vec::new(),
@@ -315,7 +318,7 @@ impl Ops for LinuxOps {
             !self
                 .mounts
                 .iter()
-                .any(|known| Some(known.device()) == device)
+                .any(|before| Some(before.device()) == device)
                 && !mount.is_some_and(Mount::is_filesystem_read_only)
         };
         let (found, _) = System::host().block_filesystems(&mounts);
@@ -330,28 +333,29 @@ impl Ops for LinuxOps {
     ) -> Option<invoke::MasterReport> {
         step("call_hooks");
         let hook = self.hook()?;
-        // They may take long, and what is logged meanwhile is to be seen.
+        // Hooks may take long, and what is logged meanwhile is to be seen at once.
         self.leave_frozen_section();
         tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
-        // A thaw is finished all the same.
+        // A stop ends a freeze hook; a thaw hook is always waited for.
         let stop = self.stop.as_ref().filter(|_| phase == Phase::Freeze);
-        let limits = invoke::Invocation {
+        let invocation = invoke::Invocation {
             cancel: stop.and_then(|stop| stop.as_fd().try_clone_to_owned().ok()),
             reason,
             run: Some(run.clone()),
-            // Of no run at work: what the journal holds is left over.
+            // A call without a run is for what an earlier run has left in the journal.
             only_run: run.id.is_empty().then(|| ANY_RUN.into()),
             state: Some(self.state.path().to_owned()),
+            // The agent keeps no copy: the guardian waits for the hang-up when the master ends.
             alive: self.alive.take(),
-            announcements: self.announcements(phase),
+            announcements: self.pre_exec_writes(phase),
             ..invoke::Invocation::default()
         };
-        Some(invoke::invoke(&hook, phase, limits))
+        Some(invoke::invoke(&hook, phase, invocation))
     }
 
     fn start_guardian(&mut self, run: &str) -> Result<(), String> {
         step("start_guardian");
-        let started = self.start_link(run, None);
+        let started = self.start_client(run, None);
         self.guardian = Some(started.map_err(|e| self.unguarded(&e))?);
         Ok(())
     }
@@ -418,15 +422,15 @@ impl Ops for LinuxOps {
         })
     }
 
-    fn send_to_guardian(&mut self, order: Request) {
+    fn send_to_guardian(&mut self, request: Request) {
         step("tell_guardian");
         let Some(guardian) = &mut self.guardian else {
             return;
         };
-        if let Err(error) = guardian.send(&order) {
+        if let Err(error) = guardian.send(&request) {
             tracing::warn!("the guardian is gone: {}", strerror(&error));
-            // One that has missed this must not act. Its line stays: that it hung up is heard, and while
-            // frozen another one is started.
+            // A guardian that has missed a request must not act on what it knows. The connection stays: its
+            // hang-up makes the engine start another guardian.
             guardian.kill();
         }
     }
@@ -506,10 +510,10 @@ impl Ops for LinuxOps {
 
     fn enter_frozen_section(&mut self, at_once: usize) {
         step("hush");
-        self.is_hushed = true;
+        self.is_in_frozen_section = true;
         self.gate.shut();
         self.pool.reserve(at_once);
-        // After the threads, so that their stacks are resident, too.
+        // After the threads have started, so that their stacks are locked, too.
         if let Err(e) = memory::lock_all() {
             tracing::debug!("memory stays unlocked while frozen: {}", strerror(&e));
         }
@@ -540,10 +544,10 @@ impl Ops for LinuxOps {
     }
 
     fn leave_frozen_section(&mut self) {
-        if !std::mem::take(&mut self.is_hushed) {
+        if !std::mem::take(&mut self.is_in_frozen_section) {
             return;
         }
-        // Before the threads end: what is locked cannot be given back with their stacks.
+        // Before the threads end: the stack of a thread cannot be freed while it is locked.
         if let Err(e) = memory::unlock_all() {
             tracing::debug!("memory stays locked: {}", strerror(&e));
         }

@@ -1,5 +1,7 @@
-//! What the engine needs from the world. One implementation acts ([`super::linux::LinuxOps`]), one
-//! in the tests fails at any step it is told to.
+//! The operations on the system that the engine needs, as a trait.
+//!
+//! [`super::linux::LinuxOps`] performs them; the simulator's implementation in the tests fails or dies at any step. The
+//! engine calls the methods in the order of the transaction, one at a time.
 
 use super::guardian::{Claim, Inherited, Request};
 use super::plan::{Survey, Target};
@@ -19,26 +21,26 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-/// Why a filesystem that was chosen is not held open.
+/// Why a chosen filesystem could not be opened.
 #[derive(Debug)]
 pub enum OpenError {
-    /// open(2) of the mountpoint failed.
+    /// open(2) of the mount point failed.
     Failed(io::Error),
     /// The path leads to another filesystem: a later mount covers this one.
     Covered,
-    /// Only a socket, FIFO or device node of it is mounted.
+    /// Only a socket, FIFO or device node of it is mounted. FIFREEZE needs a file or directory of the filesystem.
     NoDirectory,
-    /// A development build refuses to touch anything but its own test images.
+    /// A debug build refuses to freeze anything but its own test images.
     Refused(String),
 }
 
 impl OpenError {
-    /// Whether no mountpoint leads to it, so that it cannot be reached by a path.
+    /// Whether no path leads to the filesystem.
     pub fn is_hidden(&self) -> bool {
         matches!(self, Self::Covered | Self::NoDirectory)
     }
 
-    /// Whether no descriptor was left.
+    /// Whether the process has no descriptor left (EMFILE).
     pub fn is_too_many(&self) -> bool {
         matches!(self, Self::Failed(error) if error.raw_os_error() == Some(nix::libc::EMFILE))
     }
@@ -55,58 +57,56 @@ impl std::fmt::Display for OpenError {
     }
 }
 
-/// How long a FIFREEZE may take before whatever is frozen already is thawed again: it may be what this one
-/// writes to.
+/// How long FIFREEZE may take before what is already frozen is thawed again. This filesystem may have to write to one
+/// that is frozen (a loop device, for example), and then waits for it.
 pub const REORDER_DELAY: Duration = Duration::from_secs(2);
 
-/// How long FIFREEZE is waited for.
+/// How long to wait for an FIFREEZE that has not returned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FreezeWait {
-    /// For [`REORDER_DELAY`]; then it may be waited for again.
+    /// For [`REORDER_DELAY`]; it can be waited for again.
     Delay,
-    /// Until the step limit, and not longer than this, which is left of the hold limit. Then it is given
-    /// up.
+    /// Until the step limit, and no longer than the rest of the hold limit. The call is given up after that.
     Limit(Option<Duration>),
 }
 
-/// What the guardian has done by itself.
+/// What the guardian has done unasked.
 #[derive(Debug, PartialEq)]
 pub enum GuardianNews {
     /// Nothing.
     Nothing,
     /// It has ended the freeze.
     Ended(Expiry),
-    /// It is gone without a word.
+    /// It closed the connection without a message.
     Gone,
 }
 
-/// A freeze that an earlier agent left.
+/// What a dead agent has left.
 #[derive(Debug)]
 pub enum Legacy<H> {
-    /// Its guardian has not said yet.
+    /// Its guardian has not answered yet.
     Unknown,
-    /// Its guardian has handed it over.
+    /// Its guardian has handed over the freeze.
     Freeze(Box<Inherited>, Vec<H>),
-    /// Its guardian has ended it.
+    /// Its guardian has ended the freeze.
     Ended(Expiry),
-    /// No guardian stands by. What the marker says; `None`: there is no marker any more.
+    /// There is no guardian. The content of the marker; `None`: there is no marker either.
     Unguarded(Option<Marker>),
 }
 
-/// A filesystem that is held open, as the guardian gets it.
+/// An open filesystem, as the guardian gets it.
 #[derive(Debug)]
 pub struct HeldFilesystem<'a, H> {
-    /// By this number the guardian is told of it.
+    /// The filesystem's index in the report, by which agent and guardian name it.
     pub number: usize,
-    /// Its handle.
     pub handle: &'a H,
-    /// Where it is mounted.
+    /// Mount point.
     pub mountpoint: &'a str,
 }
 
-/// The engine's hands. Methods are called in the order of the transaction, one at a time.
+/// The operations of a run. Methods are called in the order of the transaction, one at a time.
 pub trait Ops {
-    /// Keeps a filesystem reachable from its opening to its thaw.
+    /// Keeps a filesystem open until its thaw.
     type Handle: Send;
 
     /// Reads the mount table.
@@ -115,48 +115,48 @@ pub trait Ops {
     /// It cannot be read.
     fn survey(&mut self) -> io::Result<Survey>;
 
-    /// Reads the mount table once more; `None` if it is as before.
+    /// Reads the mount table once more; `None` if it has not changed.
     ///
     /// # Errors
     /// It cannot be read.
     fn survey_again(&mut self) -> io::Result<Option<Survey>>;
 
-    /// Opens filesystems, each by another of its mountpoints if the first is covered, and makes sure that
-    /// it is the one meant.
+    /// Opens filesystems and checks the device of each. If the first mount point is covered, it tries the others.
     fn open(&mut self, targets: &[Target]) -> Vec<Result<Self::Handle, OpenError>>;
 
-    /// How many bytes the system has still to write back; `None` if that cannot be found out.
+    /// Bytes that the system has still to write back; `None` if unknown.
     fn dirty_bytes(&mut self) -> Option<u64>;
 
-    /// Writes back what is dirty; one result each. With `commits_first` journals are committed before
-    /// the data, so that writers do not wait for a commit behind it.
+    /// Writes back what is dirty; one result for each. With `commits_first`, journals are committed before the data, so
+    /// that writers do not wait for a commit that is queued behind it.
     fn flush(&mut self, handles: &[&Self::Handle], commits_first: bool) -> Vec<io::Result<()>>;
 
-    /// FIFREEZE of one batch, side by side; one answer each, or none from those that have not answered
-    /// within [`REORDER_DELAY`]: [`Ops::wait_for_freeze`] waits for these, and has to be called then. EBUSY:
-    /// someone else has frozen it; EOPNOTSUPP: it cannot be frozen.
+    /// Issues FIFREEZE on one batch in parallel. A result is `None` if the call has not returned within
+    /// [`REORDER_DELAY`]; then [`Ops::wait_for_freeze`] must be called. EBUSY: it is already frozen; EOPNOTSUPP: it
+    /// cannot be frozen (fs/super.c freeze_super, fs/ioctl.c ioctl_fsfreeze).
     fn freeze(&mut self, handles: &[&Self::Handle]) -> Vec<Option<Timed>>;
 
-    /// Waits for those that have not answered yet, in the order of the batch, until `patience` ends.
-    fn wait_for_freeze(&mut self, patience: FreezeWait) -> Vec<Option<Timed>>;
+    /// Waits for the FIFREEZE calls that have not returned; results in the order of the batch.
+    fn wait_for_freeze(&mut self, wait: FreezeWait) -> Vec<Option<Timed>>;
 
-    /// FITHAW, one after another in this order; one that is stuck does not hold up those after it.
-    /// EINVAL: it is not frozen.
+    /// Issues FITHAW on one after another, in this order. One that hangs does not hold up those after it. EINVAL: it is
+    /// not frozen.
     fn thaw(&mut self, handles: &[&Self::Handle]) -> Vec<Timed>;
 
-    /// What was written to a block device so far. Of a device that was asked for before the first FIFREEZE nothing is
-    /// opened or allocated. `None`: that is not counted.
+    /// The write counters of a block device; `None`: it has none. For a device that was asked for before the first
+    /// FIFREEZE, this opens no file and allocates nothing.
     fn write_counters(&mut self, _device: DeviceNumber) -> Option<Written> {
         None
     }
 
-    /// After the thaw: what has been mounted on a local disk since the mount table was read last, and can be written.
+    /// After the thaw: filesystems on local disks, writable, that were mounted since the last read of the mount table.
     fn mounted_since(&mut self) -> Vec<Filesystem> {
         Vec::new()
     }
 
-    /// Calls the hook master; `None` if there is none. Lines are logged again before that. Hooks are told about the `run`. The reason goes with a thaw; that the master
-    /// has started it, the guardian learns in the same moment.
+    /// Calls the hook master; `None` if there is none. Ends the frozen section for log lines first. The master gets the
+    /// `run`, and the reason with a thaw. The master's process itself reports its start to the guardian, so the
+    /// guardian knows of it even if the agent dies at that moment.
     fn call_hooks(
         &mut self,
         phase: Phase,
@@ -164,14 +164,14 @@ pub trait Ops {
         run: &RunInfo,
     ) -> Option<MasterReport>;
 
-    /// Starts a guardian for the run of this id.
+    /// Starts the guardian of the run with this id.
     ///
     /// # Errors
-    /// One line: there is none, and the death of the agent would leave everything as it is.
+    /// There is none, so that a freeze would outlive the agent; one line.
     fn start_guardian(&mut self, run: &str) -> Result<(), String>;
 
-    /// Starts a guardian in place of one that is gone, after the hooks were called, and waits until it watches over
-    /// what is held. `since` is when everything was frozen; `None`: it is not yet.
+    /// Starts a guardian in place of one that has died, after the hooks were called, and waits until it has the
+    /// filesystems. `since` is when everything was frozen; `None`: not yet.
     ///
     /// # Errors
     /// As [`Ops::start_guardian`].
@@ -183,133 +183,130 @@ pub trait Ops {
         since: Option<Duration>,
     ) -> Result<(), String>;
 
-    /// Waits until the guardian watches. Without one nothing happens.
+    /// Waits until the guardian has started. Does nothing without one.
     ///
     /// # Errors
-    /// As [`Ops::start_guardian`]; it is gone then.
+    /// As [`Ops::start_guardian`]; there is none afterwards.
     fn wait_for_guardian(&mut self) -> Result<(), String>;
 
-    /// Entrusts the opened filesystems, in the order of freezing, to the guardian, which thaws them after
-    /// `limit`.
+    /// Sends the open filesystems, in freeze order, to the guardian, which thaws them after `limit`.
     ///
     /// # Errors
-    /// As [`Ops::start_guardian`], also if there is none; it is gone then, unless it has begun to thaw.
+    /// As [`Ops::start_guardian`], also without a guardian. There is none afterwards, unless it has begun to thaw.
     fn entrust(
         &mut self,
         held: &[HeldFilesystem<'_, Self::Handle>],
         limit: Option<Duration>,
     ) -> Result<(), String>;
 
-    /// Looks for the guardian that a predecessor left; whether there is one.
+    /// Connects to the guardian of a dead agent; whether there is one.
     fn find_guardian(&mut self) -> bool;
 
-    /// What a predecessor has left. If its guardian has not said yet, it is waited for for a moment, or, unless
-    /// `waits`, not at all; one that is found stopped twice in a row is ended.
+    /// What a dead agent has left. With `waits`, waits briefly for its guardian's answer. A guardian that is found
+    /// stopped twice in a row is killed.
     fn legacy(&mut self, waits: bool) -> Legacy<Self::Handle>;
 
-    /// The hook master that is called from here on, until the end of the run.
+    /// Sets the hook master to call until the end of the run.
     fn use_hook(&mut self, hook: Option<PathBuf>);
 
-    /// Whether hooks were told to freeze and have not been thawed, as far as their journal says.
+    /// Whether the journal lists hooks that were frozen and have not been thawed.
     fn has_journal(&self) -> bool;
 
-    /// Whether any of these is frozen. FIFREEZE tells: it refuses what is frozen, and what it freezes is
-    /// thawed at once.
+    /// Whether any of these is frozen. Linux has no query for it, so this tries FIFREEZE: it fails with EBUSY on a
+    /// frozen filesystem, and what it freezes is thawed at once.
     fn is_any_frozen(&mut self, handles: &[&Self::Handle]) -> bool;
 
-    /// Tells the guardian how far the run is; without one nothing happens.
-    fn send_to_guardian(&mut self, order: Request);
+    /// Sends a request to the guardian. Does nothing without one.
+    fn send_to_guardian(&mut self, request: Request);
 
-    /// Asks the guardian who thaws; without one it is the agent.
+    /// Decides with the guardian which process thaws; without one it is the agent.
     fn claim(&mut self, is_early: bool) -> Claim;
 
     /// Whether neither the agent nor the guardian has begun to thaw.
     fn is_undecided(&self) -> bool;
-    /// Whether there was a guardian and it is gone without a word, and whether it has ended the freeze by
-    /// itself; never waits.
+    /// Whether the guardian has ended the freeze or has died; never waits.
     fn poll_guardian(&mut self) -> GuardianNews;
 
-    /// Tells the guardian that nothing is left to do, and does not wait for its end.
+    /// Sends the guardian that nothing is left to do, and does not wait for its exit.
     fn release_guardian(&mut self);
 
-    /// Leaves the guardian, which has ended a freeze that was not whole, to what it still does;
-    /// [`Ops::legacy`] says when that is over.
+    /// Leaves the rest of the undo to the guardian, which has ended a freeze before everything was frozen.
+    /// [`Ops::legacy`] shows when it has finished.
     fn disconnect_guardian(&mut self);
 
-    /// Lets the guardian go, and waits for its end; without one nothing happens.
+    /// Ends the guardian and waits for its exit. Does nothing without one.
     fn dismiss_guardian(&mut self);
 
-    /// A descriptor that becomes readable when the guardian speaks or goes; `None` without one.
+    /// A descriptor that becomes readable when the guardian sends something or exits; `None` without one.
     fn guardian_fd(&self) -> Option<OwnedFd>;
 
-    /// Remembers, for the next thaw, that a freeze ended before it.
+    /// Records, for the next thaw, that the freeze ended before it.
     ///
     /// # Errors
-    /// One line that says what could not be written.
+    /// What could not be written; one line.
     fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String>;
 
-    /// What was remembered, once.
+    /// Returns what [`Ops::mark_expired`] has recorded, and removes it.
     fn take_expired(&mut self) -> Option<Expiry>;
 
-    /// Leaves the marker for a successor.
+    /// Writes the marker for the next agent.
     ///
     /// # Errors
-    /// One line that says what could not be written.
+    /// What could not be written; one line.
     fn mark_frozen(&mut self, marker: Marker) -> Result<(), String>;
 
-    /// Removes the marker and returns whether it was there.
+    /// Removes the marker; whether there was one.
     ///
     /// # Errors
-    /// One line that says what could not be removed.
+    /// What could not be removed; one line.
     fn mark_thawed(&mut self) -> Result<bool, String>;
 
-    /// From here to [`Ops::leave_frozen_section`], or to the thaw hooks, nothing is logged or written, the agent's memory stays resident,
-    /// and so many filesystems can be frozen or thawed at once without any more of it.
+    /// Begins the section in which a write to a frozen filesystem would block the agent. Until
+    /// [`Ops::leave_frozen_section`] or the thaw hooks, nothing is logged or written and the agent's memory stays
+    /// resident. Threads for `at_once` parallel calls are started now, so that none has to be later.
     fn enter_frozen_section(&mut self, at_once: usize);
 
-    /// Expedites RCU grace periods, most of what FIFREEZE waits for, until [`Ops::restore_rcu`]. Only with a
-    /// guardian, who switches that off should the agent die.
+    /// Expedites RCU grace periods, which take most of the time of FIFREEZE, until [`Ops::restore_rcu`]. Only with a
+    /// guardian, which switches it off if the agent dies.
     fn expedite_rcu(&mut self);
 
     /// Ends what [`Ops::expedite_rcu`] began.
     ///
     /// # Errors
-    /// One line: they stay expedited.
+    /// They stay expedited; one line.
     fn restore_rcu(&mut self) -> Result<(), String>;
 
-    /// Logging goes on, the kept lines first.
+    /// Ends the frozen section; writes the log lines that were kept first.
     fn leave_frozen_section(&mut self);
 
-    /// Lets go of what only a run needs: threads, lists.
+    /// Frees what only a run needs: threads, lists.
     fn release_resources(&mut self);
 
-    /// What asks the agent to stop, by becoming readable: a freeze hook at work is ended by it.
+    /// Becomes readable when the agent is asked to stop. A freeze hook that runs is ended then.
     fn stop_event(&self) -> Option<Arc<EventFd>> {
         None
     }
 
-    /// Whether the agent is asked to stop: a freeze that is not whole is given up.
+    /// Whether the agent is asked to stop. A freeze that is not complete is given up then.
     fn is_stopping(&self) -> bool {
         false
     }
 
-    /// Whether the system goes down, as far as can be found out.
+    /// Whether the system is shutting down, as far as the agent can see.
     fn is_system_stopping(&self) -> bool {
         false
     }
 
-    /// Time since a fixed moment, monotonic.
     fn now(&mut self) -> Duration;
 
-    /// The time of day.
     fn wall_clock(&mut self) -> SystemTime;
 
-    /// The reports that are kept, the newest first.
+    /// The stored reports, newest first.
     fn reports(&mut self) -> Vec<Report>;
 
-    /// Keeps the report of a finished run.
+    /// Stores the report of a finished run.
     ///
     /// # Errors
-    /// One line that says what could not be written.
+    /// What could not be written; one line.
     fn store_report(&mut self, report: &Report) -> Result<(), String>;
 }

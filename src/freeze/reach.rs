@@ -1,7 +1,7 @@
-//! Opens the filesystems of a plan, within a time limit each. Floor 3.
+//! Opens the filesystems of a plan, each within a time limit. Floor 3.
 //!
-//! [`super::linux::LinuxOps`] does so before and after the hooks, and `qemu-ga check` to find out beforehand what a freeze
-//! could not open.
+//! [`super::linux::LinuxOps`] does so before and after the hooks; `qemu-ga check` does to find out in advance what a
+//! freeze could not open.
 
 use super::guard;
 use super::ops::OpenError;
@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-/// Opens the targets, each by another of its mountpoints if the first is covered; one result each.
+/// Opens the targets; one result each. If the first mount point is covered, it tries the others.
 pub fn open(
     pool: &Pool,
     limit: Option<Duration>,
@@ -54,7 +54,7 @@ pub fn open(
     roots
 }
 
-/// What an error means. What the mount table does not show as covered has been moved away.
+/// The meaning of an error of open. What the mount table does not show as covered has been moved.
 fn reason(mounts: &[Mount], target: &Target, error: io::Error) -> OpenError {
     if error.raw_os_error() == Some(NO_DIRECTORY as i32) {
         return OpenError::NoDirectory;

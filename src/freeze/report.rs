@@ -1,4 +1,8 @@
-//! The story of one run, from the request to freeze until the last thaw hook.
+//! The report of one run, from the request to freeze to the last thaw hook.
+//!
+//! The engine fills it in; the guardian completes a copy if it ends the run. `history` stores it as JSON, so its serde
+//! names are a file format: a field that is missing in the file of another version gets its default. `qemu-ga report`,
+//! `status` and the log's summary show it.
 
 mod level;
 
@@ -10,42 +14,42 @@ pub use level::{Hold, Level};
 use serde::{Deserialize, Serialize};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// What became of one filesystem.
+/// Result for one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilesystemOutcome {
-    /// Opened, but the run ended before its turn.
+    /// Opened, but the run ended before it was frozen.
     Untouched,
     /// Frozen, and not thawed yet.
     Frozen,
     /// Frozen and thawed by this run.
     Thawed,
-    /// It was frozen, and someone else thawed it before us.
+    /// Frozen, and thawed by another process before this run did.
     ThawedByOthers,
-    /// Left alone; the detail says why.
+    /// Not frozen; the detail has the reason.
     Skipped,
-    /// Could not be opened, frozen or thawed; the detail says why.
+    /// Could not be opened, frozen or thawed; the detail has the reason.
     Failed,
 }
 
-/// One filesystem of the run.
+/// One filesystem of a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FilesystemRecord {
-    /// Where it is mounted.
+    /// Mount point.
     pub mountpoint: String,
     /// Filesystem type.
     pub fstype: String,
-    /// Its device's name, or `major:minor`.
+    /// Name of its device, or `major:minor`.
     pub device: String,
-    /// What became of it.
+    /// Result of the run for it.
     pub outcome: FilesystemOutcome,
     /// Reason of a skip or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// How long its FIFREEZE took, in seconds.
+    /// Duration of its FIFREEZE, in seconds.
     pub freeze_seconds: f64,
-    /// It may fail without failing the run.
+    /// A failure to open or freeze it does not fail the run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
     /// What kept it from changing until the thaw; `None`: nothing.
@@ -54,10 +58,10 @@ pub struct FilesystemRecord {
     /// The whole filesystem is mounted read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// It cannot be frozen: what its device had written before the first FIFREEZE.
+    /// It cannot be frozen; the write counter of its device before the first FIFREEZE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<DeviceWatch>,
-    /// It was not frozen, is on a local disk and could be written: it lowers the level.
+    /// It was not frozen, is on a local disk and was writable, so it lowers the level.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub writable: bool,
 }
@@ -65,18 +69,18 @@ pub struct FilesystemRecord {
 /// A block device whose writes are counted while filesystems are frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceWatch {
-    /// Its number.
+    /// Device number.
     pub device: DeviceNumber,
-    /// Writes and discards that had ended before the freeze.
+    /// Writes and discards that had completed before the freeze.
     pub writes: u64,
 }
 
-/// A mountpoint that the host named and that is not frozen.
+/// A mount point that the host named and that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NotFrozen {
     /// As the host named it.
     pub mountpoint: String,
-    /// Why.
+    /// Why it is not frozen.
     pub reason: String,
     /// It lowers the level.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -84,7 +88,7 @@ pub struct NotFrozen {
 }
 
 impl FilesystemRecord {
-    /// One of which nothing is known yet.
+    /// A record without a result.
     pub fn new(mountpoint: &[u8], fstype: &str) -> Self {
         Self {
             mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
@@ -102,7 +106,7 @@ impl FilesystemRecord {
     }
 }
 
-/// Whether applications were made quiet.
+/// Whether the applications were quiesced.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Applications {
@@ -111,11 +115,11 @@ pub enum Applications {
     Untouched,
     /// Every hook that ran for the freeze succeeded.
     Quiet,
-    /// A hook that is there was not called, as it is not executable.
+    /// A hook was not called because it is not executable.
     Skipped,
     /// The hook master is not ours, and does not report its hooks.
     Unknown,
-    /// One failed.
+    /// A hook failed.
     Failed,
 }
 
@@ -123,19 +127,19 @@ pub enum Applications {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum RunEnd {
-    /// The host thawed.
+    /// By a thaw of the host.
     Thaw,
-    /// It failed; nothing is frozen, and the host was told so.
+    /// It failed: nothing is frozen, and the host got the error.
     Failure,
     /// There was nothing to freeze.
     Nothing,
-    /// The hold limit passed, the system goes down, or a person ended the freeze.
+    /// By the hold limit, a shutdown, or a person.
     Expiry,
-    /// An agent that came after thawed for one that had died.
+    /// A later agent thawed in place of one that had died.
     Recovery,
 }
 
-/// How long each stage took, in seconds.
+/// Duration of each stage, in seconds.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Stages {
@@ -143,7 +147,7 @@ pub struct Stages {
     pub flush: f64,
     /// Freeze hooks.
     pub freeze_hooks: f64,
-    /// Second flush, after the applications went quiet.
+    /// Second flush, after the applications were quiesced.
     pub flush_again: f64,
     /// First FIFREEZE to last.
     pub freeze: f64,
@@ -155,55 +159,55 @@ pub struct Stages {
     pub thaw_hooks: f64,
 }
 
-/// One run.
+/// The report of a run.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 #[serde(default)]
 pub struct Report {
-    /// Names the run: unique on this machine.
+    /// Id of the run, unique on this machine.
     pub id: String,
-    /// When the request came: seconds since the epoch.
+    /// Time of the request, in seconds since the epoch.
     pub started: f64,
-    /// The mountpoints that the host named; `None`: all.
+    /// The mount points that the host named; `None`: all.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<Vec<String>>,
     /// What the host named and is not frozen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub requested_not_frozen: Vec<NotFrozen>,
-    /// What a snapshot is worth; while frozen: if the thaw comes now.
+    /// Consistency of a snapshot; while frozen: as if the thaw came now.
     pub level: Level,
     /// What keeps the level below `application`, one line each.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub level_reasons: Vec<String>,
-    /// How it ended; `None`: it has not.
+    /// How the run ended; `None`: it has not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub end: Option<RunEnd>,
-    /// Why it ended before the host thawed, as half a sentence.
+    /// Why it ended before the host's thaw, for use within a sentence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended_because: Option<String>,
-    /// Whether applications were made quiet.
+    /// Whether the applications were quiesced.
     pub applications: Applications,
-    /// How long applications stood still: from the first freeze hook to the last thaw hook.
+    /// Seconds for which applications were quiesced: from the first freeze hook to the last thaw hook.
     pub applications_seconds: f64,
-    /// How long filesystems stood still: from the first FIFREEZE to the last FITHAW.
+    /// Seconds for which filesystems were frozen: from the first FIFREEZE to the last FITHAW.
     pub filesystems_seconds: f64,
-    /// Chosen filesystems in the order of freezing.
+    /// Chosen filesystems in freeze order.
     pub filesystems: Vec<FilesystemRecord>,
     /// Mounts that cannot be frozen, in mount order.
     pub skipped: Vec<FilesystemRecord>,
     /// Hooks in the order in which they ran; empty if the hook master is not ours.
     pub hooks: Vec<HookRecord>,
-    /// What the snapshot is worth in the words of the adapters whose scripts ran.
+    /// The level in the terms of the backup systems whose adapters' scripts ran.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Times.
+    /// Durations.
     pub stages: Stages,
-    /// Everything that went wrong, in order.
+    /// All errors, in order.
     pub errors: Vec<String>,
     /// Errors of write-back: data that was written before the freeze is lost.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub write_errors: Vec<String>,
-    /// The mountpoints of `filesystems`, byte for byte, as hooks find them.
+    /// The mount points of `filesystems`, byte for byte, as hooks get them.
     #[serde(skip)]
     pub mountpoints: String,
 }
@@ -219,11 +223,11 @@ impl Report {
         }
     }
 
-    /// Enters what the hook master did.
+    /// Adds the results of a hook master.
     pub fn hooks(&mut self, phase: Phase, master: &MasterReport) {
         self.hooks.extend(master.hooks.iter().cloned());
         if phase == Phase::Thaw {
-            // What was to stay quiet until now did not.
+            // An application that had to stay quiesced until now did not.
             if master.hooks.iter().any(|hook| hook.lost) {
                 self.applications = Applications::Failed;
             }
@@ -255,7 +259,7 @@ impl Report {
         self.compute_level();
     }
 
-    /// The run in one line.
+    /// The run in one line, for the log.
     pub fn summary(&self) -> String {
         let held = |f: &&FilesystemRecord| f.is_held();
         let failed = self.hooks.iter().filter(|hook| !hook.is_success()).count();
@@ -270,25 +274,25 @@ impl Report {
         )
     }
 
-    /// Enters what was planned; target `n` becomes record `n`.
+    /// Adds what is planned; target `n` becomes record `n`.
     pub fn plan(&mut self, plan: &Plan) {
         self.add_all(&plan.targets);
-        let left_out = |left: &Excluded| FilesystemRecord {
-            detail: Some(left.reason.clone()),
+        let skipped = |excluded: &Excluded| FilesystemRecord {
+            detail: Some(excluded.reason.clone()),
             outcome: FilesystemOutcome::Skipped,
-            writable: left.writable,
-            ..FilesystemRecord::new(&left.mountpoint, &left.fstype)
+            writable: excluded.writable,
+            ..FilesystemRecord::new(&excluded.mountpoint, &excluded.fstype)
         };
-        self.skipped = plan.skipped.iter().map(left_out).collect();
-        let not_frozen = |left: &Excluded| NotFrozen {
-            mountpoint: String::from_utf8_lossy(&left.mountpoint).into_owned(),
-            reason: left.reason.clone(),
-            writable: left.writable,
+        self.skipped = plan.skipped.iter().map(skipped).collect();
+        let not_frozen = |excluded: &Excluded| NotFrozen {
+            mountpoint: String::from_utf8_lossy(&excluded.mountpoint).into_owned(),
+            reason: excluded.reason.clone(),
+            writable: excluded.writable,
         };
         self.requested_not_frozen = plan.not_frozen.iter().map(not_frozen).collect();
     }
 
-    /// What the host named and a hook has unmounted cannot change, unless it is in use.
+    /// What the host named and a hook has unmounted cannot change, unless it is in use elsewhere.
     pub fn ignore_unmounted(&mut self, before: &[Target]) {
         for named in &mut self.requested_not_frozen {
             let mut before = before.iter();
@@ -304,7 +308,7 @@ impl Report {
         }
     }
 
-    /// Enters filesystems that nobody planned to freeze.
+    /// Sets the filesystems, all of them untouched.
     pub fn add_all(&mut self, targets: &[Target]) {
         let record = |target: &Target| FilesystemRecord {
             device: target.device.clone(),
@@ -316,13 +320,13 @@ impl Report {
         self.mountpoints = words(targets.iter().map(|target| &target.filesystem.mountpoint));
     }
 
-    /// Takes over what a walk of FITHAWs over the mount table found of what this run had frozen.
-    pub fn copy_outcomes(&mut self, walk: &Self) {
+    /// Copies the outcomes of a thaw of the whole mount table, for what this run had frozen.
+    pub fn copy_outcomes(&mut self, thaw: &Self) {
         for record in &mut self.filesystems {
             if record.outcome != FilesystemOutcome::Frozen {
                 continue;
             }
-            let mut found = walk.filesystems.iter();
+            let mut found = thaw.filesystems.iter();
             let found = found.find(|found| found.device == record.device);
             record.outcome = match found.map(|found| found.outcome) {
                 Some(FilesystemOutcome::Untouched) => FilesystemOutcome::ThawedByOthers,
@@ -333,14 +337,14 @@ impl Report {
         }
     }
 
-    /// Sets what became of a filesystem.
+    /// Sets the outcome of a filesystem.
     pub fn set(&mut self, record: usize, outcome: FilesystemOutcome) {
         if let Some(entry) = self.filesystems.get_mut(record) {
             entry.outcome = outcome;
         }
     }
 
-    /// Sets what became of a filesystem, and why.
+    /// Sets the outcome of a filesystem, and the reason.
     pub fn set_with_detail(&mut self, record: usize, outcome: FilesystemOutcome, detail: &str) {
         self.set(record, outcome);
         if let Some(entry) = self.filesystems.get_mut(record) {
@@ -409,7 +413,7 @@ mod tests {
     #[test]
     fn a_walk_over_the_mount_table_shows_what_others_thawed() {
         let mut run = report(&[FilesystemOutcome::Frozen; 3], Applications::Quiet, None);
-        let mut walk = report(
+        let mut thaw = report(
             &[FilesystemOutcome::Thawed, FilesystemOutcome::Untouched],
             Applications::Quiet,
             None,
@@ -417,10 +421,10 @@ mod tests {
         for (record, name) in run.filesystems.iter_mut().zip(["a", "b", "c"]) {
             record.device = name.into();
         }
-        for (record, name) in walk.filesystems.iter_mut().zip(["a", "b"]) {
+        for (record, name) in thaw.filesystems.iter_mut().zip(["a", "b"]) {
             record.device = name.into();
         }
-        run.copy_outcomes(&walk);
+        run.copy_outcomes(&thaw);
         run.end(RunEnd::Recovery);
         let outcomes: Vec<FilesystemOutcome> = run.filesystems.iter().map(|f| f.outcome).collect();
         assert_eq!(

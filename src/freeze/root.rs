@@ -1,15 +1,17 @@
-//! The root of a filesystem, held open from before its freeze to its thaw. Floor 3.
+//! The root directory of a filesystem, open from before its freeze to its thaw. Floor 3.
+//!
+//! The open descriptor reaches the filesystem also while a path to it would block or lead elsewhere. The engine and
+//! each call that may still be in the kernel share it.
 
 use super::guardian::client::Lingering;
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
-/// One root; whoever acts on the filesystem holds it.
 pub struct Root {
     file: File,
-    /// Set where FIFREEZE has not answered within its limit: who thaws should it succeed after the end of
-    /// this process. It goes with the call, which is then the last that holds this.
+    /// Set if FIFREEZE has not returned within its limit: the guardian that thaws if the call succeeds after the end of
+    /// this process. The pending call is the last owner; when it drops this, the guardian is dismissed.
     pub guardian: OnceLock<Arc<Lingering>>,
 }
 

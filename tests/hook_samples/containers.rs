@@ -198,7 +198,7 @@ fn a_container_is_found_by_name_and_held_once() {
     container(&bench, "wiki", "mariadb", "mysql", MARIADB);
     // As with podman-docker.
     fs::remove_dir(bench.path("stub/docker")).expect("removed");
-    std::os::unix::fs::symlink("podman", bench.path("stub/docker")).expect("link");
+    symlink("podman", bench.path("stub/docker")).expect("link");
     has(&bench.run("freeze", &[]), "containers is ready and holds");
     let lines = bench.run("thaw", &[]);
     has(&lines, "containers finished with status=0");

@@ -1,4 +1,7 @@
-//! From the request to the last FIFREEZE, and back if anything fails on the way.
+//! From the request to the last FIFREEZE, and the undo if a step fails.
+//!
+//! The freeze hooks run before the first FIFREEZE, with no filesystem held open. A run that fails is rolled back before
+//! its error is returned: everything is thawed and the thaw hooks are called, unless the guardian does both.
 
 use super::{Engine, Freeze, FreezeError, Held, State};
 use crate::deadline::Timed;
@@ -16,33 +19,32 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-/// With less than this to write back a flush is not worth its time: FIFREEZE writes it within 40 ms at
-/// 100 MB/s.
+/// Upper limit of dirty data without a flush before FIFREEZE, which writes 4 MiB itself, within 40 ms at 100 MB/s.
 const MAX_DIRTY_BYTES: u64 = 4 << 20;
 
-/// Most flushes after the hooks: whoever keeps writing must not put the freeze off for ever.
+/// Upper limit of flushes after the hooks: a process that keeps writing must not delay the freeze without end.
 const MAX_FLUSHES: u32 = 3;
 
-/// How many guardians are started while everything is frozen: what ends them may end them all.
+/// How many guardians are started while everything is frozen. What kills one may kill them all; then starting more
+/// does not help.
 pub(super) const MAX_GUARDIANS: u32 = 3;
 
-/// Why a freeze failed that took longer than it may hold.
 const LIMIT_WHILE_FREEZING: &str =
     "the hold limit passed before everything was frozen; raise fsfreeze-hold-limit";
 
-/// How often for each filesystem the order is changed, when one waits for what is frozen.
+/// Upper limit of changes of the freeze order, for each filesystem, when one waits for another that is frozen.
 const MAX_REORDERS: usize = 2;
 
 impl<O: Ops> Engine<O> {
-    /// Everything before the first FIFREEZE. Nothing is held open while hooks run, for they may unmount a
-    /// filesystem or stop its device; afterwards the mount table is read again.
+    /// Everything before the first FIFREEZE. No filesystem is held open while the hooks run, because a hook may unmount
+    /// one or stop its device; afterwards the mount table is read again.
     pub(super) fn prepare(
         &mut self,
         only: Option<&[Vec<u8>]>,
     ) -> Result<Vec<Held<O::Handle>>, FreezeError> {
         self.hooks_only = self.policy.freeze == FreezeMode::HooksOnly;
         if self.policy.freeze != FreezeMode::Off {
-            // It gets ready meanwhile.
+            // It starts up while this thread plans and flushes; wait_for_guardian is below.
             let started = self.ops.start_guardian(&self.report.id);
             self.add_error(started);
         }
@@ -58,18 +60,20 @@ impl<O: Ops> Engine<O> {
             .dirty_bytes()
             .is_none_or(|bytes| bytes > MAX_DIRTY_BYTES);
         self.report.stages.flush = self.flush(&held, is_dirty)?;
+        // An open descriptor would keep a hook from unmounting the filesystem.
         drop(held);
         self.refuse_if_stopping()?;
+        // Before the hooks: from their first freeze on another process must be able to undo it.
         let ready = self.ops.wait_for_guardian();
         self.add_error(ready);
-        let quieted = self.call_hooks(Phase::Freeze, None);
-        let held = quieted.and_then(|ran| self.prepare_again(only, plan, ran));
+        let called = self.call_hooks(Phase::Freeze, None);
+        let held = called.and_then(|ran| self.prepare_again(only, plan, ran));
         let freezes_nothing = match &held {
             Ok(held) => held.is_empty() && !self.hooks_only,
             Err(_) => true,
         };
         if freezes_nothing {
-            // What this meets is in the log and the report; the answer names the culprit.
+            // Errors of the roll-back are in the log and the report; the answer is the error that caused it.
             self.roll_back();
         }
         held
@@ -113,7 +117,7 @@ impl<O: Ops> Engine<O> {
             if !self.ops.is_undecided() {
                 return Err(self.fail(LIMIT_WHILE_FREEZING.into()));
             }
-            // A hook may have ended it.
+            // A hook may have killed the first guardian.
             let replaced = self.start_guardian_again(&held, self.hold_limit, None);
             self.add_error(replaced);
         }
@@ -121,23 +125,23 @@ impl<O: Ops> Engine<O> {
     }
 
     fn entrust(&mut self, held: &[Held<O::Handle>], limit: Option<Duration>) -> Result<(), String> {
-        let holdings: Vec<_> = held.iter().map(Held::holding).collect();
-        self.ops.entrust(&holdings, limit)
+        let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
+        self.ops.entrust(&entrusted, limit)
     }
 
-    /// Starts another guardian in place of one that is gone; everything is frozen since then, if it is.
+    /// Starts another guardian in place of one that died; `since` is when everything was frozen, if it is.
     pub(super) fn start_guardian_again(
         &mut self,
         held: &[Held<O::Handle>],
         limit: Option<Duration>,
         since: Option<Duration>,
     ) -> Result<(), String> {
-        let holdings: Vec<_> = held.iter().map(Held::holding).collect();
+        let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
         self.ops
-            .replace_guardian(&self.report.id, &holdings, limit, since)
+            .replace_guardian(&self.report.id, &entrusted, limit, since)
     }
 
-    /// While frozen: starts another guardian, and tells it how things stand.
+    /// While frozen: starts another guardian, and sends it the state.
     pub(super) fn replace_guardian(&mut self) {
         let limit = self.time_left();
         let State::Frozen(mut freeze) = std::mem::replace(&mut self.state, State::Thawed) else {
@@ -154,7 +158,7 @@ impl<O: Ops> Engine<O> {
         self.report_frozen();
     }
 
-    /// Tells the guardian that everything is frozen.
+    /// Sends the guardian that everything is frozen, with the report.
     pub(super) fn report_frozen(&mut self) {
         let State::Frozen(freeze) = &self.state else {
             return;
@@ -182,8 +186,8 @@ impl<O: Ops> Engine<O> {
         Ok(plan)
     }
 
-    /// Opens all targets. What may fail is left out, and told only if `is_last`: before the hooks it may
-    /// be about to change.
+    /// Opens all targets. One that may fail is left out. That is logged only if `is_last`: before the hooks run, a hook
+    /// may still change it.
     fn open(
         &mut self,
         targets: &[Target],
@@ -201,15 +205,15 @@ impl<O: Ops> Engine<O> {
                 }
                 Err(error) => error,
             };
-            let passes = error.is_hidden() && (!self.policy.strict || target.is_read_only);
-            let passes = passes || target.optional;
-            if error.is_too_many() && !passes {
+            let tolerated = error.is_hidden() && (!self.policy.strict || target.is_read_only);
+            let tolerated = tolerated || target.optional;
+            if error.is_too_many() && !tolerated {
                 self.report
                     .set_with_detail(record, FilesystemOutcome::Failed, &error.to_string());
                 no_descriptors.push(name);
-            } else if is_last || !passes {
+            } else if is_last || !tolerated {
                 let text = format!("failed to open {name}: {error}");
-                failures = failures.and(self.exclude(record, text, passes));
+                failures = failures.and(self.exclude(record, text, tolerated));
             }
         }
         if !no_descriptors.is_empty() {
@@ -222,11 +226,11 @@ impl<O: Ops> Engine<O> {
         failures.map(|()| held)
     }
 
-    /// What hooks are told about this run.
+    /// What the hooks get to know of this run.
     fn run(&self) -> RunInfo {
         let filesystems = &self.report.filesystems;
         let mountpoints = match &self.report.mountpoints[..] {
-            // A predecessor's report; our own hook master knows them from the freeze.
+            // An earlier agent's report; our own hook master has recorded them at the freeze.
             "" => words(filesystems.iter().map(|f| &f.mountpoint)),
             exact => exact.to_owned(),
         };
@@ -238,8 +242,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Flushes again if hooks ran or much is dirty, and repeats that as long as each time at most half of
-    /// what was dirty before is left; returns how long it took.
+    /// Flushes again if hooks ran or much is dirty. Repeats it while at most half of what was dirty before is left;
+    /// then flushing is faster than the writers. Returns the seconds it took.
     fn flush_again(
         &mut self,
         held: &[Held<O::Handle>],
@@ -249,9 +253,9 @@ impl<O: Ops> Engine<O> {
         for turn in 0..MAX_FLUSHES {
             let dirty = self.ops.dirty_bytes();
             let is_dirty = dirty.map_or(turn == 0, |bytes| bytes > MAX_DIRTY_BYTES);
-            let pays = is_dirty && dirty.is_none_or(|bytes| bytes <= before / 2);
-            let must = hooks_ran && turn == 0;
-            if !pays && !must {
+            let helps = is_dirty && dirty.is_none_or(|bytes| bytes <= before / 2);
+            let is_required = hooks_ran && turn == 0;
+            if !helps && !is_required {
                 break;
             }
             seconds += self.flush(held, is_dirty)?;
@@ -260,8 +264,8 @@ impl<O: Ops> Engine<O> {
         Ok(seconds)
     }
 
-    /// Flushes side by side; returns how long it took. A failure is told but does not stop the
-    /// run, for FIFREEZE flushes again and decides; a filesystem that does not answer does.
+    /// Flushes in parallel; returns the seconds it took. An error is reported but does not stop the run: FIFREEZE
+    /// flushes again and decides. A timeout stops it, for FIFREEZE would hang as well.
     fn flush(&mut self, held: &[Held<O::Handle>], commits_first: bool) -> Result<f64, FreezeError> {
         let start = self.ops.now();
         let handles: Vec<&O::Handle> = held.iter().map(|h| &h.handle).collect();
@@ -285,8 +289,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Calls the hook master, if there is one; its failure is recorded and returned. Answers whether a hook
-    /// may have run.
+    /// Calls the hook master, if there is one; its failure is recorded and returned. Returns whether a hook may have
+    /// run.
     pub(super) fn call_hooks(
         &mut self,
         phase: Phase,
@@ -306,7 +310,7 @@ impl<O: Ops> Engine<O> {
         self.report.hooks(phase, &master);
         if phase == Phase::Freeze {
             self.hooks_only |= master.leaves_filesystems;
-            // It may be what has ended them.
+            // The request to stop may have ended the hooks, which then would not have failed.
             self.refuse_if_stopping()?;
         }
         match master.failure {
@@ -327,6 +331,7 @@ impl<O: Ops> Engine<O> {
         self.begin_watch(&held);
         let start = self.ops.now();
         let ends = self.hold_limit.map(|limit| start + limit);
+        // Before the first FIFREEZE: the state directory may be on a filesystem that is about to be frozen.
         let marker = self.marker(&held, start);
         if let Err(text) = self.ops.mark_frozen(marker) {
             self.warn(text);
@@ -338,6 +343,7 @@ impl<O: Ops> Engine<O> {
         let start = self.ops.now();
         let (frozen, failure) = self.freeze_in_order(held, ends);
         self.report.stages.freeze = self.seconds_since(start);
+        // At once: the setting interrupts every processor of the system for each grace period.
         let restored = self.ops.restore_rcu();
         self.add_error(restored);
         let count = frozen.len() as u64;
@@ -349,6 +355,7 @@ impl<O: Ops> Engine<O> {
             is_inherited: false,
             guardians_left: MAX_GUARDIANS,
         });
+        // The guardian may have thawed while the last FIFREEZE ran; then the host must not get a success.
         let is_late = ends.is_some_and(|ends| since >= ends) || !self.ops.is_undecided();
         let failure = match failure {
             Ok(()) if is_late => Err(self.fail(LIMIT_WHILE_FREEZING.into())),
@@ -361,20 +368,20 @@ impl<O: Ops> Engine<O> {
             self.report_frozen();
             return Ok(count);
         }
-        // What the roll-back meets is in the log and the report; the answer names the culprit.
+        // Errors of the roll-back are in the log and the report; the answer is the error that caused it.
         self.roll_back();
         failure.map(|()| count)
     }
 
-    /// Undoes a freeze that failed or froze nothing. A guardian that has begun with that, at the hold limit, also
-    /// tells the hooks.
+    /// Undoes a freeze that failed or froze nothing. If the guardian has begun to do so at the hold limit, it also
+    /// calls the thaw hooks.
     fn roll_back(&mut self) {
         match self.ops.claim(false) {
             Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed)),
             Claim::Ours(_) => drop(self.call_hooks(Phase::Thaw, Some(ThawReason::Failed))),
             Claim::Ended(_) => {
                 if let State::Frozen(freeze) = std::mem::replace(&mut self.state, State::Thawed) {
-                    // What was frozen after its thaw.
+                    // What was frozen after the guardian's FITHAW.
                     self.thaw_each(freeze.held, FilesystemOutcome::ThawedByOthers);
                 }
                 let unmarked = self.ops.mark_thawed();
@@ -384,7 +391,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// What a successor finds.
+    /// The marker, for the next agent.
     fn marker(&self, held: &[Held<O::Handle>], since: Duration) -> Marker {
         let device = |held: &Held<_>| self.report.filesystems[held.record].device.clone();
         Marker {
@@ -396,12 +403,11 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// FIFREEZE batch by batch, until that of all or the hold limit; what is frozen, in the order of freezing,
-    /// and the failure that ended it.
+    /// Freezes batch by batch, until everything is frozen or the hold limit tolerated. Returns what is frozen, in the
+    /// order of freezing, and the failure that ended it.
     ///
-    /// A filesystem that does not answer for a while may write to one that is frozen, by a way that
-    /// nobody knows of. So everything is thawed, that one is frozen first, and all others after it, one
-    /// by one.
+    /// A filesystem whose FIFREEZE does not return may have to write to one that is frozen, by a way that the plan
+    /// could not see. So everything is thawed, that filesystem is frozen first, and all others after it, one by one.
     fn freeze_in_order(
         &mut self,
         held: Vec<Held<O::Handle>>,
@@ -416,15 +422,15 @@ impl<O: Ops> Engine<O> {
                 return (frozen, Ok(()));
             }
             let handles: Vec<&O::Handle> = late.iter().map(|held| &held.handle).collect();
-            let mut answers = self.ops.freeze(&handles);
+            let mut results = self.ops.freeze(&handles);
             let mut failure = Ok(());
             loop {
                 let mut still_late = Vec::new();
-                for (held, answer) in late.into_iter().zip(answers) {
-                    match answer {
+                for (held, result) in late.into_iter().zip(results) {
+                    match result {
                         None => still_late.push(held),
-                        Some(answer) => {
-                            let entered = self.enter_frozen(held, answer, &mut frozen);
+                        Some(result) => {
+                            let entered = self.enter_frozen(held, result, &mut frozen);
                             failure = failure.and(entered);
                         }
                     }
@@ -434,10 +440,11 @@ impl<O: Ops> Engine<O> {
                     break;
                 }
                 if frozen.is_empty() {
-                    // It waits for nothing of ours.
-                    answers = self.wait_thawed(ends);
+                    // Nothing of ours is frozen, so it waits for something else.
+                    results = self.wait_thawed(ends);
                     continue;
                 }
+                // Two filesystems that write to each other would be reordered for ever.
                 if reorders_left == 0 {
                     let names: Vec<&str> = late.iter().map(|held| held.name.as_str()).collect();
                     failure = failure.and(Err(self.fail(format!(
@@ -446,6 +453,7 @@ impl<O: Ops> Engine<O> {
                     ))));
                 }
                 reorders_left = reorders_left.saturating_sub(1);
+                // A batch of its own for each: whatever else the plan took for independent may not be.
                 for held in late.iter_mut().chain(frozen.iter_mut()) {
                     held.batch = next_batch;
                     next_batch += 1;
@@ -455,7 +463,7 @@ impl<O: Ops> Engine<O> {
                     .into_iter()
                     .rev()
                     .for_each(|held| waiting.push_front(held));
-                answers = match frozen.is_empty() {
+                results = match frozen.is_empty() {
                     true => self.ops.wait_for_freeze(FreezeWait::Delay),
                     false => self.wait_thawed(ends),
                 };
@@ -468,14 +476,14 @@ impl<O: Ops> Engine<O> {
         (frozen, Ok(()))
     }
 
-    /// Waits for a FIFREEZE to its limit.
+    /// Waits for FIFREEZE until the step limit or the hold limit.
     fn wait_thawed(&mut self, ends: Option<Duration>) -> Vec<Option<Timed>> {
         let left = ends.map(|ends| ends.saturating_sub(self.ops.now()));
         self.ops.wait_for_freeze(FreezeWait::Limit(left))
     }
 
-    /// Thaws what is frozen for the moment, and returns that in the order of freezing; what cannot be
-    /// thawed stays.
+    /// Thaws what is frozen, to freeze it again later; returns it in freeze order. What cannot be thawed stays in
+    /// `frozen`.
     fn release(&mut self, frozen: &mut Vec<Held<O::Handle>>) -> Vec<Held<O::Handle>> {
         let handles: Vec<&O::Handle> = frozen.iter().rev().map(|held| &held.handle).collect();
         let mut done = self.ops.thaw(&handles);
@@ -492,7 +500,7 @@ impl<O: Ops> Engine<O> {
         released
     }
 
-    /// Enters the answer of one FIFREEZE.
+    /// Records the result of one FIFREEZE.
     fn enter_frozen(
         &mut self,
         held: Held<O::Handle>,
@@ -509,13 +517,13 @@ impl<O: Ops> Engine<O> {
             Err(e) if self.is_held_unfrozen(held.record, &e) => Ok(()),
             Err(e) => {
                 let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
-                let passes = held.optional || self.tolerates(&e);
-                self.exclude(held.record, text, passes)
+                let tolerated = held.optional || self.tolerates(&e);
+                self.exclude(held.record, text, tolerated)
             }
         }
     }
 
-    /// Whether a refusal of FIFREEZE leaves the filesystem out instead of failing the run.
+    /// Whether this error of FIFREEZE leaves the filesystem out instead of failing the run.
     pub(super) fn tolerates(&self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EOPNOTSUPP) => !self.policy.strict,
@@ -524,14 +532,14 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// A filesystem cannot be opened or frozen: either the run passes over it, or it fails.
+    /// Records that a filesystem cannot be opened or frozen; fails the run unless `tolerated`.
     pub(super) fn exclude(
         &mut self,
         record: usize,
         text: String,
-        passes: bool,
+        tolerated: bool,
     ) -> Result<(), FreezeError> {
-        if passes {
+        if tolerated {
             self.report
                 .set_with_detail(record, FilesystemOutcome::Skipped, &text);
             self.warn(text);
@@ -544,7 +552,7 @@ impl<O: Ops> Engine<O> {
 }
 
 impl<H> Held<H> {
-    fn holding(&self) -> HeldFilesystem<'_, H> {
+    fn entrusted(&self) -> HeldFilesystem<'_, H> {
         HeldFilesystem {
             number: self.record,
             handle: &self.handle,
@@ -553,14 +561,13 @@ impl<H> Held<H> {
     }
 }
 
-/// The next batch.
 fn take_batch<H>(waiting: &mut VecDeque<Held<H>>) -> Option<Vec<Held<H>>> {
     let batch = waiting.front()?.batch;
     let others = waiting.iter().position(|held| held.batch != batch);
     Some(waiting.drain(..others.unwrap_or(waiting.len())).collect())
 }
 
-/// Logs what was mounted or unmounted while hooks ran.
+/// Logs what was mounted or unmounted while the hooks ran.
 fn log_plan_changes(before: &[Target], after: &[Target]) {
     let is_in = |list: &[Target], target: &Target| {
         list.iter()
@@ -580,7 +587,7 @@ fn log_plan_changes(before: &[Target], after: &[Target]) {
     }
 }
 
-/// What FIFREEZE's refusals mean.
+/// The meaning of FIFREEZE's errors.
 fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "this type of filesystem cannot be frozen".into(),

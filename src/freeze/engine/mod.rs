@@ -1,8 +1,9 @@
-//! The transaction: survey, open, flush, hooks, flush again, freeze; and back.
+//! The transaction: survey, open, flush, freeze hooks, flush again, freeze; and its undo.
 //!
-//! The engine is plain sequential code over [`Ops`]; what is done side by side is done in there, one
-//! batch of the plan at a time. Any failure on the way in undoes what was done, in reverse; undoing
-//! goes on past errors and reports them all.
+//! The engine is sequential code over [`Ops`]; parallel work is done inside of [`Ops`], one batch of the plan at a
+//! time. A failure before everything is frozen undoes what was done, in reverse order. The undo continues after errors
+//! and reports them all. [`Freezer`](crate::freeze::Freezer) calls the engine from its own thread; the simulator runs
+//! it with a fault at every step.
 
 mod freeze;
 mod recovery;
@@ -22,13 +23,12 @@ use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a guardian is looked at that does not say what it does: it may be stopped.
+/// How often to check whether a guardian that does not answer is stopped.
 const LEGACY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Why there is no freeze while the agent leaves.
 const STOPPING: &str = "the freeze was given up: the agent was asked to stop";
 
-/// Why a freeze or thaw failed; the text is what goes over the wire.
+/// Why a freeze or thaw failed; the text is sent to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FreezeError(pub String);
 
@@ -40,17 +40,17 @@ impl std::fmt::Display for FreezeError {
 
 impl std::error::Error for FreezeError {}
 
-/// A filesystem that is held open.
+/// An open filesystem.
 struct Held<H> {
     handle: H,
     name: String,
-    /// It may fail without failing the run.
+    /// A failure to open or freeze it does not fail the run.
     optional: bool,
     /// Index in the report's list.
     record: usize,
-    /// See [`Target`].
+    /// [`Target::batch`].
     batch: usize,
-    /// It cannot be frozen: its device is watched instead.
+    /// It cannot be frozen; the writes to this device are counted instead.
     watch: Option<DeviceNumber>,
 }
 
@@ -67,63 +67,63 @@ impl<H> Held<H> {
     }
 }
 
-/// What a walk of FITHAWs did.
+/// Result of FITHAW on several filesystems.
 struct Thawed<H> {
-    /// How many filesystems it thawed.
+    /// Number of thawed filesystems.
     count: u64,
     /// What stays frozen, with the reason.
-    stuck: Vec<(Held<H>, String)>,
-    /// What has not answered, one line each. The call is still out and thaws it once its disk answers; the
-    /// hooks do not wait for that.
+    still_frozen: Vec<(Held<H>, String)>,
+    /// One line for each FITHAW that has not returned. The call thaws the filesystem once its disk answers; the hooks
+    /// do not wait for that.
     late: Vec<String>,
 }
 
 enum State<H> {
     Thawed,
-    /// Frozen by this process or by an earlier one.
+    /// Frozen by this agent or by an earlier one.
     Frozen(Freeze<H>),
-    /// An earlier process left its marker, and its guardian has not said yet what it is doing.
+    /// An earlier agent left its marker, and its guardian has not answered yet.
     Inherited,
 }
 
-/// A freeze that holds.
+/// A freeze in which everything is frozen.
 struct Freeze<H> {
-    /// In the order of freezing.
+    /// In freeze order.
     held: Vec<Held<H>>,
-    /// Since when everything is frozen.
+    /// When everything was frozen, on [`Ops::now`]'s clock.
     since: Duration,
-    /// When the hold limit ends it.
+    /// When the hold limit ends the freeze; `None`: no limit.
     ends: Option<Duration>,
-    /// By an earlier process.
+    /// By an earlier agent.
     is_inherited: bool,
-    /// How often another guardian may be started.
+    /// How many more guardians may be started in place of dead ones.
     guardians_left: u32,
 }
 
-/// The state machine. `O` is the world.
+/// State machine of freeze runs.
 pub struct Engine<O: Ops> {
     ops: O,
     state: State<O::Handle>,
     policy: FreezePolicy,
     hold_limit: Option<Duration>,
-    /// The run at work freezes no filesystem.
+    /// The current run freezes no filesystem.
     hooks_only: bool,
     report: Report,
-    /// The host has not heard yet that its freeze was ended because the system goes down.
+    /// The freeze was ended for a shutdown, and the next thaw of the host has not been answered with that yet.
     owes_an_answer: bool,
-    /// The run at work has ended so, and that is still to be kept.
+    /// The current run has ended in this way, and its report is not stored yet.
     ended: Option<RunEnd>,
-    /// An earlier process may have left hooks that are still to be thawed.
+    /// What an earlier agent has left is not known or not undone yet.
     has_legacy: bool,
 }
 
 impl<O: Ops> Engine<O> {
-    /// An engine that holds nothing; `inherited` if an earlier process left its marker.
+    /// Without a freeze of its own; `inherited` if an earlier agent left its marker.
     pub fn new(mut ops: O, inherited: bool, policy: FreezePolicy, limits: FreezeLimits) -> Self {
-        // One that undoes a freeze of which there is no marker yet is to be waited for as well.
+        // Also without a marker: a guardian that undoes a freeze that was not complete must finish first.
         let has_legacy = ops.find_guardian() || inherited || ops.has_journal();
         let state = if inherited {
-            // How many there are only the guardian or the mount table will tell.
+            // The number of filesystems becomes known from the guardian or the mount table.
             ops.enter_frozen_section(1);
             State::Inherited
         } else {
@@ -142,13 +142,12 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Whether it is not known yet what an earlier process has left.
     pub fn has_legacy(&self) -> bool {
         self.has_legacy
     }
 
-    /// How long until the hold limit ends the freeze at work, or until the next look at a predecessor's
-    /// guardian that does not say what it does; `None`: never, or nothing is frozen.
+    /// Time until the hold limit ends the freeze, or until the next check of an earlier agent's guardian that does not
+    /// answer; `None`: nothing to wait for.
     pub fn time_left(&mut self) -> Option<Duration> {
         match &self.state {
             _ if self.has_legacy => Some(LEGACY_CHECK_INTERVAL),
@@ -167,12 +166,12 @@ impl<O: Ops> Engine<O> {
         self.ops.is_stopping()
     }
 
-    /// Whether the host is yet to hear that its freeze was ended because the system goes down.
+    /// Whether the host's next thaw has still to be answered: the freeze was ended for a shutdown.
     pub fn owes_an_answer(&self) -> bool {
         self.owes_an_answer
     }
 
-    /// A descriptor that becomes readable when the guardian has something to say.
+    /// See [`Ops::guardian_fd`].
     pub fn guardian_line(&self) -> Option<OwnedFd> {
         self.ops.guardian_fd()
     }
@@ -182,21 +181,22 @@ impl<O: Ops> Engine<O> {
         !matches!(self.state, State::Thawed)
     }
 
-    /// The reports of the last runs, the newest first; while frozen the run at work before them.
+    /// Reports of the last runs, newest first; while frozen the current run precedes them.
     pub fn reports(&mut self) -> Vec<Report> {
         self.conclude();
         let mut reports = self.ops.reports();
         if let State::Frozen(Freeze { since, .. }) = self.state {
-            let mut at_work = self.report.clone();
-            at_work.stages.held = self.seconds_since(since);
-            at_work.compute_level();
-            reports.insert(0, at_work);
+            let mut current = self.report.clone();
+            current.stages.held = self.seconds_since(since);
+            current.compute_level();
+            reports.insert(0, current);
         }
         reports
     }
 
-    /// Does what is left after a freeze or thaw and need not be waited for: the kept log lines, the
-    /// guardian's end, the summary in the log, the report. What comes next does it, if nobody else has.
+    /// Does what can wait until the host has its reply: kept log lines, the guardian's exit, the summary in the log,
+    /// the report. [`Freezer`](crate::freeze::Freezer) calls it after the reply, and the next request does if it comes
+    /// earlier.
     pub fn conclude(&mut self) {
         if let Some(end) = self.ended.take() {
             self.finish(end);
@@ -206,12 +206,11 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Freezes everything, or the mountpoints of `only`; answers how many filesystems this call
-    /// froze. With 0 nothing is frozen afterwards, and the hooks have been told to thaw.
+    /// Freezes everything, or the mount points of `only`; returns how many filesystems this call froze. With 0 nothing
+    /// is frozen afterwards, and the thaw hooks have been called.
     ///
     /// # Errors
-    /// A filesystem that cannot be opened or frozen, or a hook master that fails. Nothing is
-    /// frozen afterwards.
+    /// A filesystem cannot be opened or frozen, or a hook master fails. Nothing is frozen afterwards.
     pub fn freeze(&mut self, only: Option<&[Vec<u8>]>) -> Result<u64, FreezeError> {
         self.conclude();
         self.recover(true);
@@ -231,7 +230,7 @@ impl<O: Ops> Engine<O> {
             let text = |name: &Vec<u8>| String::from_utf8_lossy(name).into_owned();
             names.iter().map(text).collect()
         });
-        // A thaw that never came for an earlier freeze cannot be meant by one that comes now.
+        // An expiry of an earlier freeze whose thaw never came must not be the answer to the thaw of this one.
         self.ops.take_expired();
         let result = self.prepare(only).and_then(|held| self.freeze_held(held));
         if !self.is_frozen() {
@@ -243,23 +242,22 @@ impl<O: Ops> Engine<O> {
         result
     }
 
-    /// Thaws exactly what this agent or its predecessor froze, then tells the hooks; answers how many
-    /// filesystems were thawed by this call. When nothing is known to be frozen, every filesystem of the
-    /// mount table is asked instead.
+    /// Thaws what this agent or its predecessor froze, then calls the thaw hooks; returns how many filesystems this
+    /// call thawed. If nothing is known to be frozen, it issues FITHAW on every filesystem of the mount table.
     ///
     /// # Errors
-    /// The freeze was ended before (told once), a filesystem that stays frozen (the agent then
-    /// stays frozen, and thaw can be asked again), or a hook master that fails (everything is
-    /// thawed all the same).
+    /// The freeze was ended before (reported once); a filesystem stays frozen (the agent stays frozen too, and the thaw
+    /// can be repeated); or a hook master fails (everything is thawed all the same).
     pub fn thaw(&mut self) -> Result<u64, FreezeError> {
         self.conclude();
         self.recover(true);
         self.owes_an_answer = false;
         if self.is_frozen() {
+            // The guardian may begin to thaw at the same moment; the token decides.
             match self.ops.claim(false) {
-                Claim::Ours(predecessors) => {
+                Claim::Ours(inherited) => {
                     self.has_legacy = false;
-                    if let Some(report) = predecessors {
+                    if let Some(report) = inherited {
                         self.report = *report;
                     }
                 }
@@ -288,8 +286,7 @@ impl<O: Ops> Engine<O> {
         result
     }
 
-    /// Looks after a freeze that nobody thaws: hears what the guardian did, and ends it when the
-    /// hold limit has passed.
+    /// Reads what the guardian did, starts another one for one that died, and ends the freeze at the hold limit.
     pub fn check_hold(&mut self) {
         self.recover(false);
         if !matches!(self.state, State::Frozen(_)) {
@@ -308,11 +305,11 @@ impl<O: Ops> Engine<O> {
         } else {
             return;
         };
-        // What it meets is in the log and the report.
+        // Errors are in the log and the report; no request waits for them.
         self.end_early(why).err();
     }
 
-    /// Ends the freeze without having been asked to; the next thaw will hear of it.
+    /// Ends the freeze without a request; the next thaw reports it.
     ///
     /// # Errors
     /// As [`Engine::thaw`].
@@ -327,7 +324,7 @@ impl<O: Ops> Engine<O> {
                 return Ok(());
             }
             Claim::Ours(None) => {}
-            Claim::Ours(Some(predecessors)) => self.report = *predecessors,
+            Claim::Ours(Some(inherited)) => self.report = *inherited,
         }
         self.has_legacy = false;
         let result = self.undo_because(ThawReason::TimedOut, Some(why));
@@ -337,11 +334,11 @@ impl<O: Ops> Engine<O> {
         result.map(drop)
     }
 
-    /// The guardian has ended the freeze.
+    /// Updates state and report after the guardian has ended the freeze.
     fn record_guardian_end(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
-        // It may have found the state directory read-only; then this agent remembers.
-        // No host was told of a freeze that was never whole, so its thaw has nothing to hear.
+        // The guardian may have found the state directory read-only; then this agent records the expiry. A freeze that
+        // was not complete was never confirmed to the host, so its next thaw has nothing to report.
         let was_whole = expiry.held > 0.0;
         let marked = was_whole.then(|| self.ops.mark_expired(expiry));
         match was_whole {
@@ -350,8 +347,8 @@ impl<O: Ops> Engine<O> {
         }
         self.ops.leave_frozen_section();
         self.add_error(marked.unwrap_or(Ok(())));
-        // It kept the run before it said so, with what only it knows: the thaw hooks. Of a
-        // predecessor's run we know nothing at all.
+        // The guardian stores the report before it sends Ended, with the results of the thaw hooks, which only it has.
+        // Of an earlier agent's run this agent has no report.
         let kept = self.ops.reports().into_iter().find(|kept| {
             kept.end.is_some() && (kept.id == self.report.id || self.report.id.is_empty())
         });
@@ -371,30 +368,30 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// The guardian has ended a freeze that was not whole and says so before it tells the hooks: an agent that was
-    /// stopped must not go on meanwhile. Until it has ended, nothing else begins.
+    /// The guardian has ended a freeze that was not complete, and says so before it calls the thaw hooks: an agent that
+    /// was stopped must not go on meanwhile. No run begins until the guardian has exited.
     fn leave_to_guardian(&mut self) {
         self.ops.disconnect_guardian();
         self.has_legacy = true;
     }
 
-    /// The end of a run, whatever came of it. The report comes first: an agent that is killed in this
-    /// moment leaves it to nobody.
+    /// Ends a run. Stores the report first: if the agent is killed here, no other process has it.
     fn finish(&mut self, end: RunEnd) {
+        // The guardian exits while the report is written; dismiss_guardian below waits for it.
         if !self.has_legacy {
             self.ops.release_guardian();
         }
         self.report.end(end);
-        let kept = self.ops.store_report(&self.report);
+        let stored = self.ops.store_report(&self.report);
         self.ops.leave_frozen_section();
         self.log_summary();
-        if let Err(text) = kept {
+        if let Err(text) = stored {
             tracing::warn!("{text}");
         }
         if !self.has_legacy {
             self.ops.dismiss_guardian();
         }
-        // Its many small pieces would keep pages of the heap that are free otherwise.
+        // Its many small allocations would keep heap pages in use that are free otherwise.
         self.report = Report::default();
     }
 
@@ -402,20 +399,20 @@ impl<O: Ops> Engine<O> {
         tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
     }
 
-    /// Logs and records what does not stop the run.
+    /// Logs and records a failure that does not stop the run.
     fn warn(&mut self, text: String) {
         tracing::warn!("{text}");
         self.report.errors.push(text);
     }
 
-    /// Logs and records a failure that does not stop the run.
+    /// As [`Engine::warn`], for a result.
     fn add_error(&mut self, result: Result<(), String>) {
         if let Err(text) = result {
             self.warn(text);
         }
     }
 
-    /// Fails once the agent is asked to stop, for then nobody may be there to thaw.
+    /// Fails once the agent is asked to stop: nobody might be there for the thaw.
     fn refuse_if_stopping(&mut self) -> Result<(), FreezeError> {
         match self.ops.is_stopping() {
             true => Err(self.fail(STOPPING.into())),
@@ -423,7 +420,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Records an error and makes it the answer.
+    /// Records an error and returns it as the answer.
     fn fail(&mut self, text: String) -> FreezeError {
         self.warn(text.clone());
         FreezeError(text)

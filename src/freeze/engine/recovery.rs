@@ -1,4 +1,8 @@
-//! What an agent finds that starts after another one: a freeze that holds, or its remains.
+//! What an agent does with the freeze, or the remains of one, that an earlier agent left.
+//!
+//! A freeze that an earlier agent's guardian hands over is continued with its descriptors, limit and hook master.
+//! Without a guardian the marker decides. Hooks that the journal still lists get their `thaw` in every case. The engine
+//! calls this before each request and each check of the hold limit.
 
 use super::{Engine, Freeze, Held, State};
 use crate::freeze::guardian::Inherited;
@@ -10,7 +14,7 @@ use crate::state::{Marker, boot_id};
 use std::time::Duration;
 
 impl<O: Ops> Engine<O> {
-    /// Learns what an earlier process has left, as soon as its guardian says so, or if there is none.
+    /// Finds out what an earlier agent has left, once its guardian has answered or if there is none.
     pub(super) fn recover(&mut self, waits: bool) {
         if !self.has_legacy {
             return;
@@ -30,12 +34,12 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Goes on with a freeze as the agent that made it: with its descriptors, its limit and its hook master.
+    /// Continues a freeze in place of the agent that made it: with its descriptors, its limit and its hook master.
     fn take_over(&mut self, inherited: Inherited, handles: Vec<O::Handle>) {
         self.report = *inherited.report;
         let records = &self.report.filesystems;
         let entrusted = inherited.filesystems.into_iter();
-        // What its agent left out is not ours to thaw: others may have frozen it.
+        // What that agent skipped is not ours to thaw: others may have frozen it.
         let is_frozen = |number: usize| {
             records
                 .get(number)
@@ -63,11 +67,11 @@ impl<O: Ops> Engine<O> {
         });
     }
 
-    /// Nobody guards what the marker names. Another guardian is started, for the limit goes on; but if
-    /// nothing is frozen any more, the hooks are thawed and that was all.
+    /// Continues the freeze of the marker, without a guardian from the earlier agent. Starts another one, for the limit
+    /// goes on. If nothing is frozen any more, only the thaw hooks are called.
     fn take_over_unguarded(&mut self, marker: Marker) {
         self.state = State::Thawed;
-        // An empty marker, as the original's, says nothing: then every filesystem may be frozen.
+        // The marker of QEMU's agent is empty: every filesystem may be frozen.
         let is_known = !marker.boot.is_empty();
         self.report = Report::begin(self.ops.wall_clock());
         self.report.errors.push(UNGUARDED.into());
@@ -80,7 +84,7 @@ impl<O: Ops> Engine<O> {
             Err(error) => self.warn(format!("failed to read the mount table: {error}")),
         }
         targets.retain(|target| !is_known || marker.devices.contains(&target.device));
-        // A freeze of hooks alone has none.
+        // A freeze of hooks alone lists no device.
         let has_filesystems = !is_known || !marker.devices.is_empty();
         let held = self.open_for_thaw(&targets);
         let now = self.ops.now();
@@ -116,7 +120,8 @@ impl<O: Ops> Engine<O> {
     fn clean_up_legacy(&mut self) {
         let unmarked = self.ops.mark_thawed();
         if unmarked == Ok(false) {
-            // A guardian that could not be found yet has ended the freeze meanwhile, and calls the hook master.
+            // Without a marker, a guardian that could not be connected to before has ended the freeze meanwhile; it
+            // calls the hook master.
             self.report = Report::default();
             self.ops.dismiss_guardian();
             self.ops.leave_frozen_section();
@@ -124,27 +129,26 @@ impl<O: Ops> Engine<O> {
         }
         self.add_error(unmarked.map(drop));
         self.store_expiry(0, "the agent and its guardian were killed");
-        // What this meets is in the log and the report.
+        // Errors are in the log and the report; no request waits for them.
         self.call_hooks(Phase::Thaw, Some(ThawReason::Recovered))
             .err();
         self.finish(RunEnd::Expiry);
     }
 
-    /// Hooks that are still asleep by the journal: of an agent that was killed together with its guardian before anything
-    /// was frozen, or of a thaw that could not call them.
+    /// Calls the thaw hooks that the journal still lists: of an agent that was killed together with its guardian before
+    /// anything was frozen, or of a thaw that could not call them.
     pub(super) fn thaw_hooks_left_over(&mut self) {
         if !self.ops.has_journal() {
             return;
         }
-        // Without an id: whoever tells them first, they are told once.
+        // Without an id, which would limit the call to hooks of one run.
         self.report = Report::default();
         tracing::warn!("hooks that an earlier freeze has left asleep are told to thaw");
-        // What this meets is in the log.
+        // Errors are in the log; no request waits for them.
         self.call_hooks(Phase::Thaw, Some(ThawReason::Recovered))
             .err();
         self.report = Report::default();
     }
 }
 
-/// What the report of such a freeze says first.
 const UNGUARDED: &str = "the agent that froze and its guardian were killed";

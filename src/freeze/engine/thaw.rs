@@ -1,4 +1,8 @@
 //! From the first FITHAW to the last thaw hook.
+//!
+//! FITHAW is issued in the reverse of the freeze order and continues after errors; what stays frozen keeps the engine
+//! in state frozen, so that the host can repeat the thaw. The thaw hooks are called only when nothing of ours stays
+//! frozen.
 
 use super::{Engine, Freeze, FreezeError, Held, State, Thawed};
 use crate::freeze::ops::Ops;
@@ -12,13 +16,12 @@ use std::io;
 use std::time::UNIX_EPOCH;
 
 impl<O: Ops> Engine<O> {
-    /// Thaws, and tells the hooks why.
+    /// Thaws, and calls the thaw hooks with the reason.
     pub(super) fn undo(&mut self, reason: ThawReason) -> Result<u64, FreezeError> {
         self.undo_because(reason, None)
     }
 
-    /// As [`Engine::undo`]; with `expiry`, the next thaw will hear that it came too late, and that
-    /// this was why.
+    /// As [`Engine::undo`]; with `expiry`, the next thaw reports that the freeze ended before it, for this reason.
     pub(super) fn undo_because(
         &mut self,
         reason: ThawReason,
@@ -37,12 +40,16 @@ impl<O: Ops> Engine<O> {
             }
             State::Inherited => (self.thaw_for_predecessor()?, None),
         };
-        let Thawed { count, stuck, late } = thawed;
-        if !stuck.is_empty() {
-            let texts: Vec<&str> = stuck.iter().map(|(_, text)| text.as_str()).collect();
+        let Thawed {
+            count,
+            still_frozen,
+            late,
+        } = thawed;
+        if !still_frozen.is_empty() {
+            let texts: Vec<&str> = still_frozen.iter().map(|(_, text)| text.as_str()).collect();
             let error = self.fail(texts.join("; "));
             let since = self.ops.now();
-            let held = stuck.into_iter().map(|(held, _)| held).collect();
+            let held = still_frozen.into_iter().map(|(held, _)| held).collect();
             self.state = State::Frozen(Freeze {
                 held,
                 since,
@@ -67,11 +74,11 @@ impl<O: Ops> Engine<O> {
         thawed.map(|_| count)
     }
 
-    /// What an earlier agent froze whose guardian is of another version: asks every filesystem, and completes that
-    /// agent's report if the guardian had it.
+    /// Thaws for an earlier agent whose guardian is of another version: issues FITHAW on every filesystem, and
+    /// completes that agent's report if the guardian had it.
     fn thaw_for_predecessor(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let now = self.ops.wall_clock();
-        let known = std::mem::replace(&mut self.report, Report::begin(now));
+        let inherited = std::mem::replace(&mut self.report, Report::begin(now));
         let thawed = match self.thaw_everything() {
             Ok(thawed) => thawed,
             Err(error) => {
@@ -79,16 +86,17 @@ impl<O: Ops> Engine<O> {
                 return Err(error);
             }
         };
-        if !known.id.is_empty() && known.end.is_none() {
-            let walked = std::mem::replace(&mut self.report, known);
-            self.report.stages.thaw = walked.stages.thaw;
+        if !inherited.id.is_empty() && inherited.end.is_none() {
+            let thaw_report = std::mem::replace(&mut self.report, inherited);
+            self.report.stages.thaw = thaw_report.stages.thaw;
             let prepared = &self.report.stages;
             let prepared =
                 prepared.flush + prepared.freeze_hooks + prepared.flush_again + prepared.freeze;
-            // The time of day may have been set meanwhile.
-            self.report.stages.held = (walked.started - self.report.started - prepared).max(0.0);
-            self.report.copy_outcomes(&walked);
-            self.report.errors.extend(walked.errors);
+            // By wall-clock times of two processes: the clock may have been set in between.
+            self.report.stages.held =
+                (thaw_report.started - self.report.started - prepared).max(0.0);
+            self.report.copy_outcomes(&thaw_report);
+            self.report.errors.extend(thaw_report.errors);
         }
         Ok(thawed)
     }
@@ -108,8 +116,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// FITHAW in the reverse of the freeze order, past every error. What stays frozen is returned in freeze
-    /// order, each with its reason; what was not frozen gets the outcome `idle`.
+    /// Issues FITHAW in the reverse of the freeze order and continues after errors. What stays frozen is returned in
+    /// freeze order, with the reason; what was not frozen gets the outcome `idle`.
     pub(super) fn thaw_each(
         &mut self,
         held: Vec<Held<O::Handle>>,
@@ -117,7 +125,7 @@ impl<O: Ops> Engine<O> {
     ) -> Thawed<O::Handle> {
         let start = self.ops.now();
         let mut count = 0;
-        let (mut stuck, mut late) = (Vec::new(), Vec::new());
+        let (mut still_frozen, mut late) = (Vec::new(), Vec::new());
         let handles: Vec<&O::Handle> = held.iter().rev().map(|held| &held.handle).collect();
         let done = self.ops.thaw(&handles);
         for (held, timed) in held.into_iter().rev().zip(done) {
@@ -134,17 +142,21 @@ impl<O: Ops> Engine<O> {
                         .set_with_detail(held.record, FilesystemOutcome::Failed, &text);
                     match is_overdue {
                         true => late.push(text),
-                        false => stuck.push((held, text)),
+                        false => still_frozen.push((held, text)),
                     }
                 }
             }
         }
-        stuck.reverse();
+        still_frozen.reverse();
         self.report.stages.thaw += self.seconds_since(start);
-        Thawed { count, stuck, late }
+        Thawed {
+            count,
+            still_frozen,
+            late,
+        }
     }
 
-    /// FITHAW for every filesystem of the mount table.
+    /// Issues FITHAW on every filesystem of the mount table.
     pub(super) fn thaw_everything(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let survey = self
             .ops
@@ -155,8 +167,8 @@ impl<O: Ops> Engine<O> {
         Ok(self.thaw_each(held, FilesystemOutcome::Untouched))
     }
 
-    /// Opens what may be frozen, and enters it in the report. One that cannot be opened is passed over, for
-    /// nothing tells whether it was ever frozen.
+    /// Opens what may be frozen, and adds it to the report. One that cannot be opened is left out: nothing shows
+    /// whether it was frozen.
     pub(super) fn open_for_thaw(&mut self, targets: &[Target]) -> Vec<Held<O::Handle>> {
         self.report.add_all(targets);
         let mut held = Vec::new();
@@ -176,14 +188,18 @@ impl<O: Ops> Engine<O> {
         held
     }
 
-    /// A thaw without a freeze of ours frees what others froze, as the original does, but runs no
-    /// hook: none was told to freeze. What cannot be thawed was not ours to promise.
+    /// Thaws without a freeze of ours: it thaws what others froze, as QEMU's agent does, but calls no hooks, because
+    /// none was frozen. What cannot be thawed is logged and is no error: this agent did not freeze it.
     pub(super) fn thaw_all_mounted(&mut self) -> Result<u64, FreezeError> {
-        let kept = std::mem::take(&mut self.report);
+        let saved = std::mem::take(&mut self.report);
         let result = self.thaw_everything();
-        self.report = kept;
-        let Thawed { count, stuck, late } = result?;
-        for text in stuck.into_iter().map(|(_, text)| text).chain(late) {
+        self.report = saved;
+        let Thawed {
+            count,
+            still_frozen,
+            late,
+        } = result?;
+        for text in still_frozen.into_iter().map(|(_, text)| text).chain(late) {
             tracing::warn!("{text}");
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
@@ -191,7 +207,7 @@ impl<O: Ops> Engine<O> {
     }
 }
 
-/// FITHAW's word for a filesystem that is not frozen.
+/// Whether FITHAW failed because the filesystem is not frozen (EINVAL; fs/super.c thaw_super).
 fn is_not_frozen(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINVAL)
 }

@@ -1,9 +1,10 @@
 //! Filesystems that cannot be frozen: vfat, which every UEFI guest has at /boot/efi.
 //!
-//! Such a one is flushed, and the writes to its device are counted from before the first FIFREEZE until right before the
-//! first FITHAW. Without any, what a snapshot has of it is what the flush left. The end is before the first FITHAW, not after
-//! the last: a snapshot is taken before the host asks for the thaw, and who wrote because he was woken by the thaw of another
-//! filesystem did not harm it. The files of the counters are open by then, so that reading them allocates nothing.
+//! Such a filesystem is flushed, and the writes to its device are counted from before the first FIFREEZE until right
+//! before the first FITHAW. Without a write in between, a snapshot has it as the flush left it. The count ends before
+//! the first FITHAW, not after the last: the host takes the snapshot before it asks for the thaw, and a process that
+//! another filesystem's thaw wakes may write without harm. The counter files are open by then, so that reading
+//! allocates nothing.
 
 use super::{Engine, Held};
 use crate::freeze::ops::Ops;
@@ -14,7 +15,7 @@ use nix::libc;
 use std::io;
 
 impl<O: Ops> Engine<O> {
-    /// Before the first FIFREEZE: flushes what is to be watched once more, and counts.
+    /// Before the first FIFREEZE: flushes what is to be watched once more, and reads the counters.
     pub(super) fn begin_watch(&mut self, held: &[Held<O::Handle>]) {
         let is_watched = |held: &&Held<_>| held.watch.is_some();
         let watched: Vec<_> = held.iter().filter(is_watched).collect();
@@ -43,7 +44,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// FIFREEZE refused it: whether it is held all the same, as things stand.
+    /// Whether a filesystem that refused FIFREEZE can be taken as held: it is read-only, or its device is watched.
     pub(super) fn is_held_unfrozen(&mut self, record: usize, error: &io::Error) -> bool {
         if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
             return false;
@@ -65,7 +66,7 @@ impl<O: Ops> Engine<O> {
         true
     }
 
-    /// After the last FITHAW: what was mounted meanwhile was not frozen.
+    /// After the last FITHAW: records what was mounted meanwhile, which was not frozen.
     pub(super) fn record_new_mounts(&mut self) {
         if self.report.requested.is_some() || self.policy.freeze != FreezeMode::All {
             return;
@@ -84,7 +85,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Right before the first FITHAW: what was written to meanwhile is not held.
+    /// Right before the first FITHAW: a filesystem whose device was written to is not held.
     pub(super) fn end_watch(&mut self) {
         for record in &mut self.report.filesystems {
             let Some(watch) = record.watch.as_ref() else {
@@ -105,6 +106,5 @@ impl<O: Ops> Engine<O> {
     }
 }
 
-/// What is told of a filesystem that was watched, and written to.
 const WRITTEN: &str =
     "it cannot be frozen, and its device was written to while the others were frozen";

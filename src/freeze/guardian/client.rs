@@ -1,4 +1,8 @@
-//! The agent's end of the line to the guardian.
+//! The agent's connection to the guardian: start it, send it the filesystems, decide who thaws.
+//!
+//! Every wait has a time limit, and a guardian that does not answer in time is killed before the agent thaws: a
+//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guarding` calls
+//! this.
 
 use super::{
     Claim, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request, Response,
@@ -17,24 +21,24 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-/// How long the guardian may take to answer: it has nothing else to do.
+/// How long the guardian may take to answer. It has one thread and nothing else to do.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What the guardian has sent by itself.
+/// Outcome of [`AgentClient::receive`].
 #[derive(Debug)]
 pub enum Received {
-    /// Nothing.
+    /// No message.
     Nothing,
-    /// It has ended the freeze.
+    /// The guardian has ended the freeze.
     Ended(Expiry),
-    /// The freeze of a predecessor: the roots of its filesystems and where its guardian listens.
+    /// The freeze of a dead agent: the roots of its filesystems and its guardian's socket.
     Freeze(Box<Inherited>, Vec<OwnedFd>, Socket),
-    /// It is gone without a word.
+    /// The guardian closed the connection without a message.
     Gone,
 }
 
-/// Where guardians listen, one after another: made before the freeze, for a guardian that is started
-/// while the state directory's filesystem is frozen could not make it.
+/// The listening socket, which one guardian after another uses. The agent binds it before the freeze: a guardian that
+/// is started while the state directory's filesystem is frozen could not.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -42,7 +46,7 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Listens in the state directory.
+    /// Binds the socket in the state directory.
     ///
     /// # Errors
     /// As [`bind_guardian_socket`].
@@ -51,40 +55,40 @@ impl Socket {
         Ok(Self { listener, path })
     }
 
-    /// Removes its path.
+    /// Removes the socket file.
     pub fn close(self) {
         self.path.remove();
     }
 }
 
-/// The process at the other end.
+/// The guardian's process.
 #[derive(Debug)]
 enum Process {
     /// Started by this agent.
     Child(Child),
-    /// Started by a predecessor, reaped by init; `None` without pidfd_open(2).
+    /// Started by a dead agent, reaped by init; `None` without pidfd_open(2) (Linux before 5.3).
     Other(Option<PidFd>),
     Ended,
 }
 
-/// A line to the guardian of the freeze at work.
+/// A connection to the guardian of the current freeze.
 #[derive(Debug)]
 pub struct AgentClient {
-    line: Connection,
+    connection: Connection,
     process: Process,
-    /// Whoever takes it thaws. Until a predecessor's guardian has passed it on, there is none.
+    /// The process that takes it thaws. `None` until the guardian of a dead agent has passed it on.
     token: Option<Token>,
-    /// This agent has taken it.
+    /// This agent has taken the token.
     has_token: bool,
 }
 
 impl AgentClient {
-    /// Starts a guardian, and does not wait for it: see [`AgentClient::await_ready`]. `freezing` hangs up when
-    /// the hook master that is told to freeze has ended. One that takes the place of another knows all
-    /// that it must know from its first message: the agent may die after it.
+    /// Starts a guardian without a wait for its confirmation: see [`AgentClient::await_ready`]. `freezing` hangs up
+    /// when the freezing hook master has ended. A guardian that `replaces` another gets the whole state in its first
+    /// request: the agent may die right after it.
     ///
     /// # Errors
-    /// It cannot be started.
+    /// The process cannot be started, or the request cannot be sent.
     pub fn start(
         hook: Option<PathBuf>,
         statedir: PathBuf,
@@ -103,11 +107,11 @@ impl AgentClient {
             .stderr(Stdio::null());
         process::prepare(&mut command, Family::Session, Vec::new(), Vec::new());
         let child = command.spawn()?;
-        // The command holds the guardian's end, which must close when the guardian dies.
+        // The command holds the guardian's end of the pair, which must close when the guardian dies.
         drop(command);
-        let line = Connection::from(ours);
+        let connection = Connection::from(ours);
         let (replaces, roots) = replaces.unzip();
-        let order = Request::Watch {
+        let request = Request::Watch {
             hook,
             statedir,
             socket_path: socket.map(|socket| socket.path.clone()),
@@ -117,19 +121,19 @@ impl AgentClient {
         let mut passed = vec![token.as_fd(), freezing];
         passed.extend(socket.map(|socket| socket.listener.as_fd()));
         passed.extend(roots.into_iter().flatten());
-        line.send_with_fds(&order, &passed, RESPONSE_TIMEOUT)?;
+        connection.send_with_fds(&request, &passed, RESPONSE_TIMEOUT)?;
         Ok(Self {
-            line,
+            connection,
             process: Process::Child(child),
             token: Some(token),
             has_token: false,
         })
     }
 
-    /// Waits until it has done what it was told last.
+    /// Waits for the confirmation of the last request.
     ///
     /// # Errors
-    /// It does not say so in time, or not at all.
+    /// It does not arrive in time, or is another response.
     pub fn await_ready(&mut self) -> io::Result<()> {
         match self.recv(RESPONSE_TIMEOUT)? {
             Response::Ready => Ok(()),
@@ -139,66 +143,67 @@ impl AgentClient {
         }
     }
 
-    /// Hands it what is about to be frozen, each with the descriptor of its root.
+    /// Sends what is about to be frozen, each with the descriptor of its root, and waits for the confirmation.
     ///
     /// # Errors
-    /// It does not have them.
+    /// The guardian does not confirm it.
     pub fn entrust(
         &mut self,
         entrustment: Entrustment,
         roots: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        let order = Request::Filesystems(entrustment);
-        self.line.send_with_fds(&order, roots, RESPONSE_TIMEOUT)?;
+        let request = Request::Filesystems(entrustment);
+        self.connection
+            .send_with_fds(&request, roots, RESPONSE_TIMEOUT)?;
         self.await_ready()
     }
 
-    /// Asks the guardian that an earlier agent started for the freeze, which comes when it is heard;
-    /// `None` if there is no guardian.
+    /// Asks the guardian that a dead agent started for the freeze, which [`AgentClient::receive`] returns; `None` if
+    /// there is no guardian.
     pub fn find(statedir: &Path) -> Option<Self> {
         let found = connect(statedir).unwrap_or_else(|error| {
             let path = socket_path(statedir);
             tracing::warn!("the guardian at {} is not asked: {error}", path.display());
             None
         });
-        let (line, pid) = found?;
+        let (connection, pid) = found?;
         let process = match PidFd::open(pid) {
             Ok(guardian) => Process::Other(Some(guardian)),
             Err(error) if error.raw_os_error() == Some(libc::ENOSYS) => Process::Other(None),
-            // It has ended, and its number may be another's by now.
+            // It has exited, and another process may have its number by now.
             Err(_) => return None,
         };
-        let mut link = Self {
-            line,
+        let mut client = Self {
+            connection,
             process,
             token: None,
             has_token: false,
         };
-        link.send(&Request::Succeed).ok()?;
-        Some(link)
+        client.send(&Request::Succeed).ok()?;
+        Some(client)
     }
 
-    /// Tells it something.
+    /// Sends a request that needs no confirmation.
     ///
     /// # Errors
-    /// It is gone.
-    pub fn send(&mut self, order: &Request) -> io::Result<()> {
-        self.line.send(order, RESPONSE_TIMEOUT)
+    /// The guardian is gone or does not read.
+    pub fn send(&mut self, request: &Request) -> io::Result<()> {
+        self.connection.send(request, RESPONSE_TIMEOUT)
     }
 
-    /// What the hook master is to say for itself as it starts, so that the guardian knows of it
-    /// even if the agent dies in that moment.
+    /// A request for the hook master's process to write before it executes the master, so that the guardian knows of
+    /// the master even if the agent dies at that moment.
     ///
     /// # Errors
     /// No descriptor is left.
-    pub fn pre_exec_write(&self, order: &Request) -> io::Result<PreExecWrite> {
-        let text = ipc::line(order)?;
+    pub fn pre_exec_write(&self, request: &Request) -> io::Result<PreExecWrite> {
+        let text = ipc::line(request)?;
         let fd = self.readiness_fd()?;
         Ok(PreExecWrite { fd, text })
     }
 
     fn recv(&mut self, timeout: Duration) -> io::Result<Response> {
-        self.line.recv(Some(timeout))
+        self.connection.recv(Some(timeout))
     }
 
     /// Whether the guardian has not begun to thaw.
@@ -206,15 +211,15 @@ impl AgentClient {
         self.has_token || self.token.as_ref().is_none_or(Token::is_free)
     }
 
-    /// Who thaws. A guardian that has begun is waited for; one that does not go on with it is ended, so that
-    /// it cannot act later. The thaw is then the agent's.
+    /// Decides which process thaws. If the guardian has the token, its thaw is waited for; if it does not go on with
+    /// it, it is killed, so that it cannot act later, and the agent thaws.
     pub fn claim(&mut self, is_early: bool) -> Claim {
         match &self.token {
             Some(_) if self.has_token => return Claim::Ours(None),
             Some(_) => {
-                // First: if the agent dies in between, the next thaw must hear of an early end.
+                // Before the token is taken: if the agent dies in between, the next thaw must report the early end.
                 if self.send(&Request::Claimed { is_early }).is_err() {
-                    // It is dead, or has been stopped for long and must not act on what it knows.
+                    // It is dead, or has been stopped for long and must not act later on outdated state.
                     self.kill();
                 }
                 self.has_token = self.token.as_ref().is_some_and(Token::try_take);
@@ -222,7 +227,7 @@ impl AgentClient {
                     return Claim::Ours(None);
                 }
             }
-            // The guardian of a predecessor that undoes the freeze, or is of another version.
+            // The guardian of a dead agent, which undoes the freeze or is of another version.
             None => self.send(&Request::Claim).unwrap_or_default(),
         }
         let mut timeout = THAW_CLAIM_TIMEOUT;
@@ -231,7 +236,7 @@ impl AgentClient {
                 Ok(Response::Ended(expiry)) => return Claim::Ended(expiry),
                 Ok(Response::Yours(report)) => return Claim::Ours(report),
                 Ok(Response::Thawed { .. }) => timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT,
-                // What is for others only shows that it lives.
+                // Meant for other requests; they only show that the guardian works.
                 Ok(
                     Response::Ready
                     | Response::Freeze(_)
@@ -247,18 +252,18 @@ impl AgentClient {
         }
     }
 
-    /// Whether a signal has stopped it.
+    /// Whether a signal has stopped the guardian's process.
     pub fn is_stopped(&self) -> bool {
         let pid = match &self.process {
             Process::Child(child) => i32::try_from(child.id()).ok(),
-            Process::Other(_) => self.line.peer().ok().map(|peer| peer.pid()),
+            Process::Other(_) => self.connection.peer().ok().map(|peer| peer.pid()),
             Process::Ended => None,
         };
         let stat = pid.and_then(process::stat);
         stat.is_some_and(|stat| stat.is_stopped)
     }
 
-    /// What it has said by itself, or says within a moment if that is waited for.
+    /// The message that the guardian has sent unasked; with `waits`, one that arrives within [`RESPONSE_TIMEOUT`].
     pub fn receive(&mut self, waits: bool) -> Received {
         let timeout = if waits {
             RESPONSE_TIMEOUT
@@ -272,7 +277,8 @@ impl AgentClient {
                 Ok(_) => continue,
                 Err(error) if error.kind() == io::ErrorKind::TimedOut => Received::Nothing,
                 Err(_) => {
-                    // A predecessor's, which has left its socket to others, may still be undoing.
+                    // The guardian of a dead agent may still be undoing after it has closed its socket. It is not
+                    // killed.
                     if matches!(self.process, Process::Child(_)) {
                         self.kill();
                     }
@@ -283,10 +289,10 @@ impl AgentClient {
     }
 
     fn recv_inherited(&mut self, inherited: Box<Inherited>) -> Received {
-        let mut passed = self.line.take_fds().into_iter();
+        let mut passed = self.connection.take_fds().into_iter();
         let (token, listener) = (passed.next(), passed.next());
         let roots: Vec<OwnedFd> = passed.collect();
-        // Of another version everything but its answer to a claim is unknown.
+        // Of another version only the response to Claim is understood.
         let is_known = inherited.version == PROTOCOL_VERSION;
         match listener {
             Some(listener) if is_known && roots.len() == inherited.filesystems.len() => {
@@ -301,37 +307,37 @@ impl AgentClient {
         }
     }
 
-    /// Becomes readable when the guardian speaks or goes.
+    /// A descriptor that becomes readable when the guardian sends something or exits.
     ///
     /// # Errors
     /// No descriptor is left.
     pub fn readiness_fd(&self) -> io::Result<OwnedFd> {
-        self.line.as_fd().try_clone_to_owned()
+        self.connection.as_fd().try_clone_to_owned()
     }
 
-    /// Has no more to say to it, and does not hold up its end. When it has ended, [`AgentClient::receive`] says that
-    /// it is gone.
+    /// Closes the agent's sending side, which a guardian that undoes the freeze waits for. When the guardian has
+    /// exited, [`AgentClient::receive`] returns [`Received::Gone`].
     pub fn close_sending_side(&mut self) {
-        // One that is gone is parted from.
-        self.line.shutdown_write().ok();
+        // ENOTCONN: it has exited already.
+        self.connection.shutdown_write().ok();
     }
 
-    /// Lets it go.
+    /// Ends the guardian of a run that is over.
     pub fn dismiss(mut self) {
         self.send(&Request::Done).ok();
-        // It closes the line when it leaves.
+        // It closes the connection when it exits.
         while self.recv(RESPONSE_TIMEOUT).is_ok() {}
         self.kill();
     }
 
-    /// Leaves it in charge of the filesystems `late` alone, which FIFREEZE has not answered yet, until what this
-    /// returns is dropped: should this process end before that, it thaws them.
+    /// Leaves the guardian in charge of the filesystems `late` alone, whose FIFREEZE has not returned, until the
+    /// returned value is dropped. If this process dies before that, the guardian thaws them.
     pub fn linger(mut self, late: &[usize]) -> Lingering {
-        let orders = late.iter().map(|&number| Request::Late(number));
-        for order in orders.chain([Request::Linger]) {
-            self.send(&order).ok();
+        let requests = late.iter().map(|&number| Request::Late(number));
+        for request in requests.chain([Request::Linger]) {
+            self.send(&request).ok();
         }
-        // The next one must find the path free.
+        // The guardian of the next freeze needs the socket path; Ready confirms that this one has closed it.
         if !matches!(self.recv(RESPONSE_TIMEOUT), Ok(Response::Ready)) {
             tracing::warn!("the guardian does not stay for a freeze that may still come through");
             self.kill();
@@ -340,7 +346,7 @@ impl AgentClient {
         Lingering(Some(self))
     }
 
-    /// Ends it, whatever it does.
+    /// Kills the guardian's process.
     pub fn kill(&mut self) {
         match std::mem::replace(&mut self.process, Process::Ended) {
             Process::Child(mut child) => {
@@ -349,7 +355,7 @@ impl AgentClient {
             }
             Process::Other(Some(guardian)) => guardian.send(libc::SIGKILL).unwrap_or_default(),
             Process::Other(None) => {
-                if let Ok(peer) = self.line.peer() {
+                if let Ok(peer) = self.connection.peer() {
                     process::kill(peer.pid(), libc::SIGKILL).ok();
                 }
             }
@@ -358,21 +364,22 @@ impl AgentClient {
     }
 }
 
-/// A guardian that stays behind, unless it does not answer; let go when this is dropped.
+/// A guardian that waits for late FIFREEZE calls; `None` if it did not confirm. Dismissed on drop.
 #[derive(Debug)]
 pub struct Lingering(Option<AgentClient>);
 
 impl Drop for Lingering {
     fn drop(&mut self) {
-        if let Some(link) = self.0.take() {
-            link.dismiss();
+        if let Some(client) = self.0.take() {
+            client.dismiss();
         }
     }
 }
 
 impl Drop for AgentClient {
     fn drop(&mut self) {
-        // An agent that leaves while frozen leaves the guardian behind on purpose.
+        // Not killed: an agent that exits while frozen leaves the guardian in charge. `try_wait` reaps one that has
+        // exited.
         if let Process::Child(child) = &mut self.process {
             child.try_wait().ok();
         }

@@ -1,4 +1,8 @@
-//! The hook masters that a guardian hears of, and the one that it calls.
+//! The hook masters of a run, as its guardian sees them: those that the agent started, and the one that the guardian
+//! starts for the thaw.
+//!
+//! A hook that got `freeze` gets one `thaw`: a master that may still do something is waited for or killed before
+//! another one is started. `server` calls this while it undoes a freeze.
 
 use super::THAW_HOOKS_TIMEOUT;
 use super::state::{Cause, Hooks};
@@ -12,10 +16,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long freeze hooks may go on after the agent died, before they are ended: no snapshot comes any more.
+/// How long freeze hooks may go on after the agent died; no snapshot follows any more.
 const FREEZE_HOOKS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A master at work: process id, and what stands for it, for a number may go to others.
+/// A hook master: process id, and the pidfd that stays valid when the number is reused.
 struct Master(i32, PidFd);
 
 impl Master {
@@ -32,7 +36,7 @@ impl Master {
         is_stopped(self.0)
     }
 
-    /// Ends it and its hooks; what is left all the same.
+    /// Kills the master and its hooks; returns those that cannot be killed.
     fn end(&self) -> Vec<String> {
         if self.has_ended() {
             return Vec::new();
@@ -46,21 +50,20 @@ fn is_stopped(pid: i32) -> bool {
     process::stat(pid).is_some_and(|stat| stat.is_stopped)
 }
 
-/// The masters of one freeze.
 pub struct Masters {
     program: Option<PathBuf>,
-    /// The run's id: hooks that were told to freeze in another one are not thawed by this guardian.
+    /// Id of the run: this guardian does not thaw hooks that another run has frozen.
     run: String,
-    /// Hangs up when the master that was told to freeze has ended.
+    /// Hangs up when the freezing master has ended.
     freezing: OwnedFd,
     freezing_master: Option<Master>,
     thawing_master: Option<Master>,
-    /// What was started was in the journal when the undo began.
+    /// The journal of hooks existed when the undo began.
     had_journal: bool,
 }
 
 impl Masters {
-    /// Of the run `run`; `freezing` hangs up when the master that was told to freeze has ended.
+    /// Masters of the run `run`; `freezing` hangs up when the freezing master has ended.
     pub fn new(program: Option<PathBuf>, run: String, freezing: OwnedFd) -> Self {
         Self {
             program,
@@ -72,12 +75,11 @@ impl Masters {
         }
     }
 
-    /// The program, if there is one.
     pub fn program(&self) -> Option<&PathBuf> {
         self.program.as_ref()
     }
 
-    /// A master has started, and says so by itself.
+    /// Notes that a master has started; `sender` is its process id, by the socket's credentials.
     pub fn announced(&mut self, phase: Phase, sender: Option<i32>) {
         let master = Master::of(sender);
         match phase {
@@ -86,19 +88,20 @@ impl Masters {
         }
     }
 
-    /// Whether the thaw goes on neither in the agent, process `agent`, nor in its master.
+    /// Whether the thaw is stopped in the agent, process `agent`, and its master is stopped or has ended.
     pub fn are_stuck(&self, agent: Option<i32>) -> bool {
         let is_at_work = |master: &Master| !master.has_ended() && !master.is_stopped();
         agent.is_some_and(is_stopped) && !self.thawing_master.as_ref().is_some_and(is_at_work)
     }
 
-    /// The undo begins.
+    /// Notes whether there is a journal, before a master or another agent removes it.
     pub fn begin_undo(&mut self, state: &Path) {
         self.had_journal = is_open(state);
     }
 
-    /// Waits for the thaw master of the agent: it goes on, and what it leaves is for another one. One that is stopped, or takes
-    /// too long, is ended; what of it cannot be ended.
+    /// Waits for the agent's thaw master, which survives the agent. A master that is stopped, or that takes longer than
+    /// [`THAW_HOOKS_TIMEOUT`], is killed; returns the processes that cannot be killed. Another master thaws what it
+    /// left.
     pub fn wait_for_thaw_masters(&self) -> Vec<String> {
         let Some(master) = &self.thawing_master else {
             return Vec::new();
@@ -109,6 +112,7 @@ impl Masters {
             if is_readable(master.1.as_fd(), STOPPED_MASTER_TIMEOUT / 2) {
                 return Vec::new();
             }
+            // Only a master that is stopped at two checks in a row: a short stop is no reason to kill it.
             let is_stopped = master.is_stopped();
             if is_stopped && was_stopped {
                 break;
@@ -118,9 +122,9 @@ impl Masters {
         master.end()
     }
 
-    /// The program that still has to be called with thaw. The journal lists the hooks that our own hook master has not
-    /// thawed; a successor of the agent may have thawed them. A foreign hook master has no journal: an agent that removed
-    /// the marker has called it.
+    /// The program to call with `thaw`; `None` if no hook waits for one. The journal lists the hooks that our own hook
+    /// master has not thawed; the next agent may have thawed them already. A foreign hook master has no journal: an
+    /// agent that removed the marker has called it.
     pub fn thaw_program(&self, hooks: Hooks, cause: Cause, state: &Path) -> Option<&Path> {
         let owes = match hooks {
             Hooks::Untouched => false,
@@ -130,14 +134,14 @@ impl Masters {
         self.program.as_deref().filter(|_| owes)
     }
 
-    /// Whether the master that was told to freeze has ended.
+    /// Whether the freezing master has ended.
     pub fn has_frozen(&self) -> bool {
         has_hung_up(self.freezing.as_fd(), Duration::ZERO)
     }
 
-    /// A hook that is told to thaw while it still freezes would leave its application asleep. After a
-    /// whole freeze this has been waited for; then a daemon that a hook left behind may hold the line.
-    /// What cannot be ended.
+    /// Waits for the freezing master, then kills it: a hook that thaws while its freeze still runs would leave the
+    /// application frozen. Returns the processes that cannot be killed. With `is_whole`, everything is frozen and the
+    /// agent has waited for the master; only a daemon that a hook left behind may still hold the pipe.
     pub fn end_freeze_masters(&self, is_whole: bool) -> Vec<String> {
         if is_whole || has_hung_up(self.freezing.as_fd(), FREEZE_HOOKS_TIMEOUT) {
             return Vec::new();
@@ -148,13 +152,12 @@ impl Masters {
             .unwrap_or_default()
     }
 
-    /// Calls `program` with thaw.
     pub fn thaw(&self, program: &Path, cause: Cause, state: &Path) -> invoke::MasterReport {
         let limits = invoke::Invocation {
             deadline: Some(THAW_HOOKS_TIMEOUT),
             reason: Some(cause.thaw_reason()),
             state: Some(state.to_owned()),
-            // Without a journal nobody knows what was told to freeze.
+            // Without a journal nobody knows which hooks got `freeze` in which run.
             only_run: self.had_journal.then(|| self.run.clone()),
             ..invoke::Invocation::default()
         };

@@ -1,31 +1,31 @@
-//! The guardian: a small process that stands by while filesystems are frozen and thaws them when
-//! the agent no longer can, because it was killed, stopped or hangs.
+//! The guardian: a small process that waits while filesystems are frozen, and thaws them when the agent cannot,
+//! because it was killed, was stopped or hangs.
 //!
-//! The agent starts it when a freeze begins, and sends it its open filesystems before it freezes them
-//! ([`client`]). From then on whatever happens to the agent, one of the two undoes the freeze, and each
-//! hook master is told once: both share a token, and only who takes it thaws, so that neither waits for
-//! the other. [`state`] decides, [`server`] acts, [`thaw`] thaws.
+//! The agent starts it when a freeze begins, and sends it the descriptors of the filesystems before the first FIFREEZE
+//! (`client`). Agent and guardian share a token, and only the process that takes it thaws. So one of the two undoes
+//! the freeze whatever happens to the other, neither waits for the other, and each hook master gets one thaw. [`state`]
+//! decides, `server` acts, `thaw` issues FITHAW. docs/architecture.md describes the protocol.
 //!
 //! | the agent | the guardian |
 //! |---|---|
-//! | dies before everything was frozen | undoes at once: nobody was told of a freeze |
-//! | dies while frozen | holds for its successor, to the hold limit or until its marker is removed |
+//! | dies before everything is frozen | undoes at once: the host has no answer yet |
+//! | dies while frozen | keeps the freeze for the next agent, until the hold limit or until its marker is removed |
 //! | stops or hangs while freezing or frozen | thaws at the hold limit |
 //! | dies or hangs while thawing | finishes the thaw |
-//! | dies after it gave up an FIFREEZE that had not answered | thaws what that froze after all |
+//! | dies after it gave up an FIFREEZE that had not returned | thaws what that call froze |
 //!
-//! If the guardian dies, the agent starts another one, also while frozen. The listening socket in the
-//! state directory, which the agent makes before the freeze, serves a successor of the agent and people
-//! with questions: the first line of a connection says which. A question never takes the agent's place.
+//! If the guardian dies, the agent starts another one, also while frozen. The agent binds the socket in the state
+//! directory before the freeze. Its clients are the next agent and the tools for people (`qemu-ga status`, `thaw`); the
+//! first line of a connection is the request. A request of a tool never replaces the agent.
 
-pub mod client;
+pub(crate) mod client;
 mod hooks;
 mod pending_clients;
 mod progress;
-pub mod server;
+pub(crate) mod server;
 pub mod state;
-pub mod status_client;
-pub mod thaw;
+pub(crate) mod status_client;
+pub(crate) mod thaw;
 
 use super::report::Report;
 use crate::ipc::Connection;
@@ -37,157 +37,157 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Version of the protocol, in what a guardian hands to a successor. One that knows another version asks
-/// with [`Request::Claim`] alone, which all versions answer, and thaws by the mount table.
+/// Version of the protocol, which a guardian sends to the next agent. An agent of another version uses
+/// [`Request::Claim`] alone, which all versions answer, and thaws by the mount table.
 pub const PROTOCOL_VERSION: u32 = 2;
 
-/// How much later than the agent the guardian acts on the hold limit: a healthy agent tells the
-/// better story.
+/// How much later than the agent the guardian acts on the hold limit: the agent's own report of the thaw is more
+/// complete.
 pub const AGENT_REPORT_GRACE: Duration = Duration::from_millis(500);
 
-/// How long an agent that thaws may take until it starts the hooks.
+/// How long the thaw of the filesystems may take, until the thaw hooks start.
 pub const THAW_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long all thaw hooks together may take when nobody waits for their answer.
+/// How long all thaw hooks together may take when no client waits for the reply.
 pub const THAW_HOOKS_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// Where a successor of the agent finds the guardian, in the state directory.
+/// The path of the guardian's socket, in the state directory.
 pub fn socket_path(statedir: &Path) -> PathBuf {
     statedir.join("qga.guardian")
 }
 
-/// A line to the guardian in `statedir` and its process id; `None` if there is none.
+/// Connects to the guardian in `statedir`; the connection and the guardian's process id, `None` without a guardian.
 fn connect(statedir: &Path) -> io::Result<Option<(Connection, i32)>> {
-    let line = match UnixStream::connect(socket_path(statedir)) {
-        Ok(line) => Connection::from(line),
+    let connection = match UnixStream::connect(socket_path(statedir)) {
+        Ok(stream) => Connection::from(stream),
         Err(error) => {
             return match error.kind() {
-                // A door that a killed guardian left refuses.
+                // A guardian that was killed leaves its socket file; a connect(2) to it is refused.
                 io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Ok(None),
                 _ => Err(error),
             };
         }
     };
-    let pid = line.trusted_peer()?.pid();
-    Ok(Some((line, pid)))
+    let pid = connection.trusted_peer()?.pid();
+    Ok(Some((connection, pid)))
 }
 
-/// A filesystem in the guardian's hands. The descriptor of its root comes beside the message.
+/// A filesystem that the guardian holds open. The descriptor of its root is sent with the message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entrusted {
-    /// By this number the agent speaks of it: its place in the report.
+    /// The filesystem's index in the report; agent and guardian name it by this number.
     pub number: usize,
-    /// Where it is mounted, for messages.
+    /// Mount point, for messages.
     pub mountpoint: String,
 }
 
-/// What a guardian has in its hands.
+/// What the agent sends to the guardian before the first FIFREEZE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entrustment {
-    /// In the order of freezing.
+    /// In freeze order.
     pub filesystems: Vec<Entrusted>,
-    /// The agent expedites RCU grace periods while it freezes; should it die meanwhile, that is
-    /// switched off.
+    /// The agent expedites RCU grace periods while it freezes; the guardian switches that off if the agent dies
+    /// meanwhile.
     pub expedites_rcu: bool,
-    /// All is thawed so many milliseconds from now; `None`: without limit.
+    /// Milliseconds from now to the hold limit; `None`: without limit.
     pub limit_ms: Option<u64>,
 }
 
-/// What a guardian is started into that takes the place of one that died. The hooks have been told to freeze.
+/// State that a replacement of a guardian that died starts with. The freeze hooks have been called by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaced {
-    /// The filesystems.
+    /// What the guardian that died was sent.
     pub entrustment: Entrustment,
-    /// Since when everything is frozen: milliseconds of CLOCK_MONOTONIC; `None`: it is not yet.
+    /// When everything was frozen, in milliseconds of CLOCK_MONOTONIC; `None`: the agent still freezes.
     pub since_ms: Option<u64>,
 }
 
-/// What the agent tells the guardian; one JSON object a line.
+/// A request to the guardian, one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// The first line: what to stand by for. Beside it: the [`Token`](crate::sys::fds::Token) of the thaw,
-    /// a descriptor that hangs up when the hook master that was told to freeze has ended, the listening
-    /// socket, if there is one, and the roots of the filesystems of `replaces`.
+    /// The agent's first line. The descriptors sent with it are, in this order: the
+    /// [`Token`](crate::sys::fds::Token) of the thaw; a pipe that hangs up when the freezing hook master has ended; the
+    /// listening socket, if there is one; the roots of the filesystems of `replaces`.
     Watch {
-        /// The hook master, if there is one.
+        /// Program of the hook master; `None`: no hooks are called.
         hook: Option<PathBuf>,
         /// The agent's state directory.
         statedir: PathBuf,
-        /// Where the socket listens; `None`: the state directory cannot be written.
+        /// Path of the listening socket; `None`: the state directory cannot be written.
         socket_path: Option<SocketPath>,
-        /// The run's id, as in the report and the journal of hooks.
+        /// Id of the run, as in the report and in the journal of hooks.
         run: String,
-        /// It takes the place of another one.
+        /// This guardian replaces one that died.
         replaces: Option<Box<Replaced>>,
     },
-    /// The hook master has been started with freeze; it says so itself, so that it is known by its
-    /// process id.
+    /// The hook master has been started with `freeze`. The child process writes this before it executes the master,
+    /// so that the socket's credentials carry its process id.
     HooksCalled,
-    /// What is about to be frozen, each with the descriptor of its root.
+    /// The filesystems that are about to be frozen; the descriptor of each root is sent with it.
     Filesystems(Entrustment),
     /// Everything is frozen.
     Frozen {
-        /// The run so far, for whoever ends it.
+        /// The report so far, which the process that ends the run completes.
         report: Box<Report>,
-        /// The filesystems in the order in which they were frozen, by their numbers: where one waited for
-        /// another it is not that of the plan.
+        /// Numbers of the filesystems in the order in which they were frozen. It differs from the plan's where an
+        /// FIFREEZE waited for another filesystem.
         order: Vec<usize>,
-        /// When that was: milliseconds of CLOCK_MONOTONIC, which all processes share.
+        /// When everything was frozen: milliseconds of CLOCK_MONOTONIC, which all processes share.
         since_ms: u64,
     },
-    /// May the agent thaw?
+    /// An agent without the token asks for the right to thaw.
     Claim,
-    /// The agent is about to take the token and to thaw; no answer is expected. Should it die or hang before it
-    /// starts the hooks, the guardian finishes the thaw, at the latest after [`THAW_CLAIM_TIMEOUT`].
+    /// The agent is about to take the token and to thaw; there is no response. If the agent dies or hangs before it
+    /// starts the thaw hooks, the guardian finishes the thaw, at the latest after [`THAW_CLAIM_TIMEOUT`].
     Claimed {
-        /// It was not asked to: the next thaw is to hear that the freeze was ended before it.
+        /// The host did not ask for the thaw: the next guest-fsfreeze-thaw reports that the freeze ended early.
         is_early: bool,
     },
-    /// The hook master has been started with thaw; it says so itself.
+    /// The hook master has been started with `thaw`; written by its process, as [`Request::HooksCalled`] is.
     HooksThawed,
-    /// FIFREEZE of this filesystem has not answered yet; by its number.
+    /// FIFREEZE of the filesystem with this number has not returned yet.
     Late(usize),
-    /// The run is over but for what is late. The agent takes that back when it succeeds after all, unless it dies
-    /// first. From here on another guardian may be at the door.
+    /// The run is over, except for filesystems whose FIFREEZE has not returned. The agent thaws them when it returns;
+    /// the guardian does if the agent dies before. From here on another guardian may use the socket path.
     Linger,
     /// Nothing is left to do.
     Done,
-    /// The first line of an agent that takes the place of a dead one.
+    /// First line of an agent that takes the place of a dead one.
     Succeed,
-    /// The first line of somebody who asks how things stand; the line ends with the answer.
+    /// First line of a tool that asks for the status; the connection closes after the response.
     Status,
-    /// The first line of somebody who wants the freeze ended now.
+    /// First line of a tool that ends the freeze.
     End,
 }
 
-/// What the guardian answers.
+/// A response of the guardian, one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Response {
-    /// It stands by, has the filesystems, or has given up its door.
+    /// The guardian has started, has the filesystems, or has closed its socket.
     Ready,
-    /// To a successor, who is the agent from here on. Beside it: the token, the listening socket through
-    /// which it came, then the root of each filesystem.
+    /// The freeze, for the next agent, which the guardian treats as its agent from here on. The descriptors sent with
+    /// it are the token, the listening socket, then the root of each filesystem.
     Freeze(Box<Inherited>),
-    /// The thaw is the agent's. A successor gets the run so far.
+    /// The agent may thaw. The next agent gets the report so far.
     Yours(Option<Box<Report>>),
-    /// It has ended the freeze itself.
+    /// The guardian has ended the freeze.
     Ended(Expiry),
-    /// How things stand.
+    /// The status of the freeze.
     Standing(Box<FreezeStatus>),
-    /// Said before the hooks are told: what it has thawed by itself, and what went wrong.
+    /// The guardian has thawed the filesystems and is about to call the thaw hooks.
     Thawed {
-        /// Mountpoints, in the order of thawing.
+        /// Mount points, in thaw order.
         filesystems: Vec<String>,
-        /// One line each.
+        /// One line for each failure.
         failures: Vec<String>,
     },
-    /// It does not end the freeze now, for this reason.
+    /// The guardian does not end the freeze now; the reason.
     Refused(String),
 }
 
-/// A freeze that an agent leaves to its successor.
+/// The freeze of a dead agent, as its guardian sends it to the next agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Inherited {
@@ -195,32 +195,32 @@ pub struct Inherited {
     pub version: u32,
     /// In the order in which they were frozen.
     pub filesystems: Vec<Entrusted>,
-    /// The hook master that was told to freeze; the successor's own may be another one, or none.
+    /// The hook master that was called with `freeze`; the next agent may be configured with another one, or none.
     pub hook: Option<PathBuf>,
-    /// Where the socket listens.
+    /// Path of the listening socket.
     pub socket_path: SocketPath,
-    /// The run so far.
+    /// The report so far.
     pub report: Box<Report>,
-    /// Since when everything is frozen: milliseconds of CLOCK_MONOTONIC.
+    /// When everything was frozen: milliseconds of CLOCK_MONOTONIC.
     pub since_ms: u64,
     /// Milliseconds until the hold limit; `None`: without limit.
     pub left_ms: Option<u64>,
 }
 
-/// How far a run is.
+/// Stage of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Stage {
     /// Not everything is frozen yet.
     Freezing,
-    /// Everything is.
+    /// Everything is frozen.
     Frozen,
-    /// The agent has begun to thaw.
+    /// The thaw has begun.
     Thawing,
 }
 
 impl Stage {
-    /// Why a person's wish to end the freeze is refused at this stage.
+    /// The response to a tool that asks for the end of the freeze at a stage at which the guardian does not end it.
     pub fn refusal(self) -> Response {
         let text = match self {
             Self::Freezing => "the agent is still freezing",
@@ -230,15 +230,15 @@ impl Stage {
     }
 }
 
-/// What the agent is doing, as far as it has said so; the names are those of the stages in a report.
+/// What the agent does, by its last request; the names are those of the stages in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Activity {
     /// It opens and flushes filesystems.
     Flush,
-    /// It has called the hook master with freeze.
+    /// It waits for the freezing hook master.
     FreezeHooks,
-    /// The hook master has ended: it flushes what hooks wrote.
+    /// The hook master has ended; the agent flushes what the hooks wrote.
     FlushAgain,
     /// It freezes filesystems.
     Freeze,
@@ -246,39 +246,39 @@ pub enum Activity {
     Held,
     /// It thaws filesystems.
     Thaw,
-    /// It has called the hook master with thaw.
+    /// It waits for the thawing hook master.
     ThawHooks,
 }
 
-/// What the guardian knows of a freeze.
+/// Response to [`Request::Status`].
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FreezeStatus {
-    /// How far the run is.
+    /// Stage of the run.
     pub stage: Stage,
-    /// Mountpoints in the order of freezing.
+    /// Mount points in freeze order.
     pub filesystems: Vec<String>,
-    /// An agent is at the other end of the line.
+    /// An agent is connected.
     pub has_agent: bool,
-    /// What the agent is doing; `None`: the guardian is of an older version.
+    /// What the agent does; `None`: from a guardian of an older version.
     #[serde(default)]
     pub activity: Option<Activity>,
-    /// How long it has been doing that, in seconds.
+    /// Seconds since `activity` began.
     #[serde(default)]
     pub activity_seconds: f64,
-    /// How long everything was frozen until the agent began to thaw, or until now, in seconds.
+    /// Seconds from the last FIFREEZE to the begin of the thaw, or to now.
     pub held: Option<f64>,
-    /// Seconds until the hold limit; `None`: there is none, or not yet.
+    /// Seconds until the hold limit; `None`: without limit, or before [`Request::Filesystems`].
     pub left: Option<f64>,
-    /// The run so far; `None` before everything is frozen.
+    /// The report so far; `None` before everything is frozen.
     pub report: Option<Box<Report>>,
 }
 
-/// Who thaws.
+/// Which process thaws.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Claim {
-    /// The agent; with the run so far if a guardian of another version had it for its successor.
+    /// The agent. A guardian of another version sends the report so far.
     Ours(Option<Box<Report>>),
-    /// Nobody any more: the freeze was ended.
+    /// None: the freeze was ended.
     Ended(Expiry),
 }

@@ -1,4 +1,7 @@
-//! Who stands at the guardian's door and has not yet said what for.
+//! Connections to the guardian's socket whose first line, the request, has not arrived.
+//!
+//! A client must not keep the guardian from its hold limit: their number is limited, and so is the time of each read
+//! and write. `server` accepts and polls them.
 
 use super::{Request, Response};
 use crate::ipc::Connection;
@@ -7,60 +10,58 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// More at a time are not needed; the one who has waited longest goes.
+/// Upper limit of pending connections; the oldest is closed for a new one. Expected are one agent and a few tools.
 const MAX_CLIENTS: usize = 8;
-/// How long one who has begun a line may take to end it, or to take the answer in: whoever is slow
-/// must not keep the guardian from its hold limit.
+/// How long the rest of a line may take to arrive after its begin, or a response to be written. The guardian has one
+/// thread: a slow client delays the hold limit by this much.
 const CLIENT_IO_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// The connections whose first line is still to come.
+/// Connections without a request, oldest first.
 #[derive(Debug, Default)]
 pub struct PendingClients(VecDeque<Connection>);
 
 impl PendingClients {
-    /// Lets one in.
-    pub fn accept(&mut self, visitor: UnixStream) {
-        self.push(visitor.into());
+    pub fn accept(&mut self, client: UnixStream) {
+        self.push(client.into());
     }
 
-    /// Has one wait for the end of the freeze.
-    pub fn push(&mut self, visitor: Connection) {
+    /// Adds a connection, also one whose request has to wait for the end of the freeze.
+    pub fn push(&mut self, client: Connection) {
         if self.0.len() == MAX_CLIENTS {
             self.0.pop_front();
         }
-        self.0.push_back(visitor);
+        self.0.push_back(client);
     }
 
-    /// How many there are.
     #[cfg(test)]
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// What to wait for, in order.
+    /// Descriptors to poll, in the request of `recv_request`'s index.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(Connection::as_fd)
     }
 
-    /// The first line of the visitor number `index`, who is no visitor any more; `None` if it is
-    /// none, and then the connection is closed.
+    /// Removes the connection at `index` and reads its request; `None`, with the connection closed, if the line is no
+    /// request or does not end in time.
     pub fn recv_request(&mut self, index: usize) -> Option<(Connection, Request)> {
-        let mut visitor = self.0.remove(index)?;
-        let order = visitor.recv(Some(CLIENT_IO_TIMEOUT)).ok()?;
-        Some((visitor, order))
+        let mut client = self.0.remove(index)?;
+        let request = client.recv(Some(CLIENT_IO_TIMEOUT)).ok()?;
+        Some((client, request))
     }
 
-    /// Tells all of them: one may be a successor that has not spoken yet.
-    pub fn broadcast(&self, word: &Response) {
-        for visitor in &self.0 {
-            respond(visitor, word);
+    /// Sends to all of them: one may be the next agent, whose request has not arrived.
+    pub fn broadcast(&self, response: &Response) {
+        for client in &self.0 {
+            respond(client, response);
         }
     }
 }
 
-/// Tells one of them; whether it hears it is its own affair.
-pub fn respond(visitor: &Connection, word: &Response) {
-    visitor.send(word, CLIENT_IO_TIMEOUT).ok();
+/// Sends a response; a failure is the client's loss only, so it is ignored.
+pub fn respond(client: &Connection, response: &Response) {
+    client.send(response, CLIENT_IO_TIMEOUT).ok();
 }
 
 #[cfg(test)]
@@ -68,39 +69,39 @@ mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Write};
 
-    fn visit(visitors: &mut PendingClients, text: &str) -> UnixStream {
+    fn connect(clients: &mut PendingClients, text: &str) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&ours).write_all(text.as_bytes()).unwrap();
-        visitors.accept(theirs);
+        clients.accept(theirs);
         ours
     }
 
     #[test]
     fn the_first_line_says_what_for() {
-        let mut visitors = PendingClients::default();
-        let _quiet = visit(&mut visitors, "");
-        let asker = visit(&mut visitors, "\"status\"\n");
-        let _noise = visit(&mut visitors, "GET / HTTP/1.0\n");
-        assert_eq!((visitors.count(), visitors.fds().count()), (3, 3));
-        assert!(visitors.recv_request(2).is_none());
-        let (heard, order) = visitors.recv_request(1).unwrap();
-        assert_eq!(order, Request::Status);
-        respond(&heard, &Response::Ready);
+        let mut clients = PendingClients::default();
+        let _quiet = connect(&mut clients, "");
+        let asker = connect(&mut clients, "\"status\"\n");
+        let _noise = connect(&mut clients, "GET / HTTP/1.0\n");
+        assert_eq!((clients.count(), clients.fds().count()), (3, 3));
+        assert!(clients.recv_request(2).is_none());
+        let (client, request) = clients.recv_request(1).unwrap();
+        assert_eq!(request, Request::Status);
+        respond(&client, &Response::Ready);
         let mut line = String::new();
         BufReader::new(asker).read_line(&mut line).unwrap();
         assert_eq!(line, "\"ready\"\n");
-        // One who begins a line and does not end it is let go after a moment.
-        let _slow = visit(&mut visitors, "\"sta");
-        assert!(visitors.recv_request(1).is_none());
-        assert_eq!(visitors.count(), 1);
+        // A client that begins a line and does not end it is dropped after the timeout.
+        let _slow = connect(&mut clients, "\"sta");
+        assert!(clients.recv_request(1).is_none());
+        assert_eq!(clients.count(), 1);
     }
 
     #[test]
     fn not_more_than_a_few_wait() {
-        let mut visitors = PendingClients::default();
+        let mut clients = PendingClients::default();
         let _lines: Vec<_> = (0..MAX_CLIENTS + 3)
-            .map(|_| visit(&mut visitors, ""))
+            .map(|_| connect(&mut clients, ""))
             .collect();
-        assert_eq!(visitors.count(), MAX_CLIENTS);
+        assert_eq!(clients.count(), MAX_CLIENTS);
     }
 }

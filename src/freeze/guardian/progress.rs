@@ -1,22 +1,23 @@
-//! How far a run is and since when, as the agent has told its guardian; all times on the clock that processes share.
+//! The activity of the agent and the times of a run, by the requests that the guardian has received.
+//!
+//! All times are on CLOCK_MONOTONIC, which agent and guardian share. `server` applies each request and reads the result
+//! for the status and the report.
 
 use super::{Activity, Request};
 use crate::sys::clock;
 use std::time::Duration;
 
-/// See the module.
+/// Activity and times of one run.
 #[derive(Debug)]
 pub struct Progress {
-    /// What the agent is doing.
     pub activity: Activity,
     since: Duration,
-    /// Since when everything is frozen.
+    /// When everything was frozen.
     pub frozen_at: Option<Duration>,
     thaw_at: Option<Duration>,
 }
 
 impl Progress {
-    /// Of a run that begins now.
     pub fn begin() -> Self {
         Self {
             activity: Activity::Flush,
@@ -26,7 +27,7 @@ impl Progress {
         }
     }
 
-    /// Of a run whose guardian is replaced; since when everything is frozen, if it is.
+    /// Progress in a guardian that replaces another; `frozen_at` is when everything was frozen.
     pub fn replacing(frozen_at: Option<Duration>) -> Self {
         let activity = match frozen_at {
             Some(_) => Activity::Held,
@@ -40,9 +41,8 @@ impl Progress {
         }
     }
 
-    /// Takes in what the agent says.
-    pub fn apply(&mut self, order: &Request) {
-        self.activity = match order {
+    pub fn apply(&mut self, request: &Request) {
+        self.activity = match request {
             Request::HooksCalled => Activity::FreezeHooks,
             Request::Filesystems { .. } => Activity::Freeze,
             Request::Frozen { since_ms, .. } => {
@@ -59,12 +59,12 @@ impl Progress {
         self.since = clock::monotonic();
     }
 
-    /// How long the agent has been doing what it does, in seconds.
+    /// Seconds since `activity` began.
     pub fn seconds(&self) -> f64 {
         clock::monotonic().saturating_sub(self.since).as_secs_f64()
     }
 
-    /// How long everything was frozen until the thaw began, or until now, in seconds.
+    /// Seconds for which everything was frozen, until the thaw began or until now.
     pub fn held(&self) -> f64 {
         let until = self.thaw_at.unwrap_or_else(clock::monotonic);
         let held = self.frozen_at.map(|at| until.saturating_sub(at));

@@ -1,4 +1,9 @@
-//! `qemu-ga guardian`: the process. It is started by the agent, never by hand.
+//! `qemu-ga guardian`: the guardian's process, started by the agent only.
+//!
+//! One thread polls the agent's connection, the listening socket, its clients and the signals, passes events to
+//! [`GuardianState`] and carries out the actions that it returns. The memory is locked before the first FIFREEZE: a
+//! page fault could need memory that only a write to a frozen filesystem frees. No file is written between the first
+//! FIFREEZE and the thaw; messages go to the system log's socket.
 
 use super::hooks::Masters;
 use super::pending_clients::{self, PendingClients};
@@ -31,21 +36,21 @@ use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// How often an agent is looked at whose end must not be missed.
+/// How often the guardian checks whether its agent was killed, while the agent must not die unnoticed.
 const AGENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How soon is thawed again what an agent may freeze that cannot end; every pause is twice the one before, to the longest.
+/// Pause before the next thaw of what a dying agent may still freeze. It doubles each time, up to the maximum.
 const FIRST_RETHAW_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_RETHAW_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the hooks wait for such an agent to end.
+/// How long the thaw hooks wait for such an agent to exit.
 const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How long an agent that is stopped may hold up what is said to it: the socket's buffer is full then.
+/// How long a send to the agent may block. It blocks when the agent is stopped and the socket buffer is full.
 const AGENT_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What the process is called in lists; its program was found by a name that says nothing.
+/// Name in process lists. The executable is /proc/self/exe, whose last part, `exe`, would be shown.
 const NAME: &CStr = c"qga-guardian";
 
-/// Stands guard; returns the exit status.
+/// Runs the guardian; returns the exit status.
 pub fn cli() -> u8 {
     process::set_process_name(NAME);
     let mut syslog = Syslog::connect("qemu-ga");
@@ -62,32 +67,31 @@ pub fn cli() -> u8 {
 
 struct Guardian<'a> {
     agent: Option<Connection>,
-    /// The line to an agent that was killed and has not ended yet.
+    /// Connection to an agent that was killed and has a thread that has not exited, or that was stopped while freezing.
     dying_agent: Option<Connection>,
     filesystems: Filesystems,
-    /// The agent expedites RCU grace periods, and has not yet said that it is done.
+    /// The agent has switched expedited RCU grace periods on and has not sent [`Request::Frozen`] yet.
     expedites_rcu: bool,
     masters: Masters,
-    /// Whoever takes it thaws.
+    /// The process that takes it thaws.
     token: Token,
     state: StateDir,
     report: Option<Box<Report>>,
     progress: Progress,
     limit: Option<Instant>,
     claim_limit: Option<Instant>,
-    /// Where others find us; nowhere once another guardian may.
+    /// Closed once another guardian may use the path.
     listener: Option<UnixListener>,
     socket_path: Option<SocketPath>,
     clients: PendingClients,
-    /// Who wanted the freeze ended.
+    /// The client that asked for the end of the freeze.
     requester: Option<Connection>,
     syslog: &'a mut Syslog,
 }
 
-/// What woke the guardian.
 enum Wakeup {
     Event(Event),
-    /// The first line of a connection to the door.
+    /// The first line of a connection to the socket.
     Request(Connection, Request),
 }
 
@@ -113,10 +117,12 @@ fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
     let listener = socket_path.as_ref().and_then(|_| passed.next());
     let listener = listener.map(UnixListener::from);
     if let Some(listener) = &listener {
-        // Whoever connects sees the credentials of the process that called this last.
+        // SO_PEERCRED shows clients the credentials of the process that called listen(2) last (unix(7)). The agent
+        // bound the socket; clients must see the guardian.
         listen(listener, Backlog::MAXALLOWABLE)?;
     }
-    // All of these are for the worst day; guarding goes on without.
+    // These protect the guardian from the OOM killer and from a stop of the service, and let it take many descriptors.
+    // Without them it still thaws.
     sys::outlive_memory_pressure().ok();
     sys::leave_service_cgroup().ok();
     fds::raise_limit().ok();
@@ -157,7 +163,7 @@ fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
     result
 }
 
-/// Signals that ask a process to end, as a descriptor.
+/// SIGTERM, SIGINT and SIGHUP as a descriptor to poll.
 fn signals() -> anyhow::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -176,8 +182,8 @@ impl Guardian<'_> {
             let event = match self.next_wakeup(signals, machine.is_urgent())? {
                 Wakeup::Event(event) => event,
                 Wakeup::Request(client, Request::Status) => {
-                    let standing = Box::new(self.freeze_status(machine.stage()));
-                    pending_clients::respond(&client, &Response::Standing(standing));
+                    let status = Box::new(self.freeze_status(machine.stage()));
+                    pending_clients::respond(&client, &Response::Standing(status));
                     continue;
                 }
                 Wakeup::Request(client, Request::End) => {
@@ -188,15 +194,16 @@ impl Guardian<'_> {
                     self.requester = Some(client);
                     Event::ThawRequested
                 }
-                // Its predecessor has died, and a thread of it keeps the line open, or a child that is about to say
-                // that it becomes the hook master: the end of the line is noticed as ever.
+                // A next agent shows that the previous one died, but its connection may still be open: in a thread in
+                // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the
+                // new one waits for the undo.
                 Wakeup::Request(successor, _) if machine.stage() != Stage::Frozen => {
                     self.clients.push(successor);
                     continue;
                 }
-                Wakeup::Request(successor, order) => {
+                Wakeup::Request(successor, request) => {
                     self.agent = Some(successor);
-                    Event::Request(order)
+                    Event::Request(request)
                 }
             };
             self.record_event(&event);
@@ -231,10 +238,10 @@ impl Guardian<'_> {
         }
     }
 
-    /// Takes in what an event brings.
+    /// Updates what the guardian knows by an event, before the state machine decides on it.
     fn record_event(&mut self, event: &Event) {
-        if let Event::Request(order) = event {
-            self.progress.apply(order);
+        if let Event::Request(request) = event {
+            self.progress.apply(request);
         }
         match event {
             Event::Request(Request::HooksCalled) => {
@@ -264,7 +271,7 @@ impl Guardian<'_> {
         }
     }
 
-    /// Takes in what is entrusted to it, and says so.
+    /// Keeps the filesystems that the agent has sent, and confirms them.
     fn add_filesystems(&mut self, entrustment: &Entrustment, roots: Vec<OwnedFd>) {
         let filesystems = &entrustment.filesystems;
         self.filesystems = Filesystems::new(filesystems, roots);
@@ -279,7 +286,7 @@ impl Guardian<'_> {
         });
     }
 
-    /// Gives a successor of the agent all that the agent had.
+    /// Sends the freeze to the next agent.
     fn hand_over(&mut self) {
         let (Some(agent), Some(listener), Some(socket_path)) =
             (&self.agent, &self.listener, &self.socket_path)
@@ -297,12 +304,13 @@ impl Guardian<'_> {
         };
         let mut fds = vec![self.token.as_fd(), listener.as_fd()];
         fds.extend(self.filesystems.roots());
-        let word = Response::Freeze(Box::new(inherited));
-        // One that is gone already closes the line.
-        agent.send_with_fds(&word, &fds, AGENT_SEND_TIMEOUT).ok();
+        let response = Response::Freeze(Box::new(inherited));
+        // If it is gone, the connection is closed and Gone follows.
+        agent
+            .send_with_fds(&response, &fds, AGENT_SEND_TIMEOUT)
+            .ok();
     }
 
-    /// What the guardian knows.
     fn freeze_status(&self, stage: Stage) -> FreezeStatus {
         let name = |held: super::Entrusted| held.mountpoint;
         let have_ended = || self.masters.has_frozen();
@@ -325,9 +333,11 @@ impl Guardian<'_> {
     fn next_wakeup(&mut self, signals: &SignalFd, is_urgent: bool) -> io::Result<Wakeup> {
         let event = |event| Ok(Wakeup::Event(event));
         loop {
+            // A line that was read together with the one before it does not wake poll(2).
             if self.agent.as_ref().is_some_and(Connection::has_message) {
                 return event(self.recv_event());
             }
+            // Limits before sockets: clients that keep sending must not put them off.
             let now = Instant::now();
             if self.limit.is_some_and(|at| at <= now) {
                 return event(Event::Limit);
@@ -337,15 +347,17 @@ impl Guardian<'_> {
                 let is_stuck = self.masters.are_stuck(agent.map(|agent| agent.pid()));
                 return event(Event::ClaimLimit { is_stuck });
             }
-            // The original may be the successor. Without a marker no other one would come.
+            // Another kind of agent (QEMU's) does not use the socket, but removes the marker when it thaws. Without a
+            // marker no next agent would ask for the freeze.
             let is_alone = self.agent.is_none();
             if is_alone && !self.state.is_marked_frozen().unwrap_or(true) {
                 return event(Event::Unmarked);
             }
             let next = [self.limit, self.claim_limit].into_iter().flatten().min();
             let left = next.map(|at| at.saturating_duration_since(now));
-            let look = (is_urgent || is_alone).then_some(AGENT_CHECK_INTERVAL);
-            let timeout = timeout(left.into_iter().chain(look).min());
+            // Neither the removal of the marker nor the death of an agent with a thread in FIFREEZE wakes poll(2).
+            let check_interval = (is_urgent || is_alone).then_some(AGENT_CHECK_INTERVAL);
+            let timeout = timeout(left.into_iter().chain(check_interval).min());
             let agent = self.agent.as_ref().map(Connection::as_fd);
             let listener = self.listener.as_ref().map(AsFd::as_fd);
             let watched: Vec<BorrowedFd<'_>> = [Some(signals.as_fd()), agent, listener]
@@ -368,24 +380,26 @@ impl Guardian<'_> {
             }
             // In the order of `watched`.
             let mut ready = ready.into_iter();
-            let is_asked = ready.next() == Some(true);
+            let is_signaled = ready.next() == Some(true);
             if self.agent.is_some() && ready.next() == Some(true) {
                 return event(self.recv_event());
             }
-            if is_asked && matches!(signals.read_signal(), Ok(Some(_))) {
+            if is_signaled && matches!(signals.read_signal(), Ok(Some(_))) {
                 return event(Event::Signaled);
             }
             let accepted = match &self.listener {
                 Some(listener) if ready.next() == Some(true) => listener.accept().ok(),
                 _ => None,
             };
-            let speaks = ready.position(|ready| ready);
-            if let Some((client, order)) = speaks.and_then(|index| self.clients.recv_request(index))
+            let readable = ready.position(|ready| ready);
+            if let Some((client, request)) =
+                readable.and_then(|index| self.clients.recv_request(index))
             {
+                // Only now: to add a client may drop the oldest, and shift the indices of `readable`.
                 accepted
                     .into_iter()
                     .for_each(|(client, _)| self.clients.accept(client));
-                return Ok(Wakeup::Request(client, order));
+                return Ok(Wakeup::Request(client, request));
             }
             if let Some((client, _)) = accepted {
                 self.clients.accept(client);
@@ -393,11 +407,11 @@ impl Guardian<'_> {
         }
     }
 
-    /// What the agent says; a line that is none ends the acquaintance as a hang-up does.
+    /// Reads a request of the agent. A line that is no request is treated as a hang-up.
     fn recv_event(&mut self) -> Event {
-        // An agent is trusted to end what it says.
+        // No time limit: the agent runs with the same rights and writes whole lines.
         match self.agent.as_mut().map(|agent| agent.recv(None)) {
-            Some(Ok(order)) => Event::Request(order),
+            Some(Ok(request)) => Event::Request(request),
             _ => {
                 self.agent = None;
                 Event::Gone
@@ -405,10 +419,10 @@ impl Guardian<'_> {
         }
     }
 
-    /// Tells the agent; one that is stopped reads it when it goes on.
-    fn send(&mut self, word: &Response) {
+    /// Sends to the agent. An agent that is stopped reads it when it is continued.
+    fn send(&mut self, response: &Response) {
         if let Some(agent) = &self.agent {
-            agent.send(word, AGENT_SEND_TIMEOUT).ok();
+            agent.send(response, AGENT_SEND_TIMEOUT).ok();
         }
     }
 
@@ -419,34 +433,36 @@ impl Guardian<'_> {
         }
     }
 
-    /// Thaws what was frozen after the run was over; nothing else knows of it.
+    /// Thaws what was frozen after the run was over. No other process knows of these filesystems.
     fn thaw_late_freezes(&mut self) {
         self.thaw_late();
         self.wait_for_agent_exit(None);
     }
 
-    /// Thaws again and again, for so long at most, as long as the agent may still freeze: one that was killed has a thread
-    /// in the kernel that may freeze a filesystem yet, or itself waits for the thaw of one; one that was stopped before it
-    /// had frozen everything goes on when it is continued, and hangs up when it sees that the freeze was ended.
-    fn wait_for_agent_exit(&mut self, time: Option<Duration>) {
+    /// Thaws again and again while the agent may still freeze, for at most `limit`. An agent that was killed may have a
+    /// thread in FIFREEZE: it outlives SIGKILL and may freeze a filesystem, or wait for another one's thaw. An agent
+    /// that was stopped while freezing goes on when it is continued, and hangs up when it reads that the freeze was
+    /// ended.
+    fn wait_for_agent_exit(&mut self, limit: Option<Duration>) {
         if self.dying_agent.is_some() {
-            // Its successor may freeze.
+            // The next agent may freeze and start a guardian of its own.
             self.close_socket();
         } else if self.progress.frozen_at.is_none() {
             self.dying_agent = self.agent.take();
         }
         let begun = Instant::now();
         let mut pause = FIRST_RETHAW_INTERVAL;
-        while let Some(line) = &self.dying_agent {
-            if time.is_some_and(|time| begun.elapsed() > time) {
+        while let Some(agent) = &self.dying_agent {
+            if limit.is_some_and(|limit| begun.elapsed() > limit) {
                 return;
             }
-            if has_hung_up(line.as_fd(), pause) {
-                // An agent that has only no more to say hears of the end, and by its hang-up that all is done.
+            if has_hung_up(agent.as_fd(), pause) {
+                // An agent that only closed its sending side still reads: it gets `Ended`, and the guardian's exit
+                // shows it that all is done.
                 self.agent = self.dying_agent.take();
             }
             pause = MAX_RETHAW_INTERVAL.min(pause * 2);
-            // Once more after its end, which may have been that of an FIFREEZE.
+            // Also after the hang-up: the agent's last FIFREEZE may have succeeded just before it.
             self.thaw_late();
         }
     }
@@ -466,7 +482,7 @@ impl Guardian<'_> {
         }
     }
 
-    fn undo(&mut self, cause: Cause, hooks: Hooks, tell: bool) {
+    fn undo(&mut self, cause: Cause, hooks: Hooks, reports_early_end: bool) {
         let restored = std::mem::take(&mut self.expedites_rcu)
             .then(|| rcu::set(Path::new("/sys"), false).err());
         let begun = Instant::now();
@@ -491,25 +507,29 @@ impl Guardian<'_> {
             reason: cause.text().to_owned(),
             count: filesystems.len() as u64,
         };
-        let told = tell.then(|| self.state.mark_expired(&expiry));
-        for marked in told.into_iter().chain([self.state.mark_thawed().map(drop)]) {
+        // In this order: a death in between must not lose the expiry.
+        let expired_marked = reports_early_end.then(|| self.state.mark_expired(&expiry));
+        for marked in expired_marked
+            .into_iter()
+            .chain([self.state.mark_thawed().map(drop)])
+        {
             failures.extend(marked.err().map(|error| error.text));
         }
-        let word = Response::Thawed {
+        let response = Response::Thawed {
             filesystems,
             failures: failures.clone(),
         };
         if let Some(requester) = &self.requester {
-            pending_clients::respond(requester, &word);
+            pending_clients::respond(requester, &response);
         }
-        self.send(&word);
+        self.send(&response);
         self.log(Severity::Warning, &format!("warning: {expiry}"));
         let ended = Response::Ended(expiry.clone());
         if self.progress.frozen_at.is_none() {
-            // An agent that was only stopped must see this when it goes on.
+            // An agent that was stopped while freezing reads this when it is continued, and then thaws what it froze.
             self.send(&ended);
         }
-        // What a hook writes must not wait for a filesystem that is frozen in this moment.
+        // Thaw hooks write files. A filesystem that a dying agent freezes meanwhile would block them.
         self.wait_for_agent_exit(Some(AGENT_EXIT_TIMEOUT));
         let mut report = self.report.take();
         if hooks == Hooks::Thawing {
@@ -539,7 +559,7 @@ impl Guardian<'_> {
         }
         self.log_failures(&failures);
         if cause == Cause::Unmarked {
-            return; // the host has had its answer from another agent
+            return; // another agent has answered the host's thaw
         }
         self.send(&ended);
         self.clients.broadcast(&ended);
@@ -550,12 +570,12 @@ impl Guardian<'_> {
     }
 
     fn log(&mut self, severity: Severity, text: &str) {
-        // Nobody is left to tell that the system log does not listen.
+        // Without the system log there is no other place for messages.
         self.syslog.send(severity, text).ok();
     }
 }
 
-/// Whether the agent at the other end has been killed, and all that it said was heard.
+/// Whether the agent was killed or has exited, and all its requests were read.
 fn is_ending(agent: &Connection) -> bool {
     let stat = agent.peer().ok().and_then(|peer| process::stat(peer.pid()));
     stat.is_some_and(|stat| !stat.is_running) && !is_readable(agent.as_fd(), Duration::ZERO)
@@ -565,7 +585,7 @@ fn describe_survivors(left: &[String]) -> Option<String> {
     (!left.is_empty()).then(|| format!("hooks cannot be ended: {}", left.join(", ")))
 }
 
-/// How long until the agent acts on its hold limit, by when the guardian does.
+/// Time until the agent acts on the hold limit; the guardian's own limit is [`AGENT_REPORT_GRACE`] later.
 fn time_left(limit: Instant) -> Duration {
     let left = limit.saturating_duration_since(Instant::now());
     left.saturating_sub(AGENT_REPORT_GRACE)

@@ -1,5 +1,9 @@
-//! What the guardian decides, as a state machine without I/O; the tests drive it, together with the
-//! engine, through the death of each party at every step.
+//! What the guardian decides, as a state machine without I/O.
+//!
+//! [`GuardianState::apply`] takes one event and returns the actions for it; `server` reads the events and carries the
+//! actions out. The guardian undoes a freeze at most once, and only after it has taken the token, or after the agent
+//! has died or hung with it. `freeze::simulator` runs this machine and the engine through the death of each party at
+//! every step; tests/fuzz applies arbitrary events.
 
 use super::{Request, Stage};
 use crate::hooks::ThawReason;
@@ -9,20 +13,20 @@ use crate::sys::fds::Token;
 /// Why the guardian ends a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The agent died before anybody was told of the freeze, or died or hung while thawing.
+    /// The agent died before the host had an answer, or died or hung while thawing.
     AgentDied,
     /// The hold limit passed.
     HoldLimit,
-    /// The guardian itself was told to end.
+    /// A signal asked the guardian to exit.
     Stopped,
-    /// A person wants it ended.
+    /// A person asked for it (`qemu-ga thaw`).
     ThawRequested,
-    /// The agent died and the marker was removed: another agent has thawed that knows of no guardian.
+    /// The agent died and its marker was removed: an agent that does not use the guardian has thawed.
     Unmarked,
 }
 
 impl Cause {
-    /// What the report and the next thaw say of it.
+    /// The reason in the report and in the answer to the next thaw.
     pub fn text(self) -> &'static str {
         match self {
             Cause::HoldLimit => Expiry::HOLD_LIMIT,
@@ -33,7 +37,7 @@ impl Cause {
         }
     }
 
-    /// What the hooks are told.
+    /// The reason that the thaw hooks get.
     pub fn thaw_reason(self) -> ThawReason {
         match self {
             Cause::HoldLimit | Cause::Stopped | Cause::ThawRequested => ThawReason::TimedOut,
@@ -43,67 +47,67 @@ impl Cause {
     }
 }
 
-/// What happened.
+/// Input of the state machine.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// The agent spoke.
+    /// The agent sent a request.
     Request(Request),
-    /// The agent's end of the line is closed.
+    /// The connection to the agent is closed, or the agent was killed.
     Gone,
     /// The hold limit passed.
     Limit,
-    /// The agent has begun to thaw, and this time is over once more.
+    /// [`THAW_CLAIM_TIMEOUT`](super::THAW_CLAIM_TIMEOUT) has passed once more since the agent began to thaw.
     ClaimLimit {
-        /// Agent and hook master are stopped, or the master has ended and the agent is stopped.
+        /// The agent is stopped, and its hook master is stopped or has ended.
         is_stuck: bool,
     },
-    /// A signal asks the guardian to end.
+    /// A signal asks the guardian to exit.
     Signaled,
     /// A person asks for the end of the freeze.
     ThawRequested,
-    /// The agent is dead, and the marker of its freeze was removed.
+    /// The agent is dead, and its marker was removed.
     Unmarked,
 }
 
-/// What to do.
+/// What the guardian does next.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Hand the freeze to a successor of the agent.
+    /// Send the freeze to the next agent.
     HandOver,
-    /// Leave the thaw to the agent and say so.
+    /// Leave the thaw to the agent and send [`Response::Yours`](super::Response::Yours).
     Yield,
-    /// The agent thaws already: give it its time.
+    /// The agent thaws already: wait for [`THAW_CLAIM_TIMEOUT`](super::THAW_CLAIM_TIMEOUT).
     Await,
-    /// Thaw everything and remove the marker.
+    /// Thaw everything, remove the marker, call the thaw hooks.
     Undo {
         /// Why.
         cause: Cause,
-        /// What is known of the hooks.
+        /// Which hooks were called.
         hooks: Hooks,
-        /// Whether the next thaw must hear that it came too late.
+        /// The next guest-fsfreeze-thaw reports that the freeze ended before it.
         reports_early_end: bool,
     },
-    /// Give up the door and all filesystems but those that may yet be frozen.
+    /// Close the socket, and all filesystems but those whose FIFREEZE has not returned.
     Retire,
     /// Thaw what was frozen after the run was over.
     TakeBack,
-    /// End the process.
+    /// Exit.
     Leave,
 }
 
-/// Whether hooks are to be thawed.
+/// Which hooks were called in this run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Hooks {
-    /// None was told to freeze.
+    /// None.
     Untouched,
-    /// They were told to freeze.
+    /// The freeze hooks.
     Frozen,
-    /// A master was started to thaw them. It may have been killed meanwhile: what our own master has left
-    /// undone is in its journal.
+    /// A master was started to thaw them. It may have been killed since; the journal lists the hooks that our own
+    /// master has not thawed.
     Thawing,
 }
 
-/// What the guardian knows.
+/// The guardian's state.
 #[derive(Debug, Default, Clone)]
 pub struct GuardianState {
     hooks_called: bool,
@@ -111,12 +115,12 @@ pub struct GuardianState {
     claimed: bool,
     hooks_thawed: bool,
     watches_late_freezes: bool,
-    /// The next thaw is to hear that the freeze was ended before it.
+    /// The next guest-fsfreeze-thaw reports that the freeze ended before it.
     reports_early_end: bool,
 }
 
 impl GuardianState {
-    /// Of a guardian that takes the place of one that died after the hooks were called.
+    /// State of a guardian that replaces one that died. The agent replaces a guardian only after the hooks were called.
     pub fn replacing(is_frozen: bool) -> Self {
         Self {
             hooks_called: true,
@@ -125,19 +129,19 @@ impl GuardianState {
         }
     }
 
-    /// Takes an event in; the actions are to be done in order. The `token` decides who thaws; without one
-    /// the guardian may.
+    /// Applies an event; the actions are to be carried out in order. `token` decides which process thaws; without one
+    /// the state alone does.
     pub fn apply(&mut self, event: Event, token: Option<&Token>) -> Vec<Action> {
         match event {
             Event::Gone if self.watches_late_freezes => vec![Action::TakeBack, Action::Leave],
             Event::Request(Request::Done) => vec![Action::Leave],
             _ if self.watches_late_freezes => Vec::new(),
-            Event::Request(order) => self.on_request(order, token),
+            Event::Request(request) => self.on_request(request, token),
             Event::Gone => {
-                // It may have died between taking the token and saying so.
+                // The agent may have died after it took the token and before its request arrived.
                 self.claimed |= token.is_some_and(|token| !token.is_free());
                 if self.frozen && !self.claimed {
-                    // Its successor may come.
+                    // The next agent may connect and go on with the freeze.
                     return Vec::new();
                 }
                 self.undo(Cause::AgentDied, self.reports_early_end, token)
@@ -147,7 +151,7 @@ impl GuardianState {
             }
             Event::ClaimLimit { .. } => Vec::new(),
             Event::Limit => self.end(Cause::HoldLimit, token),
-            // While it freezes, the agent answers for itself.
+            // Until everything is frozen the agent undoes the freeze itself.
             Event::Signaled | Event::ThawRequested if !self.frozen => Vec::new(),
             Event::Signaled => self.end(Cause::Stopped, token),
             Event::ThawRequested => self.end(Cause::ThawRequested, token),
@@ -155,12 +159,13 @@ impl GuardianState {
         }
     }
 
-    fn on_request(&mut self, order: Request, token: Option<&Token>) -> Vec<Action> {
-        match order {
-            // The filesystems come after the hooks, whose master may have been kept from saying so.
+    fn on_request(&mut self, request: Request, token: Option<&Token>) -> Vec<Action> {
+        match request {
+            // The agent sends the filesystems after it called the hooks. The hook master may have failed to send
+            // HooksCalled.
             Request::HooksCalled | Request::Filesystems(_) => self.hooks_called = true,
             Request::Frozen { .. } => self.frozen = true,
-            // One of another version, which has no token.
+            // From an agent without the token; it may be of another version.
             Request::Claim => {
                 token.map(Token::try_take);
                 self.claimed = true;
@@ -186,12 +191,12 @@ impl GuardianState {
         Vec::new()
     }
 
-    /// Whether the end of the agent must be noticed at once, even if a thread of it cannot end.
+    /// Whether an agent that was killed must be noticed at once, even while a thread in FIFREEZE keeps it from exiting.
     pub fn is_urgent(&self) -> bool {
         self.watches_late_freezes || self.stage() != Stage::Frozen
     }
 
-    /// How far the run is.
+    /// Stage of the run.
     pub fn stage(&self) -> Stage {
         match (self.frozen, self.claimed) {
             (_, true) => Stage::Thawing,
@@ -200,21 +205,21 @@ impl GuardianState {
         }
     }
 
-    /// Ends the freeze, unless the agent is at it.
+    /// Ends the freeze, unless the agent thaws.
     fn end(&mut self, cause: Cause, token: Option<&Token>) -> Vec<Action> {
-        // The agent may have said that it thaws and not have begun.
+        // The agent sends Claimed before it takes the token; until then the guardian may take it.
         if token.map_or(!self.claimed, Token::try_take) {
-            // Of that other one the host has had its answer.
+            // The agent that removed the marker has answered the host's thaw; the next one has nothing to report.
             return self.undo(cause, cause != Cause::Unmarked, None);
         }
-        // If it dies now, Gone follows.
+        // If the agent dies now, Gone follows.
         match std::mem::replace(&mut self.claimed, true) {
             true => Vec::new(),
             false => vec![Action::Await],
         }
     }
 
-    /// Whatever was said of it before, the token is taken from here on.
+    /// Undoes the freeze. The guardian takes the token, so that an agent that was stopped cannot thaw later.
     fn undo(&self, cause: Cause, reports_early_end: bool, token: Option<&Token>) -> Vec<Action> {
         token.map(Token::try_take);
         let hooks = match (self.hooks_called, self.hooks_thawed) {
@@ -304,8 +309,8 @@ mod tests {
     #[test]
     fn questions_change_nothing_and_a_successor_gets_the_freeze() {
         let mut machine = frozen();
-        for order in [Request::Status, Request::End] {
-            assert_eq!(machine.apply(Event::Request(order), None), []);
+        for request in [Request::Status, Request::End] {
+            assert_eq!(machine.apply(Event::Request(request), None), []);
         }
         let successor = Event::Request(Request::Succeed);
         assert_eq!(machine.apply(successor, None), [Action::HandOver]);
@@ -356,7 +361,7 @@ mod tests {
         let mut hung = machine.clone();
         let undo = undone(Cause::AgentDied, Hooks::Frozen, false);
         let due = |is_stuck| Event::ClaimLimit { is_stuck };
-        // Also if it says that it has the token and has not.
+        // Also if the agent claimed the thaw and did not take the token.
         let token = Token::new().unwrap();
         assert_eq!(hung.apply(due(false), Some(&token)), undo);
         assert!(!token.is_free());

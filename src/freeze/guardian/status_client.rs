@@ -1,4 +1,6 @@
-//! A person's end of the line to the guardian: questions that leave the agent's line alone.
+//! A tool's connection to the guardian: status and thaw.
+//!
+//! It is separate from the agent's connection and never replaces it. `qemu-ga status` and `qemu-ga thaw` use it.
 
 use super::{FreezeStatus, Request, Response, connect};
 use crate::ipc::Connection;
@@ -7,56 +9,53 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the guardian may take to say how things stand.
+/// How long the guardian may take to answer with the status.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
-/// How long it may take to thaw: some FITHAWs that hang.
+/// How long it may take to thaw: enough for several FITHAWs that hang.
 const THAW_TIMEOUT: Duration = Duration::from_secs(60);
-/// How long it may then take to tell the hooks.
+/// How long it may then take for the thaw hooks: [`super::THAW_HOOKS_TIMEOUT`] and some reserve.
 const HOOKS_TIMEOUT: Duration = Duration::from_secs(320);
 
-/// What the guardian thawed.
+/// Result of a thaw by the guardian.
 #[derive(Debug)]
 pub struct Thawed {
-    /// Mountpoints, in the order of thawing.
+    /// Mount points, in thaw order.
     pub filesystems: Vec<String>,
-    /// What went wrong: one line each.
+    /// One line for each failure.
     pub failures: Vec<String>,
 }
 
-/// A line to a guardian that stands by.
+/// A connection to the guardian.
 #[derive(Debug)]
 pub struct StatusClient {
-    line: Connection,
-    /// The guardian's process id.
+    connection: Connection,
     pub pid: i32,
 }
 
 impl StatusClient {
-    /// Goes to the door in `statedir`; `None` if nobody stands guard there.
+    /// Connects to the guardian in `statedir`; `None` if there is none.
     ///
     /// # Errors
-    /// There is a guardian, or a door that cannot be examined: no permission. Or a socket of another user.
+    /// The socket cannot be connected to (no permission, for example), or its peer is of another user.
     pub fn connect(statedir: &Path) -> io::Result<Option<Self>> {
-        Ok(connect(statedir)?.map(|(line, pid)| Self { line, pid }))
+        Ok(connect(statedir)?.map(|(connection, pid)| Self { connection, pid }))
     }
 
-    /// Asks how things stand.
-    ///
     /// # Errors
-    /// It does not answer in time, as while it thaws.
+    /// No response in time, for example because the guardian thaws.
     pub fn request_status(mut self) -> io::Result<FreezeStatus> {
         self.send(&Request::Status)?;
         match self.recv(RESPONSE_TIMEOUT)? {
-            Response::Standing(standing) => Ok(*standing),
+            Response::Standing(status) => Ok(*status),
             _ => Err(unexpected()),
         }
     }
 
-    /// Asks for the end of the freeze; answers what was thawed, or why nothing was done. Whatever is to be told to the hooks is told afterwards:
+    /// Ends the freeze; returns what was thawed, or why nothing was done. The thaw hooks are called afterwards:
     /// [`StatusClient::wait_for_hooks`].
     ///
     /// # Errors
-    /// It does not answer in time.
+    /// No response in time.
     pub fn request_thaw(&mut self) -> io::Result<Result<Thawed, String>> {
         self.send(&Request::End)?;
         match self.recv(THAW_TIMEOUT)? {
@@ -72,10 +71,10 @@ impl StatusClient {
         }
     }
 
-    /// Waits until the hooks have been told.
+    /// Waits until the thaw hooks have ended.
     ///
     /// # Errors
-    /// They take very long.
+    /// No response within [`HOOKS_TIMEOUT`].
     pub fn wait_for_hooks(mut self) -> io::Result<Expiry> {
         match self.recv(HOOKS_TIMEOUT)? {
             Response::Ended(expiry) => Ok(expiry),
@@ -83,16 +82,16 @@ impl StatusClient {
         }
     }
 
-    fn send(&mut self, order: &Request) -> io::Result<()> {
-        self.line.send(order, RESPONSE_TIMEOUT)
+    fn send(&mut self, request: &Request) -> io::Result<()> {
+        self.connection.send(request, RESPONSE_TIMEOUT)
     }
 
-    fn recv(&mut self, patience: Duration) -> io::Result<Response> {
-        self.line.recv(Some(patience)).map_err(|error| {
+    fn recv(&mut self, timeout: Duration) -> io::Result<Response> {
+        self.connection.recv(Some(timeout)).map_err(|error| {
             if error.kind() != io::ErrorKind::TimedOut {
                 return error;
             }
-            let text = format!("no answer within {} s", patience.as_secs());
+            let text = format!("no answer within {} s", timeout.as_secs());
             io::Error::new(io::ErrorKind::TimedOut, text)
         })
     }

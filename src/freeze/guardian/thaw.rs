@@ -1,4 +1,8 @@
-//! The filesystems in the guardian's hands.
+//! The filesystems that the guardian holds open, and their FITHAW.
+//!
+//! Every descriptor comes from the agent: the guardian opens no path, which could block on a frozen filesystem. Each
+//! FITHAW runs with a time limit, so that one filesystem that hangs does not keep the others frozen. `server` calls
+//! this.
 
 use super::Entrusted;
 use crate::deadline::{Pace, Pool};
@@ -10,31 +14,31 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long one FITHAW may take before the next filesystem is thawed without it.
+/// How long one FITHAW may take before the next filesystem is thawed.
 const FITHAW_TIMEOUT: Option<Duration> = Some(Duration::from_secs(10));
 
-/// Filesystems in the order of freezing.
+/// Filesystems in freeze order.
 #[derive(Default)]
 pub struct Filesystems(Vec<Held>);
 
 struct Held {
     entrusted: Entrusted,
     root: Arc<Root>,
-    /// FIFREEZE has not answered.
+    /// FIFREEZE has not returned.
     is_late: bool,
 }
 
-/// What became of FITHAW of all of them.
+/// Result of FITHAW of all filesystems.
 #[derive(Default)]
 pub struct Thawed {
-    /// Mountpoints, in the order of thawing.
+    /// Mount points, in thaw order.
     pub filesystems: Vec<String>,
     /// One line for each that could not be thawed.
     pub failures: Vec<String>,
 }
 
 impl Filesystems {
-    /// Pairs what was announced with the descriptors that arrived.
+    /// Pairs the entries with the descriptors that arrived; entries without one are dropped.
     pub fn new(entrusted: &[Entrusted], roots: Vec<OwnedFd>) -> Self {
         let held = |(entrusted, root): (&Entrusted, _)| Held {
             entrusted: entrusted.clone(),
@@ -44,43 +48,38 @@ impl Filesystems {
         Self(entrusted.iter().zip(roots).map(held).collect())
     }
 
-    /// How many there are.
     pub fn count(&self) -> usize {
         self.0.len()
     }
 
-    /// Their names and numbers.
     pub fn list(&self) -> Vec<Entrusted> {
         self.0.iter().map(|held| held.entrusted.clone()).collect()
     }
 
-    /// Their roots.
     pub fn roots(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(|held| held.root.as_fd())
     }
 
-    /// Takes on the order in which the agent has frozen; what it has not frozen comes first.
+    /// Sorts by the order in which the agent has frozen. What it has not frozen comes first, and so is thawed last.
     pub fn reorder(&mut self, order: &[usize]) {
         self.0
             .sort_by_key(|held| order.iter().position(|&n| n == held.entrusted.number));
     }
 
-    /// FIFREEZE of the one with this number has not answered.
     pub fn mark_late(&mut self, number: usize) {
         for held in &mut self.0 {
             held.is_late |= held.entrusted.number == number;
         }
     }
 
-    /// Lets all others go.
     pub fn retain_late(&mut self) {
         self.0.retain(|held| held.is_late);
     }
 
-    /// FITHAW of everything, in the reverse of the freeze order.
+    /// Issues FITHAW on every filesystem, in reverse freeze order. EINVAL is no failure: the filesystem is not frozen.
     pub fn thaw(&mut self) -> Thawed {
         let mut thawed = Thawed::default();
-        let mut silent = Vec::new();
+        let mut overdue = Vec::new();
         let thaw = |held: &Held| {
             let root = held.root.clone();
             move || fsfreeze::thaw(root.as_ref())
@@ -89,7 +88,7 @@ impl Filesystems {
         let done = Pool::default().run(Pace::OneByOne, FITHAW_TIMEOUT, drop, calls);
         for (held, timed) in self.0.iter().rev().zip(done) {
             if timed.is_overdue() {
-                silent.push(held.entrusted.number);
+                overdue.push(held.entrusted.number);
             }
             let mountpoint = &held.entrusted.mountpoint;
             match timed.result {
@@ -103,9 +102,10 @@ impl Filesystems {
                 }
             }
         }
-        // The call is still out and thaws when it is its turn.
+        // An overdue FITHAW is still in the kernel and thaws when it gets there. The descriptor is dropped here, so
+        // that a later round does not wait for the timeout once more.
         self.0
-            .retain(|held| !silent.contains(&held.entrusted.number));
+            .retain(|held| !overdue.contains(&held.entrusted.number));
         thawed
     }
 }

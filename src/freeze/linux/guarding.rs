@@ -1,4 +1,7 @@
-//! The agent's side of its guardians.
+//! The agent's side of its guardians: start, replacement, handover from an earlier agent, end.
+//!
+//! At most one guardian belongs to a run. One that failed is killed before the run goes on, unless it has begun to
+//! thaw. [`LinuxOps`] calls this for the guardian's methods of [`Ops`](crate::freeze::ops::Ops).
 
 use super::{LinuxOps, SYS};
 use crate::freeze::guardian::client::{AgentClient, Received, Socket};
@@ -18,13 +21,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How long making the guardian's socket may take.
+/// How long the bind of the guardian's socket may take: the directory may be on a frozen filesystem.
 const SOCKET_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl LinuxOps {
-    /// No guardian, so nobody would undo what this agent does if it died.
+    /// Gives the current guardian up; returns the warning that no process thaws if the agent dies.
     pub(super) fn unguarded(&mut self, error: &io::Error) -> String {
-        // One that was stopped must not act when it goes on; one that thaws already is to finish that.
+        // One that was stopped must not act when it is continued. One that thaws already has to finish.
         if let Some(mut guardian) = self.guardian.take_if(|guardian| guardian.is_undecided()) {
             guardian.kill();
         }
@@ -35,30 +38,30 @@ impl LinuxOps {
         )
     }
 
-    /// The hook master tells the guardian that it has begun. One that thaws leaves the service's control
-    /// group, for a service manager that stops or restarts the service, or cleans up after an agent
-    /// that died, would end it before every hook has thawed.
-    pub(super) fn announcements(&self, phase: Phase) -> Vec<PreExecWrite> {
-        let (mut announcements, order) = match phase {
+    /// What the hook master's process writes before it executes the master: its start, for the guardian. A thawing
+    /// master also leaves the service's control group: a service manager that stops or restarts the service, or cleans
+    /// up after an agent that died, would kill it before every hook has thawed.
+    pub(super) fn pre_exec_writes(&self, phase: Phase) -> Vec<PreExecWrite> {
+        let (mut writes, request) = match phase {
             Phase::Freeze => (Vec::new(), Request::HooksCalled),
             Phase::Thaw => {
-                let ways_out = guardian::service_cgroup_escape().unwrap_or_else(|error| {
+                let escape = guardian::service_cgroup_escape().unwrap_or_else(|error| {
                     tracing::debug!("thaw hooks stay in the service's control group: {error}");
                     Vec::new()
                 });
-                (ways_out, Request::HooksThawed)
+                (escape, Request::HooksThawed)
             }
         };
-        let announce = |guardian: &AgentClient| guardian.pre_exec_write(&order).ok();
-        announcements.extend(self.guardian.as_ref().and_then(announce));
-        announcements
+        let announcement = |guardian: &AgentClient| guardian.pre_exec_write(&request).ok();
+        writes.extend(self.guardian.as_ref().and_then(announcement));
+        writes
     }
 
     pub(super) fn hook(&self) -> Option<PathBuf> {
         self.inherited_hook.as_ref().unwrap_or(&self.hook).clone()
     }
 
-    /// What the guardian gets to know of the filesystems, and their descriptors.
+    /// What the guardian gets for the filesystems: the list and the descriptors.
     fn entrustment<'a>(
         &mut self,
         held: &[HeldFilesystem<'a, Arc<Root>>],
@@ -83,7 +86,8 @@ impl LinuxOps {
         )
     }
 
-    /// Whether RCU grace periods are expedited. It is taken away from others, so only if somebody gives it back.
+    /// Whether to expedite RCU grace periods. Not where they are expedited already: the agent switches the setting off
+    /// after the last FIFREEZE, and must not do so for whoever has set it.
     fn may_expedite_rcu(&self) -> bool {
         !self.keeps_rcu
             && match rcu::read_state(Path::new(SYS)) {
@@ -117,19 +121,19 @@ impl LinuxOps {
         limit: Option<Duration>,
         since: Option<Duration>,
     ) -> io::Result<()> {
-        // What is frozen already needs it no more.
+        // With everything frozen no FIFREEZE follows.
         self.expedites_rcu = since.is_none() && self.may_expedite_rcu();
         let (entrustment, roots) = self.entrustment(held, limit);
         let replaced = Replaced {
             entrustment,
             since_ms: since.map(|since| since.as_millis() as u64),
         };
-        let started = self.start_link(run, Some((replaced, roots)))?;
+        let started = self.start_client(run, Some((replaced, roots)))?;
         self.guardian.insert(started).await_ready()
     }
 
-    /// Starts a guardian, where all guardians of this freeze listen.
-    pub(super) fn start_link(
+    /// Starts a guardian; all guardians of a freeze use the same listening socket.
+    pub(super) fn start_client(
         &mut self,
         run: &str,
         replaces: Option<(Replaced, Vec<BorrowedFd<'_>>)>,
@@ -137,7 +141,7 @@ impl LinuxOps {
         let (hook, statedir) = (self.hook(), self.state.path().to_owned());
         if self.socket.is_none() {
             let dir = statedir.clone();
-            // It may be on what a predecessor has frozen.
+            // The directory may be on a filesystem that an earlier agent has frozen.
             let opened = self
                 .pool
                 .run_one(Some(SOCKET_OPEN_TIMEOUT), Socket::close, move || {
@@ -192,7 +196,7 @@ impl LinuxOps {
         Legacy::Unguarded(marker.map(Option::unwrap_or_default))
     }
 
-    /// Lets the guardian go, or leaves it in charge of what FIFREEZE has not answered yet.
+    /// Dismisses the guardian, or leaves it in charge of the filesystems whose FIFREEZE has not returned.
     pub(super) fn release_client(&mut self) {
         let late: Vec<Arc<Root>> = self.late.drain(..).filter_map(|l| l.upgrade()).collect();
         if let Some(socket) = self.socket.take() {
@@ -205,8 +209,8 @@ impl LinuxOps {
             return guardian.dismiss();
         }
         let is_late = |root: &Weak<Root>| {
-            let known = root.upgrade();
-            known.is_some_and(|known| late.iter().any(|late| Arc::ptr_eq(late, &known)))
+            let root = root.upgrade();
+            root.is_some_and(|root| late.iter().any(|late| Arc::ptr_eq(late, &root)))
         };
         let entrusted = std::mem::take(&mut self.entrusted);
         let numbers = entrusted.iter().filter(|(_, root)| is_late(root));

@@ -1,10 +1,12 @@
-//! A panic at a chosen step, in debug builds alone: `DEBUG_PANIC_AT=N` ends the agent at its Nth step, as a bug there
-//! would end a release build. Tests show that it is like SIGKILL at that point. A release build has nothing of this.
+//! A panic at a chosen step, in debug builds only.
+//!
+//! `DEBUG_PANIC_AT=N` panics in the agent's Nth operation, as a bug in a release build would. tests/integration shows
+//! that the result is that of a SIGKILL at this point. A release build has no such code.
 
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// The next step of the engine is about to be taken.
+/// Counts the operations; panics at the one that `DEBUG_PANIC_AT` names.
 #[cfg(debug_assertions)]
 #[expect(clippy::panic, reason = "it is what this is for")]
 pub(super) fn step(name: &str) {

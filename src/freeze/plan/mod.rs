@@ -1,17 +1,15 @@
 //! Which filesystems are frozen, and in which order.
 //!
-//! [`Survey`] is what the system looks like; [`make`] is a pure function of it, of the operator's
-//! [`FreezePolicy`] and of the host's list. The order is the documented one: the reverse of the mount table,
-//! the root last (protocol.md 4.9.4). What needs another filesystem was mounted after it, also where
-//! nothing in sysfs shows the dependency. The order is corrected only where a dependency is known
-//! ([`order`]). Neighbors in that order that are on hardware of the machine form one batch and are
-//! frozen side by side: on disks with a latency of 1 ms, 20 of them freeze in half the time. All
-//! else, and the root, is frozen alone.
+//! [`Survey`] is the state of the system; [`make`] is a pure function of it, of the operator's [`FreezePolicy`] and of
+//! the host's list. The order is the reverse of the mount table with the root filesystem last, as QEMU documents it for
+//! guest-fsfreeze-freeze: what needs another filesystem was mounted after it, also where sysfs shows no dependency. It
+//! is changed only where a dependency is known ([`order`]). Neighbors in that order that are on the machine's own
+//! hardware form one batch and are frozen in parallel: on disks with a latency of 1 ms, 20 of them freeze in half the
+//! time. All others, and the root, are frozen alone.
 //!
-//! Patterns look at the first mountpoint of a filesystem alone, as does the host's list, which
-//! chooses by the exact name: a bind mount of a directory below `/data` must not take the whole
-//! filesystem with it. What the operator excludes stays excluded if the host names it.
-//! Every filesystem and mount of the survey is in the plan once: as a target or with a reason.
+//! Patterns and the host's list are compared with the first mount point of a filesystem only: a bind mount of a
+//! directory below `/data` must not select the whole filesystem. What the operator excludes stays excluded if the host
+//! names it. Every filesystem and mount of the survey is in the plan once: as a target or with a reason.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -30,68 +28,67 @@ mod tests;
 use order::Edge;
 pub use survey::{Details, Survey, SwapSpace};
 
-/// One filesystem to freeze.
+/// A filesystem to freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// The filesystem, by its first mount.
     pub filesystem: Filesystem,
-    /// Further mountpoints to reach it by if the first is covered. See
-    /// [`Details::alternatives`] for what to mind when they are opened.
+    /// Further mount points, for the case that the first is covered; see [`Details::alternatives`] before opening one.
     pub alternatives: Vec<Vec<u8>>,
-    /// Name of its device for people: `/dev/mapper/vg-data`; `major:minor` if none is known.
+    /// Name of its device for messages: `/dev/mapper/vg-data`; `major:minor` if it has none.
     pub device: String,
-    /// What it stands on, from its own device down, for people.
+    /// Devices and files below it, from its own device down, for messages.
     pub depends_on: Vec<String>,
-    /// A failure to open or freeze it is a note, and the run goes on.
+    /// A failure to open or freeze it is recorded, and the run goes on.
     pub optional: bool,
     /// The whole filesystem is mounted read-only, or its type cannot be written.
     pub is_read_only: bool,
-    /// Targets of one batch are neighbors in the order, and are frozen side by side.
+    /// Targets of one batch are neighbors in the order, and are frozen in parallel.
     pub batch: usize,
 }
 
 /// A mount that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excluded {
-    /// Where it is mounted.
+    /// Mount point.
     pub mountpoint: Vec<u8>,
     /// Filesystem type.
     pub fstype: String,
-    /// Why; completes 'skipped: …'.
+    /// Why; follows `skipped: `.
     pub reason: String,
-    /// It is on a local disk, can be written, and the operator has not excluded it: the level is lower for it.
+    /// It is on a local disk, writable and not excluded by the operator, so it lowers the consistency level.
     pub writable: bool,
 }
 
-/// What a freeze is going to do.
+/// What a freeze does.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
-    /// In the order of freezing.
+    /// In freeze order.
     pub targets: Vec<Target>,
     /// The rest: filesystems that were not chosen, then mounts that cannot be frozen.
     pub skipped: Vec<Excluded>,
-    /// What the host's list names and is not to be frozen.
+    /// What the host's list names and is not frozen.
     pub not_frozen: Vec<Excluded>,
     /// What the operator should know, one line each; nothing of it stops the freeze.
     pub notes: Vec<String>,
 }
 
-/// Filesystems that stand on one another in a circle: there is no order in which they can be
-/// frozen. The text names them and says what to do.
+/// Filesystems that depend on one another in a cycle (through loop devices): no order of freezing works. The text names
+/// them and the remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cycle {
-    /// The members' mountpoints in mount order, each with what it stands on.
+    /// The members' mount points in mount order, each with what it depends on.
     pub members: Vec<(String, Vec<String>)>,
 }
 
 impl Target {
-    /// Whether its device is to be watched, as it may be written to while the others are frozen.
+    /// Whether the writes to its device are counted while the others are frozen, because it cannot be frozen itself.
     pub fn is_watched(&self) -> bool {
         let fstype = &self.filesystem.fstype;
         !can_freeze(fstype) && !is_never_written(fstype)
     }
 
-    /// What is expected to keep it from changing while the others are frozen. FIFREEZE has the last word.
+    /// What is expected to keep it from changing while the others are frozen. The result of FIFREEZE decides.
     pub fn expected_hold(&self) -> Hold {
         match &self.filesystem.fstype[..] {
             fstype if can_freeze(fstype) => Hold::Frozen,
@@ -101,8 +98,8 @@ impl Target {
     }
 }
 
-/// Whether the kernel's driver for this type has an operation for FIFREEZE (super_operations.freeze_fs or freeze_super);
-/// all others answer EOPNOTSUPP.
+/// Whether the kernel's driver for this type implements FIFREEZE (super_operations.freeze_fs or freeze_super). For
+/// others it fails with EOPNOTSUPP (fs/ioctl.c ioctl_fsfreeze).
 fn can_freeze(fstype: &str) -> bool {
     const TYPES: [&str; 11] = [
         "ext2", "ext3", "ext4", "xfs", "btrfs", "f2fs", "gfs2", "jfs", "nilfs2", "reiserfs",
@@ -130,8 +127,8 @@ impl fmt::Display for Cycle {
 
 impl std::error::Error for Cycle {}
 
-/// The plan for a freeze. With `only`, of the filesystems that the policy allows those whose first
-/// mountpoint equals one of the given; names that match nothing and names given twice are harmless.
+/// The plan for a freeze. With `only`, of the filesystems that the policy allows, those whose first mount point is in
+/// the list. Names without a match and names given twice are no errors.
 ///
 /// # Errors
 /// A filesystem to freeze is part of a [`Cycle`].
@@ -146,7 +143,7 @@ pub fn make(
     };
     let mut chosen = HashSet::new();
     for filesystem in &survey.filesystems {
-        match verdict(survey, policy, only, filesystem) {
+        match exclusion_reason(survey, policy, only, filesystem) {
             None => {
                 chosen.insert(filesystem.device());
             }
@@ -172,11 +169,11 @@ pub fn make(
     Ok(plan)
 }
 
-/// Every filesystem in the order of freezing, whatever the policy: for a thaw that does not know
-/// what an earlier agent froze. Circles are cut open.
+/// Every filesystem in freeze order, whatever the policy: for a thaw that does not know what an earlier agent froze.
+/// Cycles are broken.
 pub fn everything(survey: &Survey) -> Vec<Target> {
     let policy = FreezePolicy::default();
-    // Without a choice no circle is an error.
+    // Without chosen filesystems no cycle is an error.
     let order = sorted(survey, None).unwrap_or_default();
     targets(survey, &policy, order.into_iter())
 }
@@ -203,8 +200,8 @@ fn targets<'a>(
     targets
 }
 
-/// Why a filesystem with a device is not chosen; `None` if it is.
-fn verdict(
+/// Why a filesystem on a device is not chosen; `None` if it is.
+fn exclusion_reason(
     survey: &Survey,
     policy: &FreezePolicy,
     only: Option<&[Vec<u8>]>,
@@ -258,8 +255,8 @@ fn target(survey: &Survey, policy: &FreezePolicy, filesystem: &Filesystem, batch
     }
 }
 
-/// All filesystems in the order of freezing: also what is not chosen counts, for it may stand between
-/// two that are. Without a choice all are, and circles are cut open.
+/// All filesystems in freeze order. Those that are not chosen take part, because two chosen ones may depend on each
+/// other through one that is not. Without a choice all are chosen, and cycles are broken.
 fn sorted<'a>(
     survey: &'a Survey,
     is_chosen: Option<&dyn Fn(&Filesystem) -> bool>,
@@ -276,19 +273,19 @@ fn sorted<'a>(
         (_, None) => false,
     };
     let get = |index: usize| usual.get(index).copied();
-    let question = order::Question {
+    let input = order::Question {
         count: usual.len(),
         edges: &edges(survey, &usual),
         chosen: &chosen,
         strict: is_chosen.is_some(),
     };
-    match order::sort(&question) {
+    match order::sort(&input) {
         Ok(order) => Ok(order.into_iter().filter_map(get).collect()),
         Err(members) => Err(cycle_of(survey, members.into_iter().rev().filter_map(get))),
     }
 }
 
-/// What stands on what, by the index in `usual`.
+/// The dependencies, by the index in `usual`.
 fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
     let place: HashMap<DeviceNumber, usize> = usual
         .iter()

@@ -1,4 +1,6 @@
-//! What a plan tells people beside its targets: reasons and notes.
+//! The plan's texts for people: reasons of skipped mounts, and notes.
+//!
+//! Nothing here changes what is frozen; [`super::make`] calls it last.
 
 use std::collections::{HashMap, HashSet};
 
@@ -10,7 +12,7 @@ use crate::probe::mountinfo::DeviceNumber;
 type Chosen = HashSet<DeviceNumber>;
 
 impl Plan {
-    /// The mounts that cannot be frozen.
+    /// Adds the mounts that cannot be frozen.
     pub(super) fn skip_mounts(
         &mut self,
         survey: &Survey,
@@ -42,21 +44,21 @@ impl Plan {
             }
             let (mountpoint, fstype) = (&skipped.mountpoint, &skipped.fstype);
             let names = [shown(mountpoint)];
-            let means = |pattern: &Pattern| pattern.matches(mountpoint, fstype, &names);
-            let is_wanted = policy.freeze == FreezeMode::All
-                && !policy.exclude.iter().any(means)
-                && (policy.include.is_empty() || policy.include.iter().any(means))
+            let matches = |pattern: &Pattern| pattern.matches(mountpoint, fstype, &names);
+            let is_selected = policy.freeze == FreezeMode::All
+                && !policy.exclude.iter().any(matches)
+                && (policy.include.is_empty() || policy.include.iter().any(matches))
                 && only.is_none_or(|names| names.contains(mountpoint));
             Excluded {
                 mountpoint: mountpoint.clone(),
                 fstype: fstype.clone(),
                 reason,
-                writable: is_wanted && survey.writable.contains(mountpoint),
+                writable: is_selected && survey.writable.contains(mountpoint),
             }
         }));
     }
 
-    /// Patterns without effect, and filesystems that stand on a frozen one without being frozen.
+    /// Notes patterns without effect, and filesystems that are not frozen and depend on a frozen one.
     pub(super) fn note_policy(&mut self, survey: &Survey, policy: &FreezePolicy, chosen: &Chosen) {
         if policy.freeze != FreezeMode::All {
             return;
@@ -93,9 +95,9 @@ impl Plan {
         }
     }
 
-    /// Names of the host's list without effect.
+    /// Notes names of the host's list that select nothing.
     pub(super) fn note_only(&mut self, survey: &Survey, only: Option<&[Vec<u8>]>, chosen: &Chosen) {
-        let mut told = HashSet::new();
+        let mut noted = HashSet::new();
         let first_of = |mountpoint: &[u8]| {
             let mut filesystems = survey.filesystems.iter();
             filesystems.find(|filesystem| filesystem.mountpoint == mountpoint)
@@ -103,18 +105,19 @@ impl Plan {
         let is_chosen =
             |mountpoint: &[u8]| first_of(mountpoint).is_some_and(|f| chosen.contains(&f.device()));
         for name in only.unwrap_or_default() {
-            if is_chosen(name) || !told.insert(name) {
+            if is_chosen(name) || !noted.insert(name) {
                 continue;
             }
-            let left_out = self.skipped.iter().find(|s| s.mountpoint == *name);
-            let (reason, fstype) = match left_out {
-                Some(left_out) => (left_out.reason.as_str(), left_out.fstype.clone()),
+            let excluded = self.skipped.iter().find(|s| s.mountpoint == *name);
+            let (reason, fstype) = match excluded {
+                Some(excluded) => (excluded.reason.as_str(), excluded.fstype.clone()),
                 None => ("nothing is mounted there", String::new()),
             };
             let mounts = survey.skipped.iter().filter(|s| s.mountpoint == *name);
             let writable = match mounts.map(|mount| &mount.reason).next() {
                 Some(SkipReason::SecondMount { first }) => !is_chosen(first),
-                // What is in memory, or on another machine, is in no snapshot; what counts by itself is told there.
+                // A filesystem in memory or on another machine is in no snapshot. One that lowers the level is among
+                // the skipped ones and is not reported twice.
                 Some(_) => false,
                 None => {
                     let details = first_of(name).and_then(|f| survey.details.get(&f.device()));
@@ -134,7 +137,7 @@ impl Plan {
         }
     }
 
-    /// Swap space that a freeze touches.
+    /// Notes swap space that a freeze affects.
     pub(super) fn note_swaps(&mut self, survey: &Survey, chosen: &Chosen) {
         for swap in survey.swaps.iter().filter(|swap| chosen.contains(&swap.on)) {
             let Some(on) = survey.filesystems.iter().find(|f| f.device() == swap.on) else {
@@ -157,16 +160,15 @@ impl Plan {
     }
 }
 
-/// Why a pattern has no effect; `None` if it means a filesystem, or leaves out what is left out
-/// anyhow.
+/// Why a pattern has no effect; `None` if it matches a filesystem, or excludes what is skipped anyhow.
 fn idle(survey: &Survey, key: &str, pattern: &Pattern) -> Option<String> {
     let only_this = std::slice::from_ref(pattern);
-    let means = |filesystem| matching(survey, only_this, filesystem).is_some();
-    if survey.filesystems.iter().any(means) {
+    let matches = |filesystem| matching(survey, only_this, filesystem).is_some();
+    if survey.filesystems.iter().any(matches) {
         return None;
     }
-    let means = |skipped: &&Skipped| pattern.matches(&skipped.mountpoint, &skipped.fstype, &[]);
-    let mounts = || survey.skipped.iter().filter(means);
+    let matches = |skipped: &&Skipped| pattern.matches(&skipped.mountpoint, &skipped.fstype, &[]);
+    let mounts = || survey.skipped.iter().filter(matches);
     let further = mounts().find_map(|skipped| match &skipped.reason {
         SkipReason::SecondMount { first } => Some((&skipped.mountpoint, first)),
         _ => None,

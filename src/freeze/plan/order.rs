@@ -1,56 +1,56 @@
-//! The order of freezing, as a question about numbers. Pure.
+//! The order of freezing as a topological sort of numbers. Pure.
 //!
-//! Filesystems are 0, 1, 2 … in the order in which they are frozen if nothing else is known. Where one
-//! depends on another it comes before that one; all else keeps its order.
+//! Filesystems are numbered 0, 1, 2 … in the order without dependencies. One that depends on another comes before it;
+//! the others keep their order. `plan` calls [`sort`] and maps the numbers back.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-/// One filesystem stands on another.
+/// A dependency of one filesystem on another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
-    /// The one that has to be frozen first.
+    /// The dependent one, which is frozen first.
     pub above: usize,
-    /// The one that it stands on.
+    /// The one that it depends on.
     pub below: usize,
 }
 
-/// What is to be put in order.
+/// Input of [`sort`].
 pub struct Question<'a> {
-    /// How many filesystems there are.
+    /// Number of filesystems.
     pub count: usize,
-    /// What stands on what; edges of others are passed over.
+    /// The dependencies; those of numbers from `count` on are ignored.
     pub edges: &'a [Edge],
-    /// The ones that will be frozen; the others only say what stands on what.
+    /// Which are frozen; the others only carry dependencies.
     pub chosen: &'a dyn Fn(usize) -> bool,
-    /// A circle with a chosen member is an error.
+    /// A cycle with a chosen member is an error.
     pub strict: bool,
 }
 
-/// All filesystems in an order in which no edge runs backwards; each time the lowest number of those
-/// that can be next.
+/// All filesystems in an order in which each comes before what it depends on; of those that can be next, the one with
+/// the lowest number is.
 ///
 /// # Errors
-/// If `strict`, a circle with a chosen member: the members of everything that goes in circles with it, in
-/// ascending order. The edges of other circles are dropped.
-pub fn sort(question: &Question<'_>) -> Result<Vec<usize>, Vec<usize>> {
+/// If `strict`, a cycle with a chosen member: the members of its strongly connected component, in ascending order. The
+/// edges of other cycles are dropped.
+pub fn sort(input: &Question<'_>) -> Result<Vec<usize>, Vec<usize>> {
     let &Question {
         count,
         edges,
         chosen,
         strict,
-    } = question;
+    } = input;
     let mut edges: BTreeSet<Edge> = edges
         .iter()
         .copied()
         .filter(|edge| edge.above < count && edge.below < count)
         .collect();
     loop {
-        let (order, stuck) = kahn(count, &edges);
-        if stuck.is_empty() {
+        let (order, unsorted) = kahn(count, &edges);
+        if unsorted.is_empty() {
             return Ok(order);
         }
-        let groups = find_cycles(&stuck, &edges);
+        let groups = find_cycles(&unsorted, &edges);
         let matters = |group: &&BTreeSet<usize>| strict && group.iter().any(|&n| chosen(n));
         if let Some(group) = groups.iter().find(matters) {
             return Err(group.iter().copied().collect());
@@ -62,7 +62,7 @@ pub fn sort(question: &Question<'_>) -> Result<Vec<usize>, Vec<usize>> {
     }
 }
 
-/// The edges down from a filesystem.
+/// The dependencies of one filesystem.
 fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {
     let lowest = Edge {
         above: number,
@@ -73,8 +73,8 @@ fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {
         .take_while(move |edge| edge.above == number)
 }
 
-/// Kahn's algorithm with a priority queue: what could be put in order, and what could not, which is
-/// every circle and all that lies below one.
+/// Kahn's algorithm with a priority queue: the order, and what it cannot contain, which is every cycle and all that a
+/// cycle depends on.
 fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
     let mut below: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut above = vec![0_usize; count];
@@ -96,12 +96,12 @@ fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
             }
         }
     }
-    let stuck = (0..count).filter(|&number| above[number] > 0).collect();
-    (order, stuck)
+    let unsorted = (0..count).filter(|&number| above[number] > 0).collect();
+    (order, unsorted)
 }
 
-/// The strongly connected groups among `nodes`: sets whose members all stand on one another. There
-/// are few nodes here, as a rule none, so the plain way will do.
+/// The strongly connected components among `nodes`: sets whose members depend on one another. There are few nodes, as a
+/// rule none, so a search from each node is fast enough.
 fn find_cycles(nodes: &BTreeSet<usize>, edges: &BTreeSet<Edge>) -> Vec<BTreeSet<usize>> {
     let reach = |start: usize| {
         let mut reached = BTreeSet::new();

@@ -1,8 +1,8 @@
-//! What the planning needs to know of the system, read at one moment.
+//! What the plan needs to know of the system, read once.
 //!
-//! A filesystem goes by the number of its device; a btrfs by that of the device of its first mount.
-//! The mount table says which filesystems there are, sysfs what each stands on. What can't be read
-//! becomes a note: the order is then that of the mount table, as if nothing were known.
+//! A filesystem is identified by its device number; a btrfs by that of its first mount's device. The mount table has
+//! the filesystems, sysfs what each depends on. What cannot be read becomes a note, and the order is that of the mount
+//! table, as if there were no dependency. [`super::make`] uses it, as do the tools that show the plan.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,70 +14,68 @@ use crate::probe::swaps;
 use crate::probe::{System, superblocks, sysblock, udev};
 use crate::sys::loopdev;
 
-/// Further mountpoints that are kept of a filesystem: enough to find one that is not covered, where
+/// Upper limit of further mount points kept of a filesystem: enough to find one that is not covered, on a host whose
 /// containers make thousands.
 const MAX_ALTERNATIVES: usize = 16;
 
-/// Where the file behind a loop device lies, by the kernel's name of the device and the file's path.
+/// Finds the file behind a loop device, by the kernel's name of the device and the file's path.
 type FindFile<'a> = &'a dyn Fn(&str, &[u8]) -> Location;
 
-/// From each device of a filesystem to the number by which it goes.
+/// From each device of a filesystem to the device number that identifies it.
 type Numbers = HashMap<DeviceNumber, DeviceNumber>;
 
-/// The mount table, sorted into what can be frozen and what cannot; and what is known of the
-/// filesystems beyond it.
+/// The filesystems of the mount table, divided into those that can be frozen and the rest, and what is known of them.
 #[derive(Debug, Default, Clone)]
 pub struct Survey {
-    /// One entry a filesystem: its first mount, in mount order.
+    /// One entry for each filesystem: its first mount, in mount order.
     pub filesystems: Vec<Filesystem>,
-    /// Everything else, each with its reason.
+    /// All other mounts, each with its reason.
     pub skipped: Vec<Skipped>,
-    /// Mountpoints of `skipped` that are on a local disk and can be written.
+    /// Mount points of `skipped` that are on a local disk and writable.
     pub writable: HashSet<Vec<u8>>,
-    /// More about a filesystem, by its device; nothing is known of one that is missing here.
+    /// Details of each filesystem, by its device; one whose details are unknown is missing.
     pub details: HashMap<DeviceNumber, Details>,
-    /// The filesystems that keep the layers of an overlay, by its mountpoint.
+    /// The filesystems with the layers of an overlay, by the overlay's mount point.
     pub layers: HashMap<Vec<u8>, Vec<DeviceNumber>>,
-    /// Where swapped pages end up on filesystems.
+    /// Swap space that is kept on filesystems.
     pub swaps: Vec<SwapSpace>,
-    /// What could not be found out: one line each.
+    /// What could not be read, one line each.
     pub notes: Vec<String>,
 }
 
 /// What is known of a filesystem beyond its entry in the mount table.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Details {
-    /// Other mounts of it, those of its root directory first. A mount of a single file is among
-    /// them: open with O_NONBLOCK, and check what was opened.
+    /// Other mount points, those of its root directory first. Some may be mounts of a single file: open them with
+    /// O_NONBLOCK, and check what was opened.
     pub alternatives: Vec<Vec<u8>>,
     /// Names of its device or devices, the mount table's first.
     pub names: Vec<String>,
-    /// What its device is made of, from the top down, for people.
+    /// The devices and files that it depends on, from the top down, for messages.
     pub stands_on: Vec<String>,
-    /// The filesystems that it stands on, by their devices.
+    /// The filesystems that it depends on, by their devices.
     pub under: Vec<DeviceNumber>,
-    /// All its devices end at hardware of the machine: nothing of this system is behind it.
+    /// All its devices end at the machine's own hardware, so no other filesystem of this system is below it.
     pub is_on_hardware: bool,
     /// The whole filesystem is mounted read-only, or its type cannot be written.
     pub is_read_only: bool,
 }
 
-/// Swap space whose pages end up on a filesystem.
+/// Swap space whose pages are written to a filesystem's device or file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapSpace {
     /// The swap file or device.
     pub name: String,
     /// Device of the filesystem.
     pub on: DeviceNumber,
-    /// Pages are written through the filesystem (a loop device is on the way) rather than right to
-    /// the blocks of a swap file: then a freeze stops them.
+    /// Pages are written through the filesystem (a loop device is in between) and not to the blocks of a swap file
+    /// directly; a freeze blocks them.
     pub through: bool,
 }
 
 impl Survey {
-    /// Looks at `system`, whose mount table is `mounts`. Reads /proc, /sys and /run/udev, and looks
-    /// up the files behind loop devices; opens no device but a loop device whose file is not where
-    /// its path says.
+    /// Reads `system`, whose mount table is `mounts`: /proc, /sys and /run/udev, and the files behind loop devices.
+    /// Opens no device, except a loop device whose file is not at its recorded path.
     pub fn read(system: &System, mounts: &[Mount]) -> Self {
         Self::read_with(
             system,
@@ -87,8 +85,8 @@ impl Survey {
         )
     }
 
-    /// [`Survey::read`] with the question for device nodes answered by `stat_source`, and that for
-    /// the filesystem of the file behind a loop device by `loop_status`.
+    /// As [`Survey::read`]. `stat_source` returns the device number of a device node, `loop_status` that of the
+    /// filesystem of the file behind a loop device.
     pub(super) fn read_with(
         system: &System,
         mounts: &[Mount],
@@ -115,7 +113,7 @@ impl Survey {
         survey
     }
 
-    /// Which of the mounts that cannot be frozen could change on a disk of this machine meanwhile.
+    /// Finds the mounts that cannot be frozen and may be written on a local disk meanwhile.
     fn find_writable(&mut self, mounts: &[Mount], stat_source: StatSource<'_>) {
         let seen: HashSet<DeviceNumber> = mounts
             .iter()
@@ -140,7 +138,7 @@ impl Survey {
         }
     }
 
-    /// Filesystems that this process does not see.
+    /// Adds filesystems that are not mounted in this process's mount namespace.
     fn find_elsewhere(&mut self, system: &System, mounts: &[Mount]) {
         for found in superblocks::elsewhere(system, mounts) {
             let text = match &found.place {
@@ -154,7 +152,7 @@ impl Survey {
                     found.device
                 ),
             };
-            // It has no mountpoint here.
+            // It has no mount point here.
             let mountpoint = found.device.into_bytes();
             self.writable.insert(mountpoint.clone());
             self.skipped.push(Skipped {
@@ -165,7 +163,7 @@ impl Survey {
         }
     }
 
-    /// A btrfs that is mounted by several of its devices is one filesystem: the first.
+    /// Makes a btrfs that is mounted by several of its devices one filesystem, that of its first mount.
     fn fold_btrfs(&mut self, members: &[Vec<DeviceNumber>]) {
         let mut first: HashMap<DeviceNumber, Vec<u8>> = HashMap::new();
         let mut kept = Vec::with_capacity(self.filesystems.len());
@@ -189,7 +187,7 @@ impl Survey {
         self.filesystems = kept;
     }
 
-    /// Leaves out what counted as a filesystem until now; its own further mounts go with it.
+    /// Moves a filesystem to the skipped mounts, as a further mount of `first`; its own further mounts follow.
     fn skip_as_second(&mut self, filesystem: Filesystem, first: &[u8]) {
         for skipped in &mut self.skipped {
             if let SkipReason::SecondMount { first: other } = &mut skipped.reason {
@@ -265,7 +263,7 @@ impl Survey {
         }
     }
 
-    /// From each device of a filesystem to the number by which it goes.
+    /// From each device of a filesystem to the device number that identifies it.
     fn own_numbers(&self, members: &[Vec<DeviceNumber>]) -> Numbers {
         let mut numbers = Numbers::new();
         for filesystem in &self.filesystems {
@@ -289,7 +287,7 @@ impl Survey {
         }
     }
 
-    /// Further mounts of each filesystem, and what overlays are made of.
+    /// Finds further mounts of each filesystem, and the layers of overlays.
     fn find_mounts(&mut self, mounts: &[Mount], own: &Numbers, locator: &Locator<'_>) {
         let first: HashMap<DeviceNumber, &[u8]> = self
             .filesystems
@@ -312,9 +310,9 @@ impl Survey {
             let Some(details) = self.details.get_mut(device) else {
                 continue;
             };
-            let known = first.get(device) == Some(&mount.mountpoint.as_slice())
+            let is_known = first.get(device) == Some(&mount.mountpoint.as_slice())
                 || details.alternatives.contains(&mount.mountpoint);
-            if !known && details.alternatives.len() < MAX_ALTERNATIVES {
+            if !is_known && details.alternatives.len() < MAX_ALTERNATIVES {
                 details.alternatives.push(mount.mountpoint.clone());
             }
         }
@@ -329,12 +327,12 @@ impl Survey {
     ) {
         let holders = |device: &str, path: &[u8]| -> Vec<DeviceNumber> {
             let devices = find_file(device, path).devices;
-            let settle = |device| own.get(&device).copied().unwrap_or(device);
-            devices.into_iter().map(settle).collect()
+            let unify = |device| own.get(&device).copied().unwrap_or(device);
+            devices.into_iter().map(unify).collect()
         };
         for swap in swaps::read(system) {
             let name = String::from_utf8_lossy(&swap.path).into_owned();
-            // Filesystems that pages are written through, to follow down.
+            // Filesystems that pages are written through, whose dependencies are still to be followed.
             let mut waiting: Vec<DeviceNumber> = Vec::new();
             if swap.is_file {
                 for on in holders("", &swap.path) {
@@ -400,7 +398,7 @@ impl Details {
     }
 }
 
-/// Whether an XFS keeps its log or its data on a further device.
+/// Whether an XFS has its log or its real-time data on a further device.
 fn has_further_devices(mount: &Mount) -> bool {
     let mut options = mount.super_options.split(',');
     options.any(|option| option.starts_with("logdev=") || option.starts_with("rtdev="))

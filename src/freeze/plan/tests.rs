@@ -1,4 +1,4 @@
-//! Plans over written-down systems, and over any stacking at all.
+//! Plans for recorded systems, and for any stacking.
 
 mod property;
 mod systems;
@@ -6,8 +6,8 @@ mod systems;
 use super::*;
 use crate::probe::{System, capture, mountinfo};
 
-/// The survey of a system: `description` as [`capture::build`] takes it, files that exist, the
-/// table of swaps, the mount table, and block devices of the guest by path.
+/// The survey of a system: `description` as [`capture::build`] takes it, files that exist, the table of swaps, the
+/// mount table, and block devices of the guest by path.
 #[derive(Default)]
 struct Guest<'a> {
     description: &'a str,
@@ -51,7 +51,7 @@ fn names(plan: &Plan) -> Vec<String> {
         .collect()
 }
 
-/// The mountpoints of each batch.
+/// The mount points of each batch.
 fn batches(plan: &Plan) -> Vec<Vec<String>> {
     plan.targets
         .chunk_by(|a, b| a.batch == b.batch)

@@ -1,15 +1,14 @@
-//! Globs for mountpoints, types and devices. Pure.
+//! Globs for mount points, types and devices. Pure.
 //!
-//! `*` stands for any text, slashes included: whoever writes `/data/*` means everything below
-//! `/data`, however deep, as with the patterns of find(1)'s `-path`. So `**` means the same as `*`.
-//! `/data/*` does not mean `/data` itself. `?` is one character, `[a-c]` one of a set, `[!a-c]` or
-//! `[^a-c]` one outside it, a backslash takes the special meaning from what follows. The whole text
-//! has to match. Mountpoints need not be UTF-8: a byte that is not is a character of its own.
+//! `*` matches any text, slashes included: `/data/*` is everything below `/data` at any depth, as with find(1)'s
+//! `-path`. So `**` means the same as `*`. `/data/*` does not match `/data` itself. `?` is one character, `[a-c]` one
+//! of a set, `[!a-c]` or `[^a-c]` one outside of it; a backslash removes the special meaning of the next character. The
+//! whole text has to match. Mount points need not be UTF-8: a byte that is not part of a character counts as one.
 
-/// A character, or a byte that belongs to none.
+/// A character, or a byte that is not part of one.
 type Unit = u32;
 
-/// First unit of the bytes that belong to no character.
+/// First unit of such bytes, above all characters.
 const BYTES: Unit = 0x11_0000;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,16 +22,16 @@ enum Token {
     },
 }
 
-/// A glob, ready to match.
+/// A parsed glob.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Glob(Vec<Token>);
 
 impl Glob {
-    /// Reads a glob.
+    /// Parses a glob.
     ///
     /// # Errors
-    /// A set without an end or with a range the wrong way round, or a backslash at the end: what
-    /// is wrong, to follow after the pattern.
+    /// A set without an end or with a reversed range, or a backslash at the end; the error follows the pattern in the
+    /// warning.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         let mut tokens = Vec::new();
         let mut rest = text.chars();
@@ -49,12 +48,11 @@ impl Glob {
         Ok(Self(tokens))
     }
 
-    /// Whether the whole of `text` matches. Takes time in proportion to the product of the lengths
-    /// at worst.
+    /// Whether the whole of `text` matches. Takes time proportional to the product of the lengths at worst.
     pub fn matches(&self, text: &[u8]) -> bool {
         let text = units(text);
         let (mut token, mut unit) = (0, 0);
-        // Where the last star stands, and up to where it has eaten.
+        // The last star, and the end of what it has matched so far; a mismatch backtracks there.
         let mut star: Option<(usize, usize)> = None;
         loop {
             match (self.0.get(token), text.get(unit)) {
@@ -68,9 +66,9 @@ impl Glob {
                     unit += 1;
                 }
                 _ => match star {
-                    Some((at, eaten)) if eaten < text.len() => {
-                        star = Some((at, eaten + 1));
-                        (token, unit) = (at + 1, eaten + 1);
+                    Some((at, matched)) if matched < text.len() => {
+                        star = Some((at, matched + 1));
+                        (token, unit) = (at + 1, matched + 1);
                     }
                     _ => return false,
                 },
@@ -94,7 +92,7 @@ impl Token {
     }
 }
 
-/// What follows an opening bracket, the closing one included, which as the first member is one.
+/// Parses a set after its `[`, up to and including the `]`. A `]` as the first member is a member.
 fn set(rest: &mut std::str::Chars<'_>) -> Result<Token, &'static str> {
     const OPEN: &str = "has a '[' without its ']'";
     let mut negated = false;

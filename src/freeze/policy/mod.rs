@@ -1,9 +1,9 @@
-//! What the operator decided about freezing: which filesystems, how strictly, for how long. Floor 3.
+//! The operator's settings for freezing: which filesystems, how strictly, for how long. Floor 3.
 //!
-//! The configuration fills these types and the planning and the engine read them. The defaults do
-//! what the original agent does, but for the limits and for a freeze by someone else, which is an
-//! error here. Whatever the operator wrote, there is a policy: what makes no sense is refused by
-//! [`Pattern::parse`], [`FreezeMode::parse`] and [`seconds`] with words for the warning.
+//! The configuration fills these types; the plan and the engine read them. The defaults do what QEMU's agent does,
+//! except for the limits and for a filesystem that another process has frozen, which is an error here.
+//! [`Pattern::parse`], [`FreezeMode::parse`] and [`seconds`] refuse invalid values with the text of the warning, and
+//! the caller keeps the default, so there always is a policy.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,15 +11,15 @@ use std::time::Duration;
 mod glob;
 pub use glob::Glob;
 
-/// A glob over one side of a filesystem.
+/// A glob for one property of a filesystem.
 ///
-/// `/data/*` is about the mountpoint, `type:xfs` about the type, `dev:/dev/sdb*` about the device,
-/// by any of its names: the mount table's, the kernel's, the device mapper's and the links of udev.
-/// A btrfs has the names of all its devices. See [`Glob`] for the notation.
+/// `/data/*` is for the mount point, `type:xfs` for the type, `dev:/dev/sdb*` for the device by any of its names: the
+/// mount table's, the kernel's, the device mapper's and the links of udev. A btrfs has the names of all its devices.
+/// See [`Glob`] for the notation.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
-    side: PatternSubject,
+    subject: PatternSubject,
     glob: Glob,
 }
 
@@ -31,24 +31,24 @@ enum PatternSubject {
 }
 
 impl Pattern {
-    /// Reads one pattern.
+    /// Parses a pattern.
     ///
     /// # Errors
-    /// It is no pattern: the sentence says which and why.
+    /// The text is no pattern; the error names the pattern and the reason.
     pub fn parse(text: &str) -> Result<Self, String> {
         let fail = |why: &str| Err(format!("the pattern '{text}' {why}"));
-        let (side, glob) = if let Some(fstype) = text.strip_prefix("type:") {
+        let (subject, glob) = if let Some(fstype) = text.strip_prefix("type:") {
             (PatternSubject::Type, fstype.to_owned())
         } else if let Some(device) = text.strip_prefix("dev:") {
-            let bare = !device.starts_with(['/', '*', '?', '[', '\\']) && !device.is_empty();
-            let directory = if bare { "/dev/" } else { "" };
+            let is_relative = !device.starts_with(['/', '*', '?', '[', '\\']) && !device.is_empty();
+            let directory = if is_relative { "/dev/" } else { "" };
             (PatternSubject::Device, directory.to_owned() + device)
         } else if text.starts_with(['/', '*', '?', '[', '\\']) {
-            // No mountpoint ends with a slash but the root's.
-            let bare = text.trim_end_matches('/');
+            // No mount point but the root ends with a slash.
+            let path = text.trim_end_matches('/');
             (
                 PatternSubject::Mountpoint,
-                if bare.is_empty() { "/" } else { bare }.into(),
+                if path.is_empty() { "/" } else { path }.into(),
             )
         } else {
             return fail("begins with none of '/', 'type:' and 'dev:'");
@@ -59,16 +59,16 @@ impl Pattern {
         match Glob::new(&glob) {
             Ok(glob) => Ok(Self {
                 text: text.to_owned(),
-                side,
+                subject,
                 glob,
             }),
             Err(why) => fail(why),
         }
     }
 
-    /// Whether it means a filesystem with this mountpoint, type and names of its device.
+    /// Whether a filesystem with this mount point, type and device names matches.
     pub fn matches(&self, mountpoint: &[u8], fstype: &str, devices: &[String]) -> bool {
-        match self.side {
+        match self.subject {
             PatternSubject::Mountpoint => self.glob.matches(mountpoint),
             PatternSubject::Type => self.glob.matches(fstype.as_bytes()),
             PatternSubject::Device => devices
@@ -84,27 +84,27 @@ impl fmt::Display for Pattern {
     }
 }
 
-/// What a freeze does at all.
+/// What a freeze includes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum FreezeMode {
     /// Hooks and filesystems.
     #[default]
     All,
-    /// Hooks alone: applications go quiet, no filesystem is frozen.
+    /// Hooks only: applications are quiesced, no filesystem is frozen.
     HooksOnly,
     /// Nothing.
     Off,
 }
 
 impl FreezeMode {
-    /// The mode of that name.
+    /// The mode of this name in the configuration.
     pub fn parse(name: &str) -> Option<Self> {
         [Self::All, Self::HooksOnly, Self::Off]
             .into_iter()
             .find(|mode| mode.name() == name)
     }
 
-    /// Its name in the configuration.
+    /// The name in the configuration.
     pub const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
@@ -117,30 +117,29 @@ impl FreezeMode {
 /// Which filesystems are frozen, and what is an error.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FreezePolicy {
-    /// If not empty, only what one of these means is frozen.
+    /// If not empty, only what matches one of these is frozen.
     pub include: Vec<Pattern>,
-    /// What is never frozen, included or not, and even if the host names it.
+    /// What matches is never frozen, even if `include` or the host names it.
     pub exclude: Vec<Pattern>,
-    /// Where a failure to open or freeze is a note, and the run goes on.
+    /// Where a failure to open or freeze is recorded, and the run goes on.
     pub optional: Vec<Pattern>,
-    /// What a freeze does at all.
+    /// What a freeze includes.
     pub freeze: FreezeMode,
-    /// A chosen filesystem that cannot be frozen (of a type without freezing, covered by a later
-    /// mount) is an error instead of being left out.
+    /// A chosen filesystem that cannot be frozen (its type does not support it, or a later mount covers it) is an error
+    /// instead of being skipped.
     pub strict: bool,
-    /// A filesystem that someone else has frozen is left out, as by the original, instead of being
-    /// an error.
+    /// A filesystem that another process has frozen is skipped, as by QEMU's agent, instead of being an error.
     pub ignore_frozen: bool,
-    /// RCU grace periods are not expedited while filesystems are frozen one by one.
+    /// RCU grace periods are not expedited while filesystems are frozen.
     pub normal_rcu: bool,
 }
 
-/// How long things may take. `None` is without end.
+/// Time limits; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FreezeLimits {
-    /// From the last FIFREEZE until everything is thawed without being asked.
+    /// From right before the first FIFREEZE until the agent thaws without a request.
     pub hold: Option<Duration>,
-    /// For one step (open, flush, freeze) at one filesystem.
+    /// For one step (open, flush, freeze or thaw) of one filesystem.
     pub step: Option<Duration>,
 }
 
@@ -148,13 +147,13 @@ impl FreezeLimits {
     /// 15 minutes.
     pub const DEFAULT_HOLD_SECONDS: u64 = 900;
 
-    /// 5 minutes. What takes long without being stuck is the first flush. The kernel lets a fifth
-    /// of the memory get dirty: of 32 GiB that is written in this time at 22 MiB/s, which is slow
-    /// even for one disk. Applications still work during the first flush, so waiting harms none;
-    /// a limit that ends it would fail backups that the original makes.
+    /// 5 minutes. What takes long without being stuck is the first flush. The kernel lets a fifth of the memory get
+    /// dirty: for 32 GiB of memory that is written in this time at 22 MiB/s, which is slow even for one disk.
+    /// Applications still work during the first flush, so the wait harms none; a limit that ends it would fail backups
+    /// that QEMU's agent makes.
     pub const DEFAULT_STEP_SECONDS: u64 = 300;
 
-    /// A week: more is taken for a slip of the pen.
+    /// A week; a larger number is taken for a mistake.
     pub const MAX_SECONDS: u64 = 7 * 24 * 3600;
 }
 
@@ -167,10 +166,10 @@ impl Default for FreezeLimits {
     }
 }
 
-/// Reads a limit in seconds, 0 for none.
+/// Parses a limit in seconds; 0 for none.
 ///
 /// # Errors
-/// It is no number up to [`FreezeLimits::MAX_SECONDS`]: what it is instead, to follow after the value.
+/// The text is no number up to [`FreezeLimits::MAX_SECONDS`]; the error follows the value in the warning.
 pub fn seconds(text: &str) -> Result<Option<Duration>, String> {
     match text.trim_ascii().parse::<u64>() {
         Ok(0) => Ok(None),

@@ -1,30 +1,30 @@
-//! The consistency level: what a snapshot taken between freeze and thaw is worth, and what lowers it.
+//! The consistency level of a snapshot taken between freeze and thaw, and what lowers it.
 //!
-//! The level speaks of what the host asked for: of every filesystem on a local disk that could be written, or of those
-//! that it named. What the operator excludes or makes optional does not lower it. docs/consistency.md has the rule as a
-//! table, which tests/documents holds against this file.
+//! The level refers to what the host asked for: every filesystem on a local disk that was writable, or those that it
+//! named. What the operator excludes or makes optional does not lower it. docs/consistency.md has the rule as a table,
+//! which tests/documents compares with this file.
 
 use super::{Applications, FilesystemOutcome, FilesystemRecord, Report, RunEnd};
 use crate::hooks::{HookRecord, HookStatus, Phase, sources};
 use serde::{Deserialize, Serialize};
 
-/// What a snapshot is worth.
+/// Consistency of a snapshot, lowest first.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Level {
     /// The request failed: the host was told that nothing is frozen.
     #[default]
     None,
-    /// As after a power cut: something that counts was not held until the thaw, or lost data before it.
+    /// As after a power cut: a filesystem that matters was not held until the thaw, or lost data before it.
     Crash,
-    /// Every filesystem that counts was held until the thaw, but it is not certain that all applications were quiet.
+    /// Every filesystem that matters was held until the thaw, but not all applications were surely quiesced.
     Filesystem,
-    /// Besides, hooks ran, and all of them succeeded.
+    /// As `Filesystem`, and hooks ran, all of them with success.
     Application,
 }
 
 impl Level {
-    /// Its name, as in the report.
+    /// Name in the report.
     pub const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -50,7 +50,7 @@ pub enum Hold {
 impl FilesystemRecord {
     /// Whether it did not change until the thaw.
     pub fn is_held(&self) -> bool {
-        // Reports of earlier versions do not say it.
+        // Reports of earlier versions have no `held`.
         self.held.is_some()
             || matches!(
                 self.outcome,
@@ -58,7 +58,7 @@ impl FilesystemRecord {
             )
     }
 
-    /// Why it is held, as things stand.
+    /// Why it is held, by its current outcome.
     fn hold(&self) -> Option<Hold> {
         match self.outcome {
             FilesystemOutcome::Frozen | FilesystemOutcome::Thawed => Some(Hold::Frozen),
@@ -77,7 +77,7 @@ impl FilesystemRecord {
             (FilesystemOutcome::ThawedByOthers, _) => {
                 Some(format!("{name}: thawed by another process"))
             }
-            // What may fail may not be thawed by others: its writes were promised to wait.
+            // `optional` covers a failure to freeze, not a thaw by others after its writes were promised to wait.
             _ if self.optional => None,
             (_, Some(detail)) if detail.contains(name.as_str()) => Some(detail.clone()),
             (_, Some(detail)) => Some(format!("{name}: {detail}")),
@@ -87,7 +87,7 @@ impl FilesystemRecord {
 }
 
 impl Report {
-    /// Adds up the times and judges, as things stand.
+    /// Updates durations and level by the current contents.
     pub fn compute_level(&mut self) {
         let stages = &self.stages;
         self.filesystems_seconds = stages.freeze + stages.held + stages.thaw;
@@ -106,7 +106,7 @@ impl Report {
             .map(|(level, _)| *level)
             .min()
             .unwrap_or(Level::Application);
-        // The worst first.
+        // Lowest level first.
         reasons.sort_by_key(|(level, _)| *level);
         self.level_reasons = reasons.into_iter().map(|(_, text)| text).collect();
         let sources = self.hooks.iter().map(|hook| hook.source.as_str());
@@ -116,7 +116,7 @@ impl Report {
         self.tags.dedup();
     }
 
-    /// Everything that keeps the level low: the highest that is left, and why.
+    /// Everything that limits the level: the highest level it leaves, and the text.
     fn reasons(&self) -> Vec<(Level, String)> {
         let mut reasons = Vec::new();
         match self.end {
@@ -157,10 +157,10 @@ impl Report {
         reasons
     }
 
-    /// Why it is not certain that all applications were quiet.
+    /// Why not all applications were surely quiesced.
     fn applications_reason(&self) -> Option<String> {
-        let named = |is_meant: &dyn Fn(&HookRecord) -> bool| {
-            let mut hooks = self.hooks.iter().filter(|hook| is_meant(hook));
+        let named = |is_selected: &dyn Fn(&HookRecord) -> bool| {
+            let mut hooks = self.hooks.iter().filter(|hook| is_selected(hook));
             let first = hooks.next().map(|hook| {
                 let name = hook.path.rsplit('/').next().unwrap_or(&hook.path);
                 format!("hook {name}")

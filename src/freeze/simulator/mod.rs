@@ -1,5 +1,8 @@
-//! A world of filesystems that fails, or ends the agent, at any step it is told to; and the
-//! engine driven through every such step.
+//! A simulated system for the engine, whose operations fail, or end the agent, at any chosen step.
+//!
+//! [`Simulator`] implements [`Ops`] over plain values and asserts the rules that hold at every step: nothing is logged
+//! and no hook runs while something is frozen. `tests` drives the engine through every fault at every step; `parties`
+//! simulates agent, guardian, hook master and host together.
 
 mod ops;
 mod parties;
@@ -31,67 +34,67 @@ use std::time::{Duration, SystemTime};
 /// What happens at the chosen step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
-    /// The operation answers this errno.
+    /// The operation fails with this errno.
     Errno(i32),
     /// The agent dies before the operation.
     Death,
-    /// The agent dies right after it.
+    /// The agent dies right after the operation.
     DeathAfter,
 }
 
 #[derive(Debug, Default)]
 struct World {
     mountpoints: Vec<&'static str>,
-    /// What stands on what, as the plan knows it: above, below.
+    /// Dependencies that the plan knows: above, below.
     under: Vec<(usize, usize)>,
-    /// The same, as nobody knows it.
-    hidden: Vec<(usize, usize)>,
-    /// These are on hardware.
+    /// Dependencies that the plan does not know.
+    hidden_dependencies: Vec<(usize, usize)>,
+    /// Filesystems on hardware.
     on_hardware: Vec<usize>,
-    /// What FIFREEZE has been asked for and waits, for it writes to what is frozen.
+    /// Filesystems whose FIFREEZE waits, because it writes to a frozen one.
     blocked: Vec<usize>,
-    /// What had not answered when it was last looked at, in the order of the batch.
+    /// Filesystems whose FIFREEZE had not returned at the last wait, in the order of the batch.
     late: Vec<usize>,
-    /// The hooks mount this.
+    /// What the hooks mount.
     mounted_by_hooks: Option<&'static str>,
-    /// Bytes that are dirty, before each flush in turn; the last stays.
+    /// Dirty bytes before each flush in turn; the last value stays.
     dirty: Vec<Option<u64>>,
     rcu_expedited: bool,
     frozen: Vec<bool>,
     marker: bool,
-    hushed: bool,
+    in_frozen_section: bool,
     has_hook: bool,
-    /// The hook master asks that nothing be frozen.
+    /// The hook master asks that no filesystem be frozen.
     leaves_filesystems: bool,
     freeze_hooks: u32,
     thaw_hooks: u32,
     kept: Vec<Report>,
     guardian: Option<GuardianState>,
     entrusted: Vec<usize>,
-    /// The run as the guardian was told of it.
-    told: Option<Report>,
-    /// The guardian's last word.
+    /// The report in the guardian's hands.
+    reported: Option<Report>,
+    /// The end of the freeze by the guardian, until the agent reads it.
     ended: Option<Expiry>,
-    /// What the next thaw must hear.
+    /// What the next thaw reports.
     expired: Option<Expiry>,
     steps: Vec<String>,
     fault: Option<(usize, Fault)>,
     /// The agent is asked to stop after so many operations.
     stops_at: Option<usize>,
-    /// Operations that answer an errno, once each, by their names.
+    /// Operations that fail with an errno, once each, by their names.
     refusals: Vec<(String, i32)>,
-    /// In which order what is done side by side comes to its end: the number of a permutation.
+    /// The order in which parallel operations end: the number of a permutation.
     turn: usize,
-    /// How many may be frozen or thawed at once.
+    /// Upper limit of parallel calls, as given to `enter_frozen_section`.
     at_once: usize,
     clock: Duration,
 }
 
 impl World {
-    /// Something happens to the guardian, if there is one.
-    fn guardian_sees(&mut self, event: Event) {
+    /// Applies an event to the guardian, if there is one, and carries out its actions.
+    fn apply_guardian_event(&mut self, event: Event) {
         if let Event::Request(Request::Frozen { report, .. }) = &event {
-            self.told = Some((**report).clone());
+            self.reported = Some((**report).clone());
         }
         let actions = self
             .guardian
@@ -103,7 +106,7 @@ impl World {
                 Action::Yield | Action::Await | Action::HandOver => {}
                 Action::Undo {
                     hooks,
-                    reports_early_end: tell,
+                    reports_early_end,
                     ..
                 } => {
                     self.rcu_expedited = false;
@@ -113,22 +116,22 @@ impl World {
                     self.marker = false;
                     self.thaw_hooks += u32::from(hooks == Hooks::Frozen && self.has_hook);
                     self.ended = Some(expiry());
-                    self.expired = tell.then(expiry);
-                    self.kept.extend(self.told.take().map(|mut report| {
+                    self.expired = reports_early_end.then(expiry);
+                    self.kept.extend(self.reported.take().map(|mut report| {
                         report.errors.push(GUARDIANS.into());
                         report.end(RunEnd::Expiry);
                         report
                     }));
                 }
                 Action::Leave => self.guardian = None,
-                // Calls answer at once here, so that none is still out at the end of a run.
+                // Every call returns at once here, so none is pending at the end of a run.
                 Action::Retire | Action::TakeBack => unreachable!("{action:?}"),
             }
         }
     }
 }
 
-/// What only the guardian writes into a report.
+/// An error that only the guardian writes into a report.
 const GUARDIANS: &str = "kept by the guardian";
 
 fn expiry() -> Expiry {
@@ -157,7 +160,7 @@ impl Simulator {
         this
     }
 
-    /// A pair on hardware, then one that stands on another, then that, then the root.
+    /// Two filesystems on hardware, then one that depends on another, then that, then the root.
     fn stacked() -> Self {
         let this = Self::new(&["/", "/data", "/data/loop", "/srv", "/opt"]);
         {
@@ -168,19 +171,19 @@ impl Simulator {
         this
     }
 
-    /// What is done side by side ends in that order.
+    /// Sets the order in which parallel operations end.
     fn in_turn(self, turn: usize) -> Self {
         self.0.borrow_mut().turn = turn;
         self
     }
 
-    /// The hook master asks that nothing be frozen, if `leaves`.
-    fn leaving(self, leaves: bool) -> Self {
-        self.0.borrow_mut().leaves_filesystems = leaves;
+    /// Sets whether the hook master asks that no filesystem be frozen.
+    fn with_hooks_only(self, hooks_only: bool) -> Self {
+        self.0.borrow_mut().leaves_filesystems = hooks_only;
         self
     }
 
-    /// The operations of these names fail.
+    /// Makes the operations of these names fail.
     fn refusing(self, refusals: Vec<(String, i32)>) -> Self {
         self.0.borrow_mut().refusals = refusals;
         self
@@ -191,7 +194,7 @@ impl Simulator {
         self
     }
 
-    /// One operation: `act` happens unless the fault strikes here.
+    /// One operation: `act` happens unless the fault is for this step.
     fn step<R>(&self, name: String, act: impl FnOnce(&mut World) -> R) -> io::Result<R> {
         let mut world = self.0.borrow_mut();
         world.clock += Duration::from_millis(1);
@@ -218,8 +221,8 @@ impl Simulator {
         }
     }
 
-    /// One step for each, in the order of the world's turn.
-    fn side_by_side(
+    /// One step for each handle, in the order of the world's permutation.
+    fn in_parallel(
         &self,
         what: &str,
         handles: &[&usize],
@@ -241,7 +244,7 @@ impl Simulator {
     }
 }
 
-/// The numbers below `count` in one of their orders, of which there are as many as `count` factorial; 0 is the usual one.
+/// The permutation of 0..`count` with this number, of `count` factorial; 0 is the sorted one.
 fn permutation(count: usize, number: usize) -> Vec<usize> {
     let mut left: Vec<usize> = (0..count).collect();
     let mut number = number;
@@ -263,7 +266,7 @@ fn text(e: io::Error) -> String {
     crate::sys::strerror(&e)
 }
 
-/// What the plan sees of the world.
+/// The survey that the plan gets.
 fn survey_of(world: &mut World) -> Survey {
     let filesystem = |(index, name): (usize, &&str)| Filesystem {
         mountpoint: name.as_bytes().to_vec(),
@@ -296,15 +299,18 @@ fn survey_of(world: &mut World) -> Survey {
 }
 
 impl World {
-    /// Whether FIFREEZE of it writes to what is frozen.
-    fn is_held_up(&self, index: usize) -> bool {
-        let bases = self.hidden.iter().filter(|(above, _)| *above == index);
+    /// Whether its FIFREEZE writes to what is frozen.
+    fn waits_for_frozen(&self, index: usize) -> bool {
+        let bases = self
+            .hidden_dependencies
+            .iter()
+            .filter(|(above, _)| *above == index);
         bases.into_iter().any(|&(_, below)| self.frozen[below])
     }
 
-    /// What was held up goes on where it can.
-    fn go_on(&mut self) {
-        while let Some(place) = self.blocked.iter().position(|&i| !self.is_held_up(i)) {
+    /// Completes the FIFREEZE calls that no longer wait.
+    fn resume_blocked(&mut self) {
+        while let Some(place) = self.blocked.iter().position(|&i| !self.waits_for_frozen(i)) {
             let index = self.blocked.remove(place);
             self.frozen[index] = true;
         }

@@ -1,4 +1,4 @@
-//! What the engine asks of the world, one step each.
+//! The engine's operations, one step each.
 
 use super::*;
 
@@ -44,8 +44,11 @@ impl Ops for Simulator {
 
     fn freeze(&mut self, handles: &[&usize]) -> Vec<Option<Timed>> {
         assert!(handles.len() <= self.0.borrow().at_once, "too many at once");
-        let done = self.side_by_side("freeze", handles, |world, index| {
-            assert!(world.hushed, "the log gate is open during a freeze");
+        let done = self.in_parallel("freeze", handles, |world, index| {
+            assert!(
+                world.in_frozen_section,
+                "the log gate is open during a freeze"
+            );
             assert!(!world.blocked.contains(&index) && !world.frozen[index]);
             for &(above, below) in &world.under {
                 assert!(
@@ -53,7 +56,7 @@ impl Ops for Simulator {
                     "frozen after what it stands on"
                 );
             }
-            if world.is_held_up(index) {
+            if world.waits_for_frozen(index) {
                 world.blocked.push(index);
             } else {
                 world.frozen[index] = true;
@@ -61,39 +64,39 @@ impl Ops for Simulator {
             Ok(())
         });
         let mut world = self.0.borrow_mut();
-        let mut answers = Vec::new();
+        let mut results = Vec::new();
         world.late = Vec::new();
         for (result, &&index) in done.into_iter().zip(handles) {
             let is_blocked = world.blocked.contains(&index);
-            answers.push((!is_blocked).then(|| timed(result)));
+            results.push((!is_blocked).then(|| timed(result)));
             world.late.extend(is_blocked.then_some(index));
         }
-        answers
+        results
     }
 
-    fn wait_for_freeze(&mut self, patience: FreezeWait) -> Vec<Option<Timed>> {
-        let is_last = patience != FreezeWait::Delay;
+    fn wait_for_freeze(&mut self, wait: FreezeWait) -> Vec<Option<Timed>> {
+        let is_last = wait != FreezeWait::Delay;
         let mut world = self.0.borrow_mut();
-        let mut answers = Vec::new();
+        let mut results = Vec::new();
         for index in std::mem::take(&mut world.late) {
             let is_blocked = world.blocked.contains(&index);
             if is_blocked && !is_last {
                 world.late.push(index);
-                answers.push(None);
+                results.push(None);
                 continue;
             }
-            // Given up: what comes through later is taken back on the spot.
+            // Given up. The real pool thaws at once what the call freezes later; here the call freezes nothing.
             world.blocked.retain(|&blocked| blocked != index);
             let overdue = Err(io::ErrorKind::TimedOut.into());
-            answers.push(Some(timed(if is_blocked { overdue } else { Ok(()) })));
+            results.push(Some(timed(if is_blocked { overdue } else { Ok(()) })));
         }
-        answers
+        results
     }
 
     fn thaw(&mut self, handles: &[&usize]) -> Vec<Timed> {
-        let done = self.side_by_side("thaw", handles, |world, index| {
+        let done = self.in_parallel("thaw", handles, |world, index| {
             if std::mem::take(&mut world.frozen[index]) {
-                world.go_on();
+                world.resume_blocked();
                 Ok(())
             } else {
                 Err(io::Error::from_raw_os_error(libc::EINVAL))
@@ -115,11 +118,11 @@ impl Ops for Simulator {
         let count = |world: &mut World| match phase {
             Phase::Freeze => {
                 world.freeze_hooks += 1;
-                world.guardian_sees(Event::Request(Request::HooksCalled));
+                world.apply_guardian_event(Event::Request(Request::HooksCalled));
             }
             Phase::Thaw => {
                 world.thaw_hooks += 1;
-                world.guardian_sees(Event::Request(Request::HooksThawed));
+                world.apply_guardian_event(Event::Request(Request::HooksThawed));
             }
         };
         self.leave_frozen_section();
@@ -131,7 +134,7 @@ impl Ops for Simulator {
             count(world);
         });
         if result.is_err() {
-            // It ran, and failed.
+            // The master ran, and failed.
             count(&mut self.0.borrow_mut());
         }
         let failure = result.err().map(text);
@@ -202,7 +205,7 @@ impl Ops for Simulator {
         if let Some(expiry) = world.ended.take() {
             return Legacy::Ended(expiry);
         }
-        match (&world.guardian, &world.told) {
+        match (&world.guardian, &world.reported) {
             (Some(_), Some(report)) => {
                 let entrusted = |&number: &usize| Entrusted {
                     number,
@@ -239,18 +242,18 @@ impl Ops for Simulator {
         true
     }
 
-    fn send_to_guardian(&mut self, order: Request) {
+    fn send_to_guardian(&mut self, request: Request) {
         if self.0.borrow().guardian.is_none() {
             return;
         }
-        let name = match &order {
+        let name = match &request {
             Request::Frozen { .. } => "tell Frozen".into(),
             other => format!("tell {other:?}"),
         };
-        let told = self.step(name, |world| {
-            world.guardian_sees(Event::Request(order));
+        let sent = self.step(name, |world| {
+            world.apply_guardian_event(Event::Request(request));
         });
-        if told.is_err() {
+        if sent.is_err() {
             self.0.borrow_mut().guardian = None;
         }
     }
@@ -308,7 +311,7 @@ impl Ops for Simulator {
 
     fn enter_frozen_section(&mut self, at_once: usize) {
         let mut world = self.0.borrow_mut();
-        world.hushed = true;
+        world.in_frozen_section = true;
         world.at_once = at_once;
     }
 
@@ -340,7 +343,7 @@ impl Ops for Simulator {
             !world.frozen.contains(&true),
             "logging while something is frozen"
         );
-        world.hushed = false;
+        world.in_frozen_section = false;
     }
 
     fn now(&mut self) -> Duration {

@@ -1,10 +1,9 @@
-//! All parties together: the host, the agent and its successors, guardians, hook masters and hooks, on
-//! one virtual clock. A scheduler decides by a seed who goes next, and kills, stops and interrupts
-//! them at any step.
+//! All parties together: the host, the agent and its successors, guardians, hook masters and hooks, on one virtual
+//! clock. A scheduler chooses by a seed which party is next, and kills, stops and interrupts them at any step.
 //!
-//! The engine and the guardian's machine are the real ones. What the guardian's process, the link
-//! and the master do between them is modelled step by step. `PARTIES_SEED=N` repeats one run of the
-//! random pairs and tells it.
+//! The engine and the guardian's state machine are the real ones. What the guardian's process, the agent's client and
+//! the master do between them is modeled step by step. `PARTIES_SEED=N` repeats one run of the random pairs with its
+//! trace.
 
 mod agent;
 mod guardian;
@@ -13,20 +12,20 @@ mod master;
 mod service;
 mod world;
 
-use agent::Hands;
+use agent::AgentOps;
 use service::serve;
 use std::cell::RefCell;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use world::{Died, Fault, Ms, NEVER, Party, Random, World};
 
-/// One run, to the end of all.
-fn run(seed: u64, faults: Vec<(u64, Fault)>, tells: bool) -> World {
+/// Runs until nothing happens any more.
+fn run(seed: u64, faults: Vec<(u64, Fault)>, traces: bool) -> World {
     let world = Rc::new(RefCell::new(World::new(seed, faults)));
-    world.borrow_mut().trace = tells.then(Vec::new);
+    world.borrow_mut().trace = traces.then(Vec::new);
     loop {
-        let hands = Hands(world.clone());
-        let was_killed = match catch_unwind(AssertUnwindSafe(|| serve(&hands))) {
+        let ops = AgentOps(world.clone());
+        let was_killed = match catch_unwind(AssertUnwindSafe(|| serve(&ops))) {
             Ok(()) => false,
             Err(cause) if cause.is::<Died>() => world.borrow().agent.is_killed,
             Err(cause) => resume_unwind(cause),
@@ -36,8 +35,8 @@ fn run(seed: u64, faults: Vec<(u64, Fault)>, tells: bool) -> World {
         if !was_killed && !has_left {
             break;
         }
-        world.bury_agent(was_killed);
-        // The next one is started when its time has come.
+        world.end_agent(was_killed);
+        // The next agent starts when its time has come.
         let restart = world.restart.take();
         while restart.is_none_or(|at| world.now < at) {
             match world.advance(restart) {
@@ -61,7 +60,7 @@ fn run(seed: u64, faults: Vec<(u64, Fault)>, tells: bool) -> World {
 const PARTIES: [Party; 4] = [Party::Agent, Party::Guardian, Party::Master, Party::Hook];
 const TIMES: [Ms; 5] = [30, 1_500, 6_000, 45_000, NEVER];
 
-/// Every fault there is.
+/// Every possible fault.
 fn all_faults() -> Vec<Fault> {
     let mut all = vec![Fault::Terminate, Fault::Unfreeze(0), Fault::Unfreeze(1)];
     for party in PARTIES {
@@ -73,8 +72,8 @@ fn all_faults() -> Vec<Fault> {
 
 type Faults = Vec<(u64, Fault)>;
 
-/// Fails if anything is wrong: how often each thing was, and the story of its first run.
-fn tell(wrong: Vec<(u64, Faults, String)>) {
+/// Fails if there are broken runs; shows how often each kind occurs, and the trace of its first run.
+fn report_failures(wrong: Vec<(u64, Faults, String)>) {
     let mut kinds: Vec<(usize, &(u64, Faults, String))> = Vec::new();
     for one in &wrong {
         match kinds.iter_mut().find(|(_, first)| first.2 == one.2) {
@@ -83,21 +82,21 @@ fn tell(wrong: Vec<(u64, Faults, String)>) {
         }
     }
     kinds.sort_by_key(|(count, _)| std::cmp::Reverse(*count));
-    let story = |(count, (seed, faults, broken)): &(usize, &(u64, Faults, String))| {
-        let told = run(*seed, faults.clone(), true).trace.unwrap_or_default();
-        let told = told.join("\n");
-        format!("{count} runs: {broken}; seed {seed}, {faults:?}:\n{told}\n")
+    let describe = |(count, (seed, faults, broken)): &(usize, &(u64, Faults, String))| {
+        let trace = run(*seed, faults.clone(), true).trace.unwrap_or_default();
+        let trace = trace.join("\n");
+        format!("{count} runs: {broken}; seed {seed}, {faults:?}:\n{trace}\n")
     };
-    let stories: Vec<String> = kinds.iter().map(story).collect();
+    let descriptions: Vec<String> = kinds.iter().map(describe).collect();
     assert!(
         wrong.is_empty(),
         "{} runs are wrong\n{}",
         wrong.len(),
-        stories.join("\n")
+        descriptions.join("\n")
     );
 }
 
-/// What a run breaks, without numbers that differ.
+/// Runs, and returns the first broken rule, without its digits, which differ among runs of one kind.
 fn try_run(seed: u64, faults: Faults) -> Option<(u64, Faults, String)> {
     let world = run(seed, faults.clone(), false);
     let is_text = |c: &char| !c.is_ascii_digit();
@@ -105,7 +104,7 @@ fn try_run(seed: u64, faults: Faults) -> Option<(u64, Faults, String)> {
     Some((seed, faults, broken))
 }
 
-/// Two faults and the steps at which they strike.
+/// Two faults and the steps at which they occur.
 fn pair(seed: u64) -> Vec<(u64, Fault)> {
     let mut random = Random(!seed);
     let all = all_faults();
@@ -118,7 +117,7 @@ fn pair(seed: u64) -> Vec<(u64, Fault)> {
 
 #[test]
 fn without_a_fault_everything_is_frozen_and_thawed() {
-    tell(
+    report_failures(
         (0..500)
             .filter_map(|seed| try_run(seed, Vec::new()))
             .collect(),
@@ -136,7 +135,7 @@ fn every_single_fault_at_every_step() {
             wrong.extend(faults.filter_map(|fault| try_run(seed, vec![(step, fault)])));
         }
     }
-    tell(wrong);
+    report_failures(wrong);
 }
 
 #[test]
@@ -153,5 +152,5 @@ fn random_pairs_of_faults() {
                 .collect::<Vec<_>>()
         })
     });
-    tell(threads.map(|thread| thread.join().unwrap()).concat());
+    report_failures(threads.map(|thread| thread.join().unwrap()).concat());
 }

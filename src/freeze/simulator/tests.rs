@@ -33,7 +33,7 @@ fn the_whole_transaction_in_order() {
     assert_eq!(engine.freeze(None), Ok(3));
     assert!(engine.is_frozen() && world.0.borrow().marker);
     assert_eq!(engine.thaw(), Ok(3));
-    assert!(!engine.is_frozen() && !world.0.borrow().marker && !world.0.borrow().hushed);
+    assert!(!engine.is_frozen() && !world.0.borrow().marker && !world.0.borrow().in_frozen_section);
     assert!(
         world.0.borrow().kept.is_empty(),
         "the answer does not wait for it"
@@ -230,10 +230,10 @@ fn a_successor_inherits_the_freeze() {
     );
 }
 
-/// An adapter's settings can ask that hooks run and no filesystem be frozen.
+/// An adapter's settings can ask for hooks only, without a frozen filesystem.
 #[test]
 fn if_the_hooks_want_it_the_filesystems_are_left_alone() {
-    let world = Simulator::new(&MOUNTS).leaving(true);
+    let world = Simulator::new(&MOUNTS).with_hooks_only(true);
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(0));
     assert!(engine.is_frozen() && world.0.borrow().marker);
@@ -255,26 +255,26 @@ fn if_the_hooks_want_it_the_filesystems_are_left_alone() {
             assert!(filesystem.detail.as_ref().unwrap().contains("adapter"));
         }
     }
-    // It is a matter of one run.
+    // It applies to one run only.
     world.0.borrow_mut().leaves_filesystems = false;
     assert_eq!(engine.freeze(None), Ok(3));
     assert_eq!(engine.thaw(), Ok(3));
 }
 
-/// Every world of the exhaustive tests: flat and in levels, with each order in which what is done
-/// side by side may end, so that whatever part of a level may be frozen when the agent dies once is;
-/// and one whose hooks want no filesystem frozen.
+/// Every world of the exhaustive tests: flat and in levels, with each order in which parallel operations may end, so
+/// that every part of a level is the frozen one once when the agent dies; and one whose hooks ask for no frozen
+/// filesystem.
 fn worlds() -> impl Iterator<Item = impl Fn() -> Simulator + Copy> {
     let turns = (0..6).map(|turn| (false, turn, false));
     let turns = turns.chain((0..2).map(|turn| (true, turn, false)));
     let turns = turns.chain([(false, 0, true)]);
-    turns.map(|(stacked, turn, leaves)| {
+    turns.map(|(stacked, turn, hooks_only)| {
         move || {
             let world = match stacked {
                 true => Simulator::stacked(),
                 false => Simulator::new(&MOUNTS),
             };
-            world.in_turn(turn).leaving(leaves)
+            world.in_turn(turn).with_hooks_only(hooks_only)
         }
     })
 }
@@ -312,7 +312,7 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
             } else {
                 let thawed = engine.thaw();
                 if engine.is_frozen() {
-                    // The FITHAW that failed is named, and asking again mends it.
+                    // The FITHAW that failed is named, and a second thaw succeeds.
                     assert!(
                         thawed.unwrap_err().0.starts_with("failed to thaw /"),
                         "{at}"
@@ -321,22 +321,22 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
                 }
                 engine.conclude();
             }
-            let struck = world.steps()[step].clone();
+            let failed = world.steps()[step].clone();
             let world = world.0.borrow();
             assert!(!world.frozen.contains(&true), "{at}");
-            assert!(!world.hushed, "{at}");
-            assert!(!world.rcu_expedited || struck == "restore", "{at}");
+            assert!(!world.in_frozen_section, "{at}");
+            assert!(!world.rcu_expedited || failed == "restore", "{at}");
             assert_eq!(world.freeze_hooks, world.thaw_hooks, "{at}");
             assert!(world.guardian.is_none(), "{at}");
-            if struck != "unmark" {
+            if failed != "unmark" {
                 assert!(!world.marker, "{at}");
             }
         }
     }
 }
 
-/// The agent dies at every step. Before everything was frozen, and once it has begun to thaw, the
-/// guardian undoes; in between it holds for a successor.
+/// The agent dies at every step. Before everything is frozen, and once the thaw has begun, the guardian undoes; in
+/// between it keeps the freeze for the next agent.
 #[test]
 fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
     let faults = [Fault::Death, Fault::DeathAfter];
@@ -354,8 +354,8 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
                 break;
             }
             let at = format!("{fault:?} at {step}, {}", world.steps()[step]);
-            world.0.borrow_mut().hushed = false;
-            world.0.borrow_mut().guardian_sees(Event::Gone);
+            world.0.borrow_mut().in_frozen_section = false;
+            world.0.borrow_mut().apply_guardian_event(Event::Gone);
             assert!(!world.0.borrow().rcu_expedited, "{at}");
             let marker = world.0.borrow().marker;
             let held = world.0.borrow().frozen.iter().all(|&frozen| frozen);
@@ -422,14 +422,14 @@ fn without_a_hold_limit_a_freeze_holds_for_ever() {
 /// The agent was stopped when the limit passed: the guardian has acted, and the agent must not.
 #[test]
 fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
-    for looks_first in [true, false] {
+    for checks_first in [true, false] {
         let world = Simulator::new(&MOUNTS);
         let mut engine = engine_of(&world, false, LIMIT);
         assert_eq!(engine.freeze(None), Ok(3));
-        world.0.borrow_mut().guardian_sees(Event::Limit);
+        world.0.borrow_mut().apply_guardian_event(Event::Limit);
         world.0.borrow_mut().clock += Duration::from_secs(2000);
         assert!(!world.0.borrow().frozen.contains(&true));
-        if looks_first {
+        if checks_first {
             engine.check_hold();
             assert!(!engine.is_frozen());
         }
@@ -437,41 +437,40 @@ fn an_agent_that_wakes_up_after_the_guardian_acted_does_nothing_twice() {
         assert!(late.contains("was ended"), "{late}");
         assert_eq!(engine.thaw(), Ok(0));
         let world = world.0.borrow();
-        assert_eq!((world.thaw_hooks, world.hushed), (1, false));
+        assert_eq!((world.thaw_hooks, world.in_frozen_section), (1, false));
         assert_eq!(world.kept.len(), 1, "the guardian's report stands");
         assert_eq!(world.kept[0].errors, [GUARDIANS]);
     }
 }
 
-/// The successor of an agent that died hears that the guardian ended the freeze: it has no report
-/// of its own to keep.
+/// The next agent learns that the guardian ended the freeze; it has no report of its own to store.
 #[test]
 fn a_successor_keeps_no_report_of_what_the_guardian_ended() {
     let world = Simulator::new(&MOUNTS);
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
-    world.0.borrow_mut().guardian_sees(Event::Gone);
+    world.0.borrow_mut().apply_guardian_event(Event::Gone);
     let mut successor = engine_of(&world, true, LIMIT);
-    world.0.borrow_mut().guardian_sees(Event::Limit);
+    world.0.borrow_mut().apply_guardian_event(Event::Limit);
     successor.check_hold();
     assert!(!successor.is_frozen() && !successor.has_legacy());
     let kept = &world.0.borrow().kept;
     assert_eq!((kept.len(), kept[0].filesystems.len()), (1, 3));
 }
 
-/// A guardian that is told to end while it holds thaws; one that is told earlier or later leaves
-/// it to the agent.
+/// A guardian that gets SIGTERM while everything is frozen thaws; before and after that it leaves the thaw to the
+/// agent.
 #[test]
 fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
     let world = Simulator::new(&MOUNTS);
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
-    world.0.borrow_mut().guardian_sees(Event::Signaled);
+    world.0.borrow_mut().apply_guardian_event(Event::Signaled);
     assert!(!world.0.borrow().frozen.contains(&true));
     assert!(engine.thaw().is_err());
 
     let mut claimed = GuardianState::default();
-    for order in [
+    for request in [
         Request::HooksCalled,
         Request::Frozen {
             report: Box::default(),
@@ -480,7 +479,7 @@ fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
         },
         Request::Claim,
     ] {
-        claimed.apply(Event::Request(order), None);
+        claimed.apply(Event::Request(request), None);
     }
     assert_eq!(claimed.apply(Event::Signaled, None), []);
     assert_eq!(claimed.apply(Event::Limit, None), []);
@@ -505,7 +504,7 @@ fn a_new_freeze_forgets_the_expired_one() {
     assert_eq!(engine.thaw(), Ok(3));
 }
 
-/// The agent is asked to stop at every moment of a freeze.
+/// The agent is asked to stop at every step of a freeze.
 #[test]
 fn asked_to_stop_before_the_freeze_is_whole_it_is_undone() {
     for world in worlds() {
@@ -526,7 +525,7 @@ fn asked_to_stop_before_the_freeze_is_whole_it_is_undone() {
             assert_eq!(frozen.is_err(), at <= last.unwrap() + 1, "{what}");
             assert_eq!(engine.is_frozen(), frozen.is_ok(), "{what}");
             match frozen {
-                // One that is whole goes on until the thaw.
+                // A complete freeze continues until the thaw.
                 Ok(_) => assert!(engine.thaw().is_ok(), "{what}"),
                 Err(FreezeError(error)) => {
                     assert!(error.contains("the agent was asked to stop"), "{what}");
@@ -535,7 +534,7 @@ fn asked_to_stop_before_the_freeze_is_whole_it_is_undone() {
             }
             let world = world.0.borrow();
             assert!(!world.frozen.contains(&true) && !world.marker, "{what}");
-            assert!(!world.hushed && !world.rcu_expedited, "{what}");
+            assert!(!world.in_frozen_section && !world.rcu_expedited, "{what}");
             assert!(world.guardian.is_none() || at > last.unwrap() + 1, "{what}");
             assert_eq!(world.freeze_hooks, world.thaw_hooks, "{what}");
             let has_called = world.freeze_hooks > 0;

@@ -1,4 +1,4 @@
-//! Small graphs, and any graph against the plain definition.
+//! The order of small graphs, and of any graph against the definition.
 
 use super::*;
 use proptest::prelude::*;
@@ -10,7 +10,7 @@ fn edges(pairs: &[(usize, usize)]) -> Vec<Edge> {
         .collect()
 }
 
-/// The numbers in order, with all chosen.
+/// Sorts with all numbers chosen.
 fn sorted(count: usize, edges: &[Edge]) -> Result<Vec<usize>, Vec<usize>> {
     sorted_of(count, edges, &|_| true)
 }
@@ -42,7 +42,7 @@ fn a_circle_is_named_without_what_hangs_on_it() {
     let list = edges(&[(1, 2), (2, 3), (3, 1), (0, 1), (3, 4)]);
     assert_eq!(sorted(5, &list), Err(vec![1, 2, 3]));
     assert_eq!(sorted(2, &edges(&[(1, 1)])), Err(vec![1]));
-    // One member is enough, and a circle of strangers is no trouble.
+    // One chosen member makes the cycle an error; a cycle without one is none.
     assert_eq!(sorted_of(5, &list, &|n| n == 2), Err(vec![1, 2, 3]));
     assert_eq!(sorted_of(5, &list, &|n| n == 4), Ok(vec![0, 1, 2, 3, 4]));
     let loose = sort(&Question {
@@ -55,7 +55,7 @@ fn a_circle_is_named_without_what_hangs_on_it() {
 }
 
 proptest! {
-    /// Against the plain definition, on any graph.
+    /// Any graph, against the definition.
     #[test]
     fn order_or_circle(
         count in 1_usize..12,

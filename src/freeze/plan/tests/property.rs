@@ -1,9 +1,9 @@
-//! Whatever is mounted on whatever.
+//! Properties of the plan for any dependencies.
 
 use super::*;
 use proptest::prelude::*;
 
-/// Filesystems with their first mountpoints, and which stands on which.
+/// Filesystems with their first mount points, and the dependencies among them.
 fn survey(count: usize, root: Option<usize>, under: &[(usize, usize)]) -> Survey {
     let filesystem = |index: usize| Filesystem {
         mountpoint: match root == Some(index) {
@@ -30,7 +30,7 @@ fn survey(count: usize, root: Option<usize>, under: &[(usize, usize)]) -> Survey
     }
 }
 
-/// Whether a filesystem comes to stand on another, over any number of steps.
+/// Whether a filesystem depends on another, over any number of steps.
 fn reach(count: usize, under: &[(usize, usize)]) -> Vec<Vec<bool>> {
     let mut reach = vec![vec![false; count]; count];
     for &(above, below) in under {
@@ -87,7 +87,7 @@ proptest! {
                 for (at, &earlier) in order.iter().enumerate() {
                     for &later in &order[at + 1..] {
                         prop_assert!(!reach[later][earlier], "{later} stands on {earlier}");
-                        // Only what the root stands on comes after it.
+                        // After the root come only filesystems that it depends on.
                         if root == Some(earlier) {
                             prop_assert!(reach[earlier][later]);
                         }

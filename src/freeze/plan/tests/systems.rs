@@ -1,4 +1,4 @@
-//! Stacked systems.
+//! Plans for systems with stacked devices.
 
 use super::*;
 
@@ -63,7 +63,7 @@ fn what_is_written_to_a_frozen_filesystem_is_told() {
     );
 }
 
-/// A local program may serve the device from a file on any filesystem that was there before.
+/// A local program may serve the device from a file on any filesystem that was mounted before.
 #[test]
 fn what_stands_on_nobody_knows_what_keeps_the_order_of_mounting() {
     fn guest<'a>(description: &'a str, mounts: &'a str) -> Guest<'a> {
@@ -91,7 +91,7 @@ fn what_stands_on_nobody_knows_what_keeps_the_order_of_mounting() {
 
 #[test]
 fn order_holds_across_what_is_not_chosen() {
-    // c on b on a, mounted the wrong way round, without b.
+    // c on b on a, mounted in the wrong order, without b.
     let guest = Guest {
         description: "disk 8:0 x/sda\ndisk 8:1 x/sdb\ndisk 7:0 virtual/block/loop0\n\
                       disk 7:1 virtual/block/loop1\nloop virtual/block/loop0 /a/img\n\
@@ -250,7 +250,7 @@ fn a_file_on_an_overlay_stands_on_its_layers() {
     );
 }
 
-/// Should it be on a filesystem that is frozen before it, the freeze itself finds out.
+/// If the file is on a filesystem that is frozen before it, FIFREEZE blocks and the engine reorders.
 #[test]
 fn a_file_out_of_sight_changes_no_order() {
     for path in [
@@ -269,7 +269,7 @@ fn a_file_out_of_sight_changes_no_order() {
 
 #[test]
 fn a_file_named_in_another_namespace_is_found_by_its_device() {
-    // The path would say the root's filesystem, which goes last anyway.
+    // By its path the file would be on the root filesystem, which is last anyway.
     let plan = loop_at("/x.img", &[], &[("loop0", (8, 16))]);
     assert_eq!(names(&plan), ["/mnt/loop", "/data", "/"]);
     assert_eq!(
@@ -315,7 +315,7 @@ fn a_circle_is_refused_by_name() {
          on loop1, file /a/img on /a (ext4). Freezing one of them would never end. Take them \
          apart, or leave all of them out: fsfreeze-exclude=/a,/b"
     );
-    // One member is enough to hang.
+    // One member is enough for a hang.
     let only = |name: &[u8]| make(&survey, &FreezePolicy::default(), Some(&[name.to_vec()]));
     assert_eq!(only(b"/a").unwrap_err(), circle);
     assert_eq!(names(&only(b"/").unwrap()), ["/"]);
@@ -324,7 +324,7 @@ fn a_circle_is_refused_by_name() {
         ..FreezePolicy::default()
     };
     assert_eq!(names(&make(&survey, &policy, None).unwrap()), ["/"]);
-    // What to thaw is known all the same.
+    // For a thaw the order does not matter.
     assert_eq!(everything(&survey).len(), 3);
 }
 

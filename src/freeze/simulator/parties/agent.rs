@@ -1,6 +1,6 @@
-//! The agent: the real engine, with hands that reach into the world, and the loop that serves the host.
+//! The agent: the real engine over simulated operations.
 
-use super::world::{Link, Ms, Socket, World};
+use super::world::{AgentClient, Ms, Socket, World};
 use crate::deadline::Timed;
 use crate::freeze::guardian::{
     Claim, Entrusted, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT,
@@ -25,75 +25,75 @@ use std::time::{Duration, SystemTime};
 
 pub const MOUNTPOINTS: [&str; 2] = ["/", "/data"];
 
-/// As in the link.
-const ANSWER_TIMEOUT: Ms = 2_000;
+/// As in `client`.
+const RESPONSE_TIMEOUT: Ms = 2_000;
 
-/// The agent's hands.
+/// The agent's operations.
 #[derive(Clone)]
-pub struct Hands(pub Rc<RefCell<World>>);
+pub struct AgentOps(pub Rc<RefCell<World>>);
 
-/// What came over a line.
+/// What a read of a connection returns.
 enum Read {
-    Word(Response),
+    Response(Response),
     Nothing,
     Closed,
 }
 
 impl World {
-    /// The agent's next step.
+    /// Waits for the agent's next step.
     fn turn(&mut self) {
         self.wait(&|_| true, None);
     }
 
-    /// What the guardian says within a time.
+    /// Reads a response of the guardian, with a time limit.
     fn read(&mut self, timeout: Ms) -> Read {
-        let Some(line) = self.agent.link.as_ref().map(|link| link.line) else {
+        let Some(connection) = self.agent.client.as_ref().map(|client| client.connection) else {
             return Read::Closed;
         };
-        let speaks = move |w: &World| {
-            let line = &w.lines[line];
-            !line.to_agent.is_empty() || !line.guardian_open
+        let is_readable = move |w: &World| {
+            let connection = &w.connections[connection];
+            !connection.to_agent.is_empty() || !connection.guardian_open
         };
         if timeout > 0 {
             self.agent.is_waiting = true;
             let deadline = self.now + timeout;
-            self.wait(&speaks, Some(deadline));
+            self.wait(&is_readable, Some(deadline));
             self.agent.is_waiting = false;
         }
-        let line = &mut self.lines[line];
-        match line.to_agent.pop_front() {
-            Some(word) => Read::Word(word),
-            None if line.guardian_open => Read::Nothing,
+        let connection = &mut self.connections[connection];
+        match connection.to_agent.pop_front() {
+            Some(response) => Read::Response(response),
+            None if connection.guardian_open => Read::Nothing,
             None => Read::Closed,
         }
     }
 
     /// Sends; false if the guardian is gone.
-    fn send(&mut self, order: Request) -> bool {
+    fn send(&mut self, request: Request) -> bool {
         self.turn();
-        let loses = std::mem::take(&mut self.agent.loses);
-        let Some(link) = &self.agent.link else {
+        let loses_message = std::mem::take(&mut self.agent.loses_message);
+        let Some(client) = &self.agent.client else {
             return false;
         };
-        let line = &mut self.lines[link.line];
-        if line.guardian_open && !loses {
-            line.to_guardian.push_back((order, None));
+        let connection = &mut self.connections[client.connection];
+        if connection.guardian_open && !loses_message {
+            connection.to_guardian.push_back((request, None));
         }
-        line.guardian_open && !loses
+        connection.guardian_open && !loses_message
     }
 
-    /// The guardian is ended, whatever it does.
+    /// Kills the guardian.
     fn end_guardian(&mut self) {
-        if let Some(guardian) = self.agent.link.as_ref().map(|link| link.guardian) {
+        if let Some(guardian) = self.agent.client.as_ref().map(|client| client.guardian) {
             if self.guardians[guardian].is_alive {
                 self.kill_guardian(guardian);
             }
         }
     }
 
-    fn start_link(&mut self, run: &str, replaces: Option<Replaced>) -> Result<(), String> {
-        self.drop_link();
-        if std::mem::take(&mut self.agent.loses) {
+    fn start_client(&mut self, run: &str, replaces: Option<Replaced>) -> Result<(), String> {
+        self.drop_client();
+        if std::mem::take(&mut self.agent.loses_message) {
             return Err("no guardian can be started".into());
         }
         let socket = match self.agent.socket {
@@ -107,77 +107,77 @@ impl World {
             }
         };
         if self.agent.socket.replace(socket).is_none() {
-            self.door = Some(socket);
+            self.socket_path = Some(socket);
         }
         let token = Rc::new(Token::new().map_err(|error| error.to_string())?);
-        let line = self.start_guardian(token.clone(), Some(socket), run.to_owned(), replaces);
-        self.agent.link = Some(Link {
+        let connection = self.start_guardian(token.clone(), Some(socket), run.to_owned(), replaces);
+        self.agent.client = Some(AgentClient {
             guardian: self.guardians.len() - 1,
-            line,
+            connection,
             token: Some(token),
             has_token: false,
         });
         Ok(())
     }
 
-    fn drop_link(&mut self) {
-        if let Some(link) = self.agent.link.take() {
-            self.hang_up(link.line);
+    fn drop_client(&mut self) {
+        if let Some(client) = self.agent.client.take() {
+            self.hang_up(client.connection);
         }
     }
 
     fn unguarded(&mut self) -> Result<(), String> {
         if self.is_undecided() {
             self.end_guardian();
-            self.drop_link();
+            self.drop_client();
         }
         Err("there is no guardian".into())
     }
 
     fn is_undecided(&self) -> bool {
-        self.agent.link.as_ref().is_none_or(|link| {
-            link.has_token || link.token.as_ref().is_none_or(|token| token.is_free())
+        self.agent.client.as_ref().is_none_or(|client| {
+            client.has_token || client.token.as_ref().is_none_or(|token| token.is_free())
         })
     }
 
     fn await_ready(&mut self) -> Result<(), String> {
-        match self.read(ANSWER_TIMEOUT) {
-            Read::Word(Response::Ready) => Ok(()),
+        match self.read(RESPONSE_TIMEOUT) {
+            Read::Response(Response::Ready) => Ok(()),
             _ => self.unguarded(),
         }
     }
 
     fn claim(&mut self, is_early: bool) -> Claim {
         self.turn();
-        let Some(link) = &self.agent.link else {
+        let Some(client) = &self.agent.client else {
             return Claim::Ours(None);
         };
-        if link.has_token {
+        if client.has_token {
             return Claim::Ours(None);
         }
-        let order = match link.token {
+        let request = match client.token {
             Some(_) => Request::Claimed { is_early },
             None => Request::Claim,
         };
-        if !self.send(order) {
+        if !self.send(request) {
             self.end_guardian();
         }
         self.turn();
-        if let Some(link) = &mut self.agent.link {
-            link.has_token = link.token.as_ref().is_some_and(|token| token.try_take());
-            if link.has_token {
+        if let Some(client) = &mut self.agent.client {
+            client.has_token = client.token.as_ref().is_some_and(|token| token.try_take());
+            if client.has_token {
                 return Claim::Ours(None);
             }
         }
         let mut timeout = THAW_CLAIM_TIMEOUT;
         loop {
             match self.read(timeout.as_millis() as Ms) {
-                Read::Word(Response::Ended(expiry)) => return Claim::Ended(expiry),
-                Read::Word(Response::Yours(report)) => return Claim::Ours(report),
-                Read::Word(Response::Thawed { .. }) => {
+                Read::Response(Response::Ended(expiry)) => return Claim::Ended(expiry),
+                Read::Response(Response::Yours(report)) => return Claim::Ours(report),
+                Read::Response(Response::Thawed { .. }) => {
                     timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT
                 }
-                Read::Word(_) => {}
+                Read::Response(_) => {}
                 Read::Nothing | Read::Closed => {
                     self.end_guardian();
                     return Claim::Ours(None);
@@ -187,29 +187,31 @@ impl World {
     }
 
     fn call_master(&mut self, phase: Phase, run: &str) -> MasterReport {
-        let line = self.agent.link.as_ref().map(|link| link.line);
-        let order = match phase {
+        let connection = self.agent.client.as_ref().map(|client| client.connection);
+        let request = match phase {
             Phase::Freeze => Request::HooksCalled,
             Phase::Thaw => Request::HooksThawed,
         };
-        let is_lost = std::mem::take(&mut self.agent.loses);
-        let mut announces = line.filter(|_| !is_lost).map(|line| (line, order));
+        let is_lost = std::mem::take(&mut self.agent.loses_message);
+        let mut announces = connection
+            .filter(|_| !is_lost)
+            .map(|connection| (connection, request));
         for tries in 0.. {
             let master = self.start_master(phase, announces.take(), None);
             self.masters[master].run = (phase == Phase::Freeze).then(|| run.to_owned());
-            let guardian = self.agent.link.as_ref().map(|link| link.guardian);
+            let guardian = self.agent.client.as_ref().map(|client| client.guardian);
             if let (Phase::Freeze, Some(guardian)) = (phase, guardian) {
-                self.freezing_master_is(guardian, master);
+                self.set_freezing_master(guardian, master);
             }
             let is_over = |w: &World| {
                 let cancels = phase == Phase::Freeze && w.agent.is_terminated;
                 let is_due = w.stopped_limit(master) <= w.now;
                 !w.masters[master].is_alive || cancels || is_due
             };
-            // From time to time it looks whether the master was stopped.
+            // The real caller polls for a stopped master.
             loop {
-                let look = self.now + 30_000;
-                if self.wait(&is_over, Some(look)) {
+                let next_check = self.now + 30_000;
+                if self.wait(&is_over, Some(next_check)) {
                     break;
                 }
             }
@@ -225,12 +227,12 @@ impl World {
     }
 }
 
-impl Hands {
+impl AgentOps {
     pub fn world(&self) -> RefMut<'_, World> {
         self.0.borrow_mut()
     }
 
-    /// The world after one step.
+    /// The world, after one step.
     fn turn(&self) -> RefMut<'_, World> {
         let mut world = self.world();
         world.turn();
@@ -276,7 +278,7 @@ fn timed(is_done: bool, refusal: i32) -> Timed {
     Timed { result, took }
 }
 
-impl Ops for Hands {
+impl Ops for AgentOps {
     type Handle = usize;
 
     fn survey(&mut self) -> io::Result<Survey> {
@@ -332,7 +334,7 @@ impl Ops for Hands {
     }
 
     fn start_guardian(&mut self, run: &str) -> Result<(), String> {
-        self.turn().start_link(run, None)
+        self.turn().start_client(run, None)
     }
 
     fn replace_guardian(
@@ -346,13 +348,13 @@ impl Ops for Hands {
             entrustment: entrustment(held, limit),
             since_ms: since.map(|since| since.as_millis() as u64),
         };
-        self.turn().start_link(run, Some(replaced))?;
+        self.turn().start_client(run, Some(replaced))?;
         self.wait_for_guardian()
     }
 
     fn wait_for_guardian(&mut self) -> Result<(), String> {
         let mut world = self.world();
-        match world.agent.link {
+        match world.agent.client {
             Some(_) => world.await_ready(),
             None => Ok(()),
         }
@@ -364,11 +366,11 @@ impl Ops for Hands {
         limit: Option<Duration>,
     ) -> Result<(), String> {
         let mut world = self.world();
-        if world.agent.link.is_none() {
+        if world.agent.client.is_none() {
             return Err("there is no guardian".into());
         }
-        let order = Request::Filesystems(entrustment(held, limit));
-        match world.send(order) {
+        let request = Request::Filesystems(entrustment(held, limit));
+        match world.send(request) {
             true => world.await_ready(),
             false => world.unguarded(),
         }
@@ -376,19 +378,19 @@ impl Ops for Hands {
 
     fn find_guardian(&mut self) -> bool {
         let mut world = self.turn();
-        let Some(socket) = world.door.filter(|&socket| world.is_heard(socket)) else {
+        let Some(socket) = world.socket_path.filter(|&socket| world.has_owner(socket)) else {
             return false;
         };
-        let line = world.new_line();
-        world.lines[line]
+        let connection = world.new_connection();
+        world.connections[connection]
             .to_guardian
             .push_back((Request::Succeed, None));
-        world.sockets[socket].backlog.push_back(line);
+        world.sockets[socket].backlog.push_back(connection);
         let has_it = |g: &super::guardian::Guardian| g.listener == Some(socket);
         let guardian = world.guardians.iter().rposition(has_it).unwrap_or_default();
-        world.agent.link = Some(Link {
+        world.agent.client = Some(AgentClient {
             guardian,
-            line,
+            connection,
             token: None,
             has_token: false,
         });
@@ -397,25 +399,26 @@ impl Ops for Hands {
 
     fn legacy(&mut self, waits: bool) -> Legacy<usize> {
         let mut world = self.turn();
-        let timeout = if waits { ANSWER_TIMEOUT } else { 0 };
-        while world.agent.link.is_some() {
+        let timeout = if waits { RESPONSE_TIMEOUT } else { 0 };
+        while world.agent.client.is_some() {
             match world.read(timeout) {
-                Read::Word(Response::Ended(expiry)) => return Legacy::Ended(expiry),
-                Read::Word(Response::Freeze(inherited)) => {
-                    let line = world.agent.link.as_ref().map(|link| link.line);
-                    let passed = line.and_then(|line| world.lines[line].passed.take());
+                Read::Response(Response::Ended(expiry)) => return Legacy::Ended(expiry),
+                Read::Response(Response::Freeze(inherited)) => {
+                    let connection = world.agent.client.as_ref().map(|client| client.connection);
+                    let passed = connection
+                        .and_then(|connection| world.connections[connection].passed.take());
                     let Some(passed) = passed else { continue };
                     world.sockets[passed.socket].agent_has_it = true;
                     world.agent.socket = Some(passed.socket);
-                    if let Some(link) = &mut world.agent.link {
-                        link.token = Some(passed.token);
+                    if let Some(client) = &mut world.agent.client {
+                        client.token = Some(passed.token);
                     }
                     return Legacy::Freeze(inherited, passed.roots);
                 }
-                Read::Word(_) => {}
+                Read::Response(_) => {}
                 Read::Nothing => {
-                    let link = world.agent.link.as_ref();
-                    let number = link.map_or(0, |link| link.guardian);
+                    let client = world.agent.client.as_ref();
+                    let number = client.map_or(0, |client| client.guardian);
                     let guardian = &world.guardians[number];
                     let is_stopped = guardian.is_alive && guardian.stopped_until > world.now;
                     let was_stopped = std::mem::replace(&mut world.agent.saw_stopped, is_stopped);
@@ -423,10 +426,10 @@ impl Ops for Hands {
                         return Legacy::Unknown;
                     }
                     world.end_guardian();
-                    world.drop_link();
+                    world.drop_client();
                 }
                 Read::Closed => {
-                    world.drop_link();
+                    world.drop_client();
                 }
             }
         }
@@ -444,9 +447,9 @@ impl Ops for Hands {
         handles.iter().any(|&&index| world.frozen[index])
     }
 
-    fn send_to_guardian(&mut self, order: Request) {
+    fn send_to_guardian(&mut self, request: Request) {
         let mut world = self.world();
-        if world.agent.link.is_some() && !world.send(order) {
+        if world.agent.client.is_some() && !world.send(request) {
             world.end_guardian();
         }
     }
@@ -461,14 +464,16 @@ impl Ops for Hands {
 
     fn poll_guardian(&mut self) -> GuardianNews {
         let mut world = self.turn();
-        while world.agent.link.is_some() {
+        while world.agent.client.is_some() {
             match world.read(0) {
-                Read::Word(Response::Ended(expiry)) => return GuardianNews::Ended(expiry),
-                Read::Word(Response::Freeze(_)) | Read::Nothing => return GuardianNews::Nothing,
-                Read::Word(_) => {}
+                Read::Response(Response::Ended(expiry)) => return GuardianNews::Ended(expiry),
+                Read::Response(Response::Freeze(_)) | Read::Nothing => {
+                    return GuardianNews::Nothing;
+                }
+                Read::Response(_) => {}
                 Read::Closed => {
                     world.end_guardian();
-                    world.drop_link();
+                    world.drop_client();
                     return GuardianNews::Gone;
                 }
             }
@@ -478,8 +483,8 @@ impl Ops for Hands {
 
     fn disconnect_guardian(&mut self) {
         let mut world = self.turn();
-        if let Some(line) = world.agent.link.as_ref().map(|link| link.line) {
-            world.hang_up(line);
+        if let Some(connection) = world.agent.client.as_ref().map(|client| client.connection) {
+            world.hang_up(connection);
         }
     }
 
@@ -490,19 +495,19 @@ impl Ops for Hands {
     fn dismiss_guardian(&mut self) {
         let mut world = self.turn();
         if let Some(socket) = world.agent.socket.take() {
-            if world.door == Some(socket) {
-                world.door = None;
+            if world.socket_path == Some(socket) {
+                world.socket_path = None;
             }
             world.sockets[socket].agent_has_it = false;
-            world.close_deaf(socket);
+            world.close_unowned(socket);
         }
-        if world.agent.link.is_none() {
+        if world.agent.client.is_none() {
             return;
         }
         world.send(Request::Done);
-        while let Read::Word(_) = world.read(ANSWER_TIMEOUT) {}
+        while let Read::Response(_) = world.read(RESPONSE_TIMEOUT) {}
         world.end_guardian();
-        world.drop_link();
+        world.drop_client();
     }
 
     fn guardian_fd(&self) -> Option<OwnedFd> {

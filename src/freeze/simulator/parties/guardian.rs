@@ -1,7 +1,7 @@
-//! The guardian: the real machine, and the acts of its process step by step.
+//! The guardian: the real state machine, and the actions of its process step by step.
 
 use super::agent::MOUNTPOINTS;
-use super::world::{Line, Ms, NEVER, Passed, World};
+use super::world::{Connection, Ms, NEVER, Passed, World, Zombie};
 use crate::freeze::guardian::state::{Action, Cause, Event, GuardianState, Hooks};
 use crate::freeze::guardian::{
     AGENT_REPORT_GRACE, Entrusted, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request,
@@ -15,27 +15,27 @@ use crate::sys::guardian::SocketPath;
 use std::collections::VecDeque;
 use std::rc::Rc;
 
-/// As in the process.
+/// As in `server` and `hooks`.
 const FREEZE_HOOKS_TIMEOUT: Ms = 10_000;
-const MOMENT: Ms = 5_000;
-const LOOK: Ms = 1_000;
-const PAUSE: Ms = 1_500;
+const AGENT_EXIT_TIMEOUT: Ms = 5_000;
+const AGENT_CHECK_INTERVAL: Ms = 1_000;
+const RETHAW_INTERVAL: Ms = 1_500;
 
 pub struct Guardian {
     pub is_alive: bool,
     pub stopped_until: Ms,
-    pub loses: bool,
-    /// It was killed or stopped for ever by a fault.
-    pub is_struck: bool,
+    pub loses_message: bool,
+    /// A fault has killed it or stopped it for good.
+    pub has_fault: bool,
     pub listener: Option<usize>,
     pub token: Rc<Token>,
     pub machine: GuardianState,
     next: Ms,
     agent: Option<usize>,
-    parting: Option<usize>,
-    /// Numbers and filesystems in the order of freezing.
+    dying_agent: Option<usize>,
+    /// Numbers and filesystems in freeze order.
     pub held: Vec<(usize, usize)>,
-    /// The master whose end the agent's pipe tells, and the one that spoke.
+    /// The master whose end hangs up the pipe, and the one that announced itself.
     freezing: Option<usize>,
     freezing_master: Option<usize>,
     thawing_master: Option<usize>,
@@ -45,65 +45,65 @@ pub struct Guardian {
     frozen_at: Option<Ms>,
     limit: Option<Ms>,
     claim_limit: Option<Ms>,
-    visitors: Vec<usize>,
+    clients: Vec<usize>,
     work: VecDeque<Work>,
     undo: Option<Undo>,
 }
 
-/// What an undo is about.
+/// An undo.
 #[derive(Debug, Clone)]
 struct Undo {
     cause: Cause,
     hooks: Hooks,
-    tell: bool,
+    reports_early_end: bool,
     count: u64,
     expiry: Option<Expiry>,
 }
 
-/// One step.
+/// One step of an action.
 #[derive(Debug, Clone)]
 enum Work {
-    Say(Response),
+    Send(Response),
     Act(Action),
     Thaw(usize),
     Mark,
     Unmark,
-    /// To that time.
-    Outlast(Ms),
-    /// The agent's thaw master.
+    /// Until this time.
+    AwaitExit(Ms),
+    /// Waits for the agent's thaw master.
     AwaitThawing(usize, Ms),
     ThawHooks,
     EndFreezeHooks(Ms),
     CallMaster(u32, Ms),
     AwaitMaster(usize, u32, Ms),
     Keep,
-    SayEnded,
+    SendEnded,
 }
 
 impl Guardian {
-    /// Whether it would thaw now what is frozen beyond the limit.
+    /// Whether it could thaw now what is frozen beyond the limit.
     pub fn is_able(&self, now: Ms) -> bool {
         let thaws = self.undo.is_some() || self.token.is_free();
         self.is_alive && self.stopped_until <= now && !self.held.is_empty() && thaws
     }
 
-    fn take_in(&mut self, entrustment: &Entrustment, now: Ms) {
+    fn add_filesystems(&mut self, entrustment: &Entrustment, now: Ms) {
         let place = |e: &Entrusted| MOUNTPOINTS.iter().position(|m| *m == e.mountpoint);
         let root = |e: &Entrusted| (e.number, place(e).unwrap_or_default());
         self.held = entrustment.filesystems.iter().map(root).collect();
-        let courtesy = AGENT_REPORT_GRACE.as_millis() as u64;
-        self.limit = entrustment.limit_ms.map(|limit| now + limit + courtesy);
-        self.work.push_back(Work::Say(Response::Ready));
+        let grace = AGENT_REPORT_GRACE.as_millis() as u64;
+        self.limit = entrustment.limit_ms.map(|limit| now + limit + grace);
+        self.work.push_back(Work::Send(Response::Ready));
     }
 
-    /// Whether a thaw of hooks may still come from it.
+    /// Whether it may still call thaw hooks.
     pub fn runs(&self) -> bool {
         self.is_alive && self.stopped_until != NEVER
     }
 }
 
 impl World {
-    /// A guardian of the agent, on a new line.
+    /// Starts a guardian for the agent, on a new connection.
     pub fn start_guardian(
         &mut self,
         token: Rc<Token>,
@@ -111,20 +111,20 @@ impl World {
         run: String,
         replaces: Option<Replaced>,
     ) -> usize {
-        let line = self.new_line();
-        let next = self.soon();
-        self.say(|_| "a guardian starts".into());
+        let connection = self.new_connection();
+        let next = self.next_step_time();
+        self.trace_step(|_| "a guardian starts".into());
         self.guardians.push(Guardian {
             is_alive: true,
             stopped_until: 0,
-            loses: false,
-            is_struck: false,
+            loses_message: false,
+            has_fault: false,
             listener: socket,
             token,
             machine: GuardianState::default(),
             next,
-            agent: Some(line),
-            parting: None,
+            agent: Some(connection),
+            dying_agent: None,
             held: Vec::new(),
             freezing: None,
             freezing_master: None,
@@ -135,61 +135,61 @@ impl World {
             frozen_at: None,
             limit: None,
             claim_limit: None,
-            visitors: Vec::new(),
+            clients: Vec::new(),
             work: VecDeque::new(),
             undo: None,
         });
         let now = self.now;
         let it = self.guardians.last_mut().expect("it was pushed just now");
         match replaces {
-            None => it.work.push_back(Work::Say(Response::Ready)),
+            None => it.work.push_back(Work::Send(Response::Ready)),
             Some(replaced) => {
                 it.machine = GuardianState::replacing(replaced.since_ms.is_some());
                 it.frozen_at = replaced.since_ms;
-                it.take_in(&replaced.entrustment, now);
+                it.add_filesystems(&replaced.entrustment, now);
             }
         }
-        line
+        connection
     }
 
-    /// Tells the newest guardian by which master its pipe hangs up.
-    pub fn freezing_master_is(&mut self, guardian: usize, master: usize) {
+    /// Sets the master whose end hangs up the guardian's pipe.
+    pub fn set_freezing_master(&mut self, guardian: usize, master: usize) {
         self.guardians[guardian].freezing = Some(master);
     }
 
     pub fn kill_guardian(&mut self, number: usize) {
-        self.say(|_| "the guardian is dead".into());
+        self.trace_step(|_| "the guardian is dead".into());
         let guardian = &mut self.guardians[number];
         guardian.is_alive = false;
         guardian.work.clear();
-        let mut lines = std::mem::take(&mut guardian.visitors);
-        lines.extend(guardian.agent.take());
-        lines.extend(guardian.parting.take());
+        let mut connections = std::mem::take(&mut guardian.clients);
+        connections.extend(guardian.agent.take());
+        connections.extend(guardian.dying_agent.take());
         let listener = guardian.listener.take();
-        for line in lines {
-            self.lines[line].guardian_open = false;
+        for connection in connections {
+            self.connections[connection].guardian_open = false;
         }
-        listener.into_iter().for_each(|it| self.close_deaf(it));
+        listener.into_iter().for_each(|it| self.close_unowned(it));
     }
 
-    fn give_up_socket(&mut self, number: usize) {
+    fn close_socket(&mut self, number: usize) {
         if let Some(socket) = self.guardians[number].listener.take() {
-            if self.door == Some(socket) {
-                self.door = None;
+            if self.socket_path == Some(socket) {
+                self.socket_path = None;
             }
-            self.close_deaf(socket);
+            self.close_unowned(socket);
         }
     }
 
-    fn tell_line(&mut self, number: usize, line: Option<usize>, word: Response) {
-        let is_lost = std::mem::take(&mut self.guardians[number].loses);
-        if let Some(line) = line.filter(|_| !is_lost) {
-            self.lines[line].to_agent.push_back(word);
+    fn send_response(&mut self, number: usize, connection: Option<usize>, response: Response) {
+        let is_lost = std::mem::take(&mut self.guardians[number].loses_message);
+        if let Some(connection) = connection.filter(|_| !is_lost) {
+            self.connections[connection].to_agent.push_back(response);
         }
     }
 
-    fn has_hung_up(&self, line: usize) -> bool {
-        !self.lines[line].agent_open
+    fn has_hung_up(&self, connection: usize) -> bool {
+        !self.connections[connection].agent_open
     }
 
     pub fn guardian_time(&self, number: usize) -> Option<Ms> {
@@ -198,14 +198,14 @@ impl World {
             return None;
         }
         let at = match it.work.front() {
-            // Nothing but that goes on.
-            Some(Work::Outlast(NEVER))
+            // Only the wait is left, and it would never end.
+            Some(Work::AwaitExit(NEVER))
                 if self.agent.stopped_until == NEVER && !self.frozen.contains(&true) =>
             {
                 NEVER
             }
-            Some(Work::Outlast(until)) => match it.parting {
-                Some(line) if !self.has_hung_up(line) => (it.next + PAUSE).min(*until),
+            Some(Work::AwaitExit(until)) => match it.dying_agent {
+                Some(agent) if !self.has_hung_up(agent) => (it.next + RETHAW_INTERVAL).min(*until),
                 _ => it.next,
             },
             Some(Work::EndFreezeHooks(until)) => match it.freezing {
@@ -225,26 +225,30 @@ impl World {
     }
 
     fn event_time(&self, it: &Guardian) -> Ms {
-        let has_said = |line: &Line| !line.to_guardian.is_empty() || !line.agent_open;
-        let is_visited = it
+        let is_readable = |of: &Connection| !of.to_guardian.is_empty() || !of.agent_open;
+        let has_client = it
             .listener
             .is_some_and(|s| !self.sockets[s].backlog.is_empty());
-        if it.agent.is_some_and(|line| has_said(&self.lines[line])) || is_visited {
+        if it
+            .agent
+            .is_some_and(|connection| is_readable(&self.connections[connection]))
+            || has_client
+        {
             return it.next;
         }
         let limits = it.limit.into_iter().chain(it.claim_limit);
-        let is_dying = |z: &super::world::Zombie| it.agent.is_some_and(|l| z.lines.contains(&l));
-        let look = self
+        let is_dying = |z: &Zombie| it.agent.is_some_and(|l| z.connections.contains(&l));
+        let dying = self
             .zombie
             .as_ref()
             .filter(|z| it.machine.is_urgent() && is_dying(z));
         limits
-            .chain(look.map(|_| it.next + LOOK))
+            .chain(dying.map(|_| it.next + AGENT_CHECK_INTERVAL))
             .min()
             .unwrap_or(NEVER)
     }
 
-    /// Agent and master of a thaw are stopped, or the agent is and the master has ended.
+    /// The agent is stopped, and its thaw master is stopped or has ended.
     fn is_thaw_stuck(&self, number: usize) -> bool {
         let is_at_work = |&master: &usize| {
             let master = &self.masters[master];
@@ -259,14 +263,14 @@ impl World {
     fn next_event(&mut self, number: usize) -> Option<Event> {
         let it = &mut self.guardians[number];
         let now = self.now;
-        if let Some(line) = it.agent {
-            if let Some((order, sender)) = self.lines[line].to_guardian.pop_front() {
-                match order {
+        if let Some(connection) = it.agent {
+            if let Some((request, sender)) = self.connections[connection].to_guardian.pop_front() {
+                match request {
                     Request::HooksCalled => it.freezing_master = sender,
                     Request::HooksThawed => it.thawing_master = sender,
                     _ => {}
                 }
-                return Some(Event::Request(order));
+                return Some(Event::Request(request));
             }
         }
         if it.limit.is_some_and(|at| at <= now) {
@@ -276,41 +280,43 @@ impl World {
             let is_stuck = self.is_thaw_stuck(number);
             return Some(Event::ClaimLimit { is_stuck });
         }
-        if let Some(line) = it.agent {
-            if !self.lines[line].agent_open {
+        if let Some(connection) = it.agent {
+            if !self.connections[connection].agent_open {
                 it.agent = None;
-                self.lines[line].guardian_open = false;
+                self.connections[connection].guardian_open = false;
                 return Some(Event::Gone);
             }
         }
         if let Some(socket) = it.listener {
-            if let Some(visitor) = self.sockets[socket].backlog.pop_front() {
-                self.lines[visitor].to_guardian.pop_front();
+            if let Some(client) = self.sockets[socket].backlog.pop_front() {
+                self.connections[client].to_guardian.pop_front();
                 if it.machine.stage() != Stage::Frozen {
-                    it.parting = it.agent.take();
-                    it.visitors.push(visitor);
+                    it.dying_agent = it.agent.take();
+                    it.clients.push(client);
                     return Some(Event::Gone);
                 }
-                if let Some(old) = it.agent.replace(visitor) {
-                    self.lines[old].guardian_open = false;
+                if let Some(old) = it.agent.replace(client) {
+                    self.connections[old].guardian_open = false;
                 }
                 return Some(Event::Request(Request::Succeed));
             }
         }
         let zombie = self.zombie.as_ref();
         if it.machine.is_urgent()
-            && zombie.is_some_and(|z| it.agent.is_some_and(|l| z.lines.contains(&l)))
+            && zombie.is_some_and(|z| it.agent.is_some_and(|l| z.connections.contains(&l)))
         {
-            it.parting = it.agent.take();
+            it.dying_agent = it.agent.take();
             return Some(Event::Gone);
         }
         None
     }
 
-    fn note(&mut self, number: usize, event: &Event) {
+    fn record_event(&mut self, number: usize, event: &Event) {
         let it = &mut self.guardians[number];
         match event {
-            Event::Request(Request::Filesystems(entrustment)) => it.take_in(entrustment, self.now),
+            Event::Request(Request::Filesystems(entrustment)) => {
+                it.add_filesystems(entrustment, self.now)
+            }
             Event::Request(Request::Frozen {
                 report,
                 order,
@@ -330,35 +336,35 @@ impl World {
     }
 
     pub fn guardian_step(&mut self, number: usize) {
-        let next = self.soon();
+        let next = self.next_step_time();
         let it = &mut self.guardians[number];
         if !it.is_alive || it.stopped_until > self.now {
             return;
         }
         it.next = next;
         if let Some(work) = it.work.pop_front() {
-            return self.guardian_works(number, work);
+            return self.run_guardian_work(number, work);
         }
         let Some(event) = self.next_event(number) else {
             return;
         };
-        self.say(|_| format!("guardian {number}: {}", name_of(&event)));
-        self.note(number, &event);
+        self.trace_step(|_| format!("guardian {number}: {}", name_of(&event)));
+        self.record_event(number, &event);
         let it = &mut self.guardians[number];
         let token = it.token.clone();
         let actions = it.machine.apply(event, Some(&token));
         it.work.extend(actions.into_iter().map(Work::Act));
     }
 
-    fn guardian_works(&mut self, number: usize, work: Work) {
+    fn run_guardian_work(&mut self, number: usize, work: Work) {
         let now = self.now;
         let it = &mut self.guardians[number];
         match work {
-            Work::Say(word) => {
-                let line = it.agent;
-                self.tell_line(number, line, word);
+            Work::Send(response) => {
+                let connection = it.agent;
+                self.send_response(number, connection, response);
             }
-            Work::Act(action) => self.guardian_acts(number, action),
+            Work::Act(action) => self.apply_action(number, action),
             Work::Thaw(index) => {
                 if self.fithaw(index) {
                     if let Some(undo) = &mut self.guardians[number].undo {
@@ -376,7 +382,7 @@ impl World {
                     count: undo.count,
                 };
                 undo.expiry = Some(expiry.clone());
-                if undo.tell {
+                if undo.reports_early_end {
                     self.expired = Some(expiry);
                 }
             }
@@ -385,18 +391,18 @@ impl World {
                 let Some(expiry) = it.undo.as_ref().and_then(|undo| undo.expiry.clone()) else {
                     return;
                 };
-                let (line, is_freezing) = (it.agent, it.frozen_at.is_none());
+                let (connection, is_freezing) = (it.agent, it.frozen_at.is_none());
                 let (filesystems, failures) = (Vec::new(), Vec::new());
-                let word = Response::Thawed {
+                let response = Response::Thawed {
                     filesystems,
                     failures,
                 };
-                self.tell_line(number, line, word);
+                self.send_response(number, connection, response);
                 if is_freezing {
-                    self.tell_line(number, line, Response::Ended(expiry));
+                    self.send_response(number, connection, Response::Ended(expiry));
                 }
             }
-            Work::Outlast(until) => self.outlast(number, until),
+            Work::AwaitExit(until) => self.wait_for_agent_exit(number, until),
             Work::AwaitThawing(master, _) => {
                 if self.masters[master].is_alive {
                     self.end_session(master);
@@ -443,9 +449,9 @@ impl World {
                     it.work.push_front(Work::CallMaster(tries + 1, until));
                     return;
                 }
-                let told = self.masters[master].report(now);
+                let master_report = self.masters[master].report(now);
                 if let Some(report) = &mut self.guardians[number].report {
-                    report.hooks(Phase::Thaw, &told);
+                    report.hooks(Phase::Thaw, &master_report);
                 }
             }
             Work::Keep => {
@@ -455,35 +461,35 @@ impl World {
                     self.keep(&report);
                 }
             }
-            Work::SayEnded => {
+            Work::SendEnded => {
                 let expiry = it.undo.as_ref().and_then(|undo| undo.expiry.clone());
                 let Some(expiry) = expiry else { return };
-                let lines: Vec<usize> = it.agent.iter().chain(&it.visitors).copied().collect();
-                for line in lines {
-                    self.tell_line(number, Some(line), Response::Ended(expiry.clone()));
+                let connections: Vec<usize> = it.agent.iter().chain(&it.clients).copied().collect();
+                for connection in connections {
+                    self.send_response(number, Some(connection), Response::Ended(expiry.clone()));
                 }
             }
         }
     }
 
-    fn outlast(&mut self, number: usize, until: Ms) {
+    fn wait_for_agent_exit(&mut self, number: usize, until: Ms) {
         let it = &mut self.guardians[number];
-        if it.parting.is_some() {
-            self.give_up_socket(number);
+        if it.dying_agent.is_some() {
+            self.close_socket(number);
         } else if it.frozen_at.is_none() {
-            it.parting = it.agent.take();
+            it.dying_agent = it.agent.take();
         }
         let it = &mut self.guardians[number];
-        let Some(line) = it.parting else { return };
-        let has_hung_up = !self.lines[line].agent_open;
+        let Some(agent) = it.dying_agent else { return };
+        let has_hung_up = !self.connections[agent].agent_open;
         let is_over = until <= self.now;
         if is_over {
             return;
         }
         if has_hung_up {
-            it.agent = it.parting.take();
+            it.agent = it.dying_agent.take();
         } else {
-            it.work.push_front(Work::Outlast(until));
+            it.work.push_front(Work::AwaitExit(until));
         }
         let it = &mut self.guardians[number];
         let held: Vec<usize> = it.held.iter().map(|held| held.1).collect();
@@ -492,21 +498,21 @@ impl World {
         }
     }
 
-    fn guardian_acts(&mut self, number: usize, action: Action) {
+    fn apply_action(&mut self, number: usize, action: Action) {
         let now = self.now;
         let it = &mut self.guardians[number];
         match action {
             Action::HandOver => self.hand_over(number),
             Action::Yield => {
                 it.claim_limit = Some(now + THAW_CLAIM_TIMEOUT.as_millis() as u64);
-                let (line, word) = (it.agent, Response::Yours(it.report.clone()));
-                self.tell_line(number, line, word);
+                let (connection, response) = (it.agent, Response::Yours(it.report.clone()));
+                self.send_response(number, connection, response);
             }
             Action::Await => it.claim_limit = Some(now + THAW_CLAIM_TIMEOUT.as_millis() as u64),
             Action::Undo {
                 cause,
                 hooks,
-                reports_early_end: tell,
+                reports_early_end,
             } => {
                 let had_journal = self.is_journal_open();
                 let it = &mut self.guardians[number];
@@ -517,39 +523,42 @@ impl World {
                 it.undo = Some(Undo {
                     cause,
                     hooks,
-                    tell,
+                    reports_early_end,
                     count: 0,
                     expiry: None,
                 });
                 let rest = std::mem::take(&mut it.work);
                 let thaws = it.held.iter().rev().map(|held| Work::Thaw(held.1));
                 it.work.extend(thaws);
-                it.work
-                    .extend([Work::Mark, Work::Unmark, Work::Outlast(now + MOMENT)]);
+                it.work.extend([
+                    Work::Mark,
+                    Work::Unmark,
+                    Work::AwaitExit(now + AGENT_EXIT_TIMEOUT),
+                ]);
                 it.work.extend(thawing);
                 it.work.extend([
                     Work::ThawHooks,
                     Work::Keep,
-                    Work::SayEnded,
-                    Work::Outlast(NEVER),
+                    Work::SendEnded,
+                    Work::AwaitExit(NEVER),
                 ]);
                 it.work.extend(rest);
             }
             Action::Leave => {
-                self.give_up_socket(number);
+                self.close_socket(number);
                 self.kill_guardian(number);
             }
-            // No FIFREEZE is given up here.
+            // No FIFREEZE is given up in this simulation.
             Action::Retire | Action::TakeBack => {}
         }
     }
 
     fn hand_over(&mut self, number: usize) {
         let it = &self.guardians[number];
-        let (Some(line), Some(socket)) = (it.agent, it.listener) else {
+        let (Some(connection), Some(socket)) = (it.agent, it.listener) else {
             return;
         };
-        let courtesy = AGENT_REPORT_GRACE.as_millis() as u64;
+        let grace = AGENT_REPORT_GRACE.as_millis() as u64;
         let entrusted = |held: &(usize, usize)| Entrusted {
             number: held.0,
             mountpoint: MOUNTPOINTS[held.1].into(),
@@ -561,14 +570,18 @@ impl World {
             socket_path: SocketPath::default(),
             report: it.report.clone().unwrap_or_default(),
             since_ms: it.frozen_at.unwrap_or_default(),
-            left_ms: it.limit.map(|at| at.saturating_sub(self.now + courtesy)),
+            left_ms: it.limit.map(|at| at.saturating_sub(self.now + grace)),
         };
-        self.lines[line].passed = Some(Passed {
+        self.connections[connection].passed = Some(Passed {
             token: it.token.clone(),
             socket,
             roots: it.held.iter().map(|held| held.1).collect(),
         });
-        self.tell_line(number, Some(line), Response::Freeze(Box::new(inherited)));
+        self.send_response(
+            number,
+            Some(connection),
+            Response::Freeze(Box::new(inherited)),
+        );
     }
 }
 

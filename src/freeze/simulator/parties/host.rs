@@ -1,4 +1,4 @@
-//! The host, what really happened, and what must hold.
+//! The host, what really happened, and the rules that must hold.
 
 use super::master::HOOKS;
 use super::world::{Ms, NEVER, Random, World};
@@ -12,22 +12,22 @@ pub enum Request {
     Thaw,
 }
 
-/// How long an agent that runs may take for an answer: the hooks' limits, the claim's, and some time.
+/// How long a running agent may take for an answer: the limits of hooks and claim, and some reserve.
 const ANSWER_LIMIT: Ms = 400_000;
 
 #[derive(Debug)]
 pub struct Host {
-    /// What is still to be asked, and when.
+    /// The next request, and when.
     next: Option<(Ms, Request)>,
-    /// What it waits for; whether an agent has taken it in.
+    /// The request without an answer; whether an agent has read it.
     pub pending: Option<(Request, bool)>,
     asked_at: Ms,
-    /// How long it freezes.
+    /// How long the host keeps the freeze.
     holds: Ms,
     rounds_left: u32,
-    /// Since when it believes that everything is frozen.
+    /// When the freeze was answered with success.
     frozen_since: Option<Ms>,
-    /// When it first asked for the thaw of that.
+    /// When the host first asked for the thaw of it.
     thaw_asked: Option<Ms>,
 }
 
@@ -48,7 +48,7 @@ impl Host {
         }
     }
 
-    /// The connection is closed: it asks another agent for a thaw.
+    /// The connection is closed; the host asks the next agent for a thaw.
     pub fn agent_died(&mut self, now: Ms) {
         if let Some((_, true)) = self.pending {
             self.pending = None;
@@ -60,28 +60,28 @@ impl Host {
 /// What really happened.
 #[derive(Debug, Default)]
 pub struct Truth {
-    /// When the first filesystem was thawed, or thaw hook started, after the host's freeze, and whether a
-    /// stranger did it.
+    /// When the first filesystem was thawed or thaw hook started after the host's freeze, and whether a process outside
+    /// of the simulated parties did it.
     pub ended: Option<(Ms, bool)>,
     hooks: [HookTruth; HOOKS],
 }
 
 #[derive(Debug, Default, Clone, Copy)]
 struct HookTruth {
-    /// It was told to freeze and not yet to thaw to its end.
-    is_asleep: bool,
+    /// Its freeze has begun and its thaw has not ended.
+    is_quiesced: bool,
     is_freezing: bool,
     is_thawing: bool,
     /// Its freeze succeeded.
     is_quiet: bool,
-    /// Thaws that were started since the freeze, and such that were killed.
+    /// Thaws that were started since the freeze, and those of them that were killed.
     thaws: u32,
     killed_thaws: u32,
 }
 
 impl Truth {
-    pub fn thawed(&mut self, now: Ms, by_stranger: bool) {
-        self.ended.get_or_insert((now, by_stranger));
+    pub fn thawed(&mut self, now: Ms, by_others: bool) {
+        self.ended.get_or_insert((now, by_others));
     }
 
     pub fn hook_ended(&mut self, hook: usize, phase: Phase, is_success: bool) {
@@ -93,20 +93,20 @@ impl Truth {
             }
             Phase::Thaw => {
                 it.is_thawing = false;
-                it.is_asleep = false;
+                it.is_quiesced = false;
                 it.killed_thaws += u32::from(!is_success);
             }
         }
     }
 
-    /// The journal says that it is told to freeze, so that it gets a thaw.
-    pub fn hook_entered(&mut self, hook: usize) {
+    /// The journal lists it, so it gets a thaw.
+    pub fn hook_recorded(&mut self, hook: usize) {
         self.hooks[hook].thaws = 0;
     }
 
-    /// How many hooks still sleep.
-    pub fn asleep(&self) -> usize {
-        self.hooks.iter().filter(|hook| hook.is_asleep).count()
+    /// Number of hooks that are not thawed.
+    pub fn quiesced(&self) -> usize {
+        self.hooks.iter().filter(|hook| hook.is_quiesced).count()
     }
 }
 
@@ -117,15 +117,15 @@ impl World {
         let mut broken = Vec::new();
         match phase {
             Phase::Freeze => {
-                if it.is_asleep {
+                if it.is_quiesced {
                     broken.push("is told to freeze twice");
                 }
                 *it = HookTruth {
-                    is_asleep: true,
+                    is_quiesced: true,
                     is_freezing: true,
                     ..HookTruth::default()
                 };
-                // What was undone before this was of an earlier freeze.
+                // A thaw before this one was of an earlier freeze.
                 self.truth.ended = None;
             }
             Phase::Thaw => {
@@ -152,7 +152,7 @@ impl World {
         self.broken.extend(broken.into_iter().map(text));
     }
 
-    /// A master that was killed when a hook had ended and that was not yet in the journal.
+    /// Masters that were killed; each may have died after a hook had ended and before the journal had it.
     fn killed_thaw_masters(&self) -> u32 {
         let is_killed =
             |m: &&super::master::Master| m.phase == Phase::Thaw && !m.is_alive && !m.has_ended;
@@ -177,7 +177,7 @@ impl World {
             return;
         }
         if let Some((_, request)) = self.host.next.take() {
-            self.say(|_| format!("host: {request:?}"));
+            self.trace_step(|_| format!("host: {request:?}"));
             self.host.pending = Some((request, false));
             self.host.asked_at = self.now;
             match request {
@@ -193,7 +193,7 @@ impl World {
         }
     }
 
-    /// What the agent takes in.
+    /// The agent reads the request.
     pub fn take_request(&mut self) -> Option<Request> {
         match &mut self.host.pending {
             Some((request, taken @ false)) => {
@@ -206,7 +206,7 @@ impl World {
     }
 
     pub fn answer(&mut self, request: Request, result: Result<u64, String>) {
-        self.say(|_| format!("answer to {request:?}: {result:?}"));
+        self.trace_step(|_| format!("answer to {request:?}: {result:?}"));
         if self.host.pending.take() != Some((request, true)) {
             self.broken
                 .push(format!("an answer that nobody waits for: {request:?}"));
@@ -215,10 +215,7 @@ impl World {
         match request {
             Request::Freeze if result.is_ok() => {
                 let now = self.now;
-                let ended = self
-                    .truth
-                    .ended
-                    .is_some_and(|(_, by_stranger)| !by_stranger);
+                let ended = self.truth.ended.is_some_and(|(_, by_others)| !by_others);
                 let is_due = self.frozen_limit.is_some_and(|limit| limit <= now + 1_000);
                 if ended && !is_due {
                     self.broken
@@ -232,7 +229,7 @@ impl World {
                 let asked = self.host.thaw_asked.unwrap_or(self.now);
                 let since = self.host.frozen_since.is_some();
                 let early = self.truth.ended;
-                let is_early = early.is_some_and(|(at, by_stranger)| at < asked && !by_stranger);
+                let is_early = early.is_some_and(|(at, by_others)| at < asked && !by_others);
                 if since && is_early && result.is_ok() {
                     self.broken.push(format!(
                         "the thaw is answered {result:?}, though the freeze had ended before it"
@@ -247,7 +244,7 @@ impl World {
         }
     }
 
-    /// The level of a report that is kept now.
+    /// Checks the level of a report that is stored.
     pub fn check_level(&mut self, report: &Report) {
         let asked = self.host.thaw_asked;
         let held = self
@@ -267,30 +264,31 @@ impl World {
         }
     }
 
-    /// At the end of a run.
+    /// Checks the end of a run.
     pub fn check_end(&mut self) {
         let agent = &self.agent;
-        let lives = agent.is_alive && agent.stopped_until != NEVER;
-        let guards = self
+        let agent_runs = agent.is_alive && agent.stopped_until != NEVER;
+        let guardian_runs = self
             .guardians
             .iter()
             .any(|g| g.runs() && !g.held.is_empty());
-        // Nobody is left who could.
-        if !lives && !guards && self.guardians.last().is_none_or(|g| g.is_struck) {
+        // No process is left that could thaw.
+        if !agent_runs && !guardian_runs && self.guardians.last().is_none_or(|g| g.has_fault) {
             return;
         }
         if self.frozen.contains(&true) && !self.is_zombie_unguarded {
             self.broken.push(format!("stays frozen: {:?}", self.frozen));
         }
-        let asleep = self.truth.asleep();
-        // An agent that is stopped for good before its guardian has the filesystems, and the limit.
-        if !lives && !guards && self.agent.is_alive {
+        let quiesced = self.truth.quiesced();
+        // The agent was stopped for good before its guardian had the filesystems and the limit.
+        if !agent_runs && !guardian_runs && self.agent.is_alive {
             return;
         }
-        if asleep > 0 {
-            self.broken.push(format!("{asleep} hooks are never thawed"));
+        if quiesced > 0 {
+            self.broken
+                .push(format!("{quiesced} hooks are never thawed"));
         }
-        if lives && self.marker.is_some() {
+        if agent_runs && self.marker.is_some() {
             self.broken.push("the marker stays".into());
         }
     }

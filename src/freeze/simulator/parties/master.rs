@@ -10,7 +10,7 @@ use std::time::Duration;
 const HOOK_LIMIT: Ms = 30_000;
 /// How long a master may be stopped.
 const STOPPED_MASTER_TIMEOUT: Ms = 60_000;
-/// How long another master is waited for.
+/// How long a master waits for another one.
 const LOCK_LIMIT: Ms = 240_000;
 pub const HOOKS: usize = 2;
 
@@ -20,11 +20,11 @@ pub struct Journal {
     /// The run of the last freeze.
     run: String,
     pub exists: bool,
-    /// Started and not settled, in the order of starting.
+    /// Hooks that were started and are not thawed, in the order of starting.
     pub open: Vec<usize>,
     locked_by: Option<usize>,
-    /// Who did not end by itself.
-    signed: Option<usize>,
+    /// The last master that did not end by itself.
+    unfinished_master: Option<usize>,
 }
 
 /// A process of a hook.
@@ -32,14 +32,14 @@ pub struct Journal {
 pub struct HookProcess {
     hook: usize,
     phase: Phase,
-    of: usize,
+    master: usize,
     pub is_alive: bool,
     pub ends: Ms,
     pub stopped_until: Ms,
     is_success: bool,
 }
 
-/// What is next.
+/// The master's next step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Point {
     Announce,
@@ -57,17 +57,17 @@ pub struct Master {
     pub phase: Phase,
     pub is_alive: bool,
     pub stopped_until: Ms,
-    /// What it says as it starts, on this line.
+    /// What it sends as it starts, on this connection.
     pub announces: Option<(usize, Request)>,
     /// The run that it freezes for.
     pub run: Option<String>,
-    /// The run whose hooks alone it thaws.
+    /// The only run whose hooks it thaws.
     only_run: Option<String>,
     /// When it was stopped.
     pub stopped_at: Ms,
     next: Ms,
     point: Point,
-    /// What is to be called, the next one last.
+    /// The hooks to call, the next one last.
     todo: Vec<(usize, Phase)>,
     records: Vec<HookRecord>,
     failure: Option<String>,
@@ -77,7 +77,7 @@ pub struct Master {
 }
 
 impl Master {
-    /// What the caller learns. A master that was killed is a failure.
+    /// The caller's report. A master that was killed is a failure.
     pub fn report(&self, now: Ms) -> MasterReport {
         let killed = (!self.has_ended).then(|| "killed by signal 9".to_owned());
         MasterReport {
@@ -97,8 +97,8 @@ impl World {
         announces: Option<(usize, Request)>,
         only_run: Option<String>,
     ) -> usize {
-        let next = self.soon();
-        self.say(|_| format!("master {} starts", phase.as_str()));
+        let next = self.next_step_time();
+        self.trace_step(|_| format!("master {} starts", phase.as_str()));
         self.masters.push(Master {
             phase,
             is_alive: true,
@@ -131,7 +131,7 @@ impl World {
         Some(at.max(master.stopped_until))
     }
 
-    /// When whoever called it ends it because it is stopped.
+    /// When its caller kills it because it is stopped.
     pub fn stopped_limit(&self, number: usize) -> Ms {
         let master = &self.masters[number];
         match master.stopped_until > self.now {
@@ -140,7 +140,7 @@ impl World {
         }
     }
 
-    /// Whether hooks are to be told to thaw, or a master is at work.
+    /// Whether hooks are to be thawed, or a master runs.
     pub fn is_journal_open(&self) -> bool {
         self.is_locked() || self.journal.exists && !self.journal.open.is_empty()
     }
@@ -155,7 +155,7 @@ impl World {
         self.masters[number].is_alive = false;
     }
 
-    /// With all that it started.
+    /// Kills a master and the hooks that it started.
     pub fn end_session(&mut self, number: usize) {
         let master = &self.masters[number];
         let is_at_work = master.is_alive && master.stopped_until <= self.now;
@@ -165,7 +165,7 @@ impl World {
         }
         self.kill_master(number);
         for hook in 0..self.hooks.len() {
-            if self.hooks[hook].of == number {
+            if self.hooks[hook].master == number {
                 self.kill_hook(hook);
             }
         }
@@ -186,17 +186,17 @@ impl World {
             hook.is_success = true;
             let (index, phase) = (hook.hook, hook.phase);
             self.truth.hook_ended(index, phase, true);
-            self.say(|_| format!("hook {index} has ended {}", phase.as_str()));
+            self.trace_step(|_| format!("hook {index} has ended {}", phase.as_str()));
         }
     }
 
-    /// Whether the journal has something for a thaw, as far as one who is no master can tell.
+    /// Whether the journal lists hooks to thaw, as far as others than a master can read it.
     pub fn owes_hooks(&self) -> bool {
         !self.is_locked() && self.journal.exists && !self.journal.open.is_empty()
     }
 
     pub fn master_step(&mut self, number: usize) {
-        let next = self.soon();
+        let next = self.next_step_time();
         let now = self.now;
         let is_locked = self.is_locked();
         let master = &mut self.masters[number];
@@ -209,11 +209,11 @@ impl World {
             Point::Announce => {
                 let announces = master.announces.take();
                 master.point = Point::Lock(now + LOCK_LIMIT);
-                if let Some((line, order)) = announces {
-                    if self.lines[line].guardian_open {
-                        self.lines[line]
+                if let Some((connection, request)) = announces {
+                    if self.connections[connection].guardian_open {
+                        self.connections[connection]
                             .to_guardian
-                            .push_back((order, Some(number)));
+                            .push_back((request, Some(number)));
                     }
                 }
             }
@@ -232,7 +232,7 @@ impl World {
                     self.journal.run = run;
                 }
                 self.journal.locked_by = Some(number);
-                if let Some(dead) = self.journal.signed.replace(number) {
+                if let Some(dead) = self.journal.unfinished_master.replace(number) {
                     self.end_session(dead);
                 }
                 self.journal.exists = true;
@@ -252,7 +252,7 @@ impl World {
                     master.point = Point::Run;
                     if phase == Phase::Freeze {
                         self.journal.open.push(hook);
-                        self.truth.hook_entered(hook);
+                        self.truth.hook_recorded(hook);
                     }
                 }
             },
@@ -260,22 +260,22 @@ impl World {
                 let Some((hook, phase)) = master.todo.pop() else {
                     return;
                 };
-                let takes = match self.random.below(8) {
+                let duration = match self.random.below(8) {
                     0 => 1_000 + self.random.below(11_000),
                     _ => 1 + self.random.below(40),
                 };
                 self.hooks.push(HookProcess {
                     hook,
                     phase,
-                    of: number,
+                    master: number,
                     is_alive: true,
-                    ends: now + takes,
+                    ends: now + duration,
                     stopped_until: 0,
                     is_success: false,
                 });
                 let process = self.hooks.len() - 1;
                 self.masters[number].point = Point::Await(process, now + HOOK_LIMIT);
-                self.say(|_| format!("hook {hook} starts {}", phase.as_str()));
+                self.trace_step(|_| format!("hook {hook} starts {}", phase.as_str()));
                 self.hook_starts(hook, phase);
             }
             Point::Await(process, _) => {
@@ -303,7 +303,7 @@ impl World {
             }
             Point::Close => {
                 master.point = Point::Exit;
-                self.journal.signed = None;
+                self.journal.unfinished_master = None;
                 self.journal.locked_by = None;
                 if phase == Phase::Thaw && self.journal.open.is_empty() {
                     self.journal.exists = false;

@@ -1,4 +1,4 @@
-//! The clock, the kernel, the files, and the scheduler that decides who goes next.
+//! The clock, the kernel, the files, and the scheduler that chooses the next party.
 
 use super::guardian::Guardian;
 use super::host::{Host, Truth};
@@ -14,18 +14,18 @@ use std::rc::Rc;
 /// Milliseconds of the virtual clock.
 pub type Ms = u64;
 
-/// Longer than every run.
+/// Later than the end of every run.
 pub const NEVER: Ms = u64::MAX;
 /// The hold limit.
 pub const LIMIT: Ms = 20_000;
 /// What a party may take for its steps after a limit.
-const SLACK: Ms = 400;
-/// Two looks of a successor at a guardian that is stopped, and what is in between.
-const LOOKS: Ms = 15_000;
-/// More steps than any run has.
-const MOST_STEPS: u64 = 20_000;
+const STEP_GRACE: Ms = 400;
+/// How long the next agent takes to find a guardian stopped twice.
+const STOPPED_GUARDIAN_TIMEOUT: Ms = 15_000;
+/// Upper limit of the steps of a run.
+const MAX_STEPS: u64 = 20_000;
 
-/// Who is struck.
+/// The target of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
     Agent,
@@ -34,22 +34,22 @@ pub enum Party {
     Hook,
 }
 
-/// What strikes at a step.
+/// What happens at a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
     /// SIGKILL.
     Kill(Party),
-    /// SIGSTOP, and SIGCONT after that time.
+    /// SIGSTOP, and SIGCONT after this time.
     Stop(Party, Ms),
-    /// The next message that it sends is lost.
+    /// Its next message is lost.
     Lose(Party),
-    /// Somebody else thaws this filesystem.
+    /// Another process thaws this filesystem.
     Unfreeze(usize),
     /// SIGTERM to the agent.
     Terminate,
 }
 
-/// A small generator of random numbers (splitmix64): a run is repeated by its seed.
+/// A small generator of random numbers (splitmix64), so that a seed repeats a run.
 #[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
@@ -65,11 +65,11 @@ impl Random {
 
 /// A connection between an agent and a guardian.
 #[derive(Debug, Default)]
-pub struct Line {
-    /// With the master that said it, if it was not the agent.
+pub struct Connection {
+    /// Each with the master that sent it, if the agent did not.
     pub to_guardian: VecDeque<(Request, Option<usize>)>,
     pub to_agent: VecDeque<Response>,
-    /// What goes beside [`Word::Freeze`].
+    /// The descriptors that are sent with [`Response::Freeze`].
     pub passed: Option<Passed>,
     pub agent_open: bool,
     pub guardian_open: bool,
@@ -86,47 +86,47 @@ pub struct Passed {
 #[derive(Debug, Default)]
 pub struct Socket {
     pub agent_has_it: bool,
-    /// Connections that nobody has accepted.
+    /// Connections that no process has accepted.
     pub backlog: VecDeque<usize>,
 }
 
-/// The agent's side of a line.
+/// The agent's end of a connection.
 #[derive(Debug)]
-pub struct Link {
+pub struct AgentClient {
     pub guardian: usize,
-    pub line: usize,
+    pub connection: usize,
     pub token: Option<Rc<Token>>,
     pub has_token: bool,
 }
 
-/// The agent that lives, if one does.
+/// The agent that runs, if one does.
 #[derive(Debug, Default)]
 pub struct Agent {
     pub is_alive: bool,
     pub is_killed: bool,
     pub stopped_until: Ms,
     pub next: Ms,
-    pub loses: bool,
+    pub loses_message: bool,
     pub is_terminated: bool,
-    /// It has found a predecessor's guardian stopped.
+    /// It has found an earlier agent's guardian stopped.
     pub saw_stopped: bool,
     pub started: Ms,
-    /// It waits for its guardian, to a limit.
+    /// It waits for its guardian, with a time limit.
     pub is_waiting: bool,
     /// The filesystem whose FIFREEZE is about to be called.
     pub freezing: Option<usize>,
-    pub link: Option<Link>,
+    pub client: Option<AgentClient>,
     pub socket: Option<usize>,
 }
 
-/// A killed agent with a thread in the kernel: until when, and what that freezes.
+/// A killed agent with a thread in the kernel: until when, and what that thread freezes.
 #[derive(Debug)]
 pub struct Zombie {
     pub until: Ms,
     /// Its guardian's number.
     pub guardian: Option<usize>,
     pub freezes: usize,
-    pub lines: Vec<usize>,
+    pub connections: Vec<usize>,
 }
 
 pub struct World {
@@ -135,18 +135,18 @@ pub struct World {
     pub step: u64,
     pub faults: Vec<(u64, Fault)>,
     pub frozen: Vec<bool>,
-    /// Until when what is frozen may be.
+    /// How long something may be frozen.
     pub frozen_limit: Option<Ms>,
-    /// How long somebody could have thawed and did not.
+    /// How long a party could have thawed after the limit and did not.
     pub overdue: Ms,
-    pub lines: Vec<Line>,
+    pub connections: Vec<Connection>,
     pub sockets: Vec<Socket>,
     /// The socket at the path.
-    pub door: Option<usize>,
+    pub socket_path: Option<usize>,
     pub agent: Agent,
     pub zombie: Option<Zombie>,
     pub frozen_by_zombie: Vec<bool>,
-    /// Nobody is left who knows of that.
+    /// No guardian is left for what it freezes.
     pub is_zombie_unguarded: bool,
     /// When the service manager starts another agent.
     pub restart: Option<Ms>,
@@ -154,7 +154,7 @@ pub struct World {
     pub guardians: Vec<Guardian>,
     pub masters: Vec<Master>,
     pub hooks: Vec<HookProcess>,
-    /// A hook that fails at the freeze makes it fail.
+    /// A hook that fails makes the freeze fail.
     pub aborts: bool,
     pub journal: Journal,
     pub marker: Option<Marker>,
@@ -162,13 +162,13 @@ pub struct World {
     pub kept: Vec<Report>,
     pub host: Host,
     pub truth: Truth,
-    /// What was broken, one line each.
+    /// Broken rules, one line each.
     pub broken: Vec<String>,
-    /// What happened, if that is kept.
+    /// The trace, if it is kept.
     pub trace: Option<Vec<String>>,
 }
 
-/// Who is next.
+/// The next party.
 #[derive(Debug, Clone, Copy)]
 enum Next {
     Agent,
@@ -179,7 +179,7 @@ enum Next {
     Host,
 }
 
-/// The payload of an agent's death.
+/// The payload of the unwinding when an agent dies.
 pub struct Died;
 
 impl World {
@@ -196,9 +196,9 @@ impl World {
             frozen: vec![false; 2],
             frozen_limit: None,
             overdue: 0,
-            lines: Vec::new(),
+            connections: Vec::new(),
             sockets: Vec::new(),
-            door: None,
+            socket_path: None,
             agent: Agent::default(),
             zombie: None,
             frozen_by_zombie: vec![false; 2],
@@ -220,20 +220,20 @@ impl World {
         }
     }
 
-    pub fn say(&mut self, text: impl FnOnce(&Self) -> String) {
+    pub fn trace_step(&mut self, text: impl FnOnce(&Self) -> String) {
         if self.trace.is_some() {
-            let line = format!("{:>5} {:>7} {}", self.step, self.now, text(self));
-            self.trace.get_or_insert_default().push(line);
+            let entry = format!("{:>5} {:>7} {}", self.step, self.now, text(self));
+            self.trace.get_or_insert_default().push(entry);
         }
     }
 
-    pub fn soon(&mut self) -> Ms {
+    pub fn next_step_time(&mut self) -> Ms {
         self.now + 1 + self.random.below(4)
     }
 
-    /// The agent waits until something is so, to a deadline at most; whether it is. Here it dies.
+    /// Waits, as the agent, until a condition holds or to a deadline; returns whether it holds. The agent dies in here.
     pub fn wait(&mut self, until: &dyn Fn(&Self) -> bool, deadline: Option<Ms>) -> bool {
-        self.agent.next = self.soon();
+        self.agent.next = self.next_step_time();
         loop {
             let at = match until(self) {
                 true => Some(self.agent.next),
@@ -250,7 +250,7 @@ impl World {
         }
     }
 
-    /// One step of somebody; whether it is the agent's turn, or `None` if nothing happens any more.
+    /// One step of a party; whether it is the agent's turn, or `None` if nothing happens any more.
     pub fn advance(&mut self, agent: Option<Ms>) -> Option<bool> {
         let mut all: Vec<(Ms, Next)> = Vec::with_capacity(8);
         all.extend(agent.map(|at| (at, Next::Agent)));
@@ -272,15 +272,15 @@ impl World {
         let first = all.iter().map(|(at, _)| (*at).max(self.now)).min()?;
         all.retain(|(at, _)| *at <= first);
         let pick = self.random.below(all.len() as u64) as usize;
-        self.pass(first);
+        self.advance_clock(first);
         self.step += 1;
-        if self.step > MOST_STEPS {
+        if self.step > MAX_STEPS {
             self.broken.push("the run does not end".into());
             return None;
         }
         while let Some(place) = self.faults.iter().position(|(at, _)| *at <= self.step) {
             let (_, fault) = self.faults.remove(place);
-            self.strike(fault);
+            self.apply_fault(fault);
         }
         match all[pick].1 {
             Next::Agent => return Some(true),
@@ -293,13 +293,13 @@ impl World {
         Some(false)
     }
 
-    /// Time passes.
-    fn pass(&mut self, until: Ms) {
+    /// Advances the clock.
+    fn advance_clock(&mut self, until: Ms) {
         if let (Some(limit), true) = (self.frozen_limit, self.frozen.contains(&true)) {
-            if self.is_somebody_able() {
+            if self.can_any_party_thaw() {
                 let late = until.saturating_sub(self.now.max(limit));
                 self.overdue += late;
-                if late > 0 && self.overdue > SLACK && self.overdue - late <= SLACK {
+                if late > 0 && self.overdue > STEP_GRACE && self.overdue - late <= STEP_GRACE {
                     let text = format!("frozen beyond the limit by {} ms", until - limit);
                     self.broken.push(text);
                 }
@@ -309,17 +309,21 @@ impl World {
     }
 
     /// Whether an agent or a guardian runs that could thaw now.
-    pub fn is_somebody_able(&self) -> bool {
+    pub fn can_any_party_thaw(&self) -> bool {
         let agent = &self.agent;
-        // A guardian that does not say what it does is looked at twice.
-        let asks = agent.link.as_ref().is_some_and(|link| link.token.is_none());
-        let is_waiting = agent.is_waiting || asks && self.now < agent.started + LOOKS;
+        // The agent waits until it has found a silent guardian stopped twice.
+        let asks = agent
+            .client
+            .as_ref()
+            .is_some_and(|client| client.token.is_none());
+        let is_waiting =
+            agent.is_waiting || asks && self.now < agent.started + STOPPED_GUARDIAN_TIMEOUT;
         let is_able = agent.is_alive && agent.stopped_until <= self.now && !is_waiting;
         is_able || self.guardians.iter().any(|g| g.is_able(self.now))
     }
 
-    fn strike(&mut self, fault: Fault) {
-        self.say(|_| format!("** {fault:?}"));
+    fn apply_fault(&mut self, fault: Fault) {
+        self.trace_step(|_| format!("** {fault:?}"));
         let until = |now: Ms, time: Ms| now.saturating_add(time);
         let now = self.now;
         let guardian = self.guardians.iter().rposition(|g| g.is_alive);
@@ -328,24 +332,24 @@ impl World {
         match fault {
             Fault::Kill(Party::Agent) if self.agent.is_alive => self.agent.is_killed = true,
             Fault::Stop(Party::Agent, time) => self.agent.stopped_until = until(now, time),
-            Fault::Lose(Party::Agent) => self.agent.loses = true,
+            Fault::Lose(Party::Agent) => self.agent.loses_message = true,
             Fault::Terminate => self.agent.is_terminated = self.agent.is_alive,
             Fault::Kill(Party::Guardian) => {
                 if let Some(number) = guardian {
-                    self.guardians[number].is_struck = true;
+                    self.guardians[number].has_fault = true;
                     self.kill_guardian(number);
                 }
             }
             Fault::Stop(Party::Guardian, time) => {
                 if let Some(number) = guardian {
-                    self.guardians[number].is_struck |= time == NEVER;
+                    self.guardians[number].has_fault |= time == NEVER;
                     self.guardians[number].stopped_until = until(now, time);
                 }
             }
             Fault::Lose(Party::Guardian) => {
                 guardian
                     .into_iter()
-                    .for_each(|g| self.guardians[g].loses = true);
+                    .for_each(|g| self.guardians[g].loses_message = true);
             }
             Fault::Kill(Party::Master) => master.into_iter().for_each(|m| self.kill_master(m)),
             Fault::Stop(Party::Master, time) => {
@@ -373,9 +377,9 @@ impl World {
         }
     }
 
-    /// FIFREEZE.
+    /// FIFREEZE; false: EBUSY.
     pub fn fifreeze(&mut self, index: usize) -> bool {
-        self.say(|_| format!("FIFREEZE {index}"));
+        self.trace_step(|_| format!("FIFREEZE {index}"));
         if self.frozen[index] {
             return false;
         }
@@ -389,7 +393,7 @@ impl World {
 
     /// FITHAW; false: EINVAL.
     pub fn fithaw(&mut self, index: usize) -> bool {
-        self.say(|w| format!("FITHAW {index} {}", w.frozen[index]));
+        self.trace_step(|w| format!("FITHAW {index} {}", w.frozen[index]));
         let was_frozen = std::mem::take(&mut self.frozen[index]);
         let is_of_run = !std::mem::take(&mut self.frozen_by_zombie[index]);
         if was_frozen && is_of_run {
@@ -398,12 +402,16 @@ impl World {
         was_frozen
     }
 
-    /// The agent's process has ended, or will when its FIFREEZE returns.
-    pub fn bury_agent(&mut self, was_killed: bool) {
-        self.say(|_| "the agent is dead".into());
+    /// Ends the agent's process, at once or when its FIFREEZE returns.
+    pub fn end_agent(&mut self, was_killed: bool) {
+        self.trace_step(|_| "the agent is dead".into());
         let agent = std::mem::take(&mut self.agent);
-        let lines: Vec<usize> = agent.link.iter().map(|link| link.line).collect();
-        let guardian = agent.link.as_ref().map(|link| link.guardian);
+        let connections: Vec<usize> = agent
+            .client
+            .iter()
+            .map(|client| client.connection)
+            .collect();
+        let guardian = agent.client.as_ref().map(|client| client.guardian);
         match agent.freezing {
             Some(index) if was_killed && self.random.below(2) == 0 => {
                 let until = self.now + 1 + self.random.below(3_000);
@@ -411,14 +419,16 @@ impl World {
                     until,
                     guardian,
                     freezes: index,
-                    lines,
+                    connections,
                 });
             }
-            _ => lines.into_iter().for_each(|line| self.hang_up(line)),
+            _ => connections
+                .into_iter()
+                .for_each(|connection| self.hang_up(connection)),
         }
         for socket in 0..self.sockets.len() {
             self.sockets[socket].agent_has_it = false;
-            self.close_deaf(socket);
+            self.close_unowned(socket);
         }
         self.host.agent_died(self.now);
         if self.restarts || !was_killed {
@@ -428,47 +438,50 @@ impl World {
 
     fn end_zombie(&mut self) {
         if let Some(zombie) = self.zombie.take() {
-            // What it freezes belongs to no run; its guardian alone knows of it.
+            // What it freezes belongs to no run; only its guardian knows of it.
             if self.fifreeze(zombie.freezes) {
                 self.frozen_by_zombie[zombie.freezes] = true;
-                let guards = |&g: &usize| self.guardians[g].runs();
-                self.is_zombie_unguarded |= !zombie.guardian.as_ref().is_some_and(guards);
+                let guardian_runs = |&g: &usize| self.guardians[g].runs();
+                self.is_zombie_unguarded |= !zombie.guardian.as_ref().is_some_and(guardian_runs);
             }
-            zombie.lines.into_iter().for_each(|line| self.hang_up(line));
+            zombie
+                .connections
+                .into_iter()
+                .for_each(|connection| self.hang_up(connection));
         }
     }
 
-    /// The agent's end of a line is closed.
-    pub fn hang_up(&mut self, line: usize) {
-        self.lines[line].agent_open = false;
+    /// Closes the agent's end of a connection.
+    pub fn hang_up(&mut self, connection: usize) {
+        self.connections[connection].agent_open = false;
     }
 
-    pub fn new_line(&mut self) -> usize {
-        self.lines.push(Line {
+    pub fn new_connection(&mut self) -> usize {
+        self.connections.push(Connection {
             agent_open: true,
             guardian_open: true,
-            ..Line::default()
+            ..Connection::default()
         });
-        self.lines.len() - 1
+        self.connections.len() - 1
     }
 
-    /// Connections to a socket that nobody has any more are closed.
-    pub fn close_deaf(&mut self, socket: usize) {
-        if !self.is_heard(socket) {
-            for line in std::mem::take(&mut self.sockets[socket].backlog) {
-                self.lines[line].guardian_open = false;
+    /// Closes the pending connections of a socket that no process has any more.
+    pub fn close_unowned(&mut self, socket: usize) {
+        if !self.has_owner(socket) {
+            for connection in std::mem::take(&mut self.sockets[socket].backlog) {
+                self.connections[connection].guardian_open = false;
             }
         }
     }
 
-    pub fn is_heard(&self, socket: usize) -> bool {
+    pub fn has_owner(&self, socket: usize) -> bool {
         let of_guardian = |g: &Guardian| g.is_alive && g.listener == Some(socket);
         self.sockets[socket].agent_has_it || self.guardians.iter().any(of_guardian)
     }
 
-    /// Keeps a report, or what more is known of one that is kept.
+    /// Stores a report, in place of one of the same run.
     pub fn keep(&mut self, report: &Report) {
-        self.say(|_| format!("kept: {:?} {:?}", report.level, report.end));
+        self.trace_step(|_| format!("kept: {:?} {:?}", report.level, report.end));
         self.kept.retain(|kept| kept.id != report.id);
         self.kept.push(report.clone());
         self.check_level(report);

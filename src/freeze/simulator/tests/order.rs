@@ -1,4 +1,4 @@
-//! One after another, side by side, and in an order that only the freeze itself shows.
+//! Batches, parallel calls, and an order that only the freeze itself shows.
 
 use super::*;
 use proptest::prelude::*;
@@ -34,7 +34,7 @@ fn batches_follow_one_another_and_thaw_in_reverse() {
     );
 }
 
-/// Neighbors of one batch are in the kernel at the same time: they are frozen and entered all the same.
+/// Neighbors of one batch are in the kernel at the same time: all are frozen and recorded.
 #[test]
 fn a_failure_ends_at_its_batch() {
     let refusals = vec![("freeze /opt".to_owned(), libc::EIO)];
@@ -65,7 +65,7 @@ fn a_failure_ends_at_its_batch() {
     );
 }
 
-/// The answer names the first of a batch in the order of the plan, the report all.
+/// The answer names the first of a batch in the order of the plan, the report names all.
 #[test]
 fn of_several_failures_the_first_is_the_answer_and_all_are_told() {
     for turn in 0..2 {
@@ -77,17 +77,17 @@ fn of_several_failures_the_first_is_the_answer_and_all_are_told() {
         let mut engine = engine_of(&world, false, LIMIT);
         let error = engine.freeze(None).unwrap_err().0;
         engine.conclude();
-        let told = |name: &&str| format!("failed to freeze {name}: Input/output error");
-        let told: Vec<String> = culprits.iter().map(told).collect();
-        assert_eq!(error, told[0]);
+        let reported = |name: &&str| format!("failed to freeze {name}: Input/output error");
+        let reported: Vec<String> = culprits.iter().map(reported).collect();
+        assert_eq!(error, reported[0]);
         let world = world.0.borrow();
-        assert!(!world.frozen.contains(&true) && !world.hushed && !world.marker);
+        assert!(!world.frozen.contains(&true) && !world.in_frozen_section && !world.marker);
         assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
-        assert_eq!(world.kept[0].errors, told);
+        assert_eq!(world.kept[0].errors, reported);
     }
 }
 
-/// What stays frozen is named, all of it, and is thawed when asked again.
+/// All that stays frozen is named, and is thawed by a second request.
 #[test]
 fn several_thaws_that_fail_are_told_and_can_be_asked_again() {
     let names = ["/data/loop", "/data", "/srv"];
@@ -96,9 +96,9 @@ fn several_thaws_that_fail_are_told_and_can_be_asked_again() {
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(5));
     let error = engine.thaw().unwrap_err().0;
-    let told = |name: &str| format!("failed to thaw {name}: Input/output error");
-    // In the order of freezing.
-    let expected = [told("/srv"), told("/data/loop"), told("/data")];
+    let reported = |name: &str| format!("failed to thaw {name}: Input/output error");
+    // In freeze order.
+    let expected = [reported("/srv"), reported("/data/loop"), reported("/data")];
     assert_eq!(error, expected.join("; "));
     assert!(engine.is_frozen());
     assert_eq!(world.0.borrow().frozen, [false, true, true, true, false]);
@@ -109,7 +109,7 @@ fn several_thaws_that_fail_are_told_and_can_be_asked_again() {
     assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
 }
 
-/// Failures that pass and one that does not.
+/// Failures that are tolerated, and one that is not.
 #[test]
 fn what_may_fail_does_not_cover_what_may_not() {
     let refusals = vec![
@@ -129,15 +129,15 @@ fn what_may_fail_does_not_cover_what_may_not() {
     assert_eq!(engine.thaw(), Ok(2));
 }
 
-fn with_hidden(world: Simulator, hidden: &[(usize, usize)]) -> Simulator {
-    world.0.borrow_mut().hidden = hidden.to_vec();
+fn with_hidden_dependencies(world: Simulator, hidden_dependencies: &[(usize, usize)]) -> Simulator {
+    world.0.borrow_mut().hidden_dependencies = hidden_dependencies.to_vec();
     world
 }
 
 #[test]
 fn what_waits_for_a_frozen_one_is_frozen_before_it() {
-    // /data was mounted first and writes to /data/inner all the same.
-    let world = with_hidden(Simulator::new(&MOUNTS), &[(1, 2)]);
+    // /data was mounted first and nevertheless writes to /data/inner.
+    let world = with_hidden_dependencies(Simulator::new(&MOUNTS), &[(1, 2)]);
     let mut engine = engine_of(&world, false, LIMIT);
     assert_eq!(engine.freeze(None), Ok(3));
     assert_eq!(engine.thaw(), Ok(3));
@@ -160,7 +160,7 @@ fn what_waits_for_a_frozen_one_is_frozen_before_it() {
 
 #[test]
 fn what_waits_for_each_other_fails() {
-    let world = with_hidden(Simulator::stacked(), &[(3, 4), (4, 3)]);
+    let world = with_hidden_dependencies(Simulator::stacked(), &[(3, 4), (4, 3)]);
     let mut engine = engine_of(&world, false, LIMIT);
     let error = engine.freeze(None).unwrap_err().0;
     assert!(error.contains("waits for other filesystems"), "{error}");
@@ -170,25 +170,25 @@ fn what_waits_for_each_other_fails() {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 10_000, ..ProptestConfig::default() })]
 
-    /// Dependencies that nobody knows of, in any direction and beside those that are known. Where there is
-    /// an order all freezes, where there is none the run fails; no run hangs, and nothing stays frozen.
+    /// Unknown dependencies, in any direction and together with known ones. If there is an order, everything is frozen;
+    /// if there is none, the run fails. No run hangs, and nothing stays frozen.
     #[test]
     fn hidden_dependencies_of_any_kind(
         count in 1_usize..7,
-        hidden in proptest::collection::vec((0_usize..7, 0_usize..7), 0..8),
+        hidden_dependencies in proptest::collection::vec((0_usize..7, 0_usize..7), 0..8),
         on_hardware in proptest::collection::vec(0_usize..7, 0..7),
         turn in 0_usize..24,
     ) {
         const NAMES: [&str; 7] = ["/", "/a", "/b", "/c", "/d", "/e", "/f"];
         let world = Simulator::new(&NAMES[..count]).in_turn(turn);
-        let hidden: Vec<(usize, usize)> = hidden
+        let hidden_dependencies: Vec<(usize, usize)> = hidden_dependencies
             .into_iter()
             .filter(|&(above, below)| above < count && below < count && above != below)
             .collect();
         world.0.borrow_mut().on_hardware = on_hardware;
-        let world = with_hidden(world, &hidden);
+        let world = with_hidden_dependencies(world, &hidden_dependencies);
         let mut reach = vec![vec![false; count]; count];
-        for &(above, below) in &hidden {
+        for &(above, below) in &hidden_dependencies {
             reach[above][below] = true;
         }
         for via in 0..count {
@@ -212,7 +212,7 @@ proptest! {
         engine.conclude();
         let world = world.0.borrow();
         prop_assert!(!world.frozen.contains(&true) && world.blocked.is_empty(), "{at}");
-        prop_assert!(!world.hushed && !world.marker && !world.rcu_expedited);
+        prop_assert!(!world.in_frozen_section && !world.marker && !world.rcu_expedited);
         prop_assert_eq!(world.freeze_hooks, world.thaw_hooks);
     }
 }

@@ -1,4 +1,4 @@
-//! What happens around the hooks: how often is flushed, and what is mounted meanwhile.
+//! Flushes and the mount table around the hooks.
 
 use super::*;
 
@@ -7,7 +7,7 @@ fn flushes(world: &Simulator) -> Vec<String> {
     steps.filter(|step| step.starts_with("flush 0")).collect()
 }
 
-/// The flushes of the root, with what is dirty before the first and before each possible further one.
+/// Number of flushes of the root; `dirty` is what is dirty before the first and before each possible further one.
 fn flushes_with(has_hook: bool, dirty: &[Option<u64>]) -> usize {
     let world = Simulator::new(&MOUNTS);
     world.0.borrow_mut().has_hook = has_hook;
@@ -27,8 +27,12 @@ fn it_is_flushed_again_as_long_as_that_pays() {
     assert_eq!(flushes_with(false, &shrinking), 3);
     let endless = [900 * MB, 300 * MB, 100 * MB, 33 * MB, 11 * MB, 5 * MB].map(Some);
     assert_eq!(flushes_with(false, &endless), 4, "bounded");
-    let stubborn = [900 * MB, 300 * MB, 200 * MB].map(Some);
-    assert_eq!(flushes_with(false, &stubborn), 2, "not even half was gone");
+    let barely_shrinking = [900 * MB, 300 * MB, 200 * MB].map(Some);
+    assert_eq!(
+        flushes_with(false, &barely_shrinking),
+        2,
+        "not even half was gone"
+    );
     assert_eq!(flushes_with(false, &[None]), 2, "nobody knows");
 }
 
@@ -60,7 +64,7 @@ fn what_a_hook_mounts_is_frozen_too() {
     assert_eq!(world.kept[0].level, Level::Application);
 }
 
-/// Without one nobody would switch it off again if the agent died.
+/// Without a guardian no process would switch it off again if the agent died.
 #[test]
 fn without_a_guardian_grace_periods_are_as_always() {
     let refusal = ("entrust".to_owned(), libc::EIO);

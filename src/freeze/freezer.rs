@@ -50,7 +50,7 @@ struct EngineStatus {
 
 impl EngineStatus {
     fn of<O: Ops>(engine: &mut Engine<O>) -> Self {
-        let guardian = engine.guardian_line().map(Arc::new);
+        let guardian = engine.guardian_fd().map(Arc::new);
         Self {
             frozen: engine.is_frozen(),
             ends: engine.time_left().map(|left| Instant::now() + left),
@@ -134,7 +134,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     /// A handle of `engine`, without a thread until the first request.
     pub fn new(mut engine: Engine<O>) -> Self {
         let (status, _) = watch::channel(EngineStatus::of(&mut engine));
-        let stop = engine.stop_line();
+        let stop = engine.stop_event();
         let jobs = Jobs {
             queue: VecDeque::new(),
             has_thread: false,

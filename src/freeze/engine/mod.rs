@@ -157,7 +157,7 @@ impl<O: Ops> Engine<O> {
     }
 
     /// See [`Ops::stop_event`].
-    pub fn stop_line(&self) -> Option<Arc<EventFd>> {
+    pub fn stop_event(&self) -> Option<Arc<EventFd>> {
         self.ops.stop_event()
     }
 
@@ -172,7 +172,7 @@ impl<O: Ops> Engine<O> {
     }
 
     /// See [`Ops::guardian_fd`].
-    pub fn guardian_line(&self) -> Option<OwnedFd> {
+    pub fn guardian_fd(&self) -> Option<OwnedFd> {
         self.ops.guardian_fd()
     }
 

@@ -248,7 +248,7 @@ fn target(survey: &Survey, policy: &FreezePolicy, filesystem: &Filesystem, batch
         filesystem: filesystem.clone(),
         alternatives: details.alternatives,
         device: details.names.into_iter().next().unwrap_or_else(number),
-        depends_on: details.stands_on,
+        depends_on: details.depends_on,
         optional: matching(survey, &policy.optional, filesystem).is_some(),
         is_read_only: details.is_read_only,
         batch,
@@ -273,7 +273,7 @@ fn sorted<'a>(
         (_, None) => false,
     };
     let get = |index: usize| usual.get(index).copied();
-    let input = order::Question {
+    let input = order::OrderInput {
         count: usual.len(),
         edges: &edges(survey, &usual),
         chosen: &chosen,
@@ -297,7 +297,10 @@ fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
         let Some(details) = survey.details.get(&filesystem.device()) else {
             continue;
         };
-        let places = details.under.iter().filter_map(|under| place.get(under));
+        let places = details
+            .depends_on_devices
+            .iter()
+            .filter_map(|under| place.get(under));
         edges.extend(places.map(|&below| Edge { above, below }));
     }
     edges
@@ -306,7 +309,7 @@ fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
 fn cycle_of<'a>(survey: &Survey, members: impl Iterator<Item = &'a Filesystem>) -> Cycle {
     let layers = |filesystem: &Filesystem| {
         let details = survey.details.get(&filesystem.device());
-        let layers = details.map(|details| details.stands_on.clone());
+        let layers = details.map(|details| details.depends_on.clone());
         layers.unwrap_or_default()
     };
     Cycle {

@@ -83,7 +83,11 @@ impl Plan {
                 let base = survey.filesystems.iter().find(|f| f.device() == *device)?;
                 chosen.contains(device).then(|| shown(&base.mountpoint))
             };
-            let bases: Vec<String> = details.under.iter().filter_map(frozen).collect();
+            let bases: Vec<String> = details
+                .depends_on_devices
+                .iter()
+                .filter_map(frozen)
+                .collect();
             if !bases.is_empty() {
                 self.notes.push(format!(
                     "{} is not frozen but depends on {}, which is: its writes block anyway, \

@@ -16,7 +16,7 @@ pub struct Edge {
 }
 
 /// Input of [`sort`].
-pub struct Question<'a> {
+pub struct OrderInput<'a> {
     /// Number of filesystems.
     pub count: usize,
     /// The dependencies; those of numbers from `count` on are ignored.
@@ -33,8 +33,8 @@ pub struct Question<'a> {
 /// # Errors
 /// If `strict`, a cycle with a chosen member: the members of its strongly connected component, in ascending order. The
 /// edges of other cycles are dropped.
-pub fn sort(input: &Question<'_>) -> Result<Vec<usize>, Vec<usize>> {
-    let &Question {
+pub fn sort(input: &OrderInput<'_>) -> Result<Vec<usize>, Vec<usize>> {
+    let &OrderInput {
         count,
         edges,
         chosen,

@@ -52,9 +52,9 @@ pub struct Details {
     /// Names of its device or devices, the mount table's first.
     pub names: Vec<String>,
     /// The devices and files that it depends on, from the top down, for messages.
-    pub stands_on: Vec<String>,
+    pub depends_on: Vec<String>,
     /// The filesystems that it depends on, by their devices.
-    pub under: Vec<DeviceNumber>,
+    pub depends_on_devices: Vec<DeviceNumber>,
     /// All its devices end at the machine's own hardware, so no other filesystem of this system is below it.
     pub is_on_hardware: bool,
     /// The whole filesystem is mounted read-only, or its type cannot be written.
@@ -281,7 +281,7 @@ impl Survey {
         for under in self
             .details
             .values_mut()
-            .flat_map(|details| &mut details.under)
+            .flat_map(|details| &mut details.depends_on_devices)
         {
             *under = own.get(under).copied().unwrap_or(*under);
         }
@@ -368,7 +368,7 @@ impl Survey {
     fn under(&self, device: DeviceNumber) -> Vec<DeviceNumber> {
         let details = self.details.get(&device);
         details
-            .map(|details| details.under.clone())
+            .map(|details| details.depends_on_devices.clone())
             .unwrap_or_default()
     }
 }
@@ -377,7 +377,7 @@ impl Details {
     fn add_layer(&mut self, layer: &Layer, find_file: FindFile<'_>) {
         let (path, device) = match layer {
             Layer::Device { name, dm_name } => {
-                self.stands_on.push(match dm_name {
+                self.depends_on.push(match dm_name {
                     Some(dm_name) => format!("{name} ({dm_name})"),
                     None => name.clone(),
                 });
@@ -387,14 +387,14 @@ impl Details {
         };
         let file = String::from_utf8_lossy(path);
         let location = find_file(device, path);
-        self.stands_on.push(match location.mount {
+        self.depends_on.push(match location.mount {
             Some((mountpoint, fstype)) => {
                 let mountpoint = String::from_utf8_lossy(&mountpoint);
                 format!("file {file} on {mountpoint} ({fstype})")
             }
             None => format!("file {file}, which is not to be found from here"),
         });
-        self.under.extend(location.devices);
+        self.depends_on_devices.extend(location.devices);
     }
 }
 

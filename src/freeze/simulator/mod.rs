@@ -285,7 +285,7 @@ fn survey_of(world: &mut World) -> Survey {
         let of = |&&(above, _): &&(usize, usize)| above == filesystem.minor as usize;
         let under = |&(_, below): &(usize, usize)| (8, below as u32);
         let details = Details {
-            under: world.under.iter().filter(of).map(under).collect(),
+            depends_on_devices: world.under.iter().filter(of).map(under).collect(),
             is_on_hardware: world.on_hardware.contains(&(filesystem.minor as usize)),
             ..Details::default()
         };

@@ -20,7 +20,7 @@ fn sorted_of(
     edges: &[Edge],
     chosen: &dyn Fn(usize) -> bool,
 ) -> Result<Vec<usize>, Vec<usize>> {
-    sort(&Question {
+    sort(&OrderInput {
         count,
         edges,
         chosen,
@@ -38,14 +38,14 @@ fn what_must_wait_does_and_the_rest_keeps_its_order() {
 }
 
 #[test]
-fn a_circle_is_named_without_what_hangs_on_it() {
+fn a_cycle_is_named_without_what_depends_on_it() {
     let list = edges(&[(1, 2), (2, 3), (3, 1), (0, 1), (3, 4)]);
     assert_eq!(sorted(5, &list), Err(vec![1, 2, 3]));
     assert_eq!(sorted(2, &edges(&[(1, 1)])), Err(vec![1]));
     // One chosen member makes the cycle an error; a cycle without one is none.
     assert_eq!(sorted_of(5, &list, &|n| n == 2), Err(vec![1, 2, 3]));
     assert_eq!(sorted_of(5, &list, &|n| n == 4), Ok(vec![0, 1, 2, 3, 4]));
-    let loose = sort(&Question {
+    let loose = sort(&OrderInput {
         count: 5,
         edges: &list,
         chosen: &|_| true,
@@ -57,7 +57,7 @@ fn a_circle_is_named_without_what_hangs_on_it() {
 proptest! {
     /// Any graph, against the definition.
     #[test]
-    fn order_or_circle(
+    fn order_or_cycle(
         count in 1_usize..12,
         pairs in proptest::collection::vec((0_usize..12, 0_usize..12), 0..20),
         chosen in any::<u16>(),

@@ -16,7 +16,7 @@ fn survey(count: usize, root: Option<usize>, under: &[(usize, usize)]) -> Survey
         mount_id: index as u64,
     };
     let details = |index: usize| Details {
-        under: under
+        depends_on_devices: under
             .iter()
             .filter(|(above, _)| *above == index)
             .map(|&(_, below)| (8, below as u32))
@@ -99,11 +99,11 @@ proptest! {
                     prop_assert_eq!(order, usual);
                 }
             }
-            Err(circle) => {
+            Err(cycle) => {
                 let members: Vec<usize> = (0..count)
-                    .filter(|&i| circle.members.iter().any(|(member, _)| *member == name(i)))
+                    .filter(|&i| cycle.members.iter().any(|(member, _)| *member == name(i)))
                     .collect();
-                prop_assert_eq!(members.len(), circle.members.len());
+                prop_assert_eq!(members.len(), cycle.members.len());
                 prop_assert!(members.iter().any(|member| chosen.contains(member)));
                 prop_assert!(members.iter().all(|&a| members.iter().all(|&b| reach[a][b])));
             }

@@ -298,7 +298,7 @@ fn a_root_on_a_file_goes_before_what_holds_it() {
 }
 
 #[test]
-fn a_circle_is_refused_by_name() {
+fn a_cycle_is_refused_by_name() {
     let guest = Guest {
         description: "disk 8:0 x/sda\ndisk 7:0 virtual/block/loop0\ndisk 7:1 virtual/block/loop1\n\
                       loop virtual/block/loop0 /b/img\nloop virtual/block/loop1 /a/img\n",
@@ -308,16 +308,16 @@ fn a_circle_is_refused_by_name() {
         ..Guest::default()
     };
     let survey = guest.survey();
-    let circle = make(&survey, &FreezePolicy::default(), None).unwrap_err();
+    let cycle = make(&survey, &FreezePolicy::default(), None).unwrap_err();
     assert_eq!(
-        circle.to_string(),
+        cycle.to_string(),
         "filesystems depend on one another in a cycle: /a on loop0, file /b/img on /b (ext4); /b \
          on loop1, file /a/img on /a (ext4). Freezing one of them would never end. Take them \
          apart, or leave all of them out: fsfreeze-exclude=/a,/b"
     );
     // One member is enough for a hang.
     let only = |name: &[u8]| make(&survey, &FreezePolicy::default(), Some(&[name.to_vec()]));
-    assert_eq!(only(b"/a").unwrap_err(), circle);
+    assert_eq!(only(b"/a").unwrap_err(), cycle);
     assert_eq!(names(&only(b"/").unwrap()), ["/"]);
     let policy = FreezePolicy {
         exclude: patterns(&["/a", "/b"]),

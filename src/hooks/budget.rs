@@ -14,30 +14,36 @@ use super::task::{CommandLine, HookTask};
 const MIN_BUDGET: Duration = Duration::from_secs(30);
 
 /// Why a step whose source has used up its time is not called; on thaw it always is.
-pub fn overdrawn(desk: &HookRun, step: &HookTask) -> Option<String> {
-    let budget = step.budget?;
-    let is_spent = desk.phase == Phase::Freeze && desk.left_of(step.source, budget).is_zero();
+pub fn overdrawn(hook_run: &HookRun, task: &HookTask) -> Option<String> {
+    let budget = task.budget?;
+    let is_spent =
+        hook_run.phase == Phase::Freeze && hook_run.left_of(task.source, budget).is_zero();
     is_spent.then(|| {
         let seconds = budget.as_secs_f64();
-        format!("the {seconds} s for all of {} had passed", step.source)
+        format!("the {seconds} s for all of {} had passed", task.source)
     })
 }
 
 /// What is left for another try, if there is a limit.
-pub fn for_retry(desk: &HookRun, step: &HookTask) -> Option<Duration> {
-    let of_source = step.budget.map(|all| desk.left_of(step.source, all));
-    of_source.into_iter().chain(desk.time_for(None)).min()
+pub fn for_retry(hook_run: &HookRun, task: &HookTask) -> Option<Duration> {
+    let of_source = task.budget.map(|all| hook_run.left_of(task.source, all));
+    of_source.into_iter().chain(hook_run.time_for(None)).min()
 }
 
 /// The call with the time that its start has which is the `tries`-th.
-pub fn within(desk: &HookRun, step: &HookTask, call: &CommandLine, tries: u32) -> CommandLine {
-    let mut call = call.clone();
-    let of_source = step.budget.map(|all| desk.left_of(step.source, all));
-    let common = of_source.into_iter().chain(desk.left()).min();
-    call.timeout = match desk.phase {
-        Phase::Freeze => call.timeout.into_iter().chain(common).min(),
-        Phase::Thaw if tries > 1 => call.timeout.into_iter().chain(of_source).min(),
-        Phase::Thaw => call.timeout.or(common.map(|left| left.max(MIN_BUDGET))),
+pub fn within(
+    hook_run: &HookRun,
+    task: &HookTask,
+    command: &CommandLine,
+    tries: u32,
+) -> CommandLine {
+    let mut command = command.clone();
+    let of_source = task.budget.map(|all| hook_run.left_of(task.source, all));
+    let common = of_source.into_iter().chain(hook_run.left()).min();
+    command.timeout = match hook_run.phase {
+        Phase::Freeze => command.timeout.into_iter().chain(common).min(),
+        Phase::Thaw if tries > 1 => command.timeout.into_iter().chain(of_source).min(),
+        Phase::Thaw => command.timeout.or(common.map(|left| left.max(MIN_BUDGET))),
     };
-    call
+    command
 }

@@ -74,41 +74,41 @@ pub fn cli(args: &[OsString]) -> u8 {
         _ => process::set_process_name(c"qga-hook"),
     }
     match parse(args) {
-        Ok(Subcommand::Run(given)) => run(given),
+        Ok(Subcommand::Run(args)) => run(args),
         Ok(Subcommand::Help) => u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
-        Err(mistake) => {
-            print(&format!("qemu-ga hook: {mistake}\n{USAGE}"));
+        Err(error) => {
+            print(&format!("qemu-ga hook: {error}\n{USAGE}"));
             2
         }
     }
 }
 
-fn run(given: MasterArgs) -> u8 {
+fn run(args: MasterArgs) -> u8 {
     let devices = variable(DEVICES_ENV);
-    let (found, rules) = match sources::read(&given.dir, &given.conf, &devices) {
+    let (found, rules) = match sources::read(&args.dir, &args.conf, &devices) {
         Ok((found, rules)) => (Ok(found), rules),
         Err(refusal) => (Err(refusal), HookConfig::default()),
     };
     let options = Options {
-        log: HookLog::new(&given.log),
+        log: HookLog::new(&args.log),
         total: rules.total_timeout,
         on_total: rules.defaults.on_failure,
         stop: stop_signals(),
         records: records(),
-        memory: Journal::in_dir(&given.state),
+        memory: Journal::in_dir(&args.state),
         run: RunInfo {
             id: variable(RUN_ENV),
             mountpoints: variable(MOUNTPOINTS_ENV),
             hold_limit: variable(HOLD_LIMIT_ENV).parse().unwrap_or_default(),
             devices,
         },
-        reason: reason(given.phase),
+        reason: reason(args.phase),
         only_run: variable(ONLY_RUN_ENV),
     };
-    let summary = runner::run(given.phase, found, options);
+    let summary = runner::run(args.phase, found, options);
     if summary.lost_lines > 0 {
         let lost = summary.lost_lines;
-        let log = given.log.display();
+        let log = args.log.display();
         print(&format!(
             "qemu-ga hook: {lost} lines lost: neither {log} nor the system log takes them\n"
         ));
@@ -129,13 +129,13 @@ fn variable(name: &str) -> String {
 
 /// A thaw without a reason is one by hand.
 fn reason(phase: Phase) -> Option<ThawReason> {
-    let given = variable(REASON_ENV);
+    let value = variable(REASON_ENV);
     let reasons = [
         ThawReason::Failed,
         ThawReason::TimedOut,
         ThawReason::Recovered,
     ];
-    let known = reasons.into_iter().find(|reason| reason.as_str() == given);
+    let known = reasons.into_iter().find(|reason| reason.as_str() == value);
     (phase == Phase::Thaw).then(|| known.unwrap_or(ThawReason::Ok))
 }
 
@@ -173,14 +173,14 @@ fn parse(args: &[OsString]) -> Result<Subcommand, String> {
         }
     }
     let dir = dir.unwrap_or_else(locate::default_dir);
-    let told = || std::env::var_os(STATE_ENV).map(PathBuf::from);
+    let from_environment = || std::env::var_os(STATE_ENV).map(PathBuf::from);
     Ok(Subcommand::Run(MasterArgs {
         phase: phase.ok_or("say freeze or thaw")?,
         conf: conf.unwrap_or_else(|| locate::conf_beside(&dir)),
         dir,
         log: log.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH)),
         state: state
-            .or_else(told)
+            .or_else(from_environment)
             .unwrap_or_else(|| PathBuf::from(journal::DEFAULT_DIR)),
     }))
 }

@@ -45,16 +45,22 @@ impl From<HookStatus> for CommandOutcome {
 }
 
 /// The variables of a hook: set, or withheld.
-pub fn environment(desk: &HookRun, time: Option<Duration>) -> Vec<(&'static str, Option<String>)> {
-    let run = &desk.run;
-    let known = |text: &String| (!text.is_empty()).then(|| text.clone());
+pub fn environment(
+    hook_run: &HookRun,
+    time: Option<Duration>,
+) -> Vec<(&'static str, Option<String>)> {
+    let info = &hook_run.run;
+    let non_empty = |text: &String| (!text.is_empty()).then(|| text.clone());
     vec![
-        (PHASE_ENV, Some(desk.phase.as_str().into())),
-        (REASON_ENV, desk.reason.map(|reason| reason.as_str().into())),
-        (RUN_ENV, known(&run.id)),
-        (MOUNTPOINTS_ENV, known(&run.mountpoints)),
-        (DEVICES_ENV, known(&run.devices)),
-        (HOLD_LIMIT_ENV, Some(run.hold_limit.to_string())),
+        (PHASE_ENV, Some(hook_run.phase.as_str().into())),
+        (
+            REASON_ENV,
+            hook_run.reason.map(|reason| reason.as_str().into()),
+        ),
+        (RUN_ENV, non_empty(&info.id)),
+        (MOUNTPOINTS_ENV, non_empty(&info.mountpoints)),
+        (DEVICES_ENV, non_empty(&info.devices)),
+        (HOLD_LIMIT_ENV, Some(info.hold_limit.to_string())),
         (
             DEADLINE_ENV,
             time.map(|time| time.as_secs_f64().to_string()),
@@ -113,13 +119,13 @@ pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
 /// Starts `call` once and follows it to its end. `is_alone`: its output goes into the log as it
 /// comes, not in one piece at its end.
 pub fn run_once(
-    desk: &HookRun,
+    hook_run: &HookRun,
     policy: &HookSettings,
-    call: &CommandLine,
+    command: &CommandLine,
     is_alone: bool,
 ) -> CommandOutcome {
-    let time = desk.time_for(call.timeout);
-    if let Some(status) = check_not_writable(&call.program) {
+    let time = hook_run.time_for(command.timeout);
+    if let Some(status) = check_not_writable(&command.program) {
         return status.into();
     }
     let user = match user(policy.user.as_deref()) {
@@ -132,15 +138,15 @@ pub fn run_once(
         false => Family::Group,
     };
     // It is ended with all it started; in our session, so that the agent can end it if we are gone.
-    let mut child = Child::new(&call.program)
-        .args(&call.args)
+    let mut child = Child::new(&command.program)
+        .args(&command.args)
         .family(family)
         .tracked()
         .deadline(time)
         .grace(policy.kill_after)
         .cap(0);
-    child = with_user(with_environment(child, environment(desk, time)), user);
-    if let Some(stop) = desk.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
+    child = with_user(with_environment(child, environment(hook_run, time)), user);
+    if let Some(stop) = hook_run.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
         child = child.cancel_on(stop);
     }
     let limit = if is_alone {
@@ -149,8 +155,8 @@ pub fn run_once(
         policy.output_limit.min(MAX_BUFFERED_OUTPUT)
     };
     let mut output = Output::new(limit);
-    let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(desk)));
-    let mut log = desk.log();
+    let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(hook_run)));
+    let mut log = hook_run.log();
     log.output(&output.held);
     log.end_output();
     if output.dropped > 0 {
@@ -170,12 +176,12 @@ pub fn run_once(
                     let why = strerror(&error);
                     log.line(&format!(
                         "what {} left running may end when it prints: {why}",
-                        call.program.display()
+                        command.program.display()
                     ));
                 }
             }
             if let Some(note) = note_survivors(&outcome.survivors) {
-                log.line(&format!("{} {note}", call.program.display()));
+                log.line(&format!("{} {note}", command.program.display()));
                 output.tail.extend_from_slice(note.as_bytes());
             }
             CommandOutcome {
@@ -192,11 +198,11 @@ pub fn run_once(
 fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
     // It waits for what comes; we did not.
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
-    let to = log.map_or_else(|| File::options().write(true).open("/dev/null"), Ok)?;
+    let hook_run_log = log.map_or_else(|| File::options().write(true).open("/dev/null"), Ok)?;
     let child = Child::own_program()
         .args(["hook", "drain", &room.to_string()])
         .stdin_from(reader.into())
-        .output_to(to);
+        .output_to(hook_run_log);
     let mut ignore = |_: &[u8]| ();
     child.start(&mut ignore).map(drop).map_err(io::Error::other)
 }
@@ -255,7 +261,7 @@ impl Output {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], to: Option<&HookRun>) {
+    fn take(&mut self, bytes: &[u8], hook_run_log: Option<&HookRun>) {
         self.tail
             .extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_TAIL_BYTES)..]);
         self.tail
@@ -264,8 +270,8 @@ impl Output {
         let (kept, dropped) = bytes.split_at(room.min(bytes.len()));
         self.taken += kept.len() as u64;
         self.dropped += dropped.len() as u64;
-        match to {
-            Some(desk) => desk.log().output(kept),
+        match hook_run_log {
+            Some(hook_run) => hook_run.log().output(kept),
             None => self.held.extend_from_slice(kept),
         }
     }

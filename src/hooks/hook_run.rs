@@ -33,9 +33,9 @@ pub struct HookRun {
     pub stop: Option<OwnedFd>,
     log: Mutex<HookLog>,
     records: Mutex<Option<File>>,
-    memory: Mutex<Journal>,
+    journal: Mutex<Journal>,
     /// When the first step of a source was taken.
-    begun: Mutex<Vec<(&'static str, Instant)>>,
+    first_starts: Mutex<Vec<(&'static str, Instant)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -44,7 +44,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 impl HookRun {
     /// A desk for one call of the master; [`HookRun::begin`] follows.
-    pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, memory): (HookLog, Journal)) -> HookRun {
+    pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, journal): (HookLog, Journal)) -> HookRun {
         HookRun {
             phase,
             reason: None,
@@ -53,8 +53,8 @@ impl HookRun {
             stop,
             log: Mutex::new(log),
             records: Mutex::default(),
-            memory: Mutex::new(memory),
-            begun: Mutex::default(),
+            journal: Mutex::new(journal),
+            first_starts: Mutex::default(),
         }
     }
 
@@ -68,7 +68,7 @@ impl HookRun {
     ) {
         (self.phase, self.reason, self.run) = (phase, reason, run);
         self.due = total.and_then(|total| Instant::now().checked_add(total));
-        (self.records, self.begun) = (Mutex::new(records), Mutex::default());
+        (self.records, self.first_starts) = (Mutex::new(records), Mutex::default());
     }
 
     /// The log, until the guard is dropped.
@@ -112,15 +112,15 @@ impl HookRun {
     }
 
     /// Logs what the journal could not note.
-    pub fn log_journal_error(&self, noted: Result<(), String>) {
-        if let Err(trouble) = noted {
-            self.log().line(&trouble);
+    pub fn log_journal_error(&self, result: Result<(), String>) {
+        if let Err(error) = result {
+            self.log().line(&error);
         }
     }
 
     /// The journal, until the guard is dropped.
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
-        lock(&self.memory)
+        lock(&self.journal)
     }
 
     /// Whether the run is to stop.
@@ -130,7 +130,7 @@ impl HookRun {
 
     /// Whether the agent that has called this freeze is gone: it alone reads our output. Its successor may have
     /// looked for a journal before there was one, so no hook may be started any more.
-    pub fn is_alone(&self) -> bool {
+    pub fn agent_has_ended(&self) -> bool {
         let is_called_by_agent = lock(&self.records).is_some();
         self.phase == Phase::Freeze
             && is_called_by_agent
@@ -154,12 +154,12 @@ impl HookRun {
 
     /// What is left of the time for all steps of `source`, which begins with the first of them.
     pub fn left_of(&self, source: &'static str, budget: Duration) -> Duration {
-        let mut begun = lock(&self.begun);
-        let first = begun.iter().find(|(name, _)| *name == source);
+        let mut first_starts = lock(&self.first_starts);
+        let first = first_starts.iter().find(|(name, _)| *name == source);
         let first = first.map(|(_, first)| *first);
         let first = first.unwrap_or_else(|| {
             let now = Instant::now();
-            begun.push((source, now));
+            first_starts.push((source, now));
             now
         });
         budget.saturating_sub(first.elapsed())

@@ -78,7 +78,7 @@ pub fn call(program: &Path, phase: Phase) -> MasterReport {
 ///
 /// If our own master is killed or stopped by somebody at the thaw, it is called once more, and again: its
 /// journal tells which hooks are left.
-pub fn invoke(program: &Path, phase: Phase, mut limits: Invocation) -> MasterReport {
+pub fn invoke(program: &Path, phase: Phase, mut invocation: Invocation) -> MasterReport {
     let started = Instant::now();
     let records = records_file();
     let mut text = Vec::new();
@@ -88,10 +88,10 @@ pub fn invoke(program: &Path, phase: Phase, mut limits: Invocation) -> MasterRep
             break Some(refusal.0);
         }
         tries += 1;
-        let left = limits
+        let left = invocation
             .deadline
             .map(|all| all.saturating_sub(started.elapsed()));
-        let outcome = child(program, phase, &mut limits, records.as_ref())
+        let outcome = child(program, phase, &mut invocation, records.as_ref())
             .deadline(left)
             .stopped_limit(STOPPED_MASTER_TIMEOUT)
             .run();
@@ -140,40 +140,48 @@ fn is_ours(records: &[u8]) -> bool {
 }
 
 /// One start of the master.
-fn child(program: &Path, phase: Phase, limits: &mut Invocation, records: Option<&File>) -> Child {
+fn child(
+    program: &Path,
+    phase: Phase,
+    invocation: &mut Invocation,
+    records: Option<&File>,
+) -> Child {
     // The guardian hears of the thaw once.
     let mut child = Child::new(program)
         .arg(phase.as_str())
-        .announce(std::mem::take(&mut limits.announcements));
-    if let Some(grace) = limits.grace {
+        .announce(std::mem::take(&mut invocation.announcements));
+    if let Some(grace) = invocation.grace {
         child = child.grace(grace);
     }
-    let cancel = limits.cancel.as_ref().and_then(|fd| fd.try_clone().ok());
+    let cancel = invocation
+        .cancel
+        .as_ref()
+        .and_then(|fd| fd.try_clone().ok());
     if let Some(cancel) = cancel {
         child = child.cancel_on(cancel);
     }
-    child = match limits.reason {
+    child = match invocation.reason {
         Some(reason) => child.env(REASON_ENV, reason.as_str()),
         None => child.env_remove(REASON_ENV),
     };
-    child = match &limits.only_run {
+    child = match &invocation.only_run {
         Some(run) => child.env(ONLY_RUN_ENV, run),
         None => child.env_remove(ONLY_RUN_ENV),
     };
-    if let Some(state) = &limits.state {
+    if let Some(state) = &invocation.state {
         child = child.env(STATE_ENV, state);
     }
-    if let Some(run) = &limits.run {
+    if let Some(run) = &invocation.run {
         child = with_run_info(child, run);
     }
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
     }
     // Only a freeze is watched, and that is called once.
-    if let Some(alive) = limits.alive.take() {
+    if let Some(alive) = invocation.alive.take() {
         child = child.pass_fd(alive, ALIVE_ENV);
     }
-    if let Some(passed) = records.and_then(|ours| ours.try_clone().ok()) {
+    if let Some(passed) = records.and_then(|own| own.try_clone().ok()) {
         child = child.pass_fd(passed.into(), RECORDS_ENV);
     }
     child
@@ -303,11 +311,11 @@ mod tests {
     #[test]
     fn limits_end_a_master_that_hangs() {
         let (_dir, path) = foreign("sleep 1000");
-        let limits = Invocation {
+        let invocation = Invocation {
             deadline: Some(Duration::from_millis(50)),
             ..Invocation::default()
         };
-        let failure = invoke(&path, Phase::Freeze, limits)
+        let failure = invoke(&path, Phase::Freeze, invocation)
             .failure
             .expect("a failure");
         assert!(failure.contains("not finished in time"), "{failure}");

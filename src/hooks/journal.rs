@@ -82,14 +82,14 @@ pub struct JournalContent {
 
 impl JournalContent {
     /// Whether it says something of `step`.
-    pub fn contains(&self, step: &HookTask) -> bool {
-        let mut all = self.started.iter().chain(&self.settled);
-        all.any(|started| started.names(step))
+    pub fn contains(&self, task: &HookTask) -> bool {
+        let mut content = self.started.iter().chain(&self.settled);
+        content.any(|started| started.names(task))
     }
 
     /// Reads a journal: what can be understood of it.
     pub fn parse(text: &[u8]) -> JournalContent {
-        let mut all = JournalContent::default();
+        let mut content = JournalContent::default();
         let mut is_damaged = !text.ends_with(b"\n");
         let mut has_run = false;
         for line in text.split(|&byte| byte == b'\n').filter(|l| !l.is_empty()) {
@@ -98,41 +98,41 @@ impl JournalContent {
             let known = read
                 .as_ref()
                 .and_then(|line: &Value| line.as_object()?.iter().next());
-            let Some((word, value)) = known else {
+            let Some((key, value)) = known else {
                 is_damaged = true;
                 continue;
             };
-            let step = StartedTask::from_value(value);
-            match &word[..] {
+            let task = StartedTask::from_value(value);
+            match &key[..] {
                 "run" => {
                     has_run = true;
-                    all.run = RunInfo {
+                    content.run = RunInfo {
                         id: text_of(value, "id"),
                         mountpoints: text_of(value, "mountpoints"),
                         devices: text_of(value, "devices"),
                         hold_limit: value["hold-limit"].as_f64().unwrap_or_default(),
                     };
                 }
-                MASTER => all.master = value.as_str().unwrap_or_default().to_owned(),
-                _ if step.name.is_empty() => is_damaged = true,
+                MASTER => content.master = value.as_str().unwrap_or_default().to_owned(),
+                _ if task.name.is_empty() => is_damaged = true,
                 STARTED | SETTLED => {
-                    all.started.retain(|known| !known.is(&step));
-                    let list = match &word[..] {
-                        STARTED => &mut all.started,
-                        _ => &mut all.settled,
+                    content.started.retain(|known| !known.is(&task));
+                    let list = match &key[..] {
+                        STARTED => &mut content.started,
+                        _ => &mut content.settled,
                     };
-                    list.push(step);
+                    list.push(task);
                 }
                 OWED => {
-                    for known in all.started.iter_mut().filter(|known| known.is(&step)) {
-                        known.why.clone_from(&step.why);
+                    for known in content.started.iter_mut().filter(|known| known.is(&task)) {
+                        known.why.clone_from(&task.why);
                     }
                 }
                 _ => is_damaged = true,
             }
         }
-        all.is_whole = has_run && !is_damaged;
-        all
+        content.is_whole = has_run && !is_damaged;
+        content
     }
 }
 
@@ -148,7 +148,7 @@ pub struct Journal {
     /// New lines may follow those that are there.
     is_sound: bool,
     /// Why nothing can be written.
-    trouble: Option<String>,
+    open_error: Option<String>,
 }
 
 impl Journal {
@@ -160,7 +160,7 @@ impl Journal {
             file: None,
             open: Vec::new(),
             is_sound: false,
-            trouble: None,
+            open_error: None,
         }
     }
 
@@ -176,21 +176,21 @@ impl Journal {
     ) -> Result<JournalContent, String> {
         self.phase = phase;
         let until = Instant::now() + JOURNAL_LOCK_TIMEOUT;
-        let mut strange = None;
+        let mut problem = None;
         let (file, is_new) = loop {
             let (mut file, is_new) = match open_file(&self.path) {
                 Ok(opened) => opened,
                 // What is no journal is only in the way: the directory is the agent's.
-                Err(why) if strange.is_none() && self.path.symlink_metadata().is_ok() => {
+                Err(why) if problem.is_none() && self.path.symlink_metadata().is_ok() => {
                     fs::remove_file(&self.path)
                         .or_else(|_| fs::remove_dir(&self.path))
                         .ok();
-                    strange = Some(why);
+                    problem = Some(why);
                     continue;
                 }
                 Err(why) => {
-                    self.trouble = Some(why);
-                    return Ok(self.damaged(JournalContent::default(), strange));
+                    self.open_error = Some(why);
+                    return Ok(self.with_warning(JournalContent::default(), problem));
                 }
             };
             let locked = loop {
@@ -216,35 +216,35 @@ impl Journal {
                 });
             }
         };
-        let read = content(&file);
+        let read = read_content(&file);
         let text = read.as_deref().unwrap_or_default();
-        let mut all = JournalContent::parse(text);
+        let mut content = JournalContent::parse(text);
         self.file = Some(file);
-        self.open.clone_from(&all.started);
-        self.is_sound = all.is_whole && text.len() < MAX_KEPT_BYTES;
-        if !(all.is_whole || is_new && text.is_empty()) {
+        self.open.clone_from(&content.started);
+        self.is_sound = content.is_whole && text.len() < MAX_KEPT_BYTES;
+        if !(content.is_whole || is_new && text.is_empty()) {
             let why = read.as_ref().err().map(strerror);
-            strange = Some(why.unwrap_or_else(|| "it is damaged".into()));
+            problem = Some(why.unwrap_or_else(|| "it is damaged".into()));
             if !text.ends_with(b"\n") {
                 // What follows is not to be taken for the rest of that line.
                 self.write(b"\n").ok();
             }
         }
-        if strange.is_some() {
-            all = self.damaged(all, strange);
+        if problem.is_some() {
+            content = self.with_warning(content, problem);
         }
-        end_session(&all.master);
-        self.sign(own_session());
-        Ok(all)
+        end_session(&content.master);
+        self.write_master(own_session());
+        Ok(content)
     }
 
-    fn damaged(&self, mut all: JournalContent, why: Option<String>) -> JournalContent {
+    fn with_warning(&self, mut content: JournalContent, why: Option<String>) -> JournalContent {
         let then = match self.phase {
             Phase::Freeze => "it is begun anew",
             Phase::Thaw => "hooks of which it says nothing are told to thaw, too",
         };
-        all.warning = why.map(|why| format!("{}: {why}; {then}", self.path.display()));
-        all
+        content.warning = why.map(|why| format!("{}: {why}; {then}", self.path.display()));
+        content
     }
 
     /// Begins anew, for a freeze; what is still to be undone is kept.
@@ -252,7 +252,7 @@ impl Journal {
     /// # Errors
     /// One line: nothing will be remembered, so the thaw will call every hook.
     pub fn begin(&mut self, run: &RunInfo) -> Result<(), String> {
-        if let Some(why) = self.trouble.take() {
+        if let Some(why) = self.open_error.take() {
             return Err(self.unwritable(&why));
         }
         let kept = match &self.file {
@@ -269,10 +269,10 @@ impl Journal {
             "devices": run.devices,
             "hold-limit": run.hold_limit,
         });
-        self.add("run", value)?;
-        self.sign(own_session());
+        self.write_entry("run", value)?;
+        self.write_master(own_session());
         for started in kept {
-            self.add(STARTED, started.to_value())?;
+            self.write_entry(STARTED, started.to_value())?;
         }
         Ok(())
     }
@@ -281,26 +281,26 @@ impl Journal {
     ///
     /// # Errors
     /// One line, as there.
-    pub fn start(&mut self, step: StartedTask) -> Result<(), String> {
-        self.open.retain(|known| !known.is(&step));
-        let value = step.to_value();
-        self.open.push(step);
-        self.add(STARTED, value)
+    pub fn start(&mut self, task: StartedTask) -> Result<(), String> {
+        self.open.retain(|known| !known.is(&task));
+        let value = task.to_value();
+        self.open.push(task);
+        self.write_entry(STARTED, value)
     }
 
     /// Notes that a step is not to be undone any more.
     ///
     /// # Errors
     /// One line: it may be called again.
-    pub fn mark_done(&mut self, step: &StartedTask) -> Result<(), String> {
+    pub fn mark_done(&mut self, task: &StartedTask) -> Result<(), String> {
         let before = self.open.len();
-        self.open.retain(|known| !known.is(step));
+        self.open.retain(|known| !known.is(task));
         if self.open.len() == before {
             return Ok(());
         }
-        self.add(
+        self.write_entry(
             SETTLED,
-            StartedTask::named(&step.source, &step.name).to_value(),
+            StartedTask::named(&task.source, &task.name).to_value(),
         )
     }
 
@@ -308,19 +308,19 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::mark_done`].
-    pub fn mark_owed(&mut self, step: &StartedTask, why: &str) -> Result<(), String> {
+    pub fn mark_owed(&mut self, task: &StartedTask, why: &str) -> Result<(), String> {
         let mut known = self.open.iter_mut();
-        let Some(known) = known.find(|known| known.is(step) && known.why != why) else {
+        let Some(known) = known.find(|known| known.is(task) && known.why != why) else {
             return Ok(());
         };
         why.clone_into(&mut known.why);
-        let mut owed = StartedTask::named(&step.source, &step.name);
+        let mut owed = StartedTask::named(&task.source, &task.name);
         owed.why = why.to_owned();
-        self.add(OWED, owed.to_value())
+        self.write_entry(OWED, owed.to_value())
     }
 
-    fn add(&mut self, word: &str, value: Value) -> Result<(), String> {
-        let Err(error) = self.write_line(word, value) else {
+    fn write_entry(&mut self, key: &str, value: Value) -> Result<(), String> {
+        let Err(error) = self.write_line(key, value) else {
             return Ok(());
         };
         let why = strerror(&error);
@@ -338,14 +338,14 @@ impl Journal {
 
     /// Notes who is at work. Where that cannot be written, what is more important cannot either, and
     /// that is told.
-    fn sign(&mut self, master: Option<String>) {
+    fn write_master(&mut self, master: Option<String>) {
         if let Some(master) = master {
             self.write_line(MASTER, master.into()).ok();
         }
     }
 
-    fn write_line(&mut self, word: &str, value: Value) -> io::Result<()> {
-        let line = json!({ word: value }).to_string() + "\n";
+    fn write_line(&mut self, key: &str, value: Value) -> io::Result<()> {
+        let line = json!({ key: value }).to_string() + "\n";
         self.write(line.as_bytes())
     }
 
@@ -394,7 +394,7 @@ impl Journal {
 
     /// Notes that this master is at work no more.
     pub fn keep_open(&mut self) {
-        self.sign(Some(String::new()));
+        self.write_master(Some(String::new()));
     }
 
     /// Where the keeper of the run's holding hook number `number` is to be reached.
@@ -408,7 +408,7 @@ impl Journal {
 pub fn owed(dir: &Path) -> Vec<StartedTask> {
     let (mut owed, is_at_work) = peek(dir);
     if is_at_work {
-        owed.retain(|step| !step.why.is_empty());
+        owed.retain(|task| !task.why.is_empty());
     }
     owed
 }
@@ -426,7 +426,7 @@ fn peek(dir: &Path) -> (Vec<StartedTask>, bool) {
     let Ok(file) = existing(&path, OpenOptions::new().read(true)) else {
         return Default::default();
     };
-    let text = content(&file).unwrap_or_default();
+    let text = read_content(&file).unwrap_or_default();
     let is_at_work = Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
     (JournalContent::parse(&text).started, is_at_work)
 }
@@ -437,22 +437,22 @@ fn peek(dir: &Path) -> (Vec<StartedTask>, bool) {
 /// # Errors
 /// Another master is at work, or the journal cannot be written.
 pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, String> {
-    let is_meant = |step: &StartedTask| {
-        let file = step.name.rsplit('/').next();
-        !step.why.is_empty() && name.is_none_or(|name| name == step.name || Some(name) == file)
+    let is_meant = |task: &StartedTask| {
+        let file = task.name.rsplit('/').next();
+        !task.why.is_empty() && name.is_none_or(|name| name == task.name || Some(name) == file)
     };
     let mut names = Vec::new();
     if owed(dir).iter().any(is_meant) {
-        let mut memory = Journal::in_dir(dir);
-        let known = memory.open(Phase::Thaw, &|| {
+        let mut journal = Journal::in_dir(dir);
+        let known = journal.open(Phase::Thaw, &|| {
             std::thread::sleep(Duration::from_millis(50));
             false
         })?;
-        for step in known.started.iter().filter(|step| is_meant(step)) {
-            memory.mark_done(step)?;
-            names.push(step.name.clone());
+        for task in known.started.iter().filter(|task| is_meant(task)) {
+            journal.mark_done(task)?;
+            names.push(task.name.clone());
         }
-        memory.close()?;
+        journal.close()?;
     }
     Ok(names)
 }
@@ -510,7 +510,7 @@ fn existing(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
-fn content(file: &File) -> io::Result<Vec<u8>> {
+fn read_content(file: &File) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len().min(MAX_JOURNAL_BYTES);
     let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
     file.read_exact_at(&mut text, 0)?;

@@ -46,8 +46,8 @@ impl From<CommandOutcome> for TaskOutcome {
 }
 
 /// What the source's contract calls an end like this one.
-pub fn error_name(step: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
-    (sources::adapter(step.source)?.error_name)(phase, status)
+pub fn error_name(task: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
+    (sources::adapter(task.source)?.error_name)(phase, status)
 }
 
 /// What it means by the operator's settings.

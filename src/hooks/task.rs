@@ -91,21 +91,21 @@ impl HookTask {
 
 /// In what goes on: each element runs when the one before it has ended; what is in one element runs
 /// side by side. Stages in order; in each first the serial steps, then the parallel ones together.
-pub fn batches(steps: Vec<HookTask>) -> Vec<Vec<HookTask>> {
+pub fn batches(tasks: Vec<HookTask>) -> Vec<Vec<HookTask>> {
     // The place in the list keeps steps of one stage in their order.
-    let mut steps: Vec<(usize, HookTask)> = steps.into_iter().enumerate().collect();
-    steps.sort_unstable_by_key(|(at, step)| (step.policy.stage, step.policy.parallel, *at));
+    let mut tasks: Vec<(usize, HookTask)> = tasks.into_iter().enumerate().collect();
+    tasks.sort_unstable_by_key(|(at, task)| (task.policy.stage, task.policy.parallel, *at));
     let mut batches: Vec<Vec<HookTask>> = Vec::new();
-    for (_, step) in steps {
+    for (_, task) in tasks {
         match batches.last_mut() {
             Some(batch)
-                if step.policy.parallel
+                if task.policy.parallel
                     && batch[0].policy.parallel
-                    && batch[0].policy.stage == step.policy.stage =>
+                    && batch[0].policy.stage == task.policy.stage =>
             {
-                batch.push(step);
+                batch.push(task);
             }
-            _ => batches.push(vec![step]),
+            _ => batches.push(vec![task]),
         }
     }
     batches
@@ -117,7 +117,7 @@ mod tests {
 
     #[test]
     fn stages_in_order_and_parallel_steps_together_at_the_end_of_theirs() {
-        let step = |name: &str, stage, parallel| {
+        let task = |name: &str, stage, parallel| {
             let policy = HookSettings {
                 stage,
                 parallel,
@@ -125,17 +125,17 @@ mod tests {
             };
             HookTask::new("", name.to_owned(), policy)
         };
-        let steps = vec![
-            step("a", 50, true),
-            step("b", 50, false),
-            step("c", 50, true),
-            step("d", 10, true),
-            step("e", 60, true),
-            step("f", 50, false),
+        let tasks = vec![
+            task("a", 50, true),
+            task("b", 50, false),
+            task("c", 50, true),
+            task("d", 10, true),
+            task("e", 60, true),
+            task("f", 50, false),
         ];
-        let names: Vec<Vec<String>> = batches(steps)
+        let names: Vec<Vec<String>> = batches(tasks)
             .into_iter()
-            .map(|batch| batch.into_iter().map(|step| step.name).collect())
+            .map(|batch| batch.into_iter().map(|task| task.name).collect())
             .collect();
         assert_eq!(
             names,

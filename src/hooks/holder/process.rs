@@ -33,41 +33,42 @@ pub fn cli() -> u8 {
 }
 
 fn run_holder() -> io::Result<()> {
-    let (ready, tell_ready) = ready_pipe()?;
+    let (ready, ready_writer) = ready_pipe()?;
     let mut master = Connection::from(line_from_agent()?);
-    let order: HolderRequest = master.recv(Some(HOLDER_SEND_TIMEOUT))?;
-    let say = |master: &Connection, word: &HolderResponse| master.send(word, HOLDER_SEND_TIMEOUT);
+    let request: HolderRequest = master.recv(Some(HOLDER_SEND_TIMEOUT))?;
+    let send =
+        |master: &Connection, response: &HolderResponse| master.send(response, HOLDER_SEND_TIMEOUT);
     let mut ignore = |_: &[u8]| ();
-    let mut hook = match Hook::start(&order, ready, tell_ready, &mut ignore) {
+    let mut hook = match Hook::start(&request, ready, ready_writer, &mut ignore) {
         Ok(hook) => hook,
-        Err(status) => return say(&master, &HolderResponse::of(status)),
+        Err(status) => return send(&master, &HolderResponse::of(status)),
     };
     match hook.until_ready(&master) {
         Start::Ready => (),
-        Start::Over(status) => return say(&master, &hook.response_for(status)),
+        Start::Over(status) => return send(&master, &hook.response_for(status)),
         Start::Alone => {
             hook.release(None);
             return Ok(());
         }
     }
-    let (listener, _) = match bind_guardian_socket(&order.door) {
+    let (listener, _) = match bind_guardian_socket(&request.socket) {
         Ok(listening) => listening,
         Err(error) => {
             hook.release(None);
-            let why = format!("{}: {}", order.door.display(), strerror(&error));
-            return say(&master, &hook.response_for(HookStatus::cannot_run(why)));
+            let why = format!("{}: {}", request.socket.display(), strerror(&error));
+            return send(&master, &hook.response_for(HookStatus::cannot_run(why)));
         }
     };
-    let told = HolderResponse {
+    let response = HolderResponse {
         output: hook.take_output(),
         ..HolderResponse::default()
     };
-    let heard = say(&master, &told);
+    let sent = send(&master, &response);
     drop(master);
-    if heard.is_err() {
+    if sent.is_err() {
         // The master was killed: it holds for nobody.
         let status = hook.release(None);
-        return respond_to_all(None, &listener, &hook.response_for(status), &order);
+        return respond_to_all(None, &listener, &hook.response_for(status), &request);
     }
     hold(&mut hook, &listener)
 }
@@ -84,7 +85,7 @@ impl HolderResponse {
 /// The reading end, and the writing end under the number that the hook knows.
 fn ready_pipe() -> io::Result<(File, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let away = above(read.as_fd(), READY_FD + 1)?.into();
+    let reader = above(read.as_fd(), READY_FD + 1)?.into();
     // It may have had the number that the other end must get.
     drop(read);
     let write = if write.as_raw_fd() == READY_FD {
@@ -93,7 +94,7 @@ fn ready_pipe() -> io::Result<(File, OwnedFd)> {
         // Ours alone, and nothing else can have it yet: this process has opened nothing before.
         above(write.as_fd(), READY_FD)?
     };
-    Ok((away, write))
+    Ok((reader, write))
 }
 
 fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
@@ -104,7 +105,7 @@ fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
 /// From ready to released.
 fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     let since = Instant::now();
-    let due = deadline_after(since, hook.order.hold);
+    let due = deadline_after(since, hook.request.hold);
     let mut lost = None;
     loop {
         let due = match &lost {
@@ -115,16 +116,16 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
         match event.map_err(io::Error::other)? {
             ChildEvent::Ended => lost = Some((hook.reap(), since.elapsed().as_secs_f64())),
             ChildEvent::Readable(_) => {
-                let Some((visitor, reason)) = next_release_request(listener) else {
+                let Some((client, reason)) = next_release_request(listener) else {
                     continue;
                 };
                 let (status, held) = match lost {
                     Some((status, held)) => (status, Some(held)),
                     None => (hook.release(Some(reason)), None),
                 };
-                let mut told = hook.response_for(status);
-                told.lost = held;
-                return respond_to_all(Some(visitor), listener, &told, hook.order);
+                let mut response = hook.response_for(status);
+                response.lost = held;
+                return respond_to_all(Some(client), listener, &response, hook.request);
             }
             // Its door stays: nobody has released it.
             ChildEvent::Due if lost.is_some() => return Ok(()),
@@ -140,25 +141,25 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
 
 /// Whoever comes next, and what he wants; None: he may not want anything here, or says nothing.
 fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
-    let mut visitor = Connection::from(listener.accept().ok()?.0);
-    visitor.trusted_peer().ok()?;
-    let reason = visitor.recv(Some(HOLDER_SEND_TIMEOUT)).ok()?;
-    Some((visitor, reason))
+    let mut client = Connection::from(listener.accept().ok()?.0);
+    client.trusted_peer().ok()?;
+    let reason = client.recv(Some(HOLDER_SEND_TIMEOUT)).ok()?;
+    Some((client, reason))
 }
 
 /// The one who released the hook and whoever came meanwhile hear the same.
 fn respond_to_all(
     first: Option<Connection>,
     listener: &UnixListener,
-    told: &HolderResponse,
-    order: &HolderRequest,
+    response: &HolderResponse,
+    request: &HolderRequest,
 ) -> io::Result<()> {
     // From now on nobody comes.
-    fs::remove_file(&order.door)?;
-    let sent = first.map_or(Ok(()), |first| first.send(told, HOLDER_SEND_TIMEOUT));
+    fs::remove_file(&request.socket)?;
+    let sent = first.map_or(Ok(()), |first| first.send(response, HOLDER_SEND_TIMEOUT));
     while is_readable(listener.as_fd(), Duration::ZERO) {
-        if let Some((visitor, _)) = next_release_request(listener) {
-            visitor.send(told, HOLDER_SEND_TIMEOUT).ok();
+        if let Some((client, _)) = next_release_request(listener) {
+            client.send(response, HOLDER_SEND_TIMEOUT).ok();
         }
     }
     sent
@@ -173,7 +174,7 @@ enum Start {
 }
 
 struct Hook<'a> {
-    order: &'a HolderRequest,
+    request: &'a HolderRequest,
     child: Running<'a>,
     /// What it waits at.
     input: Option<File>,
@@ -184,22 +185,22 @@ struct Hook<'a> {
 
 impl<'a> Hook<'a> {
     fn start(
-        order: &'a HolderRequest,
+        request: &'a HolderRequest,
         ready: File,
-        tell_ready: OwnedFd,
+        ready_writer: OwnedFd,
         seen: &'a mut dyn FnMut(&[u8]),
     ) -> Result<Hook<'a>, HookStatus> {
-        let user = user(order.user.as_deref()).map_err(HookStatus::cannot_run)?;
+        let user = user(request.user.as_deref()).map_err(HookStatus::cannot_run)?;
         let pipe = pipe2(OFlag::O_CLOEXEC);
         let (stdin, input) =
             pipe.map_err(|error| HookStatus::cannot_run(strerror(&error.into())))?;
-        let limit = order.output_limit.min(MAX_OUTPUT_BYTES);
-        let child = Child::new(&order.program)
-            .args(&order.args)
+        let limit = request.output_limit.min(MAX_OUTPUT_BYTES);
+        let child = Child::new(&request.program)
+            .args(&request.args)
             .stdin_from(stdin)
-            .keep_fd(tell_ready)
+            .keep_fd(ready_writer)
             .cap(usize::try_from(limit).unwrap_or(0))
-            .grace(Duration::try_from_secs_f64(order.kill_after).unwrap_or_default())
+            .grace(Duration::try_from_secs_f64(request.kill_after).unwrap_or_default())
             .tracked();
         let started = with_user(child, user).start(seen);
         let child = started.map_err(|error| match error {
@@ -207,7 +208,7 @@ impl<'a> Hook<'a> {
             error => HookStatus::cannot_run(error.to_string()),
         })?;
         Ok(Hook {
-            order,
+            request,
             child,
             input: Some(input.into()),
             ready: Some(ready),
@@ -216,8 +217,8 @@ impl<'a> Hook<'a> {
     }
 
     fn until_ready(&mut self, master: &Connection) -> Start {
-        let due = deadline_after(Instant::now(), self.order.timeout);
-        let mut heard = Vec::new();
+        let due = deadline_after(Instant::now(), self.request.timeout);
+        let mut received = Vec::new();
         loop {
             let mut others = vec![master.as_fd()];
             others.extend(self.ready.as_ref().map(AsFd::as_fd));
@@ -225,17 +226,17 @@ impl<'a> Hook<'a> {
             // What it said before it ended counts.
             if let Some(ready) = &mut self.ready {
                 let mut buffer = [0; 64];
-                let is_told = is_readable(ready.as_fd(), Duration::ZERO);
-                match is_told.then(|| ready.read(&mut buffer)) {
+                let is_readable_now = is_readable(ready.as_fd(), Duration::ZERO);
+                match is_readable_now.then(|| ready.read(&mut buffer)) {
                     Some(Ok(0) | Err(_)) => self.ready = None,
-                    Some(Ok(length)) => heard.extend_from_slice(&buffer[..length]),
+                    Some(Ok(length)) => received.extend_from_slice(&buffer[..length]),
                     None => (),
                 }
             }
             match event {
                 // It says nothing more, so it has gone.
                 Ok(ChildEvent::Readable(0)) => return Start::Alone,
-                _ if heard.contains(&b'\n') => return Start::Ready,
+                _ if received.contains(&b'\n') => return Start::Ready,
                 Ok(ChildEvent::Readable(_)) => (),
                 Ok(ChildEvent::Ended) => return Start::Over(self.reap()),
                 Ok(ChildEvent::Due) | Err(_) => return Start::Over(self.end()),
@@ -273,7 +274,7 @@ impl<'a> Hook<'a> {
         }
         match self
             .child
-            .wait(&[], deadline_after(Instant::now(), self.order.timeout))
+            .wait(&[], deadline_after(Instant::now(), self.request.timeout))
         {
             Ok(ChildEvent::Ended) => self.reap(),
             _ => self.end(),
@@ -296,7 +297,7 @@ impl<'a> Hook<'a> {
 }
 
 /// So many seconds after a moment; None: never.
-fn deadline_after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
+fn deadline_after(start: Instant, seconds: Option<f64>) -> Option<Instant> {
     let time = Duration::try_from_secs_f64(seconds?).ok()?;
-    moment.checked_add(time)
+    start.checked_add(time)
 }

@@ -53,25 +53,25 @@ fn escaped(bytes: &OsStr) -> String {
 
 impl StartedTask {
     /// What the journal holds of `step`.
-    pub fn of(step: &HookTask, door: Option<PathBuf>) -> StartedTask {
-        let mut policy = step.policy.clone();
-        if let Some(call) = &step.thaw {
-            (policy.timeout, policy.retries) = (call.timeout, call.retries);
+    pub fn of(task: &HookTask, socket: Option<PathBuf>) -> StartedTask {
+        let mut policy = task.policy.clone();
+        if let Some(command) = &task.thaw {
+            (policy.timeout, policy.retries) = (command.timeout, command.retries);
         }
         let mut settings = policy.settings().to_vec();
-        if let Some(time) = step.budget {
+        if let Some(time) = task.budget {
             settings.push((BUDGET, time.as_secs_f64().to_string()));
         }
-        for (key, call) in [(THAW, &step.thaw), (UNDO, &step.undo)] {
-            let Some(call) = call else { continue };
-            settings.push((key, escaped(call.program.as_os_str())));
-            settings.extend(call.args.iter().map(|arg| (key, escaped(arg))));
+        for (key, command) in [(THAW, &task.thaw), (UNDO, &task.undo)] {
+            let Some(command) = command else { continue };
+            settings.push((key, escaped(command.program.as_os_str())));
+            settings.extend(command.args.iter().map(|arg| (key, escaped(arg))));
         }
         let text = |(key, value): (&str, String)| [key, "=", &value].concat();
         StartedTask {
             settings: settings.into_iter().map(text).collect(),
-            holder_socket: door,
-            ..StartedTask::named(step.source, &step.name)
+            holder_socket: socket,
+            ..StartedTask::named(task.source, &task.name)
         }
     }
 
@@ -80,7 +80,7 @@ impl StartedTask {
         json!({
             "source": self.source,
             "name": self.name,
-            "door": self.holder_socket.as_ref().map(|door| escaped(door.as_os_str())),
+            "door": self.holder_socket.as_ref().map(|socket| escaped(socket.as_os_str())),
             "settings": self.settings,
             "why": self.why,
         })
@@ -89,11 +89,12 @@ impl StartedTask {
     /// As a line has it, of this version or another.
     pub fn from_value(value: &Value) -> StartedTask {
         let settings = value["settings"].as_array().into_iter().flatten();
-        let door = value["door"].as_str();
+        let socket = value["door"].as_str();
         StartedTask {
             source: text(value, "source"),
             name: text(value, "name"),
-            holder_socket: door.map(|door| OsString::from_vec(unescape(door.as_bytes())).into()),
+            holder_socket: socket
+                .map(|socket| OsString::from_vec(unescape(socket.as_bytes())).into()),
             settings: settings
                 .filter_map(|v| Some(v.as_str()?.to_owned()))
                 .collect(),
@@ -114,44 +115,44 @@ impl StartedTask {
     /// `found` under that, or what a hook of the directory is called with.
     pub fn step(mut self, found: &mut Vec<HookTask>) -> HookTask {
         let source = sources::adapter(&self.source).map_or("", |adapter| adapter.name);
-        let mut step = HookTask::new(source, self.name.clone(), HookSettings::default());
+        let mut task = HookTask::new(source, self.name.clone(), HookSettings::default());
         if self.settings.is_empty() {
-            if let Some(at) = found.iter().position(|step| self.names(step)) {
-                step = found.swap_remove(at);
+            if let Some(at) = found.iter().position(|task| self.names(task)) {
+                task = found.swap_remove(at);
             } else if self.holder_socket.is_none() && self.source.is_empty() {
-                let words = [&self.name, THAW].map(|word| [THAW, "=", word].concat());
-                self.settings = words.to_vec();
+                let argv = [&self.name, THAW].map(|argument| [THAW, "=", argument].concat());
+                self.settings = argv.to_vec();
             }
         }
         let (mut thaw, mut undo) = (Vec::new(), Vec::new());
         for (key, value) in self.settings.iter().filter_map(|text| text.split_once('=')) {
-            let word = || OsString::from_vec(unescape(value.as_bytes()));
+            let argument = || OsString::from_vec(unescape(value.as_bytes()));
             match key {
-                THAW => thaw.push(word()),
-                UNDO => undo.push(word()),
-                BUDGET => step.budget = settings::limit(value).ok().flatten(),
+                THAW => thaw.push(argument()),
+                UNDO => undo.push(argument()),
+                BUDGET => task.budget = settings::limit(value).ok().flatten(),
                 // One that another version wrote and we do not know has our default.
-                _ => step.policy.set(key, value).unwrap_or_default(),
+                _ => task.policy.set(key, value).unwrap_or_default(),
             }
         }
-        for (words, call) in [(thaw, &mut step.thaw), (undo, &mut step.undo)] {
-            let mut words = words.into_iter();
-            if let Some(program) = words.next() {
-                *call = Some(CommandLine {
+        for (argv, command) in [(thaw, &mut task.thaw), (undo, &mut task.undo)] {
+            let mut argv = argv.into_iter();
+            if let Some(program) = argv.next() {
+                *command = Some(CommandLine {
                     program: program.into(),
-                    args: words.collect(),
-                    timeout: step.policy.timeout,
-                    retries: step.policy.retries,
+                    args: argv.collect(),
+                    timeout: task.policy.timeout,
+                    retries: task.policy.retries,
                 });
             }
         }
-        step.started = Some(self);
-        step
+        task.started = Some(self);
+        task
     }
 
     /// Whether it is `step`.
-    pub fn names(&self, step: &HookTask) -> bool {
-        self.source == step.source && self.name == step.name
+    pub fn names(&self, task: &HookTask) -> bool {
+        self.source == task.source && self.name == task.name
     }
 
     pub(super) fn is(&self, other: &StartedTask) -> bool {

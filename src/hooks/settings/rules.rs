@@ -115,7 +115,7 @@ impl HookConfig {
             );
         }
         // None: before the first group, or below a head that cannot be read, which `lost` tells.
-        let (mut group, mut lost) = (None, None);
+        let (mut group, mut bad_head) = (None, None);
         let mut heads: Vec<(String, usize)> = Vec::new();
         for (number, text, line) in keyfile::lines(bare.unwrap_or(text)) {
             let text = String::from_utf8_lossy(text);
@@ -141,7 +141,7 @@ impl HookConfig {
                         ),
                         None => heads.push((name.clone(), number)),
                     }
-                    (group, lost) = (Some(name), None);
+                    (group, bad_head) = (Some(name), None);
                     continue;
                 }
                 (Line::Entry(entry), Some(group)) => {
@@ -169,14 +169,14 @@ impl HookConfig {
                 }
                 (Line::Wrong(problem), _) => {
                     if is_head(&text) {
-                        (group, lost) = (None, Some(self.faults.len()));
+                        (group, bad_head) = (None, Some(self.faults.len()));
                         self.fault(head_reach(&text), problem, aborts(&text));
                         continue;
                     }
                     problem
                 }
             };
-            match (&group, lost) {
+            match (&group, bad_head) {
                 (Some(group), _) => {
                     let reach = match group.as_str() {
                         DEFAULTS => FaultScope::All,
@@ -187,16 +187,16 @@ impl HookConfig {
                 // It belongs to the head that cannot be read, and is told with that.
                 (None, Some(at)) => self.faults[at].adds(aborts(&text)),
                 (None, None) => {
-                    lost = Some(self.faults.len());
+                    bad_head = Some(self.faults.len());
                     self.fault(FaultScope::All, problem, aborts(&text));
                 }
             }
         }
-        let untold = self.faults.len().saturating_sub(MAX_REPORTED_FAULTS);
-        if untold > 0 {
+        let unreported = self.faults.len().saturating_sub(MAX_REPORTED_FAULTS);
+        if unreported > 0 {
             let path = self.path.display();
             self.warnings.push(format!(
-                "{path}: {untold} more lines cannot be read; mend them"
+                "{path}: {unreported} more lines cannot be read; mend them"
             ));
         }
     }
@@ -232,13 +232,15 @@ impl HookConfig {
             value,
             line,
         } = &setting;
-        let (line, said) = (*line, format!("{key}={value} in [{group}]"));
+        let (line, setting_text) = (*line, format!("{key}={value} in [{group}]"));
         let known = self.settings.iter();
         let earlier = known.rev().find(|s| s.group == *group && s.key == *key);
         if let Some(earlier) = earlier.map(|earlier| earlier.line) {
             self.warn(
                 line,
-                &format!("{said} is in line {earlier} too; the last one counts, take one out"),
+                &format!(
+                    "{setting_text} is in line {earlier} too; the last one counts, take one out"
+                ),
             );
         }
         let Some((reason, aborts)) = find_fault(group, key, value) else {
@@ -251,7 +253,7 @@ impl HookConfig {
         };
         let problem = Problem {
             line,
-            reason: format!("{said} {reason}"),
+            reason: format!("{setting_text} {reason}"),
             advice: "mend that line",
         };
         self.fault(reach, problem, aborts);
@@ -326,29 +328,30 @@ impl HookConfig {
     /// The settings of the hook `name`, whose file begins with `head`.
     pub fn of_hook(&self, name: &str, head: &[u8]) -> EffectiveSettings {
         let mut policy = self.defaults.clone();
-        let (own, near) = head::read(head);
-        let near = near.into_iter().map(|line| format!("{name} {line}"));
-        let mut warnings: Vec<String> = near.collect();
-        let mut is_said = self.sets(DEFAULTS, "on-failure");
-        let mut of_head = None;
+        let (own, malformed) = head::read(head);
+        let malformed = malformed.into_iter().map(|line| format!("{name} {line}"));
+        let mut warnings: Vec<String> = malformed.collect();
+        let mut is_set = self.sets(DEFAULTS, "on-failure");
+        let mut head_fault = None;
         for head::Setting { key, value, line } in own {
-            let said = |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
+            let setting_text =
+                |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
             if let Some((why, aborts)) = find_fault(HOOK_PREFIX, &key, &value) {
-                of_head = Some((said(why) + "; mend that line", aborts));
+                head_fault = Some((setting_text(why) + "; mend that line", aborts));
             } else if let Err(why) = policy.set(&key, &value) {
-                warnings.push(said(&why) + "; it is passed over");
+                warnings.push(setting_text(&why) + "; it is passed over");
             } else {
-                is_said |= key == "on-failure";
+                is_set |= key == "on-failure";
             }
         }
         let group = format!("{HOOK_PREFIX}{name}");
         warnings.extend(self.each(&group, &mut |key, value| policy.set(key, value)));
-        is_said |= self.sets(&group, "on-failure");
+        is_set |= self.sets(&group, "on-failure");
         let fault = self
             .fault_of(&group, name)
             .map(|(why, aborts, _)| (why, aborts));
-        let fault = fault.or(of_head).map(|(why, aborts)| {
-            policy.on_failure = on_failure(&policy, is_said, aborts);
+        let fault = fault.or(head_fault).map(|(why, aborts)| {
+            policy.on_failure = on_failure(&policy, is_set, aborts);
             why
         });
         EffectiveSettings {
@@ -366,8 +369,8 @@ impl HookConfig {
         policy: &HookSettings,
     ) -> Option<(String, OnFailure, bool)> {
         let (why, aborts, is_named) = self.fault_of(name, name)?;
-        let is_said = self.sets(name, "on-failure");
-        Some((why, on_failure(policy, is_said, aborts), is_named))
+        let is_set = self.sets(name, "on-failure");
+        Some((why, on_failure(policy, is_set, aborts), is_named))
     }
 
     /// Whether the key is set in the group.
@@ -399,16 +402,16 @@ impl ConfigFault {
     fn adds(&mut self, aborts: Option<bool>) {
         self.aborts = match (self.aborts, aborts) {
             (Some(true), _) | (_, Some(true)) => Some(true),
-            (known, said) => known.or(said),
+            (before, added) => before.or(added),
         };
     }
 }
 
 /// What a failure does where settings cannot be read, of which `policy` is what can be.
-fn on_failure(policy: &HookSettings, is_said: bool, aborts: Option<bool>) -> OnFailure {
+fn on_failure(policy: &HookSettings, is_set: bool, aborts: Option<bool>) -> OnFailure {
     match aborts {
         Some(true) => OnFailure::Abort,
-        _ if is_said => policy.on_failure,
+        _ if is_set => policy.on_failure,
         Some(false) => OnFailure::Continue,
         None => OnFailure::Abort,
     }

@@ -50,9 +50,9 @@ const WARNING: i32 = 2;
 const BAD_HOST: &str = "IncorrectPluginhostFile";
 const BAD_FILE: &str = "IncorrectJSONConfigFile";
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let mut config = None;
-    let settings = script::settings(scene, NAME, OnFailure::Continue, &mut |key, value| {
+    let settings = script::settings(context, NAME, OnFailure::Continue, &mut |key, value| {
         if key != "config" {
             return script::unknown();
         }
@@ -60,7 +60,7 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
         Ok(())
     });
     let is_named = config.is_some();
-    let path = config.unwrap_or_else(|| scene.root.join(PLACE));
+    let path = config.unwrap_or_else(|| context.root.join(PLACE));
     let mut found = Discovered {
         warnings: settings.warnings.clone(),
         ..Discovered::default()
@@ -69,69 +69,69 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     if settings.used == Enabled::No || (!wanted && !path.exists()) {
         return found;
     }
-    let (step, leaves_filesystems) = step(&path, &settings, &mut found.warnings);
-    found.leaves_filesystems = leaves_filesystems && step.eligibility == Eligibility::Fit;
-    found.tasks.push(step);
+    let (task, leaves_filesystems) = task(&path, &settings, &mut found.warnings);
+    found.leaves_filesystems = leaves_filesystems && task.eligibility == Eligibility::Fit;
+    found.tasks.push(task);
     found
 }
 
 /// The step, and whether it wants no filesystem frozen.
-fn step(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
+fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
-    let mut step = HookTask::new(NAME, shown, settings.policy.clone());
-    step.policy.success.push(WARNING);
+    let mut task = HookTask::new(NAME, shown, settings.policy.clone());
+    task.policy.success.push(WARNING);
     let unfit = |reason, error| Eligibility::Unfit {
         reason,
         error: Some(error),
     };
     if !path.is_absolute() {
         let reason = "config= in [azure] is no absolute path; mend fsfreeze-hook.conf".into();
-        step.eligibility = unfit(reason, BAD_HOST);
-        return (step, false);
+        task.eligibility = unfit(reason, BAD_HOST);
+        return (task, false);
     }
     let text = match read(path) {
         Ok(text) => text,
         Err(reason) => {
-            step.eligibility = unfit(reason, BAD_FILE);
-            return (step, false);
+            task.eligibility = unfit(reason, BAD_FILE);
+            return (task, false);
         }
     };
-    let (plugin, goes_on) = Plugin::parse(&text);
-    if !goes_on && settings.on_failure.is_none() {
-        step.policy.on_failure = OnFailure::Abort;
+    let (plugin, continues) = Plugin::parse(&text);
+    if !continues && settings.on_failure.is_none() {
+        task.policy.on_failure = OnFailure::Abort;
     }
     let plugin = match plugin {
         Ok(plugin) => plugin,
         Err(why) => {
             let reason = format!("{}: {why}", path.display());
-            step.eligibility = unfit(reason, BAD_FILE);
-            return (step, false);
+            task.eligibility = unfit(reason, BAD_FILE);
+            return (task, false);
         }
     };
     for (phase, half) in [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)] {
-        let looked = if half.location.is_absolute() {
+        let checked = if half.location.is_absolute() {
             script::open_checked(&half.location, script::MAX_MODE_PRIVATE).map(drop)
         } else {
             let shown = half.location.display();
             let why = format!("'{shown}' is no absolute path; write the whole path of the script");
             Err(Flaw::Missing(why))
         };
-        if let Err(flaw) = looked {
+        if let Err(flaw) = checked {
             let error = match flaw {
                 Flaw::Missing(_) => not_found(phase),
                 Flaw::Inert(_) | Flaw::Forbidden(_) => forbidden(phase),
             };
-            step.eligibility = unfit(flaw.into_text(), error);
+            task.eligibility = unfit(flaw.into_text(), error);
             break;
         }
     }
     let notes = plugin.notes.iter();
     warnings.extend(notes.map(|note| format!("{}: {note}", path.display())));
     // For all tries of a script.
-    step.budget = Some(plugin.timeout);
-    step.freeze = Some(plugin.pre.into_call(plugin.timeout));
-    step.thaw = Some(plugin.post.into_call(plugin.timeout));
-    (step, !plugin.freezes_filesystems)
+    task.budget = Some(plugin.timeout);
+    task.freeze = Some(plugin.pre.into_command(plugin.timeout));
+    task.thaw = Some(plugin.post.into_command(plugin.timeout));
+    (task, !plugin.freezes_filesystems)
 }
 
 /// Of the very file that was checked.
@@ -161,7 +161,7 @@ struct Half {
 }
 
 impl Half {
-    fn into_call(self, timeout: Duration) -> CommandLine {
+    fn into_command(self, timeout: Duration) -> CommandLine {
         CommandLine {
             program: self.location,
             args: self.params.into_iter().map(Into::into).collect(),
@@ -192,9 +192,9 @@ impl Plugin {
             Err(error) => return (Err(format!("is no JSON: {error}")), true),
         };
         // What is neither is no permission to go on.
-        let goes_on = keys.get("continueBackupOnFailure");
-        let goes_on = goes_on.is_none_or(|value| *value == Value::Bool(true));
-        (Plugin::parse_keys(Keys(keys)), goes_on)
+        let continues = keys.get("continueBackupOnFailure");
+        let continues = continues.is_none_or(|value| *value == Value::Bool(true));
+        (Plugin::parse_keys(Keys(keys)), continues)
     }
 
     fn parse_keys(mut keys: Keys) -> Result<Plugin, String> {
@@ -384,8 +384,8 @@ mod tests {
             .unwrap_err();
         assert_eq!(why, "postScriptLocation is missing; add it");
         for text in ["", "[]", "{", "null", "\u{feff}{}"] {
-            let (plugin, goes_on) = Plugin::parse(text.as_bytes());
-            assert!(plugin.is_err() && goes_on, "{text}");
+            let (plugin, continues) = Plugin::parse(text.as_bytes());
+            assert!(plugin.is_err() && continues, "{text}");
         }
     }
 
@@ -412,8 +412,8 @@ mod tests {
     #[test]
     fn what_a_failure_does_is_known_although_something_else_is_wrong() {
         let text = br#"{"continueBackupOnFailure":false,"timeoutInSeconds":0}"#;
-        let (plugin, goes_on) = Plugin::parse(text);
-        assert!(plugin.is_err() && !goes_on);
+        let (plugin, continues) = Plugin::parse(text);
+        assert!(plugin.is_err() && !continues);
     }
 
     #[test]

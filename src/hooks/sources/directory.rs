@@ -74,8 +74,8 @@ pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
     names.sort_unstable();
     let mut found = Discovered::default();
     for name in &names {
-        if let Some((step, warnings)) = of_file(&dir.join(name), rules)? {
-            found.tasks.push(step);
+        if let Some((task, warnings)) = of_file(&dir.join(name), rules)? {
+            found.tasks.push(task);
             found.warnings.extend(warnings);
         }
     }
@@ -101,7 +101,7 @@ pub fn of_file(
     path: &Path,
     rules: &HookConfig,
 ) -> Result<Option<(HookTask, Vec<String>)>, Refusal> {
-    let Some((fitness, head)) = examine(path)? else {
+    let Some((eligibility, head)) = examine(path)? else {
         return Ok(None);
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -111,24 +111,24 @@ pub fn of_file(
         warnings,
         fault,
     } = rules.of_hook(name, &head);
-    let call = |phase: &str| CommandLine {
+    let command = |phase: &str| CommandLine {
         program: path.to_owned(),
         args: vec![phase.into()],
         timeout: policy.timeout,
         retries: policy.retries,
     };
-    let (freeze, thaw) = (call("freeze"), call("thaw"));
-    let mut step = HookTask::new("", path.to_string_lossy().into_owned(), policy);
-    step.freeze = Some(freeze);
-    step.thaw = (step.policy.kind == HookKind::Once).then_some(thaw);
-    step.eligibility = match fault {
-        Some(reason) if fitness == Eligibility::Fit => Eligibility::Unfit {
+    let (freeze, thaw) = (command("freeze"), command("thaw"));
+    let mut task = HookTask::new("", path.to_string_lossy().into_owned(), policy);
+    task.freeze = Some(freeze);
+    task.thaw = (task.policy.kind == HookKind::Once).then_some(thaw);
+    task.eligibility = match fault {
+        Some(reason) if eligibility == Eligibility::Fit => Eligibility::Unfit {
             reason,
             error: None,
         },
-        _ => fitness,
+        _ => eligibility,
     };
-    Ok(Some((step, warnings)))
+    Ok(Some((task, warnings)))
 }
 
 fn is_skipped(name: &OsStr) -> bool {

@@ -35,20 +35,20 @@ const CONTRACT: PairContract = PairContract {
 const NOT_FOUND: &str = "SCRIPT_NOT_FOUND";
 const BAD_CONFIG: &str = "INVALID_CONFIG";
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
-    let (mut found, used) = CONTRACT.find(scene);
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
+    let (mut found, used) = CONTRACT.find(context);
     let Some((mut pair, policy)) = used else {
         return found;
     };
-    pair.args = vec![disks(scene.devices).into()];
-    let look = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
-    let step = pair.step(NAME, policy, &look, &|flaw| {
+    pair.args = vec![disks(context.devices).into()];
+    let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
+    let task = pair.step(NAME, policy, &check, &|flaw| {
         Some(match flaw {
             Flaw::Missing(_) => NOT_FOUND,
             Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,
         })
     });
-    found.tasks.push(step);
+    found.tasks.push(task);
     found
 }
 

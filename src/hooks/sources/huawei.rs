@@ -31,9 +31,9 @@ const FREEZE: &str = "_freeze.sh";
 const UNFREEZE: &str = "_unfreeze.sh";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let (mut dir, mut root, mut timeout) = (None, None, Some(SCRIPT_TIMEOUT));
-    let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
+    let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
         match key {
             "scripts" => dir = Some(script::absolute(value)?),
             "agent-root" => root = Some(script::absolute(value)?),
@@ -57,16 +57,16 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     let (root, names) = match used {
         Ok(used) => used,
         Err(reason) => {
-            let mut step = HookTask::new(
+            let mut task = HookTask::new(
                 NAME,
                 format!("{} ([huawei])", dir.display()),
                 settings.policy,
             );
-            step.eligibility = Eligibility::Unfit {
+            task.eligibility = Eligibility::Unfit {
                 reason,
                 error: None,
             };
-            found.tasks.push(step);
+            found.tasks.push(task);
             return found;
         }
     };
@@ -77,10 +77,10 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
             args: vec![root.clone().into(), std::process::id().to_string().into()],
             timeout,
         };
-        let look = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
+        let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
         found
             .tasks
-            .push(pair.step(NAME, settings.policy.clone(), &look, &|_| None));
+            .push(pair.step(NAME, settings.policy.clone(), &check, &|_| None));
     }
     found
 }

@@ -110,12 +110,12 @@ pub fn tag(name: &str, level: &str) -> Option<&'static str> {
 /// Others could have changed the settings or a hook, or the hooks' directory cannot be read.
 pub fn read(dir: &Path, conf: &Path, devices: &str) -> Result<(Discovered, HookConfig), Refusal> {
     let rules = HookConfig::read(conf)?;
-    let scene = DiscoveryContext {
+    let context = DiscoveryContext {
         root: Path::new("/"),
         rules: &rules,
         devices,
     };
-    let found = discover(dir, &scene)?;
+    let found = discover(dir, &context)?;
     Ok((found, rules))
 }
 
@@ -123,29 +123,29 @@ pub fn read(dir: &Path, conf: &Path, devices: &str) -> Result<(Discovered, HookC
 ///
 /// # Errors
 /// Others could have changed a hook, or the hooks' directory cannot be read.
-pub fn discover(dir: &Path, scene: &DiscoveryContext<'_>) -> Result<Discovered, Refusal> {
-    let rules = scene.rules;
+pub fn discover(dir: &Path, context: &DiscoveryContext<'_>) -> Result<Discovered, Refusal> {
+    let rules = context.rules;
     let mut all = Discovered {
         warnings: rules.warnings.clone(),
         ..Discovered::default()
     };
-    let adapters = ADAPTERS.iter().map(|adapter| Ok(within(adapter, scene)));
+    let adapters = ADAPTERS.iter().map(|adapter| Ok(within(adapter, context)));
     for found in adapters.chain(std::iter::once_with(|| directory::find(dir, rules))) {
         let found: Discovered = found?;
         all.tasks.extend(found.tasks);
         all.warnings.extend(found.warnings);
         all.leaves_filesystems |= found.leaves_filesystems;
     }
-    (all.tasks, all.disabled) = all.tasks.into_iter().partition(|step| step.policy.enabled);
+    (all.tasks, all.disabled) = all.tasks.into_iter().partition(|task| task.policy.enabled);
     Ok(all)
 }
 
 /// What the adapter finds, made unfit if settings that may be its own cannot be read.
-fn within(adapter: &Adapter, scene: &DiscoveryContext<'_>) -> Discovered {
-    let mut found = (adapter.discover)(scene);
+fn within(adapter: &Adapter, context: &DiscoveryContext<'_>) -> Discovered {
+    let mut found = (adapter.discover)(context);
     let policy = HookSettings::default();
-    let policy = found.tasks.first().map_or(&policy, |step| &step.policy);
-    let fault = scene.rules.fault_of_adapter(adapter.name, policy);
+    let policy = found.tasks.first().map_or(&policy, |task| &task.policy);
+    let fault = context.rules.fault_of_adapter(adapter.name, policy);
     let Some((reason, on_failure, is_named)) = fault else {
         return found;
     };
@@ -155,9 +155,9 @@ fn within(adapter: &Adapter, scene: &DiscoveryContext<'_>) -> Discovered {
             .tasks
             .push(HookTask::new(adapter.name, name, policy.clone()));
     }
-    for step in &mut found.tasks {
-        step.policy.on_failure = on_failure;
-        step.eligibility = Eligibility::Unfit {
+    for task in &mut found.tasks {
+        task.policy.on_failure = on_failure;
+        task.eligibility = Eligibility::Unfit {
             reason: reason.clone(),
             error: None,
         };

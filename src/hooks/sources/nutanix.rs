@@ -36,15 +36,15 @@ const CONTRACT: PairContract = PairContract {
     timeout: SCRIPT_TIMEOUT,
 };
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
-    let (mut found, used) = CONTRACT.find(scene);
-    let step = used.map(|(pair, policy)| pair.step(NAME, policy, &look, &|_| None));
-    found.tasks.extend(step);
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
+    let (mut found, used) = CONTRACT.find(context);
+    let task = used.map(|(pair, policy)| pair.step(NAME, policy, &check_script, &|_| None));
+    found.tasks.extend(task);
     found
 }
 
 /// A control character in the first line keeps the kernel from finding the interpreter.
-fn look(path: &Path) -> Result<(), Flaw> {
+fn check_script(path: &Path) -> Result<(), Flaw> {
     script::open_checked(path, script::MAX_MODE_PRIVATE)?;
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));

@@ -35,23 +35,23 @@ pub struct AdapterSettings {
 /// Reads the group `name`. What every adapter knows is taken here, all else by `own`. A status other
 /// than 0 is a failure, and `on_failure` says what that does if the group does not.
 pub fn settings(
-    scene: &DiscoveryContext<'_>,
+    context: &DiscoveryContext<'_>,
     name: &str,
     on_failure: OnFailure,
     own: &mut dyn FnMut(&str, &str) -> Result<(), String>,
 ) -> AdapterSettings {
     let mut used = Enabled::Auto;
-    let mut said = None;
+    let mut explicit = None;
     let mut policy = HookSettings {
         on_failure,
         not_applicable: Vec::new(),
         ..HookSettings::default()
     };
-    let warnings = scene.rules.each(name, &mut |key, value| match key {
+    let warnings = context.rules.each(name, &mut |key, value| match key {
         "enabled" => Enabled::parse(value).map(|parsed| used = parsed),
         "on-failure" => {
             policy.set(key, value)?;
-            said = Some(policy.on_failure);
+            explicit = Some(policy.on_failure);
             Ok(())
         }
         "stage" | "kill-after" | "retry-pause" | "output-limit" => policy.set(key, value),
@@ -60,7 +60,7 @@ pub fn settings(
     AdapterSettings {
         used,
         policy,
-        on_failure: said,
+        on_failure: explicit,
         warnings,
     }
 }
@@ -81,9 +81,12 @@ pub struct PairContract {
 
 impl PairContract {
     /// Reads the group, and answers what was passed over in it; with the pair and how it is run, if it is used.
-    pub fn find(&self, scene: &DiscoveryContext<'_>) -> (Discovered, Option<(Pair, HookSettings)>) {
+    pub fn find(
+        &self,
+        context: &DiscoveryContext<'_>,
+    ) -> (Discovered, Option<(Pair, HookSettings)>) {
         let (mut named, mut timeout) = ([None, None], Some(self.timeout));
-        let settings = settings(scene, self.name, self.on_failure, &mut |key, value| {
+        let settings = settings(context, self.name, self.on_failure, &mut |key, value| {
             match self.keys.iter().position(|known| *known == key) {
                 Some(which) => named[which] = Some(absolute(value)?),
                 None if key == "timeout" => timeout = limit(value)?,
@@ -97,8 +100,8 @@ impl PairContract {
         };
         let is_named = named.iter().any(Option::is_some);
         let [pre, post] = named;
-        let pre = pre.unwrap_or_else(|| scene.root.join(self.places[0]));
-        let post = post.unwrap_or_else(|| scene.root.join(self.places[1]));
+        let pre = pre.unwrap_or_else(|| context.root.join(self.places[0]));
+        let post = post.unwrap_or_else(|| context.root.join(self.places[1]));
         let is_wanted = is_named || settings.used == Enabled::Yes || pre.exists() || post.exists();
         if settings.used == Enabled::No || !is_wanted {
             return (found, None);
@@ -131,28 +134,28 @@ impl Pair {
         self,
         source: &'static str,
         policy: HookSettings,
-        look: &dyn Fn(&Path) -> Result<(), Flaw>,
+        check: &dyn Fn(&Path) -> Result<(), Flaw>,
         error: &dyn Fn(&Flaw) -> Option<&'static str>,
     ) -> HookTask {
-        let mut step = HookTask::new(source, self.pre.display().to_string(), policy);
+        let mut task = HookTask::new(source, self.pre.display().to_string(), policy);
         let flaw = [&self.pre, &self.post]
             .into_iter()
-            .find_map(|path| look(path).err());
+            .find_map(|path| check(path).err());
         if let Some(flaw) = flaw {
-            step.eligibility = Eligibility::Unfit {
+            task.eligibility = Eligibility::Unfit {
                 error: error(&flaw),
                 reason: flaw.into_text(),
             };
         }
-        let call = |program| CommandLine {
+        let command = |program| CommandLine {
             program,
             args: self.args.clone(),
             timeout: self.timeout,
             retries: 0,
         };
-        step.freeze = Some(call(self.pre));
-        step.thaw = Some(call(self.post));
-        step
+        task.freeze = Some(command(self.pre));
+        task.thaw = Some(command(self.post));
+        task
     }
 }
 

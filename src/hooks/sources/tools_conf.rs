@@ -45,18 +45,18 @@ impl ToolsConf {
             warnings: Vec::new(),
         };
         let shown = path.display();
-        let mut is_ours = false;
+        let mut is_vmbackup = false;
         for (line, _, content) in lines(&text.unwrap_or_default()) {
-            let taken = match content {
+            let result = match content {
                 Line::Group(name) => {
-                    is_ours = name == "vmbackup";
+                    is_vmbackup = name == "vmbackup";
                     continue;
                 }
-                Line::Entry(entry) if is_ours => conf.take(&entry),
+                Line::Entry(entry) if is_vmbackup => conf.set(&entry),
                 Line::Entry(_) => continue,
                 Line::Wrong(problem) => Err(problem),
             };
-            match taken {
+            match result {
                 Ok(None) => (),
                 Ok(Some(why)) => conf
                     .warnings
@@ -71,7 +71,7 @@ impl ToolsConf {
     }
 
     /// Answers what makes no sense.
-    fn take(&mut self, entry: &Entry<'_>) -> Result<Option<&'static str>, crate::keyfile::Problem> {
+    fn set(&mut self, entry: &Entry<'_>) -> Result<Option<&'static str>, crate::keyfile::Problem> {
         let value = entry.string()?;
         let switch = match &*entry.key {
             "execScripts" => &mut self.scripts,

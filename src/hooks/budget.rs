@@ -1,8 +1,9 @@
-//! The time of one start, where all steps of a run (`total-timeout`) or of a source (VMware's
-//! contract), or all tries of a step (Azure's), have one limit together.
+//! The timeout of one start where several share one: all tasks of a run (`total-timeout`), all tasks of a
+//! source (VMware's contract), or all tries of a task (Azure's).
 //!
-//! That limit ends a freeze in time. A thaw that is not called leaves an application quiet for good, so
-//! on thaw each step has its own time, and where it has none at least [`MIN_BUDGET`] of the common one.
+//! On freeze the common limit applies strictly. A thaw that is not called leaves an application quiesced for
+//! good, so on thaw each task has its own timeout, and one without has at least [`MIN_BUDGET`].
+//! [`super::runner`] asks before each start.
 
 use std::time::Duration;
 
@@ -10,10 +11,10 @@ use super::Phase;
 use super::hook_run::HookRun;
 use super::task::{CommandLine, HookTask};
 
-/// What a step has on thaw although the time for all is up.
+/// Time for a task on thaw even if the common time has expired.
 const MIN_BUDGET: Duration = Duration::from_secs(30);
 
-/// Why a step whose source has used up its time is not called; on thaw it always is.
+/// The reason not to start a task on freeze: its source has used up its time. None on thaw.
 pub fn overdrawn(hook_run: &HookRun, task: &HookTask) -> Option<String> {
     let budget = task.budget?;
     let is_spent =
@@ -24,13 +25,13 @@ pub fn overdrawn(hook_run: &HookRun, task: &HookTask) -> Option<String> {
     })
 }
 
-/// What is left for another try, if there is a limit.
+/// The time that is left for a retry; None: no limit.
 pub fn for_retry(hook_run: &HookRun, task: &HookTask) -> Option<Duration> {
     let of_source = task.budget.map(|all| hook_run.left_of(task.source, all));
     of_source.into_iter().chain(hook_run.time_for(None)).min()
 }
 
-/// The call with the time that its start has which is the `tries`-th.
+/// The command with its timeout for the `tries`-th start.
 pub fn within(
     hook_run: &HookRun,
     task: &HookTask,

@@ -1,4 +1,8 @@
-//! One start of one program: its environment, its output into the log, its end.
+//! Starts one program of a task, once: its environment and user, its output into the log, its end.
+//!
+//! Every program is checked right before its start: between discovery and start another user may have changed
+//! it. It runs in a process group of its own and is ended with everything that it started. [`super::runner`]
+//! calls this for ordinary hooks, [`super::holder`] uses parts of it.
 
 use std::fs::File;
 use std::io;
@@ -20,22 +24,20 @@ use crate::child::{Child, ChildOutcome, ChildStatus, Family};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 
-/// How much of a failed hook's last output goes into its record, in bytes.
+/// The end of a failed hook's output that goes into its record, in bytes.
 pub const MAX_TAIL_BYTES: usize = 2048;
-/// Most output that is held back of a step that runs beside others, in bytes.
+/// Most output that is kept in memory for a task that runs in parallel with others, in bytes.
 const MAX_BUFFERED_OUTPUT: u64 = 64 * 1024;
 
-/// How a start went.
+/// The result of one start.
 #[derive(Debug)]
 pub struct CommandOutcome {
-    /// How the program ended.
     pub status: HookStatus,
-    /// The end of its output.
+    /// The end of its output, at most [`MAX_TAIL_BYTES`].
     pub tail: Vec<u8>,
 }
 
 impl From<HookStatus> for CommandOutcome {
-    /// Without output.
     fn from(status: HookStatus) -> CommandOutcome {
         CommandOutcome {
             status,
@@ -44,7 +46,7 @@ impl From<HookStatus> for CommandOutcome {
     }
 }
 
-/// The variables of a hook: set, or withheld.
+/// The environment variables of a hook: a value to set, or None to remove one of the master's own.
 pub fn environment(
     hook_run: &HookRun,
     time: Option<Duration>,
@@ -73,10 +75,10 @@ pub fn environment(
     ]
 }
 
-/// Whom a step with this setting runs as.
+/// The user that `user=` in the settings names; None if the task runs as the master.
 ///
 /// # Errors
-/// Why that cannot be.
+/// The user does not exist or cannot be looked up; the text for the log.
 pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>, String> {
     let Some(name) = name else {
         return Ok(None);
@@ -93,7 +95,7 @@ pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>,
     }
 }
 
-/// `child` as that user, with the variables that go with him.
+/// `child` as that user, with the user's HOME, USER and LOGNAME.
 pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> Child {
     let Some((identity, user)) = user else {
         return child;
@@ -105,7 +107,8 @@ pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> C
         .user(identity)
 }
 
-/// Why `program` must not be started, if so: it is gone, or others could have changed it.
+/// The status of a task whose program must not be started: it no longer exists, or another user could have
+/// changed it.
 pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
     let refusal = trust::check(program).err()?;
     Some(match program.symlink_metadata() {
@@ -116,8 +119,8 @@ pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
     })
 }
 
-/// Starts `call` once and follows it to its end. `is_alone`: its output goes into the log as it
-/// comes, not in one piece at its end.
+/// Starts `command` once and waits for its end. With `is_alone` the output goes into the log as it arrives,
+/// else in one piece at the end, so that the output of parallel hooks does not mix.
 pub fn run_once(
     hook_run: &HookRun,
     policy: &HookSettings,
@@ -132,12 +135,14 @@ pub fn run_once(
         Ok(user) => user,
         Err(why) => return HookStatus::cannot_run(why).into(),
     };
-    // At a terminal another user would type there by TIOCSTI, as whoever sits at it.
+    // With the master's controlling terminal the other user could insert input by TIOCSTI (ioctl_tty(2)),
+    // which the operator's shell would run. A session of its own has no controlling terminal.
     let family = match user.is_some() && File::open("/dev/tty").is_ok() {
         true => Family::Session,
         false => Family::Group,
     };
-    // It is ended with all it started; in our session, so that the agent can end it if we are gone.
+    // `tracked`: it is ended with everything that it started. A group keeps it in the master's session, so
+    // that the agent can still end it after the master died.
     let mut child = Child::new(&command.program)
         .args(&command.args)
         .family(family)
@@ -193,10 +198,10 @@ pub fn run_once(
     }
 }
 
-/// What the hook left running holds its output open. Something must go on reading it, or it would be
-/// killed when it prints.
+/// Keeps reading output that a background process of the hook still holds open. Without a reader SIGPIPE
+/// would kill that process at its next write.
 fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
-    // It waits for what comes; we did not.
+    // The drain process blocks in read(2); the master needed O_NONBLOCK.
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
     let hook_run_log = log.map_or_else(|| File::options().write(true).open("/dev/null"), Ok)?;
     let child = Child::own_program()
@@ -207,23 +212,24 @@ fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
     child.start(&mut ignore).map(drop).map_err(io::Error::other)
 }
 
-/// What a log says of processes that could not be ended.
+/// The log's text for processes that could not be ended.
 pub fn note_survivors(survivors: &[String]) -> Option<String> {
     let names = survivors.join(", ");
     (!names.is_empty()).then(|| format!("left running what could not be ended: {names}"))
 }
 
-/// `qemu-ga hook drain ROOM`: passes on so many bytes of its input, and reads the rest.
+/// `qemu-ga hook drain ROOM`: copies the first ROOM bytes of stdin to stdout, then reads and discards the
+/// rest.
 pub fn drain_cli(room: u64) -> u8 {
     let mut input = io::stdin().lock();
     let mut first = io::Read::take(&mut input, room);
-    // A log that takes no more must not end the one who writes.
+    // A log that cannot be written must not end the writer: the rest is read all the same.
     let passed = pass_lines(&mut first);
     let rest = io::copy(&mut input, &mut io::sink());
     u8::from(passed.is_err() || rest.is_err())
 }
 
-/// In whole lines, for the hook master writes to the same log.
+/// Copies in whole lines, because the hook master writes to the same log.
 fn pass_lines(input: &mut impl io::Read) -> io::Result<()> {
     let (mut lines, mut piece) = (Lines::default(), [0; 4096]);
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -240,10 +246,10 @@ fn pass_lines(input: &mut impl io::Read) -> io::Result<()> {
     }
 }
 
-/// What a program printed.
+/// Output of a program, limited in length.
 struct Output {
     limit: u64,
-    /// How many bytes went to the log or are held.
+    /// Bytes that went to the log or are held.
     taken: u64,
     dropped: u64,
     held: Vec<u8>,
@@ -284,7 +290,6 @@ fn status_of(outcome: &ChildOutcome) -> HookStatus {
     HookStatus::from(outcome.status)
 }
 
-/// The variables of `environment` set on `child`.
 pub fn with_environment(child: Child, environment: Vec<(&'static str, Option<String>)>) -> Child {
     let set = |child: Child, (name, value): (_, Option<String>)| match value {
         Some(value) => child.env(name, value),

@@ -1,10 +1,10 @@
-//! Our own hook master: every step in its order, each start, its output and its status in the log.
+//! Our own hook master: runs every task in order and logs each start, its output and its status.
 //!
-//! A failure changes nothing for the others, and the master still succeeds, unless the operator
-//! wants it otherwise ([`OnFailure::Abort`]). A freeze is refused, before anything runs, if others could
-//! have changed the directory or a hook. Every step that was started on freeze has exactly one other
-//! half on thaw, by what the journal holds of it: what has become of the directory and the settings
-//! keeps none from it, and what cannot be run is owed.
+//! A failure does not affect other tasks, and the master still succeeds, unless the settings say otherwise
+//! ([`OnFailure::Abort`]). A freeze is refused before anything runs if other users could have changed the
+//! directory or a hook. Each task that was started on freeze is thawed exactly once, from its entry in the
+//! journal: changes of the directory or the settings do not prevent it, and a thaw that cannot be run stays
+//! pending. `cli` calls this.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,50 +24,50 @@ use super::trust::Refusal;
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
 use crate::sys::poll::is_readable;
 
-/// How many steps run side by side.
+/// Most tasks that run in parallel.
 const MAX_PARALLEL_HOOKS: usize = 64;
-/// How often another master is looked for.
+/// Pause between two attempts to lock the journal.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How to run the steps.
+/// Parameters of a run.
 #[derive(Debug)]
 pub struct Options {
-    /// Where their story goes.
+    /// The log.
     pub log: HookLog,
-    /// Time for all of them; None: as long as it takes.
+    /// Time for all tasks together; None: no limit.
     pub total: Option<Duration>,
-    /// What it means that this time has passed.
+    /// The effect if this time expires.
     pub on_total: OnFailure,
-    /// Ends the running hook, and the run, when it becomes readable.
+    /// Stops the running tasks and the run when it becomes readable.
     pub stop: Option<OwnedFd>,
-    /// Takes one JSON line a hook.
+    /// The agent's record file, one JSON object a line.
     pub records: Option<File>,
-    /// What is known from freeze to thaw.
+    /// The journal.
     pub memory: Journal,
-    /// What hooks are told about the run; on thaw what the memory has is put in its place.
+    /// The facts of the freeze, for hooks; on thaw those in the journal replace them.
     pub run: RunInfo,
-    /// Why, on thaw.
+    /// The reason of a thaw.
     pub reason: Option<ThawReason>,
-    /// Thaw only hooks of which the journal says that they were told to freeze in the run of this id, or in
-    /// [`ANY_RUN`]; empty: all.
+    /// Thaws only hooks that were frozen in the run with this id by the journal, or in any run with
+    /// [`ANY_RUN`]; empty: all hooks.
     pub only_run: String,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Each hook in the order called.
+    /// The results in the order of the calls.
     pub hooks: Vec<HookRecord>,
-    /// True if the run was told to stop; later hooks were not called.
+    /// The run was stopped; later hooks were not called.
     pub stopped: bool,
-    /// Why the freeze must fail, or the thaw answer an error.
+    /// Why the freeze must fail or the thaw must return an error.
     pub failure: Option<String>,
-    /// Lines of the log that nobody took.
+    /// Lines that could not be logged.
     pub lost_lines: u64,
 }
 
-/// Runs what was found: in order on freeze, in the reverse order on thaw. What could not be found out
-/// fails a freeze, and a thaw only as far as the journal does not tell what is to be done.
+/// Runs the discovered tasks: in order on freeze, in reverse order on thaw. A failed discovery fails a
+/// freeze; it fails a thaw only if the journal is incomplete.
 pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -> Summary {
     let Options {
         mut log,
@@ -99,7 +99,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
         run => known.run.id == run || known.run.id.is_empty() && has_started,
     };
     if phase == Phase::Thaw && !is_wanted {
-        // Another master has told them meanwhile, or those of the next freeze are asleep.
+        // Another master has thawed these hooks since, or the journal's hooks belong to the next freeze.
         match known.run.id.is_empty() {
             true => drop(memory.close()),
             false => memory.keep_open(),
@@ -161,14 +161,14 @@ struct HookMaster {
 }
 
 impl HookMaster {
-    /// Thaws what an earlier freeze started and nobody thawed; the agent does not hear of it, for it is no
-    /// part of the freeze to come.
+    /// Thaws hooks that an earlier freeze started and that were never thawed. They are not reported to the
+    /// agent, because they are not part of the new freeze.
     fn recover(&mut self, mut known: JournalContent) {
         let line = "what an earlier freeze left without its thaw is told to thaw first";
         self.hook_run.log().line(line);
         let of_thaw = (Phase::Thaw, Some(ThawReason::Recovered));
         self.hook_run.begin(of_thaw, known.run.clone(), None, None);
-        // Hooks of which it says nothing are about to freeze.
+        // Hooks without an entry are about to freeze, so they must not be thawed here.
         known.is_whole = true;
         self.thaw(Discovered::default(), known);
     }
@@ -192,7 +192,7 @@ impl HookMaster {
             } else if known.is_whole {
                 self.log_uncalled(&task);
             } else if task.policy.kind == HookKind::Once {
-                // One that holds was never told to, or is known to nobody.
+                // A holding hook without an entry was not started, or its holder cannot be found.
                 others.push(task);
             }
         }
@@ -293,14 +293,14 @@ impl HookMaster {
                 .collect();
             let ended = threads.into_iter().filter_map(|thread| match thread {
                 Ok(thread) => thread.join().ok().flatten(),
-                // No thread to be had: one after another will do.
+                // Without a thread the tasks run one after another.
                 Err((task, at)) => one(task, at, false),
             });
             ended.collect()
         })
     }
 
-    /// Takes one step, and says what its failure does; None: there was nothing to do.
+    /// Runs one task; returns its record and the effect of a failure. None: there was nothing to do.
     fn run_task(
         &self,
         task: &HookTask,
@@ -311,7 +311,8 @@ impl HookMaster {
         let begun = Instant::now();
         let mut on_failure = task.policy.on_failure;
         let done = match &task.eligibility {
-            // What became unfit since may still be able to undo what it did: the start will tell.
+            // A task that has become ineligible since the freeze may still be able to thaw; starting it shows
+            // that.
             _ if task.started.is_some() => self.start(task, socket_number, is_alone)?,
             Eligibility::Skipped(why) => {
                 self.hook_run
@@ -335,7 +336,7 @@ impl HookMaster {
         let verdict = verdict(&task.policy, &done);
         match &task.started {
             Some(started) if self.is_newly_owed(started, &done) => on_failure = OnFailure::Abort,
-            // What was not started, or holds nothing, has nothing to undo.
+            // A task that was not started, or that no longer holds, needs no thaw.
             None if !done.has_run
                 || done.is_early
                 || verdict == Verdict::Failure && !task.undone_if_failed =>
@@ -361,8 +362,8 @@ impl HookMaster {
         Some((record, on_failure))
     }
 
-    /// Notes what came of a thaw that the journal asked for: it has ended, or is owed. Returns whether
-    /// that is news, which the host is told.
+    /// Records the result of a thaw that the journal asked for: it is done, or it stays pending. Returns
+    /// whether it is pending for the first time, which is reported to the host.
     fn is_newly_owed(&self, started: &StartedTask, done: &TaskOutcome) -> bool {
         match &done.status {
             HookStatus::NotRun { reason, .. }
@@ -372,7 +373,7 @@ impl HookMaster {
                     .log_journal_error(self.hook_run.journal().mark_owed(started, reason));
                 started.why.is_empty()
             }
-            // Whoever comes next tells it.
+            // The next thaw runs it again.
             HookStatus::Cancelled => false,
             _ => {
                 self.hook_run
@@ -382,7 +383,7 @@ impl HookMaster {
         }
     }
 
-    /// Why there is no time left to start it, and what that does; for a thaw there always is.
+    /// The reason not to start a task for lack of time, and the effect of that. None on thaw.
     fn check_time(&self, task: &HookTask) -> Option<(String, OnFailure)> {
         let is_over = self.hook_run.left().is_some_and(|left| left.is_zero());
         if is_over && self.hook_run.phase == Phase::Freeze {
@@ -393,7 +394,7 @@ impl HookMaster {
         Some((reason, task.policy.on_failure))
     }
 
-    /// Logs that a step is not started, which counts as a failure.
+    /// Logs that a task is not started, which is a failure.
     fn skip(
         &self,
         task: &HookTask,
@@ -435,15 +436,15 @@ impl HookMaster {
             .map(str::to_owned);
             record.output = String::from_utf8_lossy(&done.tail).into_owned();
         }
-        // What everybody takes a status for needs no word.
+        // The verdict is recorded only if the status alone means something else.
         if verdict != record.status.verdict() {
             record.verdict = Some(verdict);
         }
         record
     }
 
-    /// Starts the step's program, again if it fails and the operator wants it; None: this phase asks
-    /// nothing of it.
+    /// Starts the task's program, and again if it fails and the settings allow retries. None: this phase has
+    /// no command for it.
     fn start(&self, task: &HookTask, socket_number: usize, is_alone: bool) -> Option<TaskOutcome> {
         if let Some(socket) = task.started.as_ref().and_then(|s| s.holder_socket.as_ref()) {
             return Some(self.release(task, socket));
@@ -451,7 +452,7 @@ impl HookMaster {
         let is_freeze = self.hook_run.phase == Phase::Freeze;
         let Some(command) = task.command(self.hook_run.phase, self.hook_run.reason) else {
             if is_freeze && task.thaw.is_some() {
-                // Its turn was all that there is to it: the other half is due.
+                // The freeze of this task runs no program; its thaw is due all the same.
                 let started = StartedTask::of(task, None);
                 self.hook_run
                     .log_journal_error(self.hook_run.journal().start(started));
@@ -545,7 +546,7 @@ impl HookMaster {
         }
     }
 
-    /// `is_early`: it was to hold.
+    /// Logs the end of a start. `is_early`: a holding hook ended before it was ready.
     fn finish(
         &self,
         task: &HookTask,

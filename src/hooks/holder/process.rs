@@ -1,4 +1,8 @@
-//! `qemu-ga hook keep`: the process that keeps one holding hook.
+//! `qemu-ga hook keep`: the holder, the process that runs one holding hook.
+//!
+//! The master passes a request on stdin and gets one response when the hook is ready. Then the holder listens
+//! at its socket until a master sends a release, and responds with the hook's end. A hook for which no master
+//! waits is released at once.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -18,14 +22,15 @@ use crate::sys::guardian::{bind_guardian_socket, line_from_agent};
 use crate::sys::poll::is_readable;
 use crate::sys::{process, strerror};
 
-/// The descriptor on which a hook says that it is ready: a number that a shell can write.
+/// The descriptor to which a hook writes a line when it is ready: a number with one digit, which a shell can
+/// redirect to.
 const READY_FD: i32 = 3;
-/// Most output that is kept in memory.
+/// Most output of the hook in memory, in bytes: nothing can be written to a disk during the freeze.
 const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
-/// How long the story of a hook that has ended is kept for whoever thaws.
+/// How long a holder keeps the result of a hook that ended early, for the master of the thaw.
 const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
 
-/// Runs `qemu-ga hook keep`; the master is at stdin.
+/// Runs `qemu-ga hook keep`; stdin is the connection to the master.
 pub fn cli() -> u8 {
     process::set_process_name(c"qga-hook-keeper");
     crate::sys::guardian::outlive_memory_pressure().ok();
@@ -66,7 +71,7 @@ fn run_holder() -> io::Result<()> {
     let sent = send(&master, &response);
     drop(master);
     if sent.is_err() {
-        // The master was killed: it holds for nobody.
+        // The master was killed, so no thaw may follow for this hook.
         let status = hook.release(None);
         return respond_to_all(None, &listener, &hook.response_for(status), &request);
     }
@@ -82,16 +87,16 @@ impl HolderResponse {
     }
 }
 
-/// The reading end, and the writing end under the number that the hook knows.
+/// The reading end of a pipe, and the writing end with the number [`READY_FD`].
 fn ready_pipe() -> io::Result<(File, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     let reader = above(read.as_fd(), READY_FD + 1)?.into();
-    // It may have had the number that the other end must get.
+    // `read` may have the number READY_FD, which the writing end needs.
     drop(read);
     let write = if write.as_raw_fd() == READY_FD {
         write
     } else {
-        // Ours alone, and nothing else can have it yet: this process has opened nothing before.
+        // The number is free: this process has opened nothing else so far.
         above(write.as_fd(), READY_FD)?
     };
     Ok((reader, write))
@@ -102,7 +107,7 @@ fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
     crate::sys::guardian::inherited_file(number).map(OwnedFd::from)
 }
 
-/// From ready to released.
+/// Waits from the hook's readiness until its release.
 fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     let since = Instant::now();
     let due = deadline_after(since, hook.request.hold);
@@ -127,11 +132,11 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
                 response.lost = held;
                 return respond_to_all(Some(client), listener, &response, hook.request);
             }
-            // Its door stays: nobody has released it.
+            // The socket file stays, so that a thaw sees that the hook was not released.
             ChildEvent::Due if lost.is_some() => return Ok(()),
             ChildEvent::Due => {
                 let held = since.elapsed().as_secs_f64();
-                // Whatever it makes of that.
+                // How it ends does not matter: the hook held too short in any case.
                 hook.release(Some(ThawReason::TimedOut));
                 lost = Some((HookStatus::TimedOut, held));
             }
@@ -139,7 +144,7 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     }
 }
 
-/// Whoever comes next, and what he wants; None: he may not want anything here, or says nothing.
+/// Accepts a connection and reads its release; None if the peer is not trusted or sends nothing.
 fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
     let mut client = Connection::from(listener.accept().ok()?.0);
     client.trusted_peer().ok()?;
@@ -147,14 +152,14 @@ fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReas
     Some((client, reason))
 }
 
-/// The one who released the hook and whoever came meanwhile hear the same.
+/// Sends the same response to the client that released the hook and to all that have connected since.
 fn respond_to_all(
     first: Option<Connection>,
     listener: &UnixListener,
     response: &HolderResponse,
     request: &HolderRequest,
 ) -> io::Result<()> {
-    // From now on nobody comes.
+    // Without the socket file no further client can connect.
     fs::remove_file(&request.socket)?;
     let sent = first.map_or(Ok(()), |first| first.send(response, HOLDER_SEND_TIMEOUT));
     while is_readable(listener.as_fd(), Duration::ZERO) {
@@ -167,19 +172,19 @@ fn respond_to_all(
 
 enum Start {
     Ready,
-    /// It has ended, or was ended.
+    /// The hook has ended, or was ended.
     Over(HookStatus),
-    /// Nobody listens to us any more.
+    /// The master has closed its connection.
     Alone,
 }
 
 struct Hook<'a> {
     request: &'a HolderRequest,
     child: Running<'a>,
-    /// What it waits at.
+    /// The hook's stdin: its end or a line releases the hook.
     input: Option<File>,
     ready: Option<File>,
-    /// What could not be ended.
+    /// The text for processes of the hook that could not be ended.
     survivors: Option<String>,
 }
 
@@ -223,7 +228,7 @@ impl<'a> Hook<'a> {
             let mut others = vec![master.as_fd()];
             others.extend(self.ready.as_ref().map(AsFd::as_fd));
             let event = self.child.wait(&others, due);
-            // What it said before it ended counts.
+            // A hook that wrote its line and ended at once was ready: read before the event is evaluated.
             if let Some(ready) = &mut self.ready {
                 let mut buffer = [0; 64];
                 let is_readable_now = is_readable(ready.as_fd(), Duration::ZERO);
@@ -234,7 +239,7 @@ impl<'a> Hook<'a> {
                 }
             }
             match event {
-                // It says nothing more, so it has gone.
+                // The master sends nothing after its request, so a readable connection is a closed one.
                 Ok(ChildEvent::Readable(0)) => return Start::Alone,
                 _ if received.contains(&b'\n') => return Start::Ready,
                 Ok(ChildEvent::Readable(_)) => (),
@@ -244,7 +249,7 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// How it ended, with the rest of its output.
+    /// A response with this status and the rest of the output.
     fn response_for(&mut self, status: HookStatus) -> HolderResponse {
         HolderResponse {
             status: Some(status),
@@ -265,10 +270,11 @@ impl<'a> Hook<'a> {
         text
     }
 
-    /// Tells it to let the application go on, and sees to it that it ends.
+    /// Releases the hook by the reason and the end of its stdin, waits for its end, and kills it if its
+    /// timeout expires.
     fn release(&mut self, reason: Option<ThawReason>) -> HookStatus {
         if let (Some(mut input), Some(reason)) = (self.input.take(), reason) {
-            // One that has ended, or does not read, gets it by the end of its input.
+            // A hook that has ended or does not read is released by the end of its stdin.
             input.write_all(reason.as_str().as_bytes()).ok();
             input.write_all(b"\n").ok();
         }
@@ -296,7 +302,7 @@ impl<'a> Hook<'a> {
     }
 }
 
-/// So many seconds after a moment; None: never.
+/// `seconds` after `start`; None: never.
 fn deadline_after(start: Instant, seconds: Option<f64>) -> Option<Instant> {
     let time = Duration::try_from_secs_f64(seconds?).ok()?;
     start.checked_add(time)

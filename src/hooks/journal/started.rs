@@ -1,4 +1,7 @@
-//! A step in the journal: all that its thaw needs.
+//! A task in the journal: all that its thaw needs.
+//!
+//! The thaw runs from this entry alone, because settings and scripts may have changed since the freeze. Keys
+//! that this version does not know are ignored, so that an upgrade during a freeze works in both directions.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,35 +14,34 @@ use crate::hooks::sources;
 use crate::hooks::task::{CommandLine, HookTask};
 use crate::probe::mountinfo::unescape;
 
-/// The time for all steps of a source.
+/// Key of the time for all tasks of a source.
 const BUDGET: &str = "budget";
-/// A word of the thaw, the program first, [`escaped`].
+/// Key of an argument of the thaw, the program first, [`escaped`].
 const THAW: &str = "thaw";
-/// A word of what takes its place if the freeze failed.
+/// Key of an argument of the command in place of the thaw if the freeze failed.
 const UNDO: &str = "undo";
 
-/// A step that was started, and is to be undone.
+/// A task that was started and must be thawed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StartedTask {
-    /// Its source.
+    /// Its adapter; empty for the hooks' directory.
     pub source: String,
-    /// Its name.
+    /// Its name, see [`HookTask::name`].
     pub name: String,
-    /// Where its keeper is reached, if it is a holding hook.
+    /// The socket of its holder, if it is a holding hook.
     pub holder_socket: Option<PathBuf>,
-    /// `key=value`, as [`HookSettings::set`] takes them, timeout and retries being those of the thaw; and the
-    /// keys below. Version 0.1.0 wrote none.
+    /// `key=value` as [`HookSettings::set`] parses them, with timeout and retries of the thaw; and the keys
+    /// above. Version 0.1.0 wrote none.
     settings: Vec<String>,
-    /// Why its thaw could not be run.
+    /// Why its thaw could not be run; empty if nothing is wrong.
     pub why: String,
 }
 
-/// A member that is a text.
 pub(super) fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
 
-/// Text that [`unescape`] takes back to the same bytes.
+/// Text that [`unescape`] converts back to the same bytes.
 fn escaped(bytes: &OsStr) -> String {
     let mut text = String::new();
     for chunk in bytes.as_bytes().utf8_chunks() {
@@ -52,7 +54,7 @@ fn escaped(bytes: &OsStr) -> String {
 }
 
 impl StartedTask {
-    /// What the journal holds of `step`.
+    /// The journal's entry for `task`.
     pub fn of(task: &HookTask, socket: Option<PathBuf>) -> StartedTask {
         let mut policy = task.policy.clone();
         if let Some(command) = &task.thaw {
@@ -75,7 +77,7 @@ impl StartedTask {
         }
     }
 
-    /// As a line has it.
+    /// The entry as JSON.
     pub fn to_value(&self) -> Value {
         json!({
             "source": self.source,
@@ -86,7 +88,7 @@ impl StartedTask {
         })
     }
 
-    /// As a line has it, of this version or another.
+    /// Parses an entry of this or another version.
     pub fn from_value(value: &Value) -> StartedTask {
         let settings = value["settings"].as_array().into_iter().flatten();
         let socket = value["door"].as_str();
@@ -102,7 +104,7 @@ impl StartedTask {
         }
     }
 
-    /// With its name alone.
+    /// An entry with a name only.
     pub(super) fn named(source: &str, name: &str) -> StartedTask {
         StartedTask {
             source: source.to_owned(),
@@ -111,8 +113,8 @@ impl StartedTask {
         }
     }
 
-    /// The step as it was at the freeze. Version 0.1.0 wrote only its name: then it is what is
-    /// `found` under that, or what a hook of the directory is called with.
+    /// The task as it was at the freeze. Version 0.1.0 recorded only its name: then it is the task of this
+    /// name in `found`, or the call of a hook of the hooks' directory.
     pub fn step(mut self, found: &mut Vec<HookTask>) -> HookTask {
         let source = sources::adapter(&self.source).map_or("", |adapter| adapter.name);
         let mut task = HookTask::new(source, self.name.clone(), HookSettings::default());
@@ -131,7 +133,7 @@ impl StartedTask {
                 THAW => thaw.push(argument()),
                 UNDO => undo.push(argument()),
                 BUDGET => task.budget = settings::limit(value).ok().flatten(),
-                // One that another version wrote and we do not know has our default.
+                // A value that this version does not know leaves the default.
                 _ => task.policy.set(key, value).unwrap_or_default(),
             }
         }
@@ -150,7 +152,7 @@ impl StartedTask {
         task
     }
 
-    /// Whether it is `step`.
+    /// Whether it is the entry of `task`.
     pub fn names(&self, task: &HookTask) -> bool {
         self.source == task.source && self.name == task.name
     }

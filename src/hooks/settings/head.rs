@@ -1,18 +1,18 @@
-//! The settings that a script carries itself: `# qga-hook: key = value` in its first lines.
+//! Settings in a script itself: `# qga-hook: key = value` in its first lines.
 //!
-//! A line that is nearly one is told. It is not read as one, for nobody would know which of the ways to
-//! write it count.
+//! A line that looks like a setting but is not written this way is reported and not used: if several
+//! spellings were accepted, no reader of a script could know which of its lines apply. [`super::rules`] calls
+//! this.
 
 use crate::keyfile::shown;
 
-/// What marks a setting.
+/// The beginning of a setting's line.
 const MARK: &str = "# qga-hook:";
-/// In how many lines of a script they are looked for.
+/// Lines of a script that may contain settings.
 const MAX_HEAD_LINES: usize = 50;
-/// How many lines that are nearly right are told.
+/// Malformed lines that are reported.
 const MAX_REPORTED_LINES: usize = 5;
 
-/// A setting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Setting {
     pub key: String,
@@ -20,8 +20,7 @@ pub struct Setting {
     pub line: usize,
 }
 
-/// The settings of the file that begins with `text`, and the lines that are nearly one, each with what to
-/// do.
+/// The settings in the file that begins with `text`, and a text with the remedy for each malformed line.
 pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
     let (mut settings, mut malformed) = (Vec::new(), Vec::new());
     if text.contains(&0) {
@@ -52,7 +51,8 @@ pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
     (settings, malformed)
 }
 
-/// A comment, whatever begins it, with the mark in some spelling and a key with a value behind it.
+/// Whether a line looks like a setting: a comment in any language, the mark in some spelling, a key and a
+/// value.
 fn is_near(line: &str) -> bool {
     let text = line.trim_start_matches(|c: char| !c.is_alphanumeric());
     let text = text.to_ascii_lowercase();

@@ -1,7 +1,7 @@
-//! Alibaba Cloud's application-consistent snapshots: a script before and one after.
+//! Adapter for Alibaba Cloud's application-consistent snapshots: a script before and one after.
 //!
-//! Only scripts that the operator names are ever run: their usual place is /tmp, where everybody may
-//! put one. Whatever is wrong with them, the freeze goes on.
+//! Only scripts that the settings name are run: their default place is /tmp, where every user can create
+//! files. If a script is rejected or fails, the freeze continues.
 
 use std::time::Duration;
 

@@ -1,9 +1,9 @@
-//! Azure's Linux VM backup: the scripts that `VMSnapshotScriptPluginConfig.json` names.
+//! Adapter for Azure's Linux VM backup: the scripts in `VMSnapshotScriptPluginConfig.json`.
 //!
-//! The file and both scripts are checked before any of them runs; what is wrong with them has
-//! Azure's own name, and the file itself says whether the freeze then fails. What Azure's reader passes
-//! over or converts is passed over or converted here. Our group takes the place of Azure's plugin host
-//! file.
+//! The file and both scripts are checked before either runs. Each problem has the name that Azure uses for
+//! it, and the file itself says whether the freeze then fails. Values that Azure's reader ignores or converts
+//! are ignored or converted in the same way here. The group `[azure]` of the hooks' settings replaces Azure's
+//! plugin host file.
 
 use std::fs::File;
 use std::io::Read;
@@ -34,17 +34,17 @@ pub const AZURE: Adapter = Adapter {
 };
 
 const NAME: &str = "azure";
-/// The file's usual place, below the root.
+/// The file's default path, relative to the root.
 const PLACE: &str = "etc/azure/VMSnapshotScriptPluginConfig.json";
-/// Widest mode of the file: it may hold passwords among the parameters.
+/// Most permissions of the file: its parameters may contain passwords.
 const REQUIRED_MODE: u32 = 0o600;
-/// Most of it that is read, in bytes.
+/// Bytes of the file that are read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const DEFAULT_TIMEOUT_SECONDS: f64 = 30.0;
 const MAX_TIMEOUT_SECONDS: f64 = 1800.0;
-/// Keys that have no effect here: labels, and how often Azure looks whether a script has ended.
+/// Keys without effect here: labels, and the interval at which Azure checks whether a script has ended.
 const LABELS: [&str; 3] = ["pluginName", "appName", "ScriptsExecutionPollTimeSeconds"];
-/// The script's status that warns, and is a success.
+/// The exit status of a script that means success with a warning.
 const WARNING: i32 = 2;
 
 const BAD_HOST: &str = "IncorrectPluginhostFile";
@@ -75,7 +75,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// The step, and whether it wants no filesystem frozen.
+/// The task, and whether it asks for no filesystem to be frozen.
 fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
     let mut task = HookTask::new(NAME, shown, settings.policy.clone());
@@ -127,14 +127,14 @@ fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
     }
     let notes = plugin.notes.iter();
     warnings.extend(notes.map(|note| format!("{}: {note}", path.display())));
-    // For all tries of a script.
+    // The timeout is for all tries of a script together.
     task.budget = Some(plugin.timeout);
     task.freeze = Some(plugin.pre.into_command(plugin.timeout));
     task.thaw = Some(plugin.post.into_command(plugin.timeout));
     (task, !plugin.freezes_filesystems)
 }
 
-/// Of the very file that was checked.
+/// Reads the file from the descriptor that was checked.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let place = script::open_checked(path, REQUIRED_MODE).map_err(Flaw::into_text)?;
     let mut text = Vec::new();
@@ -144,10 +144,10 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-/// What is wrong with the content of a plugin configuration file.
+/// Checks the content of a plugin configuration file.
 ///
 /// # Errors
-/// The first problem, in words.
+/// The first problem, as text.
 pub fn check(text: &[u8]) -> Result<(), String> {
     Plugin::parse(text).0.map(drop)
 }
@@ -171,27 +171,27 @@ impl Half {
     }
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, PartialEq)]
 struct Plugin {
     pre: Half,
     post: Half,
     timeout: Duration,
     freezes_filesystems: bool,
-    /// What was passed over or cut, as Azure does.
+    /// Values that are ignored or limited, as Azure does.
     notes: Vec<String>,
 }
 
 impl Plugin {
-    /// The file's content, or what is wrong with it; and, as far as it says so, whether a failure lets
-    /// the backup go on.
+    /// The file's content or its first problem; and whether a failure lets the backup continue, as far as the
+    /// file says so.
     fn parse(text: &[u8]) -> (Result<Plugin, String>, bool) {
         let keys = match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => keys,
             Ok(_) => return (Err("is no JSON object".into()), true),
             Err(error) => return (Err(format!("is no JSON: {error}")), true),
         };
-        // What is neither is no permission to go on.
+        // A value that is not a boolean does not permit the backup to continue.
         let continues = keys.get("continueBackupOnFailure");
         let continues = continues.is_none_or(|value| *value == Value::Bool(true));
         (Plugin::parse_keys(Keys(keys)), continues)
@@ -230,7 +230,7 @@ impl Plugin {
     }
 }
 
-/// The keys that were not taken yet.
+/// The keys that are not yet evaluated.
 struct Keys(Map<String, Value>);
 
 impl Keys {
@@ -272,7 +272,7 @@ impl Keys {
     }
 }
 
-/// A parameter as Azure's reader hands it over.
+/// A parameter in the form in which Azure's reader, written in Python, passes it.
 fn text_of(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

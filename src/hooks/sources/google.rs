@@ -1,7 +1,7 @@
-//! Google Cloud's application-consistent snapshots: pre.sh and post.sh in /etc/google/snapshots, each
-//! called with the names of the disks, separated by commas.
+//! Adapter for Google Cloud's application-consistent snapshots: pre.sh and post.sh in /etc/google/snapshots.
+//! Each is called with the names of the disks, separated by commas.
 //!
-//! As there, a failure means that there is no snapshot: the freeze fails.
+//! As on Google Cloud, a failure prevents the snapshot: the freeze fails.
 
 use std::path::Path;
 use std::time::Duration;
@@ -52,7 +52,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// Each device once.
+/// The device names without duplicates.
 fn disks(devices: &str) -> String {
     let mut disks: Vec<String> = Vec::new();
     for device in from_words(devices) {

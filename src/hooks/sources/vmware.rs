@@ -1,9 +1,10 @@
-//! VMware Tools: the legacy pre-freeze-script and post-thaw-script, and the files of backupScripts.d.
+//! Adapter for VMware Tools: the legacy pre-freeze-script and post-thaw-script, and the files in
+//! backupScripts.d.
 //!
-//! One after another on freeze, each with `freeze`. The first failure stops the freeze; those before
-//! it get `freezeFail` in the reverse order, the one that failed gets nothing. If the filesystems then
-//! cannot be frozen, all get `freezeFail`. All together have a quarter of an hour. What tools.conf says
-//! counts as long as the adapter is used, and our own group stands above it.
+//! On freeze the scripts run one after another, each with `freeze`. The first failure stops the freeze; the
+//! scripts before it are called with `freezeFail` in reverse order, the failed one is not. If freezing the
+//! filesystems then fails, all are called with `freezeFail`. All together have 15 minutes. The settings in
+//! tools.conf apply while the adapter is used; the group `[vmware]` of our own settings overrides them.
 
 use std::fs;
 use std::io;
@@ -27,7 +28,7 @@ pub const VMWARE: Adapter = Adapter {
 };
 
 const NAME: &str = "vmware";
-/// The usual places, below the root.
+/// The default paths, relative to the root.
 const PRE: &str = "usr/sbin/pre-freeze-script";
 const POST: &str = "usr/sbin/post-thaw-script";
 const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
@@ -47,10 +48,10 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// What tools.conf says, if the adapter is used by the settings in `rules`.
+/// The settings in tools.conf, if the adapter is used by the settings in `rules`.
 ///
 /// # Errors
-/// It cannot be read.
+/// tools.conf cannot be read.
 pub fn tools_conf(rules: &HookConfig) -> Option<Result<ToolsConf, String>> {
     let context = DiscoveryContext {
         root: Path::new("/"),
@@ -60,7 +61,7 @@ pub fn tools_conf(rules: &HookConfig) -> Option<Result<ToolsConf, String>> {
     discover_scripts(&context).1
 }
 
-/// All scripts, and what tools.conf says if there are any.
+/// All scripts, and the settings in tools.conf if there are any scripts.
 fn discover_scripts(
     context: &DiscoveryContext<'_>,
 ) -> (Discovered, Option<Result<ToolsConf, String>>) {
@@ -120,12 +121,12 @@ fn discover_scripts(
 struct Vmware {
     settings: AdapterSettings,
     timeout: Option<Duration>,
-    /// Every script's second argument.
+    /// The second argument of every script.
     arg: Option<String>,
 }
 
 impl Vmware {
-    /// The two legacy scripts are one step, each a half of it.
+    /// The two legacy scripts are one task: the first is its freeze, the second its thaw.
     fn legacy(&self, pre: (PathBuf, bool), post: (PathBuf, bool)) -> Option<HookTask> {
         let is_wanted = |(path, named): &(PathBuf, bool)| *named || path.exists();
         if !is_wanted(&pre) && !is_wanted(&post) {
@@ -150,7 +151,7 @@ impl Vmware {
             .thaw
             .as_ref()
             .map(|_| self.command(&post.0, "freezeFail"));
-        // Nothing is begun that could not be ended.
+        // If the thaw script cannot run, the freeze script must not run either.
         task.eligibility = eligibility;
         Some(task)
     }
@@ -196,7 +197,7 @@ impl Vmware {
                 .chain(self.arg.as_deref())
                 .map(Into::into)
                 .collect(),
-            // All together have one limit.
+            // The limit is for all scripts together, see `budget`.
             timeout: None,
             retries: 0,
         }
@@ -214,7 +215,7 @@ fn eligibility_of(path: &Path) -> Eligibility {
     }
 }
 
-/// The regular files of the directory, in byte order; links count as what they lead to.
+/// The regular files of the directory in byte order; links are followed.
 fn names(dir: &Path) -> Result<Vec<PathBuf>, Flaw> {
     let unreadable = |error: io::Error| {
         let text = format!("{} cannot be read: {}", dir.display(), strerror(&error));

@@ -325,8 +325,8 @@ impl<T: Send + 'static> Batch<T> {
         self.wait_until(Instant::now().checked_add(time), None)
     }
 
-    /// The results that are available, in the order of the calls; None for the others. Only these remain in
-    /// the batch.
+    /// The results that are available, in the order of the calls; None for the others, and only those remain
+    /// in the batch.
     pub fn take_returned(&mut self) -> Vec<Option<Timed<T>>> {
         let mut slots = lock(&self.slots.slots);
         let mut returned = Vec::new();

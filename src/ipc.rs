@@ -1,8 +1,9 @@
 //! JSON lines and descriptors over a Unix stream socket (floor 2), between agent, guardian, tools and the
 //! holders of hooks.
 //!
-//! A message is one JSON value on a line. Every wait has a time limit. A peer that has closed the connection
-//! is an error and never SIGPIPE. Descriptors arrive before the line to which they belong.
+//! A message is one JSON value on a line. Every wait has a time limit unless the caller asks for none. A peer
+//! that has closed the connection is an error and never SIGPIPE. Descriptors arrive before the line to which
+//! they belong.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};

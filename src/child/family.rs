@@ -25,7 +25,7 @@ const MAX_KILL_ROUNDS: u32 = 50;
 struct Member {
     pid: i32,
     start: u64,
-    /// None before Linux 5.3, which has no pidfd_open(2).
+    /// None where the kernel has no pidfd_open(2) (before Linux 5.3).
     process: Option<PidFd>,
 }
 

@@ -91,8 +91,8 @@ impl Child {
     }
 
     /// This program itself, for a part of its work. /proc/self/exe is the running program even if an upgrade
-    /// has replaced the file. In the library's unit tests it does not exist: they are not qemu-ga and would
-    /// run themselves without end.
+    /// has replaced the file. Unit tests get a path that does not exist: they are not qemu-ga and would run
+    /// themselves without end.
     pub fn own_program() -> Child {
         let program = if cfg!(test) {
             "/nonexistent/qemu-ga"

@@ -65,8 +65,8 @@ impl Scope {
             || holds("environ", format!("{MARK_ENV}={}", self.mark))
     }
 
-    /// Sends SIGKILL to the whole control group in one write. Does nothing before Linux 5.14, which has no
-    /// cgroup.kill.
+    /// Sends SIGKILL to the whole control group in one write. The file cgroup.kill exists since Linux 5.14;
+    /// before that this does nothing.
     pub fn kill(&self) {
         if let Some(group) = &self.group {
             fs::write(group.join("cgroup.kill"), "1").ok();

@@ -176,11 +176,11 @@ fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), TrustFault> {
     // group being able to write, and the list may name other users.
     if found.is_none() && data.mode() & GROUP_WRITE != 0 && !is_excused(&data, leaf) {
         let writers = acl::writers(file).map_err(|error| unseen(path, &error))?;
-        let is_stranger = |named: &Named| match named {
+        let is_untrusted = |named: &Named| match named {
             Named::User(id) => *id != 0 && *id != uid,
             Named::Group(id) => *id != 0 && *id != gid,
         };
-        found = writers.into_iter().find(is_stranger).map(Fault::List);
+        found = writers.into_iter().find(is_untrusted).map(Fault::List);
     }
     match found {
         None => Ok(()),

@@ -1,8 +1,8 @@
 //! Starts one program of a task, once: its environment and user, its output into the log, its end.
 //!
 //! Every program is checked right before its start: between discovery and start another user may have changed
-//! it. It runs in a process group of its own and is ended with everything that it started. [`super::runner`]
-//! calls this for ordinary hooks, [`super::holder`] uses parts of it.
+//! it. It runs in a process group or session of its own and is ended with everything that it started.
+//! [`super::runner`] calls this for ordinary hooks, [`super::holder`] uses parts of it.
 
 use std::fs::File;
 use std::io;

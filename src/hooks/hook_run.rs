@@ -1,8 +1,8 @@
 //! What all tasks of one run share: the log, the agent's record file, the journal, the time limits and the
 //! stop signal.
 //!
-//! Tasks of one stage may run on several threads, so each of these is behind a mutex. No code holds two of
-//! the mutexes at the same time. [`super::runner`] creates one for each call of the master.
+//! Tasks of one stage may run on several threads, so each of these is behind a mutex. Where two are needed,
+//! the journal is locked before the log. [`super::runner`] creates one run for each call of the master.
 
 use std::fs::File;
 use std::io::Write;

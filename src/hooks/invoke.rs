@@ -2,9 +2,9 @@
 //! this.
 //!
 //! Only the master's exit status decides whether the call succeeded; the error texts on the wire are those of
-//! QEMU's agent. Records of single hooks arrive in a memory file (memfd_create(2)): a pipe would block a
-//! master whose records nobody reads, and would block the agent if the master never closes it. Records are
-//! additional information and never change the result.
+//! QEMU's agent. Records of single hooks arrive in a memory file (memfd_create(2)), so that neither a master
+//! that never writes nor one that writes much can block, as with a pipe. Records are additional information
+//! and never change the result.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;

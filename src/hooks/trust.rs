@@ -1,8 +1,8 @@
 //! Whether a path may be run as root: only root (or the user of this process) can change it or any directory
 //! or link that leads to it. A user who can write to a directory can replace what is in it.
 //!
-//! Every program, directory and settings file of the hooks passes this check. Checks are made on opened
-//! descriptors, so that nothing can be exchanged between check and use.
+//! Every program, directory and settings file of the hooks passes this check. It examines opened descriptors,
+//! so that no name can be exchanged during the check.
 
 use std::ffi::OsString;
 use std::fmt;

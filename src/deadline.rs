@@ -1,26 +1,27 @@
-//! Calls that may hang in the kernel, made on other threads, each with a time limit (floor 1).
+//! System calls that may block in the kernel, run on other threads with a time limit each (floor 1).
 //!
-//! A [`Pool`] makes calls on threads of its own. A call that does not return within its limit is
-//! abandoned together with its thread: the caller gets `TimedOut`, and if the call succeeds later,
-//! `undo` gets its result on that thread. One thread makes all calls, one after another, as long as they
-//! return at once; a call that takes long brings in one more thread for those after it ([`Pace`]). Where no thread can be started
-//! the caller makes the calls itself, without a limit: a thaw must not fail for lack of memory.
+//! A [`Pool`] runs calls on its own threads. A call that does not return within its limit is abandoned
+//! together with its thread: the caller gets `TimedOut`, and if the call succeeds later, `undo` gets its
+//! result on that thread. One thread runs all calls in order as long as they return quickly; a call that
+//! takes longer makes one more thread run the calls after it ([`Pace`]). If no thread can be started, the
+//! caller runs the calls itself, without a limit: a thaw must not fail for lack of memory. The freeze engine,
+//! the guardian and the commands on filesystems use this.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most threads of a pool that are not stuck.
+/// Most threads of a pool that are not blocked in an abandoned call.
 pub const MAX_THREADS: usize = 16;
 
-/// How long a call may take before another thread takes the next one.
+/// How long a call may take before another thread runs the next one.
 #[derive(Debug, Clone, Copy)]
 pub enum Pace {
-    /// A millisecond: calls that wait for disks do so at the same time. A FIFREEZE that does not wait for
-    /// one takes less, and side by side these are slower than one after another.
+    /// One millisecond: calls that wait for disks do so in parallel. A FIFREEZE that does not wait for a disk
+    /// takes less, and such calls are slower in parallel than one after another.
     SideBySide,
-    /// Two seconds: only what is stuck is passed.
+    /// Two seconds: only a blocked call is overtaken.
     OneByOne,
 }
 
@@ -33,10 +34,10 @@ impl Pace {
     }
 }
 
-/// A system call needs little stack.
+/// Stack of a thread, in bytes: a system call needs little.
 const STACK: usize = 64 * 1024;
 
-/// What came of a call.
+/// The result of a call.
 #[derive(Debug)]
 pub struct Timed<T = ()> {
     /// The call's result; `TimedOut` if it did not return within its limit.
@@ -64,24 +65,24 @@ type Call<T> = Box<dyn FnOnce() -> io::Result<T> + Send>;
 
 struct Slots<T> {
     slots: Mutex<Vec<Slot<T>>>,
-    /// Calls that nobody has taken, each with its place.
+    /// Calls that no thread has started, each with its index in `slots`.
     calls: Mutex<VecDeque<(usize, Call<T>)>>,
     undo: fn(T),
     returned: Condvar,
 }
 
-/// Makes the calls of a batch that are left; false if one of them was abandoned meanwhile.
+/// Runs the rest of a batch; false if a call was abandoned meanwhile.
 type Job = Box<dyn FnOnce() -> bool + Send>;
 
 #[derive(Default)]
 struct State {
     queue: VecDeque<Job>,
-    /// Threads that are not stuck in an abandoned call.
+    /// Threads that are not blocked in an abandoned call.
     threads: usize,
-    /// Those of them that make no call.
+    /// The number of these that wait for a job.
     idle: usize,
     is_closed: bool,
-    /// Threads can no longer be started.
+    /// Simulates that no thread can be started.
     #[cfg(test)]
     is_exhausted: bool,
 }
@@ -90,7 +91,7 @@ struct State {
 struct Shared {
     state: Mutex<State>,
     queued: Condvar,
-    /// Of each thread, in bytes.
+    /// Stack of each thread, in bytes.
     stack: usize,
 }
 
@@ -106,7 +107,7 @@ impl Shared {
                 state.idle -= 1;
                 drop(state);
                 if !job() {
-                    // Another thread has its place.
+                    // The call was abandoned, and another thread has replaced this one.
                     return;
                 }
                 state = lock(&self.state);
@@ -121,8 +122,7 @@ impl Shared {
     }
 }
 
-/// Threads for calls that may hang. They end when the pool is dropped, stuck ones when their calls
-/// return.
+/// Threads for calls that may block. They end when the pool is dropped; a blocked one when its call returns.
 pub struct Pool(Threads);
 
 #[derive(Clone)]
@@ -135,7 +135,7 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// Threads with so many bytes of stack, for calls that need more than the kernel.
+    /// A pool whose threads have this much stack, in bytes, for calls that run more than a system call.
     pub fn with_stack(stack: usize) -> Self {
         Self(Threads(Arc::new(Shared {
             stack,
@@ -143,15 +143,15 @@ impl Pool {
         })))
     }
 
-    /// Starts threads until there are so many, at most [`MAX_THREADS`]: later, to start one may block.
-    /// False if there are fewer.
+    /// Starts threads until there are `threads`, at most [`MAX_THREADS`]: starting one later may block.
+    /// Returns whether there are that many.
     pub fn reserve(&self, threads: usize) -> bool {
         let threads = threads.min(MAX_THREADS);
         while self.0.count() < threads && self.0.start_one() {}
         self.0.count() >= threads
     }
 
-    /// Makes all calls and waits for them; see [`Batch::finish`].
+    /// Runs all calls and waits for them; see [`Batch::finish`].
     pub fn run<T: Send + 'static>(
         &self,
         pace: Pace,
@@ -162,10 +162,10 @@ impl Pool {
         self.start(pace, undo, calls).finish(limit)
     }
 
-    /// Makes one call and waits for it.
+    /// Runs one call and waits for it.
     ///
     /// # Errors
-    /// The call's, or `TimedOut`.
+    /// The error of the call, or `TimedOut`.
     pub fn run_one<T: Send + 'static>(
         &self,
         limit: Option<Duration>,
@@ -176,7 +176,7 @@ impl Pool {
         done.map_or(Err(io::ErrorKind::Interrupted.into()), |timed| timed.result)
     }
 
-    /// Starts calls. `undo` gets the result of one that succeeds after it was abandoned.
+    /// Starts calls. `undo` gets the result of a call that succeeds after it was abandoned.
     pub fn start<T: Send + 'static>(
         &self,
         pace: Pace,
@@ -196,7 +196,7 @@ impl Pool {
                 returned: Condvar::new(),
             }),
         };
-        batch.help();
+        batch.add_helper();
         batch
     }
 }
@@ -206,7 +206,7 @@ impl Threads {
         lock(&self.0.state).threads
     }
 
-    /// Has one more thread do the job, or does it here if there is no thread at all.
+    /// Runs the job on one more thread, or on this one if there is no thread at all.
     fn enqueue(&self, job: Job) {
         let mut state = lock(&self.0.state);
         state.queue.push_back(job);
@@ -233,7 +233,7 @@ impl Threads {
         if lock(&self.0.state).is_exhausted {
             return false;
         }
-        // It takes what is queued as soon as it runs.
+        // The new thread runs the queued job as soon as it starts.
         let mut state = lock(&self.0.state);
         state.threads += 1;
         state.idle += 1;
@@ -257,7 +257,7 @@ impl Threads {
 }
 
 impl<T> Slots<T> {
-    /// Makes the calls that are left, until one of them turns out to be abandoned.
+    /// Runs the calls that are left; false as soon as one of them was abandoned.
     fn make_calls(&self) -> bool {
         loop {
             let Some((index, call)) = lock(&self.calls).pop_front() else {
@@ -304,7 +304,7 @@ impl<T> Slots<T> {
     }
 }
 
-/// Calls that were started.
+/// A batch of started calls.
 pub struct Batch<T> {
     threads: Threads,
     pace: Pace,
@@ -312,8 +312,8 @@ pub struct Batch<T> {
 }
 
 impl<T: Send + 'static> Batch<T> {
-    /// Has one more thread take the calls that are left.
-    fn help(&self) {
+    /// Lets one more thread run the calls that are left.
+    fn add_helper(&self) {
         if !lock(&self.slots.calls).is_empty() {
             let slots = self.slots.clone();
             self.threads.enqueue(Box::new(move || slots.make_calls()));
@@ -325,8 +325,8 @@ impl<T: Send + 'static> Batch<T> {
         self.wait_until(Instant::now().checked_add(time), None)
     }
 
-    /// Takes the results that there are, in the order of the calls; `None` for the others, which alone
-    /// are in the batch from then on.
+    /// The results that are available, in the order of the calls; None for the others, and only those remain
+    /// in the batch.
     pub fn take_returned(&mut self) -> Vec<Option<Timed<T>>> {
         let mut slots = lock(&self.slots.slots);
         let mut returned = Vec::new();
@@ -343,8 +343,8 @@ impl<T: Send + 'static> Batch<T> {
         returned
     }
 
-    /// Waits for the calls, and abandons each that takes longer than `limit`, counted from its own
-    /// start; one result each, in their order.
+    /// Waits for the calls and abandons each that takes longer than `limit` from its own start. Returns one
+    /// result for each call, in their order.
     pub fn finish(self, limit: Option<Duration>) -> Vec<Timed<T>> {
         self.wait_until(None, limit);
         let slots = std::mem::take(&mut *lock(&self.slots.slots));
@@ -368,7 +368,7 @@ impl<T: Send + 'static> Batch<T> {
             let mut sooner = |left: Duration| next = Some(next.map_or(left, |next| next.min(left)));
             for slot in slots.iter_mut() {
                 match slot {
-                    // It starts at once, or when one that runs has returned or is passed.
+                    // It starts at once, or after a running call has returned or is overtaken.
                     Slot::Waiting => {
                         is_done = false;
                         sooner(delay);
@@ -400,7 +400,7 @@ impl<T: Send + 'static> Batch<T> {
             }
             if needs_helper {
                 drop(slots);
-                self.help();
+                self.add_helper();
                 slots = lock(&self.slots.slots);
                 continue;
             }

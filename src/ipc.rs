@@ -1,8 +1,9 @@
-//! JSON lines over a unix stream socket, with descriptors beside them (floor 2).
+//! JSON lines and descriptors over a Unix stream socket (floor 2), between agent, guardian, tools and the
+//! holders of hooks.
 //!
-//! One message is one JSON value on a line of its own. Every wait has a time limit, a peer that has
-//! gone is an error and never SIGPIPE, and what was received stays in order: descriptors arrive
-//! before the line that they belong to.
+//! A message is one JSON value on a line. Every wait has a time limit unless the caller asks for none. A peer
+//! that has closed the connection is an error and never SIGPIPE. Descriptors arrive before the line to which
+//! they belong.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -22,10 +23,10 @@ use std::time::{Duration, Instant};
 use crate::sys::fds;
 use crate::sys::poll::timeout;
 
-/// Most descriptors of one message: SCM_MAX_FD in include/net/scm.h.
+/// Most descriptors of one message: SCM_MAX_FD in the kernel's include/net/scm.h.
 const MAX_FDS: usize = 253;
 
-/// Longest line that is taken in: a report of some thousand filesystems.
+/// Longest line, in bytes: a report of several thousand filesystems.
 const MAX_LINE: usize = 16 << 20;
 
 /// One end of a connection.
@@ -54,10 +55,10 @@ impl AsFd for Connection {
     }
 }
 
-/// A message as it goes over the wire.
+/// A message as a JSON line.
 ///
 /// # Errors
-/// It cannot be told in JSON.
+/// It cannot be serialized.
 pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
@@ -65,10 +66,10 @@ pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 impl Connection {
-    /// Sends a message; `limit` bounds the wait for a peer that does not read.
+    /// Sends a message; `limit` is the time to wait for a peer that does not read.
     ///
     /// # Errors
-    /// EPIPE: the peer has gone; `TimedOut`.
+    /// `BrokenPipe`: the peer has closed the connection; `TimedOut`.
     pub fn send(&self, message: &impl Serialize, limit: Duration) -> io::Result<()> {
         self.send_with_fds(message, &[], limit)
     }
@@ -89,7 +90,7 @@ impl Connection {
     fn send_line(&self, line: &[u8], fds: &[BorrowedFd<'_>], end: Instant) -> io::Result<()> {
         let numbers: Vec<RawFd> = fds.iter().map(|fd| fd.as_raw_fd()).collect();
         for chunk in numbers.chunks(MAX_FDS) {
-            // Descriptors need a byte to go with; an empty line is no message.
+            // sendmsg(2) passes descriptors only together with data; a receiver ignores an empty line.
             self.send_some(b"\n", &[ControlMessage::ScmRights(chunk)], end)?;
         }
         let mut sent = 0;
@@ -116,18 +117,19 @@ impl Connection {
         }
     }
 
-    /// Says that nothing more will be sent; messages can still be received.
+    /// Closes the sending direction; messages can still be received.
     ///
     /// # Errors
-    /// The peer has gone.
+    /// The peer has closed the connection.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)
     }
 
-    /// The next message; `limit` bounds the wait for all of it, without one it waits for ever.
+    /// Receives the next message; `limit` is the time for all of it, None waits without a limit.
     ///
     /// # Errors
-    /// `UnexpectedEof`: the peer has gone; `TimedOut`; `InvalidData`: a line that is no such message.
+    /// `UnexpectedEof`: the peer has closed the connection; `TimedOut`; `InvalidData`: a line that is not
+    /// such a message.
     pub fn recv<T: DeserializeOwned>(&mut self, limit: Option<Duration>) -> io::Result<T> {
         Ok(serde_json::from_slice(&self.recv_line(limit)?)?)
     }
@@ -153,41 +155,42 @@ impl Connection {
         }
     }
 
-    /// Whether the next message can be received without waiting for the peer.
+    /// Whether the next message can be received without waiting.
     pub fn has_message(&self) -> bool {
         self.received.contains(&b'\n')
     }
 
-    /// Descriptors that have arrived, in order; those of a message are there when it is.
+    /// The descriptors that have arrived, in order. Those of a received message are among them.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
         self.fds.drain(..).collect()
     }
 
-    /// Process and user at the other end when it was connected.
+    /// Process id and user of the peer when the connection was made, SO_PEERCRED in unix(7).
     ///
     /// # Errors
-    /// As getsockopt(2) has it.
+    /// The error of getsockopt(2).
     pub fn peer(&self) -> io::Result<UnixCredentials> {
         Ok(getsockopt(&self.stream, sockopt::PeerCredentials)?)
     }
 
-    /// From here on [`Connection::sender`] is known: several processes may hold the other end.
+    /// Enables [`Connection::sender`] (SO_PASSCRED in unix(7)): after a fork several processes may use the
+    /// other end.
     ///
     /// # Errors
-    /// As setsockopt(2) has it.
+    /// The error of setsockopt(2).
     pub fn identify_senders(&self) -> io::Result<()> {
         Ok(setsockopt(&self.stream, sockopt::PassCred, &true)?)
     }
 
-    /// Process id of the sender of the message that was received last.
+    /// Process id of the sender of the last message.
     pub fn sender(&self) -> Option<i32> {
         self.sender
     }
 
-    /// [`Connection::peer`], if it is root, or whoever runs this process.
+    /// [`Connection::peer`], if it is root or the user of this process.
     ///
     /// # Errors
-    /// It is somebody else.
+    /// It is another user.
     pub fn trusted_peer(&self) -> io::Result<UnixCredentials> {
         let peer = self.peer()?;
         if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {
@@ -217,7 +220,7 @@ impl Connection {
                     continue;
                 }
                 Err(Errno::EINTR) => continue,
-                // A peer that has gone with something of ours unread.
+                // The peer has closed the connection without reading our last message.
                 Err(Errno::ECONNRESET) => return Ok(0),
                 message => message?,
             };
@@ -226,7 +229,7 @@ impl Connection {
                     ControlMessageOwned::ScmRights(numbers) => {
                         self.fds.extend(numbers.into_iter().map(fds::received));
                     }
-                    // The kernel does not join messages of different senders.
+                    // The kernel does not merge data of different senders into one recvmsg(2).
                     ControlMessageOwned::ScmCredentials(sender) => self.sender = Some(sender.pid()),
                     _ => {}
                 }

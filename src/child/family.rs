@@ -1,10 +1,11 @@
-//! Ending a child with all that belongs to it: its session or process group, and if it has a [`Scope`] what is
-//! in that, and the children of all these.
+//! Kills a child with everything that belongs to it: its session or process group, the members of its
+//! [`Scope`] if it has one, and the children of all these.
 //!
-//! The leader must not be reaped before: as long as it is a zombie its number, and so its group's,
-//! cannot pass to a stranger. Every other member is found in /proc and signalled by a pidfd, and it is
-//! looked at once more after that was opened, so that a number that was reused in between is not hit.
-//! What was a member once stays one: the death of its parents does not hide it.
+//! The leader must not be reaped before: as long as it is a zombie, the kernel does not reuse its number for
+//! another process or group. All other members are found in /proc and signalled by a pidfd. A process is
+//! examined again after its pidfd is opened, so that a number that was reused in between is not signalled. A
+//! process that was once a member stays one, even if its parents have ended. [`super::run`] and
+//! [`super::end_family`] use this.
 
 use std::fs;
 use std::io;
@@ -16,15 +17,15 @@ use super::scope::Scope;
 use crate::protocol::text::is_hidden;
 use crate::sys::process::{Family, PidFd, Stat, has_ended, kill, stat};
 
-/// How often the members are looked at while they have their grace.
+/// Interval of checks during the grace period.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// How many rounds of SIGKILL: a member may fork while the list is walked.
+/// Rounds of SIGKILL: a member may fork while the list is read.
 const MAX_KILL_ROUNDS: u32 = 50;
 
 struct Member {
     pid: i32,
     start: u64,
-    /// None before Linux 5.3.
+    /// None where the kernel has no pidfd_open(2) (before Linux 5.3).
     process: Option<PidFd>,
 }
 
@@ -59,15 +60,15 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// SIGTERM to all, and SIGKILL to what is left after `grace`. `wait` is called between looks and
-    /// passes the given time; it may take in output meanwhile. Returns what is left all the same, each
-    /// as `NUMBER (NAME)`.
+    /// Sends SIGTERM to all members, and SIGKILL to those that are left after `grace`. `wait` is called
+    /// between checks and waits for the given time; it may read output meanwhile. Returns the members that
+    /// are left, each as `NUMBER (NAME)`.
     pub fn end(&mut self, grace: Duration, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
         let until = Instant::now() + grace;
-        // Looked for before anybody ends: a parent that is gone does not lead to its children.
+        // Find the members before any of them ends: children of a process that has ended have another parent.
         while self.find() {
             self.signal_all(SIGTERM);
-            // A stopped process takes no SIGTERM.
+            // A stopped process handles SIGTERM only after SIGCONT.
             self.signal_all(SIGCONT);
             while self.is_running() {
                 let left = until.saturating_duration_since(Instant::now());
@@ -100,13 +101,14 @@ impl<'a> Members<'a> {
     }
 
     fn is_running(&self) -> bool {
-        // Without /proc the leader alone can be told of.
+        // Without /proc only the leader's state is known, from waitid(2).
         matches!(has_ended(self.leader), Ok(false)) || self.known.iter().any(Member::is_running)
     }
 
     fn signal_all(&self, signal: i32) {
-        // The group at once first: nobody in it can fork away meanwhile. Its number is the leader's, who
-        // is not reaped. ESRCH and EPERM mean that there is nothing, or nothing of ours, left to end.
+        // The whole group first, in one system call: no member of it can fork away meanwhile. The group's
+        // number is the leader's, which is not reaped. ESRCH and EPERM mean that no member, or none of ours,
+        // is left.
         let _ = kill(-self.leader, signal);
         let in_group =
             |member: &&Member| stat(member.pid).is_some_and(|now| now.group == self.leader);
@@ -114,7 +116,7 @@ impl<'a> Members<'a> {
         others.for_each(|member| member.signal(signal));
     }
 
-    /// Takes in what has become a member since; false if none is left that runs.
+    /// Adds processes that have become members; returns whether a member still runs.
     fn find(&mut self) -> bool {
         let all = processes();
         let is_known = |pid: i32, start: u64| {
@@ -126,7 +128,8 @@ impl<'a> Members<'a> {
             |(pid, now): &&(i32, Stat)| is_known(*pid, now.start) || self.is_marked(*pid, now);
         let mut found: Vec<&(i32, Stat)> = all.iter().filter(is_first).collect();
         let mut at = 0;
-        // Without a scope what has left the family did so on purpose: the holders of a hook master.
+        // Without a scope a process that has left the family did so on purpose, such as the holders of a hook
+        // master.
         while let Some((parent, _)) = found.get(at).filter(|_| self.scope.is_some()).copied() {
             let is_new = |(pid, now): &&(i32, Stat)| {
                 now.parent == *parent && !found.iter().any(|(known, _)| known == pid)
@@ -144,7 +147,7 @@ impl<'a> Members<'a> {
         self.is_running()
     }
 
-    /// The process, if it is still the one that was found.
+    /// The process as a member, if it is still the one that was found.
     fn member(&self, pid: i32, then: &Stat, all: &[(i32, Stat)]) -> Option<Member> {
         let process = match PidFd::open(pid) {
             Ok(process) => Some(process),
@@ -152,7 +155,7 @@ impl<'a> Members<'a> {
             Err(_) => return None, // it has ended
         };
         let now = stat(pid).filter(|now| now.start == then.start)?;
-        // Its parent lives, so it is no stranger with the number of a dead one.
+        // If its parent is still the same process, its own number was not reused either.
         let has_parent = || {
             let parent = all.iter().find(|(pid, _)| *pid == then.parent);
             let start = stat(then.parent).map(|parent| parent.start);
@@ -174,7 +177,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// The processes that run, but for this one and the first; none if /proc cannot be read.
+/// All running processes except this one and process 1; none if /proc cannot be read.
 fn processes() -> Vec<(i32, Stat)> {
     let own = std::process::id();
     let entries = fs::read_dir("/proc").into_iter().flatten();

@@ -1,13 +1,14 @@
-//! Helper processes (floor 2): hooks, shutdown, hwclock, chpasswd. Blocking: call it from a worker
-//! thread, never from the protocol's task.
+//! Child processes (floor 2): hooks, shutdown, hwclock, chpasswd. All calls block, so they belong on a worker
+//! thread and never on the task that serves the protocol.
 //!
-//! What always holds: the child has a session (or group) of its own, no signal blocked, SIGPIPE at
-//! its default, stdin that is /dev/null or the given bytes, and no descriptor of ours but those
-//! passed on purpose. Output is read as it comes and kept up to a cap, so a child never blocks on
-//! it. The wait ends with the child itself: what it leaves in the background with our pipe open
-//! delays nothing. With a deadline, nothing of the child's family is left when `run` returns, and of one
-//! that is [`Child::tracked`] nothing that it started, wherever that has gone; what cannot be ended is
-//! named. [`Child::run`] follows one child to its end, [`Child::start`] leaves that to the caller.
+//! What always holds: the child has a session or process group of its own, no blocked signals, the default
+//! action for SIGPIPE, a stdin that is /dev/null or the given bytes, and no descriptors of ours except those
+//! passed on purpose. Output is read as it arrives and kept up to a limit, so a child never blocks on it. The
+//! wait ends with the child itself: a background process that keeps our pipe open delays nothing. When a
+//! timeout expires, all processes of the child's [`Family`] are killed before `run` returns, and for a
+//! [`Child::tracked`] one also processes that have left it. Those that cannot be killed are named.
+//!
+//! [`Child::run`] follows a child to its end; [`Child::start`] leaves that to the caller.
 
 mod family;
 mod run;
@@ -27,20 +28,21 @@ use crate::sys::spawn::Ended;
 use crate::sys::strerror;
 pub use run::{ChildEvent, Running, reap_later};
 
-/// Ends the family of a leader that another process has started and that still runs, as at a time limit; `wait`
-/// is called between looks and passes the given time. What is left all the same, each as `NUMBER (NAME)`.
+/// Ends the family of a leader that another process has started and that still runs, as at a timeout. `wait`
+/// is called between checks and waits for the given time. Returns the processes that are left, each as
+/// `NUMBER (NAME)`.
 pub fn end_family(leader: i32, family: Family, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
     family::Members::new(leader, family, None).end(DEFAULT_KILL_GRACE, wait)
 }
 
-/// How much output is kept if the caller sets no cap, in bytes.
+/// Bytes of output that are kept if the caller sets no limit.
 pub const DEFAULT_OUTPUT_LIMIT: usize = 64 * 1024;
 /// Time between SIGTERM and SIGKILL if the caller sets none.
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(5);
-/// How long the end of the output is awaited once the child itself has ended.
+/// Time to wait for the end of the output after the child itself has ended.
 pub const DEFAULT_OUTPUT_GRACE: Duration = Duration::from_millis(100);
 
-/// A program to run; built up, then consumed by [`Child::run`].
+/// A program to run; configured, then consumed by [`Child::run`] or [`Child::start`].
 #[derive(Debug)]
 pub struct Child {
     program: OsString,
@@ -64,7 +66,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// A child that runs `program`, searched in PATH if it has no slash, with our environment.
+    /// A child that runs `program` with our environment. A name without a slash is searched in PATH.
     pub fn new(program: impl AsRef<OsStr>) -> Child {
         Child {
             program: program.as_ref().to_owned(),
@@ -88,8 +90,8 @@ impl Child {
         }
     }
 
-    /// This very program, once more, for a part of its work; it is the one that runs, also when its file
-    /// was replaced meanwhile. Not in the library's own tests, which are no qemu-ga and would run
+    /// This program itself, for a part of its work. /proc/self/exe is the running program even if an upgrade
+    /// has replaced the file. Unit tests get a path that does not exist: they are not qemu-ga and would run
     /// themselves without end.
     pub fn own_program() -> Child {
         let program = if cfg!(test) {
@@ -116,51 +118,51 @@ impl Child {
         self
     }
 
-    /// Sets a variable over our own environment.
+    /// Sets an environment variable, in addition to our environment.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Child {
         self.env
             .push((name.as_ref().to_owned(), Some(value.as_ref().to_owned())));
         self
     }
 
-    /// Withholds a variable of our own environment.
+    /// Removes a variable of our environment.
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Child {
         self.env.push((name.as_ref().to_owned(), None));
         self
     }
 
-    /// Feeds `input` to stdin and closes it; without this stdin is /dev/null.
+    /// Writes `input` to stdin and closes it. Without this, stdin is /dev/null.
     pub fn stdin(mut self, input: Vec<u8>) -> Child {
         self.stdin = Some(input);
         self
     }
 
-    /// Makes `fd` its stdin.
+    /// Uses `fd` as stdin.
     pub fn stdin_from(mut self, fd: OwnedFd) -> Child {
         self.stdin_from = Some(fd);
         self
     }
 
-    /// Leaves `fd` open in the child, which finds its number in the variable `name`.
+    /// Leaves `fd` open in the child and sets the variable `name` to its number.
     pub fn pass_fd(self, fd: OwnedFd, name: impl AsRef<OsStr>) -> Child {
         let number = fd.as_raw_fd().to_string();
         self.keep_fd(fd).env(name, number)
     }
 
-    /// Leaves `fd` open in the child, which knows its number.
+    /// Leaves `fd` open in the child under the same number.
     pub fn keep_fd(mut self, fd: OwnedFd) -> Child {
         self.passed.push(fd);
         self
     }
 
-    /// Has the child say so when it starts.
+    /// Writes that the child makes before execve(2).
     pub fn announce(mut self, announcements: Vec<PreExecWrite>) -> Child {
         self.announcements = announcements;
         self
     }
 
-    /// Sends stdout and stderr to `file` in place of capturing them: what the child leaves running
-    /// can go on writing there.
+    /// Redirects stdout and stderr to `file` instead of capturing them. Background processes of the child can
+    /// continue to write there.
     pub fn output_to(mut self, file: File) -> Child {
         self.output = Some(file);
         self
@@ -172,66 +174,67 @@ impl Child {
         self
     }
 
-    /// Ends the child and its whole family if it has not ended after `limit`; None waits for ever.
+    /// Kills the child and its family if it has not ended after `limit`; None: no limit.
     pub fn deadline(mut self, limit: Option<Duration>) -> Child {
         self.deadline = limit;
         self
     }
 
-    /// Ends the child and its whole family when a signal has stopped it for about that time and nobody has continued it.
+    /// Kills the child and its family if a signal has stopped it for about `limit` and it was not continued.
     pub fn stopped_limit(mut self, limit: Duration) -> Child {
         self.stopped_limit = Some(limit);
         self
     }
 
-    /// Time between SIGTERM and SIGKILL when a deadline passed or the run was cancelled.
+    /// Time between SIGTERM and SIGKILL after a timeout or a cancellation.
     pub fn grace(mut self, grace: Duration) -> Child {
         self.grace = grace;
         self
     }
 
-    /// How long the end of the output is awaited once the child itself has ended.
+    /// Time to wait for the end of the output after the child itself has ended.
     pub fn linger(mut self, linger: Duration) -> Child {
         self.linger = linger;
         self
     }
 
-    /// Ends the child and its whole family as soon as `fd` becomes readable (an eventfd, a
-    /// signalfd, a pipe whose other end was closed). Nothing is read from it.
+    /// Kills the child and its family as soon as `fd` becomes readable (an eventfd, a signalfd, a pipe whose
+    /// other end is closed). Nothing is read from it.
     pub fn cancel_on(mut self, fd: OwnedFd) -> Child {
         self.cancel = Some(fd);
         self
     }
 
-    /// What the child leaves our family for; a session of its own if this is not called.
+    /// Whether the child gets a session or only a process group of its own; the default is a session.
     pub fn family(mut self, family: Family) -> Child {
         self.family = family;
         self
     }
 
-    /// Ends with its family also what left that: what is in the control group that it is started in,
-    /// where one can be made, what has the variable [`MARK_ENV`] of it, and the children of these.
+    /// Kills with the family also processes that have left it: those in the control group in which the child
+    /// is started, if one can be created, those with the variable [`MARK_ENV`] of this child, and their
+    /// children.
     pub fn tracked(mut self) -> Child {
         self.is_tracked = true;
         self
     }
 
-    /// Has the child run as that user.
+    /// Runs the child as this user.
     pub fn user(mut self, identity: Identity) -> Child {
         self.user = Some(identity);
         self
     }
 
-    /// Runs the child to its end.
+    /// Runs the child and waits for its end.
     ///
     /// # Errors
-    /// Only what kept us from starting it or following it; a program that cannot be executed is an
-    /// [`ChildOutcome`] with exit status 1, as the protocol reference has it (4.13).
+    /// The child could not be started or followed. A program that cannot be executed is not an error but a
+    /// [`ChildOutcome`] with exit status 1, because QEMU's agent reports it on the wire in the same way.
     pub fn run(self) -> Result<ChildOutcome, ChildError> {
         self.run_with(&mut |_| ())
     }
 
-    /// As [`Child::run`]; `seen` gets every piece of captured output as it comes, uncapped.
+    /// As [`Child::run`]; `seen` gets every piece of captured output as it arrives, without a limit.
     ///
     /// # Errors
     /// As [`Child::run`].
@@ -253,30 +256,30 @@ impl Child {
         }
     }
 
-    /// Starts the child; the caller follows it, and reaps it. Deadline, linger and cancel are his, too.
+    /// Starts the child; the caller follows and reaps it. Deadline, linger and cancel are not used.
     ///
     /// # Errors
-    /// It could not be started, or ([`ChildError::Exec`]) not be executed.
+    /// It could not be started, or not be executed ([`ChildError::Exec`]).
     pub fn start(self, seen: &mut dyn FnMut(&[u8])) -> Result<Running<'_>, ChildError> {
         run::start(self, seen)
     }
 }
 
-/// The variable that marks what belongs to one tracked child; every child of it inherits it.
+/// The environment variable that marks all processes of one tracked child; its children inherit it.
 pub const MARK_ENV: &str = "QGA_HOOK_START";
 
 /// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildStatus {
-    /// With this exit status.
+    /// Exited with this status.
     Exited(i32),
-    /// By this signal, which was not ours.
+    /// Ended by this signal, which we did not send.
     Signaled(i32),
-    /// Not within the deadline; its family was ended.
+    /// The deadline expired; its family was killed.
     TimedOut,
-    /// A signal stopped it for too long; its family was ended.
+    /// A signal had stopped it for too long; its family was killed.
     Stopped,
-    /// Its caller gave up on it; its family was ended.
+    /// The caller cancelled it; its family was killed.
     Cancelled,
 }
 
@@ -289,22 +292,22 @@ impl From<Ended> for ChildStatus {
     }
 }
 
-/// What came of a child.
+/// The result of a child that has ended.
 #[derive(Debug)]
 pub struct ChildOutcome {
     /// How it ended.
     pub status: ChildStatus,
-    /// The beginning of its stdout and stderr, in the order written.
+    /// The beginning of its stdout and stderr, in the order in which they were written.
     pub output: Vec<u8>,
-    /// How many bytes of output followed and were not kept.
+    /// The number of bytes of output that were not kept.
     pub dropped: u64,
-    /// The reading end of its output, if something that it left behind still holds the other.
+    /// The reading end of its output, if a background process still has the writing end open.
     pub leftover: Option<File>,
-    /// What could not be ended, each as `NUMBER (NAME)`.
+    /// Processes that could not be killed, each as `NUMBER (NAME)`.
     pub survivors: Vec<String>,
-    /// From before the start until all of it was over.
+    /// Time from before the start until everything had ended.
     pub elapsed: Duration,
-    /// The error number of execve(2), if the program could not be executed at all.
+    /// The errno of execve(2), if the program could not be executed.
     pub exec_errno: Option<i32>,
 }
 
@@ -324,8 +327,8 @@ impl ChildOutcome {
         }
     }
 
-    /// The wire's text for a child that failed to `action`, or None if it exited with 0
-    /// (protocol reference 4.13). The output is cut at its first NUL.
+    /// The error text on the wire for a child that failed to `action`; None if it exited with 0. The texts
+    /// are those of QEMU's agent. The output ends at its first NUL.
     pub fn failure(&self, action: &str) -> Option<String> {
         let text = self
             .output
@@ -376,22 +379,22 @@ fn after_colon(text: &str) -> String {
 /// Why a child could not be started or followed.
 #[derive(Debug)]
 pub enum ChildError {
-    /// No pipe to be had.
+    /// pipe(2) failed.
     Pipe(io::Error),
-    /// fork(2) failed, or an argument or variable holds a NUL.
+    /// fork(2) failed, or an argument or variable contains a NUL.
     Create(io::Error),
-    /// The program cannot be executed; [`Child::run`] makes an [`ChildOutcome`] of it.
+    /// execve(2) failed; [`Child::run`] returns a [`ChildOutcome`] instead.
     Exec(io::Error),
-    /// Its stdin could not be fed; that the child closed it is no error.
+    /// Its stdin could not be written. EPIPE is not an error: the child may close its stdin.
     Write(io::Error),
     /// Its output could not be read.
     Read(io::Error),
-    /// It could not be waited for.
+    /// waitid(2) failed for this process id.
     Wait(u32, io::Error),
 }
 
 impl ChildError {
-    /// The wire's text for a child that was to `action` (protocol reference 4.13).
+    /// The error text on the wire for a child that was to `action`; the texts are those of QEMU's agent.
     pub fn text(&self, action: &str) -> String {
         match self {
             ChildError::Pipe(_) => "cannot create pipe FDs".to_owned(),

@@ -1,5 +1,9 @@
-//! Starting a child and following it to its end: one poll(2) loop over its output, its input, its
-//! pidfd and the caller's own descriptors.
+//! Starts a child and follows it to its end, in one poll(2) loop over its output, its stdin, its pidfd and
+//! the caller's own descriptors.
+//!
+//! [`Child::run`] uses [`Running`] with the deadline and the cancel descriptor of the child; a caller of
+//! [`Child::start`] uses it directly. The child is reaped only after its family was killed or was left alone
+//! on purpose.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -21,11 +25,12 @@ use crate::sys::poll::timeout;
 use crate::sys::process::{Family, PidFd, has_ended, stat};
 use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
 
-/// How often a child is looked at where the kernel has no pidfd.
+/// Interval of checks where the kernel has no pidfd (before Linux 5.3).
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Tries of a program that somebody has open for writing just now (an upgrade).
+/// Tries if execve(2) fails with ETXTBSY: another process has the program open for writing, as during an
+/// upgrade.
 const BUSY_TRIES: u32 = 20;
-/// Where programs are where PATH is not set, as execvp(3) has it.
+/// The search path if PATH is not set, see execvp(3).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
 /// Starts `child`; see [`Child::start`].
@@ -58,7 +63,7 @@ pub fn start(mut child: Child, seen: &mut dyn FnMut(&[u8])) -> Result<Running<'_
     })
 }
 
-/// The reading end for us, if output is captured, and what the child gets as stdout and stderr.
+/// The reading end for us, if output is captured, and the child's stdout and stderr.
 fn output_pair(file: Option<File>) -> Result<(Option<File>, OwnedFd), ChildError> {
     if let Some(file) = file {
         return Ok((None, file.into()));
@@ -68,7 +73,7 @@ fn output_pair(file: Option<File>) -> Result<(Option<File>, OwnedFd), ChildError
     Ok((Some(read.into()), write))
 }
 
-/// The child's stdin, and our end with the bytes still to write.
+/// The child's stdin, and our end with the bytes to write.
 fn input_pair(bytes: Option<Vec<u8>>) -> Result<(OwnedFd, Option<Feed>), ChildError> {
     let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
         let null = File::open("/dev/null").map_err(ChildError::Pipe)?;
@@ -84,13 +89,14 @@ fn pipe_error(errno: Errno) -> ChildError {
     ChildError::Pipe(errno.into())
 }
 
-/// Our end alone: the flag belongs to the open file, and each end of a pipe is one of its own.
+/// Sets O_NONBLOCK on our end only: the flag belongs to the open file description, and each end of a pipe has
+/// its own.
 fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
-/// Our environment with what the child has over it.
+/// Our environment with the child's changes.
 fn environment(child: &Child) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     for (name, value) in &child.env {
@@ -158,17 +164,18 @@ struct Feed {
 
 impl Drop for Feed {
     fn drop(&mut self) {
-        // It may have been a password.
+        // The input may be a password (chpasswd), so it is overwritten; black_box keeps the compiler from
+        // removing that.
         self.bytes.fill(0);
         std::hint::black_box(&mut self.bytes);
     }
 }
 
-/// A child that was started. Dropped, it is left alone, and nobody reaps it.
+/// A child that was started. Dropping it neither kills nor reaps the child.
 pub struct Running<'a> {
     pid: i32,
     pidfd: Option<PidFd>,
-    /// Its end is not waited for any more.
+    /// The end was seen, so poll(2) no longer waits for it.
     has_ended: bool,
     reader: Option<File>,
     writer: Option<Feed>,
@@ -182,18 +189,18 @@ pub struct Running<'a> {
     seen: &'a mut dyn FnMut(&[u8]),
 }
 
-/// What a wait for a child ended with.
+/// The reason why a wait returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildEvent {
-    /// Its end; told until it is reaped.
+    /// The child has ended; returned again until it is reaped.
     Ended,
-    /// This one of the other descriptors is readable.
+    /// The other descriptor with this index is readable.
     Readable(usize),
-    /// The time that was given.
+    /// The given time has come.
     Due,
 }
 
-/// What poll(2) found.
+/// The result of poll(2).
 struct Ready {
     ended: bool,
     output: bool,
@@ -202,12 +209,12 @@ struct Ready {
 }
 
 impl Running<'_> {
-    /// Its number.
+    /// The process id.
     pub fn pid(&self) -> i32 {
         self.pid
     }
 
-    /// What was kept of its output since this was asked last, and how many bytes were not.
+    /// The output since the last call, and the number of bytes that were not kept.
     pub fn take_output(&mut self) -> Result<(Vec<u8>, u64), ChildError> {
         self.drain()?;
         let dropped = std::mem::take(&mut self.dropped);
@@ -228,7 +235,7 @@ impl Running<'_> {
                 self.linger(linger)?;
                 None
             }
-            // Never leave it running unwatched.
+            // After an error it must not continue without supervision.
             _ => {
                 survivors = self.end();
                 Some(match followed {
@@ -251,7 +258,7 @@ impl Running<'_> {
         })
     }
 
-    /// As [`Running::wait`]; `None` when two looks in a row have found it stopped by a signal.
+    /// As [`Running::wait`]; None if two checks in a row have found it stopped by a signal.
     fn wait_unless_stopped(
         &mut self,
         others: &[BorrowedFd<'_>],
@@ -262,9 +269,12 @@ impl Running<'_> {
         };
         let mut was_stopped = false;
         loop {
-            let look = Instant::now() + limit / 2;
-            let is_due = due.is_some_and(|due| due <= look);
-            match self.wait(others, Some(due.map_or(look, |due| due.min(look))))? {
+            let next_check = Instant::now() + limit / 2;
+            let is_due = due.is_some_and(|due| due <= next_check);
+            match self.wait(
+                others,
+                Some(due.map_or(next_check, |due| due.min(next_check))),
+            )? {
                 ChildEvent::Due if !is_due => {}
                 event => return Ok(Some(event)),
             }
@@ -276,11 +286,11 @@ impl Running<'_> {
         }
     }
 
-    /// Until it has ended, one of `others` is readable, or it is time; meanwhile its output is taken in
-    /// and its input fed.
+    /// Waits until the child has ended, one of `others` is readable, or `due` has come. Meanwhile its output
+    /// is read and its stdin is written.
     ///
     /// # Errors
-    /// It cannot be followed.
+    /// poll(2), read(2), write(2) or waitid(2) failed.
     pub fn wait(
         &mut self,
         others: &[BorrowedFd<'_>],
@@ -341,7 +351,7 @@ impl Running<'_> {
             Err(errno) => return Err(ChildError::Read(errno.into())),
         }
         let mut found = fds.iter().map(|fd| fd.any().unwrap_or(true));
-        // In the order of `watched`.
+        // The same order as in `watched`.
         let [ended, output, input] =
             watched.map(|(fd, _)| fd.is_some() && found.next().unwrap_or(false));
         Ok(Ready {
@@ -352,7 +362,7 @@ impl Running<'_> {
         })
     }
 
-    /// Takes in what is there now; at the end of file the pipe is closed.
+    /// Reads the output that is available; at end of file the pipe is closed.
     fn take_in(&mut self) -> Result<(), ChildError> {
         let Some(reader) = &mut self.reader else {
             return Ok(());
@@ -374,7 +384,7 @@ impl Running<'_> {
         self.dropped += (bytes.len() - room) as u64;
     }
 
-    /// Writes what the pipe takes now; a child that closed its stdin is done with it.
+    /// Writes as much as the pipe accepts. EPIPE ends the input: the child has closed its stdin.
     fn feed(&mut self) -> Result<(), ChildError> {
         let Some(feed) = &mut self.writer else {
             return Ok(());
@@ -393,25 +403,25 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// After the child's end: all that it wrote is in the pipe by now. What follows within
-    /// `linger` (a `tee` behind it, say) is taken too, but not awaited longer.
+    /// Called after the child's end, when all its own output is in the pipe. Output of other processes in its
+    /// pipeline (such as a `tee`) that arrives within `linger` is read as well.
     fn linger(&mut self, linger: Duration) -> Result<(), ChildError> {
         self.has_ended = true;
         let until = Instant::now() + linger;
         while self.reader.is_some() {
             let left = until.saturating_duration_since(Instant::now());
-            let is_there = self.poll(&[], Some(left))?.output;
+            let has_output = self.poll(&[], Some(left))?.output;
             if left.is_zero() {
                 break;
             }
-            if is_there {
+            if has_output {
                 self.take_in()?;
             }
         }
         self.drain()
     }
 
-    /// What is left in the pipe, at most its largest size (1 MiB without privilege).
+    /// Reads the rest of the pipe, at most its largest size (1 MiB without privileges, pipe(7)).
     fn drain(&mut self) -> Result<(), ChildError> {
         for _ in 0..64 {
             if self.reader.is_none() || !self.poll(&[], Some(Duration::ZERO))?.output {
@@ -422,8 +432,8 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Ends it with all that belongs to it, by SIGTERM, and by SIGKILL what is left after the grace.
-    /// Returns what could not be ended.
+    /// Kills it with everything that belongs to it: SIGTERM, then SIGKILL after the grace period. Returns the
+    /// processes that could not be killed.
     pub fn end(&mut self) -> Vec<String> {
         self.writer = None;
         let mut scope = self.scope.take();
@@ -431,15 +441,15 @@ impl Running<'_> {
         let grace = self.grace;
         let survivors = members.end(grace, &mut |time| {
             let until = Instant::now() + time;
-            // Output goes on being read so that no member blocks on it; an error here only means
-            // that the rest of it is lost, and the family is ended all the same.
+            // Continue to read output, so that no member blocks on it. An error only loses the rest of the
+            // output; the family is killed all the same.
             loop {
                 let left = until.saturating_duration_since(Instant::now());
-                let is_there = match self.reader {
+                let has_output = match self.reader {
                     None => false,
                     Some(_) => self.poll_output(left),
                 };
-                if !(is_there && self.take_in().is_ok()) {
+                if !(has_output && self.take_in().is_ok()) {
                     std::thread::sleep(until.saturating_duration_since(Instant::now()));
                     return;
                 }
@@ -457,12 +467,12 @@ impl Running<'_> {
         reader.is_some_and(|reader| crate::sys::poll::is_readable(reader.as_fd(), time))
     }
 
-    /// Takes the zombie away, and the control group; what it leaves running moves to ours. None: it has
-    /// not even heeded SIGKILL (it sleeps uninterruptibly, on a frozen or unreachable filesystem): then a
-    /// thread waits for it, so that we can go on.
+    /// Reaps the child and removes its control group; processes that it leaves running move to ours. None if
+    /// it has not ended after SIGKILL, because it sleeps uninterruptibly (on a frozen or unreachable
+    /// filesystem): a thread then waits for it.
     ///
     /// # Errors
-    /// It is no child of ours any more.
+    /// waitid(2) failed, so it is no child of ours, or no thread could be started.
     pub fn reap(&mut self) -> Result<Option<ChildStatus>, ChildError> {
         let pid = self.pid;
         let ended = if self.is_zombie()? {
@@ -478,7 +488,7 @@ impl Running<'_> {
     }
 }
 
-/// Takes the zombie of a child away as soon as it has ended.
+/// Reaps a child on a thread as soon as it has ended.
 ///
 /// # Errors
 /// No thread can be started.

@@ -1,5 +1,8 @@
-//! What a child is found by that left its family: a control group that it is started in, where one can
-//! be made below ours, and a variable. Neither can be come by without the child.
+//! Marks by which processes of a child are found that have left its family: a control group in which the
+//! child is started, if one can be created below ours, and an environment variable.
+//!
+//! Both are inherited, and no process that does not descend from the child has them. [`super::run`] creates a
+//! scope for each tracked child.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -9,13 +12,13 @@ use super::MARK_ENV;
 use crate::sys::cgroup::own_groups;
 use crate::sys::process::PreExecWrite;
 
-/// What the names of these control groups begin with.
+/// The beginning of the names of these control groups.
 const PREFIX: &str = "qga-hook-";
-/// How often a control group is tried to be removed: what was in it may be about to end.
+/// Attempts to remove a control group: its last members may be about to end.
 const TRIES: u32 = 10;
 
 pub struct Scope {
-    /// Unlike that of any other child, also after the numbers of processes begin anew.
+    /// Unique among all children, even after process ids wrap around.
     mark: String,
     group: Option<PathBuf>,
 }
@@ -41,7 +44,7 @@ impl Scope {
         &self.mark
     }
 
-    /// What the child writes to be in it.
+    /// The write by which the child enters the control group, before execve(2).
     pub fn entry(&self) -> Option<PreExecWrite> {
         let list = self.group.as_ref()?.join("cgroup.procs");
         let list = fs::OpenOptions::new().write(true).open(list).ok()?;
@@ -51,7 +54,6 @@ impl Scope {
         })
     }
 
-    /// Whether the process belongs to it.
     pub fn has(&self, pid: i32) -> bool {
         let holds = |file: &str, text: String| {
             let found = fs::read(format!("/proc/{pid}/{file}")).unwrap_or_default();
@@ -63,7 +65,8 @@ impl Scope {
             || holds("environ", format!("{MARK_ENV}={}", self.mark))
     }
 
-    /// SIGKILL to all that is in the control group at once, before Linux 5.14 to none.
+    /// Sends SIGKILL to the whole control group in one write. The file cgroup.kill exists since Linux 5.14;
+    /// before that this does nothing.
     pub fn kill(&self) {
         if let Some(group) = &self.group {
             fs::write(group.join("cgroup.kill"), "1").ok();
@@ -72,7 +75,8 @@ impl Scope {
 }
 
 impl Drop for Scope {
-    /// What is left on purpose goes on in our own control group, where it would be without this.
+    /// Moves the processes that are left to our own control group, where they would be without a scope, and
+    /// removes the group.
     fn drop(&mut self) {
         let Some(group) = &self.group else { return };
         for _ in 0..TRIES {
@@ -83,7 +87,7 @@ impl Drop for Scope {
             let left = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
             let own = group.with_file_name("cgroup.procs");
             for pid in left.lines() {
-                // One that has ended cannot be moved.
+                // The write fails for a process that has ended.
                 fs::write(&own, pid).ok();
             }
             std::thread::sleep(Duration::from_millis(2));
@@ -91,7 +95,7 @@ impl Drop for Scope {
     }
 }
 
-/// Removes what a process left that was killed, unless something is in it.
+/// Removes empty control groups of processes that were killed.
 fn remove_stale(own: &Path) {
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -1,8 +1,9 @@
-//! The hooks at work, for people who look at a run from outside (floor 3).
+//! The hooks that are running now, for `qemu-ga status` and `report` (floor 3).
 //!
-//! The master notes each start among its records ([`HookRun::send_start`](super::hook_run::HookRun)), in the memory file that it
-//! shares with the agent, who passes such lines over. A start whose record has not followed is at work. No disk is
-//! written to for it, and it is there while the agent is stopped or dead.
+//! The master writes a line for each start into its records
+//! ([`HookRun::send_start`](super::hook_run::HookRun)), the memory file that it shares with the agent. The
+//! agent ignores these lines. A start without a later record is still running. So no disk is written, which
+//! may be frozen, and the lines can be read while the agent is stopped or dead.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -10,24 +11,24 @@ use serde_json::{Value, json};
 use super::{HookRecord, Phase, text};
 use crate::sys::clock;
 
-/// A start that has not ended.
+/// A hook that has started and not ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Start {
-    /// As in the hook's record.
+    /// The hook's path, as in [`HookRecord::path`].
     pub path: String,
-    /// As there.
+    /// Its adapter, as in [`HookRecord::source`].
     pub source: String,
-    /// What it was called with.
+    /// The phase of the call.
     pub phase: Phase,
-    /// How long ago, in seconds.
+    /// Seconds since its start.
     pub seconds: f64,
-    /// Seconds after which it is ended; None: never.
+    /// Its timeout in seconds; None: none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
 }
 
-/// The line of a start in this moment.
+/// The line for a start at this moment, with the time of CLOCK_MONOTONIC.
 pub(super) fn line(path: &str, source: &str, phase: Phase, limit: Option<f64>) -> Vec<u8> {
     let since = clock::monotonic().as_millis() as u64;
     let start = json!({
@@ -40,7 +41,8 @@ pub(super) fn line(path: &str, source: &str, phase: Phase, limit: Option<f64>) -
     json!({ "start": start }).to_string().into_bytes()
 }
 
-/// What a master's records say: the hooks that have ended, and those at work.
+/// Splits a master's records into hooks that have ended and hooks that are running. Lines that cannot be
+/// read, such as a last one that is half written, are ignored.
 pub fn parse(records: &[u8]) -> (Vec<HookRecord>, Vec<Start>) {
     let (mut ended, mut starts) = (Vec::new(), Vec::<Start>::new());
     let now = clock::monotonic().as_secs_f64();
@@ -96,7 +98,7 @@ mod tests {
         let record = HookRecord::new("/h/10-app".into(), Phase::Freeze, HookStatus::Exited(0));
         add(serde_json::to_vec(&record).unwrap());
         add(line("/h/20-db", "", Phase::Freeze, None));
-        // Another try of the same hook, and one beside it of another source.
+        // A retry of the same hook, and a hook of the same path from another source.
         add(line("/h/20-db", "azure", Phase::Freeze, None));
         let (ended, starts) = add(line("/h/20-db", "", Phase::Freeze, None));
         assert_eq!((ended, starts.len()), (vec![record], 2));

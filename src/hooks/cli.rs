@@ -1,6 +1,8 @@
-//! `qemu-ga hook freeze|thaw`: the hook master as a command. The master script calls it for the
-//! agent, and an operator calls it by hand to try the hooks. Its help names `list`, `check`, `try`
-//! and `dismiss`, too, which are an operator's tools and live there.
+//! `qemu-ga hook freeze|thaw`: the hook master as a command. The master script calls it for the agent, and an
+//! operator calls it by hand to try the hooks.
+//!
+//! Arguments name directories and files; the facts of a freeze come in environment variables from the agent.
+//! The help also describes `list`, `check`, `try` and `dismiss`, which are in `src/tools`.
 
 use std::ffi::{OsStr, OsString};
 use std::fs::{File, OpenOptions};
@@ -44,7 +46,7 @@ For people, each with a --help of its own:
   qemu-ga hook dismiss  gives up the thaw of a hook that cannot be run
 ";
 
-/// The word by which a master's own helpers are started; see [`holder`] and [`exec`].
+/// Arguments with which a master starts its own helper processes; see [`holder`] and [`exec`].
 const KEEP: &str = "keep";
 const DRAIN: &str = "drain";
 
@@ -63,7 +65,7 @@ struct MasterArgs {
     state: PathBuf,
 }
 
-/// Runs `qemu-ga hook` with the arguments behind that word; returns the exit status.
+/// Runs `qemu-ga hook` with the arguments after that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
     match args.first().and_then(|word| word.to_str()) {
         Some(KEEP) => return holder::cli(),
@@ -74,41 +76,41 @@ pub fn cli(args: &[OsString]) -> u8 {
         _ => process::set_process_name(c"qga-hook"),
     }
     match parse(args) {
-        Ok(Subcommand::Run(given)) => run(given),
+        Ok(Subcommand::Run(args)) => run(args),
         Ok(Subcommand::Help) => u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
-        Err(mistake) => {
-            print(&format!("qemu-ga hook: {mistake}\n{USAGE}"));
+        Err(error) => {
+            print(&format!("qemu-ga hook: {error}\n{USAGE}"));
             2
         }
     }
 }
 
-fn run(given: MasterArgs) -> u8 {
+fn run(args: MasterArgs) -> u8 {
     let devices = variable(DEVICES_ENV);
-    let (found, rules) = match sources::read(&given.dir, &given.conf, &devices) {
+    let (found, rules) = match sources::read(&args.dir, &args.conf, &devices) {
         Ok((found, rules)) => (Ok(found), rules),
         Err(refusal) => (Err(refusal), HookConfig::default()),
     };
     let options = Options {
-        log: HookLog::new(&given.log),
+        log: HookLog::new(&args.log),
         total: rules.total_timeout,
         on_total: rules.defaults.on_failure,
         stop: stop_signals(),
         records: records(),
-        memory: Journal::in_dir(&given.state),
+        memory: Journal::in_dir(&args.state),
         run: RunInfo {
             id: variable(RUN_ENV),
             mountpoints: variable(MOUNTPOINTS_ENV),
             hold_limit: variable(HOLD_LIMIT_ENV).parse().unwrap_or_default(),
             devices,
         },
-        reason: reason(given.phase),
+        reason: reason(args.phase),
         only_run: variable(ONLY_RUN_ENV),
     };
-    let summary = runner::run(given.phase, found, options);
+    let summary = runner::run(args.phase, found, options);
     if summary.lost_lines > 0 {
         let lost = summary.lost_lines;
-        let log = given.log.display();
+        let log = args.log.display();
         print(&format!(
             "qemu-ga hook: {lost} lines lost: neither {log} nor the system log takes them\n"
         ));
@@ -122,24 +124,25 @@ fn run(given: MasterArgs) -> u8 {
     u8::from(summary.stopped || summary.failure.is_some())
 }
 
-/// What the agent says of the run; empty if the master is called by hand.
+/// A variable that the agent sets; empty if an operator calls the master by hand.
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// A thaw without a reason is one by hand.
+/// The reason of a thaw. A thaw by hand has none and is an ordinary one.
 fn reason(phase: Phase) -> Option<ThawReason> {
-    let given = variable(REASON_ENV);
+    let value = variable(REASON_ENV);
     let reasons = [
         ThawReason::Failed,
         ThawReason::TimedOut,
         ThawReason::Recovered,
     ];
-    let known = reasons.into_iter().find(|reason| reason.as_str() == given);
+    let known = reasons.into_iter().find(|reason| reason.as_str() == value);
     (phase == Phase::Thaw).then(|| known.unwrap_or(ThawReason::Ok))
 }
 
-/// stderr is all there is to complain to; if it fails, the exit status still tells.
+/// Writes to stderr. An error is ignored because there is no other place for the message; the exit status
+/// still shows the failure.
 fn print(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
@@ -173,19 +176,19 @@ fn parse(args: &[OsString]) -> Result<Subcommand, String> {
         }
     }
     let dir = dir.unwrap_or_else(locate::default_dir);
-    let told = || std::env::var_os(STATE_ENV).map(PathBuf::from);
+    let from_environment = || std::env::var_os(STATE_ENV).map(PathBuf::from);
     Ok(Subcommand::Run(MasterArgs {
         phase: phase.ok_or("say freeze or thaw")?,
         conf: conf.unwrap_or_else(|| locate::conf_beside(&dir)),
         dir,
         log: log.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH)),
         state: state
-            .or_else(told)
+            .or_else(from_environment)
             .unwrap_or_else(|| PathBuf::from(journal::DEFAULT_DIR)),
     }))
 }
 
-/// What stands behind the first `=`, byte for byte.
+/// The part of an argument after the first `=`, as bytes: paths need not be UTF-8.
 fn value_of(arg: &OsStr) -> OsString {
     use std::os::unix::ffi::{OsStrExt, OsStringExt};
     let bytes = arg.as_bytes().splitn(2, |&byte| byte == b'=').nth(1);
@@ -200,7 +203,8 @@ fn path_in(name: &str, value: OsString) -> Result<PathBuf, String> {
     }
 }
 
-/// Readable when we are told to end, so that a running hook can be ended first. None: we just die.
+/// Blocks SIGTERM, SIGINT and SIGHUP and returns a signalfd for them, so that a running hook is ended before
+/// the master exits. None if that fails: the signals then kill the master.
 pub fn stop_signals() -> Option<OwnedFd> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
@@ -210,7 +214,8 @@ pub fn stop_signals() -> Option<OwnedFd> {
     Some(fd.into())
 }
 
-/// Opened anew by number, so that our copy is closed at exec; hooks get neither.
+/// The agent's record file, opened again by its number, so that the copy is close-on-exec and hooks inherit
+/// neither.
 fn records() -> Option<File> {
     let number: u32 = std::env::var(RECORDS_ENV).ok()?.parse().ok()?;
     let path = format!("/proc/self/fd/{number}");
@@ -219,7 +224,7 @@ fn records() -> Option<File> {
         .custom_flags(libc::O_NONBLOCK)
         .open(path)
         .ok()?;
-    // Only a memory file is the agent's; a pipe could block us.
+    // The agent passes a memory file, which never blocks. A pipe from someone else could.
     let mut file = file.metadata().ok()?.is_file().then_some(file)?;
     file.write_all(RECORDS_HEAD.as_bytes()).ok()?;
     Some(file)

@@ -1,4 +1,8 @@
-//! One start of one program: its environment, its output into the log, its end.
+//! Starts one program of a task, once: its environment and user, its output into the log, its end.
+//!
+//! Every program is checked right before its start: between discovery and start another user may have changed
+//! it. It runs in a process group or session of its own and is ended with everything that it started.
+//! [`super::runner`] calls this for ordinary hooks, [`super::holder`] uses parts of it.
 
 use std::fs::File;
 use std::io;
@@ -20,22 +24,20 @@ use crate::child::{Child, ChildOutcome, ChildStatus, Family};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 
-/// How much of a failed hook's last output goes into its record, in bytes.
+/// The end of a failed hook's output that goes into its record, in bytes.
 pub const MAX_TAIL_BYTES: usize = 2048;
-/// Most output that is held back of a step that runs beside others, in bytes.
+/// Most output that is kept in memory for a task that runs in parallel with others, in bytes.
 const MAX_BUFFERED_OUTPUT: u64 = 64 * 1024;
 
-/// How a start went.
+/// The result of one start.
 #[derive(Debug)]
 pub struct CommandOutcome {
-    /// How the program ended.
     pub status: HookStatus,
-    /// The end of its output.
+    /// The end of its output, at most [`MAX_TAIL_BYTES`].
     pub tail: Vec<u8>,
 }
 
 impl From<HookStatus> for CommandOutcome {
-    /// Without output.
     fn from(status: HookStatus) -> CommandOutcome {
         CommandOutcome {
             status,
@@ -44,17 +46,23 @@ impl From<HookStatus> for CommandOutcome {
     }
 }
 
-/// The variables of a hook: set, or withheld.
-pub fn environment(desk: &HookRun, time: Option<Duration>) -> Vec<(&'static str, Option<String>)> {
-    let run = &desk.run;
-    let known = |text: &String| (!text.is_empty()).then(|| text.clone());
+/// The environment variables of a hook: a value to set, or None to remove one of the master's own.
+pub fn environment(
+    hook_run: &HookRun,
+    time: Option<Duration>,
+) -> Vec<(&'static str, Option<String>)> {
+    let info = &hook_run.run;
+    let non_empty = |text: &String| (!text.is_empty()).then(|| text.clone());
     vec![
-        (PHASE_ENV, Some(desk.phase.as_str().into())),
-        (REASON_ENV, desk.reason.map(|reason| reason.as_str().into())),
-        (RUN_ENV, known(&run.id)),
-        (MOUNTPOINTS_ENV, known(&run.mountpoints)),
-        (DEVICES_ENV, known(&run.devices)),
-        (HOLD_LIMIT_ENV, Some(run.hold_limit.to_string())),
+        (PHASE_ENV, Some(hook_run.phase.as_str().into())),
+        (
+            REASON_ENV,
+            hook_run.reason.map(|reason| reason.as_str().into()),
+        ),
+        (RUN_ENV, non_empty(&info.id)),
+        (MOUNTPOINTS_ENV, non_empty(&info.mountpoints)),
+        (DEVICES_ENV, non_empty(&info.devices)),
+        (HOLD_LIMIT_ENV, Some(info.hold_limit.to_string())),
         (
             DEADLINE_ENV,
             time.map(|time| time.as_secs_f64().to_string()),
@@ -67,10 +75,10 @@ pub fn environment(desk: &HookRun, time: Option<Duration>) -> Vec<(&'static str,
     ]
 }
 
-/// Whom a step with this setting runs as.
+/// The user that `user=` in the settings names; None if the task runs as the master.
 ///
 /// # Errors
-/// Why that cannot be.
+/// The user does not exist or cannot be looked up; the text for the log.
 pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>, String> {
     let Some(name) = name else {
         return Ok(None);
@@ -87,7 +95,7 @@ pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>,
     }
 }
 
-/// `child` as that user, with the variables that go with him.
+/// `child` as that user, with the user's HOME, USER and LOGNAME.
 pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> Child {
     let Some((identity, user)) = user else {
         return child;
@@ -99,7 +107,8 @@ pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> C
         .user(identity)
 }
 
-/// Why `program` must not be started, if so: it is gone, or others could have changed it.
+/// The status of a task whose program must not be started: it no longer exists, or another user could have
+/// changed it.
 pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
     let refusal = trust::check(program).err()?;
     Some(match program.symlink_metadata() {
@@ -110,37 +119,39 @@ pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
     })
 }
 
-/// Starts `call` once and follows it to its end. `is_alone`: its output goes into the log as it
-/// comes, not in one piece at its end.
+/// Starts `command` once and waits for its end. With `is_alone` the output goes into the log as it arrives,
+/// else in one piece at the end, so that the output of parallel hooks does not mix.
 pub fn run_once(
-    desk: &HookRun,
+    hook_run: &HookRun,
     policy: &HookSettings,
-    call: &CommandLine,
+    command: &CommandLine,
     is_alone: bool,
 ) -> CommandOutcome {
-    let time = desk.time_for(call.timeout);
-    if let Some(status) = check_not_writable(&call.program) {
+    let time = hook_run.time_for(command.timeout);
+    if let Some(status) = check_not_writable(&command.program) {
         return status.into();
     }
     let user = match user(policy.user.as_deref()) {
         Ok(user) => user,
         Err(why) => return HookStatus::cannot_run(why).into(),
     };
-    // At a terminal another user would type there by TIOCSTI, as whoever sits at it.
+    // With the master's controlling terminal the other user could insert input by TIOCSTI (ioctl_tty(2)),
+    // which the operator's shell would run. A session of its own has no controlling terminal.
     let family = match user.is_some() && File::open("/dev/tty").is_ok() {
         true => Family::Session,
         false => Family::Group,
     };
-    // It is ended with all it started; in our session, so that the agent can end it if we are gone.
-    let mut child = Child::new(&call.program)
-        .args(&call.args)
+    // `tracked`: it is ended with everything that it started. A group keeps it in the master's session, so
+    // that the agent can still end it after the master died.
+    let mut child = Child::new(&command.program)
+        .args(&command.args)
         .family(family)
         .tracked()
         .deadline(time)
         .grace(policy.kill_after)
         .cap(0);
-    child = with_user(with_environment(child, environment(desk, time)), user);
-    if let Some(stop) = desk.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
+    child = with_user(with_environment(child, environment(hook_run, time)), user);
+    if let Some(stop) = hook_run.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
         child = child.cancel_on(stop);
     }
     let limit = if is_alone {
@@ -149,8 +160,8 @@ pub fn run_once(
         policy.output_limit.min(MAX_BUFFERED_OUTPUT)
     };
     let mut output = Output::new(limit);
-    let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(desk)));
-    let mut log = desk.log();
+    let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(hook_run)));
+    let mut log = hook_run.log();
     log.output(&output.held);
     log.end_output();
     if output.dropped > 0 {
@@ -170,12 +181,12 @@ pub fn run_once(
                     let why = strerror(&error);
                     log.line(&format!(
                         "what {} left running may end when it prints: {why}",
-                        call.program.display()
+                        command.program.display()
                     ));
                 }
             }
             if let Some(note) = note_survivors(&outcome.survivors) {
-                log.line(&format!("{} {note}", call.program.display()));
+                log.line(&format!("{} {note}", command.program.display()));
                 output.tail.extend_from_slice(note.as_bytes());
             }
             CommandOutcome {
@@ -187,37 +198,38 @@ pub fn run_once(
     }
 }
 
-/// What the hook left running holds its output open. Something must go on reading it, or it would be
-/// killed when it prints.
+/// Keeps reading output that a background process of the hook still holds open. Without a reader SIGPIPE
+/// would kill that process at its next write.
 fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
-    // It waits for what comes; we did not.
+    // The drain process blocks in read(2); the master needed O_NONBLOCK.
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
-    let to = log.map_or_else(|| File::options().write(true).open("/dev/null"), Ok)?;
+    let hook_run_log = log.map_or_else(|| File::options().write(true).open("/dev/null"), Ok)?;
     let child = Child::own_program()
         .args(["hook", "drain", &room.to_string()])
         .stdin_from(reader.into())
-        .output_to(to);
+        .output_to(hook_run_log);
     let mut ignore = |_: &[u8]| ();
     child.start(&mut ignore).map(drop).map_err(io::Error::other)
 }
 
-/// What a log says of processes that could not be ended.
+/// The log's text for processes that could not be ended.
 pub fn note_survivors(survivors: &[String]) -> Option<String> {
     let names = survivors.join(", ");
     (!names.is_empty()).then(|| format!("left running what could not be ended: {names}"))
 }
 
-/// `qemu-ga hook drain ROOM`: passes on so many bytes of its input, and reads the rest.
+/// `qemu-ga hook drain ROOM`: copies the first ROOM bytes of stdin to stdout, then reads and discards the
+/// rest.
 pub fn drain_cli(room: u64) -> u8 {
     let mut input = io::stdin().lock();
     let mut first = io::Read::take(&mut input, room);
-    // A log that takes no more must not end the one who writes.
+    // A log that cannot be written must not end the writer: the rest is read all the same.
     let passed = pass_lines(&mut first);
     let rest = io::copy(&mut input, &mut io::sink());
     u8::from(passed.is_err() || rest.is_err())
 }
 
-/// In whole lines, for the hook master writes to the same log.
+/// Copies in whole lines, because the hook master writes to the same log.
 fn pass_lines(input: &mut impl io::Read) -> io::Result<()> {
     let (mut lines, mut piece) = (Lines::default(), [0; 4096]);
     let mut output = File::from(io::stdout().as_fd().try_clone_to_owned()?);
@@ -234,10 +246,10 @@ fn pass_lines(input: &mut impl io::Read) -> io::Result<()> {
     }
 }
 
-/// What a program printed.
+/// Output of a program, limited in length.
 struct Output {
     limit: u64,
-    /// How many bytes went to the log or are held.
+    /// Bytes that went to the log or are held.
     taken: u64,
     dropped: u64,
     held: Vec<u8>,
@@ -255,7 +267,7 @@ impl Output {
         }
     }
 
-    fn take(&mut self, bytes: &[u8], to: Option<&HookRun>) {
+    fn take(&mut self, bytes: &[u8], hook_run_log: Option<&HookRun>) {
         self.tail
             .extend_from_slice(&bytes[bytes.len().saturating_sub(MAX_TAIL_BYTES)..]);
         self.tail
@@ -264,8 +276,8 @@ impl Output {
         let (kept, dropped) = bytes.split_at(room.min(bytes.len()));
         self.taken += kept.len() as u64;
         self.dropped += dropped.len() as u64;
-        match to {
-            Some(desk) => desk.log().output(kept),
+        match hook_run_log {
+            Some(hook_run) => hook_run.log().output(kept),
             None => self.held.extend_from_slice(kept),
         }
     }
@@ -278,7 +290,6 @@ fn status_of(outcome: &ChildOutcome) -> HookStatus {
     HookStatus::from(outcome.status)
 }
 
-/// The variables of `environment` set on `child`.
 pub fn with_environment(child: Child, environment: Vec<(&'static str, Option<String>)>) -> Child {
     let set = |child: Child, (name, value): (_, Option<String>)| match value {
         Some(value) => child.env(name, value),

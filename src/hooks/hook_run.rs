@@ -1,5 +1,8 @@
-//! What all steps of a run share: the log, the agent's ear, the order to stop. Steps that run side by
-//! side take turns at it.
+//! What all tasks of one run share: the log, the agent's record file, the journal, the time limits and the
+//! stop signal.
+//!
+//! Tasks of one stage may run on several threads, so each of these is behind a mutex. Where two are needed,
+//! the journal is locked before the log. [`super::runner`] creates one run for each call of the master.
 
 use std::fs::File;
 use std::io::Write;
@@ -12,30 +15,29 @@ use super::log::HookLog;
 use super::{HookRecord, Phase, ThawReason, at_work, invoke};
 use crate::sys::poll::{has_hung_up, is_readable};
 
-/// With records of this length, in bytes, no output is added any more; the rest of what the agent reads is for
-/// what became of the hooks.
+/// Above this length of the records, in bytes, no more output is added to them; the rest of what the agent
+/// reads is reserved for the hooks' results.
 const MAX_REPORTED_OUTPUT: u64 = invoke::MAX_RECORDS_BYTES / 2;
-/// What stands in its place.
+/// The text in place of output that is left out.
 const OUTPUT_LEFT_OUT: &str = "[left out of the report, which is long: see qemu-ga log]\n";
 
-/// See the module.
+/// The state of one call of the master.
 #[derive(Debug)]
 pub struct HookRun {
-    /// Which of the two calls.
     pub phase: Phase,
-    /// Why, on thaw.
+    /// The reason of a thaw; None on freeze.
     pub reason: Option<ThawReason>,
-    /// What hooks are told about the run.
+    /// The facts of the freeze that hooks get in their environment.
     pub run: RunInfo,
-    /// When all of it must be over.
+    /// The end of `total-timeout`.
     pub due: Option<Instant>,
-    /// Becomes readable when the run is to stop.
+    /// Becomes readable when the master must stop.
     pub stop: Option<OwnedFd>,
     log: Mutex<HookLog>,
     records: Mutex<Option<File>>,
-    memory: Mutex<Journal>,
-    /// When the first step of a source was taken.
-    begun: Mutex<Vec<(&'static str, Instant)>>,
+    journal: Mutex<Journal>,
+    /// The start of the first task of each source, for limits that a source's tasks share.
+    first_starts: Mutex<Vec<(&'static str, Instant)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -43,8 +45,8 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl HookRun {
-    /// A desk for one call of the master; [`HookRun::begin`] follows.
-    pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, memory): (HookLog, Journal)) -> HookRun {
+    /// A run without a time limit or records; [`HookRun::begin`] sets them.
+    pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, journal): (HookLog, Journal)) -> HookRun {
         HookRun {
             phase,
             reason: None,
@@ -53,12 +55,13 @@ impl HookRun {
             stop,
             log: Mutex::new(log),
             records: Mutex::default(),
-            memory: Mutex::new(memory),
-            begun: Mutex::default(),
+            journal: Mutex::new(journal),
+            first_starts: Mutex::default(),
         }
     }
 
-    /// Begins a phase; its time begins with it.
+    /// Begins a phase; `total` counts from this call. A freeze that first thaws an earlier one has two
+    /// phases.
     pub fn begin(
         &mut self,
         (phase, reason): (Phase, Option<ThawReason>),
@@ -68,15 +71,16 @@ impl HookRun {
     ) {
         (self.phase, self.reason, self.run) = (phase, reason, run);
         self.due = total.and_then(|total| Instant::now().checked_add(total));
-        (self.records, self.begun) = (Mutex::new(records), Mutex::default());
+        (self.records, self.first_starts) = (Mutex::new(records), Mutex::default());
     }
 
-    /// The log, until the guard is dropped.
+    /// Locks the log until the guard is dropped.
     pub fn log(&self) -> MutexGuard<'_, HookLog> {
         lock(&self.log)
     }
 
-    /// Tells the agent of a step. What hooks print must not take the room of the records that follow.
+    /// Reports a task's result to the agent. Output is left out above [`MAX_REPORTED_OUTPUT`], because the
+    /// agent reads a limited length and results of later hooks must fit.
     pub fn send_record(&self, record: &HookRecord) {
         let length = || Some(lock(&self.records).as_ref()?.metadata().ok()?.len());
         let line = serde_json::to_vec(record);
@@ -89,13 +93,13 @@ impl HookRun {
         self.write(serde_json::to_vec(&record));
     }
 
-    /// Notes for whoever looks that a hook is started, which has so long for it.
+    /// Writes the start of a hook with its timeout to the records, see [`super::at_work`].
     pub fn send_start(&self, path: &str, source: &str, limit: Option<Duration>) {
         let limit = limit.map(|limit| limit.as_secs_f64());
         self.write(Ok(at_work::line(path, source, self.phase, limit)));
     }
 
-    /// Tells the agent that no filesystem is to be frozen.
+    /// Asks the agent to freeze no filesystem in this run.
     pub fn send_leave_filesystems(&self) {
         self.write(Ok(super::LEAVE_FILESYSTEMS.into()));
     }
@@ -105,39 +109,41 @@ impl HookRun {
         if let (Some(file), Ok(mut line)) = (records.as_mut(), line) {
             line.push(b'\n');
             if file.write_all(&line).is_err() {
-                // The agent has gone, or gave us something else: the log has it all the same.
+                // The agent died or passed something that is not a memory file. The log has the result in any
+                // case.
                 *records = None;
             }
         }
     }
 
-    /// Logs what the journal could not note.
-    pub fn log_journal_error(&self, noted: Result<(), String>) {
-        if let Err(trouble) = noted {
-            self.log().line(&trouble);
+    /// Logs an error of the journal.
+    pub fn log_journal_error(&self, result: Result<(), String>) {
+        if let Err(error) = result {
+            self.log().line(&error);
         }
     }
 
-    /// The journal, until the guard is dropped.
+    /// Locks the journal until the guard is dropped.
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
-        lock(&self.memory)
+        lock(&self.journal)
     }
 
-    /// Whether the run is to stop.
+    /// Whether the master must stop.
     pub fn is_stopped(&self) -> bool {
         self.pause(Duration::ZERO)
     }
 
-    /// Whether the agent that has called this freeze is gone: it alone reads our output. Its successor may have
-    /// looked for a journal before there was one, so no hook may be started any more.
-    pub fn is_alone(&self) -> bool {
+    /// Whether the agent that called this freeze has ended: the agent is the only reader of the master's
+    /// stdout. Its successor may have looked for a journal before there was one and then thaws nothing, so no
+    /// further hook may be started.
+    pub fn agent_has_ended(&self) -> bool {
         let is_called_by_agent = lock(&self.records).is_some();
         self.phase == Phase::Freeze
             && is_called_by_agent
             && has_hung_up(std::io::stdout().as_fd(), Duration::ZERO)
     }
 
-    /// Waits, or less if the run is to stop; returns whether it is.
+    /// Waits for `time` or until the master must stop; returns whether it must.
     pub fn pause(&self, time: Duration) -> bool {
         let Some(stop) = &self.stop else {
             std::thread::sleep(time);
@@ -146,26 +152,28 @@ impl HookRun {
         is_readable(stop.as_fd(), time)
     }
 
-    /// What is left of all the time; None: no end.
+    /// The time that is left of `total-timeout`; None: no limit.
     pub fn left(&self) -> Option<Duration> {
         self.due
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
 
-    /// What is left of the time for all steps of `source`, which begins with the first of them.
+    /// The time that is left of `budget` for all tasks of `source`. The first call for a source starts its
+    /// time.
     pub fn left_of(&self, source: &'static str, budget: Duration) -> Duration {
-        let mut begun = lock(&self.begun);
-        let first = begun.iter().find(|(name, _)| *name == source);
+        let mut first_starts = lock(&self.first_starts);
+        let first = first_starts.iter().find(|(name, _)| *name == source);
         let first = first.map(|(_, first)| *first);
         let first = first.unwrap_or_else(|| {
             let now = Instant::now();
-            begun.push((source, now));
+            first_starts.push((source, now));
             now
         });
         budget.saturating_sub(first.elapsed())
     }
 
-    /// The time that a call has which may take `timeout`: on thaw all of it, see [`super::budget`].
+    /// The time for a command with this `timeout`. On freeze `total-timeout` limits it; on thaw it does not,
+    /// see [`super::budget`].
     pub fn time_for(&self, timeout: Option<Duration>) -> Option<Duration> {
         let left = self.left().filter(|_| self.phase == Phase::Freeze);
         timeout.into_iter().chain(left).min()

@@ -1,8 +1,10 @@
-//! The agent's side: calling the hook master, whichever it is.
+//! The agent's side: calls the hook master, ours or a foreign one. The freeze engine and the guardian call
+//! this.
 //!
-//! The master's exit status decides (protocol reference 4.9.4, 4.13). Records of single hooks come
-//! over a memory file, so that neither a master that never writes nor one that writes much can
-//! block; they are extra knowledge and never change the outcome.
+//! Only the master's exit status decides whether the call succeeded; the error texts on the wire are those of
+//! QEMU's agent. Records of single hooks arrive in a memory file (memfd_create(2)), so that neither a master
+//! that never writes nor one that writes much can block, as with a pipe. Records are additional information
+//! and never change the result.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -21,64 +23,66 @@ use super::{
 };
 use crate::child::{Child, ChildStatus, PreExecWrite};
 
-/// Most bytes of records that are read.
+/// Most bytes of records that the agent reads.
 pub(super) const MAX_RECORDS_BYTES: u64 = 1024 * 1024;
-/// How often our own master is called with thaw, if somebody kills it each time.
+/// Calls of our own master with thaw, if it is killed each time.
 const MAX_MASTER_CALLS: u32 = 3;
-/// How long a master may be stopped by a signal before it is ended.
+/// Time after which a master that a signal has stopped (SIGSTOP, SIGTSTP) is killed: it would delay the thaw
+/// without limit.
 pub const STOPPED_MASTER_TIMEOUT: Duration = Duration::from_secs(60);
-/// What the wire's texts say that failed.
+/// The failed action in the error texts on the wire.
 const ACTION: &str = "execute fsfreeze hook";
 
-/// What bounds a call of the master, and what goes with it; by default nothing.
+/// Limits of a call of the master, and what the master gets. The default has no limit and passes nothing.
 #[derive(Debug, Default)]
 pub struct Invocation {
-    /// Time for all hooks together, after which the master and all that it started are ended.
+    /// Time for all hooks together. When it expires the master and everything that it started are killed.
     pub deadline: Option<Duration>,
-    /// Time between SIGTERM and SIGKILL then; None: [`crate::child::DEFAULT_KILL_GRACE`].
+    /// Time between SIGTERM and SIGKILL; None: [`crate::child::DEFAULT_KILL_GRACE`].
     pub grace: Option<Duration>,
-    /// Ends the call when it becomes readable.
+    /// Cancels the call when it becomes readable.
     pub cancel: Option<OwnedFd>,
-    /// Why hooks are told to thaw.
+    /// The reason of a thaw, for hooks.
     pub reason: Option<ThawReason>,
-    /// What hooks are told about the run.
+    /// The facts of the freeze, for hooks.
     pub run: Option<RunInfo>,
-    /// The agent's state directory, where our own master keeps its memory.
+    /// The agent's state directory, where our own master keeps its journal.
     pub state: Option<PathBuf>,
-    /// Only hooks that were told to freeze in the run of this id are told to thaw, if our own master knows of which
-    /// run they are.
+    /// Thaws only hooks of the run with this id. A master that does not know the run of its hooks thaws them
+    /// all.
     pub only_run: Option<String>,
-    /// Stays open in the master, and not in its hooks if it is ours.
+    /// A descriptor that stays open in the master, and in its hooks only if the master is foreign.
     pub alive: Option<OwnedFd>,
-    /// What the master says as it starts.
+    /// Written by the child before execve(2).
     pub announcements: Vec<PreExecWrite>,
 }
 
-/// What came of one call of the master.
+/// The result of one call of the master.
 #[derive(Clone, Debug)]
 pub struct MasterReport {
-    /// The wire's error text, or None if the master exited with 0.
+    /// The error text for the wire; None if the exit status is 0.
     pub failure: Option<String>,
-    /// What the master told of each hook, in the order run; empty with a foreign master.
+    /// The results of the hooks in the order in which they ran; empty with a foreign master.
     pub hooks: Vec<HookRecord>,
-    /// How long the call took.
+    /// Duration of the call, all tries together.
     pub elapsed: Duration,
-    /// It wants no filesystem frozen in this run.
+    /// The master asks for no filesystem to be frozen in this run.
     pub leaves_filesystems: bool,
-    /// It is ours: it would have told of every hook.
+    /// The master is ours, so `hooks` is complete.
     pub is_ours: bool,
 }
 
-/// Calls the master at `program` for `phase`, without a limit. Blocks until it ends.
+/// Calls the master at `program` for `phase` without a time limit. Blocks until it ends.
 pub fn call(program: &Path, phase: Phase) -> MasterReport {
     invoke(program, phase, Invocation::default())
 }
 
-/// As [`call`], within `limits`.
+/// As [`call`], with limits.
 ///
-/// If our own master is killed or stopped by somebody at the thaw, it is called once more, and again: its
-/// journal tells which hooks are left.
-pub fn invoke(program: &Path, phase: Phase, mut limits: Invocation) -> MasterReport {
+/// If our own master is killed or stopped by a signal at the thaw, it is called again, up to
+/// `MAX_MASTER_CALLS` times: its journal names the hooks that are not yet thawed. A foreign master has no
+/// journal, so a second call could thaw a hook twice.
+pub fn invoke(program: &Path, phase: Phase, mut invocation: Invocation) -> MasterReport {
     let started = Instant::now();
     let records = records_file();
     let mut text = Vec::new();
@@ -88,10 +92,10 @@ pub fn invoke(program: &Path, phase: Phase, mut limits: Invocation) -> MasterRep
             break Some(refusal.0);
         }
         tries += 1;
-        let left = limits
+        let left = invocation
             .deadline
             .map(|all| all.saturating_sub(started.elapsed()));
-        let outcome = child(program, phase, &mut limits, records.as_ref())
+        let outcome = child(program, phase, &mut invocation, records.as_ref())
             .deadline(left)
             .stopped_limit(STOPPED_MASTER_TIMEOUT)
             .run();
@@ -117,7 +121,7 @@ pub fn invoke(program: &Path, phase: Phase, mut limits: Invocation) -> MasterRep
     };
     let mut hooks = records_in(&text);
     if text.len() as u64 == MAX_RECORDS_BYTES {
-        // Hooks of which nothing is known must not pass for some that succeeded.
+        // Hooks without a result must not look like hooks that succeeded.
         let why = format!(
             "what became of further hooks is left out: it takes more than {MAX_RECORDS_BYTES} bytes"
         );
@@ -139,47 +143,55 @@ fn is_ours(records: &[u8]) -> bool {
     records.starts_with(RECORDS_HEAD.as_bytes())
 }
 
-/// One start of the master.
-fn child(program: &Path, phase: Phase, limits: &mut Invocation, records: Option<&File>) -> Child {
-    // The guardian hears of the thaw once.
+/// A child process for one call of the master.
+fn child(
+    program: &Path,
+    phase: Phase,
+    invocation: &mut Invocation,
+    records: Option<&File>,
+) -> Child {
+    // The guardian expects this message once, so a second call does not repeat it.
     let mut child = Child::new(program)
         .arg(phase.as_str())
-        .announce(std::mem::take(&mut limits.announcements));
-    if let Some(grace) = limits.grace {
+        .announce(std::mem::take(&mut invocation.announcements));
+    if let Some(grace) = invocation.grace {
         child = child.grace(grace);
     }
-    let cancel = limits.cancel.as_ref().and_then(|fd| fd.try_clone().ok());
+    let cancel = invocation
+        .cancel
+        .as_ref()
+        .and_then(|fd| fd.try_clone().ok());
     if let Some(cancel) = cancel {
         child = child.cancel_on(cancel);
     }
-    child = match limits.reason {
+    child = match invocation.reason {
         Some(reason) => child.env(REASON_ENV, reason.as_str()),
         None => child.env_remove(REASON_ENV),
     };
-    child = match &limits.only_run {
+    child = match &invocation.only_run {
         Some(run) => child.env(ONLY_RUN_ENV, run),
         None => child.env_remove(ONLY_RUN_ENV),
     };
-    if let Some(state) = &limits.state {
+    if let Some(state) = &invocation.state {
         child = child.env(STATE_ENV, state);
     }
-    if let Some(run) = &limits.run {
+    if let Some(run) = &invocation.run {
         child = with_run_info(child, run);
     }
     if let Some(binary) = own_binary() {
         child = child.env(BINARY_ENV, binary);
     }
-    // Only a freeze is watched, and that is called once.
-    if let Some(alive) = limits.alive.take() {
+    // The guardian watches this descriptor during a freeze only, and a freeze is called once.
+    if let Some(alive) = invocation.alive.take() {
         child = child.pass_fd(alive, ALIVE_ENV);
     }
-    if let Some(passed) = records.and_then(|ours| ours.try_clone().ok()) {
+    if let Some(passed) = records.and_then(|own| own.try_clone().ok()) {
         child = child.pass_fd(passed.into(), RECORDS_ENV);
     }
     child
 }
 
-/// Most bytes that a variable may have; execve(2) takes no more than 128 KiB.
+/// Longest value of a variable. execve(2) accepts strings of at most 128 KiB (MAX_ARG_STRLEN).
 const MAX_VARIABLE_BYTES: usize = 100 * 1024;
 
 fn with_run_info(child: Child, run: &RunInfo) -> Child {
@@ -201,7 +213,7 @@ fn with_run_info(child: Child, run: &RunInfo) -> Child {
     })
 }
 
-/// None where the kernel has no memory files (before 3.17): then there are no records.
+/// Without memory files (Linux before 3.17) there are no records.
 fn records_file() -> Option<File> {
     memfd_create(c"qga-hook-records", MFdFlags::MFD_CLOEXEC)
         .ok()
@@ -220,15 +232,15 @@ fn read_records(file: &File) -> Vec<u8> {
     text
 }
 
-/// Every line that is a record; a torn last line and foreign text are passed over.
+/// Lines that are records. A last line that is half written and foreign text are ignored.
 fn records_in(text: &[u8]) -> Vec<HookRecord> {
     text.split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect()
 }
 
-/// Where this very program can be executed from: its path, or, if that was replaced by an upgrade
-/// or lies outside our root, /proc's own door to it.
+/// The path from which this program can be executed: its own, or /proc/PID/exe if an upgrade has replaced the
+/// file or the path is outside the agent's root directory.
 fn own_binary() -> Option<PathBuf> {
     let path = std::env::current_exe().ok();
     let own = std::fs::metadata("/proc/self/exe").ok()?;
@@ -303,11 +315,11 @@ mod tests {
     #[test]
     fn limits_end_a_master_that_hangs() {
         let (_dir, path) = foreign("sleep 1000");
-        let limits = Invocation {
+        let invocation = Invocation {
             deadline: Some(Duration::from_millis(50)),
             ..Invocation::default()
         };
-        let failure = invoke(&path, Phase::Freeze, limits)
+        let failure = invoke(&path, Phase::Freeze, invocation)
             .failure
             .expect("a failure");
         assert!(failure.contains("not finished in time"), "{failure}");

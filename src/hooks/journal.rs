@@ -1,10 +1,9 @@
-//! The journal from freeze to thaw: `qga.hooks` in the agent's state directory, one JSON object a
-//! line.
+//! The journal from freeze to thaw: `qga.hooks` in the agent's state directory, one JSON object a line.
 //!
-//! A hook is entered before its freeze starts, with all that its thaw needs, and struck out when its
-//! thaw has ended. So whoever thaws undoes just what was started, each once, whatever happened to the
-//! settings or to another master. What cannot be run stays until it was run or dismissed. One master
-//! at a time: the file is locked.
+//! The hook master enters a hook before its freeze starts, with everything that its thaw needs, and marks it
+//! done when its thaw has ended. So the next thaw covers exactly the hooks that were started, each once, even
+//! if the settings have changed or another master runs it. A hook whose thaw cannot be run stays in the
+//! journal until it runs or the operator dismisses it. The file is locked: one master runs at a time.
 
 mod started;
 #[cfg(test)]
@@ -30,109 +29,108 @@ use crate::sys::strerror;
 pub use started::StartedTask;
 use started::text as text_of;
 
-/// The file's name.
 const FILE: &str = "qga.hooks";
-/// Where it is if the master is called by hand: the agent's own default.
+/// The directory if an operator calls the master by hand: the agent's default state directory.
 pub const DEFAULT_DIR: &str = "/run";
-/// How long another master is waited for; somewhat less than the guardian gives the whole thaw.
+/// Time to wait for another master; less than the guardian's limit for the whole thaw.
 const JOURNAL_LOCK_TIMEOUT: Duration = Duration::from_secs(240);
-/// Most of it that is read, in bytes.
+/// Bytes of the journal that are read.
 const MAX_JOURNAL_BYTES: u64 = 1 << 24;
-/// A longer one is written anew where it could grow, in bytes.
+/// A journal above this length, in bytes, is rewritten at the next freeze.
 const MAX_KEPT_BYTES: usize = 1 << 20;
 
-/// A step is about to be started.
+/// Key of a task that is about to start.
 const STARTED: &str = "started";
-/// Its thaw has ended, or it has none.
+/// Key of a task whose thaw has ended, or that has none.
 const SETTLED: &str = "settled";
-/// Its thaw could not be run.
+/// Key of a task whose thaw could not be run.
 const OWED: &str = "owed";
-/// Who is at work, as [`own_session`] has it; empty: nobody any more.
+/// Key of the running master, see [`own_session`]; empty when it has ended.
 const MASTER: &str = "master";
 
-/// What hooks are told about the run.
+/// The facts of a freeze that hooks get in their environment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
     /// The run's id, as in the report.
     pub id: String,
-    /// The mountpoints, as the variable has them.
+    /// The mount points, in the form of [`super::MOUNTPOINTS_ENV`].
     pub mountpoints: String,
-    /// Their devices, as the variable has them.
+    /// Their devices, in the form of [`super::DEVICES_ENV`].
     pub devices: String,
-    /// Seconds after which the agent thaws; 0: never.
+    /// Seconds until the agent thaws by itself; 0: never.
     pub hold_limit: f64,
 }
 
-/// What the journal holds.
+/// The content of the journal.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JournalContent {
-    /// The freeze's own facts.
+    /// The facts of the freeze.
     pub run: RunInfo,
-    /// What is to be undone, in the order of starting.
+    /// Tasks to thaw, in the order of their start.
     pub started: Vec<StartedTask>,
-    /// What needs nothing more.
+    /// Tasks that are done.
     settled: Vec<StartedTask>,
-    /// The master that did not end by itself.
+    /// The master that was running when it last wrote; empty if it has ended by itself.
     master: String,
-    /// It tells of every hook: one that is not in it was not started.
+    /// The journal is complete: a hook that is not in it was not started.
     pub is_whole: bool,
-    /// Why it is not believed, or cannot be used.
+    /// Why it is incomplete or cannot be used.
     pub warning: Option<String>,
 }
 
 impl JournalContent {
-    /// Whether it says something of `step`.
-    pub fn contains(&self, step: &HookTask) -> bool {
-        let mut all = self.started.iter().chain(&self.settled);
-        all.any(|started| started.names(step))
+    /// Whether it has an entry for `task`.
+    pub fn contains(&self, task: &HookTask) -> bool {
+        let mut entries = self.started.iter().chain(&self.settled);
+        entries.any(|started| started.names(task))
     }
 
-    /// Reads a journal: what can be understood of it.
+    /// Parses a journal, as far as it can be read.
     pub fn parse(text: &[u8]) -> JournalContent {
-        let mut all = JournalContent::default();
+        let mut content = JournalContent::default();
         let mut is_damaged = !text.ends_with(b"\n");
         let mut has_run = false;
         for line in text.split(|&byte| byte == b'\n').filter(|l| !l.is_empty()) {
-            // One word a line, with what belongs to it.
+            // Each line is an object with one key.
             let read = serde_json::from_slice(line).ok();
             let known = read
                 .as_ref()
                 .and_then(|line: &Value| line.as_object()?.iter().next());
-            let Some((word, value)) = known else {
+            let Some((key, value)) = known else {
                 is_damaged = true;
                 continue;
             };
-            let step = StartedTask::from_value(value);
-            match &word[..] {
+            let task = StartedTask::from_value(value);
+            match &key[..] {
                 "run" => {
                     has_run = true;
-                    all.run = RunInfo {
+                    content.run = RunInfo {
                         id: text_of(value, "id"),
                         mountpoints: text_of(value, "mountpoints"),
                         devices: text_of(value, "devices"),
                         hold_limit: value["hold-limit"].as_f64().unwrap_or_default(),
                     };
                 }
-                MASTER => all.master = value.as_str().unwrap_or_default().to_owned(),
-                _ if step.name.is_empty() => is_damaged = true,
+                MASTER => content.master = value.as_str().unwrap_or_default().to_owned(),
+                _ if task.name.is_empty() => is_damaged = true,
                 STARTED | SETTLED => {
-                    all.started.retain(|known| !known.is(&step));
-                    let list = match &word[..] {
-                        STARTED => &mut all.started,
-                        _ => &mut all.settled,
+                    content.started.retain(|known| !known.is(&task));
+                    let list = match &key[..] {
+                        STARTED => &mut content.started,
+                        _ => &mut content.settled,
                     };
-                    list.push(step);
+                    list.push(task);
                 }
                 OWED => {
-                    for known in all.started.iter_mut().filter(|known| known.is(&step)) {
-                        known.why.clone_from(&step.why);
+                    for known in content.started.iter_mut().filter(|known| known.is(&task)) {
+                        known.why.clone_from(&task.why);
                     }
                 }
                 _ => is_damaged = true,
             }
         }
-        all.is_whole = has_run && !is_damaged;
-        all
+        content.is_whole = has_run && !is_damaged;
+        content
     }
 }
 
@@ -143,12 +141,12 @@ pub struct Journal {
     phase: Phase,
     /// Locked.
     file: Option<Flock<File>>,
-    /// What is still to be undone.
+    /// Tasks that are not yet thawed.
     open: Vec<StartedTask>,
-    /// New lines may follow those that are there.
+    /// The existing content is intact and short enough for new lines to follow it.
     is_sound: bool,
-    /// Why nothing can be written.
-    trouble: Option<String>,
+    /// Why the file could not be opened.
+    open_error: Option<String>,
 }
 
 impl Journal {
@@ -160,15 +158,15 @@ impl Journal {
             file: None,
             open: Vec::new(),
             is_sound: false,
-            trouble: None,
+            open_error: None,
         }
     }
 
-    /// Waits until no other master is at work, and reads what the last one left. `pause` waits a
-    /// little, and says whether to give up.
+    /// Waits until no other master runs, and reads what the last one left. `pause` waits briefly and returns
+    /// whether to give up.
     ///
     /// # Errors
-    /// Another master does not end, or the run is to stop.
+    /// Another master does not end, or `pause` gave up.
     pub fn open(
         &mut self,
         phase: Phase,
@@ -176,21 +174,21 @@ impl Journal {
     ) -> Result<JournalContent, String> {
         self.phase = phase;
         let until = Instant::now() + JOURNAL_LOCK_TIMEOUT;
-        let mut strange = None;
+        let mut problem = None;
         let (file, is_new) = loop {
             let (mut file, is_new) = match open_file(&self.path) {
                 Ok(opened) => opened,
-                // What is no journal is only in the way: the directory is the agent's.
-                Err(why) if strange.is_none() && self.path.symlink_metadata().is_ok() => {
+                // The directory is the agent's, so anything else under this name is removed.
+                Err(why) if problem.is_none() && self.path.symlink_metadata().is_ok() => {
                     fs::remove_file(&self.path)
                         .or_else(|_| fs::remove_dir(&self.path))
                         .ok();
-                    strange = Some(why);
+                    problem = Some(why);
                     continue;
                 }
                 Err(why) => {
-                    self.trouble = Some(why);
-                    return Ok(self.damaged(JournalContent::default(), strange));
+                    self.open_error = Some(why);
+                    return Ok(self.with_warning(JournalContent::default(), problem));
                 }
             };
             let locked = loop {
@@ -209,50 +207,50 @@ impl Journal {
                 break (locked, is_new);
             }
             if phase == Phase::Thaw {
-                // The one that had it has told every hook.
+                // The previous master has thawed every hook and removed the file.
                 return Ok(JournalContent {
                     is_whole: true,
                     ..JournalContent::default()
                 });
             }
         };
-        let read = content(&file);
+        let read = read_content(&file);
         let text = read.as_deref().unwrap_or_default();
-        let mut all = JournalContent::parse(text);
+        let mut content = JournalContent::parse(text);
         self.file = Some(file);
-        self.open.clone_from(&all.started);
-        self.is_sound = all.is_whole && text.len() < MAX_KEPT_BYTES;
-        if !(all.is_whole || is_new && text.is_empty()) {
+        self.open.clone_from(&content.started);
+        self.is_sound = content.is_whole && text.len() < MAX_KEPT_BYTES;
+        if !(content.is_whole || is_new && text.is_empty()) {
             let why = read.as_ref().err().map(strerror);
-            strange = Some(why.unwrap_or_else(|| "it is damaged".into()));
+            problem = Some(why.unwrap_or_else(|| "it is damaged".into()));
             if !text.ends_with(b"\n") {
-                // What follows is not to be taken for the rest of that line.
+                // A line that is half written must not swallow the next one.
                 self.write(b"\n").ok();
             }
         }
-        if strange.is_some() {
-            all = self.damaged(all, strange);
+        if problem.is_some() {
+            content = self.with_warning(content, problem);
         }
-        end_session(&all.master);
-        self.sign(own_session());
-        Ok(all)
+        end_session(&content.master);
+        self.write_master(own_session());
+        Ok(content)
     }
 
-    fn damaged(&self, mut all: JournalContent, why: Option<String>) -> JournalContent {
+    fn with_warning(&self, mut content: JournalContent, why: Option<String>) -> JournalContent {
         let then = match self.phase {
             Phase::Freeze => "it is begun anew",
             Phase::Thaw => "hooks of which it says nothing are told to thaw, too",
         };
-        all.warning = why.map(|why| format!("{}: {why}; {then}", self.path.display()));
-        all
+        content.warning = why.map(|why| format!("{}: {why}; {then}", self.path.display()));
+        content
     }
 
-    /// Begins anew, for a freeze; what is still to be undone is kept.
+    /// Starts the journal of a freeze; entries that are not yet thawed stay.
     ///
     /// # Errors
-    /// One line: nothing will be remembered, so the thaw will call every hook.
+    /// The text for the log. Nothing will be recorded, so the thaw will call every hook.
     pub fn begin(&mut self, run: &RunInfo) -> Result<(), String> {
-        if let Some(why) = self.trouble.take() {
+        if let Some(why) = self.open_error.take() {
             return Err(self.unwritable(&why));
         }
         let kept = match &self.file {
@@ -269,63 +267,64 @@ impl Journal {
             "devices": run.devices,
             "hold-limit": run.hold_limit,
         });
-        self.add("run", value)?;
-        self.sign(own_session());
+        self.write_entry("run", value)?;
+        self.write_master(own_session());
         for started in kept {
-            self.add(STARTED, started.to_value())?;
+            self.write_entry(STARTED, started.to_value())?;
         }
         Ok(())
     }
 
-    /// Notes a step that is about to be started; without [`Journal::begin`] nothing happens.
+    /// Records a task that is about to start. Does nothing without [`Journal::begin`].
     ///
     /// # Errors
-    /// One line, as there.
-    pub fn start(&mut self, step: StartedTask) -> Result<(), String> {
-        self.open.retain(|known| !known.is(&step));
-        let value = step.to_value();
-        self.open.push(step);
-        self.add(STARTED, value)
+    /// The text for the log, as there.
+    pub fn start(&mut self, task: StartedTask) -> Result<(), String> {
+        self.open.retain(|known| !known.is(&task));
+        let value = task.to_value();
+        self.open.push(task);
+        self.write_entry(STARTED, value)
     }
 
-    /// Notes that a step is not to be undone any more.
+    /// Records that a task must not be thawed any more.
     ///
     /// # Errors
-    /// One line: it may be called again.
-    pub fn mark_done(&mut self, step: &StartedTask) -> Result<(), String> {
+    /// The text for the log. A later thaw may call the hook again.
+    pub fn mark_done(&mut self, task: &StartedTask) -> Result<(), String> {
         let before = self.open.len();
-        self.open.retain(|known| !known.is(step));
+        self.open.retain(|known| !known.is(task));
         if self.open.len() == before {
             return Ok(());
         }
-        self.add(
+        self.write_entry(
             SETTLED,
-            StartedTask::named(&step.source, &step.name).to_value(),
+            StartedTask::named(&task.source, &task.name).to_value(),
         )
     }
 
-    /// Notes why a step's thaw could not be run.
+    /// Records why a task's thaw could not be run.
     ///
     /// # Errors
     /// As [`Journal::mark_done`].
-    pub fn mark_owed(&mut self, step: &StartedTask, why: &str) -> Result<(), String> {
+    pub fn mark_owed(&mut self, task: &StartedTask, why: &str) -> Result<(), String> {
         let mut known = self.open.iter_mut();
-        let Some(known) = known.find(|known| known.is(step) && known.why != why) else {
+        let Some(known) = known.find(|known| known.is(task) && known.why != why) else {
             return Ok(());
         };
         why.clone_into(&mut known.why);
-        let mut owed = StartedTask::named(&step.source, &step.name);
+        let mut owed = StartedTask::named(&task.source, &task.name);
         owed.why = why.to_owned();
-        self.add(OWED, owed.to_value())
+        self.write_entry(OWED, owed.to_value())
     }
 
-    fn add(&mut self, word: &str, value: Value) -> Result<(), String> {
-        let Err(error) = self.write_line(word, value) else {
+    fn write_entry(&mut self, key: &str, value: Value) -> Result<(), String> {
+        let Err(error) = self.write_line(key, value) else {
             return Ok(());
         };
         let why = strerror(&error);
         if self.phase == Phase::Freeze {
-            // Half a memory would leave hooks without their thaw.
+            // With an incomplete journal, hooks that are missing from it would not be thawed. Without one,
+            // all are.
             fs::remove_file(&self.path).ok();
             self.file = None;
             return Err(self.unwritable(&why));
@@ -336,16 +335,16 @@ impl Journal {
         ))
     }
 
-    /// Notes who is at work. Where that cannot be written, what is more important cannot either, and
-    /// that is told.
-    fn sign(&mut self, master: Option<String>) {
+    /// Records the running master. An error is ignored: entries of hooks then cannot be written either, and
+    /// that is reported.
+    fn write_master(&mut self, master: Option<String>) {
         if let Some(master) = master {
             self.write_line(MASTER, master.into()).ok();
         }
     }
 
-    fn write_line(&mut self, word: &str, value: Value) -> io::Result<()> {
-        let line = json!({ word: value }).to_string() + "\n";
+    fn write_line(&mut self, key: &str, value: Value) -> io::Result<()> {
+        let line = json!({ key: value }).to_string() + "\n";
         self.write(line.as_bytes())
     }
 
@@ -362,21 +361,21 @@ impl Journal {
         )
     }
 
-    /// Whether a holding hook could be found again.
+    /// Whether entries are recorded, without which a later thaw cannot find a holding hook.
     pub fn is_kept(&self) -> bool {
         self.file.is_some()
     }
 
-    /// What is still to be undone.
+    /// Tasks that are not yet thawed.
     pub fn left(&self) -> &[StartedTask] {
         &self.open
     }
 
-    /// The master has done its work. After a thaw the freeze is forgotten, unless something is still to
-    /// be undone.
+    /// Ends this master's use of the journal. After a thaw the file is removed, unless a task is not yet
+    /// thawed.
     ///
     /// # Errors
-    /// One line: the next thaw may believe in an old freeze.
+    /// The text for the log. The next thaw may use the journal of an old freeze.
     pub fn close(&mut self) -> Result<(), String> {
         if self.file.is_none() || self.phase == Phase::Freeze || !self.open.is_empty() {
             self.keep_open();
@@ -392,85 +391,85 @@ impl Journal {
         }
     }
 
-    /// Notes that this master is at work no more.
+    /// Records that this master has ended.
     pub fn keep_open(&mut self) {
-        self.sign(Some(String::new()));
+        self.write_master(Some(String::new()));
     }
 
-    /// Where the keeper of the run's holding hook number `number` is to be reached.
+    /// The socket of the holder of the run's holding hook number `number`.
     pub fn holder_socket(&self, number: usize) -> PathBuf {
         self.path.with_extension(format!("hooks.{number}"))
     }
 }
 
-/// The steps whose thaw is owed by the journal in the state directory `dir`: one that could not be run
-/// has a `why`. While a master is at work these alone count, for it will tell the others.
+/// The tasks whose thaw is pending by the journal in the state directory `dir`; one whose thaw could not be
+/// run has a `why`. While a master runs only these are returned, because it will thaw the others.
 pub fn owed(dir: &Path) -> Vec<StartedTask> {
     let (mut owed, is_at_work) = peek(dir);
     if is_at_work {
-        owed.retain(|step| !step.why.is_empty());
+        owed.retain(|task| !task.why.is_empty());
     }
     owed
 }
 
-/// Whether hooks are to be told to thaw: by the journal in `dir`, or since a master is at work whose agent is
-/// dead. It may freeze more of them; whoever thaws waits for it.
+/// Whether the journal in `dir` has hooks to thaw, or a master runs whose agent is dead. That master may
+/// freeze more hooks, so the thaw must wait for it.
 pub fn is_open(dir: &Path) -> bool {
     let (started, is_at_work) = peek(dir);
     is_at_work || !started.is_empty()
 }
 
-/// What the journal holds, and whether a master is at work.
+/// The pending tasks, and whether a master runs: it holds the lock.
 fn peek(dir: &Path) -> (Vec<StartedTask>, bool) {
     let path = dir.join(FILE);
     let Ok(file) = existing(&path, OpenOptions::new().read(true)) else {
         return Default::default();
     };
-    let text = content(&file).unwrap_or_default();
+    let text = read_content(&file).unwrap_or_default();
     let is_at_work = Flock::lock(file, FlockArg::LockSharedNonblock).is_err();
     (JournalContent::parse(&text).started, is_at_work)
 }
 
-/// Gives up the thaws that could not be run: of the hook of this path or file name, or all. Returns
+/// Removes pending thaws that could not be run: of the hook with this path or file name, or all. Returns
 /// their names.
 ///
 /// # Errors
-/// Another master is at work, or the journal cannot be written.
+/// Another master runs, or the journal cannot be written.
 pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, String> {
-    let is_meant = |step: &StartedTask| {
-        let file = step.name.rsplit('/').next();
-        !step.why.is_empty() && name.is_none_or(|name| name == step.name || Some(name) == file)
+    let is_meant = |task: &StartedTask| {
+        let file = task.name.rsplit('/').next();
+        !task.why.is_empty() && name.is_none_or(|name| name == task.name || Some(name) == file)
     };
     let mut names = Vec::new();
     if owed(dir).iter().any(is_meant) {
-        let mut memory = Journal::in_dir(dir);
-        let known = memory.open(Phase::Thaw, &|| {
+        let mut journal = Journal::in_dir(dir);
+        let known = journal.open(Phase::Thaw, &|| {
             std::thread::sleep(Duration::from_millis(50));
             false
         })?;
-        for step in known.started.iter().filter(|step| is_meant(step)) {
-            memory.mark_done(step)?;
-            names.push(step.name.clone());
+        for task in known.started.iter().filter(|task| is_meant(task)) {
+            journal.mark_done(task)?;
+            names.push(task.name.clone());
         }
-        memory.close()?;
+        journal.close()?;
     }
     Ok(names)
 }
 
-/// This master's session and the system's boot, if its hooks are the only others in it: the agent
-/// starts it so, a shell does not.
+/// This master's session id and the boot id. None if the session was not created for this master: the agent
+/// starts it in a session of its own, a shell does not, and then other processes are in the session.
 fn own_session() -> Option<String> {
     let pid = getpid();
     (getsid(None) == Ok(pid)).then(|| format!("{pid} {}", boot_id()))
 }
 
-/// Ends what a master that was killed had started and that is still at work: a hook must not thaw
-/// while it freezes, nor twice at once.
+/// Kills the processes that a killed master had started: a hook must not thaw while it still freezes, nor run
+/// twice at once.
 fn end_session(master: &str) {
     let Some((pid, of)) = master.split_once(' ') else {
         return;
     };
-    // A process of that number is a stranger: we have the dead one's lock.
+    // A running process with this number is another one, because the dead master's lock was free.
     let is_dead = |pid: i32| stat(pid).is_none_or(|stat| !stat.is_running);
     if let Some(pid) = pid
         .parse()
@@ -481,7 +480,7 @@ fn end_session(master: &str) {
     }
 }
 
-/// Opened, and whether it is new; if it cannot be, why.
+/// The opened file and whether it is new; else the reason.
 fn open_file(path: &Path) -> Result<(File, bool), String> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).mode(0o600);
@@ -491,7 +490,7 @@ fn open_file(path: &Path) -> Result<(File, bool), String> {
             is_new = true;
             opened = existing(path, options.create(true));
         }
-        // What was written before is still to be read.
+        // Entries from before the filesystem became read-only can still be read.
         Err(io::ErrorKind::ReadOnlyFilesystem) => {
             opened = existing(path, OpenOptions::new().read(true));
         }
@@ -502,22 +501,22 @@ fn open_file(path: &Path) -> Result<(File, bool), String> {
         .map_err(|error| strerror(&error))
 }
 
-/// A regular file of root's, opened without waiting. It says which process is spoken to and what is
-/// run: root's word alone counts.
+/// Opens a regular file without blocking. The file decides which processes are killed and which programs run,
+/// so only root may be able to change it.
 fn existing(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = open_regular(path, options)?;
     trust::check(path).map_err(|refusal| io::Error::other(refusal.0))?;
     Ok(file)
 }
 
-fn content(file: &File) -> io::Result<Vec<u8>> {
+fn read_content(file: &File) -> io::Result<Vec<u8>> {
     let length = file.metadata()?.len().min(MAX_JOURNAL_BYTES);
     let mut text = vec![0; usize::try_from(length).unwrap_or_default()];
     file.read_exact_at(&mut text, 0)?;
     Ok(text)
 }
 
-/// Whether the file is still the one at `path`.
+/// Whether `path` still leads to this file: the master that held the lock may have removed it.
 fn is_at(file: &File, path: &Path) -> bool {
     let id = |data: fs::Metadata| (data.dev(), data.ino());
     let there = path.symlink_metadata().map(id);

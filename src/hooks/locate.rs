@@ -1,4 +1,10 @@
-//! Where a distribution puts the hook master and its hooks.
+//! Where a distribution installs the hook master and its hooks.
+//!
+//! The agent, the hook master and the tools use the same functions, so all three agree on the directory.
+//! These functions only look at names and file types; [`super::trust`] decides what may run.
+//!
+//! The agent, the hook master and the tools use the same functions, so all three agree on the directory.
+//! These functions only look at names and file types; [`super::trust`] decides what may run.
 
 use super::BINARY_ENV;
 use std::fs;
@@ -6,26 +12,27 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The master's name in each layout; the hooks lie beside it, in this name with `.d`.
+/// The master's name in each layout; its hooks are in the directory of this name with `.d`.
 const MASTER: &str = "fsfreeze-hook";
-/// Debian's and Ubuntu's place, then RHEL's, CentOS's and Fedora's.
+/// The directory of Debian and Ubuntu, then that of RHEL, CentOS and Fedora.
 const PLACES: [&str; 2] = ["/etc/qemu", "/etc/qemu-ga"];
 
-/// What a hook master that is not ours means.
+/// What an operator must know about a hook master that is not ours.
 pub const FOREIGN_MASTER: &str = "not our hook master: the settings of fsfreeze-hook.conf and of the hooks do not \
      apply, and a freeze reaches at most the level filesystem, as it does not report its hooks";
 
-/// Most bytes of a master that are looked at.
+/// Bytes of a master that are searched for [`BINARY_ENV`].
 const MAX_MASTER_HEAD_BYTES: u64 = 64 * 1024;
 
-/// Whether the hook master at `path` leads to `qemu-ga hook`: the script of this project, one that calls it so, or this
-/// very program. Only a guess, as a script may do anything; the report has what it did.
+/// Whether the hook master at `path` is this project's script, a script that calls `qemu-ga hook` in the same
+/// way, or this program itself. This is a guess from the text of the script; the report says what a master
+/// really did.
 pub fn is_our_master(path: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
     if identity(path).is_some() && identity(path) == identity(Path::new("/proc/self/exe")) {
         return true;
     }
-    // A FIFO would be waited for.
+    // open(2) of a FIFO without a writer blocks.
     if !path.is_file() {
         return false;
     }
@@ -36,26 +43,26 @@ pub fn is_our_master(path: &Path) -> bool {
     read.is_ok() && head.windows(name.len()).any(|part| part == name)
 }
 
-/// The master that `-F` without a path means: the first that exists; none installed: the first
-/// layout's, so that an error can name it.
+/// The master for `-F` without a path: the first that exists, else the path of the first layout, so that an
+/// error can name a path.
 pub fn default_master() -> PathBuf {
     master_under(Path::new("/"))
 }
 
-/// The hooks' directory of this machine: beside the master, or else the first that exists, or else
-/// the first layout's.
+/// The hooks' directory of this machine: the one next to an installed master, else the first that exists,
+/// else that of the first layout.
 pub fn default_dir() -> PathBuf {
     dir_under(Path::new("/"))
 }
 
-/// The directory whose hooks a master like ours calls: beside it.
+/// The directory whose hooks a master like ours calls: its own path with `.d`.
 pub fn dir_of(master: &Path) -> PathBuf {
     let mut dir = master.as_os_str().to_owned();
     dir.push(".d");
     dir.into()
 }
 
-/// Where the settings of the hooks in `dir` are: beside it, with `.conf` in place of `.d`.
+/// The settings of the hooks in `dir`: its path with `.conf` in place of `.d`.
 pub fn conf_beside(dir: &Path) -> PathBuf {
     dir.with_extension("conf")
 }
@@ -83,7 +90,7 @@ fn candidates(root: &Path) -> impl Iterator<Item = PathBuf> {
         .map(move |place| root.join(place.trim_start_matches('/')))
 }
 
-/// The first that `exists`, or else the first.
+/// The first that `exists`, else the first.
 fn first(paths: impl Iterator<Item = PathBuf>, exists: fn(&Path) -> bool) -> PathBuf {
     let paths: Vec<PathBuf> = paths.collect();
     let found = paths.iter().find(|path| exists(path)).or(paths.first());
@@ -106,7 +113,7 @@ mod tests {
         fs::write(root.join("etc/qemu-ga/fsfreeze-hook"), "").expect("file");
         assert_eq!(master_under(root), root.join("etc/qemu-ga/fsfreeze-hook"));
 
-        // An empty directory of the other layout does not draw the hooks away from the master.
+        // An empty directory of the other layout does not take precedence over the master's own.
         fs::create_dir_all(root.join("etc/qemu/fsfreeze-hook.d")).expect("dir");
         assert_eq!(dir_under(root), root.join("etc/qemu-ga/fsfreeze-hook.d"));
         fs::write(root.join("etc/qemu/fsfreeze-hook"), "").expect("file");

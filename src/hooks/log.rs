@@ -1,10 +1,11 @@
-//! The hooks' log, in the lines that operators grep for.
+//! The hook log, in the format that operators search with grep.
 //!
-//! A file that is only ever appended to. If the file cannot be written, the same lines go to the system log
-//! without their date, as the stock script has it. Opened at the first line: no hooks, no file.
+//! The file is only appended to. If it cannot be written, the same lines go to the system log without their
+//! date, as with QEMU's fsfreeze-hook script. The file is opened for the first line, so without hooks there
+//! is no file.
 //!
-//! Output is written in whole lines. A line of it that looks like one of ours, which begin with a date, gets a
-//! [`QUOTE`] before it, so that no hook can pretend to have ended well.
+//! Output is written in whole lines. A line of output that looks like a line of the master, which begins with
+//! a date, gets a [`QUOTE`] before it. So a hook cannot fake its own success.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -22,17 +23,18 @@ use crate::sys::logfile::open_to_append;
 use crate::sys::strerror;
 use crate::sys::syslog::{Severity, Syslog};
 
-/// The log's place in every layout.
+/// The default path of the log.
 pub const DEFAULT_PATH: &str = "/var/log/qga-fsfreeze-hook.log";
 /// The tag of the lines in the system log.
 pub const TAG: &str = "qemu-ga-freeze-hook";
-/// What precedes a line of output that begins with a date.
+/// The mark before a line of output that begins with a date.
 const QUOTE: &[u8] = b"| ";
-/// A longer line of output is written in pieces of at least this length, in bytes.
+/// A longer line of output is written in pieces of at least this length, in bytes, so that output without
+/// line ends does not grow in memory.
 const MAX_LINE_BYTES: usize = 4096;
-/// Mode of a log that is new: hooks may print what is not for everybody.
+/// Mode of a new log: output of hooks may be confidential.
 const LOG_FILE_MODE: u32 = 0o600;
-/// Tries to hand a line to a system log that is busy, and the time between two.
+/// Tries to send a line while the system log is busy, and the time between two.
 const BUSY_TRIES: u32 = 50;
 const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -42,7 +44,6 @@ pub struct HookLog {
     path: PathBuf,
     target: Target,
     lines: Lines,
-    /// Lines that neither target took.
     lost: u64,
 }
 
@@ -54,7 +55,7 @@ enum Target {
 }
 
 impl HookLog {
-    /// A log at `path`; `-` is stdout.
+    /// A log at `path`; `-` is stdout. Nothing is opened yet.
     pub fn new(path: &Path) -> HookLog {
         HookLog {
             path: path.to_owned(),
@@ -64,7 +65,8 @@ impl HookLog {
         }
     }
 
-    /// A log in `syslog` alone.
+    /// A log that goes to `syslog` only.
+    #[cfg(test)]
     pub fn to_system(syslog: Syslog) -> HookLog {
         HookLog {
             path: PathBuf::new(),
@@ -74,12 +76,12 @@ impl HookLog {
         }
     }
 
-    /// Writes `<date>: <text>` and a line end.
+    /// Writes `<date>: <text>` and a line end. Control characters and line ends in `text` are escaped.
     pub fn line(&mut self, text: &str) {
         self.open();
         let date = format_local(SystemTime::now(), DATE);
         if let Target::File(file) = &mut self.target {
-            // In one line: the names of files are anybody's.
+            // The text may contain file names, which may contain line ends.
             let text = escape_hidden(text).replace('\n', "\\n");
             match file.write_all(format!("{date}: {text}\n").as_bytes()) {
                 Ok(()) => return,
@@ -89,7 +91,8 @@ impl HookLog {
         self.system(text);
     }
 
-    /// The file, for what goes on writing after us; None: the lines go to the system log.
+    /// The log file, for a process that writes to it after the master; None if the lines go to the system
+    /// log.
     pub fn file(&mut self) -> Option<File> {
         self.open();
         match &self.target {
@@ -98,13 +101,13 @@ impl HookLog {
         }
     }
 
-    /// A piece of a hook's output.
+    /// Adds a piece of a hook's output.
     pub fn output(&mut self, bytes: &[u8]) {
         let ready = self.lines.take(bytes);
         self.write_output(&ready);
     }
 
-    /// Ends the last line of output if the hook did not.
+    /// Completes the last line of output if the hook did not end it.
     pub fn end_output(&mut self) {
         let ready = self.lines.end();
         self.write_output(&ready);
@@ -117,7 +120,7 @@ impl HookLog {
         self.open();
         let escaped;
         let bytes = match self.path == Path::new("-") {
-            // Not a file, but perhaps a terminal.
+            // This is stdout, which may be a terminal: escape sequences of a hook must not reach it.
             true => {
                 escaped = escape_hidden(&String::from_utf8_lossy(bytes));
                 escaped.as_bytes()
@@ -138,7 +141,7 @@ impl HookLog {
         }
     }
 
-    /// How many lines were lost because nobody took them.
+    /// The number of lines that neither the file nor the system log accepted.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -179,17 +182,17 @@ impl HookLog {
     }
 }
 
-/// Makes whole lines of output, each of which can be told from one of ours.
+/// Collects output into whole lines and quotes those that look like lines of the master.
 #[derive(Debug, Default)]
 pub struct Lines {
-    /// A line that has no end yet.
+    /// The beginning of a line whose end has not arrived.
     rest: Vec<u8>,
-    /// The line's beginning was written.
+    /// The beginning of the current line is already written, so it cannot be quoted any more.
     is_continued: bool,
 }
 
 impl Lines {
-    /// What can be written, now that these bytes have come.
+    /// Adds bytes and returns what can be written now.
     pub fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.rest.extend_from_slice(bytes);
         let end = self.rest.iter().rposition(|&byte| byte == b'\n');
@@ -199,7 +202,8 @@ impl Lines {
         };
         let mut ready = Vec::with_capacity(end);
         for line in self.rest[..end].split_inclusive(|&byte| byte == b'\n') {
-            // Other lines with a date, which some programs write, say nothing of a hook's end.
+            // Programs may print dates themselves. Only texts with which the master's own lines about hooks
+            // begin are quoted.
             let starts = ["/", "execute ", "release "];
             let text = String::from_utf8_lossy(line);
             let dated = date_of(&text).filter(|_| !self.is_continued);
@@ -213,7 +217,7 @@ impl Lines {
         ready
     }
 
-    /// The last line, with an end.
+    /// The rest with a line end.
     pub fn end(&mut self) -> Vec<u8> {
         match self.rest.is_empty() && !self.is_continued {
             true => Vec::new(),
@@ -222,9 +226,10 @@ impl Lines {
     }
 }
 
-/// The date and the text of a line that is ours, or the stock script's: `DATE: TEXT`.
+/// Splits `DATE: TEXT`, a line of the master or of QEMU's fsfreeze-hook script.
 pub fn date_of(line: &str) -> Option<(&str, &str)> {
-    // What date(1) prints, in whatever language.
+    // The script uses date(1), whose format depends on the locale. All formats have 4 to 8 words, one of them
+    // a time of day.
     let is_date = |text: &str| {
         let words = text.split_whitespace();
         let mut clocks = words.clone();
@@ -242,11 +247,11 @@ fn open(path: &Path) -> io::Result<File> {
     }
     let file = open_to_append(path, LOG_FILE_MODE, libc::O_NONBLOCK)?;
     let data = file.metadata()?;
-    // Not a FIFO or socket that nobody reads, where a hook would hang.
+    // On a FIFO or socket without a reader a hook that writes would block.
     if !data.is_file() && !data.file_type().is_char_device() {
         return Err(io::Error::other("not a regular file"));
     }
-    // Only the opening must not block; hooks inherit the descriptor and expect it to.
+    // O_NONBLOCK is for open(2) only. Hooks inherit the descriptor and expect writes to block.
     fcntl(&file, FcntlArg::F_SETFL(OFlag::O_APPEND))?;
     Ok(file)
 }
@@ -269,7 +274,7 @@ mod tests {
         assert_eq!(lines.end(), b"");
         lines.take(date.as_bytes());
         assert_eq!(lines.end(), format!("{date}\n").as_bytes());
-        // One that is too long goes on without a mark, and without end.
+        // A line that is too long is written in pieces; the second piece is not quoted.
         assert_eq!(lines.take(&[b'x'; 5000]).len(), 5000);
         assert_eq!(lines.take(format!("{date}y").as_bytes()), b"");
         assert_eq!(lines.end(), format!("{date}y\n").as_bytes());

@@ -1,33 +1,33 @@
-//! Hooks (floor 3): programs that make applications quiet before a freeze and let them go on after
-//! the thaw.
+//! Hooks (floor 3): programs that bring applications into a consistent state before a freeze and let them
+//! continue after the thaw.
 //!
-//! Two sides. The agent calls one program, the hook master, with `freeze` or `thaw` ([`invoke`]).
-//! Our own master is `qemu-ga hook` ([`mod@cli`], [`runner`]): it runs every hook of fsfreeze-hook.d,
-//! writes the log that operators read ([`log`]), and tells the agent of each hook over a descriptor
-//! that a foreign master ignores. What runs as root must not be writable by others ([`trust`]).
+//! The agent calls one program, the hook master, with `freeze` or `thaw` ([`invoke`]). Our own master is
+//! `qemu-ga hook` (`cli`, `runner`): it runs every hook of fsfreeze-hook.d, writes the log for operators
+//! (`log`), and reports each hook to the agent over a descriptor that a foreign master ignores. Nothing
+//! runs as root that other users could have changed (`trust`).
 //!
-//! What the master runs are steps ([`task`]): they come from [`sources`] and are run as the operator
-//! wants it ([`settings`]). One that must hold on until the thaw is kept by a process of its own
-//! ([`holder`]). What was started on freeze is in a journal ([`journal`]), so that just that is undone.
+//! The master runs tasks ([`task`]). They come from [`sources`] and run by the operator's [`settings`]. A
+//! hook that must stay alive until the thaw runs under a process of its own (`holder`). The [`journal`]
+//! records what was started on freeze, so that exactly this is thawed.
 
-pub mod at_work;
+pub(crate) mod at_work;
 mod budget;
 mod cli;
 mod exec;
-pub mod holder;
+pub(crate) mod holder;
 mod hook_run;
 pub mod invoke;
 pub mod journal;
-pub mod locate;
-pub mod log;
+pub(crate) mod locate;
+pub(crate) mod log;
 mod outcome;
-pub mod runner;
+pub(crate) mod runner;
 pub mod settings;
 pub mod sources;
 pub mod task;
 #[cfg(test)]
 mod tests;
-pub mod trust;
+pub(crate) mod trust;
 
 use std::io;
 
@@ -40,40 +40,40 @@ use crate::sys::strerror;
 pub use cli::{USAGE, cli, stop_signals};
 pub use exec::MAX_TAIL_BYTES;
 
-/// The variable in which a master finds the number of the descriptor that takes its records, one
-/// JSON object a line ([`HookRecord`]).
+/// The variable with the number of the descriptor to which a master writes its records, one JSON object a
+/// line ([`HookRecord`]).
 pub const RECORDS_ENV: &str = "QGA_HOOK_RECORDS_FD";
-/// The variable in which a master finds the number of a descriptor that only has to stay open while
-/// it works.
+/// The variable with the number of a descriptor that a master keeps open while it runs.
 pub const ALIVE_ENV: &str = "QGA_HOOK_ALIVE_FD";
-/// The line among our own master's records that says: freeze no filesystem in this run.
+/// The line in our own master's records that asks the agent to freeze no filesystem in this run.
 pub const LEAVE_FILESYSTEMS: &str = "{\"freeze-filesystems\":false}";
 /// The first line of our own master's records.
 pub const RECORDS_HEAD: &str = "{\"master\":\"qemu-ga\"}\n";
-/// The variable in which the master script finds the agent's own binary.
+/// The variable in which the master script finds the path of the agent's binary.
 pub const BINARY_ENV: &str = "QGA_BINARY";
 
-/// The variable in which a master finds the agent's state directory, for its memory.
+/// The variable with the agent's state directory, where our own master keeps its journal.
 pub const STATE_ENV: &str = "QGA_HOOK_STATE";
-/// The variable that names the only run whose hooks our own master is to thaw.
+/// The variable with the id of the only run whose hooks our own master may thaw.
 pub const ONLY_RUN_ENV: &str = "QGA_HOOK_RUN";
-/// In its place: whichever run the journal is of.
+/// The value of [`ONLY_RUN_ENV`] that matches every run in the journal.
 pub const ANY_RUN: &str = "*";
-/// The variable in which hooks find the phase.
+/// The variable with the phase, `freeze` or `thaw`, for hooks.
 pub const PHASE_ENV: &str = "QGA_PHASE";
-/// The variable in which hooks find the run's id, as in the report.
+/// The variable with the run's id, the same as in the report, for hooks.
 pub const RUN_ENV: &str = "QGA_RUN_ID";
-/// The variable in which hooks find the mountpoints that the agent freezes, see [`words`].
+/// The variable with the mount points that the agent freezes, joined by [`words`], for hooks.
 pub const MOUNTPOINTS_ENV: &str = "QGA_MOUNTPOINTS";
-/// The variable in which hooks find the devices of those, in the same order.
+/// The variable with the devices of these mount points, in the same order, for hooks.
 pub const DEVICES_ENV: &str = "QGA_DEVICES";
-/// The variable in which hooks find how long the agent lets a freeze last, in seconds; 0 for ever.
+/// The variable with the agent's hold limit in seconds, for hooks; 0 means no limit.
 pub const HOLD_LIMIT_ENV: &str = "QGA_HOLD_LIMIT";
-/// The variable in which a hook finds how many seconds it has; without a limit there is none.
+/// The variable with the hook's own timeout in seconds; not set if it has none.
 pub const DEADLINE_ENV: &str = "QGA_DEADLINE";
 
-/// Joins names for a variable: one blank between two, and blanks, tabs, line ends and backslashes in
-/// them in octal, as /proc/self/mountinfo has it, and bytes that are no text as well.
+/// Joins names with single blanks for an environment variable. Blanks, tabs, line ends and backslashes in a
+/// name are written in octal as in /proc/self/mountinfo (proc_pid_mountinfo(5)), and so are bytes that are
+/// not UTF-8.
 pub fn words<'a>(names: impl IntoIterator<Item = &'a (impl AsRef<[u8]> + ?Sized + 'a)>) -> String {
     let mut joined = String::new();
     for name in names {
@@ -101,7 +101,7 @@ fn push_octal(text: &mut String, byte: u8) {
     }
 }
 
-/// Takes apart what [`words`] joined.
+/// Splits what [`words`] joined. Bytes that are not UTF-8 are replaced.
 pub fn from_words(text: &str) -> Vec<String> {
     text.split(' ')
         .filter(|word| !word.is_empty())
@@ -109,7 +109,7 @@ pub fn from_words(text: &str) -> Vec<String> {
         .collect()
 }
 
-/// Which of the two calls.
+/// The two calls of a hook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
@@ -120,7 +120,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The argument that hooks get.
+    /// The argument of a hook.
     pub fn as_str(self) -> &'static str {
         match self {
             Phase::Freeze => "freeze",
@@ -129,22 +129,22 @@ impl Phase {
     }
 }
 
-/// Why hooks are told to thaw; they find it in [`REASON_ENV`].
+/// Why hooks are called with `thaw`; hooks find it in [`REASON_ENV`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThawReason {
-    /// The host asked for it.
+    /// The host sent guest-fsfreeze-thaw.
     Ok,
     /// The freeze failed, or froze nothing.
     Failed,
-    /// The hold limit passed, the system goes down, or a person ended the freeze.
+    /// The hold limit expired, the system shuts down, or an operator ended the freeze.
     TimedOut,
-    /// An agent that came back finishes what a dead one had begun.
+    /// A restarted agent completes the thaw of an agent that died.
     Recovered,
 }
 
 impl ThawReason {
-    /// The variable's value.
+    /// The value of [`REASON_ENV`].
     pub fn as_str(self) -> &'static str {
         match self {
             ThawReason::Ok => "ok",
@@ -155,45 +155,44 @@ impl ThawReason {
     }
 }
 
-/// The variable in which hooks find the reason of a thaw.
+/// The variable with the [`ThawReason`], for hooks.
 pub const REASON_ENV: &str = "QGA_THAW_REASON";
 
-/// The number of one that took too long, as timeout(1) has it.
+/// The exit status for a timeout, as timeout(1) returns it.
 const TIMED_OUT: i32 = 124;
-/// The number of one that cannot be run, as a shell has it.
+/// The exit status of a program that cannot be executed, as sh(1) returns it.
 const CANNOT_RUN: i32 = 126;
-/// The number of one that is not there, or whose interpreter is not, as a shell has it.
+/// The exit status if a program or its interpreter does not exist, as sh(1) returns it.
 const NOT_FOUND: i32 = 127;
 
 /// How one hook ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "Value")]
 pub enum HookStatus {
-    /// With this exit status.
+    /// Exited with this status.
     Exited(i32),
-    /// By this signal.
+    /// Ended by this signal.
     Signaled(i32),
-    /// It could not be run.
+    /// It could not be started.
     NotRun {
-        /// 124 if there was no time for it, 127 if it or its interpreter is not there, else 126.
+        /// 124 if no time was left, 127 if the program or its interpreter does not exist, else 126.
         status: i32,
         /// Why.
         reason: String,
     },
-    /// It was not called, for this reason (it is not executable).
+    /// It was not called, for this reason (for example, it is not executable).
     Skipped(String),
-    /// Not within its deadline.
+    /// Its timeout expired.
     TimedOut,
-    /// The master was told to stop while it ran.
+    /// The master was stopped by a signal while it ran.
     Cancelled,
 }
 
-/// A text, if it is one.
 fn text(value: &Value) -> Option<String> {
     Some(value.as_str()?.to_owned())
 }
 
-// By hand, as derived code for the same is several times as long.
+// Written by hand: serde's derived code for these types is several times as long.
 impl TryFrom<Value> for HookStatus {
     type Error = &'static str;
 
@@ -250,7 +249,7 @@ impl TryFrom<Value> for HookRecord {
 }
 
 impl HookStatus {
-    /// It cannot be run, although it may be there: 126.
+    /// A status for a program that exists but cannot be run: 126.
     pub fn cannot_run(reason: impl Into<String>) -> HookStatus {
         HookStatus::NotRun {
             status: CANNOT_RUN,
@@ -258,7 +257,7 @@ impl HookStatus {
         }
     }
 
-    /// There was no time left to start it: 124.
+    /// A status for a hook for which no time was left: 124.
     pub fn no_time(reason: impl Into<String>) -> HookStatus {
         HookStatus::NotRun {
             status: TIMED_OUT,
@@ -266,7 +265,7 @@ impl HookStatus {
         }
     }
 
-    /// There is no such file: 127.
+    /// A status for a file that does not exist: 127.
     pub fn missing(reason: impl Into<String>) -> HookStatus {
         HookStatus::NotRun {
             status: NOT_FOUND,
@@ -274,7 +273,8 @@ impl HookStatus {
         }
     }
 
-    /// The system did not start it: 127 if it, or what interprets it, is not there, else 126.
+    /// A status for an execve(2) that failed: 127 for ENOENT, which the kernel also returns if the
+    /// interpreter does not exist, else 126.
     pub fn not_started(error: &io::Error) -> HookStatus {
         let reason = strerror(error);
         if error.kind() != io::ErrorKind::NotFound {
@@ -284,7 +284,7 @@ impl HookStatus {
         HookStatus::missing(format!("{reason}; {hint}"))
     }
 
-    /// What it means unless the operator's settings say otherwise.
+    /// The verdict without `success` and `not-applicable` of the operator's settings.
     pub fn verdict(&self) -> Verdict {
         match self {
             HookStatus::Exited(0) | HookStatus::Skipped(_) => Verdict::Success,
@@ -292,7 +292,8 @@ impl HookStatus {
         }
     }
 
-    /// The number that the log's `finished with status=` line gives, as a shell has it.
+    /// The number in the log's `finished with status=` line: the exit status, or 128 plus the signal as in
+    /// sh(1).
     pub fn number(&self) -> i32 {
         match self {
             HookStatus::Exited(code) => *code,
@@ -305,52 +306,52 @@ impl HookStatus {
     }
 }
 
-/// What a hook's end means.
+/// The meaning of a hook's end by the operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
-    /// The application is quiet, or goes on.
+    /// The application is quiesced, or continues.
     Success,
-    /// There is nothing to make quiet here.
+    /// The hook has nothing to do on this machine.
     NotApplicable,
-    /// It did not do what it is there for.
+    /// The hook failed.
     Failure,
 }
 
-/// What became of one hook in one call of the master.
+/// The result of one hook in one call of the master.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", try_from = "Value")]
 pub struct HookRecord {
     /// The hook's path.
     pub path: String,
-    /// What it was called with.
+    /// The phase of the call.
     pub phase: Phase,
     /// How it ended.
     pub status: HookStatus,
-    /// How long it took, in seconds, all tries together.
+    /// Seconds from the first start to the end, all tries together.
     pub elapsed: f64,
-    /// The end of its output, if it failed: at most [`exec::MAX_TAIL_BYTES`] bytes.
+    /// The end of a failed hook's output, at most [`exec::MAX_TAIL_BYTES`] bytes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub output: String,
-    /// The adapter that it belongs to; none: it is of the hooks' directory.
+    /// The name of its adapter; empty for a hook of the hooks' directory.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub source: String,
-    /// How often it was started, where that was more than once.
+    /// The number of starts, if more than one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tries: Option<u32>,
-    /// What its end means by the operator's settings; none: 0 is success.
+    /// The verdict, if the operator's settings change it; None: status 0 is success.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub verdict: Option<Verdict>,
-    /// The failure's name in the adapter's own contract.
+    /// The name of the failure in the adapter's own contract.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub error: Option<String>,
-    /// It was to hold on from freeze to thaw, and did not.
+    /// A holding hook ended before its release.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
 }
 
 impl HookRecord {
-    /// A record of the hook at `path` that ended like this.
+    /// A record without output or duration of the hook at `path`.
     pub fn new(path: String, phase: Phase, status: HookStatus) -> HookRecord {
         HookRecord {
             path,
@@ -366,12 +367,12 @@ impl HookRecord {
         }
     }
 
-    /// True unless it failed.
+    /// Whether its verdict is not a failure.
     pub fn is_success(&self) -> bool {
         self.verdict.unwrap_or_else(|| self.status.verdict()) != Verdict::Failure
     }
 
-    /// True if it had something to do, whether or not it succeeded.
+    /// Whether it had something to do, even if it failed.
     pub fn is_applicable(&self) -> bool {
         !matches!(self.status, HookStatus::Skipped(_))
             && self.verdict != Some(Verdict::NotApplicable)

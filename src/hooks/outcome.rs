@@ -1,4 +1,5 @@
-//! How a step ended, what that means, and how it is told.
+//! How a task ended, the verdict by the operator's settings, and the texts for the log and the host.
+//! [`super::runner`] builds records from this; nothing here has side effects.
 
 use std::time::Duration;
 
@@ -7,21 +8,21 @@ use super::settings::HookSettings;
 use super::task::HookTask;
 use super::{HookRecord, HookStatus, Phase, Verdict, sources};
 
-/// How a step ended, all its tries together.
+/// The end of a task after its last try.
 pub struct TaskOutcome {
     pub status: HookStatus,
     pub tail: Vec<u8>,
     pub tries: u32,
-    /// At least one of them was started.
+    /// At least one try was started.
     pub has_run: bool,
     pub holds: bool,
-    /// It was to hold, and ended before it was ready.
+    /// A holding hook ended before it was ready.
     pub is_early: bool,
     pub lost: bool,
 }
 
 impl TaskOutcome {
-    /// Without a start.
+    /// The outcome of a task that was not started.
     pub fn of(status: HookStatus) -> TaskOutcome {
         TaskOutcome {
             status,
@@ -45,12 +46,13 @@ impl From<CommandOutcome> for TaskOutcome {
     }
 }
 
-/// What the source's contract calls an end like this one.
-pub fn error_name(step: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
-    (sources::adapter(step.source)?.error_name)(phase, status)
+/// The name of this end in the contract of the task's source.
+pub fn error_name(task: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
+    (sources::adapter(task.source)?.error_name)(phase, status)
 }
 
-/// What it means by the operator's settings.
+/// The verdict by the operator's settings. A hook that holds has succeeded, a hook that stopped holding has
+/// failed, whatever its exit status.
 pub fn verdict(policy: &HookSettings, done: &TaskOutcome) -> Verdict {
     match &done.status {
         _ if done.holds => Verdict::Success,
@@ -64,7 +66,7 @@ pub fn verdict(policy: &HookSettings, done: &TaskOutcome) -> Verdict {
     }
 }
 
-/// The failure in one line for the host, with the end of the output.
+/// The failure in one line for the host, with the last three lines of output.
 pub fn describe_record(record: &HookRecord) -> String {
     let how = match &record.status {
         _ if record.lost => "did not hold until the thaw".to_owned(),
@@ -90,7 +92,7 @@ pub fn describe_record(record: &HookRecord) -> String {
     )
 }
 
-/// What the status number alone does not say.
+/// The log's explanation of a status whose number is not enough.
 pub fn explanation(status: &HookStatus, limit: Option<Duration>) -> Option<String> {
     match status {
         HookStatus::NotRun { reason, .. } => Some(format!("cannot be run: {reason}")),

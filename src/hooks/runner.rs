@@ -1,10 +1,10 @@
-//! Our own hook master: every step in its order, each start, its output and its status in the log.
+//! Our own hook master: runs every task in order and logs each start, its output and its status.
 //!
-//! A failure changes nothing for the others, and the master still succeeds, unless the operator
-//! wants it otherwise ([`OnFailure::Abort`]). A freeze is refused, before anything runs, if others could
-//! have changed the directory or a hook. Every step that was started on freeze has exactly one other
-//! half on thaw, by what the journal holds of it: what has become of the directory and the settings
-//! keeps none from it, and what cannot be run is owed.
+//! A failure does not affect other tasks, and the master still succeeds, unless the settings say otherwise
+//! ([`OnFailure::Abort`]). A freeze is refused before anything runs if other users could have changed the
+//! directory or a hook. Each task that was started on freeze is thawed exactly once, from its entry in the
+//! journal: changes of the directory or the settings do not prevent it, and a thaw that cannot be run stays
+//! pending. `cli` calls this.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -24,50 +24,50 @@ use super::trust::Refusal;
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
 use crate::sys::poll::is_readable;
 
-/// How many steps run side by side.
+/// Most tasks that run in parallel.
 const MAX_PARALLEL_HOOKS: usize = 64;
-/// How often another master is looked for.
+/// Pause between two attempts to lock the journal.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// How to run the steps.
+/// Parameters of a run.
 #[derive(Debug)]
 pub struct Options {
-    /// Where their story goes.
+    /// The log.
     pub log: HookLog,
-    /// Time for all of them; None: as long as it takes.
+    /// Time for all tasks together; None: no limit.
     pub total: Option<Duration>,
-    /// What it means that this time has passed.
+    /// The effect if this time expires.
     pub on_total: OnFailure,
-    /// Ends the running hook, and the run, when it becomes readable.
+    /// Stops the running tasks and the run when it becomes readable.
     pub stop: Option<OwnedFd>,
-    /// Takes one JSON line a hook.
+    /// The agent's record file, one JSON object a line.
     pub records: Option<File>,
-    /// What is known from freeze to thaw.
+    /// The journal.
     pub memory: Journal,
-    /// What hooks are told about the run; on thaw what the memory has is put in its place.
+    /// The facts of the freeze, for hooks; on thaw those in the journal replace them.
     pub run: RunInfo,
-    /// Why, on thaw.
+    /// The reason of a thaw.
     pub reason: Option<ThawReason>,
-    /// Thaw only hooks of which the journal says that they were told to freeze in the run of this id, or in
-    /// [`ANY_RUN`]; empty: all.
+    /// Thaws only hooks that were frozen in the run with this id by the journal, or in any run with
+    /// [`ANY_RUN`]; empty: all hooks.
     pub only_run: String,
 }
 
-/// What came of a run.
+/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// Each hook in the order called.
+    /// The results in the order of the calls.
     pub hooks: Vec<HookRecord>,
-    /// True if the run was told to stop; later hooks were not called.
+    /// The run was stopped; later hooks were not called.
     pub stopped: bool,
-    /// Why the freeze must fail, or the thaw answer an error.
+    /// Why the freeze must fail or the thaw must return an error.
     pub failure: Option<String>,
-    /// Lines of the log that nobody took.
+    /// Lines that could not be logged.
     pub lost_lines: u64,
 }
 
-/// Runs what was found: in order on freeze, in the reverse order on thaw. What could not be found out
-/// fails a freeze, and a thaw only as far as the journal does not tell what is to be done.
+/// Runs the discovered tasks: in order on freeze, in reverse order on thaw. A failed discovery fails a
+/// freeze; it fails a thaw only if the journal is incomplete.
 pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -> Summary {
     let Options {
         mut log,
@@ -84,22 +84,22 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
     };
     let known = match memory.open(phase, &pause) {
         Ok(known) => known,
-        Err(busy) => {
-            log.line(&busy);
+        Err(error) => {
+            log.line(&error);
             return Summary {
-                failure: Some(format!("qemu-ga hook: {busy}")),
+                failure: Some(format!("qemu-ga hook: {error}")),
                 ..Summary::default()
             };
         }
     };
     let has_started = !known.started.is_empty();
-    let is_meant = match &options.only_run[..] {
+    let is_wanted = match &options.only_run[..] {
         "" => true,
         ANY_RUN => has_started,
         run => known.run.id == run || known.run.id.is_empty() && has_started,
     };
-    if phase == Phase::Thaw && !is_meant {
-        // Another master has told them meanwhile, or those of the next freeze are asleep.
+    if phase == Phase::Thaw && !is_wanted {
+        // Another master has thawed these hooks since, or the journal's hooks belong to the next freeze.
         match known.run.id.is_empty() {
             true => drop(memory.close()),
             false => memory.keep_open(),
@@ -117,7 +117,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
     let refused = refusal.filter(|_| phase == Phase::Freeze || !known.is_whole);
     let refused = refused.map(|line| format!("qemu-ga hook: {line}"));
     let mut master = HookMaster {
-        desk: HookRun::new(phase, stop, (log, memory)),
+        hook_run: HookRun::new(phase, stop, (log, memory)),
         on_total: options.on_total,
     };
     let mut summary = match phase {
@@ -127,10 +127,10 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
             }
             let of_freeze = (phase, None);
             master
-                .desk
+                .hook_run
                 .begin(of_freeze, options.run, options.total, options.records);
-            let begun = master.desk.journal().begin(&master.desk.run);
-            master.desk.log_journal_error(begun);
+            let begun = master.hook_run.journal().begin(&master.hook_run.run);
+            master.hook_run.log_journal_error(begun);
             match refused {
                 Some(_) => Summary::default(),
                 None => master.freeze(found),
@@ -143,39 +143,39 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
             };
             let of_thaw = (phase, options.reason);
             master
-                .desk
+                .hook_run
                 .begin(of_thaw, run, options.total, options.records);
             master.thaw(found, known)
         }
     };
-    let closed = master.desk.journal().close();
-    master.desk.log_journal_error(closed);
+    let closed = master.hook_run.journal().close();
+    master.hook_run.log_journal_error(closed);
     summary.failure = refused.or(summary.failure);
-    summary.lost_lines = master.desk.log().lost();
+    summary.lost_lines = master.hook_run.log().lost();
     summary
 }
 
 struct HookMaster {
-    desk: HookRun,
+    hook_run: HookRun,
     on_total: OnFailure,
 }
 
 impl HookMaster {
-    /// Thaws what an earlier freeze started and nobody thawed; the agent does not hear of it, for it is no
-    /// part of the freeze to come.
+    /// Thaws hooks that an earlier freeze started and that were never thawed. They are not reported to the
+    /// agent, because they are not part of the new freeze.
     fn recover(&mut self, mut known: JournalContent) {
         let line = "what an earlier freeze left without its thaw is told to thaw first";
-        self.desk.log().line(line);
+        self.hook_run.log().line(line);
         let of_thaw = (Phase::Thaw, Some(ThawReason::Recovered));
-        self.desk.begin(of_thaw, known.run.clone(), None, None);
-        // Hooks of which it says nothing are about to freeze.
+        self.hook_run.begin(of_thaw, known.run.clone(), None, None);
+        // Hooks without an entry are about to freeze, so they must not be thawed here.
         known.is_whole = true;
         self.thaw(Discovered::default(), known);
     }
 
     fn freeze(&self, found: Discovered) -> Summary {
         if found.leaves_filesystems {
-            self.desk.send_leave_filesystems();
+            self.hook_run.send_leave_filesystems();
         }
         let batches = batches(found.tasks);
         let tasks: Vec<Vec<&HookTask>> =
@@ -184,23 +184,23 @@ impl HookMaster {
     }
 
     fn thaw(&self, mut found: Discovered, known: JournalContent) -> Summary {
-        let mut steps = Vec::new();
+        let mut tasks = Vec::new();
         let mut others = Vec::new();
-        for step in found.tasks {
-            if known.contains(&step) {
-                found.disabled.push(step);
+        for task in found.tasks {
+            if known.contains(&task) {
+                found.disabled.push(task);
             } else if known.is_whole {
-                self.log_uncalled(&step);
-            } else if step.policy.kind == HookKind::Once {
-                // One that holds was never told to, or is known to nobody.
-                others.push(step);
+                self.log_uncalled(&task);
+            } else if task.policy.kind == HookKind::Once {
+                // A holding hook without an entry was not started, or its holder cannot be found.
+                others.push(task);
             }
         }
         for started in known.started {
-            steps.push(started.step(&mut found.disabled));
+            tasks.push(started.step(&mut found.disabled));
         }
-        steps.append(&mut others);
-        let batches = batches(steps);
+        tasks.append(&mut others);
+        let batches = batches(tasks);
         let tasks: Vec<Vec<&HookTask>> = batches
             .iter()
             .rev()
@@ -208,11 +208,11 @@ impl HookMaster {
             .collect();
         let summary = self.run_batches(&tasks);
         let mut owed = String::new();
-        for started in self.desk.journal().left() {
+        for started in self.hook_run.journal().left() {
             owed = owed + " " + &started.name;
         }
         if !owed.is_empty() {
-            self.desk.log().line(&format!(
+            self.hook_run.log().line(&format!(
                 "not told to thaw:{owed}; the next freeze or thaw tells it first: fix it, then qemu-ga hook \
                  thaw, or qemu-ga hook dismiss",
             ));
@@ -220,11 +220,11 @@ impl HookMaster {
         summary
     }
 
-    fn log_uncalled(&self, step: &HookTask) {
-        if step.eligibility == Eligibility::Fit && step.thaw.is_some() {
-            self.desk.log().line(&format!(
+    fn log_uncalled(&self, task: &HookTask) {
+        if task.eligibility == Eligibility::Fit && task.thaw.is_some() {
+            self.hook_run.log().line(&format!(
                 "{} is not called with thaw: it was not called with freeze, or that settled it",
-                step.name
+                task.name
             ));
         }
     }
@@ -232,15 +232,15 @@ impl HookMaster {
     fn run_batches(&self, batches: &[Vec<&HookTask>]) -> Summary {
         let mut summary = Summary::default();
         for (number, batch) in batches.iter().enumerate() {
-            let is_alone = self.desk.is_alone();
-            if is_alone || self.desk.is_stopped() {
+            let has_agent_ended = self.hook_run.agent_has_ended();
+            if has_agent_ended || self.hook_run.is_stopped() {
                 summary.stopped = true;
-                let why = if is_alone {
+                let why = if has_agent_ended {
                     "the agent has ended"
                 } else {
                     "stopped by a signal"
                 };
-                self.desk
+                self.hook_run
                     .log()
                     .line(&format!("{why}; the hooks that follow are not called"));
                 break;
@@ -257,10 +257,10 @@ impl HookMaster {
                     summary.hooks.push(record);
                 }
             }
-            if self.desk.phase == Phase::Freeze && summary.failure.is_some() {
+            if self.hook_run.phase == Phase::Freeze && summary.failure.is_some() {
                 if number + 1 < batches.len() {
                     let line = "on-failure is abort: the hooks that follow are not called";
-                    self.desk.log().line(line);
+                    self.hook_run.log().line(line);
                 }
                 break;
             }
@@ -269,13 +269,13 @@ impl HookMaster {
     }
 
     fn run_parallel(&self, tasks: &[&HookTask], number: usize) -> Vec<(HookRecord, OnFailure)> {
-        let one = |step: &HookTask, at: usize, is_alone| {
-            let door = number * MAX_PARALLEL_HOOKS + at;
-            let taken = self.run_task(step, door, is_alone);
-            if let Some((record, _)) = &taken {
-                self.desk.send_record(record);
+        let one = |task: &HookTask, at: usize, is_alone| {
+            let socket_number = number * MAX_PARALLEL_HOOKS + at;
+            let result = self.run_task(task, socket_number, is_alone);
+            if let Some((record, _)) = &result {
+                self.hook_run.send_record(record);
             }
-            taken
+            result
         };
         let one = &one;
         if let [task] = tasks {
@@ -293,270 +293,283 @@ impl HookMaster {
                 .collect();
             let ended = threads.into_iter().filter_map(|thread| match thread {
                 Ok(thread) => thread.join().ok().flatten(),
-                // No thread to be had: one after another will do.
+                // Without a thread the tasks run one after another.
                 Err((task, at)) => one(task, at, false),
             });
             ended.collect()
         })
     }
 
-    /// Takes one step, and says what its failure does; None: there was nothing to do.
+    /// Runs one task; returns its record and the effect of a failure. None: there was nothing to do.
     fn run_task(
         &self,
-        step: &HookTask,
-        door: usize,
+        task: &HookTask,
+        socket_number: usize,
         is_alone: bool,
     ) -> Option<(HookRecord, OnFailure)> {
-        let phase = self.desk.phase;
+        let phase = self.hook_run.phase;
         let begun = Instant::now();
-        let mut on_failure = step.policy.on_failure;
-        let done = match &step.eligibility {
-            // What became unfit since may still be able to undo what it did: the start will tell.
-            _ if step.started.is_some() => self.start(step, door, is_alone)?,
+        let mut on_failure = task.policy.on_failure;
+        let done = match &task.eligibility {
+            // A task that has become ineligible since the freeze may still be able to thaw; starting it shows
+            // that.
+            _ if task.started.is_some() => self.start(task, socket_number, is_alone)?,
             Eligibility::Skipped(why) => {
-                self.desk
+                self.hook_run
                     .log()
-                    .line(&format!("{} skipped: {why}", step.name));
+                    .line(&format!("{} skipped: {why}", task.name));
                 TaskOutcome::of(HookStatus::Skipped(why.clone()))
             }
             Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => {
-                self.skip(step, "cannot be run", reason, HookStatus::cannot_run)
+                self.skip(task, "cannot be run", reason, HookStatus::cannot_run)
             }
             Eligibility::Unfit { .. } => return None,
-            Eligibility::Fit => match self.check_time(step) {
-                Some((reason, means)) => {
-                    on_failure = means;
-                    self.skip(step, "is not called", &reason, HookStatus::no_time)
+            Eligibility::Fit => match self.check_time(task) {
+                Some((reason, effect)) => {
+                    on_failure = effect;
+                    self.skip(task, "is not called", &reason, HookStatus::no_time)
                 }
-                None => self.start(step, door, is_alone)?,
+                None => self.start(task, socket_number, is_alone)?,
             },
         };
         let elapsed = begun.elapsed();
-        let verdict = verdict(&step.policy, &done);
-        match &step.started {
+        let verdict = verdict(&task.policy, &done);
+        match &task.started {
             Some(started) if self.is_newly_owed(started, &done) => on_failure = OnFailure::Abort,
-            // What was not started, or holds nothing, has nothing to undo.
+            // A task that was not started, or that no longer holds, needs no thaw.
             None if !done.has_run
                 || done.is_early
-                || verdict == Verdict::Failure && !step.undone_if_failed =>
+                || verdict == Verdict::Failure && !task.undone_if_failed =>
             {
-                self.desk
-                    .log_journal_error(self.desk.journal().mark_done(&StartedTask::of(step, None)));
+                self.hook_run.log_journal_error(
+                    self.hook_run
+                        .journal()
+                        .mark_done(&StartedTask::of(task, None)),
+                );
             }
             _ => (),
         }
-        let record = self.record(step, done, elapsed, verdict);
-        let word = match verdict {
+        let record = self.record(task, done, elapsed, verdict);
+        let contract_name = match verdict {
             Verdict::Failure => record.error.as_deref(),
-            _ => error_name(step, phase, &record.status),
+            _ => error_name(task, phase, &record.status),
         };
-        if let Some(word) = word {
-            self.desk.log().line(&format!("{}: {word}", record.path));
+        if let Some(contract_name) = contract_name {
+            self.hook_run
+                .log()
+                .line(&format!("{}: {contract_name}", record.path));
         }
         Some((record, on_failure))
     }
 
-    /// Notes what came of a thaw that the journal asked for: it has ended, or is owed. Returns whether
-    /// that is news, which the host is told.
+    /// Records the result of a thaw that the journal asked for: it is done, or it stays pending. Returns
+    /// whether it is pending for the first time, which is reported to the host.
     fn is_newly_owed(&self, started: &StartedTask, done: &TaskOutcome) -> bool {
         match &done.status {
             HookStatus::NotRun { reason, .. }
                 if !done.has_run && started.holder_socket.is_none() =>
             {
-                self.desk
-                    .log_journal_error(self.desk.journal().mark_owed(started, reason));
+                self.hook_run
+                    .log_journal_error(self.hook_run.journal().mark_owed(started, reason));
                 started.why.is_empty()
             }
-            // Whoever comes next tells it.
+            // The next thaw runs it again.
             HookStatus::Cancelled => false,
             _ => {
-                self.desk
-                    .log_journal_error(self.desk.journal().mark_done(started));
+                self.hook_run
+                    .log_journal_error(self.hook_run.journal().mark_done(started));
                 false
             }
         }
     }
 
-    /// Why there is no time left to start it, and what that does; for a thaw there always is.
-    fn check_time(&self, step: &HookTask) -> Option<(String, OnFailure)> {
-        let is_over = self.desk.left().is_some_and(|left| left.is_zero());
-        if is_over && self.desk.phase == Phase::Freeze {
+    /// The reason not to start a task for lack of time, and the effect of that. None on thaw.
+    fn check_time(&self, task: &HookTask) -> Option<(String, OnFailure)> {
+        let is_over = self.hook_run.left().is_some_and(|left| left.is_zero());
+        if is_over && self.hook_run.phase == Phase::Freeze {
             let reason = "total-timeout had passed before its turn".to_owned();
             return Some((reason, self.on_total));
         }
-        let reason = budget::overdrawn(&self.desk, step)?;
-        Some((reason, step.policy.on_failure))
+        let reason = budget::overdrawn(&self.hook_run, task)?;
+        Some((reason, task.policy.on_failure))
     }
 
-    /// Logs that a step is not started, which counts as a failure.
+    /// Logs that a task is not started, which is a failure.
     fn skip(
         &self,
-        step: &HookTask,
+        task: &HookTask,
         what: &str,
         reason: &str,
         status: fn(String) -> HookStatus,
     ) -> TaskOutcome {
-        self.desk
+        self.hook_run
             .log()
-            .line(&format!("{} {what}: {reason}", step.name));
+            .line(&format!("{} {what}: {reason}", task.name));
         TaskOutcome::of(status(reason.to_owned()))
     }
 
     fn record(
         &self,
-        step: &HookTask,
+        task: &HookTask,
         done: TaskOutcome,
         elapsed: Duration,
         verdict: Verdict,
     ) -> HookRecord {
-        let phase = self.desk.phase;
-        let call = step.command(phase, self.desk.reason);
-        let path = match (call, &step.eligibility) {
-            (Some(call), fitness) if *fitness == Eligibility::Fit || done.tries > 0 => {
-                call.program.display().to_string()
+        let phase = self.hook_run.phase;
+        let command = task.command(phase, self.hook_run.reason);
+        let path = match (command, &task.eligibility) {
+            (Some(command), eligibility) if *eligibility == Eligibility::Fit || done.tries > 0 => {
+                command.program.display().to_string()
             }
-            _ => step.name.clone(),
+            _ => task.name.clone(),
         };
         let mut record = HookRecord::new(path, phase, done.status);
-        record.source = step.source.to_owned();
+        record.source = task.source.to_owned();
         record.elapsed = elapsed.as_secs_f64();
         record.tries = (done.tries > 1).then_some(done.tries);
         record.lost = done.lost;
         if verdict == Verdict::Failure {
-            record.error = match (&step.eligibility, &record.status) {
+            record.error = match (&task.eligibility, &record.status) {
                 (Eligibility::Unfit { error, .. }, _) if done.tries == 0 => *error,
-                (_, status) => error_name(step, phase, status),
+                (_, status) => error_name(task, phase, status),
             }
             .map(str::to_owned);
             record.output = String::from_utf8_lossy(&done.tail).into_owned();
         }
-        // What everybody takes a status for needs no word.
+        // The verdict is recorded only if the status alone means something else.
         if verdict != record.status.verdict() {
             record.verdict = Some(verdict);
         }
         record
     }
 
-    /// Starts the step's program, again if it fails and the operator wants it; None: this phase asks
-    /// nothing of it.
-    fn start(&self, step: &HookTask, door: usize, is_alone: bool) -> Option<TaskOutcome> {
-        if let Some(door) = step.started.as_ref().and_then(|s| s.holder_socket.as_ref()) {
-            return Some(self.release(step, door));
+    /// Starts the task's program, and again if it fails and the settings allow retries. None: this phase has
+    /// no command for it.
+    fn start(&self, task: &HookTask, socket_number: usize, is_alone: bool) -> Option<TaskOutcome> {
+        if let Some(socket) = task.started.as_ref().and_then(|s| s.holder_socket.as_ref()) {
+            return Some(self.release(task, socket));
         }
-        let is_freeze = self.desk.phase == Phase::Freeze;
-        let Some(call) = step.command(self.desk.phase, self.desk.reason) else {
-            if is_freeze && step.thaw.is_some() {
-                // Its turn was all that there is to it: the other half is due.
-                let started = StartedTask::of(step, None);
-                self.desk
-                    .log_journal_error(self.desk.journal().start(started));
+        let is_freeze = self.hook_run.phase == Phase::Freeze;
+        let Some(command) = task.command(self.hook_run.phase, self.hook_run.reason) else {
+            if is_freeze && task.thaw.is_some() {
+                // The freeze of this task runs no program; its thaw is due all the same.
+                let started = StartedTask::of(task, None);
+                self.hook_run
+                    .log_journal_error(self.hook_run.journal().start(started));
             }
-            step.started.as_ref()?;
+            task.started.as_ref()?;
             let reason = "it was started on freeze, and nothing is known of its thaw any more";
-            return Some(self.skip(step, "cannot be run", reason, HookStatus::missing));
+            return Some(self.skip(task, "cannot be run", reason, HookStatus::missing));
         };
-        let holds = step.policy.kind == HookKind::Hold;
-        if holds && !self.desk.journal().is_kept() {
+        let holds = task.policy.kind == HookKind::Hold;
+        if holds && !self.hook_run.journal().is_kept() {
             let reason = "a holding hook could not be found again for the thaw";
-            return Some(self.skip(step, "cannot be run", reason, HookStatus::cannot_run));
+            return Some(self.skip(task, "cannot be run", reason, HookStatus::cannot_run));
         }
-        let door = holds.then(|| self.desk.journal().holder_socket(door));
-        if is_freeze && (step.thaw.is_some() || holds) {
-            let started = StartedTask::of(step, door.clone());
-            self.desk
-                .log_journal_error(self.desk.journal().start(started));
+        let socket = holds.then(|| self.hook_run.journal().holder_socket(socket_number));
+        if is_freeze && (task.thaw.is_some() || holds) {
+            let started = StartedTask::of(task, socket.clone());
+            self.hook_run
+                .log_journal_error(self.hook_run.journal().start(started));
         }
-        let words: Vec<_> = call.args.iter().map(|arg| arg.to_string_lossy()).collect();
-        let program = call.program.display().to_string();
-        let shown = format!("{program} {}", words.join(" "));
+        let words: Vec<_> = command
+            .args
+            .iter()
+            .map(|arg| arg.to_string_lossy())
+            .collect();
+        let program = command.program.display().to_string();
+        let command_line = format!("{program} {}", words.join(" "));
         let (mut tries, mut has_run) = (0, false);
         loop {
             tries += 1;
-            let call = &budget::within(&self.desk, step, call, tries);
-            self.desk
+            let command = &budget::within(&self.hook_run, task, command, tries);
+            self.hook_run
                 .log()
-                .line(&format!("execute {}", shown.trim_end()));
-            let time = self.desk.time_for(call.timeout);
-            self.desk.send_start(&program, step.source, time);
-            let (holding, ended) = match &door {
-                Some(door) => {
-                    let (status, ended) = holder::start(&self.desk, &step.policy, call, door);
+                .line(&format!("execute {}", command_line.trim_end()));
+            let time = self.hook_run.time_for(command.timeout);
+            self.hook_run.send_start(&program, task.source, time);
+            let (holding, ended) = match &socket {
+                Some(socket) => {
+                    let (status, ended) =
+                        holder::start(&self.hook_run, &task.policy, command, socket);
                     (status.is_none(), ended)
                 }
                 None => (
                     false,
-                    exec::run_once(&self.desk, &step.policy, call, is_alone),
+                    exec::run_once(&self.hook_run, &task.policy, command, is_alone),
                 ),
             };
             if holding {
-                self.desk
+                self.hook_run
                     .log()
                     .line(&format!("{program} is ready and holds"));
             } else {
-                self.finish(step, &program, call.timeout, (&ended, door.is_some()));
+                self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
             }
             has_run |= !matches!(ended.status, HookStatus::NotRun { .. });
             let done = TaskOutcome {
                 tries,
                 has_run,
                 holds: holding,
-                is_early: door.is_some() && !holding,
+                is_early: socket.is_some() && !holding,
                 ..TaskOutcome::from(ended)
             };
-            let again = verdict(&step.policy, &done) == Verdict::Failure
-                && tries <= call.retries
+            let is_retried = verdict(&task.policy, &done) == Verdict::Failure
+                && tries <= command.retries
                 && done.status != HookStatus::Cancelled
-                && budget::for_retry(&self.desk, step)
-                    .is_none_or(|left| left > step.policy.retry_pause);
-            if !again || self.desk.pause(step.policy.retry_pause) {
+                && budget::for_retry(&self.hook_run, task)
+                    .is_none_or(|left| left > task.policy.retry_pause);
+            if !is_retried || self.hook_run.pause(task.policy.retry_pause) {
                 return Some(done);
             }
         }
     }
 
-    fn release(&self, step: &HookTask, door: &std::path::Path) -> TaskOutcome {
-        let reason = self.desk.reason.unwrap_or(ThawReason::Ok);
-        let name = &step.name;
-        self.desk
+    fn release(&self, task: &HookTask, socket: &std::path::Path) -> TaskOutcome {
+        let reason = self.hook_run.reason.unwrap_or(ThawReason::Ok);
+        let name = &task.name;
+        self.hook_run
             .log()
             .line(&format!("release {name} {}", reason.as_str()));
-        self.desk.send_start(name, step.source, step.policy.timeout);
-        let released = holder::release(&self.desk, &step.policy, door, reason);
+        self.hook_run
+            .send_start(name, task.source, task.policy.timeout);
+        let released = holder::release(&self.hook_run, &task.policy, socket, reason);
         if let Some(why) = &released.lost {
-            self.desk
+            self.hook_run
                 .log()
                 .line(&format!("{name} did not hold until the thaw: {why}"));
         }
-        self.finish(step, name, step.policy.timeout, (&released.ended, false));
+        self.finish(task, name, task.policy.timeout, (&released.ended, false));
         TaskOutcome {
             lost: released.lost.is_some(),
             ..TaskOutcome::from(released.ended)
         }
     }
 
-    /// `is_early`: it was to hold.
+    /// Logs the end of a start. `is_early`: a holding hook ended before it was ready.
     fn finish(
         &self,
-        step: &HookTask,
-        shown: &str,
+        task: &HookTask,
+        name: &str,
         timeout: Option<Duration>,
         (ended, is_early): (&CommandOutcome, bool),
     ) {
-        let mut log = self.desk.log();
-        if let Some(more) = explanation(&ended.status, self.desk.time_for(timeout).or(timeout)) {
-            log.line(&format!("{shown} {more}"));
+        let mut log = self.hook_run.log();
+        if let Some(more) = explanation(&ended.status, self.hook_run.time_for(timeout).or(timeout))
+        {
+            log.line(&format!("{name} {more}"));
         }
         let number = ended.status.number();
         let note = match &ended.status {
-            HookStatus::Exited(code) if step.policy.not_applicable.contains(code) => {
+            HookStatus::Exited(code) if task.policy.not_applicable.contains(code) => {
                 " (not applicable)"
             }
             HookStatus::Exited(_) if is_early => " (before it was ready)",
-            HookStatus::Exited(code) if *code != 0 && step.policy.success.contains(code) => {
+            HookStatus::Exited(code) if *code != 0 && task.policy.success.contains(code) => {
                 " (success)"
             }
             _ => "",
         };
-        log.line(&format!("{shown} finished with status={number}{note}"));
+        log.line(&format!("{name} finished with status={number}{note}"));
     }
 }

@@ -1,8 +1,8 @@
-//! What the operator wants of the hooks: `fsfreeze-hook.conf` beside the master, and what a script
-//! says of itself in its head.
+//! Settings of hooks: `fsfreeze-hook.conf` next to the master, and the head of a script.
 //!
-//! The defaults are the stock master's: a failure is logged and changes nothing. [`HookConfig`] says what
-//! becomes of mistakes.
+//! The defaults are those of QEMU's fsfreeze-hook script: a failure is logged and changes nothing.
+//! [`HookConfig`] says what mistakes in the settings do. Discovery ([`super::sources`]), the tools and the
+//! journal use these settings.
 
 mod head;
 mod rules;
@@ -11,27 +11,27 @@ use std::time::Duration;
 
 pub use rules::{EffectiveSettings, HookConfig};
 
-/// Longest time that can be asked for, in seconds: a day.
+/// Longest time in the settings, in seconds: a day.
 const MAX_SECONDS: f64 = 86_400.0;
-/// Last of the stages.
+/// The last stage.
 pub const LAST_STAGE: u8 = 99;
 
-/// What a failure does to the run.
+/// What a hook's failure does to the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OnFailure {
-    /// It is logged and reported, nothing else.
+    /// It is logged and reported only.
     Continue,
-    /// On freeze: no later hook is called, what started is undone, and the freeze fails. On thaw: all
-    /// others are called, and then the thaw answers an error.
+    /// On freeze no later hook is called, started hooks are thawed, and the freeze fails. On thaw all other
+    /// hooks are called, and the thaw returns an error.
     Abort,
 }
 
-/// How a hook works.
+/// How a hook is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HookKind {
     /// Called with `freeze`, and later with `thaw`.
     Once,
-    /// Started at the freeze, and released at the thaw.
+    /// Started at the freeze, and released at the thaw by the end of its stdin.
     Hold,
 }
 
@@ -40,31 +40,31 @@ pub enum HookKind {
 pub struct HookSettings {
     /// Whether it is called at all.
     pub enabled: bool,
-    /// How it works.
+    /// How it is called.
     pub kind: HookKind,
     /// What its failure does.
     pub on_failure: OnFailure,
-    /// Time for one start; None: as long as it takes.
+    /// Time for one start; None: no limit.
     pub timeout: Option<Duration>,
     /// Time between SIGTERM and SIGKILL.
     pub kill_after: Duration,
-    /// How many further starts after a failure.
+    /// Starts after a failure, without the first.
     pub retries: u32,
-    /// Pause before each of them.
+    /// Pause before each retry.
     pub retry_pause: Duration,
     /// Exit statuses that are a success.
     pub success: Vec<i32>,
-    /// Exit statuses that say: this has nothing to do here.
+    /// Exit statuses that mean that the hook has nothing to do on this machine.
     pub not_applicable: Vec<i32>,
-    /// Whom it runs as; None: as the master.
+    /// The user it runs as; None: the master's.
     pub user: Option<String>,
-    /// Its stage; stages run one after another.
+    /// Its stage; stages run one after another, in reverse order on thaw.
     pub stage: u8,
-    /// Runs side by side with the others of its stage that do.
+    /// Whether it runs in parallel with the other such hooks of its stage.
     pub parallel: bool,
-    /// How much of one start's output goes into the log, in bytes.
+    /// Output of one start that goes into the log, in bytes.
     pub output_limit: u64,
-    /// How long a holding hook may hold; None: somewhat longer than the agent lets a freeze last.
+    /// Time that a holding hook may hold; None: somewhat longer than the agent's hold limit.
     pub hold_timeout: Option<Duration>,
 }
 
@@ -93,7 +93,7 @@ impl HookSettings {
     /// Sets one key.
     ///
     /// # Errors
-    /// What is wrong with the key or its value, as half a sentence; nothing was changed.
+    /// The problem with the key or its value, as the second half of a sentence; nothing was changed.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let value = value.trim();
         match key {
@@ -128,7 +128,7 @@ impl HookSettings {
         Ok(())
     }
 
-    /// Every key with its value, as [`HookSettings::set`] takes them.
+    /// All keys with their values, in the form that [`HookSettings::set`] parses.
     pub fn settings(&self) -> [(&'static str, String); 14] {
         let word = |yes: bool| if yes { "yes" } else { "no" }.to_owned();
         let time = |time: Duration| time.as_secs_f64().to_string();
@@ -161,10 +161,10 @@ impl HookSettings {
     }
 }
 
-/// `yes` and `no`, and the key file's own words for them.
+/// `yes` or `no`, or the key file's spellings of them.
 ///
 /// # Errors
-/// It is neither.
+/// Any other text.
 pub fn boolean(value: &str) -> Result<bool, String> {
     match value {
         "yes" | "true" | "1" | "on" => Ok(true),
@@ -176,7 +176,7 @@ pub fn boolean(value: &str) -> Result<bool, String> {
 /// A number of seconds, fractions allowed.
 ///
 /// # Errors
-/// It is none, or more than a day.
+/// Not a number, negative, or more than a day.
 pub fn seconds(value: &str) -> Result<Duration, String> {
     match value.parse::<f64>() {
         Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => {
@@ -188,7 +188,7 @@ pub fn seconds(value: &str) -> Result<Duration, String> {
     }
 }
 
-/// As [`seconds`], with 0 for no limit.
+/// As [`seconds`]; 0 is no limit.
 ///
 /// # Errors
 /// As [`seconds`].

@@ -1,4 +1,7 @@
-//! What the master runs: steps, whatever source they come from.
+//! What the master runs: tasks, from the hooks' directory or an adapter.
+//!
+//! A task is a pair: what happens on freeze and what undoes it on thaw. [`super::sources`] creates tasks,
+//! `runner` runs them, and [`super::journal`] restores the thaw of a started one.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -11,59 +14,59 @@ use super::{Phase, ThawReason};
 /// One program to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CommandLine {
-    /// Its path, absolute.
+    /// The program's absolute path.
     pub program: PathBuf,
-    /// Its arguments.
+    /// Arguments without the program's name.
     pub args: Vec<OsString>,
-    /// Time for one start; None: as long as it takes.
+    /// Time for one start; None: no limit.
     pub timeout: Option<Duration>,
-    /// How many further starts after a failure.
+    /// Starts after a failure, without the first.
     pub retries: u32,
 }
 
-/// Whether a step can be taken.
+/// Whether a task can run.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Eligibility {
-    /// It can.
+    /// It can run.
     Fit,
-    /// It is passed over, and that is no failure; the reason, with the remedy.
+    /// It is ignored, which is not a failure; the reason and the remedy.
     Skipped(String),
-    /// It should be, but cannot: a failure.
+    /// It is wanted and cannot run, which is a failure.
     Unfit {
-        /// Why, with the remedy.
+        /// The reason and the remedy.
         reason: String,
-        /// The failure's name in the source's own contract.
+        /// The name of the failure in the source's own contract.
         error: Option<&'static str>,
     },
 }
 
-/// Something to do at a freeze, and its other half at the thaw.
+/// Something to do on freeze, and what undoes it on thaw.
 #[derive(Clone, Debug)]
 pub struct HookTask {
-    /// The source's name; empty for the hooks' directory.
+    /// The adapter's name; empty for the hooks' directory.
     pub source: &'static str,
-    /// What it is known by: a path.
+    /// Its name in log, journal and report: a path.
     pub name: String,
-    /// How it is run.
+    /// The settings that apply to it.
     pub policy: HookSettings,
-    /// What happens on freeze; None: nothing, but the other half belongs to it.
+    /// The command of the freeze; None: nothing runs on freeze, but the thaw still belongs to this task.
     pub freeze: Option<CommandLine>,
-    /// What happens on thaw; None: nothing.
+    /// The command of the thaw; None: nothing runs.
     pub thaw: Option<CommandLine>,
-    /// What happens instead of the thaw if the freeze failed; None: the same.
+    /// The command in place of the thaw if the freeze failed; None: the thaw's.
     pub undo: Option<CommandLine>,
-    /// Whether a step that itself failed on freeze is undone, too.
+    /// Whether a task that failed on freeze is thawed as well.
     pub undone_if_failed: bool,
-    /// Time for all steps of its source in one phase together; None: no such limit.
+    /// Time for all tasks of the source in one phase together; None: no such limit.
     pub budget: Option<Duration>,
-    /// Whether it can be taken.
+    /// Whether it can run.
     pub eligibility: Eligibility,
-    /// What the journal holds of its freeze; None: it holds nothing of it.
+    /// The journal's entry of its freeze; None: there is none.
     pub started: Option<StartedTask>,
 }
 
 impl HookTask {
-    /// A step of `source` known as `name`, with nothing to do yet.
+    /// A task of `source` called `name`, without commands.
     pub fn new(source: &'static str, name: String, policy: HookSettings) -> HookTask {
         HookTask {
             source,
@@ -79,7 +82,7 @@ impl HookTask {
         }
     }
 
-    /// What is to be called in this phase, if anything.
+    /// The command for this phase; on a thaw after a failed freeze the one that undoes.
     pub fn command(&self, phase: Phase, reason: Option<ThawReason>) -> Option<&CommandLine> {
         match (phase, reason) {
             (Phase::Freeze, _) => self.freeze.as_ref(),
@@ -89,23 +92,23 @@ impl HookTask {
     }
 }
 
-/// In what goes on: each element runs when the one before it has ended; what is in one element runs
-/// side by side. Stages in order; in each first the serial steps, then the parallel ones together.
-pub fn batches(steps: Vec<HookTask>) -> Vec<Vec<HookTask>> {
-    // The place in the list keeps steps of one stage in their order.
-    let mut steps: Vec<(usize, HookTask)> = steps.into_iter().enumerate().collect();
-    steps.sort_unstable_by_key(|(at, step)| (step.policy.stage, step.policy.parallel, *at));
+/// Groups tasks for execution: groups run one after another, tasks in one group in parallel. Stages run in
+/// ascending order; in a stage first the serial tasks, then the parallel ones together.
+pub fn batches(tasks: Vec<HookTask>) -> Vec<Vec<HookTask>> {
+    // The index keeps the order of tasks within a stage.
+    let mut tasks: Vec<(usize, HookTask)> = tasks.into_iter().enumerate().collect();
+    tasks.sort_unstable_by_key(|(at, task)| (task.policy.stage, task.policy.parallel, *at));
     let mut batches: Vec<Vec<HookTask>> = Vec::new();
-    for (_, step) in steps {
+    for (_, task) in tasks {
         match batches.last_mut() {
             Some(batch)
-                if step.policy.parallel
+                if task.policy.parallel
                     && batch[0].policy.parallel
-                    && batch[0].policy.stage == step.policy.stage =>
+                    && batch[0].policy.stage == task.policy.stage =>
             {
-                batch.push(step);
+                batch.push(task);
             }
-            _ => batches.push(vec![step]),
+            _ => batches.push(vec![task]),
         }
     }
     batches
@@ -117,7 +120,7 @@ mod tests {
 
     #[test]
     fn stages_in_order_and_parallel_steps_together_at_the_end_of_theirs() {
-        let step = |name: &str, stage, parallel| {
+        let task = |name: &str, stage, parallel| {
             let policy = HookSettings {
                 stage,
                 parallel,
@@ -125,17 +128,17 @@ mod tests {
             };
             HookTask::new("", name.to_owned(), policy)
         };
-        let steps = vec![
-            step("a", 50, true),
-            step("b", 50, false),
-            step("c", 50, true),
-            step("d", 10, true),
-            step("e", 60, true),
-            step("f", 50, false),
+        let tasks = vec![
+            task("a", 50, true),
+            task("b", 50, false),
+            task("c", 50, true),
+            task("d", 10, true),
+            task("e", 60, true),
+            task("f", 50, false),
         ];
-        let names: Vec<Vec<String>> = batches(steps)
+        let names: Vec<Vec<String>> = batches(tasks)
             .into_iter()
-            .map(|batch| batch.into_iter().map(|step| step.name).collect())
+            .map(|batch| batch.into_iter().map(|task| task.name).collect())
             .collect();
         assert_eq!(
             names,

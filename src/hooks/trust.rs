@@ -1,5 +1,8 @@
-//! Whether a path may be run as root: nobody but root (or ourselves) can change it or what leads
-//! to it, links included: who may write a directory may replace what is in it.
+//! Whether a path may be run as root: only root (or the user of this process) can change it or any directory
+//! or link that leads to it. A user who can write to a directory can replace what is in it.
+//!
+//! Every program, directory and settings file of the hooks passes this check. It examines opened descriptors,
+//! so that no name can be exchanged during the check.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -18,14 +21,14 @@ use nix::unistd::{getegid, geteuid};
 const GROUP_WRITE: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-/// How every refusal begins.
+/// The beginning of every refusal.
 pub const REFUSING: &str = "refusing to run hooks: ";
-/// Longest file of settings that is read, in bytes.
+/// Longest settings file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// As many links as the kernel follows.
+/// The limit of path_resolution(7) for symbolic links.
 const MAX_LINKS: u32 = 40;
 
-/// Why no hook is run: one line that names the thing, the reason and the remedy.
+/// Why no hook is run: one line with the path, the reason and the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal(pub String);
 
@@ -45,7 +48,8 @@ pub fn check(path: &Path) -> Result<(), Refusal> {
     open(path).map(drop)
 }
 
-/// As [`check`], but what cannot be found or looked at passes: to run it fails with a reason of its own.
+/// As [`check`], but accepts a path that does not exist or cannot be examined: running it fails with a more
+/// precise error.
 ///
 /// # Errors
 /// The first fault found.
@@ -56,28 +60,27 @@ pub fn check_program(path: &Path) -> Result<(), Refusal> {
     }
 }
 
-/// Why a path is refused.
 enum TrustFault {
     Unseen(Refusal),
     Unsafe(Refusal),
 }
 
-/// Walks to `path` as the kernel would, each directory held open and checked before the next name is
-/// looked up in it. Where all is well nobody but root can make the path lead elsewhere, so what runs
-/// under that path afterwards is what was checked. Returns it opened as a mere place (O_PATH).
+/// Resolves `path` as the kernel does. Each directory is held open and checked before the next name is looked
+/// up in it. If no check fails, only root can make the path lead elsewhere, so a program that is run under
+/// this path afterwards is the one that was checked. Returns the file opened with O_PATH.
 ///
 /// # Errors
-/// The first fault found, or that the path cannot be looked at.
+/// The first fault found, or the path cannot be examined.
 pub fn open(path: &Path) -> Result<File, Refusal> {
     walk(path).map_err(|wrong| match wrong {
         TrustFault::Unseen(refusal) | TrustFault::Unsafe(refusal) => refusal,
     })
 }
 
-/// The content of a file of settings, of which nobody but root may decide; None: there is none.
+/// The content of a settings file that only root can change; None if it does not exist.
 ///
 /// # Errors
-/// As [`open`], or it cannot be read, or is no regular file, or too long.
+/// As [`open`], or the file cannot be read, is not a regular file, or is too long.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
     let refused = |why: &str| {
         let path = quoted(path);
@@ -110,7 +113,7 @@ fn walk(path: &Path) -> Result<File, TrustFault> {
     let root = || open_place("/", place, Mode::empty()).map_err(failed);
     let mut here = File::from(root()?);
     let mut shown = PathBuf::from("/");
-    // The directories above, for `..`.
+    // Open parent directories, for `..`.
     let mut stack: Vec<File> = Vec::new();
     let mut names: Vec<OsString> = rest_of(&path);
     let mut links = 0;
@@ -128,7 +131,7 @@ fn walk(path: &Path) -> Result<File, TrustFault> {
             File::from(openat(&here, name.as_os_str(), place, Mode::empty()).map_err(failed)?);
         let data = next.metadata().map_err(|error| unseen(&path, &error))?;
         if data.is_symlink() {
-            // In a directory like /tmp its owner alone could turn it.
+            // In a directory with the sticky bit such as /tmp, the link's owner alone can replace it.
             if data.uid() != 0 && data.uid() != geteuid().as_raw() {
                 let line = Fault::Owner.line(&shown.join(&name), &data);
                 return Err(TrustFault::Unsafe(Refusal(line)));
@@ -153,7 +156,7 @@ fn walk(path: &Path) -> Result<File, TrustFault> {
     Ok(here)
 }
 
-/// The names of a path, the first one last.
+/// The components of a path in reverse order, for use as a stack.
 fn rest_of(path: &Path) -> Vec<OsString> {
     let names = path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -169,14 +172,15 @@ fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), TrustFault> {
     let data = file.metadata().map_err(|error| unseen(path, &error))?;
     let (uid, gid) = (geteuid().as_raw(), getegid().as_raw());
     let mut found = fault(&data, leaf, uid, gid);
-    // With an access control list the mode of the group is its mask.
+    // With an access control list the group bits are the list's mask (acl(5)), so they may be set without the
+    // group being able to write, and the list may name other users.
     if found.is_none() && data.mode() & GROUP_WRITE != 0 && !is_excused(&data, leaf) {
         let writers = acl::writers(file).map_err(|error| unseen(path, &error))?;
-        let is_stranger = |named: &Named| match named {
+        let is_untrusted = |named: &Named| match named {
             Named::User(id) => *id != 0 && *id != uid,
             Named::Group(id) => *id != 0 && *id != gid,
         };
-        found = writers.into_iter().find(is_stranger).map(Fault::List);
+        found = writers.into_iter().find(is_untrusted).map(Fault::List);
     }
     match found {
         None => Ok(()),
@@ -197,11 +201,12 @@ enum Fault {
     Owner,
     Group,
     Others,
-    /// By the access control list.
+    /// A user or group in the access control list.
     List(Named),
 }
 
-/// The sticky bit excuses only what stands above: in it, nobody can replace a name of another's.
+/// In a directory with the sticky bit a user cannot replace a file of another user. This excuses parent
+/// directories, not the path itself.
 fn is_excused(data: &Metadata, leaf: bool) -> bool {
     !leaf && data.is_dir() && data.mode() & STICKY != 0
 }
@@ -214,7 +219,7 @@ fn fault(data: &Metadata, leaf: bool, uid: u32, gid: u32) -> Option<Fault> {
     if data.mode() & OTHERS_WRITE != 0 && !excused {
         return Some(Fault::Others);
     }
-    // Root's own group and ours hold nobody who is not trusted anyway.
+    // Members of root's group and of this process's group are trusted.
     let trusted = data.gid() == 0 || data.gid() == gid;
     (data.mode() & GROUP_WRITE != 0 && !trusted && !excused).then_some(Fault::Group)
 }
@@ -239,7 +244,7 @@ impl Fault {
     }
 }
 
-/// As a shell takes it; bare where it needs no quotes.
+/// Quoted for sh(1), if necessary.
 pub fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let plain = |c: char| c.is_ascii_alphanumeric() || "/._-+,:@%=".contains(c);
@@ -250,7 +255,7 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// The path made absolute by the current directory, links and all kept as they are.
+/// The path relative to the current directory made absolute; links are not resolved.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

@@ -1,8 +1,8 @@
-//! Floor 2: the counter behind file handles, `qga.state`. It outlives the agent so that a handle
-//! from before a restart is refused instead of meaning another file.
+//! Floor 2: the counter for file handles, `qga.state`. It survives a restart of the agent, so that an old
+//! handle is refused and does not refer to another file.
 //!
-//! The file is a key file with one key, shared with the original agent. The number on disk is the
-//! next handle, and it is on disk before that handle's predecessor is given out.
+//! The file is a key file with one key, in the format of QEMU's agent. The number is the next handle; it is
+//! written before the handle below it is returned to a client. guest-file-open uses this.
 
 use super::{FIRST_HANDLE, StateDir, read, reason, replace};
 use std::hash::{BuildHasher, RandomState};
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 const GROUP: &[u8] = b"global";
 const KEY: &[u8] = b"fd_counter";
 
-/// Numbers from here on are damage: hosts in JavaScript cannot tell them apart.
+/// Larger numbers are treated as damage: a JSON number above 2^53 is not exact in JavaScript.
 const TOO_LARGE: i64 = 1 << 53;
 
 impl StateDir {
@@ -20,7 +20,7 @@ impl StateDir {
         self.path().join("qga.state")
     }
 
-    /// The number of the next file handle.
+    /// The next file handle.
     pub fn next_handle(&self) -> i64 {
         match self.read_counter() {
             Ok(next) => next.unwrap_or(FIRST_HANDLE),
@@ -28,7 +28,7 @@ impl StateDir {
         }
     }
 
-    /// The number in the file; `None` if there is no file, an error if its number is not known.
+    /// The number in the file; None if there is no file, an error if the number cannot be read.
     pub(super) fn read_counter(&self) -> Result<Option<i64>, String> {
         match read(&self.counter()) {
             Ok(content) => content.map(|content| parse(&content)).transpose(),
@@ -36,9 +36,9 @@ impl StateDir {
         }
     }
 
-    /// A handle that was never given out, to go on with where the file does not say it. Handles are
-    /// counted up from 1000, so the upper half of what the original can count to (31 bits) is free; where in
-    /// it is left to chance, for the next time. The clock would do less: at boot it may be wrong.
+    /// A handle that was never used, for a file without a valid number. Handles count up from 1000, so the
+    /// upper half of the range of QEMU's agent (31 bits) is free. The position in it is random, because this
+    /// may happen again; the clock may be wrong at boot.
     pub(super) fn unused_handle(&self, why: &str) -> i64 {
         let next = 1 << 30 | (RandomState::new().hash_one(0) >> 35) as i64;
         tracing::warn!(
@@ -48,8 +48,8 @@ impl StateDir {
         next
     }
 
-    /// Replaces the file, by temporary file and rename, with one that says `next`. After a power cut
-    /// it is not empty: handles would repeat.
+    /// Replaces the file atomically with one that contains `next`, and syncs it: after a power failure an
+    /// empty file would make handles repeat.
     ///
     /// # Errors
     /// The directory cannot be written; the old file stays.
@@ -59,8 +59,8 @@ impl StateDir {
     }
 }
 
-/// The counter of a key file. The last of several counts. One that is not told, or not by a whole
-/// line, is an error.
+/// The counter in a key file; the last one if there are several. A missing one, or one in an incomplete line,
+/// is an error.
 fn parse(text: &[u8]) -> Result<i64, String> {
     let mut next = None;
     let mut group: Option<&[u8]> = None;
@@ -80,16 +80,16 @@ fn parse(text: &[u8]) -> Result<i64, String> {
         };
         if line[..equals].trim_ascii_end() == KEY {
             let value = line[equals + 1..].trim_ascii_start();
-            next = meaning(value).filter(|_| is_whole);
+            next = parse_number(value).filter(|_| is_whole);
         }
     }
     next.ok_or_else(|| "it has no line fd_counter=NUMBER in [global]".to_owned())
 }
 
-fn meaning(value: &[u8]) -> Option<i64> {
+fn parse_number(value: &[u8]) -> Option<i64> {
     match std::str::from_utf8(value).ok()?.parse().ok()? {
         number @ 0..TOO_LARGE => Some(number),
-        // The original keeps 32 bits, so its 2^31st handle reads as a negative number.
+        // QEMU's agent stores 32 bits, so its 2^31st handle reads as a negative number.
         number => i32::try_from(number)
             .ok()
             .map(|wrapped| i64::from(wrapped as u32)),

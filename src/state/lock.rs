@@ -1,5 +1,5 @@
-//! Floor 2: the lock of a state directory. Its holder alone has the guardian and the journal of hooks
-//! in it; a second agent would take both from the first.
+//! Floor 2: the lock of a state directory. Only its holder uses the guardian and the hooks' journal in it; a
+//! second agent would take both from the first. The agent takes the lock at its start.
 
 use super::{StateDir, StateError, reason};
 use crate::sys::process;
@@ -10,16 +10,18 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
 impl StateDir {
-    /// Locks the directory until the lock is dropped; programs that are started do not inherit it.
-    /// `None` where the lock cannot be had and nobody else uses the directory.
+    /// Locks the directory until the lock is dropped; child processes do not inherit it. None if the
+    /// directory cannot be locked and no other agent uses it.
     ///
     /// # Errors
-    /// Another agent has it.
+    /// Another agent holds the lock.
     pub fn lock(&self) -> Result<Option<Flock<File>>, StateError> {
         let path = self.path().join("qga.lock");
-        // Where an agent left the filesystem frozen, nothing can be made or opened for writing; flock(2) needs neither.
+        // If an agent left this filesystem frozen, creating a file or opening one for writing would block.
+        // flock(2) needs neither.
         let creates = !path.exists() && !self.is_marked_frozen().unwrap_or(true);
-        // Never for writing, for that would keep the filesystem from being remounted read-only.
+        // Open read-only: a file that is open for writing prevents the filesystem from being remounted
+        // read-only.
         let mut flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         flags.set(OFlag::O_CREAT, creates);
         let failed = |error: Errno| {
@@ -32,12 +34,12 @@ impl StateDir {
         };
         let file = match open(&path, flags, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(file) => File::from(file),
-            // The marker is there and the lock is not: a predecessor that had none.
+            // A marker without a lock file: the predecessor had no lock (QEMU's agent).
             Err(Errno::ENOENT) => return Ok(None),
             Err(error) => return failed(error),
         };
         let mut file = file;
-        let mut is_again = false;
+        let mut is_second_try = false;
         let holder = loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(lock) => return Ok(Some(lock)),
@@ -45,18 +47,18 @@ impl StateDir {
                 Err((_, error)) => return failed(error),
             };
             let holder = holder(&file);
-            // A child of one that was killed may have become its program in between.
-            if holder.is_some() || is_again {
+            // A child of a killed agent inherits the lock until its execve(2); check once more.
+            if holder.is_some() || is_second_try {
                 break holder;
             }
-            is_again = true;
+            is_second_try = true;
         };
         let has_ended = |pid| process::stat(pid).is_none_or(|stat| !stat.is_running);
         if !holder.is_some_and(has_ended) {
             return Err(self.in_use(holder));
         }
-        // Killed, but a thread of it is in the kernel, as on a frozen filesystem, or a child of it has not yet
-        // become its program.
+        // The other agent was killed, but one of its threads is still in the kernel (as on a frozen
+        // filesystem), or a child of it has not reached execve(2).
         tracing::debug!("another agent was killed and has not ended: no lock is taken");
         Ok(None)
     }
@@ -73,7 +75,8 @@ impl StateDir {
     }
 }
 
-/// The process that locked `file`, by /proc/locks; `None` if it is not told, as of another namespace.
+/// The process that locked `file`, by /proc/locks; None if it is not visible, for example in another PID
+/// namespace.
 fn holder(file: &File) -> Option<i32> {
     let data = file.metadata().ok()?;
     let (device, inode) = (data.dev(), data.ino());
@@ -81,7 +84,7 @@ fn holder(file: &File) -> Option<i32> {
     find_holder(&fs::read_to_string("/proc/locks").ok()?, &id)
 }
 
-/// Of lines such as `1: FLOCK  ADVISORY  WRITE 708 00:1a:1234 0 EOF`, proc_locks(5).
+/// Searches lines such as `1: FLOCK ADVISORY WRITE 708 00:1a:1234 0 EOF`, see proc_locks(5).
 fn find_holder(locks: &str, id: &str) -> Option<i32> {
     let mut holders = locks.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(4);
@@ -112,7 +115,7 @@ mod tests {
         let data = fs::metadata(dir.path().join("qga.lock")).unwrap();
         assert_eq!((data.len(), data.permissions().mode() & 0o777), (0, 0o600));
         drop(lock);
-        // The file that is there is locked whatever the marker says.
+        // An existing file is locked even if there is a marker.
         state.mark_frozen(&crate::state::Marker::default()).unwrap();
         assert!(state.lock().unwrap().is_some());
         let gone = StateDir::new(dir.path().join("none"));

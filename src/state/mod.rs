@@ -1,5 +1,5 @@
-//! Floor 2: the state directory, shared with the original agent so that one can replace the
-//! other while filesystems are frozen.
+//! Floor 2: the state directory. QEMU's agent uses the same files, so that one agent can replace the other
+//! while filesystems are frozen.
 //!
 //! | file | content |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | `qga.reports.json` | what the last freezes did, the newest first (ours alone) |
 //! | `qga.lock` | empty; locked while an agent uses the directory (ours alone) |
 //!
-//! A file may be torn, of another version, or no file at all: reading it never waits and follows no
-//! link, and the agent starts all the same.
+//! A file may be incomplete, of another version, or not a regular file. Reading it never blocks and follows
+//! no link, and the agent starts in any case.
 
 mod counter;
 mod lock;
@@ -24,10 +24,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// First number of a file handle in a fresh state file.
+/// The first file handle with a new state file, as in QEMU's agent.
 const FIRST_HANDLE: i64 = 1000;
 
-/// Longest state file that is read: 20 reports of some thousand filesystems.
+/// Longest state file that is read, in bytes: 20 reports of several thousand filesystems.
 pub const MAX_SIZE: u64 = 16 << 20;
 
 const EXPIRED: &str = "qga.state.expired";
@@ -35,35 +35,35 @@ const REPORTS: &str = "qga.reports.json";
 
 type Unwritten = Vec<(&'static str, Vec<u8>)>;
 
-/// The directory, and the files in it. Nothing is read or written before a method is called.
+/// The directory and its files. Nothing is read or written before a method is called.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     dir: PathBuf,
-    /// Content that could not be written, by the file's name: this agent goes by it as long as it
-    /// runs. All clones share it.
+    /// Content that could not be written, by file name: this process uses it as long as it runs. All clones
+    /// share it.
     unwritten: Arc<Mutex<Unwritten>>,
 }
 
-/// A freeze that ended before its thaw came; the next thaw must hear of it.
+/// A freeze that ended before its thaw; the next guest-fsfreeze-thaw must return an error.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Expiry {
-    /// When it was ended: seconds since the epoch.
+    /// When it ended, in seconds since the epoch.
     pub when: f64,
-    /// How long it was held, in seconds.
+    /// How long it had lasted, in seconds.
     pub held: f64,
-    /// Why, as half a sentence.
+    /// The reason, as the second half of a sentence.
     pub reason: String,
-    /// How many filesystems were thawed then.
+    /// The number of filesystems that were thawed then.
     pub count: u64,
 }
 
 impl Expiry {
     /// The reason of a freeze that ended at its hold limit.
     pub const HOLD_LIMIT: &str = "no guest-fsfreeze-thaw came within the hold limit";
-    /// The reason of one that a person ended.
+    /// The reason of a freeze that an operator ended.
     pub const OPERATOR: &str = "somebody ran qemu-ga thaw --now";
-    /// The reason of one that ended with the system.
+    /// The reason of a freeze that ended at shutdown.
     pub const SHUTDOWN: &str = "the system is going down";
 }
 
@@ -80,21 +80,21 @@ impl std::fmt::Display for Expiry {
     }
 }
 
-/// What the marker says, for a successor that finds no guardian. The original's is empty.
+/// The content of the marker, for a successor that finds no guardian. The marker of QEMU's agent is empty.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Marker {
-    /// The kernel's boot id: another one's freeze is over.
+    /// The kernel's boot id: a freeze does not survive a reboot.
     pub boot: String,
     /// The freeze's id, as in the report.
     pub id: String,
-    /// When it began: milliseconds of CLOCK_MONOTONIC.
+    /// When it began, in milliseconds of CLOCK_MONOTONIC.
     pub since_ms: u64,
-    /// How many milliseconds after that it ends; `None`: never.
+    /// Its hold limit in milliseconds; None: no limit.
     pub limit_ms: Option<u64>,
-    /// The hook master that was called.
+    /// The path of the hook master that was called.
     pub hook: Option<PathBuf>,
-    /// The devices of the filesystems that are frozen.
+    /// The devices of the frozen filesystems.
     pub devices: Vec<String>,
 }
 
@@ -104,10 +104,10 @@ pub fn boot_id() -> String {
     id.trim_end().to_owned()
 }
 
-/// A state file that could not be examined or written, with what to do.
+/// A state file that could not be examined or written, with the remedy.
 #[derive(Debug)]
 pub struct StateError {
-    /// One line for the log: the file, the reason.
+    /// One line for the log: the file, the reason, the remedy.
     pub text: String,
 }
 
@@ -138,10 +138,10 @@ impl StateDir {
         self.dir.join("qga.state.isfrozen")
     }
 
-    /// Whether an earlier instance left filesystems frozen.
+    /// Whether an earlier instance left filesystems frozen: the marker exists.
     ///
     /// # Errors
-    /// The marker cannot be examined, so nobody knows.
+    /// The marker cannot be examined.
     pub fn is_marked_frozen(&self) -> Result<bool, StateError> {
         let marker = self.marker();
         match fs::symlink_metadata(&marker) {
@@ -157,10 +157,10 @@ impl StateDir {
         }
     }
 
-    /// Makes the marker (mode 0600).
+    /// Writes the marker (mode 0600).
     ///
     /// # Errors
-    /// It cannot be made; a restart would then not know of the freeze.
+    /// It cannot be written; a successor would not know of the freeze.
     pub fn mark_frozen(&self, content: &Marker) -> Result<(), StateError> {
         let marker = self.marker();
         let write = || {
@@ -183,29 +183,32 @@ impl StateDir {
             })
     }
 
-    /// What the marker says; an empty one, or one that is torn, says nothing.
+    /// The content of the marker; None if it is empty or cannot be read. The marker alone still means that
+    /// filesystems are frozen.
     pub fn read_marker(&self) -> Option<Marker> {
         let marker = self.marker();
-        let told = |why: String| {
+        let warn_unusable = |why: String| {
             tracing::warn!(
                 "{} says nothing of use: {why}; all filesystems are taken for frozen",
                 marker.display()
             );
         };
-        let text = read(&marker).map_err(|e| told(reason(&e))).ok()??;
+        let text = read(&marker)
+            .map_err(|e| warn_unusable(reason(&e)))
+            .ok()??;
         if text.is_empty() {
             return None;
         }
         serde_json::from_slice(&text)
-            .map_err(|e| told(e.to_string()))
+            .map_err(|e| warn_unusable(e.to_string()))
             .ok()
     }
 
-    /// Removes the marker and returns whether it was there. unlink(2) succeeds for one caller only, so of several
-    /// processes that end the same freeze one gets `true`.
+    /// Removes the marker and returns whether it existed. unlink(2) succeeds for one caller only, so of
+    /// several processes that end the same freeze exactly one gets `true`.
     ///
     /// # Errors
-    /// It stays, so the next start would believe that filesystems are frozen.
+    /// The marker stays, so the next start assumes that filesystems are frozen.
     pub fn mark_thawed(&self) -> Result<bool, StateError> {
         let marker = self.marker();
         match fs::remove_file(&marker) {
@@ -221,10 +224,10 @@ impl StateDir {
         }
     }
 
-    /// Remembers that a freeze ended before its thaw, in memory if the file cannot be written.
+    /// Records that a freeze ended before its thaw; in memory if the file cannot be written.
     ///
     /// # Errors
-    /// It cannot be written; a late thaw by another agent would then look like success.
+    /// The file cannot be written; a late thaw through another agent would then look like a success.
     pub fn mark_expired(&self, expiry: &Expiry) -> Result<(), StateError> {
         let write = || self.save(EXPIRED, serde_json::to_vec(expiry)?);
         write().map_err(|e| StateError {
@@ -236,7 +239,7 @@ impl StateDir {
         })
     }
 
-    /// What [`StateDir::mark_expired`] remembered, once.
+    /// Returns and removes what [`StateDir::mark_expired`] recorded.
     pub fn take_expired(&self) -> Option<Expiry> {
         let expiry = self.peek_expired()?;
         self.unwritten().retain(|(name, _)| *name != EXPIRED);
@@ -250,8 +253,8 @@ impl StateDir {
         Some(expiry)
     }
 
-    /// What [`StateDir::mark_expired`] remembered, without taking it from the thaw that must hear
-    /// of it. A file that cannot be read still says that a freeze ended early.
+    /// What [`StateDir::mark_expired`] recorded; the record stays for the next thaw. A file that cannot be
+    /// read still shows that a freeze ended early.
     pub fn peek_expired(&self) -> Option<Expiry> {
         let expiry = self.load(EXPIRED).and_then(|content| {
             let parse = |content: Vec<u8>| Ok(serde_json::from_slice(&content)?);
@@ -272,8 +275,8 @@ impl StateDir {
         })
     }
 
-    /// Makes `qga.state` if it is missing, which also shows at start that the directory is
-    /// writable, or if it cannot be read.
+    /// Creates `qga.state` if it is missing or cannot be read. This also shows at start whether the directory
+    /// is writable.
     ///
     /// # Errors
     /// The directory is missing or not writable.
@@ -291,25 +294,25 @@ impl StateDir {
                     reason(&error)
                 ),
             }),
-            // Without the file guest-file-open fails, and says why.
+            // If the file cannot be replaced, guest-file-open fails later and reports the reason.
             _ => Ok(()),
         }
     }
 
-    /// Where the reports of the last freezes lie.
+    /// The path of the reports.
     pub fn reports(&self) -> PathBuf {
         self.dir.join(REPORTS)
     }
 
-    /// The reports, those of [`StateDir::write_reports`] also where they could not be written.
+    /// The reports; those of [`StateDir::write_reports`] even if they could not be written.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The file cannot be read.
     pub fn read_reports(&self) -> io::Result<Option<Vec<u8>>> {
         self.load(REPORTS)
     }
 
-    /// Replaces the reports; they are readable by root alone.
+    /// Replaces the reports; only root can read them.
     ///
     /// # Errors
     /// The directory cannot be written.
@@ -331,7 +334,7 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file for root alone, or keeps the content in memory.
+    /// Replaces a file that only root can read, or keeps the content in memory.
     fn save(&self, name: &'static str, content: Vec<u8>) -> io::Result<()> {
         let done = replace(&self.dir.join(name), &content, 0o600, false);
         let mut unwritten = self.unwritten();
@@ -343,7 +346,7 @@ impl StateDir {
     }
 }
 
-/// Reads a state file; `None` if there is none. It never waits, as opening a FIFO would, and follows
+/// Reads a state file; None if it does not exist. It does not block, as open(2) of a FIFO would, and follows
 /// no link.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match open_regular(path, OpenOptions::new().read(true)) {
@@ -362,7 +365,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
 /// Opens a regular file, without following a link and without waiting for a FIFO's other end.
 ///
 /// # Errors
-/// open(2)'s, or that it is no regular file.
+/// The error of open(2), or it is not a regular file.
 pub(crate) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -373,12 +376,13 @@ pub(crate) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result
     Ok(file)
 }
 
-/// Temporary file and rename: whoever reads finds the old content or the new. `sync`: after a power
-/// cut, too.
+/// Writes a temporary file and renames it, so that a reader finds the old content or the new. `sync`: also
+/// after a power failure.
 fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
-    // What is there is a rest of an agent that died, or not ours at all: it is never written to.
+    // An existing file is the rest of an agent that died, or not ours at all: it is removed and never written
+    // to.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -395,7 +399,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()>
     fs::rename(&temporary, path)
 }
 
-/// The system's own words for an error, without Rust's `(os error N)`.
+/// The error's text without Rust's suffix `(os error N)`.
 fn reason(error: &io::Error) -> String {
     crate::sys::strerror(error)
 }
@@ -471,7 +475,7 @@ mod tests {
         assert_eq!(state.take_expired(), None);
         let text = expiry.to_string();
         assert!(text.contains("after 900 s, 2 filesystems") && text.contains("of the test"));
-        // A torn file still says that there was one.
+        // An incomplete file still shows that there was one.
         fs::write(dir.path().join("qga.state.expired"), "{torn").unwrap();
         let text = state.take_expired().unwrap().to_string();
         assert!(

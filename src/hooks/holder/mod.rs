@@ -1,14 +1,15 @@
-//! Holding hooks: what keeps an application quiet by staying alive, a database session with its lock.
+//! Holding hooks: programs that keep an application quiesced as long as they run, such as a database session
+//! that holds a lock.
 //!
-//! Between the master of the freeze and that of the thaw stands a keeper, one process for each such
-//! hook ([`process`]): it is the hook's parent, so it knows at once when the hook ends, keeps its output
-//! while no disk may be written, and ends it at its limit. The master of the thaw reaches it at its
-//! door, a socket in the agent's state directory. If the keeper dies, the hook's input ends, and the
-//! hook undoes by itself.
+//! The master of the freeze ends before the thaw, so each holding hook runs under a holder ([`process`]). The
+//! holder is the hook's parent: it learns of the hook's end at once, keeps its output in memory while no disk
+//! can be written, and ends it at its limit. The master of the thaw connects to the holder's socket in the
+//! agent's state directory. If the holder dies, the hook's stdin reaches its end, and the hook lets the
+//! application continue by itself.
 //!
-//! A hook is released once: a second master, after whoever was killed in between, waits for the outcome
-//! of the first and gets it too, and after that finds no door any more. The door of a keeper that died,
-//! or gave up waiting for a thaw, stays.
+//! A hook is released once. If a master is killed during the thaw, its successor waits for the same result
+//! and gets it as well; after that the socket no longer exists. The socket of a holder that died, or that
+//! gave up waiting for a thaw, stays.
 
 mod process;
 
@@ -36,70 +37,70 @@ use crate::sys::strerror;
 
 pub use process::cli;
 
-/// What a keeper may take besides what its hook may.
+/// Time that a holder may take longer than its hook.
 const HOLDER_RESPONSE_GRACE: Duration = Duration::from_secs(2);
-/// What either side has to take in a message.
+/// Time for one message between master and holder.
 const HOLDER_SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// How much longer than the agent lets a freeze last a hook may hold, in seconds.
+/// Seconds that a hook may hold longer than the agent's hold limit, so that the agent's own thaw comes first.
 const HOLD_LIMIT_GRACE_SECONDS: f64 = 60.0;
 
-/// What a keeper is to do.
+/// The master's request to a new holder.
 #[derive(Debug, Serialize, Deserialize)]
 struct HolderRequest {
     program: PathBuf,
     args: Vec<String>,
     user: Option<String>,
-    /// Time to become ready, and to let go, in seconds.
+    /// Seconds to become ready, and again to end after the release; None: no limit.
     timeout: Option<f64>,
     kill_after: f64,
-    /// How long it may hold, in seconds.
+    /// Seconds that it may hold; None: no limit.
     hold: Option<f64>,
     output_limit: u64,
-    door: PathBuf,
+    #[serde(rename = "door")]
+    socket: PathBuf,
 }
 
-/// What a keeper says: after the start, and at the end.
+/// The holder's response after the start, and again at the end.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct HolderResponse {
     /// How the hook ended; None: it holds.
     status: Option<HookStatus>,
-    /// If it ended before it was released: how long it had held, in seconds.
+    /// If it ended before its release: the seconds that it had held.
     lost: Option<f64>,
     output: String,
 }
 
-/// What came of letting a hook go.
+/// The result of releasing a hook.
 #[derive(Debug)]
 pub struct Released {
-    /// How it ended.
     pub ended: CommandOutcome,
-    /// Why it did not hold until now, if it did not.
+    /// Why it did not hold until its release; None: it did.
     pub lost: Option<String>,
 }
 
-/// Starts the holding hook of `call` and waits until it is ready; None in place of a status: it holds.
+/// Starts the holding hook of `command` and waits until it is ready. The status is None if it holds now.
 pub fn start(
-    desk: &HookRun,
+    hook_run: &HookRun,
     policy: &HookSettings,
-    call: &CommandLine,
-    door: &Path,
+    command: &CommandLine,
+    socket: &Path,
 ) -> (Option<HookStatus>, CommandOutcome) {
-    let time = desk.time_for(call.timeout);
+    let time = hook_run.time_for(command.timeout);
     let ended = |status: HookStatus, output: &str| CommandOutcome {
         status,
         tail: tail_of(output),
     };
-    if let Some(status) = check_not_writable(&call.program) {
+    if let Some(status) = check_not_writable(&command.program) {
         return (Some(status.clone()), status.into());
     }
-    let hold = match (policy.hold_timeout, desk.run.hold_limit) {
+    let hold = match (policy.hold_timeout, hook_run.run.hold_limit) {
         (Some(limit), _) => Some(limit.as_secs_f64()),
         (None, limit) if limit > 0.0 => Some(limit + HOLD_LIMIT_GRACE_SECONDS),
         (None, _) => None,
     };
-    let order = HolderRequest {
-        program: call.program.clone(),
-        args: call
+    let request = HolderRequest {
+        program: command.program.clone(),
+        args: command
             .args
             .iter()
             .map(|arg| arg.to_string_lossy().into_owned())
@@ -109,18 +110,19 @@ pub fn start(
         kill_after: policy.kill_after.as_secs_f64(),
         hold,
         output_limit: policy.output_limit,
-        door: door.to_owned(),
+        socket: socket.to_owned(),
     };
-    let patience = time.map(|time| time + policy.kill_after + HOLDER_RESPONSE_GRACE);
-    let said = spawn(desk, &order, time).and_then(|(keeper, line)| {
-        let heard = wait_until_ready(line, patience, desk.stop.as_ref());
-        if !matches!(heard, Ok(Some(HolderResponse { status: None, .. }))) {
-            // It goes by itself when nobody listens; it is only not to be left a zombie.
-            reap_later(keeper).ok();
+    let response_timeout = time.map(|time| time + policy.kill_after + HOLDER_RESPONSE_GRACE);
+    let result = spawn(hook_run, &request, time).and_then(|(pid, connection)| {
+        let response = wait_until_ready(connection, response_timeout, hook_run.stop.as_ref());
+        if !matches!(response, Ok(Some(HolderResponse { status: None, .. }))) {
+            // The holder exits by itself when the connection closes. It only must be reaped, so that no
+            // zombie remains.
+            reap_later(pid).ok();
         }
-        heard
+        response
     });
-    let (status, output) = match said {
+    let (status, output) = match result {
         Ok(Some(HolderResponse { status, output, .. })) => (status, output),
         Ok(None) => (Some(HookStatus::Cancelled), String::new()),
         Err(error) => {
@@ -128,79 +130,85 @@ pub fn start(
             (Some(HookStatus::cannot_run(why)), String::new())
         }
     };
-    desk.log().output(output.as_bytes());
-    desk.log().end_output();
+    hook_run.log().output(output.as_bytes());
+    hook_run.log().end_output();
     let ended = ended(status.clone().unwrap_or(HookStatus::Exited(0)), &output);
     (status, ended)
 }
 
-/// The keeper, and the line to it.
+/// Starts a holder; returns its process id and the connection to it.
 fn spawn(
-    desk: &HookRun,
-    order: &HolderRequest,
+    hook_run: &HookRun,
+    request: &HolderRequest,
     time: Option<Duration>,
 ) -> io::Result<(i32, Connection)> {
     let (ours, theirs) = UnixStream::pair()?;
-    // Whoever stops the agent's service must not end what an application waits for.
-    let ways_out = crate::sys::guardian::service_cgroup_escape().unwrap_or_default();
+    // systemd kills all processes in the cgroup of a service that it stops. The holder leaves the agent's
+    // cgroup, because an application depends on it until the thaw.
+    let cgroup_escape = crate::sys::guardian::service_cgroup_escape().unwrap_or_default();
     let child = Child::own_program()
         .args(["hook", "keep"])
         .stdin_from(OwnedFd::from(theirs))
         .output_to(File::options().write(true).open("/dev/null")?)
-        .announce(ways_out);
+        .announce(cgroup_escape);
     let mut ignore = |_: &[u8]| ();
-    let started = with_environment(child, environment(desk, time)).start(&mut ignore);
-    let keeper = started.map_err(io::Error::other)?.pid();
-    let line = Connection::from(ours);
-    line.send(order, HOLDER_SEND_TIMEOUT)?;
-    Ok((keeper, line))
+    let started = with_environment(child, environment(hook_run, time)).start(&mut ignore);
+    let pid = started.map_err(io::Error::other)?.pid();
+    let connection = Connection::from(ours);
+    connection.send(request, HOLDER_SEND_TIMEOUT)?;
+    Ok((pid, connection))
 }
 
-/// What the keeper says; None: the run is to stop.
+/// Waits for the holder's response; None: the master must stop.
 fn wait_until_ready(
-    mut line: Connection,
-    patience: Option<Duration>,
+    mut connection: Connection,
+    response_timeout: Option<Duration>,
     stop: Option<&OwnedFd>,
 ) -> io::Result<Option<HolderResponse>> {
-    let mut fds = vec![PollFd::new(line.as_fd(), PollFlags::POLLIN)];
+    let mut fds = vec![PollFd::new(connection.as_fd(), PollFlags::POLLIN)];
     fds.extend(stop.map(|stop| PollFd::new(stop.as_fd(), PollFlags::POLLIN)));
-    poll(&mut fds, timeout(patience))?;
+    poll(&mut fds, timeout(response_timeout))?;
     if fds.get(1).and_then(PollFd::any).unwrap_or(false) {
         return Ok(None);
     }
-    // All of it is there or about to be.
-    line.recv(Some(HOLDER_SEND_TIMEOUT)).map(Some)
+    // The response is complete or about to be.
+    connection.recv(Some(HOLDER_SEND_TIMEOUT)).map(Some)
 }
 
-/// Lets the hook go whose keeper is at `door`, and waits for its end.
-pub fn release(desk: &HookRun, policy: &HookSettings, door: &Path, reason: ThawReason) -> Released {
-    let patience = policy
+/// Releases the hook whose holder listens at `socket`, and waits for its end.
+pub fn release(
+    hook_run: &HookRun,
+    policy: &HookSettings,
+    socket: &Path,
+    reason: ThawReason,
+) -> Released {
+    let response_timeout = policy
         .timeout
         .map(|timeout| timeout + policy.kill_after + HOLDER_RESPONSE_GRACE);
-    let told = match request_release(door, reason, patience) {
+    let response = match request_release(socket, reason, response_timeout) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let line = "it was released before, by another thaw";
-            desk.log().line(line);
+            hook_run.log().line(line);
             return Released {
                 ended: HookStatus::Exited(0).into(),
                 lost: None,
             };
         }
-        told => told,
+        response => response,
     };
-    // Normally the keeper's own doing.
-    std::fs::remove_file(door).ok();
-    match told {
-        Ok(told) => {
-            desk.log().output(told.output.as_bytes());
-            desk.log().end_output();
+    // The holder removes its socket itself unless it died.
+    std::fs::remove_file(socket).ok();
+    match response {
+        Ok(response) => {
+            hook_run.log().output(response.output.as_bytes());
+            hook_run.log().end_output();
             Released {
-                lost: told.lost.map(|held| {
+                lost: response.lost.map(|held| {
                     format!("it ended {held:.3} s after it was ready, before it was released")
                 }),
                 ended: CommandOutcome {
-                    status: told.status.unwrap_or(HookStatus::TimedOut),
-                    tail: tail_of(&told.output),
+                    status: response.status.unwrap_or(HookStatus::TimedOut),
+                    tail: tail_of(&response.output),
                 },
             }
         }
@@ -218,13 +226,13 @@ pub fn release(desk: &HookRun, policy: &HookSettings, door: &Path, reason: ThawR
 }
 
 fn request_release(
-    door: &Path,
+    socket: &Path,
     reason: ThawReason,
-    patience: Option<Duration>,
+    response_timeout: Option<Duration>,
 ) -> io::Result<HolderResponse> {
-    let mut line = Connection::from(UnixStream::connect(door)?);
-    line.send(&reason, HOLDER_SEND_TIMEOUT)?;
-    line.recv(patience)
+    let mut connection = Connection::from(UnixStream::connect(socket)?);
+    connection.send(&reason, HOLDER_SEND_TIMEOUT)?;
+    connection.recv(response_timeout)
 }
 
 fn tail_of(output: &str) -> Vec<u8> {

@@ -1,4 +1,8 @@
-//! `qemu-ga hook keep`: the process that keeps one holding hook.
+//! `qemu-ga hook keep`: the holder, the process that runs one holding hook.
+//!
+//! The master passes a request on stdin and gets one response when the hook is ready. Then the holder listens
+//! at its socket until a master sends a release, and responds with the hook's end. A hook for which no master
+//! waits is released at once.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -18,14 +22,15 @@ use crate::sys::guardian::{bind_guardian_socket, line_from_agent};
 use crate::sys::poll::is_readable;
 use crate::sys::{process, strerror};
 
-/// The descriptor on which a hook says that it is ready: a number that a shell can write.
+/// The descriptor to which a hook writes a line when it is ready: a number with one digit, which a shell can
+/// redirect to.
 const READY_FD: i32 = 3;
-/// Most output that is kept in memory.
+/// Most output of the hook in memory, in bytes: nothing can be written to a disk during the freeze.
 const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
-/// How long the story of a hook that has ended is kept for whoever thaws.
+/// How long a holder keeps the result of a hook that ended early, for the master of the thaw.
 const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
 
-/// Runs `qemu-ga hook keep`; the master is at stdin.
+/// Runs `qemu-ga hook keep`; stdin is the connection to the master.
 pub fn cli() -> u8 {
     process::set_process_name(c"qga-hook-keeper");
     crate::sys::guardian::outlive_memory_pressure().ok();
@@ -33,41 +38,42 @@ pub fn cli() -> u8 {
 }
 
 fn run_holder() -> io::Result<()> {
-    let (ready, tell_ready) = ready_pipe()?;
+    let (ready, ready_writer) = ready_pipe()?;
     let mut master = Connection::from(line_from_agent()?);
-    let order: HolderRequest = master.recv(Some(HOLDER_SEND_TIMEOUT))?;
-    let say = |master: &Connection, word: &HolderResponse| master.send(word, HOLDER_SEND_TIMEOUT);
+    let request: HolderRequest = master.recv(Some(HOLDER_SEND_TIMEOUT))?;
+    let send =
+        |master: &Connection, response: &HolderResponse| master.send(response, HOLDER_SEND_TIMEOUT);
     let mut ignore = |_: &[u8]| ();
-    let mut hook = match Hook::start(&order, ready, tell_ready, &mut ignore) {
+    let mut hook = match Hook::start(&request, ready, ready_writer, &mut ignore) {
         Ok(hook) => hook,
-        Err(status) => return say(&master, &HolderResponse::of(status)),
+        Err(status) => return send(&master, &HolderResponse::of(status)),
     };
     match hook.until_ready(&master) {
         Start::Ready => (),
-        Start::Over(status) => return say(&master, &hook.response_for(status)),
+        Start::Over(status) => return send(&master, &hook.response_for(status)),
         Start::Alone => {
             hook.release(None);
             return Ok(());
         }
     }
-    let (listener, _) = match bind_guardian_socket(&order.door) {
+    let (listener, _) = match bind_guardian_socket(&request.socket) {
         Ok(listening) => listening,
         Err(error) => {
             hook.release(None);
-            let why = format!("{}: {}", order.door.display(), strerror(&error));
-            return say(&master, &hook.response_for(HookStatus::cannot_run(why)));
+            let why = format!("{}: {}", request.socket.display(), strerror(&error));
+            return send(&master, &hook.response_for(HookStatus::cannot_run(why)));
         }
     };
-    let told = HolderResponse {
+    let response = HolderResponse {
         output: hook.take_output(),
         ..HolderResponse::default()
     };
-    let heard = say(&master, &told);
+    let sent = send(&master, &response);
     drop(master);
-    if heard.is_err() {
-        // The master was killed: it holds for nobody.
+    if sent.is_err() {
+        // The master was killed, so no thaw may follow for this hook.
         let status = hook.release(None);
-        return respond_to_all(None, &listener, &hook.response_for(status), &order);
+        return respond_to_all(None, &listener, &hook.response_for(status), &request);
     }
     hold(&mut hook, &listener)
 }
@@ -81,19 +87,19 @@ impl HolderResponse {
     }
 }
 
-/// The reading end, and the writing end under the number that the hook knows.
+/// The reading end of a pipe, and the writing end with the number [`READY_FD`].
 fn ready_pipe() -> io::Result<(File, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-    let away = above(read.as_fd(), READY_FD + 1)?.into();
-    // It may have had the number that the other end must get.
+    let reader = above(read.as_fd(), READY_FD + 1)?.into();
+    // `read` may have the number READY_FD, which the writing end needs.
     drop(read);
     let write = if write.as_raw_fd() == READY_FD {
         write
     } else {
-        // Ours alone, and nothing else can have it yet: this process has opened nothing before.
+        // The number is free: this process has opened nothing else so far.
         above(write.as_fd(), READY_FD)?
     };
-    Ok((away, write))
+    Ok((reader, write))
 }
 
 fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
@@ -101,10 +107,10 @@ fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
     crate::sys::guardian::inherited_file(number).map(OwnedFd::from)
 }
 
-/// From ready to released.
+/// Waits from the hook's readiness until its release.
 fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     let since = Instant::now();
-    let due = deadline_after(since, hook.order.hold);
+    let due = deadline_after(since, hook.request.hold);
     let mut lost = None;
     loop {
         let due = match &lost {
@@ -115,22 +121,22 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
         match event.map_err(io::Error::other)? {
             ChildEvent::Ended => lost = Some((hook.reap(), since.elapsed().as_secs_f64())),
             ChildEvent::Readable(_) => {
-                let Some((visitor, reason)) = next_release_request(listener) else {
+                let Some((client, reason)) = next_release_request(listener) else {
                     continue;
                 };
                 let (status, held) = match lost {
                     Some((status, held)) => (status, Some(held)),
                     None => (hook.release(Some(reason)), None),
                 };
-                let mut told = hook.response_for(status);
-                told.lost = held;
-                return respond_to_all(Some(visitor), listener, &told, hook.order);
+                let mut response = hook.response_for(status);
+                response.lost = held;
+                return respond_to_all(Some(client), listener, &response, hook.request);
             }
-            // Its door stays: nobody has released it.
+            // The socket file stays, so that a thaw sees that the hook was not released.
             ChildEvent::Due if lost.is_some() => return Ok(()),
             ChildEvent::Due => {
                 let held = since.elapsed().as_secs_f64();
-                // Whatever it makes of that.
+                // How it ends does not matter: the hook held too short in any case.
                 hook.release(Some(ThawReason::TimedOut));
                 lost = Some((HookStatus::TimedOut, held));
             }
@@ -138,27 +144,27 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     }
 }
 
-/// Whoever comes next, and what he wants; None: he may not want anything here, or says nothing.
+/// Accepts a connection and reads its release; None if the peer is not trusted or sends nothing.
 fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
-    let mut visitor = Connection::from(listener.accept().ok()?.0);
-    visitor.trusted_peer().ok()?;
-    let reason = visitor.recv(Some(HOLDER_SEND_TIMEOUT)).ok()?;
-    Some((visitor, reason))
+    let mut client = Connection::from(listener.accept().ok()?.0);
+    client.trusted_peer().ok()?;
+    let reason = client.recv(Some(HOLDER_SEND_TIMEOUT)).ok()?;
+    Some((client, reason))
 }
 
-/// The one who released the hook and whoever came meanwhile hear the same.
+/// Sends the same response to the client that released the hook and to all that have connected since.
 fn respond_to_all(
     first: Option<Connection>,
     listener: &UnixListener,
-    told: &HolderResponse,
-    order: &HolderRequest,
+    response: &HolderResponse,
+    request: &HolderRequest,
 ) -> io::Result<()> {
-    // From now on nobody comes.
-    fs::remove_file(&order.door)?;
-    let sent = first.map_or(Ok(()), |first| first.send(told, HOLDER_SEND_TIMEOUT));
+    // Without the socket file no further client can connect.
+    fs::remove_file(&request.socket)?;
+    let sent = first.map_or(Ok(()), |first| first.send(response, HOLDER_SEND_TIMEOUT));
     while is_readable(listener.as_fd(), Duration::ZERO) {
-        if let Some((visitor, _)) = next_release_request(listener) {
-            visitor.send(told, HOLDER_SEND_TIMEOUT).ok();
+        if let Some((client, _)) = next_release_request(listener) {
+            client.send(response, HOLDER_SEND_TIMEOUT).ok();
         }
     }
     sent
@@ -166,40 +172,40 @@ fn respond_to_all(
 
 enum Start {
     Ready,
-    /// It has ended, or was ended.
+    /// The hook has ended, or was ended.
     Over(HookStatus),
-    /// Nobody listens to us any more.
+    /// The master has closed its connection.
     Alone,
 }
 
 struct Hook<'a> {
-    order: &'a HolderRequest,
+    request: &'a HolderRequest,
     child: Running<'a>,
-    /// What it waits at.
+    /// The hook's stdin: its end or a line releases the hook.
     input: Option<File>,
     ready: Option<File>,
-    /// What could not be ended.
+    /// The text for processes of the hook that could not be ended.
     survivors: Option<String>,
 }
 
 impl<'a> Hook<'a> {
     fn start(
-        order: &'a HolderRequest,
+        request: &'a HolderRequest,
         ready: File,
-        tell_ready: OwnedFd,
+        ready_writer: OwnedFd,
         seen: &'a mut dyn FnMut(&[u8]),
     ) -> Result<Hook<'a>, HookStatus> {
-        let user = user(order.user.as_deref()).map_err(HookStatus::cannot_run)?;
+        let user = user(request.user.as_deref()).map_err(HookStatus::cannot_run)?;
         let pipe = pipe2(OFlag::O_CLOEXEC);
         let (stdin, input) =
             pipe.map_err(|error| HookStatus::cannot_run(strerror(&error.into())))?;
-        let limit = order.output_limit.min(MAX_OUTPUT_BYTES);
-        let child = Child::new(&order.program)
-            .args(&order.args)
+        let limit = request.output_limit.min(MAX_OUTPUT_BYTES);
+        let child = Child::new(&request.program)
+            .args(&request.args)
             .stdin_from(stdin)
-            .keep_fd(tell_ready)
+            .keep_fd(ready_writer)
             .cap(usize::try_from(limit).unwrap_or(0))
-            .grace(Duration::try_from_secs_f64(order.kill_after).unwrap_or_default())
+            .grace(Duration::try_from_secs_f64(request.kill_after).unwrap_or_default())
             .tracked();
         let started = with_user(child, user).start(seen);
         let child = started.map_err(|error| match error {
@@ -207,7 +213,7 @@ impl<'a> Hook<'a> {
             error => HookStatus::cannot_run(error.to_string()),
         })?;
         Ok(Hook {
-            order,
+            request,
             child,
             input: Some(input.into()),
             ready: Some(ready),
@@ -216,26 +222,26 @@ impl<'a> Hook<'a> {
     }
 
     fn until_ready(&mut self, master: &Connection) -> Start {
-        let due = deadline_after(Instant::now(), self.order.timeout);
-        let mut heard = Vec::new();
+        let due = deadline_after(Instant::now(), self.request.timeout);
+        let mut received = Vec::new();
         loop {
             let mut others = vec![master.as_fd()];
             others.extend(self.ready.as_ref().map(AsFd::as_fd));
             let event = self.child.wait(&others, due);
-            // What it said before it ended counts.
+            // A hook that wrote its line and ended at once was ready: read before the event is evaluated.
             if let Some(ready) = &mut self.ready {
                 let mut buffer = [0; 64];
-                let is_told = is_readable(ready.as_fd(), Duration::ZERO);
-                match is_told.then(|| ready.read(&mut buffer)) {
+                let is_readable_now = is_readable(ready.as_fd(), Duration::ZERO);
+                match is_readable_now.then(|| ready.read(&mut buffer)) {
                     Some(Ok(0) | Err(_)) => self.ready = None,
-                    Some(Ok(length)) => heard.extend_from_slice(&buffer[..length]),
+                    Some(Ok(length)) => received.extend_from_slice(&buffer[..length]),
                     None => (),
                 }
             }
             match event {
-                // It says nothing more, so it has gone.
+                // The master sends nothing after its request, so a readable connection is a closed one.
                 Ok(ChildEvent::Readable(0)) => return Start::Alone,
-                _ if heard.contains(&b'\n') => return Start::Ready,
+                _ if received.contains(&b'\n') => return Start::Ready,
                 Ok(ChildEvent::Readable(_)) => (),
                 Ok(ChildEvent::Ended) => return Start::Over(self.reap()),
                 Ok(ChildEvent::Due) | Err(_) => return Start::Over(self.end()),
@@ -243,7 +249,7 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// How it ended, with the rest of its output.
+    /// A response with this status and the rest of the output.
     fn response_for(&mut self, status: HookStatus) -> HolderResponse {
         HolderResponse {
             status: Some(status),
@@ -264,16 +270,17 @@ impl<'a> Hook<'a> {
         text
     }
 
-    /// Tells it to let the application go on, and sees to it that it ends.
+    /// Releases the hook by the reason and the end of its stdin, waits for its end, and kills it if its
+    /// timeout expires.
     fn release(&mut self, reason: Option<ThawReason>) -> HookStatus {
         if let (Some(mut input), Some(reason)) = (self.input.take(), reason) {
-            // One that has ended, or does not read, gets it by the end of its input.
+            // A hook that has ended or does not read is released by the end of its stdin.
             input.write_all(reason.as_str().as_bytes()).ok();
             input.write_all(b"\n").ok();
         }
         match self
             .child
-            .wait(&[], deadline_after(Instant::now(), self.order.timeout))
+            .wait(&[], deadline_after(Instant::now(), self.request.timeout))
         {
             Ok(ChildEvent::Ended) => self.reap(),
             _ => self.end(),
@@ -295,8 +302,8 @@ impl<'a> Hook<'a> {
     }
 }
 
-/// So many seconds after a moment; None: never.
-fn deadline_after(moment: Instant, seconds: Option<f64>) -> Option<Instant> {
+/// `seconds` after `start`; None: never.
+fn deadline_after(start: Instant, seconds: Option<f64>) -> Option<Instant> {
     let time = Duration::try_from_secs_f64(seconds?).ok()?;
-    moment.checked_add(time)
+    start.checked_add(time)
 }

@@ -1,4 +1,7 @@
-//! A step in the journal: all that its thaw needs.
+//! A task in the journal: all that its thaw needs.
+//!
+//! The thaw runs from this entry alone, because settings and scripts may have changed since the freeze. Keys
+//! that this version does not know are ignored, so that an upgrade during a freeze works in both directions.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -11,35 +14,34 @@ use crate::hooks::sources;
 use crate::hooks::task::{CommandLine, HookTask};
 use crate::probe::mountinfo::unescape;
 
-/// The time for all steps of a source.
+/// Key of the time for all tasks of a source.
 const BUDGET: &str = "budget";
-/// A word of the thaw, the program first, [`escaped`].
+/// Key of an argument of the thaw, the program first, [`escaped`].
 const THAW: &str = "thaw";
-/// A word of what takes its place if the freeze failed.
+/// Key of an argument of the command in place of the thaw if the freeze failed.
 const UNDO: &str = "undo";
 
-/// A step that was started, and is to be undone.
+/// A task that was started and must be thawed.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct StartedTask {
-    /// Its source.
+    /// Its adapter; empty for the hooks' directory.
     pub source: String,
-    /// Its name.
+    /// Its name, see [`HookTask::name`].
     pub name: String,
-    /// Where its keeper is reached, if it is a holding hook.
+    /// The socket of its holder, if it is a holding hook.
     pub holder_socket: Option<PathBuf>,
-    /// `key=value`, as [`HookSettings::set`] takes them, timeout and retries being those of the thaw; and the
-    /// keys below. Version 0.1.0 wrote none.
+    /// `key=value` as [`HookSettings::set`] parses them, with timeout and retries of the thaw; and the keys
+    /// above. Version 0.1.0 wrote none.
     settings: Vec<String>,
-    /// Why its thaw could not be run.
+    /// Why its thaw could not be run; empty if nothing is wrong.
     pub why: String,
 }
 
-/// A member that is a text.
 pub(super) fn text(value: &Value, key: &str) -> String {
     value[key].as_str().unwrap_or_default().to_owned()
 }
 
-/// Text that [`unescape`] takes back to the same bytes.
+/// Text that [`unescape`] converts back to the same bytes.
 fn escaped(bytes: &OsStr) -> String {
     let mut text = String::new();
     for chunk in bytes.as_bytes().utf8_chunks() {
@@ -52,48 +54,49 @@ fn escaped(bytes: &OsStr) -> String {
 }
 
 impl StartedTask {
-    /// What the journal holds of `step`.
-    pub fn of(step: &HookTask, door: Option<PathBuf>) -> StartedTask {
-        let mut policy = step.policy.clone();
-        if let Some(call) = &step.thaw {
-            (policy.timeout, policy.retries) = (call.timeout, call.retries);
+    /// The journal's entry for `task`.
+    pub fn of(task: &HookTask, socket: Option<PathBuf>) -> StartedTask {
+        let mut policy = task.policy.clone();
+        if let Some(command) = &task.thaw {
+            (policy.timeout, policy.retries) = (command.timeout, command.retries);
         }
         let mut settings = policy.settings().to_vec();
-        if let Some(time) = step.budget {
+        if let Some(time) = task.budget {
             settings.push((BUDGET, time.as_secs_f64().to_string()));
         }
-        for (key, call) in [(THAW, &step.thaw), (UNDO, &step.undo)] {
-            let Some(call) = call else { continue };
-            settings.push((key, escaped(call.program.as_os_str())));
-            settings.extend(call.args.iter().map(|arg| (key, escaped(arg))));
+        for (key, command) in [(THAW, &task.thaw), (UNDO, &task.undo)] {
+            let Some(command) = command else { continue };
+            settings.push((key, escaped(command.program.as_os_str())));
+            settings.extend(command.args.iter().map(|arg| (key, escaped(arg))));
         }
         let text = |(key, value): (&str, String)| [key, "=", &value].concat();
         StartedTask {
             settings: settings.into_iter().map(text).collect(),
-            holder_socket: door,
-            ..StartedTask::named(step.source, &step.name)
+            holder_socket: socket,
+            ..StartedTask::named(task.source, &task.name)
         }
     }
 
-    /// As a line has it.
+    /// The entry as JSON.
     pub fn to_value(&self) -> Value {
         json!({
             "source": self.source,
             "name": self.name,
-            "door": self.holder_socket.as_ref().map(|door| escaped(door.as_os_str())),
+            "door": self.holder_socket.as_ref().map(|socket| escaped(socket.as_os_str())),
             "settings": self.settings,
             "why": self.why,
         })
     }
 
-    /// As a line has it, of this version or another.
+    /// Parses an entry of this or another version.
     pub fn from_value(value: &Value) -> StartedTask {
         let settings = value["settings"].as_array().into_iter().flatten();
-        let door = value["door"].as_str();
+        let socket = value["door"].as_str();
         StartedTask {
             source: text(value, "source"),
             name: text(value, "name"),
-            holder_socket: door.map(|door| OsString::from_vec(unescape(door.as_bytes())).into()),
+            holder_socket: socket
+                .map(|socket| OsString::from_vec(unescape(socket.as_bytes())).into()),
             settings: settings
                 .filter_map(|v| Some(v.as_str()?.to_owned()))
                 .collect(),
@@ -101,7 +104,7 @@ impl StartedTask {
         }
     }
 
-    /// With its name alone.
+    /// An entry with a name only.
     pub(super) fn named(source: &str, name: &str) -> StartedTask {
         StartedTask {
             source: source.to_owned(),
@@ -110,48 +113,48 @@ impl StartedTask {
         }
     }
 
-    /// The step as it was at the freeze. Version 0.1.0 wrote only its name: then it is what is
-    /// `found` under that, or what a hook of the directory is called with.
+    /// The task as it was at the freeze. Version 0.1.0 recorded only its name: then it is the task of this
+    /// name in `found`, or the call of a hook of the hooks' directory.
     pub fn step(mut self, found: &mut Vec<HookTask>) -> HookTask {
         let source = sources::adapter(&self.source).map_or("", |adapter| adapter.name);
-        let mut step = HookTask::new(source, self.name.clone(), HookSettings::default());
+        let mut task = HookTask::new(source, self.name.clone(), HookSettings::default());
         if self.settings.is_empty() {
-            if let Some(at) = found.iter().position(|step| self.names(step)) {
-                step = found.swap_remove(at);
+            if let Some(at) = found.iter().position(|task| self.names(task)) {
+                task = found.swap_remove(at);
             } else if self.holder_socket.is_none() && self.source.is_empty() {
-                let words = [&self.name, THAW].map(|word| [THAW, "=", word].concat());
-                self.settings = words.to_vec();
+                let argv = [&self.name, THAW].map(|argument| [THAW, "=", argument].concat());
+                self.settings = argv.to_vec();
             }
         }
         let (mut thaw, mut undo) = (Vec::new(), Vec::new());
         for (key, value) in self.settings.iter().filter_map(|text| text.split_once('=')) {
-            let word = || OsString::from_vec(unescape(value.as_bytes()));
+            let argument = || OsString::from_vec(unescape(value.as_bytes()));
             match key {
-                THAW => thaw.push(word()),
-                UNDO => undo.push(word()),
-                BUDGET => step.budget = settings::limit(value).ok().flatten(),
-                // One that another version wrote and we do not know has our default.
-                _ => step.policy.set(key, value).unwrap_or_default(),
+                THAW => thaw.push(argument()),
+                UNDO => undo.push(argument()),
+                BUDGET => task.budget = settings::limit(value).ok().flatten(),
+                // A value that this version does not know leaves the default.
+                _ => task.policy.set(key, value).unwrap_or_default(),
             }
         }
-        for (words, call) in [(thaw, &mut step.thaw), (undo, &mut step.undo)] {
-            let mut words = words.into_iter();
-            if let Some(program) = words.next() {
-                *call = Some(CommandLine {
+        for (argv, command) in [(thaw, &mut task.thaw), (undo, &mut task.undo)] {
+            let mut argv = argv.into_iter();
+            if let Some(program) = argv.next() {
+                *command = Some(CommandLine {
                     program: program.into(),
-                    args: words.collect(),
-                    timeout: step.policy.timeout,
-                    retries: step.policy.retries,
+                    args: argv.collect(),
+                    timeout: task.policy.timeout,
+                    retries: task.policy.retries,
                 });
             }
         }
-        step.started = Some(self);
-        step
+        task.started = Some(self);
+        task
     }
 
-    /// Whether it is `step`.
-    pub fn names(&self, step: &HookTask) -> bool {
-        self.source == step.source && self.name == step.name
+    /// Whether it is the entry of `task`.
+    pub fn names(&self, task: &HookTask) -> bool {
+        self.source == task.source && self.name == task.name
     }
 
     pub(super) fn is(&self, other: &StartedTask) -> bool {

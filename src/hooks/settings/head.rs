@@ -1,18 +1,18 @@
-//! The settings that a script carries itself: `# qga-hook: key = value` in its first lines.
+//! Settings in a script itself: `# qga-hook: key = value` in its first lines.
 //!
-//! A line that is nearly one is told. It is not read as one, for nobody would know which of the ways to
-//! write it count.
+//! A line that looks like a setting but is not written this way is reported and not used: if several
+//! spellings were accepted, no reader of a script could know which of its lines apply. [`super::rules`] calls
+//! this.
 
 use crate::keyfile::shown;
 
-/// What marks a setting.
+/// The beginning of a setting's line.
 const MARK: &str = "# qga-hook:";
-/// In how many lines of a script they are looked for.
+/// Lines of a script that may contain settings.
 const MAX_HEAD_LINES: usize = 50;
-/// How many lines that are nearly right are told.
+/// Malformed lines that are reported.
 const MAX_REPORTED_LINES: usize = 5;
 
-/// A setting.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Setting {
     pub key: String,
@@ -20,12 +20,11 @@ pub struct Setting {
     pub line: usize,
 }
 
-/// The settings of the file that begins with `text`, and the lines that are nearly one, each with what to
-/// do.
+/// The settings in the file that begins with `text`, and a text with the remedy for each malformed line.
 pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
-    let (mut settings, mut near) = (Vec::new(), Vec::new());
+    let (mut settings, mut malformed) = (Vec::new(), Vec::new());
     if text.contains(&0) {
-        return (settings, near);
+        return (settings, malformed);
     }
     let is_script = text.starts_with(b"#!");
     for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
@@ -41,7 +40,7 @@ pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
                     line: number,
                 });
             }
-            _ if is_near(line) && near.len() < MAX_REPORTED_LINES => near.push(format!(
+            _ if is_near(line) && malformed.len() < MAX_REPORTED_LINES => malformed.push(format!(
                 "(line {number}): '{}' is not read as a setting; write {MARK} KEY = VALUE, in the first \
                  {MAX_HEAD_LINES} lines of a file that begins with #!",
                 shown(line)
@@ -49,10 +48,11 @@ pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
             _ => (),
         }
     }
-    (settings, near)
+    (settings, malformed)
 }
 
-/// A comment, whatever begins it, with the mark in some spelling and a key with a value behind it.
+/// Whether a line looks like a setting: a comment in any language, the mark in some spelling, a key and a
+/// value.
 fn is_near(line: &str) -> bool {
     let text = line.trim_start_matches(|c: char| !c.is_alphanumeric());
     let text = text.to_ascii_lowercase();
@@ -80,18 +80,18 @@ mod tests {
     #[test]
     fn settings_and_what_is_nearly_one() {
         let text = b"#!/bin/sh\n# qga-hook: a = b=c\n  # qga-hook: d\n#qga-hook: e = f\n# qga-hook is good\n";
-        let (settings, near) = read(text);
-        let told: Vec<_> = settings
+        let (settings, malformed) = read(text);
+        let found: Vec<_> = settings
             .iter()
             .map(|s| (&s.key[..], &s.value[..], s.line))
             .collect();
-        assert_eq!(told, [("a", "b=c", 2), ("d", "", 3)]);
-        assert_eq!(near.len(), 1, "{near:?}");
+        assert_eq!(found, [("a", "b=c", 2), ("d", "", 3)]);
+        assert_eq!(malformed.len(), 1, "{malformed:?}");
         assert!(
-            near[0].starts_with("(line 4): '#qga-hook: e = f' is not read"),
-            "{near:?}"
+            malformed[0].starts_with("(line 4): '#qga-hook: e = f' is not read"),
+            "{malformed:?}"
         );
-        let (settings, near) = read(b"\x7fELF\0\n# qga-hook: a = b\n");
-        assert!(settings.is_empty() && near.is_empty());
+        let (settings, malformed) = read(b"\x7fELF\0\n# qga-hook: a = b\n");
+        assert!(settings.is_empty() && malformed.is_empty());
     }
 }

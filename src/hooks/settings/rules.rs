@@ -1,9 +1,9 @@
-//! `fsfreeze-hook.conf`, with what the scripts say of themselves.
+//! `fsfreeze-hook.conf`, combined with the settings in the scripts themselves.
 //!
-//! A line that cannot be read takes no other with it. But what it named is not run: its settings may
-//! have said whom a hook runs as, or that its failure aborts the freeze. So each such [`ConfigFault`] has a
-//! reach, and a hook or adapter within it fails, by `abort` unless the rest says `continue`. A value
-//! without sense of any other key is a warning, and that key keeps its default.
+//! A line that cannot be read does not affect the other lines. But the hook that it is about does not run:
+//! the line may have set its user, or that its failure aborts the freeze. So each such [`ConfigFault`] has a
+//! scope, and a hook or adapter in that scope fails, with `abort` unless the rest of the settings says
+//! `continue`. An invalid value of any other key is a warning, and the key keeps its default.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -13,23 +13,23 @@ use crate::hooks::sources;
 use crate::hooks::trust::{self, Refusal, quoted};
 use crate::keyfile::{self, Line, Problem};
 
-/// Group of the defaults.
+/// The group with the defaults.
 const DEFAULTS: &str = "hooks";
-/// What stands before a hook's name in the name of its group.
+/// The beginning of the name of a hook's group.
 const HOOK_PREFIX: &str = "hook ";
-/// How many faults are told one by one.
+/// Faults that are reported one by one.
 const MAX_REPORTED_FAULTS: usize = 20;
-/// As some editors begin a file.
+/// Some editors begin a file with this.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
-/// All that `fsfreeze-hook.conf` says.
+/// The content of `fsfreeze-hook.conf`.
 #[derive(Clone, Debug, Default)]
 pub struct HookConfig {
-    /// The settings that every hook begins with.
+    /// The settings of `[hooks]`, from which each hook's own settings start.
     pub defaults: HookSettings,
-    /// Time for all hooks of one phase together.
+    /// Time for all hooks of one phase together; None: no limit.
     pub total_timeout: Option<Duration>,
-    /// What is wrong with the file, one line each.
+    /// The problems of the file, one line each.
     pub warnings: Vec<String>,
     path: PathBuf,
     settings: Vec<Setting>,
@@ -44,49 +44,50 @@ struct Setting {
     line: usize,
 }
 
-/// Something of the file that cannot be read.
+/// A part of the file that cannot be read.
 #[derive(Clone, Debug)]
 struct ConfigFault {
     reach: FaultScope,
-    /// Where, why, and what to do.
+    /// The place, the reason and the remedy.
     text: String,
-    /// Whether it says that a failure aborts the freeze; None: neither that nor the contrary.
+    /// Whether the faulty text sets that a failure aborts the freeze; None: it sets neither.
     aborts: Option<bool>,
 }
 
-/// What a fault may have been about.
+/// What a fault may be about.
 #[derive(Clone, Debug)]
 enum FaultScope {
-    /// Everything.
+    /// All hooks and adapters.
     All,
-    /// The group of that name.
+    /// The group of this name.
     Group(String),
-    /// What is mentioned in this head of a group, in small letters.
+    /// All hooks and adapters whose name is in this group header, which cannot be read; in lower case.
     Head(String),
 }
 
 /// The settings of one hook.
 #[derive(Debug)]
 pub struct EffectiveSettings {
-    /// How it is run.
+    /// The settings that apply to it.
     pub policy: HookSettings,
-    /// What was passed over.
+    /// Settings that are ignored, one line each.
     pub warnings: Vec<String>,
-    /// Why it must not run: settings that may be its own cannot be read.
+    /// Why it must not run: settings that may be about it cannot be read.
     pub fault: Option<String>,
 }
 
 impl HookConfig {
-    /// Reads the file at `path`; one that does not exist says nothing.
+    /// Reads the file at `path`; a file that does not exist is empty.
     ///
     /// # Errors
-    /// Others could have written it, or it cannot be read: what it says of each hook is not known.
+    /// Another user could have written it, or it cannot be read, so nothing is known of the settings of any
+    /// hook.
     pub fn read(path: &Path) -> Result<HookConfig, Refusal> {
         let text = trust::read(path)?.unwrap_or_default();
         Ok(HookConfig::parse(path, &text))
     }
 
-    /// What `text` says; `path` is named in the warnings.
+    /// Parses `text`; warnings name `path`.
     pub fn parse(path: &Path, text: &[u8]) -> HookConfig {
         let mut rules = HookConfig {
             path: path.to_owned(),
@@ -111,8 +112,9 @@ impl HookConfig {
             let remedy = format!("sed -i '1s/^\\xEF\\xBB\\xBF//' {}", quoted(&self.path));
             self.warn(1, &format!("byte order mark ignored; remove it: {remedy}"));
         }
-        // None: before the first group, or below a head that cannot be read, which `lost` tells.
-        let (mut group, mut lost) = (None, None);
+        // `group` is None before the first group and after a group header that cannot be read; `bad_head` is
+        // the index of the fault that reports this.
+        let (mut group, mut bad_head) = (None, None);
         let mut heads: Vec<(String, usize)> = Vec::new();
         for (number, text, line) in keyfile::lines(bare.unwrap_or(text)) {
             let text = String::from_utf8_lossy(text);
@@ -138,7 +140,7 @@ impl HookConfig {
                         ),
                         None => heads.push((name.clone(), number)),
                     }
-                    (group, lost) = (Some(name), None);
+                    (group, bad_head) = (Some(name), None);
                     continue;
                 }
                 (Line::Entry(entry), Some(group)) => {
@@ -166,14 +168,14 @@ impl HookConfig {
                 }
                 (Line::Wrong(problem), _) => {
                     if is_head(&text) {
-                        (group, lost) = (None, Some(self.faults.len()));
+                        (group, bad_head) = (None, Some(self.faults.len()));
                         self.fault(head_reach(&text), problem, aborts(&text));
                         continue;
                     }
                     problem
                 }
             };
-            match (&group, lost) {
+            match (&group, bad_head) {
                 (Some(group), _) => {
                     let reach = match group.as_str() {
                         DEFAULTS => FaultScope::All,
@@ -181,19 +183,19 @@ impl HookConfig {
                     };
                     self.fault(reach, problem, aborts(&text));
                 }
-                // It belongs to the head that cannot be read, and is told with that.
+                // The line belongs to the header that cannot be read, and is covered by its fault.
                 (None, Some(at)) => self.faults[at].adds(aborts(&text)),
                 (None, None) => {
-                    lost = Some(self.faults.len());
+                    bad_head = Some(self.faults.len());
                     self.fault(FaultScope::All, problem, aborts(&text));
                 }
             }
         }
-        let untold = self.faults.len().saturating_sub(MAX_REPORTED_FAULTS);
-        if untold > 0 {
+        let unreported = self.faults.len().saturating_sub(MAX_REPORTED_FAULTS);
+        if unreported > 0 {
             let path = self.path.display();
             self.warnings.push(format!(
-                "{path}: {untold} more lines cannot be read; correct them"
+                "{path}: {unreported} more lines cannot be read; correct them"
             ));
         }
     }
@@ -229,13 +231,15 @@ impl HookConfig {
             value,
             line,
         } = &setting;
-        let (line, said) = (*line, format!("{key}={value} in [{group}]"));
+        let (line, setting_text) = (*line, format!("{key}={value} in [{group}]"));
         let known = self.settings.iter();
         let earlier = known.rev().find(|s| s.group == *group && s.key == *key);
         if let Some(earlier) = earlier.map(|earlier| earlier.line) {
             self.warn(
                 line,
-                &format!("{said} is in line {earlier} too; the last one counts, take one out"),
+                &format!(
+                    "{setting_text} is in line {earlier} too; the last one counts, take one out"
+                ),
             );
         }
         let Some((reason, aborts)) = find_fault(group, key, value) else {
@@ -248,13 +252,14 @@ impl HookConfig {
         };
         let problem = Problem {
             line,
-            reason: format!("{said} {reason}"),
+            reason: format!("{setting_text} {reason}"),
             advice: "correct that line",
         };
         self.fault(reach, problem, aborts);
     }
 
-    /// A group that means nothing may be a misspelt one.
+    /// A group with an unknown name may be a misspelled one, so it is a fault of every hook that the name
+    /// mentions.
     fn reach_of_unknown_groups(&mut self) {
         let mut faults: Vec<(&str, ConfigFault)> = Vec::new();
         for Setting {
@@ -292,7 +297,7 @@ impl HookConfig {
         self.faults.extend(faults);
     }
 
-    /// Hands every setting of a group to `set`; returns a warning for each that it refuses.
+    /// Calls `set` with each setting of a group; returns a warning for each error.
     pub fn each(
         &self,
         group: &str,
@@ -314,38 +319,40 @@ impl HookConfig {
             .collect()
     }
 
-    /// The names of the hooks that have a group of their own.
+    /// The names of the hooks with a group of their own.
     pub fn named_hooks(&self) -> impl Iterator<Item = &str> {
         let groups = self.settings.iter().map(|setting| setting.group.as_str());
         groups.filter_map(|group| group.strip_prefix(HOOK_PREFIX))
     }
 
-    /// The settings of the hook `name`, whose file begins with `head`.
+    /// The settings of the hook `name`, whose file begins with `head`. The file's own settings override
+    /// `[hooks]`, and the hook's group overrides both.
     pub fn of_hook(&self, name: &str, head: &[u8]) -> EffectiveSettings {
         let mut policy = self.defaults.clone();
-        let (own, near) = head::read(head);
-        let near = near.into_iter().map(|line| format!("{name} {line}"));
-        let mut warnings: Vec<String> = near.collect();
-        let mut is_said = self.sets(DEFAULTS, "on-failure");
-        let mut of_head = None;
+        let (own, malformed) = head::read(head);
+        let malformed = malformed.into_iter().map(|line| format!("{name} {line}"));
+        let mut warnings: Vec<String> = malformed.collect();
+        let mut is_set = self.sets(DEFAULTS, "on-failure");
+        let mut head_fault = None;
         for head::Setting { key, value, line } in own {
-            let said = |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
+            let setting_text =
+                |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
             if let Some((why, aborts)) = find_fault(HOOK_PREFIX, &key, &value) {
-                of_head = Some((said(why) + "; correct that line", aborts));
+                head_fault = Some((setting_text(why) + "; correct that line", aborts));
             } else if let Err(why) = policy.set(&key, &value) {
-                warnings.push(said(&why) + "; ignored");
+                warnings.push(setting_text(&why) + "; ignored");
             } else {
-                is_said |= key == "on-failure";
+                is_set |= key == "on-failure";
             }
         }
         let group = format!("{HOOK_PREFIX}{name}");
         warnings.extend(self.each(&group, &mut |key, value| policy.set(key, value)));
-        is_said |= self.sets(&group, "on-failure");
+        is_set |= self.sets(&group, "on-failure");
         let fault = self
             .fault_of(&group, name)
             .map(|(why, aborts, _)| (why, aborts));
-        let fault = fault.or(of_head).map(|(why, aborts)| {
-            policy.on_failure = on_failure(&policy, is_said, aborts);
+        let fault = fault.or(head_fault).map(|(why, aborts)| {
+            policy.on_failure = on_failure(&policy, is_set, aborts);
             why
         });
         EffectiveSettings {
@@ -355,16 +362,16 @@ impl HookConfig {
         }
     }
 
-    /// Why the adapter `name` must not run with `policy`, what that does to the freeze, and whether it was
-    /// named: settings that may be its own cannot be read.
+    /// Why the adapter `name` must not run, what that does to the freeze, and whether a fault names the
+    /// adapter: settings that may be about it cannot be read.
     pub fn fault_of_adapter(
         &self,
         name: &str,
         policy: &HookSettings,
     ) -> Option<(String, OnFailure, bool)> {
         let (why, aborts, is_named) = self.fault_of(name, name)?;
-        let is_said = self.sets(name, "on-failure");
-        Some((why, on_failure(policy, is_said, aborts), is_named))
+        let is_set = self.sets(name, "on-failure");
+        Some((why, on_failure(policy, is_set, aborts), is_named))
     }
 
     /// Whether the key is set in the group.
@@ -396,16 +403,17 @@ impl ConfigFault {
     fn adds(&mut self, aborts: Option<bool>) {
         self.aborts = match (self.aborts, aborts) {
             (Some(true), _) | (_, Some(true)) => Some(true),
-            (known, said) => known.or(said),
+            (before, added) => before.or(added),
         };
     }
 }
 
-/// What a failure does where settings cannot be read, of which `policy` is what can be.
-fn on_failure(policy: &HookSettings, is_said: bool, aborts: Option<bool>) -> OnFailure {
+/// The effect of a failure where a part of the settings cannot be read; `policy` has the readable part.
+/// Without any statement it is `abort`.
+fn on_failure(policy: &HookSettings, is_set: bool, aborts: Option<bool>) -> OnFailure {
     match aborts {
         Some(true) => OnFailure::Abort,
-        _ if is_said => policy.on_failure,
+        _ if is_set => policy.on_failure,
         Some(false) => OnFailure::Continue,
         None => OnFailure::Abort,
     }
@@ -423,7 +431,7 @@ fn is_clean(key: &str) -> bool {
     !key.contains(is_odd)
 }
 
-/// Whether a line that cannot be read was to begin a group.
+/// Whether a line that cannot be read looks like a group header.
 fn is_head(text: &str) -> bool {
     let bare = text.trim_end();
     let is_closed = bare.ends_with(']') || bare.split_whitespace().next() == Some("hook");
@@ -443,7 +451,7 @@ fn head_reach(text: &str) -> FaultScope {
     }
 }
 
-/// Whether `name` is a word of `text`.
+/// Whether `text` contains `name` as a whole word.
 fn mentions(text: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || "._-".contains(c);
     text.match_indices(name).any(|(at, _)| {
@@ -451,7 +459,7 @@ fn mentions(text: &str, name: &str) -> bool {
     })
 }
 
-/// What the text says of a failure, see [`ConfigFault::aborts`].
+/// The value for [`ConfigFault::aborts`] that the text of a faulty line suggests.
 fn aborts(text: &str) -> Option<bool> {
     let letters = letters(text);
     if letters.contains("abort") {
@@ -467,7 +475,8 @@ fn letters(text: &str) -> String {
     letters.collect::<String>().to_lowercase()
 }
 
-/// What is wrong with a setting that protects, or may be one misspelt; see [`ConfigFault::aborts`] for the other.
+/// The problem with a setting that protects (`on-failure`, `enabled`, `type`, `user`), or that may be a
+/// misspelled one; and the value for [`ConfigFault::aborts`].
 fn find_fault(group: &str, key: &str, value: &str) -> Option<(&'static str, Option<bool>)> {
     let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
     let is_adapter = sources::adapter(group).is_some();

@@ -1,7 +1,7 @@
-//! Alibaba Cloud's application-consistent snapshots: a script before and one after.
+//! Adapter for Alibaba Cloud's application-consistent snapshots: a script before and one after.
 //!
-//! Only scripts that the operator names are ever run: their usual place is /tmp, where everybody may
-//! put one. Whatever is wrong with them, the freeze goes on.
+//! Only scripts that the settings name are run: their default place is /tmp, where every user can create
+//! files. If a script is rejected or fails, the freeze continues.
 
 use std::time::Duration;
 
@@ -24,10 +24,10 @@ pub const ALIBABA: Adapter = Adapter {
 const NAME: &str = "alibaba";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(1800);
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let (mut pre, mut post) = (None, None);
     let (mut freezes, mut timeout) = (true, Some(SCRIPT_TIMEOUT));
-    let settings = script::settings(scene, NAME, OnFailure::Continue, &mut |key, value| {
+    let settings = script::settings(context, NAME, OnFailure::Continue, &mut |key, value| {
         match key {
             "pre-script" => pre = Some(script::absolute(value)?),
             "post-script" => post = Some(script::absolute(value)?),
@@ -47,9 +47,9 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     }
     let name = pre.as_ref().or(post.as_ref());
     let name = name.map_or(NAME.to_owned(), |path| path.display().to_string());
-    let mut step = HookTask::new(NAME, name, settings.policy);
+    let mut task = HookTask::new(NAME, name, settings.policy);
     if !is_named {
-        step.eligibility = Eligibility::Unfit {
+        task.eligibility = Eligibility::Unfit {
             reason: "enabled=yes in [alibaba], but no script is named; add pre-script=PATH and \
                      post-script=PATH"
                 .into(),
@@ -58,22 +58,22 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     }
     for path in [&pre, &post].into_iter().flatten() {
         if let Err(flaw) = script::open_checked(path, script::MAX_MODE_PRIVATE) {
-            step.eligibility = Eligibility::Unfit {
+            task.eligibility = Eligibility::Unfit {
                 reason: Flaw::into_text(flaw),
                 error: None,
             };
             break;
         }
     }
-    let call = |program| CommandLine {
+    let command = |program| CommandLine {
         program,
         args: Vec::new(),
         timeout,
         retries: 0,
     };
-    step.freeze = pre.map(call);
-    step.thaw = post.map(call);
-    found.leaves_filesystems = !freezes && step.eligibility == Eligibility::Fit;
-    found.tasks.push(step);
+    task.freeze = pre.map(command);
+    task.thaw = post.map(command);
+    found.leaves_filesystems = !freezes && task.eligibility == Eligibility::Fit;
+    found.tasks.push(task);
     found
 }

@@ -1,9 +1,9 @@
-//! Azure's Linux VM backup: the scripts that `VMSnapshotScriptPluginConfig.json` names.
+//! Adapter for Azure's Linux VM backup: the scripts in `VMSnapshotScriptPluginConfig.json`.
 //!
-//! The file and both scripts are checked before any of them runs; what is wrong with them has
-//! Azure's own name, and the file itself says whether the freeze then fails. What Azure's reader passes
-//! over or converts is passed over or converted here. Our group takes the place of Azure's plugin host
-//! file.
+//! The file and both scripts are checked before either runs. Each problem has the name that Azure uses for
+//! it, and the file itself says whether the freeze then fails. Values that Azure's reader ignores or converts
+//! are ignored or converted in the same way here. The group `[azure]` of the hooks' settings replaces Azure's
+//! plugin host file.
 
 use std::fs::File;
 use std::io::Read;
@@ -34,25 +34,25 @@ pub const AZURE: Adapter = Adapter {
 };
 
 const NAME: &str = "azure";
-/// The file's usual place, below the root.
+/// The file's default path, relative to the root.
 const PLACE: &str = "etc/azure/VMSnapshotScriptPluginConfig.json";
-/// Widest mode of the file: it may hold passwords among the parameters.
+/// Most permissions of the file: its parameters may contain passwords.
 const REQUIRED_MODE: u32 = 0o600;
-/// Most of it that is read, in bytes.
+/// Bytes of the file that are read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const DEFAULT_TIMEOUT_SECONDS: f64 = 30.0;
 const MAX_TIMEOUT_SECONDS: f64 = 1800.0;
-/// Keys that have no effect here: labels, and how often Azure looks whether a script has ended.
+/// Keys without effect here: labels, and the interval at which Azure checks whether a script has ended.
 const LABELS: [&str; 3] = ["pluginName", "appName", "ScriptsExecutionPollTimeSeconds"];
-/// The script's status that warns, and is a success.
+/// The exit status of a script that means success with a warning.
 const WARNING: i32 = 2;
 
 const BAD_HOST: &str = "IncorrectPluginhostFile";
 const BAD_FILE: &str = "IncorrectJSONConfigFile";
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let mut config = None;
-    let settings = script::settings(scene, NAME, OnFailure::Continue, &mut |key, value| {
+    let settings = script::settings(context, NAME, OnFailure::Continue, &mut |key, value| {
         if key != "config" {
             return script::unknown();
         }
@@ -60,7 +60,7 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
         Ok(())
     });
     let is_named = config.is_some();
-    let path = config.unwrap_or_else(|| scene.root.join(PLACE));
+    let path = config.unwrap_or_else(|| context.root.join(PLACE));
     let mut found = Discovered {
         warnings: settings.warnings.clone(),
         ..Discovered::default()
@@ -69,17 +69,17 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     if settings.used == Enabled::No || (!wanted && !path.exists()) {
         return found;
     }
-    let (step, leaves_filesystems) = step(&path, &settings, &mut found.warnings);
-    found.leaves_filesystems = leaves_filesystems && step.eligibility == Eligibility::Fit;
-    found.tasks.push(step);
+    let (task, leaves_filesystems) = task(&path, &settings, &mut found.warnings);
+    found.leaves_filesystems = leaves_filesystems && task.eligibility == Eligibility::Fit;
+    found.tasks.push(task);
     found
 }
 
-/// The step, and whether it wants no filesystem frozen.
-fn step(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
+/// The task, and whether it asks for no filesystem to be frozen.
+fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
-    let mut step = HookTask::new(NAME, shown, settings.policy.clone());
-    step.policy.success.push(WARNING);
+    let mut task = HookTask::new(NAME, shown, settings.policy.clone());
+    task.policy.success.push(WARNING);
     let unfit = |reason, error| Eligibility::Unfit {
         reason,
         error: Some(error),
@@ -87,30 +87,30 @@ fn step(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
     if !path.is_absolute() {
         let reason =
             "config= in [azure] is not an absolute path; correct fsfreeze-hook.conf".into();
-        step.eligibility = unfit(reason, BAD_HOST);
-        return (step, false);
+        task.eligibility = unfit(reason, BAD_HOST);
+        return (task, false);
     }
     let text = match read(path) {
         Ok(text) => text,
         Err(reason) => {
-            step.eligibility = unfit(reason, BAD_FILE);
-            return (step, false);
+            task.eligibility = unfit(reason, BAD_FILE);
+            return (task, false);
         }
     };
-    let (plugin, goes_on) = Plugin::parse(&text);
-    if !goes_on && settings.on_failure.is_none() {
-        step.policy.on_failure = OnFailure::Abort;
+    let (plugin, continues) = Plugin::parse(&text);
+    if !continues && settings.on_failure.is_none() {
+        task.policy.on_failure = OnFailure::Abort;
     }
     let plugin = match plugin {
         Ok(plugin) => plugin,
         Err(why) => {
             let reason = format!("{}: {why}", path.display());
-            step.eligibility = unfit(reason, BAD_FILE);
-            return (step, false);
+            task.eligibility = unfit(reason, BAD_FILE);
+            return (task, false);
         }
     };
     for (phase, half) in [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)] {
-        let looked = if half.location.is_absolute() {
+        let checked = if half.location.is_absolute() {
             script::open_checked(&half.location, script::MAX_MODE_PRIVATE).map(drop)
         } else {
             let shown = half.location.display();
@@ -118,25 +118,25 @@ fn step(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
                 format!("'{shown}' is not an absolute path; write the whole path of the script");
             Err(Flaw::Missing(why))
         };
-        if let Err(flaw) = looked {
+        if let Err(flaw) = checked {
             let error = match flaw {
                 Flaw::Missing(_) => not_found(phase),
                 Flaw::Inert(_) | Flaw::Forbidden(_) => forbidden(phase),
             };
-            step.eligibility = unfit(flaw.into_text(), error);
+            task.eligibility = unfit(flaw.into_text(), error);
             break;
         }
     }
     let notes = plugin.notes.iter();
     warnings.extend(notes.map(|note| format!("{}: {note}", path.display())));
-    // For all tries of a script.
-    step.budget = Some(plugin.timeout);
-    step.freeze = Some(plugin.pre.into_call(plugin.timeout));
-    step.thaw = Some(plugin.post.into_call(plugin.timeout));
-    (step, !plugin.freezes_filesystems)
+    // The timeout is for all tries of a script together.
+    task.budget = Some(plugin.timeout);
+    task.freeze = Some(plugin.pre.into_command(plugin.timeout));
+    task.thaw = Some(plugin.post.into_command(plugin.timeout));
+    (task, !plugin.freezes_filesystems)
 }
 
-/// Of the very file that was checked.
+/// Reads the file from the descriptor that was checked.
 fn read(path: &Path) -> Result<Vec<u8>, String> {
     let place = script::open_checked(path, REQUIRED_MODE).map_err(Flaw::into_text)?;
     let mut text = Vec::new();
@@ -146,10 +146,10 @@ fn read(path: &Path) -> Result<Vec<u8>, String> {
     Ok(text)
 }
 
-/// What is wrong with the content of a plugin configuration file.
+/// Checks the content of a plugin configuration file.
 ///
 /// # Errors
-/// The first problem, in words.
+/// The first problem, as text.
 pub fn check(text: &[u8]) -> Result<(), String> {
     Plugin::parse(text).0.map(drop)
 }
@@ -163,7 +163,7 @@ struct Half {
 }
 
 impl Half {
-    fn into_call(self, timeout: Duration) -> CommandLine {
+    fn into_command(self, timeout: Duration) -> CommandLine {
         CommandLine {
             program: self.location,
             args: self.params.into_iter().map(Into::into).collect(),
@@ -173,30 +173,30 @@ impl Half {
     }
 }
 
-/// What the file says.
+/// The content of the file.
 #[derive(Debug, PartialEq)]
 struct Plugin {
     pre: Half,
     post: Half,
     timeout: Duration,
     freezes_filesystems: bool,
-    /// What was passed over or cut, as Azure does.
+    /// Values that are ignored or limited, as Azure does.
     notes: Vec<String>,
 }
 
 impl Plugin {
-    /// The file's content, or what is wrong with it; and, as far as it says so, whether a failure lets
-    /// the backup go on.
+    /// The file's content or its first problem; and whether a failure lets the backup continue, as far as the
+    /// file says so.
     fn parse(text: &[u8]) -> (Result<Plugin, String>, bool) {
         let keys = match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => keys,
             Ok(_) => return (Err("is not a JSON object".into()), true),
             Err(error) => return (Err(format!("is not JSON: {error}")), true),
         };
-        // What is neither is no permission to go on.
-        let goes_on = keys.get("continueBackupOnFailure");
-        let goes_on = goes_on.is_none_or(|value| *value == Value::Bool(true));
-        (Plugin::parse_keys(Keys(keys)), goes_on)
+        // A value that is not a boolean does not permit the backup to continue.
+        let continues = keys.get("continueBackupOnFailure");
+        let continues = continues.is_none_or(|value| *value == Value::Bool(true));
+        (Plugin::parse_keys(Keys(keys)), continues)
     }
 
     fn parse_keys(mut keys: Keys) -> Result<Plugin, String> {
@@ -232,7 +232,7 @@ impl Plugin {
     }
 }
 
-/// The keys that were not taken yet.
+/// The keys that are not yet evaluated.
 struct Keys(Map<String, Value>);
 
 impl Keys {
@@ -274,7 +274,7 @@ impl Keys {
     }
 }
 
-/// A parameter as Azure's reader hands it over.
+/// A parameter in the form in which Azure's reader, written in Python, passes it.
 fn text_of(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),
@@ -386,8 +386,8 @@ mod tests {
             .unwrap_err();
         assert_eq!(why, "postScriptLocation is missing; add it");
         for text in ["", "[]", "{", "null", "\u{feff}{}"] {
-            let (plugin, goes_on) = Plugin::parse(text.as_bytes());
-            assert!(plugin.is_err() && goes_on, "{text}");
+            let (plugin, continues) = Plugin::parse(text.as_bytes());
+            assert!(plugin.is_err() && continues, "{text}");
         }
     }
 
@@ -414,8 +414,8 @@ mod tests {
     #[test]
     fn what_a_failure_does_is_known_although_something_else_is_wrong() {
         let text = br#"{"continueBackupOnFailure":false,"timeoutInSeconds":0}"#;
-        let (plugin, goes_on) = Plugin::parse(text);
-        assert!(plugin.is_err() && !goes_on);
+        let (plugin, continues) = Plugin::parse(text);
+        assert!(plugin.is_err() && !continues);
     }
 
     #[test]

@@ -1,4 +1,7 @@
 //! The hooks' directory, fsfreeze-hook.d: every executable file, in the byte order of the names.
+//!
+//! Backups, package managers' files and samples are ignored, as the hook guide (hooks/README.md) says. A file
+//! is opened and checked once; its head is read from the same descriptor.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -18,7 +21,7 @@ use crate::hooks::trust::{self, Refusal, quoted};
 use crate::sys::strerror;
 
 const SAMPLE: &str = ".sample";
-/// Names that are left over by package managers and editors, or are samples.
+/// Endings of files from package managers and editors, and of samples.
 const SKIPPED_ENDINGS: [&str; 14] = [
     "~",
     ".bak",
@@ -35,17 +38,16 @@ const SKIPPED_ENDINGS: [&str; 14] = [
     ".dpkg-backup",
     ".dpkg-remove",
 ];
-/// How much of a file is looked at for whether it is a script, in bytes, and how much of a script for
-/// settings of its own: those that come too late are told.
+/// Bytes of a file that decide whether it is a script, and bytes of a script that are searched for settings.
+/// The second is larger, so that settings after the allowed lines are reported.
 const MAX_HEAD_BYTES: u64 = 8192;
 const MAX_SCRIPT_BYTES: u64 = 1 << 20;
 
-/// The steps of the directory `dir`, those passed over among them; names that it ignores are not. A
-/// directory that does not exist has no hooks.
+/// The tasks of the directory `dir`, with those that are skipped. Ignored names produce none, and a directory
+/// that does not exist has no hooks.
 ///
 /// # Errors
-/// The directory, or a hook that would run, could have been changed by others, or the directory
-/// cannot be read.
+/// Another user could have changed the directory or a hook that would run, or the directory cannot be read.
 pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
     let dir = &trust::absolute(dir);
     let unreadable = |error: io::Error| {
@@ -55,8 +57,7 @@ pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
             dir.display()
         ))
     };
-    // The directory is checked before it is read: what is in one that others may write is not
-    // worth a look.
+    // Check the directory first: the content of a directory that others can write is not evaluated.
     match fs::metadata(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Discovered::default()),
         Err(error) => return Err(unreadable(error)),
@@ -70,12 +71,12 @@ pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
         names.push(entry.map_err(unreadable)?.file_name());
     }
     names.retain(|name| !is_skipped(name));
-    // OsString orders by bytes, whatever the locale.
+    // OsString compares bytes, so the locale does not affect the order.
     names.sort_unstable();
     let mut found = Discovered::default();
     for name in &names {
-        if let Some((step, warnings)) = of_file(&dir.join(name), rules)? {
-            found.tasks.push(step);
+        if let Some((task, warnings)) = of_file(&dir.join(name), rules)? {
+            found.tasks.push(task);
             found.warnings.extend(warnings);
         }
     }
@@ -92,16 +93,16 @@ pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
     Ok(found)
 }
 
-/// The step that the file at `path`, which is absolute, is or would be, and what was passed over of
-/// its settings; None: it is no file. A sample has the settings that it will have once it is renamed.
+/// The task of the file at the absolute path `path`, and warnings about its settings; None if it is not a
+/// file. A sample gets the settings that it will have once it is renamed.
 ///
 /// # Errors
-/// Others could have changed it.
+/// Another user could have changed it.
 pub fn of_file(
     path: &Path,
     rules: &HookConfig,
 ) -> Result<Option<(HookTask, Vec<String>)>, Refusal> {
-    let Some((fitness, head)) = examine(path)? else {
+    let Some((eligibility, head)) = examine(path)? else {
         return Ok(None);
     };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -111,24 +112,24 @@ pub fn of_file(
         warnings,
         fault,
     } = rules.of_hook(name, &head);
-    let call = |phase: &str| CommandLine {
+    let command = |phase: &str| CommandLine {
         program: path.to_owned(),
         args: vec![phase.into()],
         timeout: policy.timeout,
         retries: policy.retries,
     };
-    let (freeze, thaw) = (call("freeze"), call("thaw"));
-    let mut step = HookTask::new("", path.to_string_lossy().into_owned(), policy);
-    step.freeze = Some(freeze);
-    step.thaw = (step.policy.kind == HookKind::Once).then_some(thaw);
-    step.eligibility = match fault {
-        Some(reason) if fitness == Eligibility::Fit => Eligibility::Unfit {
+    let (freeze, thaw) = (command("freeze"), command("thaw"));
+    let mut task = HookTask::new("", path.to_string_lossy().into_owned(), policy);
+    task.freeze = Some(freeze);
+    task.thaw = (task.policy.kind == HookKind::Once).then_some(thaw);
+    task.eligibility = match fault {
+        Some(reason) if eligibility == Eligibility::Fit => Eligibility::Unfit {
             reason,
             error: None,
         },
-        _ => fitness,
+        _ => eligibility,
     };
-    Ok(Some((step, warnings)))
+    Ok(Some((task, warnings)))
 }
 
 fn is_skipped(name: &OsStr) -> bool {
@@ -139,7 +140,7 @@ fn is_skipped(name: &OsStr) -> bool {
             .any(|end| name.ends_with(end.as_bytes()))
 }
 
-/// Whether it can be run, and how it begins; None for what is no hook at all: a directory, a socket.
+/// Whether it can run, and its head; None for what is not a file, such as a directory or a socket.
 fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Refusal> {
     let data = match fs::metadata(path) {
         Ok(data) => data,
@@ -169,7 +170,8 @@ fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Refusal> {
     Ok(Some((Eligibility::Fit, head_of(&place))))
 }
 
-/// Of the very file that was checked; one that cannot be read has no settings of its own.
+/// Reads the head from the descriptor that was checked. A file that cannot be read has no settings of its
+/// own.
 fn head_of(place: &File) -> Vec<u8> {
     let mut head = Vec::new();
     let mut read = || {

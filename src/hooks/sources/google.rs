@@ -1,7 +1,7 @@
-//! Google Cloud's application-consistent snapshots: pre.sh and post.sh in /etc/google/snapshots, each
-//! called with the names of the disks, separated by commas.
+//! Adapter for Google Cloud's application-consistent snapshots: pre.sh and post.sh in /etc/google/snapshots.
+//! Each is called with the names of the disks, separated by commas.
 //!
-//! As there, a failure means that there is no snapshot: the freeze fails.
+//! As on Google Cloud, a failure prevents the snapshot: the freeze fails.
 
 use std::path::Path;
 use std::time::Duration;
@@ -35,24 +35,24 @@ const CONTRACT: PairContract = PairContract {
 const NOT_FOUND: &str = "SCRIPT_NOT_FOUND";
 const BAD_CONFIG: &str = "INVALID_CONFIG";
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
-    let (mut found, used) = CONTRACT.find(scene);
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
+    let (mut found, used) = CONTRACT.find(context);
     let Some((mut pair, policy)) = used else {
         return found;
     };
-    pair.args = vec![disks(scene.devices).into()];
-    let look = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
-    let step = pair.step(NAME, policy, &look, &|flaw| {
+    pair.args = vec![disks(context.devices).into()];
+    let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
+    let task = pair.step(NAME, policy, &check, &|flaw| {
         Some(match flaw {
             Flaw::Missing(_) => NOT_FOUND,
             Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,
         })
     });
-    found.tasks.push(step);
+    found.tasks.push(task);
     found
 }
 
-/// Each device once.
+/// The device names without duplicates.
 fn disks(devices: &str) -> String {
     let mut disks: Vec<String> = Vec::new();
     for device in from_words(devices) {

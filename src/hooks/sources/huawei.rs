@@ -1,8 +1,10 @@
-//! Huawei Cloud's CBR and CSBS, also Open Telekom Cloud's: a directory with `NAME_freeze.sh` and
-//! `NAME_unfreeze.sh` for each application, called with the agent's root directory and a process id.
+//! Adapter for Huawei Cloud's CBR and CSBS, also used by Open Telekom Cloud: a directory with
+//! `NAME_freeze.sh` and `NAME_unfreeze.sh` for each application. Scripts are called with the root directory
+//! of the vendor's agent and a process id.
 //!
-//! Only a directory that the settings name is used: the scripts read a file of the vendor's agent, in
-//! place of which ours lies in hooks/huawei. One failure fails all, and those before it are unfrozen.
+//! Only a directory that the settings name is used: the scripts read a file of the vendor's agent, which
+//! hooks/huawei in this project replaces. If one script fails, the freeze fails and the applications before
+//! it are unfrozen.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -25,15 +27,15 @@ pub const HUAWEI: Adapter = Adapter {
 };
 
 const NAME: &str = "huawei";
-/// What the scripts read, below the agent's root.
+/// The file that the scripts read, relative to the agent's root directory.
 const FUNCTIONS: &str = "bin/agent_func.sh";
 const FREEZE: &str = "_freeze.sh";
 const UNFREEZE: &str = "_unfreeze.sh";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let (mut dir, mut root, mut timeout) = (None, None, Some(SCRIPT_TIMEOUT));
-    let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
+    let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
         match key {
             "scripts" => dir = Some(script::absolute(value)?),
             "agent-root" => root = Some(script::absolute(value)?),
@@ -57,16 +59,16 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     let (root, names) = match used {
         Ok(used) => used,
         Err(reason) => {
-            let mut step = HookTask::new(
+            let mut task = HookTask::new(
                 NAME,
                 format!("{} ([huawei])", dir.display()),
                 settings.policy,
             );
-            step.eligibility = Eligibility::Unfit {
+            task.eligibility = Eligibility::Unfit {
                 reason,
                 error: None,
             };
-            found.tasks.push(step);
+            found.tasks.push(task);
             return found;
         }
     };
@@ -77,15 +79,15 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
             args: vec![root.clone().into(), std::process::id().to_string().into()],
             timeout,
         };
-        let look = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
+        let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
         found
             .tasks
-            .push(pair.step(NAME, settings.policy.clone(), &look, &|_| None));
+            .push(pair.step(NAME, settings.policy.clone(), &check, &|_| None));
     }
     found
 }
 
-/// The agent's root directory, and the applications with a script, by name.
+/// The agent's root directory and the names of the applications with a script.
 fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<String>), String> {
     let trusted =
         |path: &Path| trust::check(path).map_err(|refusal| refusal.0.replace(REFUSING, ""));
@@ -98,7 +100,7 @@ fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<
     };
     fs::metadata(dir).map_err(unreadable)?;
     trusted(dir)?;
-    // ROOT/bin/thirdparty/ebk_user
+    // The default directory is ROOT/bin/thirdparty/ebk_user.
     let above = || dir.ancestors().nth(3).unwrap_or(dir).to_owned();
     let root = root.unwrap_or_else(above);
     let functions = root.join(FUNCTIONS);

@@ -1,5 +1,8 @@
-//! Where the master's steps come from: the hooks' directory, and other systems' scripts, each by an
-//! adapter. A new adapter is a file here and a line in [`ADAPTERS`].
+//! Sources of tasks: the hooks' directory, and the scripts of other systems, each found by an adapter. A new
+//! adapter is a file here and a line in [`ADAPTERS`].
+//!
+//! An adapter maps the contract of another system to tasks and runs nothing itself. What it ignores it
+//! reports as a warning.
 
 mod alibaba;
 pub mod azure;
@@ -18,16 +21,16 @@ use super::task::{Eligibility, HookTask};
 use super::trust::Refusal;
 use super::{HookStatus, Phase};
 
-/// What a source found.
+/// The result of discovery.
 #[derive(Debug, Default)]
 pub struct Discovered {
-    /// Its steps, in the order of the freeze.
+    /// The tasks in the order of the freeze.
     pub tasks: Vec<HookTask>,
-    /// Those that the settings switch off; filled in by [`discover`].
+    /// The tasks that `enabled=no` switches off; set by [`discover`].
     pub disabled: Vec<HookTask>,
-    /// What was passed over, one line each.
+    /// Settings and files that are ignored, one line each.
     pub warnings: Vec<String>,
-    /// It wants no filesystem frozen.
+    /// A source asks for no filesystem to be frozen.
     pub leaves_filesystems: bool,
 }
 
@@ -36,17 +39,17 @@ pub struct Discovered {
 pub enum Enabled {
     /// Never.
     No,
-    /// If its files are in their usual place.
+    /// If its files are in their default place.
     Auto,
-    /// Always: that its files are missing is a failure.
+    /// Always; it is a failure if its files are missing.
     Yes,
 }
 
 impl Enabled {
-    /// The value of `enabled` in an adapter's group.
+    /// Parses the value of `enabled` in an adapter's group.
     ///
     /// # Errors
-    /// It is none.
+    /// Any other value.
     pub fn parse(value: &str) -> Result<Enabled, String> {
         match value {
             "auto" => Ok(Enabled::Auto),
@@ -59,31 +62,30 @@ impl Enabled {
     }
 }
 
-/// What an adapter works from.
+/// The input of an adapter.
 #[derive(Debug)]
 pub struct DiscoveryContext<'a> {
-    /// Below which the adapter's usual places are: `/`, but in tests.
+    /// The root of the default paths: `/`, except in tests.
     pub root: &'a Path,
-    /// What the operator wants; an adapter's group has its name.
+    /// The settings; an adapter's group has the adapter's name.
     pub rules: &'a HookConfig,
-    /// The devices that the agent will freeze, as `QGA_DEVICES` has them.
+    /// The devices that the agent will freeze, in the form of `QGA_DEVICES`.
     pub devices: &'a str,
 }
 
-/// Other systems' scripts.
+/// The interface of an adapter.
 pub struct Adapter {
-    /// Its name: of its group in the file, and in the report.
+    /// Its name: in the report, and of its group in the settings.
     pub name: &'static str,
-    /// What it calls a snapshot that is worth so much: pairs of a level's name in the report, and its
-    /// own word.
+    /// The system's own names of a snapshot's consistency: pairs of the level in the report and the name.
     pub tags: &'static [(&'static str, &'static str)],
-    /// Finds its steps. It passes over nothing silently.
+    /// Finds its tasks; reports a warning for everything that it ignores.
     pub discover: fn(&DiscoveryContext<'_>) -> Discovered,
-    /// What its contract calls an end like this one.
+    /// The contract's name of such an end.
     pub error_name: fn(Phase, &HookStatus) -> Option<&'static str>,
 }
 
-/// In the order in which they run within a stage, all of them before the hooks' directory.
+/// All adapters, in the order in which they run within a stage, before the hooks' directory.
 pub static ADAPTERS: &[Adapter] = &[
     vmware::VMWARE,
     azure::AZURE,
@@ -93,59 +95,59 @@ pub static ADAPTERS: &[Adapter] = &[
     huawei::HUAWEI,
 ];
 
-/// The adapter `name`.
+/// Finds an adapter by name.
 pub fn adapter(name: &str) -> Option<&'static Adapter> {
     ADAPTERS.iter().find(|adapter| adapter.name == name)
 }
 
-/// What the adapter `name` calls a snapshot of the report's `level`.
+/// The adapter's name for a snapshot of the report's `level`.
 pub fn tag(name: &str, level: &str) -> Option<&'static str> {
     let tag = adapter(name)?.tags.iter().find(|(of, _)| *of == level)?;
     Some(tag.1)
 }
 
-/// The settings in `conf` and all that this machine's master would run of `dir` by them.
+/// Reads the settings in `conf` and discovers all tasks of this machine with the hooks' directory `dir`.
 ///
 /// # Errors
-/// Others could have changed the settings or a hook, or the hooks' directory cannot be read.
+/// Another user could have changed the settings or a hook, or the hooks' directory cannot be read.
 pub fn read(dir: &Path, conf: &Path, devices: &str) -> Result<(Discovered, HookConfig), Refusal> {
     let rules = HookConfig::read(conf)?;
-    let scene = DiscoveryContext {
+    let context = DiscoveryContext {
         root: Path::new("/"),
         rules: &rules,
         devices,
     };
-    let found = discover(dir, &scene)?;
+    let found = discover(dir, &context)?;
     Ok((found, rules))
 }
 
-/// The steps of all sources, with the warnings of the policy's file.
+/// The tasks of all sources, with the warnings of the settings file.
 ///
 /// # Errors
-/// Others could have changed a hook, or the hooks' directory cannot be read.
-pub fn discover(dir: &Path, scene: &DiscoveryContext<'_>) -> Result<Discovered, Refusal> {
-    let rules = scene.rules;
+/// Another user could have changed a hook, or the hooks' directory cannot be read.
+pub fn discover(dir: &Path, context: &DiscoveryContext<'_>) -> Result<Discovered, Refusal> {
+    let rules = context.rules;
     let mut all = Discovered {
         warnings: rules.warnings.clone(),
         ..Discovered::default()
     };
-    let adapters = ADAPTERS.iter().map(|adapter| Ok(within(adapter, scene)));
+    let adapters = ADAPTERS.iter().map(|adapter| Ok(within(adapter, context)));
     for found in adapters.chain(std::iter::once_with(|| directory::find(dir, rules))) {
         let found: Discovered = found?;
         all.tasks.extend(found.tasks);
         all.warnings.extend(found.warnings);
         all.leaves_filesystems |= found.leaves_filesystems;
     }
-    (all.tasks, all.disabled) = all.tasks.into_iter().partition(|step| step.policy.enabled);
+    (all.tasks, all.disabled) = all.tasks.into_iter().partition(|task| task.policy.enabled);
     Ok(all)
 }
 
-/// What the adapter finds, made unfit if settings that may be its own cannot be read.
-fn within(adapter: &Adapter, scene: &DiscoveryContext<'_>) -> Discovered {
-    let mut found = (adapter.discover)(scene);
+/// The adapter's tasks; they cannot run if settings that may be about the adapter cannot be read.
+fn within(adapter: &Adapter, context: &DiscoveryContext<'_>) -> Discovered {
+    let mut found = (adapter.discover)(context);
     let policy = HookSettings::default();
-    let policy = found.tasks.first().map_or(&policy, |step| &step.policy);
-    let fault = scene.rules.fault_of_adapter(adapter.name, policy);
+    let policy = found.tasks.first().map_or(&policy, |task| &task.policy);
+    let fault = context.rules.fault_of_adapter(adapter.name, policy);
     let Some((reason, on_failure, is_named)) = fault else {
         return found;
     };
@@ -155,9 +157,9 @@ fn within(adapter: &Adapter, scene: &DiscoveryContext<'_>) -> Discovered {
             .tasks
             .push(HookTask::new(adapter.name, name, policy.clone()));
     }
-    for step in &mut found.tasks {
-        step.policy.on_failure = on_failure;
-        step.eligibility = Eligibility::Unfit {
+    for task in &mut found.tasks {
+        task.policy.on_failure = on_failure;
+        task.eligibility = Eligibility::Unfit {
             reason: reason.clone(),
             error: None,
         };

@@ -1,7 +1,7 @@
-//! Nutanix guest tools, also as Commvault uses them on AHV: pre_freeze before and post_thaw after, in
+//! Adapter for Nutanix guest tools, also as Commvault uses them on AHV: pre_freeze and post_thaw in
 //! /usr/local/sbin, without arguments.
 //!
-//! There a script that cannot be run leaves a crash-consistent snapshot: the freeze goes on.
+//! On Nutanix a script that cannot be run results in a crash-consistent snapshot, so the freeze continues.
 
 use std::fs::File;
 use std::io::Read;
@@ -26,7 +26,7 @@ pub const NUTANIX: Adapter = Adapter {
 };
 
 const NAME: &str = "nutanix";
-/// There is none in Nutanix' documentation; this is ours for any hook.
+/// Nutanix documents no timeout; this is the default of other hooks.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 const CONTRACT: PairContract = PairContract {
     name: NAME,
@@ -36,15 +36,16 @@ const CONTRACT: PairContract = PairContract {
     timeout: SCRIPT_TIMEOUT,
 };
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
-    let (mut found, used) = CONTRACT.find(scene);
-    let step = used.map(|(pair, policy)| pair.step(NAME, policy, &look, &|_| None));
-    found.tasks.extend(step);
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
+    let (mut found, used) = CONTRACT.find(context);
+    let task = used.map(|(pair, policy)| pair.step(NAME, policy, &check_script, &|_| None));
+    found.tasks.extend(task);
     found
 }
 
-/// A control character in the first line keeps the kernel from finding the interpreter.
-fn look(path: &Path) -> Result<(), Flaw> {
+/// Rejects a script with a control character in its first line, such as a carriage return: the kernel then
+/// does not find the interpreter.
+fn check_script(path: &Path) -> Result<(), Flaw> {
     script::open_checked(path, script::MAX_MODE_PRIVATE)?;
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));

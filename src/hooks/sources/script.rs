@@ -1,5 +1,7 @@
-//! What the adapters have in common: the settings of their group, and the look at a script before
-//! it may run.
+//! Common parts of the adapters: the settings of their group, a pair of scripts, and the check of a script
+//! before it may run.
+//!
+//! Every adapter calls [`settings`] for its group and [`open_checked`] for each script.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -14,44 +16,44 @@ use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};
 use crate::sys::strerror;
 
-/// Widest mode of a script that others may look at.
+/// Most permissions of a script that all users may read.
 pub const MAX_MODE_READABLE: u32 = 0o755;
-/// Widest mode of a script that is nobody else's business.
+/// Most permissions of a script that only root may read.
 pub const MAX_MODE_PRIVATE: u32 = 0o700;
 
-/// What an adapter's group says.
+/// The settings of an adapter's group.
 #[derive(Debug)]
 pub struct AdapterSettings {
-    /// Whether it is used.
+    /// Whether the adapter is used.
     pub used: Enabled,
-    /// How its steps are run.
+    /// The settings of its tasks.
     pub policy: HookSettings,
-    /// The operator has said himself what a failure does.
+    /// `on-failure`, if the group sets it.
     pub on_failure: Option<OnFailure>,
-    /// What was passed over.
+    /// Settings that are ignored, one line each.
     pub warnings: Vec<String>,
 }
 
-/// Reads the group `name`. What every adapter knows is taken here, all else by `own`. A status other
-/// than 0 is a failure, and `on_failure` says what that does if the group does not.
+/// Reads the group `name`. Keys that all adapters have are handled here, all others by `own`. A status other
+/// than 0 is a failure; `on_failure` is its effect if the group does not set it.
 pub fn settings(
-    scene: &DiscoveryContext<'_>,
+    context: &DiscoveryContext<'_>,
     name: &str,
     on_failure: OnFailure,
     own: &mut dyn FnMut(&str, &str) -> Result<(), String>,
 ) -> AdapterSettings {
     let mut used = Enabled::Auto;
-    let mut said = None;
+    let mut explicit = None;
     let mut policy = HookSettings {
         on_failure,
         not_applicable: Vec::new(),
         ..HookSettings::default()
     };
-    let warnings = scene.rules.each(name, &mut |key, value| match key {
+    let warnings = context.rules.each(name, &mut |key, value| match key {
         "enabled" => Enabled::parse(value).map(|parsed| used = parsed),
         "on-failure" => {
             policy.set(key, value)?;
-            said = Some(policy.on_failure);
+            explicit = Some(policy.on_failure);
             Ok(())
         }
         "stage" | "kill-after" | "retry-pause" | "output-limit" => policy.set(key, value),
@@ -60,30 +62,33 @@ pub fn settings(
     AdapterSettings {
         used,
         policy,
-        on_failure: said,
+        on_failure: explicit,
         warnings,
     }
 }
 
-/// Where a pair of scripts is, and what says so.
+/// The contract of a system with one script before the freeze and one after the thaw.
 pub struct PairContract {
-    /// The adapter's name, which is that of its group.
+    /// The name of the adapter and of its group.
     pub name: &'static str,
-    /// What a failure does if the group does not say.
+    /// The effect of a failure if the group does not set it.
     pub on_failure: OnFailure,
-    /// The keys that name the script before and the one after.
+    /// The keys for the paths of the first and the second script.
     pub keys: [&'static str; 2],
-    /// Where these usually are, below the root.
+    /// The default paths, relative to the root.
     pub places: [&'static str; 2],
-    /// Time for one start of either if the group does not say.
+    /// Time for one start of either script if the group does not set it.
     pub timeout: Duration,
 }
 
 impl PairContract {
-    /// Reads the group, and answers what was passed over in it; with the pair and how it is run, if it is used.
-    pub fn find(&self, scene: &DiscoveryContext<'_>) -> (Discovered, Option<(Pair, HookSettings)>) {
+    /// Reads the group; returns its warnings, and the pair with its settings if it is used.
+    pub fn find(
+        &self,
+        context: &DiscoveryContext<'_>,
+    ) -> (Discovered, Option<(Pair, HookSettings)>) {
         let (mut named, mut timeout) = ([None, None], Some(self.timeout));
-        let settings = settings(scene, self.name, self.on_failure, &mut |key, value| {
+        let settings = settings(context, self.name, self.on_failure, &mut |key, value| {
             match self.keys.iter().position(|known| *known == key) {
                 Some(which) => named[which] = Some(absolute(value)?),
                 None if key == "timeout" => timeout = limit(value)?,
@@ -97,8 +102,8 @@ impl PairContract {
         };
         let is_named = named.iter().any(Option::is_some);
         let [pre, post] = named;
-        let pre = pre.unwrap_or_else(|| scene.root.join(self.places[0]));
-        let post = post.unwrap_or_else(|| scene.root.join(self.places[1]));
+        let pre = pre.unwrap_or_else(|| context.root.join(self.places[0]));
+        let post = post.unwrap_or_else(|| context.root.join(self.places[1]));
         let is_wanted = is_named || settings.used == Enabled::Yes || pre.exists() || post.exists();
         if settings.used == Enabled::No || !is_wanted {
             return (found, None);
@@ -113,50 +118,51 @@ impl PairContract {
     }
 }
 
-/// A script before the freeze and one after the thaw, which are of no use without each other.
+/// A script before the freeze and one after the thaw; neither runs without the other.
 pub struct Pair {
-    /// The one before.
+    /// The script before the freeze.
     pub pre: PathBuf,
-    /// The one after.
+    /// The script after the thaw.
     pub post: PathBuf,
-    /// What both are called with.
+    /// The arguments of both.
     pub args: Vec<OsString>,
-    /// Time for one start of either.
+    /// Time for one start of either script.
     pub timeout: Option<Duration>,
 }
 
 impl Pair {
-    /// The step of `source`; unfit if `look` finds fault with either, which the contract calls `error`.
+    /// The task of `source`. It cannot run if `check` rejects one of the scripts; `error` gives the
+    /// contract's name of that.
     pub fn step(
         self,
         source: &'static str,
         policy: HookSettings,
-        look: &dyn Fn(&Path) -> Result<(), Flaw>,
+        check: &dyn Fn(&Path) -> Result<(), Flaw>,
         error: &dyn Fn(&Flaw) -> Option<&'static str>,
     ) -> HookTask {
-        let mut step = HookTask::new(source, self.pre.display().to_string(), policy);
+        let mut task = HookTask::new(source, self.pre.display().to_string(), policy);
         let flaw = [&self.pre, &self.post]
             .into_iter()
-            .find_map(|path| look(path).err());
+            .find_map(|path| check(path).err());
         if let Some(flaw) = flaw {
-            step.eligibility = Eligibility::Unfit {
+            task.eligibility = Eligibility::Unfit {
                 error: error(&flaw),
                 reason: flaw.into_text(),
             };
         }
-        let call = |program| CommandLine {
+        let command = |program| CommandLine {
             program,
             args: self.args.clone(),
             timeout: self.timeout,
             retries: 0,
         };
-        step.freeze = Some(call(self.pre));
-        step.thaw = Some(call(self.post));
-        step
+        task.freeze = Some(command(self.pre));
+        task.thaw = Some(command(self.post));
+        task
     }
 }
 
-/// What `own` answers to a key that it does not know.
+/// The error of `own` for a key that it does not know.
 ///
 /// # Errors
 /// Always.
@@ -164,10 +170,10 @@ pub fn unknown() -> Result<(), String> {
     Err("is not a setting of this group".into())
 }
 
-/// The value of a key that names a file.
+/// Parses the value of a key that names a file.
 ///
 /// # Errors
-/// It is not absolute.
+/// The path is not absolute.
 pub fn absolute(value: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if path.is_absolute() && !value.contains('\0') {
@@ -177,14 +183,14 @@ pub fn absolute(value: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Why a file is not taken; each text ends with the remedy.
+/// Why a file is rejected; each text ends with the remedy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Flaw {
-    /// It is not there.
+    /// It does not exist.
     Missing(String),
-    /// Nobody may execute it.
+    /// It is not executable.
     Inert(String),
-    /// It, or what leads to it, is others', or allows more than it should.
+    /// It, or a directory that leads to it, belongs to another user or has too many permissions.
     Forbidden(String),
 }
 
@@ -197,8 +203,9 @@ impl Flaw {
     }
 }
 
-/// Opens the file at `path` as a mere place, and checks on what was opened that it is a regular file,
-/// root's (or ours), with no more than the mode `widest`, and executable if that mode is.
+/// Opens the file at `path` with O_PATH and checks on the descriptor that it is a regular file, that only
+/// root (or this process's user) can change it, that it has no more permissions than `widest`, and that it is
+/// executable if `widest` is.
 ///
 /// # Errors
 /// See [`Flaw`].

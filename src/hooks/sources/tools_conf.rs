@@ -1,7 +1,7 @@
-//! VMware's tools.conf: what its group `[vmbackup]` says of scripts and filesystems.
+//! VMware's tools.conf: the settings of scripts and filesystems in its group `[vmbackup]`.
 //!
-//! Keys and meaning are those of open-vm-tools, a value without sense counts as its default there.
-//! A file that cannot be read is no default here: what it was to exclude or switch off is not known.
+//! Keys and meaning are those of open-vm-tools, where an invalid value means the default. A file that cannot
+//! be read is an error here and not the default: it may exclude filesystems or switch scripts off.
 
 use std::path::Path;
 use std::time::Duration;
@@ -9,30 +9,30 @@ use std::time::Duration;
 use crate::hooks::trust::{self, REFUSING};
 use crate::keyfile::{Entry, Line, lines};
 
-/// What the group says.
+/// The settings of `[vmbackup]`.
 #[derive(Debug, PartialEq)]
 pub struct ToolsConf {
-    /// Globs of mountpoints that are not frozen, in our notation.
+    /// Glob patterns of mount points that are not frozen, in our syntax.
     pub exclude: Vec<String>,
-    /// A filesystem that somebody else froze is no error.
+    /// Whether a filesystem that another program has frozen is no error.
     pub ignore_frozen: bool,
     /// Whether scripts are run.
     pub scripts: bool,
     /// The scripts' second argument.
     pub arg: Option<String>,
-    /// Time for all scripts of a phase; the outer None: not said, the inner: no limit.
+    /// Time for all scripts of a phase. The outer None: not set; the inner: no limit.
     pub timeout: Option<Option<Duration>>,
     /// Whether filesystems are frozen.
     pub filesystems: bool,
-    /// What was passed over.
+    /// Values that are ignored, one line each.
     pub warnings: Vec<String>,
 }
 
 impl ToolsConf {
-    /// Reads the file at `path`; one that is not there says nothing.
+    /// Reads the file at `path`; a file that does not exist has no settings.
     ///
     /// # Errors
-    /// It cannot be read, or others could have written it: where, why, and what to do.
+    /// It cannot be read, or another user could have written it: the place, the reason and the remedy.
     pub fn read(path: &Path) -> Result<ToolsConf, String> {
         let text = trust::read(path).map_err(|refusal| refusal.0.replace(REFUSING, ""))?;
         let mut conf = ToolsConf {
@@ -45,18 +45,18 @@ impl ToolsConf {
             warnings: Vec::new(),
         };
         let shown = path.display();
-        let mut is_ours = false;
+        let mut is_vmbackup = false;
         for (line, _, content) in lines(&text.unwrap_or_default()) {
-            let taken = match content {
+            let result = match content {
                 Line::Group(name) => {
-                    is_ours = name == "vmbackup";
+                    is_vmbackup = name == "vmbackup";
                     continue;
                 }
-                Line::Entry(entry) if is_ours => conf.take(&entry),
+                Line::Entry(entry) if is_vmbackup => conf.set(&entry),
                 Line::Entry(_) => continue,
                 Line::Wrong(problem) => Err(problem),
             };
-            match taken {
+            match result {
                 Ok(None) => (),
                 Ok(Some(why)) => conf
                     .warnings
@@ -70,8 +70,8 @@ impl ToolsConf {
         Ok(conf)
     }
 
-    /// Answers what makes no sense.
-    fn take(&mut self, entry: &Entry<'_>) -> Result<Option<&'static str>, crate::keyfile::Problem> {
+    /// Sets one key; returns a warning for an invalid value.
+    fn set(&mut self, entry: &Entry<'_>) -> Result<Option<&'static str>, crate::keyfile::Problem> {
         let value = entry.string()?;
         let switch = match &*entry.key {
             "execScripts" => &mut self.scripts,
@@ -111,7 +111,7 @@ impl ToolsConf {
     }
 }
 
-/// There only `*` and `?` are special.
+/// Converts a pattern of VMware's, in which only `*` and `?` are special.
 fn glob(text: &str) -> String {
     let mut glob = String::new();
     for c in text.chars() {

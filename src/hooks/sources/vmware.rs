@@ -1,9 +1,10 @@
-//! VMware Tools: the legacy pre-freeze-script and post-thaw-script, and the files of backupScripts.d.
+//! Adapter for VMware Tools: the legacy pre-freeze-script and post-thaw-script, and the files in
+//! backupScripts.d.
 //!
-//! One after another on freeze, each with `freeze`. The first failure stops the freeze; those before
-//! it get `freezeFail` in the reverse order, the one that failed gets nothing. If the filesystems then
-//! cannot be frozen, all get `freezeFail`. All together have a quarter of an hour. What tools.conf says
-//! counts as long as the adapter is used, and our own group stands above it.
+//! On freeze the scripts run one after another, each with `freeze`. The first failure stops the freeze; the
+//! scripts before it are called with `freezeFail` in reverse order, the failed one is not. If freezing the
+//! filesystems then fails, all are called with `freezeFail`. All together have 15 minutes. The settings in
+//! tools.conf apply while the adapter is used; the group `[vmware]` of our own settings overrides them.
 
 use std::fs;
 use std::io;
@@ -27,7 +28,7 @@ pub const VMWARE: Adapter = Adapter {
 };
 
 const NAME: &str = "vmware";
-/// The usual places, below the root.
+/// The default paths, relative to the root.
 const PRE: &str = "usr/sbin/pre-freeze-script";
 const POST: &str = "usr/sbin/post-thaw-script";
 const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
@@ -35,8 +36,8 @@ const TOOLS_CONF: &str = "etc/vmware-tools/tools.conf";
 /// Time for all scripts of one phase together.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
-fn find(scene: &DiscoveryContext<'_>) -> Discovered {
-    let (mut found, conf) = look(scene);
+fn find(context: &DiscoveryContext<'_>) -> Discovered {
+    let (mut found, conf) = discover_scripts(context);
     if let Some(Ok(conf)) = conf {
         found.leaves_filesystems = !conf.filesystems;
         found.warnings.extend(conf.warnings);
@@ -47,24 +48,26 @@ fn find(scene: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// What tools.conf says, if the adapter is used by the settings in `rules`.
+/// The settings in tools.conf, if the adapter is used by the settings in `rules`.
 ///
 /// # Errors
-/// It cannot be read.
+/// tools.conf cannot be read.
 pub fn tools_conf(rules: &HookConfig) -> Option<Result<ToolsConf, String>> {
-    let scene = DiscoveryContext {
+    let context = DiscoveryContext {
         root: Path::new("/"),
         rules,
         devices: "",
     };
-    look(&scene).1
+    discover_scripts(&context).1
 }
 
-/// All scripts, and what tools.conf says if there are any.
-fn look(scene: &DiscoveryContext<'_>) -> (Discovered, Option<Result<ToolsConf, String>>) {
+/// All scripts, and the settings in tools.conf if there are any scripts.
+fn discover_scripts(
+    context: &DiscoveryContext<'_>,
+) -> (Discovered, Option<Result<ToolsConf, String>>) {
     let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, None);
     let mut conf = None;
-    let settings = script::settings(scene, NAME, OnFailure::Abort, &mut |key, value| {
+    let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
         match key {
             "pre-freeze-script" => pre = Some(script::absolute(value)?),
             "post-thaw-script" => post = Some(script::absolute(value)?),
@@ -84,16 +87,16 @@ fn look(scene: &DiscoveryContext<'_>) -> (Discovered, Option<Result<ToolsConf, S
     }
     let place = |named: Option<PathBuf>, usual: &str| match named {
         Some(path) => (path, true),
-        None => (scene.root.join(usual), false),
+        None => (context.root.join(usual), false),
     };
     let (conf_path, _) = place(conf, TOOLS_CONF);
     let conf = ToolsConf::read(&conf_path);
-    let said = conf.as_ref().ok();
+    let readable_conf = conf.as_ref().ok();
     let vmware = Vmware {
         timeout: timeout
-            .or(said.and_then(|conf| conf.timeout))
+            .or(readable_conf.and_then(|conf| conf.timeout))
             .unwrap_or(Some(SCRIPT_TIMEOUT)),
-        arg: said.and_then(|conf| conf.arg.clone()),
+        arg: readable_conf.and_then(|conf| conf.arg.clone()),
         settings,
     };
     let dir = place(dir, DIRECTORY);
@@ -103,7 +106,7 @@ fn look(scene: &DiscoveryContext<'_>) -> (Discovered, Option<Result<ToolsConf, S
     found.tasks.extend(vmware.directory(&dir.0, dir.1));
     if found.tasks.is_empty()
         && vmware.settings.used == Enabled::Yes
-        && said.is_none_or(|c| c.scripts)
+        && readable_conf.is_none_or(|c| c.scripts)
     {
         let why = "enabled=yes in [vmware], but there is no script; put one there, or say auto";
         found.tasks.push(vmware.unfit(&dir.0, why.into()));
@@ -118,36 +121,39 @@ fn look(scene: &DiscoveryContext<'_>) -> (Discovered, Option<Result<ToolsConf, S
 struct Vmware {
     settings: AdapterSettings,
     timeout: Option<Duration>,
-    /// Every script's second argument.
+    /// The second argument of every script.
     arg: Option<String>,
 }
 
 impl Vmware {
-    /// The two legacy scripts are one step, each a half of it.
+    /// The two legacy scripts are one task: the first is its freeze, the second its thaw.
     fn legacy(&self, pre: (PathBuf, bool), post: (PathBuf, bool)) -> Option<HookTask> {
         let is_wanted = |(path, named): &(PathBuf, bool)| *named || path.exists();
         if !is_wanted(&pre) && !is_wanted(&post) {
             return None;
         }
-        let mut step = self.step(&pre.0);
-        let mut fitness = Eligibility::Fit;
+        let mut task = self.task(&pre.0);
+        let mut eligibility = Eligibility::Fit;
         let halves = [
-            (&pre, &mut step.freeze, "freeze"),
-            (&post, &mut step.thaw, "thaw"),
+            (&pre, &mut task.freeze, "freeze"),
+            (&post, &mut task.thaw, "thaw"),
         ];
-        for (half, call, word) in halves {
+        for (half, command, word) in halves {
             if !is_wanted(half) {
                 continue;
             }
-            match fitness_of(&half.0) {
-                Eligibility::Fit => *call = Some(self.call(&half.0, word)),
-                flawed => fitness = flawed,
+            match eligibility_of(&half.0) {
+                Eligibility::Fit => *command = Some(self.command(&half.0, word)),
+                ineligible => eligibility = ineligible,
             }
         }
-        step.undo = step.thaw.as_ref().map(|_| self.call(&post.0, "freezeFail"));
-        // Nothing is begun that could not be ended.
-        step.eligibility = fitness;
-        Some(step)
+        task.undo = task
+            .thaw
+            .as_ref()
+            .map(|_| self.command(&post.0, "freezeFail"));
+        // If the thaw script cannot run, the freeze script must not run either.
+        task.eligibility = eligibility;
+        Some(task)
     }
 
     fn directory(&self, dir: &Path, is_named: bool) -> Vec<HookTask> {
@@ -157,48 +163,48 @@ impl Vmware {
             Err(flaw) => return vec![self.unfit(dir, flaw.into_text())],
         };
         let one = |path: &PathBuf| {
-            let mut step = self.step(path);
-            step.freeze = Some(self.call(path, "freeze"));
-            step.thaw = Some(self.call(path, "thaw"));
-            step.undo = Some(self.call(path, "freezeFail"));
-            step.eligibility = fitness_of(path);
-            step
+            let mut task = self.task(path);
+            task.freeze = Some(self.command(path, "freeze"));
+            task.thaw = Some(self.command(path, "thaw"));
+            task.undo = Some(self.command(path, "freezeFail"));
+            task.eligibility = eligibility_of(path);
+            task
         };
         names.iter().map(one).collect()
     }
 
-    fn step(&self, path: &Path) -> HookTask {
+    fn task(&self, path: &Path) -> HookTask {
         let name = path.display().to_string();
-        let mut step = HookTask::new(NAME, name, self.settings.policy.clone());
-        step.undone_if_failed = false;
-        step.budget = self.timeout;
-        step
+        let mut task = HookTask::new(NAME, name, self.settings.policy.clone());
+        task.undone_if_failed = false;
+        task.budget = self.timeout;
+        task
     }
 
     fn unfit(&self, path: &Path, reason: String) -> HookTask {
-        let mut step = self.step(path);
-        step.eligibility = Eligibility::Unfit {
+        let mut task = self.task(path);
+        task.eligibility = Eligibility::Unfit {
             reason,
             error: None,
         };
-        step
+        task
     }
 
-    fn call(&self, path: &Path, word: &str) -> CommandLine {
+    fn command(&self, path: &Path, word: &str) -> CommandLine {
         CommandLine {
             program: path.to_owned(),
             args: std::iter::once(word)
                 .chain(self.arg.as_deref())
                 .map(Into::into)
                 .collect(),
-            // All together have one limit.
+            // The limit is for all scripts together, see `budget`.
             timeout: None,
             retries: 0,
         }
     }
 }
 
-fn fitness_of(path: &Path) -> Eligibility {
+fn eligibility_of(path: &Path) -> Eligibility {
     match script::open_checked(path, script::MAX_MODE_READABLE) {
         Ok(_) => Eligibility::Fit,
         Err(Flaw::Inert(why)) => Eligibility::Skipped(why),
@@ -209,7 +215,7 @@ fn fitness_of(path: &Path) -> Eligibility {
     }
 }
 
-/// The regular files of the directory, in byte order; links count as what they lead to.
+/// The regular files of the directory in byte order; links are followed.
 fn names(dir: &Path) -> Result<Vec<PathBuf>, Flaw> {
     let unreadable = |error: io::Error| {
         let text = format!("{} cannot be read: {}", dir.display(), strerror(&error));

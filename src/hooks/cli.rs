@@ -47,7 +47,7 @@ For people, each with a --help of its own:
 ";
 
 /// Arguments with which a master starts its own helper processes; see [`holder`] and [`exec`].
-const KEEP: &str = "keep";
+const HOLD: &str = "hold";
 const DRAIN: &str = "drain";
 
 #[derive(Debug, PartialEq, Eq)]
@@ -68,7 +68,7 @@ struct MasterArgs {
 /// Runs `qemu-ga hook` with the arguments after that word; returns the exit status.
 pub fn cli(args: &[OsString]) -> u8 {
     match args.first().and_then(|word| word.to_str()) {
-        Some(KEEP) => return holder::cli(),
+        Some(HOLD) => return holder::cli(),
         Some(DRAIN) => {
             let room = args.get(1).and_then(|room| room.to_str()?.parse().ok());
             return exec::drain_cli(room.unwrap_or_default());

@@ -146,7 +146,7 @@ fn one_that_does_not_let_go_is_ended_and_its_limit_is_kept() {
 }
 
 #[test]
-fn it_lets_go_when_its_keeper_dies() {
+fn it_lets_go_when_its_holder_dies() {
     let place = Place::new();
     let outside = place.path.join("outside");
     place.hook(
@@ -165,7 +165,7 @@ fn it_lets_go_when_its_keeper_dies() {
         .parse()
         .expect("number");
     let name = fs::read_to_string(format!("/proc/{parent}/comm")).expect("comm");
-    assert_eq!(name, "qga-hook-keeper\n");
+    assert_eq!(name, "qga-hook-holder\n");
     kill(parent, nix::libc::SIGKILL).expect("killed");
     wait_until(|| fs::read_to_string(&outside).is_ok_and(|told| told == "failed\n"));
     let hooks = place.thaw(ThawReason::Ok).hooks;

@@ -186,7 +186,7 @@ fn found(place: &str, party: Party) -> Vec<i32> {
             Party::ThawMaster => line.contains("hook thaw"),
             Party::Hook => is_hook("/10-a") || is_hook("/30-c"),
             Party::HoldingHook => is_hook("/20-hold"),
-            Party::Holder => line.contains("hook keep"),
+            Party::Holder => line.contains("hook hold"),
         }
     };
     let all = processes(place).into_iter();

@@ -147,7 +147,7 @@ fn spawn(
     // cgroup, because an application depends on it until the thaw.
     let cgroup_escape = crate::sys::guardian::service_cgroup_escape().unwrap_or_default();
     let child = Child::own_program()
-        .args(["hook", "keep"])
+        .args(["hook", "hold"])
         .stdin_from(OwnedFd::from(theirs))
         .output_to(File::options().write(true).open("/dev/null")?)
         .announce(cgroup_escape);

@@ -1,4 +1,4 @@
-//! `qemu-ga hook keep`: the holder, the process that runs one holding hook.
+//! `qemu-ga hook hold`: the holder, the process that runs one holding hook.
 //!
 //! The master passes a request on stdin and gets one response when the hook is ready. Then the holder listens
 //! at its socket until a master sends a release, and responds with the hook's end. A hook for which no master
@@ -30,9 +30,9 @@ const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
 /// How long a holder keeps the result of a hook that ended early, for the master of the thaw.
 const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
 
-/// Runs `qemu-ga hook keep`; stdin is the connection to the master.
+/// Runs `qemu-ga hook hold`; stdin is the connection to the master.
 pub fn cli() -> u8 {
-    process::set_process_name(c"qga-hook-keeper");
+    process::set_process_name(c"qga-hook-holder");
     crate::sys::guardian::outlive_memory_pressure().ok();
     u8::from(run_holder().is_err())
 }

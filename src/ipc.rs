@@ -258,8 +258,8 @@ mod tests {
     use super::*;
     use std::io::{Read, Write};
 
-    const SOON: Duration = Duration::from_millis(20);
-    const LATE: Duration = Duration::from_secs(1000);
+    const SHORT_TIMEOUT: Duration = Duration::from_millis(20);
+    const LONG_TIMEOUT: Duration = Duration::from_secs(1000);
 
     fn pair() -> (Connection, Connection) {
         let (a, b) = UnixStream::pair().unwrap();
@@ -271,10 +271,10 @@ mod tests {
         let (a, mut b) = pair();
         let (mut reader, writer) = UnixStream::pair().unwrap();
         let fds: Vec<BorrowedFd<'_>> = (0..MAX_FDS + 7).map(|_| writer.as_fd()).collect();
-        a.send(&"first", LATE).unwrap();
-        a.send_with_fds(&[1, 2], &fds, LATE).unwrap();
-        assert_eq!(b.recv::<String>(Some(LATE)).unwrap(), "first");
-        assert_eq!(b.recv::<[u8; 2]>(Some(LATE)).unwrap(), [1, 2]);
+        a.send(&"first", LONG_TIMEOUT).unwrap();
+        a.send_with_fds(&[1, 2], &fds, LONG_TIMEOUT).unwrap();
+        assert_eq!(b.recv::<String>(Some(LONG_TIMEOUT)).unwrap(), "first");
+        assert_eq!(b.recv::<[u8; 2]>(Some(LONG_TIMEOUT)).unwrap(), [1, 2]);
         let mut received = b.take_fds();
         assert_eq!(received.len(), MAX_FDS + 7);
         let mut copy = std::fs::File::from(received.remove(0));
@@ -290,16 +290,16 @@ mod tests {
     fn a_peer_that_is_silent_or_gone_or_talks_nonsense_is_an_error() {
         let (mut a, b) = pair();
         let kind = |result: io::Result<u8>| result.unwrap_err().kind();
-        assert_eq!(kind(a.recv(Some(SOON))), io::ErrorKind::TimedOut);
+        assert_eq!(kind(a.recv(Some(SHORT_TIMEOUT))), io::ErrorKind::TimedOut);
         (&b.stream).write_all(b"12").unwrap();
-        assert_eq!(kind(a.recv(Some(SOON))), io::ErrorKind::TimedOut);
+        assert_eq!(kind(a.recv(Some(SHORT_TIMEOUT))), io::ErrorKind::TimedOut);
         (&b.stream).write_all(b"\n{\n").unwrap();
-        assert_eq!(a.recv::<u8>(Some(LATE)).unwrap(), 12);
+        assert_eq!(a.recv::<u8>(Some(LONG_TIMEOUT)).unwrap(), 12);
         assert!(a.has_message());
-        a.recv::<u8>(Some(LATE)).unwrap_err();
+        a.recv::<u8>(Some(LONG_TIMEOUT)).unwrap_err();
         drop(b);
         assert_eq!(kind(a.recv(None)), io::ErrorKind::UnexpectedEof);
-        let gone = a.send(&1, LATE).unwrap_err();
+        let gone = a.send(&1, LONG_TIMEOUT).unwrap_err();
         assert_eq!(gone.kind(), io::ErrorKind::BrokenPipe);
     }
 
@@ -307,7 +307,7 @@ mod tests {
     fn a_peer_that_does_not_read_holds_the_sender_up_no_longer_than_the_limit() {
         let (a, _b) = pair();
         let long = "x".repeat(1 << 20);
-        let error = a.send(&long, SOON).unwrap_err();
+        let error = a.send(&long, SHORT_TIMEOUT).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::TimedOut);
     }
 }

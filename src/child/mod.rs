@@ -93,7 +93,7 @@ impl Child {
     /// This program itself, for a part of its work. /proc/self/exe is the running program even if an upgrade
     /// has replaced the file. Unit tests get a path that does not exist: they are not qemu-ga and would run
     /// themselves without end.
-    pub fn own_program() -> Child {
+    pub fn self_exe() -> Child {
         let program = if cfg!(test) {
             "/nonexistent/qemu-ga"
         } else {

@@ -204,7 +204,7 @@ fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
     // The drain process blocks in read(2); the master needed O_NONBLOCK.
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
     let hook_run_log = log.map_or_else(|| File::options().write(true).open("/dev/null"), Ok)?;
-    let child = Child::own_program()
+    let child = Child::self_exe()
         .args(["hook", "drain", &room.to_string()])
         .stdin_from(reader.into())
         .output_to(hook_run_log);

@@ -444,7 +444,7 @@ impl<O: Ops> Engine<O> {
                     results = self.wait_thawed(ends);
                     continue;
                 }
-                // Two filesystems that write to each other would be reordered for ever.
+                // Two filesystems that write to each other would be reordered indefinitely.
                 if reorders_left == 0 {
                     let names: Vec<&str> = late.iter().map(|held| held.name.as_str()).collect();
                     failure = failure.and(Err(self.fail(format!(

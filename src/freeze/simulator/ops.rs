@@ -53,7 +53,7 @@ impl Ops for Simulator {
             for &(above, below) in &world.under {
                 assert!(
                     above != index || !world.frozen[below],
-                    "frozen after what it stands on"
+                    "frozen after what it depends on"
                 );
             }
             if world.waits_for_frozen(index) {

@@ -146,7 +146,7 @@ fn spawn(
     // systemd kills all processes in the cgroup of a service that it stops. The holder leaves the agent's
     // cgroup, because an application depends on it until the thaw.
     let cgroup_escape = crate::sys::guardian::service_cgroup_escape().unwrap_or_default();
-    let child = Child::own_program()
+    let child = Child::self_exe()
         .args(["hook", "hold"])
         .stdin_from(OwnedFd::from(theirs))
         .output_to(File::options().write(true).open("/dev/null")?)

@@ -86,7 +86,7 @@ proptest! {
                 prop_assert!(plan.targets.is_sorted_by_key(|target| target.batch));
                 for (at, &earlier) in order.iter().enumerate() {
                     for &later in &order[at + 1..] {
-                        prop_assert!(!reach[later][earlier], "{later} stands on {earlier}");
+                        prop_assert!(!reach[later][earlier], "{later} depends on {earlier}");
                         // After the root come only filesystems that it depends on.
                         if root == Some(earlier) {
                             prop_assert!(reach[earlier][later]);

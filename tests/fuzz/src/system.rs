@@ -81,23 +81,23 @@ pub fn plan(data: &[u8]) {
         skipped,
         ..Survey::default()
     };
-    let mut stands_on = vec![vec![false; count]; count];
+    let mut depends_on = vec![vec![false; count]; count];
     let device = |index: usize| survey.filesystems[index].device();
     let mut details = Vec::new();
     for pair in part().chunks_exact(2).filter(|_| count > 0).take(64) {
         let (above, below) = (usize::from(pair[0]) % count, usize::from(pair[1]) % count);
-        stands_on[above][below] = true;
+        depends_on[above][below] = true;
         details.push((device(above), device(below)));
     }
     for (above, below) in details {
         let details: &mut Details = survey.details.entry(above).or_default();
-        details.under.push(below);
+        details.depends_on_devices.push(below);
         details.is_on_hardware = below.1 % 2 == 0;
     }
     for via in 0..count {
         for from in 0..count {
             for to in 0..count {
-                stands_on[from][to] |= stands_on[from][via] && stands_on[via][to];
+                depends_on[from][to] |= depends_on[from][via] && depends_on[via][to];
             }
         }
     }
@@ -122,15 +122,15 @@ pub fn plan(data: &[u8]) {
             assert_eq!(plan.targets.len() + plan.skipped.len(), mounts.len());
             let order: Vec<usize> = plan.targets.iter().map(place).collect();
             for (at, &earlier) in order.iter().enumerate() {
-                assert!(!stands_on[earlier][earlier], "in a circle");
+                assert!(!depends_on[earlier][earlier], "in a cycle");
                 for &later in &order[at + 1..] {
-                    assert!(!stands_on[later][earlier], "{later} stands on {earlier}");
+                    assert!(!depends_on[later][earlier], "{later} depends on {earlier}");
                 }
             }
         }
         Err(circle) => {
             assert!(circle.members.len() <= count && !circle.to_string().is_empty());
-            assert!((0..count).any(|index| stands_on[index][index]));
+            assert!((0..count).any(|index| depends_on[index][index]));
         }
     }
     let everything = plan::everything(&survey);

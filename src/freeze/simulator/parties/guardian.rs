@@ -409,11 +409,14 @@ impl World {
                 }
             }
             Work::ThawHooks => {
-                let hooks = it.undo.as_ref().map(|undo| undo.hooks);
-                let owes = match hooks {
-                    Some(Hooks::Frozen) => !it.had_journal || self.is_journal_open(),
-                    Some(Hooks::Thawing) => self.owes_hooks(),
-                    Some(Hooks::Untouched) | None => false,
+                let undo = it.undo.as_ref().map(|undo| (undo.hooks, undo.cause));
+                let had_journal = it.had_journal;
+                let owes = match undo {
+                    Some((Hooks::Frozen, cause)) => {
+                        self.is_journal_open() || !had_journal && cause != Cause::Unmarked
+                    }
+                    Some((Hooks::Thawing, _)) => self.owes_hooks(),
+                    Some((Hooks::Untouched, _)) | None => false,
                 };
                 if owes {
                     let it = &mut self.guardians[number];

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 0 | [`protocol`] | framing, JSON dialect, replies, error texts, argument decoding: pure, no I/O |
 //! | 0 | [`keyfile`] | parser of the configuration files: pure |
+//! | 0 | [`diagnostic`] | a fault in three parts: what, why, remedy |
 //! | 0 | [`version`] | the protocol version that is announced, and our own |
 //! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
 //! | 1 | [`deadline`] | calls that may hang, on threads of a pool, each with a time limit |
@@ -34,6 +35,7 @@ pub mod child;
 pub mod commands;
 pub mod config;
 pub mod deadline;
+pub mod diagnostic;
 pub mod freeze;
 pub mod hooks;
 pub mod ipc;

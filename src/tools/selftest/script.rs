@@ -6,6 +6,7 @@ use super::sandbox;
 use super::transcript::Transcript;
 use super::writer::Writer;
 use crate::freeze::report::FilesystemOutcome;
+use crate::hooks::log::LogLine;
 use crate::hooks::{HookStatus, Phase};
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -107,7 +108,10 @@ fn check_hooks(log: &str) -> anyhow::Result<()> {
     let text = fs::read_to_string(log).with_context(|| format!("there is no hook log {log}"))?;
     let ends = text
         .lines()
-        .filter(|line| line.ends_with(" finished with status=0"))
+        .filter(|line| {
+            let read = LogLine::parse(line);
+            matches!(read, Some((_, LogLine::Finished { status: 0, .. })))
+        })
         .count();
     ensure!(
         ends == 4,

@@ -26,6 +26,7 @@ pub mod rtc;
 pub mod spawn;
 mod strerror;
 pub mod syslog;
+pub mod terminal;
 
 pub use strerror::strerror;
 

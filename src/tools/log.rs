@@ -1,4 +1,7 @@
-//! `qemu-ga log`: the hook log, by run, hook or failure. The lines stay as they are in the file.
+//! `qemu-ga log`: the hook log, by run, hook or failure.
+//!
+//! Lines are printed as they are in the file, controls of the terminal replaced, so that a search for them works in both.
+//! Only the end of a large log is read. [`crate::app`] calls the tool.
 
 mod runs;
 
@@ -23,7 +26,7 @@ Exit status: 0; 1 if there is no log, or nothing in it is meant; 2 for a mistake
 in this command.
 ";
 
-/// No more of the log's end is read: what is older is logrotate's.
+/// Most bytes of the log that are read, from its end. Older ones are logrotate's concern.
 const MAX_LOG_BYTES: u64 = 16 << 20;
 
 /// `qemu-ga log`.
@@ -36,54 +39,51 @@ pub const TOOL: Tool = Tool {
     run,
 };
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let number = given.number("--run").map_err(ToolError::Mistake)?;
-    let path = given
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let number = args.number("--run").map_err(ToolError::Mistake)?;
+    let path = args
         .value("--log")
         .map_or(Path::new(DEFAULT_PATH), Path::new);
+    let shown = path.display();
     let (text, left_out) = read(path).map_err(|error| {
-        format!(
-            "cannot read {}: {} (it is made when the first hook is called)",
-            path.display(),
-            strerror(&error)
-        )
+        let why = strerror(&error);
+        format!("cannot read {shown}: {why}; it is created when the first hook is called")
     })?;
-    let hook = given.value("--hook").map(|name| name.to_string_lossy());
+    let hook = args.value("--hook").map(|name| name.to_string_lossy());
     let mut runs = runs::parse(&text);
     runs.retain(|run| number.is_none_or(|number| run.number == number));
     for run in &mut runs {
         run.entries.retain(|entry| {
-            let meant = hook.as_ref().is_none_or(|name| entry.is_of(name));
-            meant && (entry.failed || !given.has("--failed"))
+            let is_meant = hook.as_ref().is_none_or(|name| entry.is_of(name));
+            is_meant && (entry.failed || !args.has("--failed"))
         });
     }
     runs.retain(|run| !run.entries.is_empty());
     if left_out > 0 {
         output::print_error(&format!(
-            "the first {left_out} bytes of {} are left out\n",
-            path.display()
+            "the first {left_out} bytes of {shown} are left out\n"
         ));
     }
-    if given.has("--json") {
-        return Ok(output::print_json(&runs));
+    if args.has("--json") {
+        return Ok(output::print_json_list("runs", &runs));
     }
     if runs.is_empty() {
-        let text = format!("nothing of that is in {}", path.display());
+        let text = format!("no lines selected: no such run, hook or failure in {shown}");
         return Err(ToolError::Failed(text));
     }
     Ok(output::print(&show(&runs, Style::of_stdout())))
 }
 
-/// A log's text as people see it.
+/// A log as the tool prints it, for the fuzz tests.
 pub fn render(text: &str) -> String {
     show(&runs::parse(text), Style::default())
 }
 
-/// The end of the log, and how much is before it.
+/// The end of the log, and the number of bytes before it.
 fn read(path: &Path) -> io::Result<(String, u64)> {
-    // A FIFO or device would never end.
+    // Reading a FIFO or device may never end.
     if !std::fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("it is not a regular file"));
+        return Err(io::Error::other("not a regular file"));
     }
     let mut file = File::open(path)?;
     let length = file.metadata()?.len();
@@ -127,3 +127,6 @@ fn show(runs: &[Run], style: Style) -> String {
     }
     text
 }
+
+#[cfg(test)]
+pub(super) use runs::sample;

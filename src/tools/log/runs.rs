@@ -6,7 +6,8 @@
 
 use crate::hooks::Phase;
 use crate::hooks::log::LogLine;
-use serde::Serialize;
+use crate::tools::time;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
 use std::ops::Bound;
 
@@ -20,9 +21,13 @@ pub(super) struct Entry {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// The date of the first line, as the log has it; empty for output without a call.
+    #[serde(serialize_with = "serialize_date")]
     pub started: String,
     /// The date at which it ended.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        serialize_with = "serialize_optional_date",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub ended: Option<String>,
     /// Its exit status, or 128 plus the signal.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -47,6 +52,19 @@ pub(super) struct Run {
     pub entries: Vec<Entry>,
 }
 
+fn serialize_date<S: Serializer>(date: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    time::rfc3339_of_date(date).serialize(serializer)
+}
+
+#[allow(clippy::ref_option, reason = "the signature that serde calls")]
+fn serialize_optional_date<S: Serializer>(
+    date: &Option<String>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    let time = date.as_deref().and_then(time::rfc3339_of_date);
+    time.serialize(serializer)
+}
+
 impl Entry {
     /// An entry that has failed until a line says otherwise.
     fn new(date: &str, hook: Option<&str>, line: &str) -> Self {
@@ -60,7 +78,7 @@ impl Entry {
     }
 
     /// Output of a process that a hook left running.
-    fn of_nobody(line: &str) -> Self {
+    fn leftover(line: &str) -> Self {
         Self {
             failed: false,
             ..Self::new("", None, line)
@@ -105,7 +123,7 @@ impl Reader {
             }
             LogLine::Finished { hook, status, note } => {
                 let Some(open) = self.current.open(hook) else {
-                    return self.waiting.push(Entry::of_nobody(line));
+                    return self.waiting.push(Entry::leftover(line));
                 };
                 open.ended = Some(date.to_owned());
                 open.status = Some(status);
@@ -115,7 +133,7 @@ impl Reader {
             }
             LogLine::Holds { hook } => {
                 let Some(open) = self.current.open(hook) else {
-                    return self.waiting.push(Entry::of_nobody(line));
+                    return self.waiting.push(Entry::leftover(line));
                 };
                 open.ended = Some(date.to_owned());
                 open.holds = true;
@@ -175,7 +193,7 @@ impl Reader {
     fn add_output(&mut self, line: &str) {
         match self.current.first_open() {
             Some(open) if self.waiting.is_empty() => open.lines.push(line.to_owned()),
-            _ => self.waiting.push(Entry::of_nobody(line)),
+            _ => self.waiting.push(Entry::leftover(line)),
         }
     }
 
@@ -320,6 +338,23 @@ impl PendingRun {
     }
 }
 
+/// Runs with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(in crate::tools) fn sample() -> serde_json::Value {
+    let date = "Thu Nov 23 13:38:05 UTC 2023";
+    let lines = [
+        "execute /h freeze",
+        "/h is ready and holds",
+        "execute /i freeze",
+        "/i finished with status=1",
+    ];
+    let text: String = lines
+        .iter()
+        .map(|line| format!("{date}: {line}\n"))
+        .collect();
+    crate::tools::output::named("runs", &parse(&text))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -400,7 +435,7 @@ Fri Nov 24 01:00:00 MSK 2023: execute /h/10-app freeze
         };
         let text: String = lines.iter().map(dated).collect();
         let runs = parse(&text);
-        let told: Vec<String> = runs[0]
+        let summary: Vec<String> = runs[0]
             .entries
             .iter()
             .map(|e| {
@@ -422,7 +457,7 @@ Fri Nov 24 01:00:00 MSK 2023: execute /h/10-app freeze
             "/h/4 thaw 0  2",
             "/h/2 thaw 0 failed 3",
         ];
-        assert_eq!(told, expected);
+        assert_eq!(summary, expected);
         assert!(runs[0].entries[2].holds);
         assert_eq!(runs.len(), 1);
         assert_eq!(parse(&text.repeat(2)).len(), 2);

@@ -4,6 +4,7 @@
 use crate::agent::{self, Session, pidfile::PidFile};
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
+use crate::diagnostic::did_you_mean;
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
@@ -14,7 +15,7 @@ use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{fds, memory, strerror};
+use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
 use crate::transport::{Address, Endpoint, OpenError};
 use nix::fcntl::Flock;
@@ -22,6 +23,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// A word that, as the first argument, makes the binary something else than the agent.
@@ -111,6 +113,7 @@ fn find(word: &str) -> Option<&'static Subcommand> {
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
     abort_on_panic();
+    localtime::apply_tzdir();
     let args: Vec<OsString> = std::env::args_os().collect();
     let word = args.get(1);
     if word.is_some_and(|word| word == "guardian") {
@@ -122,6 +125,11 @@ pub fn main() -> u8 {
             Does::Itself { run, .. } => run(&args[2..]),
         };
     }
+    // A mistyped tool must not start an agent, which as root would take the host's channel. Later operands are ignored as
+    // the original ignores them: `-F PATH`, for one.
+    if let Some(word) = word.filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-")) {
+        return unknown_command(&word.to_string_lossy());
+    }
     match config::parse(&args, &|name| std::env::var_os(name)) {
         Ok(action) => act(action),
         Err(error) => {
@@ -130,6 +138,14 @@ pub fn main() -> u8 {
             ConfigError::EXIT_STATUS
         }
     }
+}
+
+/// Prints that this word is no tool; returns the exit status.
+fn unknown_command(word: &str) -> u8 {
+    let remedy = did_you_mean(word, SUBCOMMANDS.iter().map(|s| s.name))
+        .unwrap_or_else(|| "run \"qemu-ga --help\" for a list".into());
+    complain(&format_args!("unknown command '{word}'; {remedy}"));
+    2
 }
 
 /// A panic ends a debug build as it ends a release build, by whose profile the compiler sees to that.
@@ -238,6 +254,13 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    for unknown in access::unknown_names(config.allow_rpcs.names()) {
+        tracing::warn!("allow-rpcs: {unknown}");
+    }
+    // The command that was meant would stay allowed.
+    if let Some(unknown) = access::unknown_names(config.block_rpcs.names()).first() {
+        return fail_start(&format_args!("block-rpcs: {unknown}"));
+    }
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
         Ok(lock) => serve(config, state, lock, gate, inherited, activated),
@@ -265,7 +288,8 @@ fn serve(
     if let Err(error) = fds::raise_limit() {
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
     }
-    if let Err(error) = agent::hold_back_signals() {
+    let signals = process::restore_signals().and_then(|()| agent::hold_back_signals());
+    if let Err(error) = signals {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
     let first = match Endpoint::open(address(&config, activated)) {

@@ -180,11 +180,14 @@ fn get(account: &Account) -> Result<AuthorizedKeys, CommandError> {
 fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandError> {
     account.with_file(|file| {
         file.make_directory()?;
-        // Read in either case: a link must not be taken for a file.
-        let content = match file.read() {
-            Ok(_) if reset => Vec::new(),
-            Err(trouble) if trouble.is_missing() => Vec::new(),
-            content => content?,
+        let content = if reset {
+            file.check_replaceable()?;
+            Vec::new()
+        } else {
+            match file.read() {
+                Err(trouble) if trouble.is_missing() => Vec::new(),
+                content => content?,
+            }
         };
         let mut lines = lines(&content);
         for key in keys {

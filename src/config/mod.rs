@@ -23,6 +23,7 @@ use crate::hooks::locate;
 use crate::hooks::settings::HookConfig;
 use crate::hooks::sources::vmware;
 use crate::keyfile;
+use crate::transport;
 use getopt::Found;
 use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
 
@@ -107,12 +108,17 @@ impl RpcList {
         self.0.is_empty()
     }
 
-    /// All entries, as they were given.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    /// The entries as they were given, for the dump.
+    fn entries(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flatten().map(String::as_str)
     }
 
-    /// Whether `name` is an entry, literally.
+    /// All names: the entries without the blanks around them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(str::trim_ascii)
+    }
+
+    /// Whether `name` is an entry.
     pub fn contains(&self, name: &str) -> bool {
         self.names().any(|entry| entry == name)
     }
@@ -411,6 +417,9 @@ fn parse_in(
         config.path = None;
     } else if config.path.is_none() {
         config.path = config.method.default_path().map(Path::to_owned);
+        if let (None, Method::Unknown(name)) = (&config.path, &config.method) {
+            return Err(ConfigError::new(&program, transport::unknown_method(name)));
+        }
         if config.path.is_none() {
             return Err(ConfigError::new(
                 &program,

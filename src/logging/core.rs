@@ -15,6 +15,7 @@ use super::line::{self, Level};
 use super::{AuditSink, LogError, LogOptions};
 use crate::sys::logfile::open_to_append;
 use crate::sys::strerror;
+use nix::sys::stat::fstat;
 
 /// How often, and after what pause each time, a full system log is tried again when the gate
 /// opens: its queue may be short, and what was kept comes all at once.
@@ -39,6 +40,8 @@ pub(super) enum Target {
 pub(super) struct Outputs {
     pub target: Target,
     pub console: Box<dyn Write + Send>,
+    /// Whether the console is the journal, which takes a line's priority from its begin (sd-daemon(3)).
+    pub is_journal: bool,
     pub audit: Option<AuditSink>,
     pub clock: Box<dyn Fn() -> SystemTime + Send>,
     pub pause: Box<dyn Fn(Duration) + Send>,
@@ -55,6 +58,14 @@ struct State {
 
 /// Mode of a new log, less the umask.
 const NEW_FILE_MODE: u32 = 0o666;
+
+/// Whether standard error is the journal's stream: systemd passes its device and inode (systemd.exec(5)).
+fn is_journal() -> bool {
+    let Ok(stream) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
+    fstat(io::stderr()).is_ok_and(|data| stream == format!("{}:{}", data.st_dev, data.st_ino))
+}
 
 /// The log behind its lock.
 pub(super) struct Core(Mutex<State>);
@@ -84,6 +95,7 @@ impl Core {
         let outputs = Outputs {
             target,
             console: Box::new(io::stderr()),
+            is_journal: is_journal(),
             audit: options.audit,
             clock: Box::new(SystemTime::now),
             pause: Box::new(std::thread::sleep),
@@ -227,13 +239,27 @@ impl State {
                         when,
                         &line::escape_control(&text),
                     );
-                    let _ = self.outputs.console.write_all(&notice);
+                    self.print(Level::Critical, &notice);
                 }
                 Err(_) => {}
             }
         }
-        // Nothing is left to tell a failure of standard error to.
-        let _ = self.outputs.console.write_all(&self.scratch);
+        let line = mem::take(&mut self.scratch);
+        self.print(level, &line);
+        self.scratch = line;
+    }
+
+    /// Writes a line to standard error.
+    fn print(&mut self, level: Level, line: &[u8]) {
+        let console = &mut self.outputs.console;
+        // There is no other place for the report of a failed write.
+        let _ = if self.outputs.is_journal {
+            // One write for the whole line, which other processes may not cut.
+            let prefix = format!("<{}>", level.priority());
+            console.write_all(&[prefix.as_bytes(), line].concat())
+        } else {
+            console.write_all(line)
+        };
     }
 
     /// Sends an audit line; of each run of lost ones the first and, at its end, their number are

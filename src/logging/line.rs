@@ -28,6 +28,18 @@ impl Level {
     }
 }
 
+impl Level {
+    /// The level's number for syslog(3).
+    pub fn priority(self) -> u8 {
+        match self {
+            Level::Debug => 7,
+            Level::Info => 6,
+            Level::Warning => 4,
+            Level::Critical => 3,
+        }
+    }
+}
+
 /// Puts a log line, its line end included, into `out` in place of what was there.
 pub(super) fn format(out: &mut Vec<u8>, level: Level, when: SystemTime, text: &str) {
     out.clear();

@@ -62,6 +62,7 @@ impl Bench {
         let mut audit = self.audit.clone();
         let outputs = Outputs {
             target,
+            is_journal: false,
             console: Box::new(self.console.clone()),
             audit: Some(Box::new(move |when, text| {
                 if refuse.load(Relaxed) > 0 {

@@ -22,8 +22,8 @@ pub struct Ipv4Route {
     pub refcnt: i32,
     /// Look-ups of the route; kernels of today say 0.
     pub uses: u32,
-    /// Price; the least wins.
-    pub metric: i32,
+    /// The route with the lowest metric is used.
+    pub metric: u32,
     /// Largest packet, 0 for the interface's.
     pub mtu: i32,
     /// TCP window, 0 for the default.
@@ -74,9 +74,9 @@ fn ipv4_line(line: &str) -> Option<Ipv4Route> {
     let destination = ipv4(words.next()?)?;
     let gateway = ipv4(words.next()?)?;
     let flags = hexadecimal(words.next()?)?;
-    let refcnt = words.next()?.parse().ok()?;
-    let uses = words.next()?.parse().ok()?;
-    let metric = words.next()?.parse().ok()?;
+    let refcnt = signed(words.next());
+    let uses = unsigned(words.next());
+    let metric = unsigned(words.next());
     let mask = ipv4(words.next()?)?;
     Some(Ipv4Route {
         interface,
@@ -87,10 +87,22 @@ fn ipv4_line(line: &str) -> Option<Ipv4Route> {
         refcnt,
         uses,
         metric,
-        mtu: words.next()?.parse().ok()?,
-        window: words.next()?.parse().ok()?,
-        irtt: words.next()?.parse().ok()?,
+        mtu: signed(words.next()),
+        window: unsigned(words.next()),
+        irtt: unsigned(words.next()),
     })
+}
+
+/// A decimal column; 0 if it is missing or no such number: a route without its MTU is of more use than no route.
+fn signed(word: Option<&str>) -> i32 {
+    word.and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
+/// As [`signed`], for the kernel's unsigned values. Kernels before 6.18 print a metric of 2^31 or more as a negative
+/// number (net/ipv4/fib_trie.c, fib_route_seq_show).
+fn unsigned(word: Option<&str>) -> u32 {
+    word.and_then(|word| word.parse().ok())
+        .unwrap_or_else(|| u32::from_ne_bytes(signed(word).to_ne_bytes()))
 }
 
 /// `DESTINATION LENGTH SOURCE LENGTH NEXT-HOP METRIC REFCNT USE FLAGS IFACE`, all hexadecimal but
@@ -167,6 +179,20 @@ mod tests {
             }]
         );
         assert_eq!(parse_ipv4(""), []);
+    }
+
+    #[test]
+    fn a_number_out_of_range_does_not_lose_the_route() {
+        let route = |metric: &str, mtu: &str| {
+            let text = format!("head\neth0\t0\t0\t1\t0\t0\t{metric}\t0\t{mtu}\t0\t0\n");
+            let routes = parse_ipv4(&text);
+            (routes.len(), routes[0].metric, routes[0].mtu)
+        };
+        assert_eq!(route("2147483648", "1500"), (1, 1 << 31, 1500));
+        assert_eq!(route("-2147483648", "1500"), (1, 1 << 31, 1500));
+        assert_eq!(route("4294967295", "4294967295"), (1, u32::MAX, 0));
+        assert_eq!(route("x", "1500"), (1, 0, 1500));
+        assert_eq!(parse_ipv4("head\neth0 0 0 1 0 0 5 0\n").len(), 1);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! The program never calls setlocale(3), so names of days and months are the C locale's.
 
 use std::ffi::CStr;
+use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use nix::libc;
@@ -49,6 +50,29 @@ pub fn format_seconds(seconds: f64, format: &CStr) -> String {
 pub fn zone(time: SystemTime) -> Option<(String, libc::c_long)> {
     let offset = fields(time)?.tm_gmtoff;
     Some((format_local(time, c"%Z"), offset))
+}
+
+/// The directory in which tzset(3) looks for zone files: TZDIR, or the C library's own.
+pub fn zone_directory() -> PathBuf {
+    std::env::var_os("TZDIR").map_or_else(|| "/usr/share/zoneinfo".into(), PathBuf::from)
+}
+
+/// Makes a zone file known that is found in TZDIR alone. glibc looks there by itself; musl knows only the directories
+/// compiled into it, but takes an absolute path.
+///
+/// Call it once, before any thread is started.
+pub fn apply_tzdir() {
+    if !cfg!(target_env = "musl") || std::env::var_os("TZDIR").is_none() {
+        return;
+    }
+    let Some(zone) = std::env::var("TZ").ok().filter(|zone| !zone.is_empty()) else {
+        return;
+    };
+    let path = zone_directory().join(zone.strip_prefix(':').unwrap_or(&zone));
+    if path.is_file() {
+        // SAFETY: called before any other thread exists, so nobody reads the environment.
+        unsafe { std::env::set_var("TZ", path) };
+    }
 }
 
 /// The calendar date of `time`; `None` if it has none.

@@ -8,6 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
+use nix::sys::signal::SigSet;
 
 use super::fds;
 
@@ -135,6 +136,20 @@ pub(super) fn reset_signals() -> io::Result<()> {
                 return Err(io::Error::last_os_error());
             }
         }
+    }
+    Ok(())
+}
+
+/// Undoes what the starter of this process may have left: blocked signals, which would never arrive, and an ignored
+/// SIGCHLD, with which the kernel discards the exit status of children (wait(2)). SIGPIPE stays ignored.
+///
+/// # Errors
+/// None that the kernel documents for these calls.
+pub fn restore_signals() -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    // SAFETY: SIG_DFL is a valid handler.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
     }
     Ok(())
 }

@@ -1,11 +1,14 @@
-//! A small client of the system log (floor 1): datagrams to /dev/log as syslog(3) writes them.
+//! A small client of the system log (floor 1): messages to /dev/log as syslog(3) writes them.
 //!
 //! Never blocks: a message that the log daemon cannot take now is an error to the caller, so that
 //! a stuck daemon, or one whose disk is frozen, cannot stop the agent. Connects when first used
 //! and again after the daemon was restarted.
 
-use std::io;
-use std::os::unix::net::UnixDatagram;
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -38,7 +41,47 @@ pub enum Severity {
 pub struct Syslog {
     tag: String,
     path: PathBuf,
-    socket: Option<UnixDatagram>,
+    socket: Option<Socket>,
+}
+
+/// A connection to the log daemon. Most listen for datagrams; some (the busybox of small images, log relays) for a
+/// stream, in which a NUL ends each message, as syslog(3) sends it.
+#[derive(Debug)]
+enum Socket {
+    Datagram(UnixDatagram),
+    Stream(UnixStream),
+}
+
+impl Socket {
+    fn connect(path: &Path) -> io::Result<Socket> {
+        let datagram = UnixDatagram::unbound()?;
+        datagram.set_nonblocking(true)?;
+        match datagram.connect(path) {
+            Ok(()) => Ok(Socket::Datagram(datagram)),
+            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
+                // Non-blocking before it connects: a daemon that accepts nobody must not stop the agent either.
+                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+                connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+                Ok(Socket::Stream(stream.into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        match self {
+            Socket::Datagram(socket) => socket.send(message).map(drop),
+            Socket::Stream(stream) => {
+                let whole = [message, b"\0"].concat();
+                match stream.write(&whole)? {
+                    length if length == whole.len() => Ok(()),
+                    // The rest would have to wait, and the daemon would read it as the next message's begin.
+                    _ => Err(io::ErrorKind::BrokenPipe.into()),
+                }
+            }
+        }
+    }
 }
 
 impl Syslog {
@@ -54,15 +97,9 @@ impl Syslog {
             path: path.to_owned(),
             socket: None,
         };
-        log.socket = log.open().ok();
+        // Each `send` tries again, and reports why.
+        log.socket = Socket::connect(&log.path).ok();
         log
-    }
-
-    fn open(&self) -> io::Result<UnixDatagram> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&self.path)?;
-        Ok(socket)
     }
 
     /// Sends one message of facility user; line ends and NULs in `text` become spaces.
@@ -80,15 +117,15 @@ impl Syslog {
     /// As [`Syslog::send`].
     pub fn send_at(&mut self, when: SystemTime, severity: Severity, text: &str) -> io::Result<()> {
         let message = self.message(when, severity, text);
-        if let Some(socket) = &self.socket {
+        if let Some(socket) = &mut self.socket {
             match socket.send(&message) {
-                Ok(_) => return Ok(()),
+                Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
                 // The daemon was restarted: its new socket has the old name.
                 Err(_) => self.socket = None,
             }
         }
-        let socket = self.open()?;
+        let mut socket = Socket::connect(&self.path)?;
         socket.send(&message)?;
         self.socket = Some(socket);
         Ok(())

@@ -66,6 +66,7 @@ pub(super) enum Subject {
     LastRun,
     Channel,
     GracePeriods,
+    Commands,
     #[serde(rename = "selinux")]
     SeLinux,
     #[serde(rename = "apparmor")]
@@ -92,6 +93,7 @@ impl Subject {
             Self::LastRun => "last run",
             Self::Channel => "channel",
             Self::GracePeriods => "grace periods",
+            Self::Commands => "commands",
             Self::SeLinux => "SELinux",
             Self::AppArmor => "AppArmor",
             Self::Service => "service",
@@ -306,6 +308,7 @@ pub(super) fn sample() -> serde_json::Value {
         LastRun,
         Channel,
         GracePeriods,
+        Commands,
         SeLinux,
         AppArmor,
         Service,

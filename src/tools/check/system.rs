@@ -3,12 +3,14 @@
 //! Everything is read from files; no program is started and no device is opened. [`super`] calls this.
 
 use super::{CheckContext, CheckResult, Severity, Subject};
+use crate::commands::access;
 use crate::config::{Config, Method};
 use crate::diagnostic::Diagnostic;
 use crate::freeze::policy::FreezePolicy;
 use crate::sys::strerror;
 use crate::tools::grace_periods::GracePeriods;
 use crate::tools::{context, systemd_unit};
+use crate::transport;
 use nix::unistd::{AccessFlags, eaccess};
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -28,6 +30,7 @@ pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
             &root.join("sys"),
         ));
     }
+    results.extend(check_command_lists(context.config));
     results.extend(check_selinux(root, domain));
     results.extend(check_apparmor(root, domain));
     results.push(check_service(root));
@@ -85,8 +88,16 @@ fn check_channel(config: &Config) -> CheckResult {
 }
 
 fn check_device(config: &Config, path: &Path, remedy: &str) -> CheckResult {
-    let shown = path.display();
-    let why = match fs::metadata(path) {
+    let opened = match config.method {
+        Method::VirtioSerial => transport::locate_port(path),
+        _ => path.to_owned(),
+    };
+    let shown = if opened == *path {
+        path.display().to_string()
+    } else {
+        format!("{} ({})", path.display(), opened.display())
+    };
+    let why = match fs::metadata(&opened) {
         Ok(data) if data.file_type().is_char_device() => {
             return CheckResult::ok(CHANNEL, format!("{shown}, {}", config.method.name()));
         }
@@ -94,6 +105,21 @@ fn check_device(config: &Config, path: &Path, remedy: &str) -> CheckResult {
         Err(error) => strerror(&error),
     };
     CheckResult::finding(CHANNEL, format!("cannot use {shown}"), why, remedy)
+}
+
+/// A name that is no command has no effect, so a mistyped one blocks nothing.
+fn check_command_lists(config: &Config) -> Vec<CheckResult> {
+    let lists = [
+        ("block-rpcs", &config.block_rpcs),
+        ("allow-rpcs", &config.allow_rpcs),
+    ];
+    let unknown = lists.into_iter().flat_map(|(key, list)| {
+        let names = access::unknown_names(list.names()).into_iter();
+        names.map(move |Diagnostic { why, remedy, .. }| {
+            CheckResult::finding(Subject::Commands, key, why, remedy)
+        })
+    });
+    unknown.collect()
 }
 
 /// Never a finding: a freeze without expedited grace periods is as consistent.

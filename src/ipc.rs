@@ -227,7 +227,7 @@ impl Connection {
             for control in message.cmsgs()? {
                 match control {
                     ControlMessageOwned::ScmRights(numbers) => {
-                        self.fds.extend(numbers.into_iter().map(fds::received));
+                        self.fds.extend(numbers.into_iter().map(fds::own_received));
                     }
                     // The kernel does not merge data of different senders into one recvmsg(2).
                     ControlMessageOwned::ScmCredentials(sender) => self.sender = Some(sender.pid()),

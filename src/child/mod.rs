@@ -24,7 +24,7 @@ use std::time::{Duration, Instant};
 
 use crate::sys::identity::Identity;
 pub use crate::sys::process::{Family, PreExecWrite};
-use crate::sys::spawn::Ended;
+use crate::sys::spawn::WaitStatus;
 use crate::sys::strerror;
 pub use run::{ChildEvent, Running, reap_later};
 
@@ -283,11 +283,11 @@ pub enum ChildStatus {
     Cancelled,
 }
 
-impl From<Ended> for ChildStatus {
-    fn from(ended: Ended) -> ChildStatus {
-        match ended {
-            Ended::Exited(code) => ChildStatus::Exited(code),
-            Ended::Signaled(signal) => ChildStatus::Signaled(signal),
+impl From<WaitStatus> for ChildStatus {
+    fn from(status: WaitStatus) -> ChildStatus {
+        match status {
+            WaitStatus::Exited(code) => ChildStatus::Exited(code),
+            WaitStatus::Signaled(signal) => ChildStatus::Signaled(signal),
         }
     }
 }

@@ -75,8 +75,8 @@ type Found = (Vec<Interface>, HashMap<String, Counters>);
 
 /// The quick way: no more is asked of the kernel than is told.
 fn by_netlink() -> io::Result<Found> {
-    let links = rtnetlink::parse_counters(&netdevice::link_counters()?);
-    let addresses = rtnetlink::parse_addresses(&netdevice::addresses()?);
+    let links = rtnetlink::parse_counters(&netdevice::read_counters()?);
+    let addresses = rtnetlink::parse_addresses(&netdevice::read_addresses()?);
     let devices = NetDevices::open()?;
     let mut names: HashMap<u32, String> = HashMap::with_capacity(links.len());
     let mut counters = HashMap::with_capacity(links.len());

@@ -104,7 +104,7 @@ fn ready_pipe() -> io::Result<(File, OwnedFd)> {
 
 fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    crate::sys::guardian::inherited_file(number).map(OwnedFd::from)
+    crate::sys::guardian::own_inherited(number).map(OwnedFd::from)
 }
 
 /// Waits from the hook's readiness until its release.

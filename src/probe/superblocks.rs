@@ -40,7 +40,7 @@ pub fn elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
             let name = entry.file_name();
             let device = Path::new("/sys/class/block").join(&name);
             // Not all that is there is a device.
-            let number = mountinfo::number_of(&system.attribute(&device.join("dev")));
+            let number = mountinfo::parse_device_number(&system.attribute(&device.join("dev")));
             let Some(number) = number.filter(|number| !known.contains(number)) else {
                 continue;
             };

@@ -80,7 +80,7 @@ impl Survey {
         Self::read_with(
             system,
             mounts,
-            &|source| mountinfo::block_device(system.root(), source),
+            &|source| mountinfo::block_device(system, source),
             &|name| loopdev::backing_filesystem(&system.path("/dev").join(name)).ok(),
         )
     }

@@ -14,7 +14,7 @@ use serde::Serialize;
 use super::fs::DiskAddress;
 use super::{Command, answer, wire, worker};
 use crate::probe::address::{self, BusType};
-use crate::probe::diskstats::{self, Counters, DiskStats};
+use crate::probe::diskstats::{self, DiskCounters, DiskStats};
 use crate::probe::nvme::{self, SmartLog};
 use crate::probe::{System, sysblock, udev};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -283,8 +283,8 @@ impl From<DiskStats> for DiskStatsInfo {
     }
 }
 
-impl From<Counters> for Stats {
-    fn from(found: Counters) -> Self {
+impl From<DiskCounters> for Stats {
+    fn from(found: DiskCounters) -> Self {
         Self {
             read_sectors: found.read_sectors,
             read_ios: found.read_ios,

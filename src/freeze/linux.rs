@@ -88,7 +88,7 @@ impl LinuxOps {
     pub fn new(
         state: StateDir,
         hook: Option<PathBuf>,
-            step_limit: Option<Duration>,
+        step_limit: Option<Duration>,
         keeps_rcu: bool,
     ) -> Self {
         Self {
@@ -563,7 +563,7 @@ impl Ops for LinuxOps {
     }
 
     fn is_system_stopping(&self) -> bool {
-        shutdown::is_under_way()
+        shutdown::is_in_progress()
     }
 
     fn now(&mut self) -> Duration {

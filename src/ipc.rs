@@ -59,7 +59,7 @@ impl AsFd for Connection {
 ///
 /// # Errors
 /// It cannot be serialized.
-pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+pub fn to_line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)
@@ -84,7 +84,7 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> io::Result<()> {
-        self.send_line(&line(message)?, fds, Instant::now() + limit)
+        self.send_line(&to_line(message)?, fds, Instant::now() + limit)
     }
 
     fn send_line(&self, line: &[u8], fds: &[BorrowedFd<'_>], end: Instant) -> io::Result<()> {
@@ -106,6 +106,7 @@ impl Connection {
         control: &[ControlMessage<'_>],
         end: Instant,
     ) -> io::Result<usize> {
+        // Not O_NONBLOCK: the flag would hold for every process that has inherited this end.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
             let socket = self.stream.as_raw_fd();
@@ -210,6 +211,7 @@ impl Connection {
     fn recv_some(&mut self, end: Option<Instant>) -> io::Result<usize> {
         let mut bytes = [0; 4096];
         loop {
+            // Room for all that one message may have: the kernel closes descriptors that do not fit (scm_detach_fds).
             let mut control = nix::cmsg_space!([RawFd; MAX_FDS], UnixCredentials);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let mut parts = [IoSliceMut::new(&mut bytes)];

@@ -289,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_silent_or_gone_or_talks_nonsense_is_an_error() {
+    fn a_silent_or_closed_peer_and_invalid_data_are_errors() {
         let (mut a, b) = pair();
         let kind = |result: io::Result<u8>| result.unwrap_err().kind();
         assert_eq!(kind(a.recv(Some(SHORT_TIMEOUT))), io::ErrorKind::TimedOut);

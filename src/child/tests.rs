@@ -197,10 +197,10 @@ fn stdin_environment_and_passed_descriptor() {
         4,
         "the usual three and this one"
     );
-    let mut told = String::new();
+    let mut content = String::new();
     file.rewind().expect("rewind");
-    file.read_to_string(&mut told).expect("read");
-    assert_eq!(told, "told\n");
+    file.read_to_string(&mut content).expect("read");
+    assert_eq!(content, "told\n");
 }
 
 #[test]
@@ -247,10 +247,10 @@ fn output_to_a_file_goes_on_after_the_end() {
     let mut file = tempfile::tempfile().expect("file");
     let outcome = run(sh("echo a; echo b >&2").output_to(file.try_clone().expect("clone")));
     assert!(outcome.output.is_empty());
-    let mut told = String::new();
+    let mut content = String::new();
     file.rewind().expect("rewind");
-    file.read_to_string(&mut told).expect("read");
-    assert_eq!(told, "a\nb\n");
+    file.read_to_string(&mut content).expect("read");
+    assert_eq!(content, "a\nb\n");
 }
 
 #[test]

@@ -177,7 +177,7 @@ fn lines_are_held_again() {
 }
 
 #[test]
-fn what_finds_no_place_is_counted() {
+fn dropped_lines_are_counted() {
     let bench = Bench::default();
     let writer = bench.writer(
         LogTarget::Console,

@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_known_is_nothing() {
+    fn an_unknown_disk_has_no_address() {
         let (_root, system) = capture::build("dir platform/x/block/xda\n");
         let path = |path| disk_address(&system, Path::new(path));
         assert_eq!(path("/sys/devices/platform/x/block/xda"), None);

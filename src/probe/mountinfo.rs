@@ -157,7 +157,7 @@ fn text(field: &[u8]) -> String {
     super::into_text(unescape(field))
 }
 
-/// Decodes `\NNN` (octal, mangle in the kernel's fs/seq_file.c) and `\\`; any other backslash is kept.
+/// Decodes `\NNN` (octal, mangle_path in the kernel's fs/seq_file.c) and `\\`; any other backslash is kept.
 pub fn unescape(field: &[u8]) -> Vec<u8> {
     if !field.contains(&b'\\') {
         return field.to_vec();

@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_other_keys_say_nothing() {
+    fn comments_and_other_keys_are_ignored() {
         let content = b"\n#NAME=x\n # NAME=y\nNAME[de]=x\nexport NAME=z\nname=a\nID_LIKE=b\n";
         assert_eq!(parse(content), OsRelease::default());
     }
@@ -158,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_voids_itself_alone() {
+    fn an_invalid_line_is_ignored_alone() {
         let found = parse(b"ID=debian\nnonsense\n[section]\n=x\nVERSION=\xff\nNAME=Debian");
         assert_eq!((found.id, found.name), (some("debian"), some("Debian")));
         assert_eq!(found.version, None);

@@ -15,7 +15,7 @@ pub struct Ipv4Route {
     pub(crate) gateway: Ipv4Addr,
     /// RTF_ flags.
     pub(crate) flags: u32,
-    /// Always 0 since Linux 3.6 (fib_route_seq_show in net/ipv4/fib_trie.c), as is `uses`.
+    /// Always 0 on present kernels (fib_route_seq_show in net/ipv4/fib_trie.c), as is `uses`.
     pub(crate) refcnt: i32,
     pub(crate) uses: u32,
     pub(crate) metric: i32,

@@ -189,7 +189,7 @@ mod tests {
         assert!(!is_hardware(Path::new("/elsewhere/pci0/vda")));
     }
 
-    fn told(system: &System, devices: &[DeviceNumber]) -> Vec<String> {
+    fn summary(system: &System, devices: &[DeviceNumber]) -> Vec<String> {
         let stack = read_stack(system, devices);
         assert_eq!(stack.problems, Vec::<String>::new());
         let line = |layer: &Layer| match layer {
@@ -206,13 +206,16 @@ mod tests {
     #[test]
     fn volumes_and_raid_come_down_to_disks() {
         let (_root, system) = capture::build(capture::LVM);
-        assert_eq!(told(&system, &[(254, 1)]), ["vda1", "vda"]);
+        assert_eq!(summary(&system, &[(254, 1)]), ["vda1", "vda"]);
         assert_eq!(
-            told(&system, &[(253, 2)]),
+            summary(&system, &[(253, 2)]),
             ["dm-2=secret", "dm-1", "vda2", "vda"]
         );
-        assert_eq!(told(&system, &[(9, 127)]), ["md127", "vda1", "vda", "vdb"]);
-        assert!(told(&system, &[(1, 1)]).is_empty());
+        assert_eq!(
+            summary(&system, &[(9, 127)]),
+            ["md127", "vda1", "vda", "vdb"]
+        );
+        assert!(summary(&system, &[(1, 1)]).is_empty());
     }
 
     #[test]
@@ -226,10 +229,10 @@ mod tests {
              loop virtual/block/loop0 /srv/disk image.img\n",
         );
         assert_eq!(
-            told(&system, &[(253, 0)]),
+            summary(&system, &[(253, 0)]),
             ["dm-0", "loop0p1", "loop0", "/srv/disk image.img"]
         );
-        assert_eq!(told(&system, &[(7, 1)]), ["loop1"]);
+        assert_eq!(summary(&system, &[(7, 1)]), ["loop1"]);
         assert_eq!(
             read_stack(&system, &[(7, 0)]).layers[1],
             Layer::File {
@@ -240,13 +243,13 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_ends_and_what_cannot_be_read_is_told() {
+    fn a_cycle_ends_and_unreadable_devices_are_reported() {
         let (root, system) = capture::build(
             "disk 253:0 virtual/block/dm-0\ndisk 253:1 virtual/block/dm-1\n\
              slave virtual/block/dm-0 virtual/block/dm-1\n\
              slave virtual/block/dm-1 virtual/block/dm-0\n",
         );
-        assert_eq!(told(&system, &[(253, 0)]), ["dm-0", "dm-1"]);
+        assert_eq!(summary(&system, &[(253, 0)]), ["dm-0", "dm-1"]);
         let slaves = root.path().join("sys/devices/virtual/block/dm-1/slaves");
         fs::remove_dir_all(&slaves).unwrap();
         fs::write(&slaves, "").unwrap();

@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn some_kinds_stand_alone() {
+    fn independent_devices_are_known_by_their_names() {
         let alone =
             |name: &str| is_independent(&Path::new("/sys/devices/virtual/block").join(name));
         assert!(
@@ -173,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_ends() {
+    fn a_cycle_ends() {
         let (_root, system) = capture::build(
             "disk 253:0 virtual/block/dm-0\nslave virtual/block/dm-0 virtual/block/dm-0\n",
         );

@@ -27,7 +27,7 @@ pub struct Written {
 
 impl WriteCounters {
     /// Opens the files; `None` if the device has none or does not count: queue/iostats is 0, or not a single read or write of
-    /// a mounted filesystem was counted (before Linux 6.11 nothing is at the head of an NVMe multipath device).
+    /// a mounted filesystem was counted (before Linux 6.11 none is counted at the head of an NVMe multipath device).
     pub fn open(system: &System, device: DeviceNumber) -> Option<Self> {
         let dir = PathBuf::from(format!("/sys/dev/block/{}:{}", device.0, device.1));
         // A partition uses the queue of its disk.

@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn a_freeze_at_work_is_found_by_its_request() {
+    fn a_freeze_in_progress_is_found_by_its_request() {
         let proc = Proc(tempfile::tempdir().unwrap());
         let system = System::at(proc.0.path()).unwrap();
         let ioctl = libc::SYS_ioctl;

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_taken_once_whoever_asks() {
+    fn a_token_is_taken_once() {
         let token = Token::new().unwrap();
         let copy = Token::from(token.as_fd().try_clone_to_owned().unwrap());
         assert!(

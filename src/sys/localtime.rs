@@ -106,8 +106,8 @@ mod tests {
         let (zone, offset) = zone(SystemTime::now()).expect("a zone");
         let sign = if offset < 0 { '-' } else { '+' };
         let minutes = offset.abs() / 60;
-        let told = format!("{zone} {sign}{:02}{:02}", minutes / 60, minutes % 60);
-        assert_eq!(told, said.trim_end());
+        let formatted = format!("{zone} {sign}{:02}{:02}", minutes / 60, minutes % 60);
+        assert_eq!(formatted, said.trim_end());
     }
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn seconds_of_any_size_are_told_or_unknown() {
+    fn seconds_of_any_size_are_formatted_or_unknown() {
         assert!(format_seconds(1.7e9, DATE).ends_with(" 2023"));
         for seconds in [-1.0, 9e18, 1e19, 1e308, f64::INFINITY, f64::NAN] {
             assert_eq!(format_seconds(seconds, DATE), "an unknown time");

@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_without_pages_of_ones_own_are_let_go() {
+    fn only_mappings_without_anonymous_pages_are_released() {
         let smaps = "\
 1000-3000 r--p 00000000 fe:00 12 /usr/sbin/qemu-ga (deleted)
 Size: 8 kB

@@ -81,7 +81,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_controller_refuses() {
+    fn other_devices_refuse() {
         let error = read_smart_log(&File::open("/dev/null").unwrap()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
     }

@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_third_line_tells_a_clock_in_local_time() {
+    fn the_third_line_says_whether_the_clock_is_local() {
         assert!(says_local("0.0 0 0.0\n0\nLOCAL\n"));
         assert!(!says_local("0.0 0 0.0\n0\nUTC\n"));
         assert!(!says_local("0.0 0 0.0\nLOCAL\n"));

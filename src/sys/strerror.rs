@@ -74,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn has_the_words_that_hosts_know_whatever_the_c_library() {
+    fn texts_are_those_of_glibc_with_any_c_library() {
         for (number, words) in [
             (5, "Input/output error"),
             (16, "Device or resource busy"),

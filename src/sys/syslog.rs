@@ -12,8 +12,8 @@ use std::time::SystemTime;
 use super::localtime::format_local;
 
 const SOCKET: &str = "/dev/log";
-/// Longest text of one message, in bytes; the rest is cut. rsyslog's limit is 8 KiB (maxMessageSize), the smallest of the
-/// common daemons.
+/// Longest text of one message, in bytes; the rest is cut. rsyslog has a limit of 8 KiB by default
+/// (maxMessageSize).
 const MAX_MESSAGE_BYTES: usize = 8000;
 /// syslog(3)'s LOG_USER.
 const FACILITY_USER: u8 = 1 << 3;

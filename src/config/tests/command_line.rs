@@ -161,7 +161,7 @@ fn bad_options() {
 }
 
 #[test]
-fn what_acts_at_once_acts_in_its_turn() {
+fn options_with_an_immediate_effect_come_in_order() {
     assert!(matches!(try_run(&["-V", "-Q"]), Ok(Action::Version(_))));
     error(&["-Q", "-V"]);
     assert!(matches!(

@@ -231,7 +231,7 @@ fn files_that_are_right() {
 }
 
 #[test]
-fn oddities_are_warnings() {
+fn unknown_old_and_repeated_keys_are_warnings() {
     let file = file(
         "[general]\ndaemonize=true\nfoo=\\q\nblacklist=a\nblock-rpcs=b\nverbose=1\nverbose=0\n\
          [qemu-ga-rs]\nbar=1\n[other]\nbaz=1\n",

@@ -69,7 +69,7 @@ fn the_command_line_comes_on_top() {
 }
 
 #[test]
-fn nonsense_is_one_warning_each_and_a_safe_default() {
+fn each_invalid_value_is_one_warning_and_a_safe_default() {
     let file = file(
         "[qemu-ga-rs]\nfsfreeze-mode=some\nfsfreeze-exclude=data, /ok ,type:,/x[\n\
          fsfreeze-strict=maybe\nfsfreeze-hold-limit=-1\nfsfreeze-step-limit=1000000\n\

@@ -8,7 +8,7 @@ use crate::diagnostic::did_you_mean;
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
-use crate::freeze::linux::{Gate, LinuxOps};
+use crate::freeze::linux::LinuxOps;
 use crate::hooks;
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
@@ -212,16 +212,6 @@ fn log_activation(config: &mut Config, activated: Option<&Activated>) {
     }
 }
 
-impl Gate for logging::Gate {
-    fn shut(&self) {
-        self.shut();
-    }
-
-    fn open(&self) {
-        self.open();
-    }
-}
-
 fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     log_activation(&mut config, activated.as_ref());
     let state = StateDir::new(&config.statedir);
@@ -230,19 +220,19 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         Err(error) => return complain(&error),
     };
     let mut syslog = Syslog::connect("qemu-ga");
-    let gate = match logging::init(LogOptions {
+    let started = logging::init(LogOptions {
         logfile: config.logfile.clone(),
         verbose: config.verbose,
         frozen: inherited,
         audit: Some(Box::new(move |when, text| {
             syslog.send_at(when, Severity::Info, text)
         })),
-    }) {
-        Ok(gate) => gate,
-        Err(error) => return complain(&error),
-    };
+    });
+    if let Err(error) = started {
+        return complain(&error);
+    }
     if inherited {
-        // The log is shut already; a person who looks must see why.
+        // The log holds its lines back already; a person at the console must see why.
         complain(&format_args!(
             "an earlier instance left filesystems frozen ({} exists): only the freeze family, \
              guest-sync, guest-ping and guest-info answer until guest-fsfreeze-thaw",
@@ -263,7 +253,7 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     }
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, state, lock, gate, inherited, activated),
+        Ok(lock) => serve(config, state, lock, inherited, activated),
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
@@ -280,7 +270,6 @@ fn serve(
     config: Config,
     state: StateDir,
     mut lock: Option<Flock<File>>,
-    gate: logging::Gate,
     inherited: bool,
     activated: Option<Activated>,
 ) -> u8 {
@@ -328,7 +317,7 @@ fn serve(
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
     let files = Files::new(state.clone());
-    let ops = LinuxOps::new(state, hook, Box::new(gate), limits.step, policy.normal_rcu);
+    let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
     let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,

@@ -141,7 +141,7 @@ impl Account {
     ) -> Result<T, CommandError> {
         let file = KeyFile::new(&self.home, self.identity.uid, self.identity.gid);
         let user = &self.name;
-        identity::with(&self.identity, || job(&file))
+        identity::run_as(&self.identity, || job(&file))
             .map_err(|error| {
                 CommandError::generic(match error {
                     IdentityError::Groups(error) => {

@@ -436,7 +436,7 @@ impl Status {
 fn find_blocked() -> Vec<String> {
     let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
     let mounts = system.mounts().unwrap_or_default();
-    let blocked = writers::freezing(&system, &mounts, until);
+    let blocked = writers::find_freezing(&system, &mounts, until);
     let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
     blocked.into_iter().map(name).collect()
 }

@@ -11,7 +11,7 @@ use super::status::{FreezeState, Status};
 use crate::deadline::Timed;
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::history;
-use crate::freeze::linux::{Gate, LinuxOps};
+use crate::freeze::linux::LinuxOps;
 use crate::freeze::ops::Ops;
 use crate::freeze::plan;
 use crate::hooks::Phase;
@@ -194,18 +194,10 @@ fn wait_for_hooks(guardian: StatusClient, state: &StateDir) -> String {
     }
 }
 
-/// No log is open here that would have to be closed while frozen.
-struct NoLog;
-
-impl Gate for NoLog {
-    fn shut(&self) {}
-    fn open(&self) {}
-}
-
 /// FITHAW for every filesystem of the mount table, in the reverse of the order of freezing.
 fn thaw_mounted(context: &ToolContext, result: &mut ThawResult) {
     let state = StateDir::new(&context.config.statedir);
-    let mut ops = LinuxOps::new(state, None, Box::new(NoLog), Some(FITHAW_TIMEOUT), true);
+    let mut ops = LinuxOps::new(state, None, Some(FITHAW_TIMEOUT), true);
     let survey = match ops.survey() {
         Ok(survey) => survey,
         Err(error) => {

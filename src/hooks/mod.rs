@@ -29,6 +29,7 @@ pub mod task;
 mod tests;
 pub(crate) mod trust;
 
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -242,6 +243,9 @@ impl TryFrom<Value> for HookRecord {
             };
             record.error = text(&value["error"]);
             record.lost = value["lost"].as_bool().unwrap_or_default();
+            let tags = value["tags"].as_object().into_iter().flatten();
+            let tags = tags.filter_map(|(level, tag)| Some((level.clone(), text(tag)?)));
+            record.tags = tags.collect();
             Some(record)
         };
         read().ok_or("no record of a hook")
@@ -348,6 +352,9 @@ pub struct HookRecord {
     /// A holding hook ended before its release.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
+    /// What the adapter's system calls a snapshot of each level, by the level's name in the report.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
 }
 
 impl HookRecord {
@@ -364,6 +371,7 @@ impl HookRecord {
             verdict: None,
             error: None,
             lost: false,
+            tags: BTreeMap::new(),
         }
     }
 

@@ -18,7 +18,7 @@ use super::journal::{Journal, JournalContent, RunInfo, StartedTask};
 use super::log::HookLog;
 use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
 use super::settings::{HookKind, OnFailure};
-use super::sources::Discovered;
+use super::sources::{self, Discovered};
 use super::task::{Eligibility, HookTask, batches};
 use super::trust::Refusal;
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
@@ -428,6 +428,10 @@ impl HookMaster {
         record.elapsed = elapsed.as_secs_f64();
         record.tries = (done.tries > 1).then_some(done.tries);
         record.lost = done.lost;
+        let adapter = sources::adapter(task.source);
+        let tags = adapter.iter().flat_map(|adapter| adapter.tags);
+        let tags = tags.map(|&(level, tag)| (level.to_owned(), tag.to_owned()));
+        record.tags = tags.collect();
         if verdict == Verdict::Failure {
             record.error = match (&task.eligibility, &record.status) {
                 (Eligibility::Unfit { error, .. }, _) if done.tries == 0 => *error,

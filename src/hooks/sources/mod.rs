@@ -100,12 +100,6 @@ pub fn adapter(name: &str) -> Option<&'static Adapter> {
     ADAPTERS.iter().find(|adapter| adapter.name == name)
 }
 
-/// The adapter's name for a snapshot of the report's `level`.
-pub fn tag(name: &str, level: &str) -> Option<&'static str> {
-    let tag = adapter(name)?.tags.iter().find(|(of, _)| *of == level)?;
-    Some(tag.1)
-}
-
 /// Reads the settings in `conf` and discovers all tasks of this machine with the hooks' directory `dir`.
 ///
 /// # Errors

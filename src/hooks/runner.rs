@@ -10,7 +10,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::adapter::Adapter;
 use super::budget;
+use super::discovery::Discovered;
 use super::exec::{self, CommandOutcome};
 use super::holder;
 use super::hook_run::HookRun;
@@ -18,7 +20,6 @@ use super::journal::{Journal, JournalContent, RunInfo, StartedTask};
 use super::log::HookLog;
 use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
 use super::settings::{HookKind, OnFailure};
-use super::sources::{self, Discovered};
 use super::task::{Eligibility, HookTask, batches};
 use super::trust::Refusal;
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
@@ -44,6 +45,8 @@ pub struct Options {
     pub records: Option<File>,
     /// The journal.
     pub memory: Journal,
+    /// The adapters, for tasks from the journal.
+    pub adapters: &'static [Adapter],
     /// The facts of the freeze, for hooks; on thaw those in the journal replace them.
     pub run: RunInfo,
     /// The reason of a thaw.
@@ -119,6 +122,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
     let mut master = HookMaster {
         hook_run: HookRun::new(phase, stop, (log, memory)),
         on_total: options.on_total,
+        adapters: options.adapters,
     };
     let mut summary = match phase {
         Phase::Freeze => {
@@ -158,6 +162,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
 struct HookMaster {
     hook_run: HookRun,
     on_total: OnFailure,
+    adapters: &'static [Adapter],
 }
 
 impl HookMaster {
@@ -197,7 +202,7 @@ impl HookMaster {
             }
         }
         for started in known.started {
-            tasks.push(started.step(&mut found.disabled));
+            tasks.push(started.step(&mut found.disabled, self.adapters));
         }
         tasks.append(&mut others);
         let batches = batches(tasks);
@@ -424,12 +429,11 @@ impl HookMaster {
             _ => task.name.clone(),
         };
         let mut record = HookRecord::new(path, phase, done.status);
-        record.source = task.source.to_owned();
+        record.source.clone_from(&task.source);
         record.elapsed = elapsed.as_secs_f64();
         record.tries = (done.tries > 1).then_some(done.tries);
         record.lost = done.lost;
-        let adapter = sources::adapter(task.source);
-        let tags = adapter.iter().flat_map(|adapter| adapter.tags);
+        let tags = task.adapter.iter().flat_map(|adapter| adapter.tags);
         let tags = tags.map(|&(level, tag)| (level.to_owned(), tag.to_owned()));
         record.tags = tags.collect();
         if verdict == Verdict::Failure {
@@ -491,7 +495,7 @@ impl HookMaster {
                 .log()
                 .line(&format!("execute {}", command_line.trim_end()));
             let time = self.hook_run.time_for(command.timeout);
-            self.hook_run.send_start(&program, task.source, time);
+            self.hook_run.send_start(&program, &task.source, time);
             let (holding, ended) = match &socket {
                 Some(socket) => {
                     let (status, ended) =
@@ -536,7 +540,7 @@ impl HookMaster {
             .log()
             .line(&format!("release {name} {}", reason.as_str()));
         self.hook_run
-            .send_start(name, task.source, task.policy.timeout);
+            .send_start(name, &task.source, task.policy.timeout);
         let released = holder::release(&self.hook_run, &task.policy, socket, reason);
         if let Some(why) = &released.lost {
             self.hook_run

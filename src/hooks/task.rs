@@ -1,12 +1,13 @@
 //! What the master runs: tasks, from the hooks' directory or an adapter.
 //!
-//! A task is a pair: what happens on freeze and what undoes it on thaw. [`super::sources`] creates tasks,
+//! A task is a pair: what happens on freeze and what undoes it on thaw. [`super::discovery`] creates tasks,
 //! `runner` runs them, and [`super::journal`] restores the thaw of a started one.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::adapter::Adapter;
 use super::journal::StartedTask;
 use super::settings::HookSettings;
 use super::{Phase, ThawReason};
@@ -43,8 +44,11 @@ pub enum Eligibility {
 /// Something to do on freeze, and what undoes it on thaw.
 #[derive(Clone, Debug)]
 pub struct HookTask {
-    /// The adapter's name; empty for the hooks' directory.
-    pub source: &'static str,
+    /// The adapter's name; empty for the hooks' directory. A task from the journal keeps the name of an adapter
+    /// that this version does not have.
+    pub source: String,
+    /// The adapter, if it has one.
+    pub adapter: Option<&'static Adapter>,
     /// Its name in log, journal and report: a path.
     pub name: String,
     /// The settings that apply to it.
@@ -66,10 +70,11 @@ pub struct HookTask {
 }
 
 impl HookTask {
-    /// A task of `source` called `name`, without commands.
-    pub fn new(source: &'static str, name: String, policy: HookSettings) -> HookTask {
+    /// A task called `name` of the hooks' directory, without commands.
+    pub fn new(name: String, policy: HookSettings) -> HookTask {
         HookTask {
-            source,
+            source: String::new(),
+            adapter: None,
             name,
             policy,
             freeze: None,
@@ -80,6 +85,12 @@ impl HookTask {
             eligibility: Eligibility::Fit,
             started: None,
         }
+    }
+
+    /// Makes it a task of `adapter`. Discovery does this for every task that an adapter returns.
+    pub fn set_adapter(&mut self, adapter: &'static Adapter) {
+        adapter.name.clone_into(&mut self.source);
+        self.adapter = Some(adapter);
     }
 
     /// The command for this phase; on a thaw after a failed freeze the one that undoes.
@@ -126,7 +137,7 @@ mod tests {
                 parallel,
                 ..HookSettings::default()
             };
-            HookTask::new("", name.to_owned(), policy)
+            HookTask::new(name.to_owned(), policy)
         };
         let tasks = vec![
             task("a", 50, true),

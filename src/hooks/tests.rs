@@ -13,7 +13,7 @@ use super::log::{HookLog, TAG};
 use super::runner::{Options, Summary, run};
 use super::settings::OnFailure;
 use super::trust::Refusal;
-use super::{HookRecord, HookStatus, Phase, sources};
+use super::{HookRecord, HookStatus, Phase, discovery};
 use crate::sys::syslog::Syslog;
 
 /// A hook directory and a log of its own.
@@ -56,6 +56,7 @@ impl House {
             stop: None,
             records: None,
             memory: Journal::in_dir(self.root.path()),
+            adapters: &[],
             run: RunInfo::default(),
             only_run: String::new(),
             reason: None,
@@ -77,14 +78,14 @@ impl House {
 
     fn run_with(&self, phase: Phase, mut options: Options) -> Summary {
         let (found, rules) =
-            sources::read(&self.dir(), &self.conf_path(), "").expect("not refused");
+            discovery::read(&self.dir(), &self.conf_path(), "", &[]).expect("not refused");
         options.total = rules.total_timeout;
         options.on_total = rules.defaults.on_failure;
         run(phase, Ok(found), options)
     }
 
     fn refused(&self) -> Refusal {
-        sources::read(&self.dir(), &self.conf_path(), "").expect_err("refused")
+        discovery::read(&self.dir(), &self.conf_path(), "", &[]).expect_err("refused")
     }
 
     /// The log's lines; a dated line loses its date (which is checked), and paths lose the

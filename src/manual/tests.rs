@@ -1,10 +1,11 @@
 use super::*;
 use crate::options::shown;
+use qemu_ga::adapters::ADAPTERS;
 use qemu_ga::app::SUBCOMMANDS;
 use qemu_ga::commands;
 use qemu_ga::config::{Action, parse};
+use qemu_ga::hooks::adapter::DiscoveryContext;
 use qemu_ga::hooks::settings::{HookConfig, HookSettings};
-use qemu_ga::hooks::sources::{ADAPTERS, DiscoveryContext};
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io::Write;
@@ -140,7 +141,7 @@ fn every_key_of_the_hooks_settings_is_described() {
 
 #[test]
 fn every_key_of_an_adapter_is_described_with_its_default() {
-    let common = arms(include_str!("../hooks/sources/script.rs"));
+    let common = arms(include_str!("../adapters/script.rs"));
     let mut told = keys("adapter");
     told.push("on-failure".to_owned());
     told.sort_unstable();
@@ -161,7 +162,7 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
     };
     for adapter in ADAPTERS {
         let name = adapter.name;
-        let source = std::fs::read_to_string(format!("src/hooks/sources/{name}.rs")).unwrap();
+        let source = std::fs::read_to_string(format!("src/adapters/{name}.rs")).unwrap();
         let mut known = arms(&source);
         // The only key of its group is no arm.
         let only = source.split_once("if key != \"");
@@ -192,7 +193,11 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
                 _ => None,
             });
         let named: String = files.collect();
-        let rules = HookConfig::parse(root.path(), format!("[{name}]\n{named}").as_bytes());
+        let rules = HookConfig::parse(
+            root.path(),
+            format!("[{name}]\n{named}").as_bytes(),
+            ADAPTERS,
+        );
         let scene = DiscoveryContext {
             root: root.path(),
             rules: &rules,

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{HookSettings, OnFailure, boolean, head, limit};
-use crate::hooks::sources;
+use crate::hooks::adapter::{self, Adapter};
 use crate::hooks::trust::{self, Refusal, quoted};
 use crate::keyfile::{self, Line, Problem};
 
@@ -31,6 +31,8 @@ pub struct HookConfig {
     pub total_timeout: Option<Duration>,
     /// The problems of the file, one line each.
     pub warnings: Vec<String>,
+    /// The adapters whose groups the file may have.
+    pub(in crate::hooks) adapters: &'static [Adapter],
     path: PathBuf,
     settings: Vec<Setting>,
     faults: Vec<ConfigFault>,
@@ -82,14 +84,15 @@ impl HookConfig {
     /// # Errors
     /// Another user could have written it, or it cannot be read, so nothing is known of the settings of any
     /// hook.
-    pub fn read(path: &Path) -> Result<HookConfig, Refusal> {
+    pub fn read(path: &Path, adapters: &'static [Adapter]) -> Result<HookConfig, Refusal> {
         let text = trust::read(path)?.unwrap_or_default();
-        Ok(HookConfig::parse(path, &text))
+        Ok(HookConfig::parse(path, &text, adapters))
     }
 
     /// Parses `text`; warnings name `path`.
-    pub fn parse(path: &Path, text: &[u8]) -> HookConfig {
+    pub fn parse(path: &Path, text: &[u8], adapters: &'static [Adapter]) -> HookConfig {
         let mut rules = HookConfig {
+            adapters,
             path: path.to_owned(),
             ..HookConfig::default()
         };
@@ -242,7 +245,7 @@ impl HookConfig {
                 ),
             );
         }
-        let Some((reason, aborts)) = find_fault(group, key, value) else {
+        let Some((reason, aborts)) = self.find_fault(group, key, value) else {
             self.settings.push(setting);
             return;
         };
@@ -269,7 +272,7 @@ impl HookConfig {
             line,
         } in &self.settings
         {
-            if is_known(group) {
+            if self.is_known(group) {
                 continue;
             }
             let aborts = aborts(&format!("{key}={value}"));
@@ -295,6 +298,52 @@ impl HookConfig {
         let faults: Vec<ConfigFault> = faults.into_iter().map(|(_, fault)| fault).collect();
         self.warnings.extend(faults.iter().map(|f| f.text.clone()));
         self.faults.extend(faults);
+    }
+
+    fn is_adapter(&self, group: &str) -> bool {
+        adapter::by_name(self.adapters, group).is_some()
+    }
+
+    fn is_known(&self, group: &str) -> bool {
+        let is_hook = group
+            .strip_prefix(HOOK_PREFIX)
+            .is_some_and(|name| !name.is_empty());
+        group == DEFAULTS || is_hook || self.is_adapter(group)
+    }
+
+    /// The problem with a setting that protects (`on-failure`, `enabled`, `type`, `user`), or that may be a
+    /// misspelled one; and the value for [`ConfigFault::aborts`].
+    fn find_fault(
+        &self,
+        group: &str,
+        key: &str,
+        value: &str,
+    ) -> Option<(&'static str, Option<bool>)> {
+        let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
+        let is_adapter = self.is_adapter(group);
+        let known = HookSettings::default().settings();
+        let letters = letters(key);
+        let begins = |words: &[&str]| words.iter().any(|word| letters.starts_with(word));
+        match key {
+            _ if !is_hook && !is_adapter => None,
+            "on-failure" if !matches!(value, "continue" | "abort") => {
+                Some(("is neither continue nor abort", Some(true)))
+            }
+            "enabled" if boolean(value).is_err() && (is_hook || value != "auto") => {
+                Some(("is neither yes nor no", None))
+            }
+            "type" if is_hook && !matches!(value, "once" | "hold") => {
+                Some(("is neither once nor hold", None))
+            }
+            _ if known.iter().any(|(known, _)| *known == key) => None,
+            _ if value == "abort" => Some(("may be on-failure misspelt", Some(true))),
+            _ if is_hook && value == "hold" => Some(("may be type misspelt", None)),
+            _ if is_hook && begins(&["user", "usr", "uid", "runas"]) => {
+                Some(("may be user misspelt", None))
+            }
+            _ if begins(&["enab", "disab"]) => Some(("may be enabled misspelt", None)),
+            _ => None,
+        }
     }
 
     /// Calls `set` with each setting of a group; returns a warning for each error.
@@ -337,7 +386,7 @@ impl HookConfig {
         for head::Setting { key, value, line } in own {
             let setting_text =
                 |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
-            if let Some((why, aborts)) = find_fault(HOOK_PREFIX, &key, &value) {
+            if let Some((why, aborts)) = self.find_fault(HOOK_PREFIX, &key, &value) {
                 head_fault = Some((setting_text(why) + "; correct that line", aborts));
             } else if let Err(why) = policy.set(&key, &value) {
                 warnings.push(setting_text(&why) + "; ignored");
@@ -419,13 +468,6 @@ fn on_failure(policy: &HookSettings, is_set: bool, aborts: Option<bool>) -> OnFa
     }
 }
 
-fn is_known(group: &str) -> bool {
-    let is_hook = group
-        .strip_prefix(HOOK_PREFIX)
-        .is_some_and(|name| !name.is_empty());
-    group == DEFAULTS || is_hook || sources::adapter(group).is_some()
-}
-
 fn is_clean(key: &str) -> bool {
     let is_odd = |c: char| c.is_control() || matches!(c, '[' | ']' | char::REPLACEMENT_CHARACTER);
     !key.contains(is_odd)
@@ -473,36 +515,6 @@ fn aborts(text: &str) -> Option<bool> {
 fn letters(text: &str) -> String {
     let letters = text.chars().filter(|c| c.is_alphanumeric());
     letters.collect::<String>().to_lowercase()
-}
-
-/// The problem with a setting that protects (`on-failure`, `enabled`, `type`, `user`), or that may be a
-/// misspelled one; and the value for [`ConfigFault::aborts`].
-fn find_fault(group: &str, key: &str, value: &str) -> Option<(&'static str, Option<bool>)> {
-    let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
-    let is_adapter = sources::adapter(group).is_some();
-    let known = HookSettings::default().settings();
-    let letters = letters(key);
-    let begins = |words: &[&str]| words.iter().any(|word| letters.starts_with(word));
-    match key {
-        _ if !is_hook && !is_adapter => None,
-        "on-failure" if !matches!(value, "continue" | "abort") => {
-            Some(("is neither continue nor abort", Some(true)))
-        }
-        "enabled" if boolean(value).is_err() && (is_hook || value != "auto") => {
-            Some(("is neither yes nor no", None))
-        }
-        "type" if is_hook && !matches!(value, "once" | "hold") => {
-            Some(("is neither once nor hold", None))
-        }
-        _ if known.iter().any(|(known, _)| *known == key) => None,
-        _ if value == "abort" => Some(("may be on-failure misspelt", Some(true))),
-        _ if is_hook && value == "hold" => Some(("may be type misspelt", None)),
-        _ if is_hook && begins(&["user", "usr", "uid", "runas"]) => {
-            Some(("may be user misspelt", None))
-        }
-        _ if begins(&["enab", "disab"]) => Some(("may be enabled misspelt", None)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

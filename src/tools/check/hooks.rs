@@ -1,9 +1,10 @@
 //! The hook master, the hooks, and who could change them.
 
 use super::{CheckContext, CheckResult};
+use crate::adapters;
 use crate::hooks::settings::HookKind;
 use crate::hooks::task::{Eligibility, HookTask};
-use crate::hooks::{locate, sources, trust};
+use crate::hooks::{locate, trust};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 use crate::tools::output::{count, span};
@@ -29,7 +30,7 @@ pub fn check(scene: &CheckContext<'_>) -> Vec<CheckResult> {
 
 /// Hooks that nobody calls.
 fn unused(dir: &Path) -> CheckResult {
-    let found = sources::read(dir, &locate::conf_beside(dir), "");
+    let found = adapters::discover(dir, &locate::conf_beside(dir));
     if found.is_ok_and(|(found, _)| found.tasks.is_empty()) {
         return CheckResult::note(
             "hooks",
@@ -93,7 +94,7 @@ fn refused(about: &'static str, line: &str) -> CheckResult {
 /// (None: for ever).
 pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<CheckResult> {
     let shown = dir.display();
-    let (found, _) = match sources::read(dir, conf, "") {
+    let (found, _) = match adapters::discover(dir, conf) {
         Ok(found) => found,
         Err(refusal) => return faults(dir, conf, refusal),
     };

@@ -1,9 +1,10 @@
 //! `qemu-ga hook list`: what would run, in which order, with which settings.
 
 use super::{HELP, OPTIONS, file_name, place};
+use crate::adapters;
+use crate::hooks::locate;
 use crate::hooks::settings::{HookConfig, HookSettings};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask, batches};
-use crate::hooks::{locate, sources};
 use crate::tools::args::{ParsedArgs, Tool, ToolError};
 use crate::tools::output::{self, Style, escape_control, wrap};
 use serde::Serialize;
@@ -48,7 +49,7 @@ struct HookListView {
 struct Hook {
     path: String,
     /// The adapter that it belongs to; empty: of the directory.
-    source: &'static str,
+    source: String,
     /// `runs`, `passed-over` or `disabled`.
     state: &'static str,
     /// Why it does not run.
@@ -77,7 +78,7 @@ struct Setting {
 fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
     let (dir, conf) = place(given);
     let master = dir.with_extension("");
-    let (mut found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+    let (mut found, rules) = adapters::discover(&dir, &conf).map_err(|refusal| refusal.0)?;
     if master.is_file() && !locate::is_our_master(&master) {
         let text = format!("{}: {}", master.display(), locate::FOREIGN_MASTER);
         found.warnings.push(text);
@@ -122,7 +123,7 @@ impl Hook {
         };
         Hook {
             path: step.name.clone(),
-            source: step.source,
+            source: step.source.clone(),
             state,
             reason,
             beside,
@@ -173,7 +174,7 @@ fn settings(step: &HookTask, rules: &HookConfig) -> Vec<Setting> {
         });
         keys
     };
-    let own = match step.source {
+    let own = match &step.source[..] {
         "" => format!("hook {}", file_name(&step.name)),
         source => source.to_owned(),
     };

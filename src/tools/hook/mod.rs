@@ -7,6 +7,7 @@ mod list;
 mod trial;
 
 use super::args::ParsedArgs;
+use crate::adapters::ADAPTERS;
 use crate::hooks::{self, locate};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -28,7 +29,7 @@ pub fn cli(args: &[OsString]) -> u8 {
         Some("check") => check::TOOL.run_cli(rest),
         Some("try") => trial::TOOL.run_cli(rest),
         Some("dismiss") => dismiss::TOOL.run_cli(rest),
-        _ => hooks::cli(args),
+        _ => hooks::cli(args, ADAPTERS),
     }
 }
 

@@ -2,13 +2,15 @@
 //! and holding hooks of its own, so it does not get in the way of an agent at work.
 
 use super::{HELP, OPTIONS, place};
+use crate::adapters::{self, ADAPTERS};
 use crate::config::Config;
 use crate::freeze::plan::{self, Survey};
+use crate::hooks::directory;
+use crate::hooks::discovery::Discovered;
 use crate::hooks::journal::{Journal, RunInfo};
 use crate::hooks::log::HookLog;
 use crate::hooks::runner::{self, Options, Summary};
 use crate::hooks::settings::{self, HookKind, OnFailure};
-use crate::hooks::sources::{self, Discovered, directory};
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::{
     HookRecord, HookStatus, Phase, ThawReason, Verdict, stop_signals, trust, words,
@@ -140,7 +142,7 @@ fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
 /// says of all settings.
 fn find(given: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), ToolError> {
     let (dir, conf) = place(given);
-    let (found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+    let (found, rules) = adapters::discover(&dir, &conf).map_err(|refusal| refusal.0)?;
     let mut warnings = found.warnings;
     let path = match name.components().count() {
         1 if !name.is_absolute() && !given_with_slash(name) => trust::absolute(&dir).join(name),
@@ -242,6 +244,7 @@ impl Trial {
             stop: self.stop.as_ref().and_then(|fd| fd.try_clone().ok()),
             records: None,
             memory: Journal::in_dir(&self.state),
+            adapters: ADAPTERS,
             run: self.run.clone(),
             only_run: String::new(),
             reason,

@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use qemu_ga::adapters::ADAPTERS;
+use qemu_ga::hooks::adapter::DiscoveryContext;
+use qemu_ga::hooks::discovery::{Discovered, discover};
 use qemu_ga::hooks::settings::HookConfig;
-use qemu_ga::hooks::sources::{Discovered, DiscoveryContext, discover};
 use qemu_ga::hooks::task::Eligibility;
 
 use super::set_mode;
@@ -12,7 +14,7 @@ use super::set_mode;
 fn found(root: &Path, conf: &str) -> Discovered {
     let path = root.join("fsfreeze-hook.conf");
     fs::write(&path, conf).expect("conf");
-    let rules = HookConfig::read(&path).expect("ours");
+    let rules = HookConfig::read(&path, ADAPTERS).expect("ours");
     let scene = DiscoveryContext {
         root,
         rules: &rules,
@@ -22,7 +24,11 @@ fn found(root: &Path, conf: &str) -> Discovered {
 }
 
 fn sources(found: &Discovered) -> Vec<&str> {
-    found.tasks.iter().map(|step| step.source).collect()
+    found
+        .tasks
+        .iter()
+        .map(|step| step.source.as_str())
+        .collect()
 }
 
 #[test]

@@ -14,10 +14,10 @@ use std::path::Path;
 use nix::libc;
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::Discovered;
-use crate::hooks::settings::{EffectiveSettings, HookConfig, HookKind};
-use crate::hooks::task::{CommandLine, Eligibility, HookTask};
-use crate::hooks::trust::{self, Refusal, quoted};
+use super::discovery::Discovered;
+use super::settings::{EffectiveSettings, HookConfig, HookKind};
+use super::task::{CommandLine, Eligibility, HookTask};
+use super::trust::{self, Refusal, quoted};
 use crate::sys::strerror;
 
 const SAMPLE: &str = ".sample";
@@ -119,7 +119,7 @@ pub fn of_file(
         retries: policy.retries,
     };
     let (freeze, thaw) = (command("freeze"), command("thaw"));
-    let mut task = HookTask::new("", path.to_string_lossy().into_owned(), policy);
+    let mut task = HookTask::new(path.to_string_lossy().into_owned(), policy);
     task.freeze = Some(freeze);
     task.thaw = (task.policy.kind == HookKind::Once).then_some(thaw);
     task.eligibility = match fault {

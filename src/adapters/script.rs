@@ -10,7 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{Discovered, DiscoveryContext, Enabled};
+use crate::hooks::adapter::{DiscoveryContext, Enabled};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{HookSettings, OnFailure, limit};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};
@@ -131,16 +132,15 @@ pub struct Pair {
 }
 
 impl Pair {
-    /// The task of `source`. It cannot run if `check` rejects one of the scripts; `error` gives the
+    /// The task. It cannot run if `check` rejects one of the scripts; `error` gives the
     /// contract's name of that.
-    pub fn step(
+    pub fn task(
         self,
-        source: &'static str,
         policy: HookSettings,
         check: &dyn Fn(&Path) -> Result<(), Flaw>,
         error: &dyn Fn(&Flaw) -> Option<&'static str>,
     ) -> HookTask {
-        let mut task = HookTask::new(source, self.pre.display().to_string(), policy);
+        let mut task = HookTask::new(self.pre.display().to_string(), policy);
         let flaw = [&self.pre, &self.post]
             .into_iter()
             .find_map(|path| check(path).err());

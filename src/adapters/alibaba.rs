@@ -6,19 +6,20 @@
 use std::time::Duration;
 
 use super::script::{self, Flaw};
-use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{OnFailure, boolean, limit};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 
 /// The adapter.
-pub const ALIBABA: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     tags: &[
         ("filesystem", "FsConsistent:True"),
         ("application", "APPConsistent:True"),
     ],
     discover: find,
-    error_name: |_, _| None,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "alibaba";
@@ -47,7 +48,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     }
     let name = pre.as_ref().or(post.as_ref());
     let name = name.map_or(NAME.to_owned(), |path| path.display().to_string());
-    let mut task = HookTask::new(NAME, name, settings.policy);
+    let mut task = HookTask::new(name, settings.policy);
     if !is_named {
         task.eligibility = Eligibility::Unfit {
             reason: "enabled=yes in [alibaba], but no script is named; add pre-script=PATH and \

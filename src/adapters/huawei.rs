@@ -12,18 +12,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::script::{self, Pair};
-use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{OnFailure, limit};
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::trust::{self, REFUSING, quoted};
 use crate::sys::strerror;
 
 /// The adapter.
-pub const HUAWEI: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
-    tags: &[],
     discover: find,
-    error_name: |_, _| None,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "huawei";
@@ -59,11 +59,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let (root, names) = match used {
         Ok(used) => used,
         Err(reason) => {
-            let mut task = HookTask::new(
-                NAME,
-                format!("{} ([huawei])", dir.display()),
-                settings.policy,
-            );
+            let mut task = HookTask::new(format!("{} ([huawei])", dir.display()), settings.policy);
             task.eligibility = Eligibility::Unfit {
                 reason,
                 error: None,
@@ -82,7 +78,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
         let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
         found
             .tasks
-            .push(pair.step(NAME, settings.policy.clone(), &check, &|_| None));
+            .push(pair.task(settings.policy.clone(), &check, &|_| None));
     }
     found
 }

@@ -14,7 +14,8 @@ use std::time::Duration;
 use serde_json::{Map, Value};
 
 use super::script::{self, AdapterSettings, Flaw};
-use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::{self, HookStatus, Phase};
@@ -22,7 +23,7 @@ use crate::keyfile::shown;
 use crate::sys::strerror;
 
 /// The adapter.
-pub const AZURE: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     tags: &[
         ("crash", "crashConsistent"),
@@ -31,6 +32,7 @@ pub const AZURE: Adapter = Adapter {
     ],
     discover: find,
     error_name,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "azure";
@@ -78,7 +80,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
 /// The task, and whether it asks for no filesystem to be frozen.
 fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
-    let mut task = HookTask::new(NAME, shown, settings.policy.clone());
+    let mut task = HookTask::new(shown, settings.policy.clone());
     task.policy.success.push(WARNING);
     let unfit = |reason, error| Eligibility::Unfit {
         reason,

@@ -7,16 +7,17 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::script::{self, Flaw, PairContract};
-use super::{Adapter, Discovered, DiscoveryContext};
+use crate::hooks::adapter::{Adapter, DiscoveryContext};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::{self, HookStatus, Phase, from_words};
 
 /// The adapter.
-pub const GOOGLE: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
-    tags: &[],
     discover: find,
     error_name,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "google";
@@ -42,7 +43,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     };
     pair.args = vec![disks(context.devices).into()];
     let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
-    let task = pair.step(NAME, policy, &check, &|flaw| {
+    let task = pair.task(policy, &check, &|flaw| {
         Some(match flaw {
             Flaw::Missing(_) => NOT_FOUND,
             Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,

@@ -13,18 +13,20 @@ use std::time::Duration;
 
 use super::script::{self, AdapterSettings, Flaw};
 use super::tools_conf::ToolsConf;
-use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::diagnostic::Diagnostic;
+use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled, FilesystemSettings};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{HookConfig, OnFailure, limit};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust;
 use crate::sys::strerror;
 
 /// The adapter.
-pub const VMWARE: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
-    tags: &[],
     discover: find,
-    error_name: |_, _| None,
+    filesystems,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "vmware";
@@ -48,17 +50,20 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// The settings in tools.conf, if the adapter is used by the settings in `rules`.
-///
-/// # Errors
-/// tools.conf cannot be read.
-pub fn tools_conf(rules: &HookConfig) -> Option<Result<ToolsConf, String>> {
+fn filesystems(rules: &HookConfig) -> Option<Result<FilesystemSettings, Diagnostic>> {
     let context = DiscoveryContext {
         root: Path::new("/"),
         rules,
         devices: "",
     };
-    discover_scripts(&context).1
+    Some(match discover_scripts(&context).1? {
+        Ok(conf) => Ok(FilesystemSettings {
+            origin: "tools.conf",
+            exclude: conf.exclude,
+            ignore_frozen: conf.ignore_frozen,
+        }),
+        Err(why) => Err(Diagnostic::new("", why, "")),
+    })
 }
 
 /// All scripts, and the settings in tools.conf if there are any scripts.
@@ -175,7 +180,7 @@ impl Vmware {
 
     fn task(&self, path: &Path) -> HookTask {
         let name = path.display().to_string();
-        let mut task = HookTask::new(NAME, name, self.settings.policy.clone());
+        let mut task = HookTask::new(name, self.settings.policy.clone());
         task.undone_if_failed = false;
         task.budget = self.timeout;
         task

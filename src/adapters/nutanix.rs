@@ -9,12 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::script::{self, Flaw, PairContract};
-use super::{Adapter, Discovered, DiscoveryContext};
+use crate::hooks::adapter::{Adapter, DiscoveryContext};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::trust::quoted;
 
 /// The adapter.
-pub const NUTANIX: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     tags: &[
         ("crash", "CRASH_CONSISTENT"),
@@ -22,7 +23,7 @@ pub const NUTANIX: Adapter = Adapter {
         ("application", "APPLICATION_CONSISTENT"),
     ],
     discover: find,
-    error_name: |_, _| None,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "nutanix";
@@ -38,7 +39,7 @@ const CONTRACT: PairContract = PairContract {
 
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let (mut found, used) = CONTRACT.find(context);
-    let task = used.map(|(pair, policy)| pair.step(NAME, policy, &check_script, &|_| None));
+    let task = used.map(|(pair, policy)| pair.task(policy, &check_script, &|_| None));
     found.tasks.extend(task);
     found
 }

@@ -5,7 +5,8 @@
 
 use std::time::Duration;
 
-use super::script::{self, Flaw};
+use super::script;
+use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{OnFailure, boolean, limit};
@@ -51,16 +52,18 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let mut task = HookTask::new(name, settings.policy);
     if !is_named {
         task.eligibility = Eligibility::Unfit {
-            reason: "enabled=yes in [alibaba], but no script is named; add pre-script=PATH and \
-                     post-script=PATH"
-                .into(),
+            reason: Diagnostic::new(
+                "",
+                "enabled=yes in [alibaba], but no script is named",
+                "add pre-script=PATH and post-script=PATH",
+            ),
             error: None,
         };
     }
     for path in [&pre, &post].into_iter().flatten() {
-        if let Err(flaw) = script::open_checked(path, script::MAX_MODE_PRIVATE) {
+        if let Err(rejected) = script::open_checked(path, script::MAX_MODE_PRIVATE) {
             task.eligibility = Eligibility::Unfit {
-                reason: Flaw::into_text(flaw),
+                reason: rejected.reason,
                 error: None,
             };
             break;

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::script::{self, Flaw, PairContract};
+use super::script::{self, PairContract, ScriptErrorKind};
 use crate::hooks::adapter::{Adapter, DiscoveryContext};
 use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
@@ -43,10 +43,10 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     };
     pair.args = vec![disks(context.devices).into()];
     let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
-    let task = pair.task(policy, &check, &|flaw| {
-        Some(match flaw {
-            Flaw::Missing(_) => NOT_FOUND,
-            Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,
+    let task = pair.task(policy, &check, &|rejected| {
+        Some(match rejected {
+            ScriptErrorKind::Missing => NOT_FOUND,
+            ScriptErrorKind::NotExecutable | ScriptErrorKind::Forbidden => BAD_CONFIG,
         })
     });
     found.tasks.push(task);

@@ -8,15 +8,17 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::script::{self, Pair};
+use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{OnFailure, limit};
 use crate::hooks::task::{Eligibility, HookTask};
-use crate::hooks::trust::{self, REFUSING, quoted};
+use crate::hooks::trust::{self, quoted};
 use crate::sys::strerror;
 
 /// The adapter.
@@ -52,7 +54,8 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
         (Enabled::No, _) | (Enabled::Auto, None) => return found,
         (_, Some(dir)) => applications(dir, root),
         (Enabled::Yes, None) => {
-            Err("enabled=yes in [huawei], but no directory is named; add scripts=DIR".into())
+            let why = "enabled=yes in [huawei], but no directory is named";
+            Err(Diagnostic::new("", why, "add scripts=DIR"))
         }
     };
     let dir = dir.unwrap_or_default();
@@ -84,15 +87,14 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
 }
 
 /// The agent's root directory and the names of the applications with a script.
-fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<String>), String> {
-    let trusted =
-        |path: &Path| trust::check(path).map_err(|refusal| refusal.0.replace(REFUSING, ""));
-    let unreadable = |error| {
-        format!(
-            "{} cannot be read: {}; look at scripts= in [huawei]",
-            dir.display(),
-            strerror(&error)
-        )
+fn applications(
+    dir: &Path,
+    root: Option<PathBuf>,
+) -> Result<(PathBuf, BTreeSet<String>), Diagnostic> {
+    let trusted = |path: &Path| trust::check(path).map_err(script::of_one_task);
+    let unreadable = |error: io::Error| {
+        let what = format!("{} cannot be read", dir.display());
+        Diagnostic::new(what, strerror(&error), "look at scripts= in [huawei]")
     };
     fs::metadata(dir).map_err(unreadable)?;
     trusted(dir)?;
@@ -101,10 +103,13 @@ fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<
     let root = root.unwrap_or_else(above);
     let functions = root.join(FUNCTIONS);
     if !functions.exists() {
-        return Err(format!(
-            "{} is not there, which the scripts read; put hooks/huawei/agent_func.sh of this project there, or \
-             set agent-root",
-            functions.display()
+        return Err(Diagnostic::new(
+            "",
+            format!(
+                "{} is not there, which the scripts read",
+                functions.display()
+            ),
+            "put hooks/huawei/agent_func.sh of this project there, or set agent-root",
         ));
     }
     trusted(&functions)?;
@@ -120,9 +125,10 @@ fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<
         );
     }
     if names.is_empty() {
-        return Err(format!(
-            "{} has no NAME{FREEZE}; put one there, or take scripts= out",
-            quoted(dir)
+        return Err(Diagnostic::new(
+            "",
+            format!("{} has no NAME{FREEZE}", quoted(dir)),
+            "put one there, or take scripts= out",
         ));
     }
     Ok((root, names))

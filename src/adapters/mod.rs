@@ -19,7 +19,6 @@ use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, FilesystemSettings};
 use crate::hooks::discovery::{self, Discovered};
 use crate::hooks::settings::HookConfig;
-use crate::hooks::trust::Refusal;
 
 /// All adapters, in the order in which they run within a stage, before the hooks' directory.
 pub static ADAPTERS: &[Adapter] = &[
@@ -35,7 +34,7 @@ pub static ADAPTERS: &[Adapter] = &[
 ///
 /// # Errors
 /// As [`discovery::read`].
-pub fn discover(dir: &Path, conf: &Path) -> Result<(Discovered, HookConfig), Refusal> {
+pub fn discover(dir: &Path, conf: &Path) -> Result<(Discovered, HookConfig), Diagnostic> {
     discovery::read(dir, conf, "", ADAPTERS)
 }
 

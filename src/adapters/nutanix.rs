@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use super::script::{self, Flaw, PairContract};
+use super::script::{self, PairContract, ScriptError, ScriptErrorKind};
 use crate::hooks::adapter::{Adapter, DiscoveryContext};
 use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
@@ -46,7 +46,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
 
 /// Rejects a script with a control character in its first line, such as a carriage return: the kernel then
 /// does not find the interpreter.
-fn check_script(path: &Path) -> Result<(), Flaw> {
+fn check_script(path: &Path) -> Result<(), ScriptError> {
     script::open_checked(path, script::MAX_MODE_PRIVATE)?;
     let mut head = Vec::new();
     let read = File::open(path).and_then(|file| file.take(256).read_to_end(&mut head));
@@ -54,10 +54,9 @@ fn check_script(path: &Path) -> Result<(), Flaw> {
     let is_text = read.is_ok() && head.starts_with(b"#!");
     if is_text && line.iter().any(u8::is_ascii_control) {
         let path = quoted(path);
-        return Err(Flaw::Forbidden(format!(
-            "{path} has a control character in its first line, so its interpreter is not found; \
-             sed -i 's/\\r$//' {path}"
-        )));
+        let why = "has a control character in its first line, so its interpreter is not found";
+        let remedy = format!("sed -i 's/\\r$//' {path}");
+        return Err(ScriptErrorKind::Forbidden.error(format!("{path} {why}"), remedy));
     }
     Ok(())
 }

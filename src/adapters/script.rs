@@ -10,6 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{HookSettings, OnFailure, limit};
@@ -137,17 +138,17 @@ impl Pair {
     pub fn task(
         self,
         policy: HookSettings,
-        check: &dyn Fn(&Path) -> Result<(), Flaw>,
-        error: &dyn Fn(&Flaw) -> Option<&'static str>,
+        check: &dyn Fn(&Path) -> Result<(), ScriptError>,
+        error: &dyn Fn(ScriptErrorKind) -> Option<&'static str>,
     ) -> HookTask {
         let mut task = HookTask::new(self.pre.display().to_string(), policy);
-        let flaw = [&self.pre, &self.post]
+        let rejected = [&self.pre, &self.post]
             .into_iter()
             .find_map(|path| check(path).err());
-        if let Some(flaw) = flaw {
+        if let Some(rejected) = rejected {
             task.eligibility = Eligibility::Unfit {
-                error: error(&flaw),
-                reason: flaw.into_text(),
+                error: error(rejected.kind),
+                reason: rejected.reason,
             };
         }
         let command = |program| CommandLine {
@@ -183,23 +184,41 @@ pub fn absolute(value: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Why a file is rejected; each text ends with the remedy.
+/// Why a file is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Flaw {
-    /// It does not exist.
-    Missing(String),
-    /// It is not executable.
-    Inert(String),
-    /// It, or a directory that leads to it, belongs to another user or has too many permissions.
-    Forbidden(String),
+pub struct ScriptError {
+    /// What other systems tell apart.
+    pub kind: ScriptErrorKind,
+    /// The reason with the remedy.
+    pub reason: Diagnostic,
 }
 
-impl Flaw {
-    /// The reason with the remedy.
-    pub fn into_text(self) -> String {
-        match self {
-            Flaw::Missing(text) | Flaw::Inert(text) | Flaw::Forbidden(text) => text,
+/// The kinds of rejected files.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ScriptErrorKind {
+    /// It does not exist.
+    Missing,
+    /// It is not executable.
+    NotExecutable,
+    /// It, or a directory that leads to it, belongs to another user or has too many permissions.
+    Forbidden,
+}
+
+impl ScriptErrorKind {
+    /// An error of this kind.
+    pub fn error(self, why: impl Into<String>, remedy: impl Into<String>) -> ScriptError {
+        ScriptError {
+            kind: self,
+            reason: Diagnostic::new("", why, remedy),
         }
+    }
+}
+
+/// The fault of one file, without what it means for all hooks: it concerns a single task.
+pub fn of_one_task(fault: Diagnostic) -> Diagnostic {
+    Diagnostic {
+        what: String::new(),
+        ..fault
     }
 }
 
@@ -208,45 +227,46 @@ impl Flaw {
 /// executable if `widest` is.
 ///
 /// # Errors
-/// See [`Flaw`].
-pub fn open_checked(path: &Path, widest: u32) -> Result<File, Flaw> {
+/// See [`ScriptErrorKind`].
+pub fn open_checked(path: &Path, widest: u32) -> Result<File, ScriptError> {
+    use ScriptErrorKind::{Forbidden, Missing, NotExecutable};
     let shown = quoted(path);
     if let Err(error) = fs::metadata(path) {
-        let text = format!("{shown}: {}; put it there", strerror(&error));
-        return Err(match error.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Flaw::Missing(text),
-            _ => Flaw::Forbidden(text),
-        });
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Missing,
+            _ => Forbidden,
+        };
+        let why = format!("{shown}: {}", strerror(&error));
+        return Err(kind.error(why, "put it there"));
     }
-    let place = trust::open(path).map_err(|refusal| {
-        let line = refusal.0;
-        let line = line.strip_prefix(trust::REFUSING).unwrap_or(&line);
-        Flaw::Forbidden(line.to_owned())
+    let place = trust::open(path).map_err(|fault| ScriptError {
+        kind: Forbidden,
+        reason: of_one_task(fault),
     })?;
     let data = place
         .metadata()
-        .map_err(|error| Flaw::Forbidden(format!("{shown}: {}", strerror(&error))))?;
+        .map_err(|error| Forbidden.error(format!("{shown}: {}", strerror(&error)), ""))?;
     if !data.is_file() {
-        let text = format!("{shown} is not a regular file; put one there");
-        return Err(Flaw::Forbidden(text));
+        let why = format!("{shown} is not a regular file");
+        return Err(Forbidden.error(why, "put one there"));
     }
     let mode = data.mode() & 0o777;
     if mode & !widest != 0 {
-        return Err(Flaw::Forbidden(format!(
-            "{shown} has mode {mode:04o}, which is more than {widest:04o}; after checking its \
-             content: chmod {widest:o} {shown}"
-        )));
+        let why = format!("{shown} has mode {mode:04o}, which is more than {widest:04o}");
+        let remedy = format!("after checking its content: chmod {widest:o} {shown}");
+        return Err(Forbidden.error(why, remedy));
     }
     if widest & 0o100 != 0 && mode & 0o100 == 0 {
-        return Err(Flaw::Inert(format!(
-            "{shown} is not executable (mode {mode:04o}); to have it run: chmod u+x {shown}"
-        )));
+        let why = format!("{shown} is not executable (mode {mode:04o})");
+        let remedy = format!("to have it run: chmod u+x {shown}");
+        return Err(NotExecutable.error(why, remedy));
     }
     Ok(place)
 }
 
 #[cfg(test)]
 mod tests {
+    use super::ScriptErrorKind::{Forbidden, Missing, NotExecutable};
     use super::*;
     use std::os::unix::fs::{PermissionsExt, symlink};
 
@@ -254,19 +274,18 @@ mod tests {
     fn the_opened_file_is_what_counts() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("script");
+        let kind = |result: Result<(), ScriptError>| result.map_err(|error| error.kind);
         let with_mode = |mode| {
             fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
             open_checked(&path, MAX_MODE_PRIVATE).map(drop)
         };
-        assert!(matches!(
-            open_checked(&path, MAX_MODE_PRIVATE),
-            Err(Flaw::Missing(_))
-        ));
+        let open = |path: &Path, widest| kind(open_checked(path, widest).map(drop));
+        assert_eq!(open(&path, MAX_MODE_PRIVATE), Err(Missing));
         fs::write(&path, "").unwrap();
         assert_eq!(with_mode(0o700), Ok(()));
         assert_eq!(with_mode(0o500), Ok(()));
-        assert!(matches!(with_mode(0o600), Err(Flaw::Inert(_))));
-        let text = with_mode(0o750).unwrap_err().into_text();
+        assert_eq!(kind(with_mode(0o600)), Err(NotExecutable));
+        let text = with_mode(0o750).unwrap_err().reason.to_string();
         assert!(
             text.contains("mode 0750, which is more than 0700; "),
             "{text}"
@@ -275,20 +294,11 @@ mod tests {
         assert!(open_checked(&path, MAX_MODE_READABLE).is_ok());
         let link = dir.path().join("link");
         symlink(&path, &link).unwrap();
-        assert!(matches!(
-            open_checked(&link, MAX_MODE_PRIVATE),
-            Err(Flaw::Forbidden(_))
-        ));
+        assert_eq!(open(&link, MAX_MODE_PRIVATE), Err(Forbidden));
         fs::set_permissions(&path, fs::Permissions::from_mode(0o700)).unwrap();
         assert!(open_checked(&link, MAX_MODE_PRIVATE).is_ok());
-        assert!(matches!(
-            open_checked(dir.path(), MAX_MODE_READABLE),
-            Err(Flaw::Forbidden(_))
-        ));
-        assert!(matches!(
-            open_checked(&path.join("x"), MAX_MODE_READABLE),
-            Err(Flaw::Missing(_))
-        ));
+        assert_eq!(open(dir.path(), MAX_MODE_READABLE), Err(Forbidden));
+        assert_eq!(open(&path.join("x"), MAX_MODE_READABLE), Err(Missing));
     }
 
     #[test]

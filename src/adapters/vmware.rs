@@ -11,7 +11,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::script::{self, AdapterSettings, Flaw};
+use super::script::{self, AdapterSettings, ScriptError, ScriptErrorKind};
 use super::tools_conf::ToolsConf;
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled, FilesystemSettings};
@@ -62,14 +62,14 @@ fn filesystems(rules: &HookConfig) -> Option<Result<FilesystemSettings, Diagnost
             exclude: conf.exclude,
             ignore_frozen: conf.ignore_frozen,
         }),
-        Err(why) => Err(Diagnostic::new("", why, "")),
+        Err(why) => Err(why),
     })
 }
 
 /// All scripts, and the settings in tools.conf if there are any scripts.
 fn discover_scripts(
     context: &DiscoveryContext<'_>,
-) -> (Discovered, Option<Result<ToolsConf, String>>) {
+) -> (Discovered, Option<Result<ToolsConf, Diagnostic>>) {
     let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, None);
     let mut conf = None;
     let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
@@ -113,8 +113,12 @@ fn discover_scripts(
         && vmware.settings.used == Enabled::Yes
         && readable_conf.is_none_or(|c| c.scripts)
     {
-        let why = "enabled=yes in [vmware], but there is no script; put one there, or say auto";
-        found.tasks.push(vmware.unfit(&dir.0, why.into()));
+        let reason = Diagnostic::new(
+            "",
+            "enabled=yes in [vmware], but there is no script",
+            "put one there, or say auto",
+        );
+        found.tasks.push(vmware.unfit(&dir.0, reason));
     }
     let is_used = !found.tasks.is_empty() || vmware.settings.used == Enabled::Yes;
     if let (true, Err(why)) = (is_used, &conf) {
@@ -164,8 +168,10 @@ impl Vmware {
     fn directory(&self, dir: &Path, is_named: bool) -> Vec<HookTask> {
         let names = match names(dir) {
             Ok(names) => names,
-            Err(Flaw::Missing(_)) if !is_named => return Vec::new(),
-            Err(flaw) => return vec![self.unfit(dir, flaw.into_text())],
+            Err(error) if error.kind == ScriptErrorKind::Missing && !is_named => {
+                return Vec::new();
+            }
+            Err(error) => return vec![self.unfit(dir, error.reason)],
         };
         let one = |path: &PathBuf| {
             let mut task = self.task(path);
@@ -186,7 +192,7 @@ impl Vmware {
         task
     }
 
-    fn unfit(&self, path: &Path, reason: String) -> HookTask {
+    fn unfit(&self, path: &Path, reason: Diagnostic) -> HookTask {
         let mut task = self.task(path);
         task.eligibility = Eligibility::Unfit {
             reason,
@@ -212,25 +218,33 @@ impl Vmware {
 fn eligibility_of(path: &Path) -> Eligibility {
     match script::open_checked(path, script::MAX_MODE_READABLE) {
         Ok(_) => Eligibility::Fit,
-        Err(Flaw::Inert(why)) => Eligibility::Skipped(why),
-        Err(flaw) => Eligibility::Unfit {
-            reason: flaw.into_text(),
+        Err(rejected) if rejected.kind == ScriptErrorKind::NotExecutable => {
+            Eligibility::Skipped(rejected.reason)
+        }
+        Err(rejected) => Eligibility::Unfit {
+            reason: rejected.reason,
             error: None,
         },
     }
 }
 
 /// The regular files of the directory in byte order; links are followed.
-fn names(dir: &Path) -> Result<Vec<PathBuf>, Flaw> {
+fn names(dir: &Path) -> Result<Vec<PathBuf>, ScriptError> {
     let unreadable = |error: io::Error| {
-        let text = format!("{} cannot be read: {}", dir.display(), strerror(&error));
-        match error.kind() {
-            io::ErrorKind::NotFound => Flaw::Missing(text),
-            _ => Flaw::Forbidden(text),
-        }
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ScriptErrorKind::Missing,
+            _ => ScriptErrorKind::Forbidden,
+        };
+        kind.error(
+            format!("{} cannot be read: {}", dir.display(), strerror(&error)),
+            "",
+        )
     };
     fs::metadata(dir).map_err(unreadable)?;
-    trust::check(dir).map_err(|refusal| Flaw::Forbidden(refusal.0))?;
+    trust::check(dir).map_err(|reason| ScriptError {
+        kind: ScriptErrorKind::Forbidden,
+        reason,
+    })?;
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();

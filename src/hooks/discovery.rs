@@ -10,7 +10,7 @@ use super::adapter::{Adapter, DiscoveryContext};
 use super::directory;
 use super::settings::{HookConfig, HookSettings};
 use super::task::{Eligibility, HookTask};
-use super::trust::Refusal;
+use crate::diagnostic::Diagnostic;
 
 /// The result of discovery.
 #[derive(Debug, Default)]
@@ -34,7 +34,7 @@ pub fn read(
     conf: &Path,
     devices: &str,
     adapters: &'static [Adapter],
-) -> Result<(Discovered, HookConfig), Refusal> {
+) -> Result<(Discovered, HookConfig), Diagnostic> {
     let rules = HookConfig::read(conf, adapters)?;
     let context = DiscoveryContext {
         root: Path::new("/"),
@@ -49,7 +49,7 @@ pub fn read(
 ///
 /// # Errors
 /// Another user could have changed a hook, or the hooks' directory cannot be read.
-pub fn discover(dir: &Path, context: &DiscoveryContext<'_>) -> Result<Discovered, Refusal> {
+pub fn discover(dir: &Path, context: &DiscoveryContext<'_>) -> Result<Discovered, Diagnostic> {
     let rules = context.rules;
     let mut all = Discovered {
         warnings: rules.warnings.clone(),

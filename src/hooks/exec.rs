@@ -21,6 +21,7 @@ use super::{
     ONLY_RUN_ENV, PHASE_ENV, REASON_ENV, RECORDS_ENV, RUN_ENV, STATE_ENV, trust,
 };
 use crate::child::{Child, ChildOutcome, ChildStatus, Family};
+use crate::diagnostic::Diagnostic;
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 
@@ -78,19 +79,22 @@ pub fn environment(
 /// The user that `user=` in the settings names; None if the task runs as the master.
 ///
 /// # Errors
-/// The user does not exist or cannot be looked up; the text for the log.
-pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>, String> {
+/// The user does not exist or cannot be looked up.
+pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>, Diagnostic> {
     let Some(name) = name else {
         return Ok(None);
     };
     match Identity::find(name) {
         Ok(Some(found)) => Ok(Some(found)),
-        Ok(None) => Err(format!(
-            "unknown user '{name}'; check user= in the hook's settings"
+        Ok(None) => Err(Diagnostic::new(
+            format!("unknown user '{name}'"),
+            "",
+            "check user= in the hook's settings",
         )),
-        Err(error) => Err(format!(
-            "user {name} cannot be looked up: {}",
-            strerror(&error)
+        Err(error) => Err(Diagnostic::new(
+            format!("user {name} cannot be looked up"),
+            strerror(&error),
+            "",
         )),
     }
 }
@@ -115,7 +119,7 @@ pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             HookStatus::missing("it was there when the run began, and is gone")
         }
-        _ => HookStatus::cannot_run(refusal.0),
+        _ => HookStatus::cannot_run(refusal.to_string()),
     })
 }
 
@@ -133,7 +137,7 @@ pub fn run_once(
     }
     let user = match user(policy.user.as_deref()) {
         Ok(user) => user,
-        Err(why) => return HookStatus::cannot_run(why).into(),
+        Err(why) => return HookStatus::cannot_run(why.to_string()).into(),
     };
     // With the master's controlling terminal the other user could insert input by TIOCSTI (ioctl_tty(2)),
     // which the operator's shell would run. A session of its own has no controlling terminal.

@@ -505,7 +505,7 @@ fn open_file(path: &Path) -> Result<(File, bool), String> {
 /// so only root may be able to change it.
 fn existing(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = open_regular(path, options)?;
-    trust::check(path).map_err(|refusal| io::Error::other(refusal.0))?;
+    trust::check(path).map_err(io::Error::other)?;
     Ok(file)
 }
 

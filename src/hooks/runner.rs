@@ -21,8 +21,8 @@ use super::log::HookLog;
 use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
 use super::settings::{HookKind, OnFailure};
 use super::task::{Eligibility, HookTask, batches};
-use super::trust::Refusal;
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
+use crate::diagnostic::Diagnostic;
 use crate::sys::poll::is_readable;
 
 /// Most tasks that run in parallel.
@@ -71,7 +71,7 @@ pub struct Summary {
 
 /// Runs the discovered tasks: in order on freeze, in reverse order on thaw. A failed discovery fails a
 /// freeze; it fails a thaw only if the journal is incomplete.
-pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -> Summary {
+pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, options: Options) -> Summary {
     let Options {
         mut log,
         mut memory,
@@ -111,7 +111,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
     }
     let (found, refusal) = match found {
         Ok(found) => (found, None),
-        Err(refusal) => (Discovered::default(), Some(refusal.0)),
+        Err(refusal) => (Discovered::default(), Some(refusal.to_string())),
     };
     let lines = known.warning.iter().chain(&found.warnings);
     for line in lines.chain(&refusal) {
@@ -323,11 +323,14 @@ impl HookMaster {
                 self.hook_run
                     .log()
                     .line(&format!("{} skipped: {why}", task.name));
-                TaskOutcome::of(HookStatus::Skipped(why.clone()))
+                TaskOutcome::of(HookStatus::Skipped(why.to_string()))
             }
-            Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => {
-                self.skip(task, "cannot be run", reason, HookStatus::cannot_run)
-            }
+            Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => self.skip(
+                task,
+                "cannot be run",
+                &reason.to_string(),
+                HookStatus::cannot_run,
+            ),
             Eligibility::Unfit { .. } => return None,
             Eligibility::Fit => match self.check_time(task) {
                 Some((reason, effect)) => {

@@ -11,6 +11,7 @@ use super::adapter::Adapter;
 use super::journal::StartedTask;
 use super::settings::HookSettings;
 use super::{Phase, ThawReason};
+use crate::diagnostic::Diagnostic;
 
 /// One program to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -30,12 +31,12 @@ pub struct CommandLine {
 pub enum Eligibility {
     /// It can run.
     Fit,
-    /// It is ignored, which is not a failure; the reason and the remedy.
-    Skipped(String),
+    /// It is ignored, which is not a failure.
+    Skipped(Diagnostic),
     /// It is wanted and cannot run, which is a failure.
     Unfit {
-        /// The reason and the remedy.
-        reason: String,
+        /// Why, and what to do; [`Diagnostic::what`] is only set where the task's name does not say it.
+        reason: Diagnostic,
         /// The name of the failure in the source's own contract.
         error: Option<&'static str>,
     },

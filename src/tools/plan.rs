@@ -194,7 +194,7 @@ impl PlanView {
         let found = match adapters::discover(&dir, &locate::conf_beside(&dir)) {
             Ok((found, _)) => found,
             Err(refusal) => {
-                self.hooks_refused = Some(refusal.0);
+                self.hooks_refused = Some(refusal.to_string());
                 return;
             }
         };
@@ -214,7 +214,7 @@ impl PlanView {
                 Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => {
                     self.hooks_left_out.push(SkippedHook {
                         path: step.name.clone(),
-                        reason: reason.clone(),
+                        reason: reason.to_string(),
                     });
                 }
             }

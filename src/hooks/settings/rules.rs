@@ -9,8 +9,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{HookSettings, OnFailure, boolean, head, limit};
+use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{self, Adapter};
-use crate::hooks::trust::{self, Refusal, quoted};
+use crate::hooks::trust::{self, quoted};
 use crate::keyfile::{self, Line, Problem};
 
 /// The group with the defaults.
@@ -51,7 +52,7 @@ struct Setting {
 struct ConfigFault {
     reach: FaultScope,
     /// The place, the reason and the remedy.
-    text: String,
+    reason: Diagnostic,
     /// Whether the faulty text sets that a failure aborts the freeze; None: it sets neither.
     aborts: Option<bool>,
 }
@@ -75,7 +76,7 @@ pub struct EffectiveSettings {
     /// Settings that are ignored, one line each.
     pub warnings: Vec<String>,
     /// Why it must not run: settings that may be about it cannot be read.
-    pub fault: Option<String>,
+    pub fault: Option<Diagnostic>,
 }
 
 impl HookConfig {
@@ -84,7 +85,7 @@ impl HookConfig {
     /// # Errors
     /// Another user could have written it, or it cannot be read, so nothing is known of the settings of any
     /// hook.
-    pub fn read(path: &Path, adapters: &'static [Adapter]) -> Result<HookConfig, Refusal> {
+    pub fn read(path: &Path, adapters: &'static [Adapter]) -> Result<HookConfig, Diagnostic> {
         let text = trust::read(path)?.unwrap_or_default();
         Ok(HookConfig::parse(path, &text, adapters))
     }
@@ -209,20 +210,15 @@ impl HookConfig {
     }
 
     fn fault(&mut self, reach: FaultScope, problem: Problem, aborts: Option<bool>) {
-        let Problem {
-            line,
-            reason,
-            advice,
-        } = problem;
-        let path = self.path.display();
-        let text = format!("{path} (line {line}): {reason}; {advice}");
+        let place = format!("{} (line {})", self.path.display(), problem.line);
+        let reason = Diagnostic::new(place, problem.reason, problem.advice);
         if self.faults.len() < MAX_REPORTED_FAULTS {
             self.warnings
-                .push(format!("{text}; what it is about is not run"));
+                .push(format!("{reason}; what it is about is not run"));
         }
         self.faults.push(ConfigFault {
             reach,
-            text,
+            reason,
             aborts,
         });
     }
@@ -279,24 +275,23 @@ impl HookConfig {
             match faults.iter_mut().find(|(name, _)| name == group) {
                 Some((_, fault)) => fault.adds(aborts),
                 None => {
-                    let path = self.path.display();
-                    let text = format!(
-                        "{path} (line {line}): [{group}] means nothing here; a hook's group is [hook NAME]"
+                    let reason = Diagnostic::new(
+                        format!("{} (line {line})", self.path.display()),
+                        format!("[{group}] means nothing here"),
+                        "a hook's group is [hook NAME]",
                     );
-                    let reach = head_reach(group);
-                    faults.push((
-                        group,
-                        ConfigFault {
-                            reach,
-                            text,
-                            aborts,
-                        },
-                    ));
+                    let fault = ConfigFault {
+                        reach: head_reach(group),
+                        reason,
+                        aborts,
+                    };
+                    faults.push((group, fault));
                 }
             }
         }
         let faults: Vec<ConfigFault> = faults.into_iter().map(|(_, fault)| fault).collect();
-        self.warnings.extend(faults.iter().map(|f| f.text.clone()));
+        let texts = faults.iter().map(|fault| fault.reason.to_string());
+        self.warnings.extend(texts);
         self.faults.extend(faults);
     }
 
@@ -384,12 +379,14 @@ impl HookConfig {
         let mut is_set = self.sets(DEFAULTS, "on-failure");
         let mut head_fault = None;
         for head::Setting { key, value, line } in own {
-            let setting_text =
-                |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
+            let fault = |why: &str, remedy: &str| {
+                let why = format!("qga-hook: {key} = {value} {why}");
+                Diagnostic::new(format!("{name} (line {line})"), why, remedy)
+            };
             if let Some((why, aborts)) = self.find_fault(HOOK_PREFIX, &key, &value) {
-                head_fault = Some((setting_text(why) + "; correct that line", aborts));
+                head_fault = Some((fault(why, "correct that line"), aborts));
             } else if let Err(why) = policy.set(&key, &value) {
-                warnings.push(setting_text(&why) + "; ignored");
+                warnings.push(fault(&why, "ignored").to_string());
             } else {
                 is_set |= key == "on-failure";
             }
@@ -417,7 +414,7 @@ impl HookConfig {
         &self,
         name: &str,
         policy: &HookSettings,
-    ) -> Option<(String, OnFailure, bool)> {
+    ) -> Option<(Diagnostic, OnFailure, bool)> {
         let (why, aborts, is_named) = self.fault_of(name, name)?;
         let is_set = self.sets(name, "on-failure");
         Some((why, on_failure(policy, is_set, aborts), is_named))
@@ -430,7 +427,7 @@ impl HookConfig {
             .any(|s| s.group == group && s.key == key)
     }
 
-    fn fault_of(&self, group: &str, name: &str) -> Option<(String, Option<bool>, bool)> {
+    fn fault_of(&self, group: &str, name: &str) -> Option<(Diagnostic, Option<bool>, bool)> {
         let name = name.to_lowercase();
         let is_about = |fault: &&ConfigFault| match &fault.reach {
             FaultScope::All => true,
@@ -444,7 +441,7 @@ impl HookConfig {
             all.adds(fault.aborts);
             is_named |= !matches!(fault.reach, FaultScope::All);
         }
-        Some((all.text, all.aborts, is_named))
+        Some((all.reason, all.aborts, is_named))
     }
 }
 

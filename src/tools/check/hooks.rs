@@ -2,6 +2,7 @@
 
 use super::{CheckContext, CheckResult};
 use crate::adapters;
+use crate::diagnostic::Diagnostic;
 use crate::hooks::settings::HookKind;
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::{locate, trust};
@@ -78,16 +79,23 @@ fn master(hook: &Path) -> Vec<CheckResult> {
             format!("{shown}: {}", locate::FOREIGN_MASTER),
             "install hooks/fsfreeze-hook of this project as that file (mode 755)",
         )],
-        Err(refusal) => vec![refused("hook master", &refusal.0)],
+        Err(refusal) => vec![refused("hook master", &refusal)],
     }
 }
 
-/// The refusal's line ends with the remedy.
-fn refused(about: &'static str, line: &str) -> CheckResult {
-    let (text, advice) = line
-        .split_once("; ")
-        .unwrap_or((line, "make it root's alone"));
+fn refused(about: &'static str, refusal: &Diagnostic) -> CheckResult {
+    let (text, advice) = parts(refusal, "make it root's alone");
     CheckResult::finding(about, text, advice)
+}
+
+/// What failed and why, and the remedy or this one.
+fn parts(fault: &Diagnostic, remedy: &str) -> (String, String) {
+    let text = Diagnostic::new(&fault.what[..], &fault.why[..], "").to_string();
+    let remedy = match fault.remedy.is_empty() {
+        true => remedy,
+        false => &fault.remedy,
+    };
+    (text, remedy.to_owned())
 }
 
 /// The hooks of `dir` with the settings in `conf`, under an agent that lets a freeze last for `hold`
@@ -119,7 +127,7 @@ pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<CheckRe
         match &step.eligibility {
             Eligibility::Fit => results.extend(fit_step(step, hold)),
             Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } => {
-                let (text, advice) = why.split_once("; ").unwrap_or((why, "fix it"));
+                let (text, advice) = parts(why, "fix it");
                 results.push(CheckResult::finding(
                     "hooks",
                     format!(
@@ -142,7 +150,7 @@ pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<CheckRe
 }
 
 /// A refusal names the first fault; each is to be mended.
-fn faults(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<CheckResult> {
+fn faults(dir: &Path, conf: &Path, first: Diagnostic) -> Vec<CheckResult> {
     let mut paths = vec![conf.to_owned(), dir.to_owned()];
     paths.extend(
         fs::read_dir(dir)
@@ -157,13 +165,14 @@ fn faults(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<CheckResult> {
             .is_ok_and(|data| data.is_file() || path == dir)
     };
     let found = paths.into_iter().filter(exists);
-    let mut lines = vec![first.0];
+    let mut faults = vec![first];
     for refusal in found.filter_map(|path| trust::check(&path).err()) {
-        if !lines.contains(&refusal.0) {
-            lines.push(refusal.0);
+        if !faults.contains(&refusal) {
+            faults.push(refusal);
         }
     }
-    lines.iter().map(|line| refused("hooks", line)).collect()
+    let results = faults.iter().map(|fault| refused("hooks", fault));
+    results.collect()
 }
 
 /// What is wrong with a hook that would be started.

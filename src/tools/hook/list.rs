@@ -78,7 +78,8 @@ struct Setting {
 fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
     let (dir, conf) = place(given);
     let master = dir.with_extension("");
-    let (mut found, rules) = adapters::discover(&dir, &conf).map_err(|refusal| refusal.0)?;
+    let (mut found, rules) =
+        adapters::discover(&dir, &conf).map_err(|refusal| refusal.to_string())?;
     if master.is_file() && !locate::is_our_master(&master) {
         let text = format!("{}: {}", master.display(), locate::FOREIGN_MASTER);
         found.warnings.push(text);
@@ -118,7 +119,7 @@ impl Hook {
             _ if !step.policy.enabled => ("disabled", Some("enabled is no".to_owned())),
             Eligibility::Fit => ("runs", None),
             Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } => {
-                ("passed-over", Some(why.clone()))
+                ("passed-over", Some(why.to_string()))
             }
         };
         Hook {

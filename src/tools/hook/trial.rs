@@ -142,7 +142,7 @@ fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
 /// says of all settings.
 fn find(given: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), ToolError> {
     let (dir, conf) = place(given);
-    let (found, rules) = adapters::discover(&dir, &conf).map_err(|refusal| refusal.0)?;
+    let (found, rules) = adapters::discover(&dir, &conf).map_err(|refusal| refusal.to_string())?;
     let mut warnings = found.warnings;
     let path = match name.components().count() {
         1 if !name.is_absolute() && !given_with_slash(name) => trust::absolute(&dir).join(name),
@@ -158,7 +158,7 @@ fn find(given: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), Tool
             warnings.extend(own);
             Ok((step, warnings))
         }
-        Err(refusal) => Err(ToolError::Failed(refusal.0)),
+        Err(refusal) => Err(ToolError::Failed(refusal.to_string())),
         Ok(_) => Err(ToolError::Failed(format!(
             "there is no hook {}; qemu-ga hook list shows those of the directory",
             path.display()

@@ -163,6 +163,6 @@ fn logins(data: &[u8]) {
 
 fn azure_file(data: &[u8]) {
     if let Err(why) = azure::check(data) {
-        assert!(!why.is_empty());
+        assert!(!why.to_string().is_empty());
     }
 }

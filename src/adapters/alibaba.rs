@@ -5,11 +5,11 @@
 
 use std::time::Duration;
 
-use super::script;
+use super::script::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
-use crate::hooks::settings::{OnFailure, boolean, limit};
+use crate::hooks::settings::{OnFailure, boolean};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 
 /// The adapter.
@@ -26,23 +26,24 @@ pub(super) const ADAPTER: Adapter = Adapter {
 const NAME: &str = "alibaba";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(1800);
 
+const GROUP: Group = Group {
+    name: NAME,
+    on_failure: OnFailure::Continue,
+    paths: &["pre-script", "post-script"],
+    has_timeout: true,
+};
+
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
-    let (mut pre, mut post) = (None, None);
-    let (mut freezes, mut timeout) = (true, Some(SCRIPT_TIMEOUT));
-    let settings = script::settings(context, NAME, OnFailure::Continue, &mut |key, value| {
-        match key {
-            "pre-script" => pre = Some(script::absolute(value)?),
-            "post-script" => post = Some(script::absolute(value)?),
-            "freeze-filesystems" => freezes = boolean(value)?,
-            "timeout" => timeout = limit(value)?,
-            _ => return script::unknown(),
+    let mut freezes = true;
+    let settings = GROUP.read(context, &mut |key, value| {
+        if key != "freeze-filesystems" {
+            return script::unknown(key, value);
         }
+        freezes = boolean(value)?;
         Ok(())
     });
-    let mut found = Discovered {
-        warnings: settings.warnings,
-        ..Discovered::default()
-    };
+    let mut found = settings.discovered();
+    let (pre, post) = (settings.path("pre-script"), settings.path("post-script"));
     let is_named = pre.is_some() || post.is_some();
     if settings.used == Enabled::No || (settings.used == Enabled::Auto && !is_named) {
         return found;
@@ -50,29 +51,22 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let name = pre.as_ref().or(post.as_ref());
     let name = name.map_or(NAME.to_owned(), |path| path.display().to_string());
     let mut task = HookTask::new(name, settings.policy);
-    if !is_named {
-        task.eligibility = Eligibility::Unfit {
-            reason: Diagnostic::new(
-                "",
-                "enabled=yes in [alibaba], but no script is named",
-                "add pre-script=PATH and post-script=PATH",
-            ),
-            error: None,
-        };
-    }
-    for path in [&pre, &post].into_iter().flatten() {
-        if let Err(rejected) = script::open_checked(path, script::MAX_MODE_PRIVATE) {
-            task.eligibility = Eligibility::Unfit {
-                reason: rejected.reason,
-                error: None,
-            };
-            break;
-        }
-    }
+    let fault = if is_named {
+        let check = |path| script::open_checked(path, script::MAX_MODE_PRIVATE).err();
+        let mut paths = [&pre, &post].into_iter().flatten();
+        paths.find_map(|path| Some(check(path)?.reason))
+    } else {
+        Some(Diagnostic::new(
+            "",
+            "enabled=yes in [alibaba], but no script is named",
+            "add pre-script=PATH and post-script=PATH",
+        ))
+    };
+    task.eligibility = fault.map_or(Eligibility::Fit, Eligibility::unfit);
     let command = |program| CommandLine {
         program,
         args: Vec::new(),
-        timeout,
+        timeout: settings.timeout.unwrap_or(Some(SCRIPT_TIMEOUT)),
         retries: 0,
     };
     task.freeze = pre.map(command);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::script::{self, AdapterSettings, ScriptErrorKind};
+use super::script::{self, Group, GroupSettings, ScriptError, ScriptErrorKind};
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
@@ -53,21 +53,26 @@ const WARNING: i32 = 2;
 const BAD_HOST: &str = "IncorrectPluginhostFile";
 const BAD_FILE: &str = "IncorrectJSONConfigFile";
 
+const GROUP: Group = Group {
+    name: NAME,
+    on_failure: OnFailure::Continue,
+    // A path that is not absolute has a name of its own in Azure's contract.
+    paths: &[],
+    has_timeout: false,
+};
+
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let mut config = None;
-    let settings = script::settings(context, NAME, OnFailure::Continue, &mut |key, value| {
+    let settings = GROUP.read(context, &mut |key, value| {
         if key != "config" {
-            return script::unknown();
+            return script::unknown(key, value);
         }
         config = Some(PathBuf::from(value));
         Ok(())
     });
     let is_named = config.is_some();
     let path = config.unwrap_or_else(|| context.root.join(PLACE));
-    let mut found = Discovered {
-        warnings: settings.warnings.clone(),
-        ..Discovered::default()
-    };
+    let mut found = settings.discovered();
     let wanted = is_named || settings.used == Enabled::Yes;
     if settings.used == Enabled::No || (!wanted && !path.exists()) {
         return found;
@@ -79,7 +84,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
 }
 
 /// The task, and whether it asks for no filesystem to be frozen.
-fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
+fn task(path: &Path, settings: &GroupSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
     let mut task = HookTask::new(shown, settings.policy.clone());
     task.policy.success.push(WARNING);
@@ -116,22 +121,14 @@ fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
             return (task, false);
         }
     };
-    for (phase, half) in [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)] {
-        let checked = if half.location.is_absolute() {
-            script::open_checked(&half.location, script::MAX_MODE_PRIVATE).map(drop)
-        } else {
-            let shown = half.location.display();
-            let why = format!("'{shown}' is not an absolute path");
-            Err(ScriptErrorKind::Missing.error(why, "write the whole path of the script"))
+    let halves = [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)];
+    let rejected = halves.map(|(phase, half)| half.check().err().map(|error| (phase, error)));
+    if let Some((phase, rejected)) = rejected.into_iter().flatten().next() {
+        let error = match rejected.kind {
+            ScriptErrorKind::Missing => not_found(phase),
+            ScriptErrorKind::NotExecutable | ScriptErrorKind::Forbidden => forbidden(phase),
         };
-        if let Err(rejected) = checked {
-            let error = match rejected.kind {
-                ScriptErrorKind::Missing => not_found(phase),
-                ScriptErrorKind::NotExecutable | ScriptErrorKind::Forbidden => forbidden(phase),
-            };
-            task.eligibility = unfit(rejected.reason, error);
-            break;
-        }
+        task.eligibility = unfit(rejected.reason, error);
     }
     let notes = plugin.notes.iter();
     warnings.extend(notes.map(|note| format!("{}: {note}", path.display())));
@@ -172,6 +169,14 @@ struct Half {
 }
 
 impl Half {
+    fn check(&self) -> Result<(), ScriptError> {
+        if self.location.is_absolute() {
+            return script::open_checked(&self.location, script::MAX_MODE_PRIVATE).map(drop);
+        }
+        let why = format!("'{}' is not an absolute path", self.location.display());
+        Err(ScriptErrorKind::Missing.error(why, "write the whole path of the script"))
+    }
+
     fn into_command(self, timeout: Duration) -> CommandLine {
         CommandLine {
             program: self.location,

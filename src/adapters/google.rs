@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::script::{self, PairContract, ScriptErrorKind};
+use super::script::{self, Group, PairContract, ScriptErrorKind};
 use crate::hooks::adapter::{Adapter, DiscoveryContext};
 use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
@@ -23,9 +23,12 @@ pub(super) const ADAPTER: Adapter = Adapter {
 const NAME: &str = "google";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
 const CONTRACT: PairContract = PairContract {
-    name: NAME,
-    on_failure: OnFailure::Abort,
-    keys: ["pre", "post"],
+    group: Group {
+        name: NAME,
+        on_failure: OnFailure::Abort,
+        paths: &["pre", "post"],
+        has_timeout: true,
+    },
     places: [
         "etc/google/snapshots/pre.sh",
         "etc/google/snapshots/post.sh",

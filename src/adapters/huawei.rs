@@ -12,11 +12,11 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::script::{self, Pair};
+use super::script::{self, Group, Pair};
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
-use crate::hooks::settings::{OnFailure, limit};
+use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};
 use crate::sys::strerror;
@@ -35,24 +35,20 @@ const FREEZE: &str = "_freeze.sh";
 const UNFREEZE: &str = "_unfreeze.sh";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
+const GROUP: Group = Group {
+    name: NAME,
+    on_failure: OnFailure::Abort,
+    paths: &["scripts", "agent-root"],
+    has_timeout: true,
+};
+
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
-    let (mut dir, mut root, mut timeout) = (None, None, Some(SCRIPT_TIMEOUT));
-    let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
-        match key {
-            "scripts" => dir = Some(script::absolute(value)?),
-            "agent-root" => root = Some(script::absolute(value)?),
-            "timeout" => timeout = limit(value)?,
-            _ => return script::unknown(),
-        }
-        Ok(())
-    });
-    let mut found = Discovered {
-        warnings: settings.warnings,
-        ..Discovered::default()
-    };
+    let settings = GROUP.read(context, &mut script::unknown);
+    let mut found = settings.discovered();
+    let dir = settings.path("scripts");
     let used = match (settings.used, &dir) {
         (Enabled::No, _) | (Enabled::Auto, None) => return found,
-        (_, Some(dir)) => applications(dir, root),
+        (_, Some(dir)) => applications(dir, settings.path("agent-root")),
         (Enabled::Yes, None) => {
             let why = "enabled=yes in [huawei], but no directory is named";
             Err(Diagnostic::new("", why, "add scripts=DIR"))
@@ -63,10 +59,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
         Ok(used) => used,
         Err(reason) => {
             let mut task = HookTask::new(format!("{} ([huawei])", dir.display()), settings.policy);
-            task.eligibility = Eligibility::Unfit {
-                reason,
-                error: None,
-            };
+            task.eligibility = Eligibility::unfit(reason);
             found.tasks.push(task);
             return found;
         }
@@ -76,12 +69,11 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
             pre: dir.join(name.clone() + FREEZE),
             post: dir.join(name + UNFREEZE),
             args: vec![root.clone().into(), std::process::id().to_string().into()],
-            timeout,
+            timeout: settings.timeout.unwrap_or(Some(SCRIPT_TIMEOUT)),
         };
         let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
-        found
-            .tasks
-            .push(pair.task(settings.policy.clone(), &check, &|_| None));
+        let task = pair.task(settings.policy.clone(), &check, &|_| None);
+        found.tasks.push(task);
     }
     found
 }

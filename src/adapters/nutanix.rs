@@ -8,7 +8,7 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
-use super::script::{self, PairContract, ScriptError, ScriptErrorKind};
+use super::script::{self, Group, PairContract, ScriptError, ScriptErrorKind};
 use crate::hooks::adapter::{Adapter, DiscoveryContext};
 use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
@@ -30,9 +30,12 @@ const NAME: &str = "nutanix";
 /// Nutanix documents no timeout; this is the default of other hooks.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 const CONTRACT: PairContract = PairContract {
-    name: NAME,
-    on_failure: OnFailure::Continue,
-    keys: ["pre-freeze", "post-thaw"],
+    group: Group {
+        name: NAME,
+        on_failure: OnFailure::Continue,
+        paths: &["pre-freeze", "post-thaw"],
+        has_timeout: true,
+    },
     places: ["usr/local/sbin/pre_freeze", "usr/local/sbin/post_thaw"],
     timeout: SCRIPT_TIMEOUT,
 };

@@ -1,7 +1,7 @@
 //! Common parts of the adapters: the settings of their group, a pair of scripts, and the check of a script
 //! before it may run.
 //!
-//! Every adapter calls [`settings`] for its group and [`open_checked`] for each script.
+//! Every adapter has a [`Group`] and calls [`open_checked`] for each script.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -23,60 +23,100 @@ pub const MAX_MODE_READABLE: u32 = 0o755;
 /// Most permissions of a script that only root may read.
 pub const MAX_MODE_PRIVATE: u32 = 0o700;
 
+/// An adapter's group in the settings, beside the keys that all adapters have.
+pub struct Group {
+    /// The adapter's name.
+    pub name: &'static str,
+    /// The effect of a failure, which is any status but 0, if the group does not set it.
+    pub on_failure: OnFailure,
+    /// The keys for absolute paths.
+    pub paths: &'static [&'static str],
+    /// Whether it has the key `timeout`.
+    pub has_timeout: bool,
+}
+
 /// The settings of an adapter's group.
 #[derive(Debug)]
-pub struct AdapterSettings {
+pub struct GroupSettings {
     /// Whether the adapter is used.
     pub used: Enabled,
     /// The settings of its tasks.
     pub policy: HookSettings,
     /// `on-failure`, if the group sets it.
     pub on_failure: Option<OnFailure>,
+    /// `timeout`, if the group sets it; the inner None: no limit.
+    pub timeout: Option<Option<Duration>>,
     /// Settings that are ignored, one line each.
     pub warnings: Vec<String>,
+    paths: Vec<(&'static str, PathBuf)>,
 }
 
-/// Reads the group `name`. Keys that all adapters have are handled here, all others by `own`. A status other
-/// than 0 is a failure; `on_failure` is its effect if the group does not set it.
-pub fn settings(
-    context: &DiscoveryContext<'_>,
-    name: &str,
-    on_failure: OnFailure,
-    own: &mut dyn FnMut(&str, &str) -> Result<(), String>,
-) -> AdapterSettings {
-    let mut used = Enabled::Auto;
-    let mut explicit = None;
-    let mut policy = HookSettings {
-        on_failure,
-        not_applicable: Vec::new(),
-        ..HookSettings::default()
-    };
-    let warnings = context.rules.each(name, &mut |key, value| match key {
-        "enabled" => Enabled::parse(value).map(|parsed| used = parsed),
-        "on-failure" => {
-            policy.set(key, value)?;
-            explicit = Some(policy.on_failure);
+impl Group {
+    /// Reads the group. Keys of this adapter alone are handled by `own`.
+    pub fn read(
+        &self,
+        context: &DiscoveryContext<'_>,
+        own: &mut dyn FnMut(&str, &str) -> Result<(), String>,
+    ) -> GroupSettings {
+        let mut settings = GroupSettings {
+            used: Enabled::Auto,
+            policy: HookSettings {
+                on_failure: self.on_failure,
+                not_applicable: Vec::new(),
+                ..HookSettings::default()
+            },
+            on_failure: None,
+            timeout: None,
+            warnings: Vec::new(),
+            paths: Vec::new(),
+        };
+        let warnings = context.rules.each(self.name, &mut |key, value| {
+            let path = self.paths.iter().find(|known| **known == key);
+            match key {
+                _ if path.is_some() => {
+                    let value = absolute(value)?;
+                    settings.paths.extend(path.map(|known| (*known, value)));
+                }
+                "enabled" => settings.used = Enabled::parse(value)?,
+                "on-failure" => {
+                    settings.policy.set(key, value)?;
+                    settings.on_failure = Some(settings.policy.on_failure);
+                }
+                "stage" | "kill-after" | "retry-pause" | "output-limit" => {
+                    settings.policy.set(key, value)?;
+                }
+                "timeout" if self.has_timeout => settings.timeout = Some(limit(value)?),
+                _ => return own(key, value),
+            }
             Ok(())
+        });
+        settings.warnings = warnings;
+        settings
+    }
+}
+
+impl GroupSettings {
+    /// The path that `key` names.
+    pub fn path(&self, key: &str) -> Option<PathBuf> {
+        let mut named = self.paths.iter().rev();
+        named
+            .find(|(known, _)| *known == key)
+            .map(|(_, path)| path.clone())
+    }
+
+    /// The warnings, as the result of a discovery that has not yet found a task.
+    pub fn discovered(&self) -> Discovered {
+        Discovered {
+            warnings: self.warnings.clone(),
+            ..Discovered::default()
         }
-        "stage" | "kill-after" | "retry-pause" | "output-limit" => policy.set(key, value),
-        _ => own(key, value),
-    });
-    AdapterSettings {
-        used,
-        policy,
-        on_failure: explicit,
-        warnings,
     }
 }
 
 /// The contract of a system with one script before the freeze and one after the thaw.
 pub struct PairContract {
-    /// The name of the adapter and of its group.
-    pub name: &'static str,
-    /// The effect of a failure if the group does not set it.
-    pub on_failure: OnFailure,
-    /// The keys for the paths of the first and the second script.
-    pub keys: [&'static str; 2],
+    /// Its group, whose paths are those of the first and the second script.
+    pub group: Group,
     /// The default paths, relative to the root.
     pub places: [&'static str; 2],
     /// Time for one start of either script if the group does not set it.
@@ -89,23 +129,14 @@ impl PairContract {
         &self,
         context: &DiscoveryContext<'_>,
     ) -> (Discovered, Option<(Pair, HookSettings)>) {
-        let (mut named, mut timeout) = ([None, None], Some(self.timeout));
-        let settings = settings(context, self.name, self.on_failure, &mut |key, value| {
-            match self.keys.iter().position(|known| *known == key) {
-                Some(which) => named[which] = Some(absolute(value)?),
-                None if key == "timeout" => timeout = limit(value)?,
-                None => return unknown(),
-            }
-            Ok(())
-        });
-        let found = Discovered {
-            warnings: settings.warnings,
-            ..Discovered::default()
+        let settings = self.group.read(context, &mut unknown);
+        let found = settings.discovered();
+        let is_named = !settings.paths.is_empty();
+        let path = |which: usize| {
+            let named = settings.path(self.group.paths[which]);
+            named.unwrap_or_else(|| context.root.join(self.places[which]))
         };
-        let is_named = named.iter().any(Option::is_some);
-        let [pre, post] = named;
-        let pre = pre.unwrap_or_else(|| context.root.join(self.places[0]));
-        let post = post.unwrap_or_else(|| context.root.join(self.places[1]));
+        let (pre, post) = (path(0), path(1));
         let is_wanted = is_named || settings.used == Enabled::Yes || pre.exists() || post.exists();
         if settings.used == Enabled::No || !is_wanted {
             return (found, None);
@@ -114,7 +145,7 @@ impl PairContract {
             pre,
             post,
             args: Vec::new(),
-            timeout,
+            timeout: settings.timeout.unwrap_or(Some(self.timeout)),
         };
         (found, Some((pair, settings.policy)))
     }
@@ -163,19 +194,16 @@ impl Pair {
     }
 }
 
-/// The error of `own` for a key that it does not know.
+/// A handler that knows no key, see [`Group::read`].
 ///
 /// # Errors
 /// Always.
-pub fn unknown() -> Result<(), String> {
+pub fn unknown(_: &str, _: &str) -> Result<(), String> {
     Err("is not a setting of this group".into())
 }
 
 /// Parses the value of a key that names a file.
-///
-/// # Errors
-/// The path is not absolute.
-pub fn absolute(value: &str) -> Result<PathBuf, String> {
+fn absolute(value: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if path.is_absolute() && !value.contains('\0') {
         Ok(path)

@@ -11,12 +11,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::script::{self, AdapterSettings, ScriptError, ScriptErrorKind};
+use super::script::{self, Group, GroupSettings, ScriptError, ScriptErrorKind};
 use super::tools_conf::ToolsConf;
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled, FilesystemSettings};
 use crate::hooks::discovery::Discovered;
-use crate::hooks::settings::{HookConfig, OnFailure, limit};
+use crate::hooks::settings::{HookConfig, OnFailure};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust;
 use crate::sys::strerror;
@@ -37,6 +37,18 @@ const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
 const TOOLS_CONF: &str = "etc/vmware-tools/tools.conf";
 /// Time for all scripts of one phase together.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+const GROUP: Group = Group {
+    name: NAME,
+    on_failure: OnFailure::Abort,
+    paths: &[
+        "pre-freeze-script",
+        "post-thaw-script",
+        "scripts",
+        "tools-conf",
+    ],
+    has_timeout: true,
+};
 
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let (mut found, conf) = discover_scripts(context);
@@ -70,44 +82,32 @@ fn filesystems(rules: &HookConfig) -> Option<Result<FilesystemSettings, Diagnost
 fn discover_scripts(
     context: &DiscoveryContext<'_>,
 ) -> (Discovered, Option<Result<ToolsConf, Diagnostic>>) {
-    let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, None);
-    let mut conf = None;
-    let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
-        match key {
-            "pre-freeze-script" => pre = Some(script::absolute(value)?),
-            "post-thaw-script" => post = Some(script::absolute(value)?),
-            "scripts" => dir = Some(script::absolute(value)?),
-            "timeout" => timeout = Some(limit(value)?),
-            "tools-conf" => conf = Some(script::absolute(value)?),
-            _ => return script::unknown(),
-        }
-        Ok(())
-    });
-    let mut found = Discovered {
-        warnings: settings.warnings.clone(),
-        ..Discovered::default()
-    };
+    let settings = GROUP.read(context, &mut script::unknown);
+    let mut found = settings.discovered();
     if settings.used == Enabled::No {
         return (found, None);
     }
-    let place = |named: Option<PathBuf>, usual: &str| match named {
+    let place = |key: &str, usual: &str| match settings.path(key) {
         Some(path) => (path, true),
         None => (context.root.join(usual), false),
     };
-    let (conf_path, _) = place(conf, TOOLS_CONF);
+    let (pre, post) = (
+        place("pre-freeze-script", PRE),
+        place("post-thaw-script", POST),
+    );
+    let dir = place("scripts", DIRECTORY);
+    let (conf_path, _) = place("tools-conf", TOOLS_CONF);
     let conf = ToolsConf::read(&conf_path);
     let readable_conf = conf.as_ref().ok();
     let vmware = Vmware {
-        timeout: timeout
+        timeout: settings
+            .timeout
             .or(readable_conf.and_then(|conf| conf.timeout))
             .unwrap_or(Some(SCRIPT_TIMEOUT)),
         arg: readable_conf.and_then(|conf| conf.arg.clone()),
         settings,
     };
-    let dir = place(dir, DIRECTORY);
-    found
-        .tasks
-        .extend(vmware.legacy(place(pre, PRE), place(post, POST)));
+    found.tasks.extend(vmware.legacy(pre, post));
     found.tasks.extend(vmware.directory(&dir.0, dir.1));
     if found.tasks.is_empty()
         && vmware.settings.used == Enabled::Yes
@@ -128,7 +128,7 @@ fn discover_scripts(
 }
 
 struct Vmware {
-    settings: AdapterSettings,
+    settings: GroupSettings,
     timeout: Option<Duration>,
     /// The second argument of every script.
     arg: Option<String>,
@@ -194,10 +194,7 @@ impl Vmware {
 
     fn unfit(&self, path: &Path, reason: Diagnostic) -> HookTask {
         let mut task = self.task(path);
-        task.eligibility = Eligibility::Unfit {
-            reason,
-            error: None,
-        };
+        task.eligibility = Eligibility::unfit(reason);
         task
     }
 
@@ -221,10 +218,7 @@ fn eligibility_of(path: &Path) -> Eligibility {
         Err(rejected) if rejected.kind == ScriptErrorKind::NotExecutable => {
             Eligibility::Skipped(rejected.reason)
         }
-        Err(rejected) => Eligibility::Unfit {
-            reason: rejected.reason,
-            error: None,
-        },
+        Err(rejected) => Eligibility::unfit(rejected.reason),
     }
 }
 

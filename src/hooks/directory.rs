@@ -121,10 +121,7 @@ pub fn of_file(
     task.freeze = Some(freeze);
     task.thaw = (task.policy.kind == HookKind::Once).then_some(thaw);
     task.eligibility = match fault {
-        Some(reason) if eligibility == Eligibility::Fit => Eligibility::Unfit {
-            reason,
-            error: None,
-        },
+        Some(reason) if eligibility == Eligibility::Fit => Eligibility::unfit(reason),
         _ => eligibility,
     };
     Ok(Some((task, warnings)))

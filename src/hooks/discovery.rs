@@ -81,10 +81,7 @@ fn of_adapter(adapter: &'static Adapter, context: &DiscoveryContext<'_>) -> Disc
         }
         for task in &mut found.tasks {
             task.policy.on_failure = on_failure;
-            task.eligibility = Eligibility::Unfit {
-                reason: reason.clone(),
-                error: None,
-            };
+            task.eligibility = Eligibility::unfit(reason.clone());
         }
         found.leaves_filesystems = false;
     }

@@ -42,6 +42,16 @@ pub enum Eligibility {
     },
 }
 
+impl Eligibility {
+    /// It cannot run, and its contract has no name for that.
+    pub fn unfit(reason: Diagnostic) -> Eligibility {
+        Eligibility::Unfit {
+            reason,
+            error: None,
+        }
+    }
+}
+
 /// Something to do on freeze, and what undoes it on thaw.
 #[derive(Clone, Debug)]
 pub struct HookTask {

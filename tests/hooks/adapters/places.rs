@@ -84,10 +84,13 @@ fn usual_places_count_but_never_tmp() {
         "{all:?}"
     );
     assert!(all.warnings.is_empty(), "{:?}", all.warnings);
-    let yes = found(root, "[alibaba]\nenabled=yes\n");
-    let alibaba = &yes.tasks[3];
-    assert_eq!(alibaba.source, "alibaba");
-    assert!(alibaba.freeze.is_none() && matches!(alibaba.eligibility, Eligibility::Unfit { .. }));
+    for (name, place) in [("alibaba", 3), ("huawei", 5)] {
+        let on = found(root, &format!("[{name}]\nenabled=yes\n"));
+        let task = &on.tasks[place];
+        assert_eq!(task.source, name);
+        let is_unfit = matches!(task.eligibility, Eligibility::Unfit { .. });
+        assert!(is_unfit && task.freeze.is_none(), "{name}: no usual place");
+    }
     let off = "[vmware]\nenabled=no\n[azure]\nenabled=no\n[google]\nenabled=no\n\
                [nutanix]\nenabled=no\n";
     assert_eq!(sources(&found(root, off)), [""]);

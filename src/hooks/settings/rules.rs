@@ -12,7 +12,7 @@ use super::{HookSettings, OnFailure, boolean, head, limit};
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{self, Adapter};
 use crate::hooks::trust::{self, quoted};
-use crate::keyfile::{self, Line, Problem};
+use crate::keyfile::{self, Entry, Line, Problem};
 
 /// The group with the defaults.
 const DEFAULTS: &str = "hooks";
@@ -68,6 +68,41 @@ enum FaultScope {
     Head(String),
 }
 
+impl FaultScope {
+    fn of_group(name: &str) -> FaultScope {
+        match name {
+            DEFAULTS => FaultScope::All,
+            name => FaultScope::Group(name.to_owned()),
+        }
+    }
+}
+
+/// What the lines before the current one say about it.
+#[derive(Default)]
+struct Position {
+    /// None before the first group and after a group header that cannot be read.
+    group: Option<String>,
+    /// The index of the fault that reports the missing or unreadable group header.
+    bad_head: Option<usize>,
+    /// The groups with the lines in which they begin.
+    heads: Vec<(String, usize)>,
+}
+
+impl Setting {
+    fn read(group: &str, entry: Entry<'_>) -> Result<Setting, Problem> {
+        if !is_clean(&entry.key) {
+            let key = keyfile::shown(&entry.key);
+            return Err(entry.problem(format!("'{key}' can be no key"), "write it anew"));
+        }
+        Ok(Setting {
+            value: entry.string()?.trim().to_owned(),
+            group: group.to_owned(),
+            line: entry.line,
+            key: entry.key.into_owned(),
+        })
+    }
+}
+
 /// The settings of one hook.
 #[derive(Debug)]
 pub struct EffectiveSettings {
@@ -116,83 +151,14 @@ impl HookConfig {
             let remedy = format!("sed -i '1s/^\\xEF\\xBB\\xBF//' {}", quoted(&self.path));
             self.warn(1, &format!("byte order mark ignored; remove it: {remedy}"));
         }
-        // `group` is None before the first group and after a group header that cannot be read; `bad_head` is
-        // the index of the fault that reports this.
-        let (mut group, mut bad_head) = (None, None);
-        let mut heads: Vec<(String, usize)> = Vec::new();
+        let mut position = Position::default();
         for (number, text, line) in keyfile::lines(bare.unwrap_or(text)) {
             let text = String::from_utf8_lossy(text);
             if text.starts_with(';') {
-                self.warn(
-                    number,
-                    "';' begins no comment here, but is taken for one; write #",
-                );
-                continue;
-            }
-            let problem = match (line, &group) {
-                (Line::Group(name), _) => {
-                    let name = match name.strip_prefix(HOOK_PREFIX) {
-                        Some(hook) => [HOOK_PREFIX, hook.trim()].concat(),
-                        None => name.into_owned(),
-                    };
-                    match heads.iter().find(|(known, _)| *known == name) {
-                        Some((_, first)) => self.warn(
-                            number,
-                            &format!(
-                                "[{name}] begins in line {first} already; keep the two in one"
-                            ),
-                        ),
-                        None => heads.push((name.clone(), number)),
-                    }
-                    (group, bad_head) = (Some(name), None);
-                    continue;
-                }
-                (Line::Entry(entry), Some(group)) => {
-                    match is_clean(&entry.key).then(|| entry.string()) {
-                        Some(Ok(value)) => {
-                            self.add(Setting {
-                                group: group.clone(),
-                                key: entry.key.into_owned(),
-                                value: value.trim().to_owned(),
-                                line: number,
-                            });
-                            continue;
-                        }
-                        Some(Err(problem)) => problem,
-                        None => {
-                            let key = keyfile::shown(&entry.key);
-                            entry.problem(format!("'{key}' can be no key"), "write it anew")
-                        }
-                    }
-                }
-                (Line::Entry(entry), None) => {
-                    let key = keyfile::shown(&entry.key);
-                    let advice = "put it below a group, [hooks] or [hook NAME]";
-                    entry.problem(format!("'{key}' is in no group"), advice)
-                }
-                (Line::Wrong(problem), _) => {
-                    if is_head(&text) {
-                        (group, bad_head) = (None, Some(self.faults.len()));
-                        self.fault(head_reach(&text), problem, aborts(&text));
-                        continue;
-                    }
-                    problem
-                }
-            };
-            match (&group, bad_head) {
-                (Some(group), _) => {
-                    let reach = match group.as_str() {
-                        DEFAULTS => FaultScope::All,
-                        group => FaultScope::Group(group.to_owned()),
-                    };
-                    self.fault(reach, problem, aborts(&text));
-                }
-                // The line belongs to the header that cannot be read, and is covered by its fault.
-                (None, Some(at)) => self.faults[at].adds(aborts(&text)),
-                (None, None) => {
-                    bad_head = Some(self.faults.len());
-                    self.fault(FaultScope::All, problem, aborts(&text));
-                }
+                let what = "';' begins no comment here, but is taken for one; write #";
+                self.warn(number, what);
+            } else {
+                self.parse_line(&mut position, (number, &text), line);
             }
         }
         let unreported = self.faults.len().saturating_sub(MAX_REPORTED_FAULTS);
@@ -202,6 +168,56 @@ impl HookConfig {
                 "{path}: {unreported} more lines cannot be read; correct them"
             ));
         }
+    }
+
+    fn parse_line(
+        &mut self,
+        position: &mut Position,
+        (number, text): (usize, &str),
+        line: Line<'_>,
+    ) {
+        let problem = match (line, &position.group) {
+            (Line::Group(name), _) => return self.begin_group(position, number, &name),
+            (Line::Entry(entry), Some(group)) => match Setting::read(group, entry) {
+                Ok(setting) => return self.add(setting),
+                Err(problem) => problem,
+            },
+            (Line::Entry(entry), None) => {
+                let key = keyfile::shown(&entry.key);
+                let advice = "put it below a group, [hooks] or [hook NAME]";
+                entry.problem(format!("'{key}' is in no group"), advice)
+            }
+            (Line::Wrong(problem), _) if is_head(text) => {
+                (position.group, position.bad_head) = (None, Some(self.faults.len()));
+                return self.fault(head_reach(text), problem, aborts(text));
+            }
+            (Line::Wrong(problem), _) => problem,
+        };
+        match (&position.group, position.bad_head) {
+            (Some(group), _) => self.fault(FaultScope::of_group(group), problem, aborts(text)),
+            // The line belongs to the header that cannot be read, and is covered by its fault.
+            (None, Some(at)) => self.faults[at].adds(aborts(text)),
+            (None, None) => {
+                position.bad_head = Some(self.faults.len());
+                self.fault(FaultScope::All, problem, aborts(text));
+            }
+        }
+    }
+
+    fn begin_group(&mut self, position: &mut Position, number: usize, name: &str) {
+        let name = match name.strip_prefix(HOOK_PREFIX) {
+            Some(hook) => [HOOK_PREFIX, hook.trim()].concat(),
+            None => name.to_owned(),
+        };
+        let mut known = position.heads.iter();
+        match known.find(|(known, _)| *known == name) {
+            Some((_, first)) => self.warn(
+                number,
+                &format!("[{name}] begins in line {first} already; keep the two in one"),
+            ),
+            None => position.heads.push((name.clone(), number)),
+        }
+        (position.group, position.bad_head) = (Some(name), None);
     }
 
     fn warn(&mut self, line: usize, what: &str) {
@@ -245,10 +261,7 @@ impl HookConfig {
             self.settings.push(setting);
             return;
         };
-        let reach = match group.as_str() {
-            DEFAULTS => FaultScope::All,
-            group => FaultScope::Group(group.to_owned()),
-        };
+        let reach = FaultScope::of_group(group);
         let problem = Problem {
             line,
             reason: format!("{setting_text} {reason}"),

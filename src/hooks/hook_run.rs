@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::journal::{Journal, RunInfo};
 use super::log::HookLog;
 use super::{HookRecord, Phase, ThawReason, at_work, invoke};
+use crate::diagnostic::Diagnostic;
 use crate::sys::poll::{has_hung_up, is_readable};
 
 /// Above this length of the records, in bytes, no more output is added to them; the rest of what the agent
@@ -117,9 +118,9 @@ impl HookRun {
     }
 
     /// Logs an error of the journal.
-    pub fn log_journal_error(&self, result: Result<(), String>) {
+    pub fn log_journal_error(&self, result: Result<(), Diagnostic>) {
         if let Err(error) = result {
-            self.log().line(&error);
+            self.log().line(&error.to_string());
         }
     }
 

@@ -88,7 +88,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, options: Options
     let known = match memory.open(phase, &pause) {
         Ok(known) => known,
         Err(error) => {
-            log.line(&error);
+            log.line(&error.to_string());
             return Summary {
                 failure: Some(format!("qemu-ga hook: {error}")),
                 ..Summary::default()

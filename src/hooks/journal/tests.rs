@@ -142,7 +142,7 @@ fn an_older_version_s_hook_is_called_as_it_is_found_or_by_its_name() {
 fn a_place_that_cannot_be_written_is_named() {
     let (mut memory, known) = opened(Path::new("/nonexistent"), Phase::Freeze);
     assert_eq!((known.is_whole, known.warning), (false, None));
-    let told = memory.begin(&RunInfo::default()).unwrap_err();
+    let told = memory.begin(&RunInfo::default()).unwrap_err().to_string();
     assert!(
         told.starts_with("cannot write /nonexistent/qga.hooks: "),
         "{told}"

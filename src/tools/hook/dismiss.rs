@@ -27,7 +27,7 @@ pub(super) const TOOL: Tool = Tool {
 fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
     let name = given.operands.first().map(|name| name.to_string_lossy());
     let statedir = ToolContext::of(given)?.config.statedir;
-    let names = journal::dismiss(&statedir, name.as_deref())?;
+    let names = journal::dismiss(&statedir, name.as_deref()).map_err(|error| error.to_string())?;
     if names.is_empty() {
         return Err(ToolError::Failed(
             "no thaw is owed; see qemu-ga status".into(),

@@ -71,41 +71,23 @@ pub struct Summary {
 
 /// Runs the discovered tasks: in order on freeze, in reverse order on thaw. A failed discovery fails a
 /// freeze; it fails a thaw only if the journal is incomplete.
-pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, options: Options) -> Summary {
-    let Options {
-        mut log,
-        mut memory,
-        stop,
-        ..
-    } = options;
-    let pause = || match &stop {
-        Some(stop) => is_readable(stop.as_fd(), STOP_CHECK_INTERVAL),
-        None => {
-            std::thread::sleep(STOP_CHECK_INTERVAL);
-            false
-        }
-    };
-    let known = match memory.open(phase, &pause) {
+pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, mut options: Options) -> Summary {
+    let stop = options.stop.take();
+    let known = match options.memory.open(phase, &|| pause(stop.as_ref())) {
         Ok(known) => known,
         Err(error) => {
-            log.line(&error.to_string());
+            options.log.line(&error.to_string());
             return Summary {
                 failure: Some(format!("qemu-ga hook: {error}")),
                 ..Summary::default()
             };
         }
     };
-    let has_started = !known.started.is_empty();
-    let is_wanted = match &options.only_run[..] {
-        "" => true,
-        ANY_RUN => has_started,
-        run => known.run.id == run || known.run.id.is_empty() && has_started,
-    };
-    if phase == Phase::Thaw && !is_wanted {
+    if phase == Phase::Thaw && !is_wanted(&known, &options.only_run) {
         // Another master has thawed these hooks since, or the journal's hooks belong to the next freeze.
         match known.run.id.is_empty() {
-            true => drop(memory.close()),
-            false => memory.keep_open(),
+            true => drop(options.memory.close()),
+            false => options.memory.keep_open(),
         }
         return Summary::default();
     }
@@ -115,26 +97,19 @@ pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, options: Options
     };
     let lines = known.warning.iter().chain(&found.warnings);
     for line in lines.chain(&refusal) {
-        log.line(line);
+        options.log.line(line);
     }
     let refused = refusal.filter(|_| phase == Phase::Freeze || !known.is_whole);
     let refused = refused.map(|line| format!("qemu-ga hook: {line}"));
     let mut master = HookMaster {
-        hook_run: HookRun::new(phase, stop, (log, memory)),
+        hook_run: HookRun::new(phase, stop, (options.log, options.memory)),
         on_total: options.on_total,
         adapters: options.adapters,
     };
+    let (total, records) = (options.total, options.records);
     let mut summary = match phase {
         Phase::Freeze => {
-            if !known.started.is_empty() {
-                master.recover(known);
-            }
-            let of_freeze = (phase, None);
-            master
-                .hook_run
-                .begin(of_freeze, options.run, options.total, options.records);
-            let begun = master.hook_run.journal().begin(&master.hook_run.run);
-            master.hook_run.log_journal_error(begun);
+            master.begin_freeze(known, options.run, (total, records));
             match refused {
                 Some(_) => Summary::default(),
                 None => master.freeze(found),
@@ -146,9 +121,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, options: Options
                 false => known.run.clone(),
             };
             let of_thaw = (phase, options.reason);
-            master
-                .hook_run
-                .begin(of_thaw, run, options.total, options.records);
+            master.hook_run.begin(of_thaw, run, total, records);
             master.thaw(found, known)
         }
     };
@@ -157,6 +130,25 @@ pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, options: Options
     summary.failure = refused.or(summary.failure);
     summary.lost_lines = master.hook_run.log().lost();
     summary
+}
+
+/// Waits briefly; returns whether the master must stop.
+fn pause(stop: Option<&OwnedFd>) -> bool {
+    if let Some(stop) = stop {
+        return is_readable(stop.as_fd(), STOP_CHECK_INTERVAL);
+    }
+    std::thread::sleep(STOP_CHECK_INTERVAL);
+    false
+}
+
+/// Whether the journal has hooks of the run that is to be thawed, see [`Options::only_run`].
+fn is_wanted(known: &JournalContent, only_run: &str) -> bool {
+    let has_started = !known.started.is_empty();
+    match only_run {
+        "" => true,
+        ANY_RUN => has_started,
+        run => known.run.id == run || known.run.id.is_empty() && has_started,
+    }
 }
 
 struct HookMaster {
@@ -176,6 +168,22 @@ impl HookMaster {
         // Hooks without an entry are about to freeze, so they must not be thawed here.
         known.is_whole = true;
         self.thaw(Discovered::default(), known);
+    }
+
+    /// Starts a freeze's journal, after the thaw of what an earlier one has left.
+    fn begin_freeze(
+        &mut self,
+        known: JournalContent,
+        run: RunInfo,
+        (total, records): (Option<Duration>, Option<File>),
+    ) {
+        if !known.started.is_empty() {
+            self.recover(known);
+        }
+        let of_freeze = (Phase::Freeze, None);
+        self.hook_run.begin(of_freeze, run, total, records);
+        let begun = self.hook_run.journal().begin(&self.hook_run.run);
+        self.hook_run.log_journal_error(begun);
     }
 
     fn freeze(&self, found: Discovered) -> Summary {

@@ -18,10 +18,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::adapters;
 use crate::freeze::policy::{self, FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::hooks::locate;
-use crate::hooks::settings::HookConfig;
-use crate::hooks::sources::vmware;
 use crate::keyfile;
 use getopt::Found;
 use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
@@ -188,27 +187,29 @@ impl Config {
         self.path = None;
     }
 
-    /// Takes over what VMware's tools.conf says of filesystems, if the hooks' settings use its scripts.
-    fn adopt_tools_conf(&mut self) {
+    /// Adds what other systems' settings say of filesystems, if the hooks' settings use their scripts.
+    fn add_adapters_settings(&mut self) {
         let Some(master) = self.hook() else {
             return;
         };
-        // What is wrong with these settings fails the freeze itself.
-        let rules = HookConfig::read(&locate::conf_beside(&locate::dir_of(master)));
-        let Some(conf) = rules.ok().and_then(|rules| vmware::tools_conf(&rules)) else {
-            return;
-        };
-        match conf {
-            Ok(conf) => {
-                self.policy.ignore_frozen |= conf.ignore_frozen;
-                for glob in conf.exclude {
-                    match Pattern::parse(&glob) {
-                        Ok(pattern) => self.policy.exclude.push(pattern),
-                        Err(why) => self.warnings.push(format!("tools.conf: {why}: ignored")),
-                    }
+        let conf = locate::conf_beside(&locate::dir_of(master));
+        for settings in adapters::filesystem_settings(&conf) {
+            match settings {
+                Ok(settings) => {
+                    self.policy.ignore_frozen |= settings.ignore_frozen;
+                    self.add_excluded(settings.origin, settings.exclude);
                 }
+                Err(why) => self.warnings.push(why.to_string()),
             }
-            Err(why) => self.warnings.push(why),
+        }
+    }
+
+    fn add_excluded(&mut self, origin: &str, globs: Vec<String>) {
+        for glob in globs {
+            match Pattern::parse(&glob) {
+                Ok(pattern) => self.policy.exclude.push(pattern),
+                Err(why) => self.warnings.push(format!("{origin}: {why}: ignored")),
+            }
         }
     }
 
@@ -354,7 +355,7 @@ pub fn parse(
 ) -> Result<Action, ConfigError> {
     let mut action = parse_in(args, env, &CONF_DIRS.map(Path::new))?;
     if let Action::Run(config) | Action::DumpConf(config) = &mut action {
-        config.adopt_tools_conf();
+        config.add_adapters_settings();
     }
     Ok(action)
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::exec::CommandOutcome;
 use super::settings::HookSettings;
 use super::task::HookTask;
-use super::{HookRecord, HookStatus, Phase, Verdict, sources};
+use super::{HookRecord, HookStatus, Phase, Verdict};
 
 /// The end of a task after its last try.
 pub struct TaskOutcome {
@@ -46,9 +46,9 @@ impl From<CommandOutcome> for TaskOutcome {
     }
 }
 
-/// The name of this end in the contract of the task's source.
+/// The name of this end in the contract of the task's adapter.
 pub fn error_name(task: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
-    (sources::adapter(task.source)?.error_name)(phase, status)
+    (task.adapter?.error_name)(phase, status)
 }
 
 /// The verdict by the operator's settings. A hook that holds has succeeded, a hook that stopped holding has

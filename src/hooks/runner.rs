@@ -10,7 +10,9 @@ use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
+use super::adapter::Adapter;
 use super::budget;
+use super::discovery::Discovered;
 use super::exec::{self, CommandOutcome};
 use super::holder;
 use super::hook_run::HookRun;
@@ -18,10 +20,9 @@ use super::journal::{Journal, JournalContent, RunInfo, StartedTask};
 use super::log::{EndNote, HookLog, LogLine};
 use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
 use super::settings::{HookKind, OnFailure};
-use super::sources::Discovered;
 use super::task::{Eligibility, HookTask, batches};
-use super::trust::Refusal;
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
+use crate::diagnostic::Diagnostic;
 use crate::sys::poll::is_readable;
 
 /// Most tasks that run in parallel.
@@ -44,6 +45,8 @@ pub struct Options {
     pub records: Option<File>,
     /// The journal.
     pub memory: Journal,
+    /// The adapters, for tasks from the journal.
+    pub adapters: &'static [Adapter],
     /// The facts of the freeze, for hooks; on thaw those in the journal replace them.
     pub run: RunInfo,
     /// The reason of a thaw.
@@ -68,69 +71,45 @@ pub struct Summary {
 
 /// Runs the discovered tasks: in order on freeze, in reverse order on thaw. A failed discovery fails a
 /// freeze; it fails a thaw only if the journal is incomplete.
-pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -> Summary {
-    let Options {
-        mut log,
-        mut memory,
-        stop,
-        ..
-    } = options;
-    let pause = || match &stop {
-        Some(stop) => is_readable(stop.as_fd(), STOP_CHECK_INTERVAL),
-        None => {
-            std::thread::sleep(STOP_CHECK_INTERVAL);
-            false
-        }
-    };
-    let known = match memory.open(phase, &pause) {
+pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, mut options: Options) -> Summary {
+    let stop = options.stop.take();
+    let known = match options.memory.open(phase, &|| pause(stop.as_ref())) {
         Ok(known) => known,
         Err(error) => {
-            log.line(&error);
+            options.log.line(&error.to_string());
             return Summary {
                 failure: Some(format!("qemu-ga hook: {error}")),
                 ..Summary::default()
             };
         }
     };
-    let has_started = !known.started.is_empty();
-    let is_wanted = match &options.only_run[..] {
-        "" => true,
-        ANY_RUN => has_started,
-        run => known.run.id == run || known.run.id.is_empty() && has_started,
-    };
-    if phase == Phase::Thaw && !is_wanted {
+    if phase == Phase::Thaw && !is_wanted(&known, &options.only_run) {
         // Another master has thawed these hooks since, or the journal's hooks belong to the next freeze.
         match known.run.id.is_empty() {
-            true => drop(memory.close()),
-            false => memory.keep_open(),
+            true => drop(options.memory.close()),
+            false => options.memory.keep_open(),
         }
         return Summary::default();
     }
     let (found, refusal) = match found {
         Ok(found) => (found, None),
-        Err(refusal) => (Discovered::default(), Some(refusal.0)),
+        Err(refusal) => (Discovered::default(), Some(refusal.to_string())),
     };
     let lines = known.warning.iter().chain(&found.warnings);
     for line in lines.chain(&refusal) {
-        log.line(line);
+        options.log.line(line);
     }
     let refused = refusal.filter(|_| phase == Phase::Freeze || !known.is_whole);
     let refused = refused.map(|line| format!("qemu-ga hook: {line}"));
     let mut master = HookMaster {
-        hook_run: HookRun::new(phase, stop, (log, memory)),
+        hook_run: HookRun::new(phase, stop, (options.log, options.memory)),
         on_total: options.on_total,
+        adapters: options.adapters,
     };
+    let (total, records) = (options.total, options.records);
     let mut summary = match phase {
         Phase::Freeze => {
-            if !known.started.is_empty() {
-                master.recover(known);
-            }
-            let of_freeze = (phase, None);
-            master
-                .hook_run
-                .begin(of_freeze, options.run, options.total, options.records);
-            let begun = master.hook_run.journal().begin(&master.hook_run.run);
-            master.hook_run.log_journal_error(begun);
+            master.begin_freeze(known, options.run, (total, records));
             match refused {
                 Some(_) => Summary::default(),
                 None => master.freeze(found),
@@ -142,9 +121,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
                 false => known.run.clone(),
             };
             let of_thaw = (phase, options.reason);
-            master
-                .hook_run
-                .begin(of_thaw, run, options.total, options.records);
+            master.hook_run.begin(of_thaw, run, total, records);
             master.thaw(found, known)
         }
     };
@@ -155,9 +132,29 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
     summary
 }
 
+/// Waits briefly; returns whether the master must stop.
+fn pause(stop: Option<&OwnedFd>) -> bool {
+    if let Some(stop) = stop {
+        return is_readable(stop.as_fd(), STOP_CHECK_INTERVAL);
+    }
+    std::thread::sleep(STOP_CHECK_INTERVAL);
+    false
+}
+
+/// Whether the journal has hooks of the run that is to be thawed, see [`Options::only_run`].
+fn is_wanted(known: &JournalContent, only_run: &str) -> bool {
+    let has_started = !known.started.is_empty();
+    match only_run {
+        "" => true,
+        ANY_RUN => has_started,
+        run => known.run.id == run || known.run.id.is_empty() && has_started,
+    }
+}
+
 struct HookMaster {
     hook_run: HookRun,
     on_total: OnFailure,
+    adapters: &'static [Adapter],
 }
 
 impl HookMaster {
@@ -171,6 +168,22 @@ impl HookMaster {
         // Hooks without an entry are about to freeze, so they must not be thawed here.
         known.is_whole = true;
         self.thaw(Discovered::default(), known);
+    }
+
+    /// Starts a freeze's journal, after the thaw of what an earlier one has left.
+    fn begin_freeze(
+        &mut self,
+        known: JournalContent,
+        run: RunInfo,
+        (total, records): (Option<Duration>, Option<File>),
+    ) {
+        if !known.started.is_empty() {
+            self.recover(known);
+        }
+        let of_freeze = (Phase::Freeze, None);
+        self.hook_run.begin(of_freeze, run, total, records);
+        let begun = self.hook_run.journal().begin(&self.hook_run.run);
+        self.hook_run.log_journal_error(begun);
     }
 
     fn freeze(&self, found: Discovered) -> Summary {
@@ -197,7 +210,7 @@ impl HookMaster {
             }
         }
         for started in known.started {
-            tasks.push(started.step(&mut found.disabled));
+            tasks.push(started.step(&mut found.disabled, self.adapters));
         }
         tasks.append(&mut others);
         let batches = batches(tasks);
@@ -313,14 +326,14 @@ impl HookMaster {
             // that.
             _ if task.started.is_some() => self.start(task, socket_number, is_alone)?,
             Eligibility::Skipped(why) => {
-                let hook = &task.name;
+                let (hook, why) = (&task.name, &why.to_string());
                 self.hook_run
                     .log()
                     .hook_line(LogLine::Skipped { hook, why });
                 TaskOutcome::of(HookStatus::Skipped(why.clone()))
             }
             Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => {
-                self.reject(task, reason, HookStatus::cannot_run)
+                self.reject(task, &reason.to_string(), HookStatus::cannot_run)
             }
             Eligibility::Unfit { .. } => return None,
             Eligibility::Fit => match self.check_time(task) {
@@ -427,10 +440,13 @@ impl HookMaster {
             _ => task.name.clone(),
         };
         let mut record = HookRecord::new(path, phase, done.status);
-        record.source = task.source.to_owned();
+        record.source.clone_from(&task.source);
         record.elapsed = elapsed.as_secs_f64();
         record.tries = (done.tries > 1).then_some(done.tries);
         record.lost = done.lost;
+        let tags = task.adapter.iter().flat_map(|adapter| adapter.tags);
+        let tags = tags.map(|&(level, tag)| (level.to_owned(), tag.to_owned()));
+        record.tags = tags.collect();
         if verdict == Verdict::Failure {
             record.error = match (&task.eligibility, &record.status) {
                 (Eligibility::Unfit { error, .. }, _) if done.tries == 0 => *error,
@@ -491,7 +507,7 @@ impl HookMaster {
                 args: args.trim_end(),
             });
             let time = self.hook_run.time_for(command.timeout);
-            self.hook_run.send_start(&program, task.source, time);
+            self.hook_run.send_start(&program, &task.source, time);
             let (holding, ended) = match &socket {
                 Some(socket) => {
                     let (status, ended) =
@@ -536,7 +552,7 @@ impl HookMaster {
             reason: reason.as_str(),
         });
         self.hook_run
-            .send_start(name, task.source, task.policy.timeout);
+            .send_start(name, &task.source, task.policy.timeout);
         let released = holder::release(&self.hook_run, &task.policy, socket, reason);
         if let Some(why) = &released.lost {
             self.hook_run

@@ -236,7 +236,7 @@ impl HookMaster {
     fn log_uncalled(&self, task: &HookTask) {
         if task.eligibility == Eligibility::Fit && task.thaw.is_some() {
             let hook = &task.name;
-            self.hook_run.log().hook_line(LogLine::Unneeded { hook });
+            self.log_hook(LogLine::Unneeded { hook });
         }
     }
 
@@ -327,9 +327,7 @@ impl HookMaster {
             _ if task.started.is_some() => self.start(task, socket_number, is_alone)?,
             Eligibility::Skipped(why) => {
                 let (hook, why) = (&task.name, &why.to_string());
-                self.hook_run
-                    .log()
-                    .hook_line(LogLine::Skipped { hook, why });
+                self.log_hook(LogLine::Skipped { hook, why });
                 TaskOutcome::of(HookStatus::Skipped(why.clone()))
             }
             Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => {
@@ -340,9 +338,7 @@ impl HookMaster {
                 Some((reason, effect)) => {
                     on_failure = effect;
                     let (hook, why) = (&task.name, &reason);
-                    self.hook_run
-                        .log()
-                        .hook_line(LogLine::NotCalled { hook, why });
+                    self.log_hook(LogLine::NotCalled { hook, why });
                     TaskOutcome::of(HookStatus::no_time(reason))
                 }
                 None => self.start(task, socket_number, is_alone)?,
@@ -410,6 +406,11 @@ impl HookMaster {
         Some((reason, task.policy.on_failure))
     }
 
+    /// Logs a line about one hook.
+    fn log_hook(&self, line: LogLine<'_>) {
+        self.hook_run.log().hook_line(line);
+    }
+
     /// Logs that a task cannot be run, which is a failure.
     fn reject(
         &self,
@@ -418,9 +419,7 @@ impl HookMaster {
         status: fn(String) -> HookStatus,
     ) -> TaskOutcome {
         let (hook, why) = (&task.name, reason);
-        self.hook_run
-            .log()
-            .hook_line(LogLine::CannotRun { hook, why });
+        self.log_hook(LogLine::CannotRun { hook, why });
         TaskOutcome::of(status(reason.to_owned()))
     }
 
@@ -502,7 +501,7 @@ impl HookMaster {
         loop {
             tries += 1;
             let command = &budget::within(&self.hook_run, task, command, tries);
-            self.hook_run.log().hook_line(LogLine::Execute {
+            self.log_hook(LogLine::Execute {
                 hook: &program,
                 args: args.trim_end(),
             });
@@ -521,7 +520,7 @@ impl HookMaster {
             };
             if holding {
                 let hook = &program;
-                self.hook_run.log().hook_line(LogLine::Holds { hook });
+                self.log_hook(LogLine::Holds { hook });
             } else {
                 self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
             }
@@ -547,7 +546,7 @@ impl HookMaster {
     fn release(&self, task: &HookTask, socket: &std::path::Path) -> TaskOutcome {
         let reason = self.hook_run.reason.unwrap_or(ThawReason::Ok);
         let name = &task.name;
-        self.hook_run.log().hook_line(LogLine::Release {
+        self.log_hook(LogLine::Release {
             hook: name,
             reason: reason.as_str(),
         });
@@ -555,9 +554,7 @@ impl HookMaster {
             .send_start(name, &task.source, task.policy.timeout);
         let released = holder::release(&self.hook_run, &task.policy, socket, reason);
         if let Some(why) = &released.lost {
-            self.hook_run
-                .log()
-                .hook_line(LogLine::Lost { hook: name, why });
+            self.log_hook(LogLine::Lost { hook: name, why });
         }
         self.finish(task, name, task.policy.timeout, (&released.ended, false));
         TaskOutcome {

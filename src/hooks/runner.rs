@@ -8,6 +8,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::adapter::Adapter;
@@ -18,9 +19,9 @@ use super::holder;
 use super::hook_run::HookRun;
 use super::journal::{Journal, JournalContent, RunInfo, StartedTask};
 use super::log::{EndNote, HookLog, LogLine};
-use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
+use super::outcome::{self, TaskOutcome, describe_record, error_name, explanation, verdict};
 use super::settings::{HookKind, OnFailure};
-use super::task::{Eligibility, HookTask, batches};
+use super::task::{CommandLine, Eligibility, HookTask, batches};
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
 use crate::diagnostic::Diagnostic;
 use crate::sys::poll::is_readable;
@@ -361,17 +362,23 @@ impl HookMaster {
             }
             _ => (),
         }
-        let record = self.record(task, done, elapsed, verdict);
-        let contract_name = match verdict {
+        let of_call = (phase, self.hook_run.reason);
+        let record = outcome::record(task, of_call, done, elapsed, verdict);
+        self.log_error_name(task, &record, verdict);
+        Some((record, on_failure))
+    }
+
+    /// Logs what the contract of the task's adapter calls this end.
+    fn log_error_name(&self, task: &HookTask, record: &HookRecord, verdict: Verdict) {
+        let name = match verdict {
             Verdict::Failure => record.error.as_deref(),
-            _ => error_name(task, phase, &record.status),
+            _ => error_name(task, record.phase, &record.status),
         };
-        if let Some(contract_name) = contract_name {
+        if let Some(name) = name {
             self.hook_run
                 .log()
-                .line(&format!("{}: {contract_name}", record.path));
+                .line(&format!("{}: {name}", record.path));
         }
-        Some((record, on_failure))
     }
 
     /// Records the result of a thaw that the journal asked for: it is done, or it stays pending. Returns
@@ -423,44 +430,6 @@ impl HookMaster {
         TaskOutcome::of(status(reason.to_owned()))
     }
 
-    fn record(
-        &self,
-        task: &HookTask,
-        done: TaskOutcome,
-        elapsed: Duration,
-        verdict: Verdict,
-    ) -> HookRecord {
-        let phase = self.hook_run.phase;
-        let command = task.command(phase, self.hook_run.reason);
-        let path = match (command, &task.eligibility) {
-            (Some(command), eligibility) if *eligibility == Eligibility::Fit || done.tries > 0 => {
-                command.program.display().to_string()
-            }
-            _ => task.name.clone(),
-        };
-        let mut record = HookRecord::new(path, phase, done.status);
-        record.source.clone_from(&task.source);
-        record.elapsed = elapsed.as_secs_f64();
-        record.tries = (done.tries > 1).then_some(done.tries);
-        record.lost = done.lost;
-        let tags = task.adapter.iter().flat_map(|adapter| adapter.tags);
-        let tags = tags.map(|&(level, tag)| (level.to_owned(), tag.to_owned()));
-        record.tags = tags.collect();
-        if verdict == Verdict::Failure {
-            record.error = match (&task.eligibility, &record.status) {
-                (Eligibility::Unfit { error, .. }, _) if done.tries == 0 => *error,
-                (_, status) => error_name(task, phase, status),
-            }
-            .map(str::to_owned);
-            record.output = String::from_utf8_lossy(&done.tail).into_owned();
-        }
-        // The verdict is recorded only if the status alone means something else.
-        if verdict != record.status.verdict() {
-            record.verdict = Some(verdict);
-        }
-        record
-    }
-
     /// Starts the task's program, and again if it fails and the settings allow retries. None: this phase has
     /// no command for it.
     fn start(&self, task: &HookTask, socket_number: usize, is_alone: bool) -> Option<TaskOutcome> {
@@ -490,48 +459,12 @@ impl HookMaster {
             self.hook_run
                 .log_journal_error(self.hook_run.journal().start(started));
         }
-        let words: Vec<_> = command
-            .args
-            .iter()
-            .map(|arg| arg.to_string_lossy())
-            .collect();
-        let program = command.program.display().to_string();
-        let args = words.join(" ");
         let (mut tries, mut has_run) = (0, false);
         loop {
             tries += 1;
-            let command = &budget::within(&self.hook_run, task, command, tries);
-            self.log_hook(LogLine::Execute {
-                hook: &program,
-                args: args.trim_end(),
-            });
-            let time = self.hook_run.time_for(command.timeout);
-            self.hook_run.send_start(&program, &task.source, time);
-            let (holding, ended) = match &socket {
-                Some(socket) => {
-                    let (status, ended) =
-                        holder::start(&self.hook_run, &task.policy, command, socket);
-                    (status.is_none(), ended)
-                }
-                None => (
-                    false,
-                    exec::run_once(&self.hook_run, &task.policy, command, is_alone),
-                ),
-            };
-            if holding {
-                let hook = &program;
-                self.log_hook(LogLine::Holds { hook });
-            } else {
-                self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
-            }
-            has_run |= !matches!(ended.status, HookStatus::NotRun { .. });
-            let done = TaskOutcome {
-                tries,
-                has_run,
-                holds: holding,
-                is_early: socket.is_some() && !holding,
-                ..TaskOutcome::from(ended)
-            };
+            let done = self.try_once(task, command, tries, (socket.as_deref(), is_alone));
+            has_run |= done.has_run;
+            let done = TaskOutcome { has_run, ..done };
             let is_retried = verdict(&task.policy, &done) == Verdict::Failure
                 && tries <= command.retries
                 && done.status != HookStatus::Cancelled
@@ -543,7 +476,54 @@ impl HookMaster {
         }
     }
 
-    fn release(&self, task: &HookTask, socket: &std::path::Path) -> TaskOutcome {
+    /// Starts the command for the `tries`-th time, with a holder at `socket` if it is a holding hook.
+    fn try_once(
+        &self,
+        task: &HookTask,
+        command: &CommandLine,
+        tries: u32,
+        (socket, is_alone): (Option<&Path>, bool),
+    ) -> TaskOutcome {
+        let words: Vec<_> = command
+            .args
+            .iter()
+            .map(|arg| arg.to_string_lossy())
+            .collect();
+        let program = command.program.display().to_string();
+        let args = words.join(" ");
+        let command = &budget::within(&self.hook_run, task, command, tries);
+        self.log_hook(LogLine::Execute {
+            hook: &program,
+            args: args.trim_end(),
+        });
+        let time = self.hook_run.time_for(command.timeout);
+        self.hook_run.send_start(&program, &task.source, time);
+        let (holding, ended) = match socket {
+            Some(socket) => {
+                let (status, ended) = holder::start(&self.hook_run, &task.policy, command, socket);
+                (status.is_none(), ended)
+            }
+            None => (
+                false,
+                exec::run_once(&self.hook_run, &task.policy, command, is_alone),
+            ),
+        };
+        if holding {
+            let hook = &program;
+            self.log_hook(LogLine::Holds { hook });
+        } else {
+            self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
+        }
+        TaskOutcome {
+            tries,
+            has_run: !matches!(ended.status, HookStatus::NotRun { .. }),
+            holds: holding,
+            is_early: socket.is_some() && !holding,
+            ..TaskOutcome::from(ended)
+        }
+    }
+
+    fn release(&self, task: &HookTask, socket: &Path) -> TaskOutcome {
         let reason = self.hook_run.reason.unwrap_or(ThawReason::Ok);
         let name = &task.name;
         self.log_hook(LogLine::Release {

@@ -19,6 +19,7 @@
 //! | 2 | [`logging`] | log and audit lines; holds them back while filesystems are frozen |
 //! | 3 | [`hooks`] | hook discovery, order, run, the hook log; the hook master |
 //! | 3 | [`freeze`] | plan, engine (the transaction), ops (real and simulated), report; uses [`hooks`] |
+//! | 4 | [`adapters`] | one file for each foreign backup system whose scripts run as hooks; the floors below do not know them |
 //! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
 //! | 5 | [`config`], [`agent`] | options and configuration file; session and dispatch |
 //! | 5 | [`tools`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
@@ -30,6 +31,7 @@
 /// Target of the tracing events that go to the system's log as audit lines, whatever the level.
 pub const AUDIT: &str = "audit";
 
+pub mod adapters;
 pub mod agent;
 pub mod app;
 pub(crate) mod child;

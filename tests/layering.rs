@@ -176,6 +176,44 @@ fn the_readers_of_this_test_see_what_they_should() {
     assert!(floors["app"].level > floors["commands"].level);
 }
 
+/// What a foreign system needs is in its adapter: below that floor no code knows one.
+#[test]
+fn the_core_knows_no_foreign_system() {
+    let floors = floors();
+    let adapters = floors["adapters"].level;
+    for core in ["hooks", "freeze", "state", "child"] {
+        assert!(floors[core].level < adapters, "{core}");
+    }
+    let dir = fs::read_dir(source().join("adapters")).expect("src/adapters");
+    let names: Vec<String> = dir
+        .map(|entry| module_of(Path::new(&entry.expect("entry").file_name())))
+        .filter(|name| !["mod", "script"].contains(&name.as_str()))
+        .collect();
+    assert!(names.len() > 5, "{names:?}");
+    let mut wrong = Vec::new();
+    for (file, text) in files() {
+        let module = module_of(&file);
+        let is_core = floors
+            .get(&module)
+            .is_some_and(|floor| floor.level < adapters);
+        let is_test = file
+            .iter()
+            .any(|part| part == "tests" || part == "tests.rs");
+        if !is_core || is_test {
+            continue;
+        }
+        let text = code(
+            text.split("#[cfg(test)]\nmod tests {")
+                .next()
+                .unwrap_or_default(),
+        );
+        let words = text.split(|c: char| !c.is_alphanumeric() && c != '_');
+        let known = words.filter(|word| names.iter().any(|name| name == word));
+        wrong.extend(known.map(|word| format!("{}: {word}", file.display())));
+    }
+    assert_eq!(wrong, Vec::<String>::new(), "belongs in src/adapters");
+}
+
 #[test]
 fn unsafe_is_for_sys_alone() {
     let is_word = |text: &str| {

@@ -18,10 +18,9 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::adapters;
 use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::hooks::locate;
-use crate::hooks::settings::HookConfig;
-use crate::hooks::sources::vmware;
 use crate::keyfile;
 use crate::transport;
 use getopt::Found;
@@ -176,28 +175,31 @@ impl Config {
         self.path = None;
     }
 
-    /// Applies the settings for filesystems in VMware's tools.conf, if the hooks' settings use its scripts: who
-    /// migrates expects his exclusions to hold.
-    fn apply_tools_conf(&mut self) {
+    /// Applies what other systems' settings say of filesystems, if the hooks' settings use their scripts: who migrates
+    /// expects his exclusions to hold. An error in the hooks' settings is reported by the hook master, which fails the
+    /// freeze.
+    fn apply_adapters_settings(&mut self) {
         let Some(master) = self.hook() else {
             return;
         };
-        // An error in these settings is not reported here: the hook master reports it and fails the freeze.
-        let rules = HookConfig::read(&locate::conf_beside(&locate::dir_of(master)));
-        let Some(conf) = rules.ok().and_then(|rules| vmware::tools_conf(&rules)) else {
-            return;
-        };
-        match conf {
-            Ok(conf) => {
-                self.policy.ignore_frozen |= conf.ignore_frozen;
-                for glob in conf.exclude {
-                    match Pattern::parse(&glob) {
-                        Ok(pattern) => self.policy.exclude.push(pattern),
-                        Err(why) => self.warnings.push(format!("tools.conf: {why}; ignored")),
-                    }
+        let conf = locate::conf_beside(&locate::dir_of(master));
+        for settings in adapters::filesystem_settings(&conf) {
+            match settings {
+                Ok(settings) => {
+                    self.policy.ignore_frozen |= settings.ignore_frozen;
+                    self.add_excluded(settings.origin, settings.exclude);
                 }
+                Err(why) => self.warnings.push(why.to_string()),
             }
-            Err(why) => self.warnings.push(why),
+        }
+    }
+
+    fn add_excluded(&mut self, origin: &str, globs: Vec<String>) {
+        for glob in globs {
+            match Pattern::parse(&glob) {
+                Ok(pattern) => self.policy.exclude.push(pattern),
+                Err(why) => self.warnings.push(format!("{origin}: {why}; ignored")),
+            }
         }
     }
 
@@ -362,7 +364,7 @@ pub fn parse(
 ) -> Result<Action, ConfigError> {
     let mut action = parse_in(args, env, &CONF_DIRS.map(Path::new))?;
     if let Action::Run(config) | Action::DumpConf(config) = &mut action {
-        config.apply_tools_conf();
+        config.apply_adapters_settings();
     }
     Ok(action)
 }

@@ -18,7 +18,7 @@ const MIN_BUDGET: Duration = Duration::from_secs(30);
 pub fn overdrawn(hook_run: &HookRun, task: &HookTask) -> Option<String> {
     let budget = task.budget?;
     let is_spent =
-        hook_run.phase == Phase::Freeze && hook_run.left_of(task.source, budget).is_zero();
+        hook_run.phase == Phase::Freeze && hook_run.left_of(&task.source, budget).is_zero();
     is_spent.then(|| {
         let seconds = budget.as_secs_f64();
         format!("the {seconds} s for all of {} had passed", task.source)
@@ -27,7 +27,7 @@ pub fn overdrawn(hook_run: &HookRun, task: &HookTask) -> Option<String> {
 
 /// The time that is left for a retry; None: no limit.
 pub fn for_retry(hook_run: &HookRun, task: &HookTask) -> Option<Duration> {
-    let of_source = task.budget.map(|all| hook_run.left_of(task.source, all));
+    let of_source = task.budget.map(|all| hook_run.left_of(&task.source, all));
     of_source.into_iter().chain(hook_run.time_for(None)).min()
 }
 
@@ -39,7 +39,7 @@ pub fn within(
     tries: u32,
 ) -> CommandLine {
     let mut command = command.clone();
-    let of_source = task.budget.map(|all| hook_run.left_of(task.source, all));
+    let of_source = task.budget.map(|all| hook_run.left_of(&task.source, all));
     let common = of_source.into_iter().chain(hook_run.left()).min();
     command.timeout = match hook_run.phase {
         Phase::Freeze => command.timeout.into_iter().chain(common).min(),

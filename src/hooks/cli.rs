@@ -15,11 +15,12 @@ use nix::libc;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 
+use super::adapter::Adapter;
+use super::discovery;
 use super::journal::{self, Journal, RunInfo};
 use super::log::{DEFAULT_PATH, HookLog};
 use super::runner::{self, Options};
 use super::settings::HookConfig;
-use super::sources;
 use super::{
     DEVICES_ENV, HOLD_LIMIT_ENV, MOUNTPOINTS_ENV, ONLY_RUN_ENV, Phase, REASON_ENV, RECORDS_ENV,
     RECORDS_HEAD, RUN_ENV, STATE_ENV, ThawReason, exec, holder, locate,
@@ -65,8 +66,8 @@ struct MasterArgs {
     state: PathBuf,
 }
 
-/// Runs `qemu-ga hook` with the arguments after that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
+/// Runs `qemu-ga hook` with the arguments after that word and these adapters; returns the exit status.
+pub fn cli(args: &[OsString], adapters: &'static [Adapter]) -> u8 {
     match args.first().and_then(|word| word.to_str()) {
         Some(HOLD) => return holder::cli(),
         Some(DRAIN) => {
@@ -76,7 +77,7 @@ pub fn cli(args: &[OsString]) -> u8 {
         _ => process::set_process_name(c"qga-hook"),
     }
     match parse(args) {
-        Ok(Subcommand::Run(args)) => run(args),
+        Ok(Subcommand::Run(args)) => run(args, adapters),
         Ok(Subcommand::Help) => u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
         Err(error) => {
             print(&format!("qemu-ga hook: {error}\n{USAGE}"));
@@ -85,9 +86,9 @@ pub fn cli(args: &[OsString]) -> u8 {
     }
 }
 
-fn run(args: MasterArgs) -> u8 {
+fn run(args: MasterArgs, adapters: &'static [Adapter]) -> u8 {
     let devices = variable(DEVICES_ENV);
-    let (found, rules) = match sources::read(&args.dir, &args.conf, &devices) {
+    let (found, rules) = match discovery::read(&args.dir, &args.conf, &devices, adapters) {
         Ok((found, rules)) => (Ok(found), rules),
         Err(refusal) => (Err(refusal), HookConfig::default()),
     };
@@ -98,6 +99,7 @@ fn run(args: MasterArgs) -> u8 {
         stop: stop_signals(),
         records: records(),
         memory: Journal::in_dir(&args.state),
+        adapters,
         run: RunInfo {
             id: variable(RUN_ENV),
             mountpoints: variable(MOUNTPOINTS_ENV),

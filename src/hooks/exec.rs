@@ -13,14 +13,15 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::hook_run::HookRun;
-use super::log::Lines;
+use super::log::{HookLog, Lines};
 use super::settings::HookSettings;
 use super::task::CommandLine;
 use super::{
     ALIVE_ENV, BINARY_ENV, DEADLINE_ENV, DEVICES_ENV, HOLD_LIMIT_ENV, HookStatus, MOUNTPOINTS_ENV,
     ONLY_RUN_ENV, PHASE_ENV, REASON_ENV, RECORDS_ENV, RUN_ENV, STATE_ENV, trust,
 };
-use crate::child::{Child, ChildOutcome, ChildStatus, Family};
+use crate::child::{Child, ChildError, ChildOutcome, ChildStatus, Family};
+use crate::diagnostic::Diagnostic;
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 
@@ -78,19 +79,22 @@ pub fn environment(
 /// The user that `user=` in the settings names; None if the task runs as the master.
 ///
 /// # Errors
-/// The user does not exist or cannot be looked up; the text for the log.
-pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>, String> {
+/// The user does not exist or cannot be looked up.
+pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>, Diagnostic> {
     let Some(name) = name else {
         return Ok(None);
     };
     match Identity::find(name) {
         Ok(Some(found)) => Ok(Some(found)),
-        Ok(None) => Err(format!(
-            "unknown user '{name}'; check user= in the hook's settings"
+        Ok(None) => Err(Diagnostic::new(
+            format!("unknown user '{name}'"),
+            "",
+            "check user= in the hook's settings",
         )),
-        Err(error) => Err(format!(
-            "user {name} cannot be looked up: {}",
-            strerror(&error)
+        Err(error) => Err(Diagnostic::new(
+            format!("user {name} cannot be looked up"),
+            strerror(&error),
+            "",
         )),
     }
 }
@@ -115,7 +119,7 @@ pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             HookStatus::missing("it was there when the run began, and is gone")
         }
-        _ => HookStatus::cannot_run(refusal.0),
+        _ => HookStatus::cannot_run(refusal.to_string()),
     })
 }
 
@@ -127,14 +131,32 @@ pub fn run_once(
     command: &CommandLine,
     is_alone: bool,
 ) -> CommandOutcome {
-    let time = hook_run.time_for(command.timeout);
     if let Some(status) = check_not_writable(&command.program) {
         return status.into();
     }
     let user = match user(policy.user.as_deref()) {
         Ok(user) => user,
-        Err(why) => return HookStatus::cannot_run(why).into(),
+        Err(why) => return HookStatus::cannot_run(why.to_string()).into(),
     };
+    let limit = if is_alone {
+        policy.output_limit
+    } else {
+        policy.output_limit.min(MAX_BUFFERED_OUTPUT)
+    };
+    let mut output = Output::new(limit);
+    let child = child(hook_run, policy, command, user);
+    let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(hook_run)));
+    log_end(&mut hook_run.log(), &command.program, outcome, output)
+}
+
+/// The process of `command`, not yet started.
+fn child(
+    hook_run: &HookRun,
+    policy: &HookSettings,
+    command: &CommandLine,
+    user: Option<(Identity, nix::unistd::User)>,
+) -> Child {
+    let time = hook_run.time_for(command.timeout);
     // With the master's controlling terminal the other user could insert input by TIOCSTI (ioctl_tty(2)),
     // which the operator's shell would run. A session of its own has no controlling terminal.
     let family = match user.is_some() && File::open("/dev/tty").is_ok() {
@@ -143,58 +165,56 @@ pub fn run_once(
     };
     // `tracked`: it is ended with everything that it started. A group keeps it in the master's session, so
     // that the agent can still end it after the master died.
-    let mut child = Child::new(&command.program)
+    let child = Child::new(&command.program)
         .args(&command.args)
         .family(family)
         .tracked()
         .timeout(time)
         .kill_grace(policy.kill_after)
         .output_limit(0);
-    child = with_user(with_environment(child, environment(hook_run, time)), user);
-    if let Some(stop) = hook_run.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
-        child = child.cancel_on(stop);
+    let child = with_user(with_environment(child, environment(hook_run, time)), user);
+    match hook_run.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
+        Some(stop) => child.cancel_on(stop),
+        None => child,
     }
-    let limit = if is_alone {
-        policy.output_limit
-    } else {
-        policy.output_limit.min(MAX_BUFFERED_OUTPUT)
-    };
-    let mut output = Output::new(limit);
-    let outcome = child.run_with(&mut |bytes| output.take(bytes, is_alone.then_some(hook_run)));
-    let mut log = hook_run.log();
+}
+
+/// Logs the output that is not yet in the log, and what `program` has left running.
+fn log_end(
+    log: &mut HookLog,
+    program: &Path,
+    outcome: Result<ChildOutcome, ChildError>,
+    mut output: Output,
+) -> CommandOutcome {
     log.output(&output.held);
     log.end_output();
     if output.dropped > 0 {
-        log.output(
-            format!(
-                "[{} more bytes of output are left out; output-limit is {limit}]\n",
-                output.dropped
-            )
-            .as_bytes(),
-        );
+        let (dropped, limit) = (output.dropped, output.limit);
+        let note =
+            format!("[{dropped} more bytes of output are left out; output-limit is {limit}]\n");
+        log.output(note.as_bytes());
     }
-    match outcome {
-        Ok(mut outcome) => {
-            if let Some(reader) = outcome.leftover.take() {
-                let room = limit.saturating_sub(output.taken);
-                if let Err(error) = drain(reader, log.file(), room) {
-                    let why = strerror(&error);
-                    log.line(&format!(
-                        "what {} left running may end when it prints: {why}",
-                        command.program.display()
-                    ));
-                }
-            }
-            if let Some(note) = note_survivors(&outcome.survivors) {
-                log.line(&format!("{} {note}", command.program.display()));
-                output.tail.extend_from_slice(note.as_bytes());
-            }
-            CommandOutcome {
-                status: status_of(&outcome),
-                tail: output.tail,
-            }
+    let mut outcome = match outcome {
+        Ok(outcome) => outcome,
+        Err(error) => return HookStatus::cannot_run(error.to_string()).into(),
+    };
+    let program = program.display();
+    if let Some(reader) = outcome.leftover.take() {
+        let room = output.limit.saturating_sub(output.taken);
+        if let Err(error) = drain(reader, log.file(), room) {
+            let why = strerror(&error);
+            log.line(&format!(
+                "what {program} left running may end when it prints: {why}"
+            ));
         }
-        Err(error) => HookStatus::cannot_run(error.to_string()).into(),
+    }
+    if let Some(note) = note_survivors(&outcome.survivors) {
+        log.line(&format!("{program} {note}"));
+        output.tail.extend_from_slice(note.as_bytes());
+    }
+    CommandOutcome {
+        status: status_of(&outcome),
+        tail: output.tail,
     }
 }
 

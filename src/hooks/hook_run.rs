@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use super::journal::{Journal, RunInfo};
 use super::log::HookLog;
 use super::{HookRecord, Phase, ThawReason, at_work, invoke};
+use crate::diagnostic::Diagnostic;
 use crate::sys::poll::{has_hung_up, is_readable};
 
 /// Above this length of the records, in bytes, no more output is added to them; the rest of what the agent
@@ -37,7 +38,7 @@ pub struct HookRun {
     records: Mutex<Option<File>>,
     journal: Mutex<Journal>,
     /// The start of the first task of each source, for limits that a source's tasks share.
-    first_starts: Mutex<Vec<(&'static str, Instant)>>,
+    first_starts: Mutex<Vec<(String, Instant)>>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -117,9 +118,9 @@ impl HookRun {
     }
 
     /// Logs an error of the journal.
-    pub fn log_journal_error(&self, result: Result<(), String>) {
+    pub fn log_journal_error(&self, result: Result<(), Diagnostic>) {
         if let Err(error) = result {
-            self.log().line(&error);
+            self.log().line(&error.to_string());
         }
     }
 
@@ -160,13 +161,13 @@ impl HookRun {
 
     /// The time that is left of `budget` for all tasks of `source`. The first call for a source starts its
     /// time.
-    pub fn left_of(&self, source: &'static str, budget: Duration) -> Duration {
+    pub fn left_of(&self, source: &str, budget: Duration) -> Duration {
         let mut first_starts = lock(&self.first_starts);
-        let first = first_starts.iter().find(|(name, _)| *name == source);
+        let first = first_starts.iter().find(|(name, _)| name == source);
         let first = first.map(|(_, first)| *first);
         let first = first.unwrap_or_else(|| {
             let now = Instant::now();
-            first_starts.push((source, now));
+            first_starts.push((source.to_owned(), now));
             now
         });
         budget.saturating_sub(first.elapsed())

@@ -89,7 +89,7 @@ pub fn invoke(program: &Path, phase: Phase, mut invocation: Invocation) -> Maste
     let mut tries = 0;
     let failure = loop {
         if let Err(refusal) = trust::check_program(program) {
-            break Some(refusal.0);
+            break Some(refusal.to_string());
         }
         tries += 1;
         let left = invocation

@@ -22,6 +22,7 @@ use serde_json::{Value, json};
 use super::task::HookTask;
 use super::{Phase, trust};
 use crate::child::{Family, end_family};
+use crate::diagnostic::Diagnostic;
 use crate::state::{boot_id, open_regular};
 use crate::sys::process::stat;
 use crate::sys::strerror;
@@ -134,6 +135,17 @@ impl JournalContent {
     }
 }
 
+/// What opening the file results in.
+enum OpenedJournal {
+    Locked {
+        file: Flock<File>,
+        is_new: bool,
+    },
+    /// The previous master has thawed every hook and removed the file.
+    Removed,
+    Failed(io::Error),
+}
+
 /// The journal of one freeze.
 #[derive(Debug)]
 pub struct Journal {
@@ -146,7 +158,7 @@ pub struct Journal {
     /// The existing content is intact and short enough for new lines to follow it.
     is_sound: bool,
     /// Why the file could not be opened.
-    open_error: Option<String>,
+    open_error: Option<io::Error>,
 }
 
 impl Journal {
@@ -171,47 +183,20 @@ impl Journal {
         &mut self,
         phase: Phase,
         pause: &dyn Fn() -> bool,
-    ) -> Result<JournalContent, String> {
+    ) -> Result<JournalContent, Diagnostic> {
         self.phase = phase;
-        let until = Instant::now() + JOURNAL_LOCK_TIMEOUT;
         let mut problem = None;
-        let (file, is_new) = loop {
-            let (mut file, is_new) = match open_file(&self.path) {
-                Ok(opened) => opened,
-                // The directory is the agent's, so anything else under this name is removed.
-                Err(why) if problem.is_none() && self.path.symlink_metadata().is_ok() => {
-                    fs::remove_file(&self.path)
-                        .or_else(|_| fs::remove_dir(&self.path))
-                        .ok();
-                    problem = Some(why);
-                    continue;
-                }
-                Err(why) => {
-                    self.open_error = Some(why);
-                    return Ok(self.with_warning(JournalContent::default(), problem));
-                }
-            };
-            let locked = loop {
-                file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                    Ok(locked) => break locked,
-                    Err((file, _)) => file,
-                };
-                if pause() || Instant::now() > until {
-                    let path = self.path.display();
-                    return Err(format!(
-                        "another hook master has locked {path}; no hook is called"
-                    ));
-                }
-            };
-            if is_at(&locked, &self.path) {
-                break (locked, is_new);
-            }
-            if phase == Phase::Thaw {
-                // The previous master has thawed every hook and removed the file.
+        let (file, is_new) = match self.open_locked(pause, &mut problem)? {
+            OpenedJournal::Locked { file, is_new } => (file, is_new),
+            OpenedJournal::Removed => {
                 return Ok(JournalContent {
                     is_whole: true,
                     ..JournalContent::default()
                 });
+            }
+            OpenedJournal::Failed(error) => {
+                self.open_error = Some(error);
+                return Ok(self.with_warning(JournalContent::default(), problem));
             }
         };
         let read = read_content(&file);
@@ -236,6 +221,54 @@ impl Journal {
         Ok(content)
     }
 
+    /// Opens and locks the file. `problem` gets the reason why something else under its name was removed.
+    fn open_locked(
+        &self,
+        pause: &dyn Fn() -> bool,
+        problem: &mut Option<String>,
+    ) -> Result<OpenedJournal, Diagnostic> {
+        let until = Instant::now() + JOURNAL_LOCK_TIMEOUT;
+        loop {
+            let (file, is_new) = match open_file(&self.path) {
+                Ok(opened) => opened,
+                // The directory is the agent's, so anything else under this name is removed.
+                Err(error) if problem.is_none() && self.path.symlink_metadata().is_ok() => {
+                    fs::remove_file(&self.path)
+                        .or_else(|_| fs::remove_dir(&self.path))
+                        .ok();
+                    *problem = Some(strerror(&error));
+                    continue;
+                }
+                Err(error) => return Ok(OpenedJournal::Failed(error)),
+            };
+            let file = self.lock(file, pause, until)?;
+            if is_at(&file, &self.path) {
+                return Ok(OpenedJournal::Locked { file, is_new });
+            }
+            if self.phase == Phase::Thaw {
+                return Ok(OpenedJournal::Removed);
+            }
+        }
+    }
+
+    fn lock(
+        &self,
+        mut file: File,
+        pause: &dyn Fn() -> bool,
+        until: Instant,
+    ) -> Result<Flock<File>, Diagnostic> {
+        loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(locked) => return Ok(locked),
+                Err((file, _)) => file,
+            };
+            if pause() || Instant::now() > until {
+                let what = format!("another hook master has locked {}", self.path.display());
+                return Err(Diagnostic::new(what, "", "no hook is called"));
+            }
+        }
+    }
+
     fn with_warning(&self, mut content: JournalContent, why: Option<String>) -> JournalContent {
         let then = match self.phase {
             Phase::Freeze => "it is begun anew",
@@ -248,10 +281,10 @@ impl Journal {
     /// Starts the journal of a freeze; entries that are not yet thawed stay.
     ///
     /// # Errors
-    /// The text for the log. Nothing will be recorded, so the thaw will call every hook.
-    pub fn begin(&mut self, run: &RunInfo) -> Result<(), String> {
-        if let Some(why) = self.open_error.take() {
-            return Err(self.unwritable(&why));
+    /// Nothing will be recorded, so the thaw will call every hook.
+    pub fn begin(&mut self, run: &RunInfo) -> Result<(), Diagnostic> {
+        if let Some(error) = self.open_error.take() {
+            return Err(self.unwritable(&error));
         }
         let kept = match &self.file {
             Some(_) if self.is_sound && !self.open.is_empty() => Vec::new(),
@@ -278,8 +311,8 @@ impl Journal {
     /// Records a task that is about to start. Does nothing without [`Journal::begin`].
     ///
     /// # Errors
-    /// The text for the log, as there.
-    pub fn start(&mut self, task: StartedTask) -> Result<(), String> {
+    /// As there.
+    pub fn start(&mut self, task: StartedTask) -> Result<(), Diagnostic> {
         self.open.retain(|known| !known.is(&task));
         let value = task.to_value();
         self.open.push(task);
@@ -289,8 +322,8 @@ impl Journal {
     /// Records that a task must not be thawed any more.
     ///
     /// # Errors
-    /// The text for the log. A later thaw may call the hook again.
-    pub fn mark_done(&mut self, task: &StartedTask) -> Result<(), String> {
+    /// A later thaw may call the hook again.
+    pub fn mark_done(&mut self, task: &StartedTask) -> Result<(), Diagnostic> {
         let before = self.open.len();
         self.open.retain(|known| !known.is(task));
         if self.open.len() == before {
@@ -306,7 +339,7 @@ impl Journal {
     ///
     /// # Errors
     /// As [`Journal::mark_done`].
-    pub fn mark_owed(&mut self, task: &StartedTask, why: &str) -> Result<(), String> {
+    pub fn mark_owed(&mut self, task: &StartedTask, why: &str) -> Result<(), Diagnostic> {
         let mut known = self.open.iter_mut();
         let Some(known) = known.find(|known| known.is(task) && known.why != why) else {
             return Ok(());
@@ -317,22 +350,19 @@ impl Journal {
         self.write_entry(OWED, owed.to_value())
     }
 
-    fn write_entry(&mut self, key: &str, value: Value) -> Result<(), String> {
+    fn write_entry(&mut self, key: &str, value: Value) -> Result<(), Diagnostic> {
         let Err(error) = self.write_line(key, value) else {
             return Ok(());
         };
-        let why = strerror(&error);
         if self.phase == Phase::Freeze {
             // With an incomplete journal, hooks that are missing from it would not be thawed. Without one,
             // all are.
             fs::remove_file(&self.path).ok();
             self.file = None;
-            return Err(self.unwritable(&why));
+            return Err(self.unwritable(&error));
         }
-        let path = self.path.display();
-        Err(format!(
-            "cannot write {path}: {why}; another thaw may call this hook again"
-        ))
+        let then = "another thaw may call this hook again";
+        Err(self.write_error(&error, then))
     }
 
     /// Records the running master. An error is ignored: entries of hooks then cannot be written either, and
@@ -354,11 +384,14 @@ impl Journal {
             .map_or(Ok(()), |file| file.write_all(text))
     }
 
-    fn unwritable(&self, why: &str) -> String {
-        let path = self.path.display();
-        format!(
-            "cannot write {path}: {why}; the thaw will call every hook, and holding hooks cannot be used"
-        )
+    fn unwritable(&self, error: &io::Error) -> Diagnostic {
+        let then = "the thaw will call every hook, and holding hooks cannot be used";
+        self.write_error(error, then)
+    }
+
+    fn write_error(&self, error: &io::Error, then: &str) -> Diagnostic {
+        let what = format!("cannot write {}", self.path.display());
+        Diagnostic::new(what, strerror(error), then)
     }
 
     /// Whether entries are recorded, without which a later thaw cannot find a holding hook.
@@ -375,17 +408,17 @@ impl Journal {
     /// thawed.
     ///
     /// # Errors
-    /// The text for the log. The next thaw may use the journal of an old freeze.
-    pub fn close(&mut self) -> Result<(), String> {
+    /// The next thaw may use the journal of an old freeze.
+    pub fn close(&mut self) -> Result<(), Diagnostic> {
         if self.file.is_none() || self.phase == Phase::Freeze || !self.open.is_empty() {
             self.keep_open();
             return Ok(());
         }
         match fs::remove_file(&self.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(format!(
-                "cannot remove {}: {}; remove it by hand",
-                self.path.display(),
-                strerror(&error)
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Diagnostic::new(
+                format!("cannot remove {}", self.path.display()),
+                strerror(&error),
+                "remove it by hand",
             )),
             _ => Ok(()),
         }
@@ -435,7 +468,7 @@ fn peek(dir: &Path) -> (Vec<StartedTask>, bool) {
 ///
 /// # Errors
 /// Another master runs, or the journal cannot be written.
-pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, String> {
+pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, Diagnostic> {
     let is_meant = |task: &StartedTask| {
         let file = task.name.rsplit('/').next();
         !task.why.is_empty() && name.is_none_or(|name| name == task.name || Some(name) == file)
@@ -480,8 +513,8 @@ fn end_session(master: &str) {
     }
 }
 
-/// The opened file and whether it is new; else the reason.
-fn open_file(path: &Path) -> Result<(File, bool), String> {
+/// The opened file and whether it is new.
+fn open_file(path: &Path) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).mode(0o600);
     let (mut opened, mut is_new) = (existing(path, &mut options), false);
@@ -496,16 +529,14 @@ fn open_file(path: &Path) -> Result<(File, bool), String> {
         }
         _ => (),
     }
-    opened
-        .map(|file| (file, is_new))
-        .map_err(|error| strerror(&error))
+    opened.map(|file| (file, is_new))
 }
 
 /// Opens a regular file without blocking. The file decides which processes are killed and which programs run,
 /// so only root may be able to change it.
 fn existing(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = open_regular(path, options)?;
-    trust::check(path).map_err(|refusal| io::Error::other(refusal.0))?;
+    trust::check(path).map_err(io::Error::other)?;
     Ok(file)
 }
 

@@ -6,13 +6,16 @@
 //! (`log`), and reports each hook to the agent over a descriptor that a foreign master ignores. Nothing
 //! runs as root that other users could have changed (`trust`).
 //!
-//! The master runs tasks ([`task`]). They come from [`sources`] and run by the operator's [`settings`]. A
-//! hook that must stay alive until the thaw runs under a process of its own (`holder`). The [`journal`]
+//! The master runs tasks ([`task`]). They come from [`discovery`] and run by the operator's
+//! [`settings`]. A hook that must stay alive until the thaw runs under a process of its own (`holder`). The [`journal`]
 //! records what was started on freeze, so that exactly this is thawed.
 
+pub mod adapter;
 pub(crate) mod at_work;
 mod budget;
 mod cli;
+pub(crate) mod directory;
+pub mod discovery;
 mod exec;
 pub(crate) mod holder;
 mod hook_run;
@@ -23,12 +26,12 @@ pub(crate) mod log;
 mod outcome;
 pub(crate) mod runner;
 pub mod settings;
-pub mod sources;
 pub mod task;
 #[cfg(test)]
 mod tests;
 pub(crate) mod trust;
 
+use std::collections::BTreeMap;
 use std::io;
 
 use serde::{Deserialize, Serialize};
@@ -159,11 +162,11 @@ impl ThawReason {
 pub const REASON_ENV: &str = "QGA_THAW_REASON";
 
 /// The exit status for a timeout, as timeout(1) returns it.
-const TIMED_OUT: i32 = 124;
+pub(crate) const TIMED_OUT: i32 = 124;
 /// The exit status of a program that cannot be executed, as sh(1) returns it.
 const CANNOT_RUN: i32 = 126;
 /// The exit status if a program or its interpreter does not exist, as sh(1) returns it.
-const NOT_FOUND: i32 = 127;
+pub(crate) const NOT_FOUND: i32 = 127;
 
 /// How one hook ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -242,6 +245,9 @@ impl TryFrom<Value> for HookRecord {
             };
             record.error = text(&value["error"]);
             record.lost = value["lost"].as_bool().unwrap_or_default();
+            let tags = value["tags"].as_object().into_iter().flatten();
+            let tags = tags.filter_map(|(level, tag)| Some((level.clone(), text(tag)?)));
+            record.tags = tags.collect();
             Some(record)
         };
         read().ok_or("no record of a hook")
@@ -348,6 +354,9 @@ pub struct HookRecord {
     /// A holding hook ended before its release.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub lost: bool,
+    /// What the adapter's system calls a snapshot of each level, by the level's name in the report.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub tags: BTreeMap<String, String>,
 }
 
 impl HookRecord {
@@ -364,6 +373,7 @@ impl HookRecord {
             verdict: None,
             error: None,
             lost: false,
+            tags: BTreeMap::new(),
         }
     }
 

@@ -1,12 +1,12 @@
-//! How a task ended, the verdict by the operator's settings, and the texts for the log and the host.
-//! [`super::runner`] builds records from this; nothing here has side effects.
+//! How a task ended: the verdict by the operator's settings, the record, and the texts for the log and the host.
+//! [`super::runner`] calls this; nothing here has side effects.
 
 use std::time::Duration;
 
 use super::exec::CommandOutcome;
 use super::settings::HookSettings;
-use super::task::HookTask;
-use super::{HookRecord, HookStatus, Phase, Verdict, sources};
+use super::task::{Eligibility, HookTask};
+use super::{HookRecord, HookStatus, Phase, ThawReason, Verdict};
 
 /// The end of a task after its last try.
 pub struct TaskOutcome {
@@ -46,9 +46,9 @@ impl From<CommandOutcome> for TaskOutcome {
     }
 }
 
-/// The name of this end in the contract of the task's source.
+/// The name of this end in the contract of the task's adapter.
 pub fn error_name(task: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
-    (sources::adapter(task.source)?.error_name)(phase, status)
+    (task.adapter?.error_name)(phase, status)
 }
 
 /// The verdict by the operator's settings. A hook that holds has succeeded, a hook that stopped holding has
@@ -64,6 +64,44 @@ pub fn verdict(policy: &HookSettings, done: &TaskOutcome) -> Verdict {
         HookStatus::Exited(_) => Verdict::Failure,
         status => status.verdict(),
     }
+}
+
+/// The record of a task that ended in this phase.
+pub fn record(
+    task: &HookTask,
+    (phase, reason): (Phase, Option<ThawReason>),
+    done: TaskOutcome,
+    elapsed: Duration,
+    verdict: Verdict,
+) -> HookRecord {
+    let command = task.command(phase, reason);
+    let path = match (command, &task.eligibility) {
+        (Some(command), eligibility) if *eligibility == Eligibility::Fit || done.tries > 0 => {
+            command.program.display().to_string()
+        }
+        _ => task.name.clone(),
+    };
+    let mut record = HookRecord::new(path, phase, done.status);
+    record.source.clone_from(&task.source);
+    record.elapsed = elapsed.as_secs_f64();
+    record.tries = (done.tries > 1).then_some(done.tries);
+    record.lost = done.lost;
+    let tags = task.adapter.iter().flat_map(|adapter| adapter.tags);
+    let tags = tags.map(|&(level, tag)| (level.to_owned(), tag.to_owned()));
+    record.tags = tags.collect();
+    if verdict == Verdict::Failure {
+        record.error = match (&task.eligibility, &record.status) {
+            (Eligibility::Unfit { error, .. }, _) if done.tries == 0 => *error,
+            (_, status) => error_name(task, phase, status),
+        }
+        .map(str::to_owned);
+        record.output = String::from_utf8_lossy(&done.tail).into_owned();
+    }
+    // The verdict is recorded only if the status alone means something else.
+    if verdict != record.status.verdict() {
+        record.verdict = Some(verdict);
+    }
+    record
 }
 
 /// The failure in one line for the host, with the last three lines of output.

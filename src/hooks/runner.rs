@@ -8,20 +8,22 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
+use super::adapter::Adapter;
 use super::budget;
+use super::discovery::Discovered;
 use super::exec::{self, CommandOutcome};
 use super::holder;
 use super::hook_run::HookRun;
 use super::journal::{Journal, JournalContent, RunInfo, StartedTask};
 use super::log::{EndNote, HookLog, LogLine};
-use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
+use super::outcome::{self, TaskOutcome, describe_record, error_name, explanation, verdict};
 use super::settings::{HookKind, OnFailure};
-use super::sources::Discovered;
-use super::task::{Eligibility, HookTask, batches};
-use super::trust::Refusal;
+use super::task::{CommandLine, Eligibility, HookTask, batches};
 use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
+use crate::diagnostic::Diagnostic;
 use crate::sys::poll::is_readable;
 
 /// Most tasks that run in parallel.
@@ -44,6 +46,8 @@ pub struct Options {
     pub records: Option<File>,
     /// The journal.
     pub memory: Journal,
+    /// The adapters, for tasks from the journal.
+    pub adapters: &'static [Adapter],
     /// The facts of the freeze, for hooks; on thaw those in the journal replace them.
     pub run: RunInfo,
     /// The reason of a thaw.
@@ -68,69 +72,45 @@ pub struct Summary {
 
 /// Runs the discovered tasks: in order on freeze, in reverse order on thaw. A failed discovery fails a
 /// freeze; it fails a thaw only if the journal is incomplete.
-pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -> Summary {
-    let Options {
-        mut log,
-        mut memory,
-        stop,
-        ..
-    } = options;
-    let pause = || match &stop {
-        Some(stop) => is_readable(stop.as_fd(), STOP_CHECK_INTERVAL),
-        None => {
-            std::thread::sleep(STOP_CHECK_INTERVAL);
-            false
-        }
-    };
-    let known = match memory.open(phase, &pause) {
+pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, mut options: Options) -> Summary {
+    let stop = options.stop.take();
+    let known = match options.memory.open(phase, &|| pause(stop.as_ref())) {
         Ok(known) => known,
         Err(error) => {
-            log.line(&error);
+            options.log.line(&error.to_string());
             return Summary {
                 failure: Some(format!("qemu-ga hook: {error}")),
                 ..Summary::default()
             };
         }
     };
-    let has_started = !known.started.is_empty();
-    let is_wanted = match &options.only_run[..] {
-        "" => true,
-        ANY_RUN => has_started,
-        run => known.run.id == run || known.run.id.is_empty() && has_started,
-    };
-    if phase == Phase::Thaw && !is_wanted {
+    if phase == Phase::Thaw && !is_wanted(&known, &options.only_run) {
         // Another master has thawed these hooks since, or the journal's hooks belong to the next freeze.
         match known.run.id.is_empty() {
-            true => drop(memory.close()),
-            false => memory.keep_open(),
+            true => drop(options.memory.close()),
+            false => options.memory.keep_open(),
         }
         return Summary::default();
     }
     let (found, refusal) = match found {
         Ok(found) => (found, None),
-        Err(refusal) => (Discovered::default(), Some(refusal.0)),
+        Err(refusal) => (Discovered::default(), Some(refusal.to_string())),
     };
     let lines = known.warning.iter().chain(&found.warnings);
     for line in lines.chain(&refusal) {
-        log.line(line);
+        options.log.line(line);
     }
     let refused = refusal.filter(|_| phase == Phase::Freeze || !known.is_whole);
     let refused = refused.map(|line| format!("qemu-ga hook: {line}"));
     let mut master = HookMaster {
-        hook_run: HookRun::new(phase, stop, (log, memory)),
+        hook_run: HookRun::new(phase, stop, (options.log, options.memory)),
         on_total: options.on_total,
+        adapters: options.adapters,
     };
+    let (total, records) = (options.total, options.records);
     let mut summary = match phase {
         Phase::Freeze => {
-            if !known.started.is_empty() {
-                master.recover(known);
-            }
-            let of_freeze = (phase, None);
-            master
-                .hook_run
-                .begin(of_freeze, options.run, options.total, options.records);
-            let begun = master.hook_run.journal().begin(&master.hook_run.run);
-            master.hook_run.log_journal_error(begun);
+            master.begin_freeze(known, options.run, (total, records));
             match refused {
                 Some(_) => Summary::default(),
                 None => master.freeze(found),
@@ -142,9 +122,7 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
                 false => known.run.clone(),
             };
             let of_thaw = (phase, options.reason);
-            master
-                .hook_run
-                .begin(of_thaw, run, options.total, options.records);
+            master.hook_run.begin(of_thaw, run, total, records);
             master.thaw(found, known)
         }
     };
@@ -155,9 +133,29 @@ pub fn run(phase: Phase, found: Result<Discovered, Refusal>, options: Options) -
     summary
 }
 
+/// Waits briefly; returns whether the master must stop.
+fn pause(stop: Option<&OwnedFd>) -> bool {
+    if let Some(stop) = stop {
+        return is_readable(stop.as_fd(), STOP_CHECK_INTERVAL);
+    }
+    std::thread::sleep(STOP_CHECK_INTERVAL);
+    false
+}
+
+/// Whether the journal has hooks of the run that is to be thawed, see [`Options::only_run`].
+fn is_wanted(known: &JournalContent, only_run: &str) -> bool {
+    let has_started = !known.started.is_empty();
+    match only_run {
+        "" => true,
+        ANY_RUN => has_started,
+        run => known.run.id == run || known.run.id.is_empty() && has_started,
+    }
+}
+
 struct HookMaster {
     hook_run: HookRun,
     on_total: OnFailure,
+    adapters: &'static [Adapter],
 }
 
 impl HookMaster {
@@ -171,6 +169,22 @@ impl HookMaster {
         // Hooks without an entry are about to freeze, so they must not be thawed here.
         known.is_whole = true;
         self.thaw(Discovered::default(), known);
+    }
+
+    /// Starts a freeze's journal, after the thaw of what an earlier one has left.
+    fn begin_freeze(
+        &mut self,
+        known: JournalContent,
+        run: RunInfo,
+        (total, records): (Option<Duration>, Option<File>),
+    ) {
+        if !known.started.is_empty() {
+            self.recover(known);
+        }
+        let of_freeze = (Phase::Freeze, None);
+        self.hook_run.begin(of_freeze, run, total, records);
+        let begun = self.hook_run.journal().begin(&self.hook_run.run);
+        self.hook_run.log_journal_error(begun);
     }
 
     fn freeze(&self, found: Discovered) -> Summary {
@@ -197,7 +211,7 @@ impl HookMaster {
             }
         }
         for started in known.started {
-            tasks.push(started.step(&mut found.disabled));
+            tasks.push(started.step(&mut found.disabled, self.adapters));
         }
         tasks.append(&mut others);
         let batches = batches(tasks);
@@ -313,12 +327,12 @@ impl HookMaster {
             // that.
             _ if task.started.is_some() => self.start(task, socket_number, is_alone)?,
             Eligibility::Skipped(why) => {
-                let hook = &task.name;
+                let (hook, why) = (&task.name, &why.to_string());
                 self.log_hook(LogLine::Skipped { hook, why });
                 TaskOutcome::of(HookStatus::Skipped(why.clone()))
             }
             Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => {
-                self.reject(task, reason, HookStatus::cannot_run)
+                self.reject(task, &reason.to_string(), HookStatus::cannot_run)
             }
             Eligibility::Unfit { .. } => return None,
             Eligibility::Fit => match self.check_time(task) {
@@ -348,17 +362,23 @@ impl HookMaster {
             }
             _ => (),
         }
-        let record = self.record(task, done, elapsed, verdict);
-        let contract_name = match verdict {
+        let of_call = (phase, self.hook_run.reason);
+        let record = outcome::record(task, of_call, done, elapsed, verdict);
+        self.log_error_name(task, &record, verdict);
+        Some((record, on_failure))
+    }
+
+    /// Logs what the contract of the task's adapter calls this end.
+    fn log_error_name(&self, task: &HookTask, record: &HookRecord, verdict: Verdict) {
+        let name = match verdict {
             Verdict::Failure => record.error.as_deref(),
-            _ => error_name(task, phase, &record.status),
+            _ => error_name(task, record.phase, &record.status),
         };
-        if let Some(contract_name) = contract_name {
+        if let Some(name) = name {
             self.hook_run
                 .log()
-                .line(&format!("{}: {contract_name}", record.path));
+                .line(&format!("{}: {name}", record.path));
         }
-        Some((record, on_failure))
     }
 
     /// Records the result of a thaw that the journal asked for: it is done, or it stays pending. Returns
@@ -410,41 +430,6 @@ impl HookMaster {
         TaskOutcome::of(status(reason.to_owned()))
     }
 
-    fn record(
-        &self,
-        task: &HookTask,
-        done: TaskOutcome,
-        elapsed: Duration,
-        verdict: Verdict,
-    ) -> HookRecord {
-        let phase = self.hook_run.phase;
-        let command = task.command(phase, self.hook_run.reason);
-        let path = match (command, &task.eligibility) {
-            (Some(command), eligibility) if *eligibility == Eligibility::Fit || done.tries > 0 => {
-                command.program.display().to_string()
-            }
-            _ => task.name.clone(),
-        };
-        let mut record = HookRecord::new(path, phase, done.status);
-        record.source = task.source.to_owned();
-        record.elapsed = elapsed.as_secs_f64();
-        record.tries = (done.tries > 1).then_some(done.tries);
-        record.lost = done.lost;
-        if verdict == Verdict::Failure {
-            record.error = match (&task.eligibility, &record.status) {
-                (Eligibility::Unfit { error, .. }, _) if done.tries == 0 => *error,
-                (_, status) => error_name(task, phase, status),
-            }
-            .map(str::to_owned);
-            record.output = String::from_utf8_lossy(&done.tail).into_owned();
-        }
-        // The verdict is recorded only if the status alone means something else.
-        if verdict != record.status.verdict() {
-            record.verdict = Some(verdict);
-        }
-        record
-    }
-
     /// Starts the task's program, and again if it fails and the settings allow retries. None: this phase has
     /// no command for it.
     fn start(&self, task: &HookTask, socket_number: usize, is_alone: bool) -> Option<TaskOutcome> {
@@ -474,48 +459,12 @@ impl HookMaster {
             self.hook_run
                 .log_journal_error(self.hook_run.journal().start(started));
         }
-        let words: Vec<_> = command
-            .args
-            .iter()
-            .map(|arg| arg.to_string_lossy())
-            .collect();
-        let program = command.program.display().to_string();
-        let args = words.join(" ");
         let (mut tries, mut has_run) = (0, false);
         loop {
             tries += 1;
-            let command = &budget::within(&self.hook_run, task, command, tries);
-            self.log_hook(LogLine::Execute {
-                hook: &program,
-                args: args.trim_end(),
-            });
-            let time = self.hook_run.time_for(command.timeout);
-            self.hook_run.send_start(&program, task.source, time);
-            let (holding, ended) = match &socket {
-                Some(socket) => {
-                    let (status, ended) =
-                        holder::start(&self.hook_run, &task.policy, command, socket);
-                    (status.is_none(), ended)
-                }
-                None => (
-                    false,
-                    exec::run_once(&self.hook_run, &task.policy, command, is_alone),
-                ),
-            };
-            if holding {
-                let hook = &program;
-                self.log_hook(LogLine::Holds { hook });
-            } else {
-                self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
-            }
-            has_run |= !matches!(ended.status, HookStatus::NotRun { .. });
-            let done = TaskOutcome {
-                tries,
-                has_run,
-                holds: holding,
-                is_early: socket.is_some() && !holding,
-                ..TaskOutcome::from(ended)
-            };
+            let done = self.try_once(task, command, tries, (socket.as_deref(), is_alone));
+            has_run |= done.has_run;
+            let done = TaskOutcome { has_run, ..done };
             let is_retried = verdict(&task.policy, &done) == Verdict::Failure
                 && tries <= command.retries
                 && done.status != HookStatus::Cancelled
@@ -527,7 +476,54 @@ impl HookMaster {
         }
     }
 
-    fn release(&self, task: &HookTask, socket: &std::path::Path) -> TaskOutcome {
+    /// Starts the command for the `tries`-th time, with a holder at `socket` if it is a holding hook.
+    fn try_once(
+        &self,
+        task: &HookTask,
+        command: &CommandLine,
+        tries: u32,
+        (socket, is_alone): (Option<&Path>, bool),
+    ) -> TaskOutcome {
+        let words: Vec<_> = command
+            .args
+            .iter()
+            .map(|arg| arg.to_string_lossy())
+            .collect();
+        let program = command.program.display().to_string();
+        let args = words.join(" ");
+        let command = &budget::within(&self.hook_run, task, command, tries);
+        self.log_hook(LogLine::Execute {
+            hook: &program,
+            args: args.trim_end(),
+        });
+        let time = self.hook_run.time_for(command.timeout);
+        self.hook_run.send_start(&program, &task.source, time);
+        let (holding, ended) = match socket {
+            Some(socket) => {
+                let (status, ended) = holder::start(&self.hook_run, &task.policy, command, socket);
+                (status.is_none(), ended)
+            }
+            None => (
+                false,
+                exec::run_once(&self.hook_run, &task.policy, command, is_alone),
+            ),
+        };
+        if holding {
+            let hook = &program;
+            self.log_hook(LogLine::Holds { hook });
+        } else {
+            self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
+        }
+        TaskOutcome {
+            tries,
+            has_run: !matches!(ended.status, HookStatus::NotRun { .. }),
+            holds: holding,
+            is_early: socket.is_some() && !holding,
+            ..TaskOutcome::from(ended)
+        }
+    }
+
+    fn release(&self, task: &HookTask, socket: &Path) -> TaskOutcome {
         let reason = self.hook_run.reason.unwrap_or(ThawReason::Ok);
         let name = &task.name;
         self.log_hook(LogLine::Release {
@@ -535,7 +531,7 @@ impl HookMaster {
             reason: reason.as_str(),
         });
         self.hook_run
-            .send_start(name, task.source, task.policy.timeout);
+            .send_start(name, &task.source, task.policy.timeout);
         let released = holder::release(&self.hook_run, &task.policy, socket, reason);
         if let Some(why) = &released.lost {
             self.log_hook(LogLine::Lost { hook: name, why });

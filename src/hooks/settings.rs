@@ -1,7 +1,7 @@
 //! Settings of hooks: `fsfreeze-hook.conf` next to the master, and the head of a script.
 //!
 //! The defaults are those of QEMU's fsfreeze-hook script: a failure is logged and changes nothing.
-//! [`HookConfig`] says what mistakes in the settings do. Discovery ([`super::sources`]), the tools and the
+//! [`HookConfig`] says what mistakes in the settings do. Discovery ([`super::discovery`]), the tools and the
 //! journal use these settings.
 
 mod head;

@@ -1,15 +1,17 @@
 //! What the master runs: tasks, from the hooks' directory or an adapter.
 //!
-//! A task is a pair: what happens on freeze and what undoes it on thaw. [`super::sources`] creates tasks,
+//! A task is a pair: what happens on freeze and what undoes it on thaw. [`super::discovery`] creates tasks,
 //! `runner` runs them, and [`super::journal`] restores the thaw of a started one.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::adapter::Adapter;
 use super::journal::StartedTask;
 use super::settings::HookSettings;
 use super::{Phase, ThawReason};
+use crate::diagnostic::Diagnostic;
 
 /// One program to start.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,22 +31,35 @@ pub struct CommandLine {
 pub enum Eligibility {
     /// It can run.
     Fit,
-    /// It is ignored, which is not a failure; the reason and the remedy.
-    Skipped(String),
+    /// It is ignored, which is not a failure.
+    Skipped(Diagnostic),
     /// It is wanted and cannot run, which is a failure.
     Unfit {
-        /// The reason and the remedy.
-        reason: String,
+        /// Why, and what to do; [`Diagnostic::what`] is only set where the task's name does not say it.
+        reason: Diagnostic,
         /// The name of the failure in the source's own contract.
         error: Option<&'static str>,
     },
 }
 
+impl Eligibility {
+    /// It cannot run, and its contract has no name for that.
+    pub fn unfit(reason: Diagnostic) -> Eligibility {
+        Eligibility::Unfit {
+            reason,
+            error: None,
+        }
+    }
+}
+
 /// Something to do on freeze, and what undoes it on thaw.
 #[derive(Clone, Debug)]
 pub struct HookTask {
-    /// The adapter's name; empty for the hooks' directory.
-    pub source: &'static str,
+    /// The adapter's name; empty for the hooks' directory. A task from the journal keeps the name of an adapter
+    /// that this version does not have.
+    pub source: String,
+    /// The adapter, if it has one.
+    pub adapter: Option<&'static Adapter>,
     /// Its name in log, journal and report: a path.
     pub name: String,
     /// The settings that apply to it.
@@ -66,10 +81,11 @@ pub struct HookTask {
 }
 
 impl HookTask {
-    /// A task of `source` called `name`, without commands.
-    pub fn new(source: &'static str, name: String, policy: HookSettings) -> HookTask {
+    /// A task called `name` of the hooks' directory, without commands.
+    pub fn new(name: String, policy: HookSettings) -> HookTask {
         HookTask {
-            source,
+            source: String::new(),
+            adapter: None,
             name,
             policy,
             freeze: None,
@@ -80,6 +96,12 @@ impl HookTask {
             eligibility: Eligibility::Fit,
             started: None,
         }
+    }
+
+    /// Makes it a task of `adapter`. Discovery does this for every task that an adapter returns.
+    pub fn set_adapter(&mut self, adapter: &'static Adapter) {
+        adapter.name.clone_into(&mut self.source);
+        self.adapter = Some(adapter);
     }
 
     /// The command for this phase; on a thaw after a failed freeze the one that undoes.
@@ -126,7 +148,7 @@ mod tests {
                 parallel,
                 ..HookSettings::default()
             };
-            HookTask::new("", name.to_owned(), policy)
+            HookTask::new(name.to_owned(), policy)
         };
         let tasks = vec![
             task("a", 50, true),

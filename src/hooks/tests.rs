@@ -12,8 +12,7 @@ use super::journal::{Journal, RunInfo};
 use super::log::{HookLog, TAG};
 use super::runner::{Options, Summary, run};
 use super::settings::OnFailure;
-use super::trust::Refusal;
-use super::{HookRecord, HookStatus, Phase, sources};
+use super::{HookRecord, HookStatus, Phase, discovery};
 use crate::sys::syslog::Syslog;
 
 /// A hook directory and a log of its own.
@@ -56,6 +55,7 @@ impl House {
             stop: None,
             records: None,
             memory: Journal::in_dir(self.root.path()),
+            adapters: &[],
             run: RunInfo::default(),
             only_run: String::new(),
             reason: None,
@@ -77,14 +77,16 @@ impl House {
 
     fn run_with(&self, phase: Phase, mut options: Options) -> Summary {
         let (found, rules) =
-            sources::read(&self.dir(), &self.conf_path(), "").expect("not refused");
+            discovery::read(&self.dir(), &self.conf_path(), "", &[]).expect("not refused");
         options.total = rules.total_timeout;
         options.on_total = rules.defaults.on_failure;
         run(phase, Ok(found), options)
     }
 
-    fn refused(&self) -> Refusal {
-        sources::read(&self.dir(), &self.conf_path(), "").expect_err("refused")
+    fn refused(&self) -> String {
+        discovery::read(&self.dir(), &self.conf_path(), "", &[])
+            .expect_err("refused")
+            .to_string()
     }
 
     /// The log's lines; a dated line loses its date (which is checked), and paths lose the
@@ -380,7 +382,7 @@ fn no_directory_or_an_empty_one_is_no_work() {
     fs::remove_dir(house.dir()).expect("removed");
     assert!(house.run(Phase::Thaw).hooks.is_empty());
     fs::write(house.dir(), "").expect("a file in its place");
-    let said = house.refused().to_string();
+    let said = house.refused();
     assert!(
         said.starts_with("cannot read the hook directory ") && said.ends_with("Not a directory")
     );
@@ -399,7 +401,7 @@ fn refuses_what_others_may_change_before_anything_runs() {
             path.display()
         )
     };
-    assert_eq!(house.refused().0, remedy(&second, "0757"));
+    assert_eq!(house.refused(), remedy(&second, "0757"));
     // One that does not run anyway harms nobody.
     set_mode(&second, 0o646);
     house.run(Phase::Freeze);
@@ -408,14 +410,14 @@ fn refuses_what_others_may_change_before_anything_runs() {
     for mode in [0o777, 0o1777] {
         set_mode(&house.dir(), mode);
         assert_eq!(
-            house.refused().0,
+            house.refused(),
             remedy(&house.dir(), &format!("{mode:04o}"))
         );
     }
     set_mode(&house.dir(), 0o755);
 
     set_mode(house.root.path(), 0o777);
-    assert_eq!(house.refused().0, remedy(house.root.path(), "0777"));
+    assert_eq!(house.refused(), remedy(house.root.path(), "0777"));
     // As /tmp: nobody can replace another's directory in it.
     set_mode(house.root.path(), 0o1777);
     house.run(Phase::Thaw);
@@ -429,7 +431,7 @@ fn refuses_what_others_may_change_before_anything_runs() {
     symlink(open.join("tool"), house.dir().join("3")).expect("link");
     house.run(Phase::Freeze);
     set_mode(&open, 0o777);
-    assert_eq!(house.refused().0, remedy(&open, "0777"));
+    assert_eq!(house.refused(), remedy(&open, "0777"));
 }
 
 #[test]
@@ -441,7 +443,7 @@ fn refuses_other_owners_and_groups() {
     let house = House::new();
     let path = house.hook("1", "echo no");
     std::os::unix::fs::chown(&path, Some(1234), None).expect("chown");
-    let said = house.refused().0;
+    let said = house.refused();
     assert!(
         said.contains(" is owned by user 1234, not by root (mode 0755); "),
         "{said}"
@@ -453,7 +455,7 @@ fn refuses_other_owners_and_groups() {
     std::os::unix::fs::chown(&path, Some(0), Some(1234)).expect("chown");
     house.run(Phase::Freeze);
     set_mode(&path, 0o775);
-    let said = house.refused().0;
+    let said = house.refused();
     assert!(
         said.contains(" is writable by group 1234 (mode 0775); "),
         "{said}"

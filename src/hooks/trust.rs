@@ -5,13 +5,13 @@
 //! so that no name can be exchanged during the check.
 
 use std::ffi::OsString;
-use std::fmt;
 use std::fs::{self, File, Metadata};
 use std::io::{self, Read};
 use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
+use crate::diagnostic::Diagnostic;
 use crate::sys::acl::{self, Named};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open as open_place, openat, readlinkat};
@@ -21,30 +21,18 @@ use nix::unistd::{getegid, geteuid};
 const GROUP_WRITE: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-/// The beginning of every refusal.
-pub const REFUSING: &str = "refusing to run hooks: ";
+/// What every fault here leads to.
+const REFUSING: &str = "refusing to run hooks";
 /// Longest settings file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 /// The limit of path_resolution(7) for symbolic links.
 const MAX_LINKS: u32 = 40;
 
-/// Why no hook is run: one line with the path, the reason and the remedy.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Refusal(pub String);
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for Refusal {}
-
 /// Checks `path` (a hook or the hooks' directory) and every directory and link that leads to it.
 ///
 /// # Errors
 /// As [`open`].
-pub fn check(path: &Path) -> Result<(), Refusal> {
+pub fn check(path: &Path) -> Result<(), Diagnostic> {
     open(path).map(drop)
 }
 
@@ -53,16 +41,16 @@ pub fn check(path: &Path) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// The first fault found.
-pub fn check_program(path: &Path) -> Result<(), Refusal> {
+pub fn check_program(path: &Path) -> Result<(), Diagnostic> {
     match walk(path) {
-        Err(TrustFault::Unsafe(refusal)) => Err(refusal),
+        Err(TrustFault::Unsafe(fault)) => Err(fault),
         Err(TrustFault::Unseen(_)) | Ok(_) => Ok(()),
     }
 }
 
 enum TrustFault {
-    Unseen(Refusal),
-    Unsafe(Refusal),
+    Unseen(Diagnostic),
+    Unsafe(Diagnostic),
 }
 
 /// Resolves `path` as the kernel does. Each directory is held open and checked before the next name is looked
@@ -71,9 +59,9 @@ enum TrustFault {
 ///
 /// # Errors
 /// The first fault found, or the path cannot be examined.
-pub fn open(path: &Path) -> Result<File, Refusal> {
+pub fn open(path: &Path) -> Result<File, Diagnostic> {
     walk(path).map_err(|wrong| match wrong {
-        TrustFault::Unseen(refusal) | TrustFault::Unsafe(refusal) => refusal,
+        TrustFault::Unseen(fault) | TrustFault::Unsafe(fault) => fault,
     })
 }
 
@@ -81,10 +69,10 @@ pub fn open(path: &Path) -> Result<File, Refusal> {
 ///
 /// # Errors
 /// As [`open`], or the file cannot be read, is not a regular file, or is too long.
-pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Refusal> {
+pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Diagnostic> {
     let refused = |why: &str| {
-        let path = quoted(path);
-        Refusal(format!("{REFUSING}{path} {why}; fix it, or move it away"))
+        let why = format!("{} {why}", quoted(path));
+        Diagnostic::new(REFUSING, why, "fix it, or move it away")
     };
     let unreadable =
         |error: io::Error| refused(&format!("cannot be read: {}", crate::sys::strerror(&error)));
@@ -133,8 +121,8 @@ fn walk(path: &Path) -> Result<File, TrustFault> {
         if data.is_symlink() {
             // In a directory with the sticky bit such as /tmp, the link's owner alone can replace it.
             if data.uid() != 0 && data.uid() != geteuid().as_raw() {
-                let line = Fault::Owner.line(&shown.join(&name), &data);
-                return Err(TrustFault::Unsafe(Refusal(line)));
+                let fault = Fault::Owner.diagnostic(&shown.join(&name), &data);
+                return Err(TrustFault::Unsafe(fault));
             }
             links += 1;
             if links > MAX_LINKS {
@@ -184,16 +172,14 @@ fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), TrustFault> {
     }
     match found {
         None => Ok(()),
-        Some(fault) => Err(TrustFault::Unsafe(Refusal(fault.line(path, &data)))),
+        Some(fault) => Err(TrustFault::Unsafe(fault.diagnostic(path, &data))),
     }
 }
 
 fn unseen(path: &Path, error: &io::Error) -> TrustFault {
-    TrustFault::Unseen(Refusal(format!(
-        "{REFUSING}{} cannot be looked at: {}",
-        path.display(),
-        crate::sys::strerror(error)
-    )))
+    let why = crate::sys::strerror(error);
+    let why = format!("{} cannot be looked at: {why}", path.display());
+    TrustFault::Unseen(Diagnostic::new(REFUSING, why, ""))
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -225,10 +211,10 @@ fn fault(data: &Metadata, leaf: bool, uid: u32, gid: u32) -> Option<Fault> {
 }
 
 impl Fault {
-    fn line(self, path: &Path, data: &Metadata) -> String {
+    fn diagnostic(self, path: &Path, data: &Metadata) -> Diagnostic {
         let path = quoted(path);
         let mode = data.mode() & 0o7777;
-        let (what, remedy) = match self {
+        let (fault, command) = match self {
             Fault::Owner => (
                 format!("is owned by user {}, not by root", data.uid()),
                 "chown root:",
@@ -237,9 +223,10 @@ impl Fault {
             Fault::List(named) => (format!("has an ACL that lets {named} write"), "setfacl -b"),
             Fault::Others => ("is writable by everybody".to_owned(), "chmod go-w"),
         };
-        format!(
-            "{REFUSING}{path} {what} (mode {mode:04o}); after checking its content, \
-             fix it with: {remedy} {path}"
+        Diagnostic::new(
+            REFUSING,
+            format!("{path} {fault} (mode {mode:04o})"),
+            format!("after checking its content, fix it with: {command} {path}"),
         )
     }
 }

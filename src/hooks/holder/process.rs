@@ -195,7 +195,8 @@ impl<'a> Hook<'a> {
         ready_writer: OwnedFd,
         seen: &'a mut dyn FnMut(&[u8]),
     ) -> Result<Hook<'a>, HookStatus> {
-        let user = user(request.user.as_deref()).map_err(HookStatus::cannot_run)?;
+        let user =
+            user(request.user.as_deref()).map_err(|why| HookStatus::cannot_run(why.to_string()))?;
         let pipe = pipe2(OFlag::O_CLOEXEC);
         let (stdin, input) =
             pipe.map_err(|error| HookStatus::cannot_run(strerror(&error.into())))?;

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
+use crate::hooks::adapter::{self, Adapter};
 use crate::hooks::settings::HookSettings;
-use crate::hooks::sources;
 use crate::hooks::task::{CommandLine, HookTask};
 use crate::keyfile::parse_time_limit;
 use crate::probe::mountinfo::unescape;
@@ -74,7 +74,7 @@ impl StartedTask {
         StartedTask {
             settings: settings.into_iter().map(text).collect(),
             holder_socket: socket,
-            ..StartedTask::named(task.source, &task.name)
+            ..StartedTask::named(&task.source, &task.name)
         }
     }
 
@@ -116,9 +116,10 @@ impl StartedTask {
 
     /// The task as it was at the freeze. Version 0.1.0 recorded only its name: then it is the task of this
     /// name in `found`, or the call of a hook of the hooks' directory.
-    pub fn step(mut self, found: &mut Vec<HookTask>) -> HookTask {
-        let source = sources::adapter(&self.source).map_or("", |adapter| adapter.name);
-        let mut task = HookTask::new(source, self.name.clone(), HookSettings::default());
+    pub fn step(mut self, found: &mut Vec<HookTask>, adapters: &'static [Adapter]) -> HookTask {
+        let mut task = HookTask::new(self.name.clone(), HookSettings::default());
+        task.source.clone_from(&self.source);
+        task.adapter = adapter::by_name(adapters, &self.source);
         if self.settings.is_empty() {
             if let Some(at) = found.iter().position(|task| self.names(task)) {
                 task = found.swap_remove(at);

@@ -1,11 +1,17 @@
 //! What the journal holds from one opening to the next.
 
 use super::*;
+use crate::hooks::adapter::Adapter;
 use crate::hooks::settings::HookSettings;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::CommandLine;
 use std::ffi::OsString;
 use std::os::unix::ffi::OsStringExt;
+
+static ADAPTERS: [Adapter; 1] = [Adapter {
+    name: "made-up",
+    ..Adapter::DEFAULT
+}];
 
 fn opened(dir: &Path, phase: Phase) -> (Journal, JournalContent) {
     let mut memory = Journal::in_dir(dir);
@@ -85,17 +91,19 @@ fn a_step_comes_back_as_it_was() {
         timeout: None,
         retries: 3,
     };
-    let mut was = HookTask::new("azure", "/h".into(), HookSettings::default());
+    let mut was = HookTask::new("/h".into(), HookSettings::default());
+    was.set_adapter(&ADAPTERS[0]);
     was.policy.on_failure = OnFailure::Abort;
     was.policy.user = Some("db".into());
     was.thaw = Some(call(&[b"/a \xff\\040", b"", b"\n\xc3\xa9"]));
     was.undo = Some(call(&[b"/u"]));
     was.budget = Some(Duration::from_millis(2500));
     let started = StartedTask::of(&was, None);
-    let now = StartedTask::from_value(&started.to_value()).step(&mut Vec::new());
+    let now = StartedTask::from_value(&started.to_value()).step(&mut Vec::new(), &ADAPTERS);
+    assert_eq!(now.adapter.map(|known| known.name), Some("made-up"));
     assert_eq!(
-        (now.source, &now.thaw, &now.undo),
-        ("azure", &was.thaw, &was.undo)
+        (&now.source[..], &now.thaw, &now.undo),
+        ("made-up", &was.thaw, &was.undo)
     );
     was.policy.timeout = None;
     was.policy.retries = 3;
@@ -104,11 +112,20 @@ fn a_step_comes_back_as_it_was() {
 }
 
 #[test]
+fn an_adapter_that_this_version_does_not_have_keeps_its_name() {
+    let task = step("/h").step(&mut Vec::new(), &ADAPTERS);
+    assert_eq!((&task.source[..], task.adapter.is_none()), ("vmware", true));
+}
+
+#[test]
 fn an_older_version_s_hook_is_called_as_it_is_found_or_by_its_name() {
     let old = StartedTask::named("", "/h");
     let program = |step: HookTask| step.thaw.unwrap().program;
-    assert_eq!(program(old.clone().step(&mut Vec::new())), Path::new("/h"));
-    let mut found = HookTask::new("", "/h".into(), HookSettings::default());
+    assert_eq!(
+        program(old.clone().step(&mut Vec::new(), &ADAPTERS)),
+        Path::new("/h")
+    );
+    let mut found = HookTask::new("/h".into(), HookSettings::default());
     found.policy.user = Some("db".into());
     found.thaw = Some(CommandLine {
         program: "/there".into(),
@@ -116,7 +133,7 @@ fn an_older_version_s_hook_is_called_as_it_is_found_or_by_its_name() {
         timeout: None,
         retries: 0,
     });
-    let step = old.step(&mut vec![found]);
+    let step = old.step(&mut vec![found], &ADAPTERS);
     assert_eq!(step.policy.user.as_deref(), Some("db"));
     assert_eq!(program(step), Path::new("/there"));
 }
@@ -125,7 +142,7 @@ fn an_older_version_s_hook_is_called_as_it_is_found_or_by_its_name() {
 fn a_place_that_cannot_be_written_is_named() {
     let (mut memory, known) = opened(Path::new("/nonexistent"), Phase::Freeze);
     assert_eq!((known.is_whole, known.warning), (false, None));
-    let told = memory.begin(&RunInfo::default()).unwrap_err();
+    let told = memory.begin(&RunInfo::default()).unwrap_err().to_string();
     assert!(
         told.starts_with("cannot write /nonexistent/qga.hooks: "),
         "{told}"

@@ -9,9 +9,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{HookSettings, OnFailure, head};
-use crate::hooks::sources;
-use crate::hooks::trust::{self, Refusal, quoted};
-use crate::keyfile::{self, Line, Problem, parse_boolean, parse_time_limit};
+use crate::diagnostic::Diagnostic;
+use crate::hooks::adapter::{self, Adapter};
+use crate::hooks::trust::{self, quoted};
+use crate::keyfile::{self, Entry, Line, Problem, parse_boolean, parse_time_limit};
 
 /// The group with the defaults.
 const DEFAULTS: &str = "hooks";
@@ -31,6 +32,8 @@ pub struct HookConfig {
     pub total_timeout: Option<Duration>,
     /// The problems of the file, one line each.
     pub warnings: Vec<String>,
+    /// The adapters whose groups the file may have.
+    pub(in crate::hooks) adapters: &'static [Adapter],
     path: PathBuf,
     settings: Vec<Setting>,
     faults: Vec<ConfigFault>,
@@ -49,7 +52,7 @@ struct Setting {
 struct ConfigFault {
     reach: FaultScope,
     /// The place, the reason and the remedy.
-    text: String,
+    reason: Diagnostic,
     /// Whether the faulty text sets that a failure aborts the freeze; None: it sets neither.
     aborts: Option<bool>,
 }
@@ -65,6 +68,41 @@ enum FaultScope {
     Head(String),
 }
 
+impl FaultScope {
+    fn of_group(name: &str) -> FaultScope {
+        match name {
+            DEFAULTS => FaultScope::All,
+            name => FaultScope::Group(name.to_owned()),
+        }
+    }
+}
+
+/// What the lines before the current one say about it.
+#[derive(Default)]
+struct Position {
+    /// None before the first group and after a group header that cannot be read.
+    group: Option<String>,
+    /// The index of the fault that reports the missing or unreadable group header.
+    bad_head: Option<usize>,
+    /// The groups with the lines in which they begin.
+    heads: Vec<(String, usize)>,
+}
+
+impl Setting {
+    fn read(group: &str, entry: Entry<'_>) -> Result<Setting, Problem> {
+        if !is_clean(&entry.key) {
+            let key = keyfile::excerpt(&entry.key);
+            return Err(entry.problem(format!("'{key}' can be no key"), "write it anew"));
+        }
+        Ok(Setting {
+            value: entry.string()?.trim().to_owned(),
+            group: group.to_owned(),
+            line: entry.line,
+            key: entry.key.into_owned(),
+        })
+    }
+}
+
 /// The settings of one hook.
 #[derive(Debug)]
 pub struct EffectiveSettings {
@@ -73,7 +111,7 @@ pub struct EffectiveSettings {
     /// Settings that are ignored, one line each.
     pub warnings: Vec<String>,
     /// Why it must not run: settings that may be about it cannot be read.
-    pub fault: Option<String>,
+    pub fault: Option<Diagnostic>,
 }
 
 impl HookConfig {
@@ -82,14 +120,15 @@ impl HookConfig {
     /// # Errors
     /// Another user could have written it, or it cannot be read, so nothing is known of the settings of any
     /// hook.
-    pub fn read(path: &Path) -> Result<HookConfig, Refusal> {
+    pub fn read(path: &Path, adapters: &'static [Adapter]) -> Result<HookConfig, Diagnostic> {
         let text = trust::read(path)?.unwrap_or_default();
-        Ok(HookConfig::parse(path, &text))
+        Ok(HookConfig::parse(path, &text, adapters))
     }
 
     /// Parses `text`; warnings name `path`.
-    pub fn parse(path: &Path, text: &[u8]) -> HookConfig {
+    pub fn parse(path: &Path, text: &[u8], adapters: &'static [Adapter]) -> HookConfig {
         let mut rules = HookConfig {
+            adapters,
             path: path.to_owned(),
             ..HookConfig::default()
         };
@@ -112,83 +151,14 @@ impl HookConfig {
             let remedy = format!("sed -i '1s/^\\xEF\\xBB\\xBF//' {}", quoted(&self.path));
             self.warn(1, &format!("byte order mark ignored; remove it: {remedy}"));
         }
-        // `group` is None before the first group and after a group header that cannot be read; `bad_head` is
-        // the index of the fault that reports this.
-        let (mut group, mut bad_head) = (None, None);
-        let mut heads: Vec<(String, usize)> = Vec::new();
+        let mut position = Position::default();
         for (number, text, line) in keyfile::lines(bare.unwrap_or(text)) {
             let text = String::from_utf8_lossy(text);
             if text.starts_with(';') {
-                self.warn(
-                    number,
-                    "';' begins no comment here, but is taken for one; write #",
-                );
-                continue;
-            }
-            let problem = match (line, &group) {
-                (Line::Group(name), _) => {
-                    let name = match name.strip_prefix(HOOK_PREFIX) {
-                        Some(hook) => [HOOK_PREFIX, hook.trim()].concat(),
-                        None => name.into_owned(),
-                    };
-                    match heads.iter().find(|(known, _)| *known == name) {
-                        Some((_, first)) => self.warn(
-                            number,
-                            &format!(
-                                "[{name}] begins in line {first} already; keep the two in one"
-                            ),
-                        ),
-                        None => heads.push((name.clone(), number)),
-                    }
-                    (group, bad_head) = (Some(name), None);
-                    continue;
-                }
-                (Line::Entry(entry), Some(group)) => {
-                    match is_clean(&entry.key).then(|| entry.string()) {
-                        Some(Ok(value)) => {
-                            self.add(Setting {
-                                group: group.clone(),
-                                key: entry.key.into_owned(),
-                                value: value.trim().to_owned(),
-                                line: number,
-                            });
-                            continue;
-                        }
-                        Some(Err(problem)) => problem,
-                        None => {
-                            let key = keyfile::excerpt(&entry.key);
-                            entry.problem(format!("'{key}' can be no key"), "write it anew")
-                        }
-                    }
-                }
-                (Line::Entry(entry), None) => {
-                    let key = keyfile::excerpt(&entry.key);
-                    let advice = "put it below a group, [hooks] or [hook NAME]";
-                    entry.problem(format!("'{key}' is in no group"), advice)
-                }
-                (Line::Invalid(problem), _) => {
-                    if is_head(&text) {
-                        (group, bad_head) = (None, Some(self.faults.len()));
-                        self.fault(head_reach(&text), problem, aborts(&text));
-                        continue;
-                    }
-                    problem
-                }
-            };
-            match (&group, bad_head) {
-                (Some(group), _) => {
-                    let reach = match group.as_str() {
-                        DEFAULTS => FaultScope::All,
-                        group => FaultScope::Group(group.to_owned()),
-                    };
-                    self.fault(reach, problem, aborts(&text));
-                }
-                // The line belongs to the header that cannot be read, and is covered by its fault.
-                (None, Some(at)) => self.faults[at].adds(aborts(&text)),
-                (None, None) => {
-                    bad_head = Some(self.faults.len());
-                    self.fault(FaultScope::All, problem, aborts(&text));
-                }
+                let what = "';' begins no comment here, but is taken for one; write #";
+                self.warn(number, what);
+            } else {
+                self.parse_line(&mut position, (number, &text), line);
             }
         }
         let unreported = self.faults.len().saturating_sub(MAX_REPORTED_FAULTS);
@@ -200,26 +170,71 @@ impl HookConfig {
         }
     }
 
+    fn parse_line(
+        &mut self,
+        position: &mut Position,
+        (number, text): (usize, &str),
+        line: Line<'_>,
+    ) {
+        let problem = match (line, &position.group) {
+            (Line::Group(name), _) => return self.begin_group(position, number, &name),
+            (Line::Entry(entry), Some(group)) => match Setting::read(group, entry) {
+                Ok(setting) => return self.add(setting),
+                Err(problem) => problem,
+            },
+            (Line::Entry(entry), None) => {
+                let key = keyfile::excerpt(&entry.key);
+                let advice = "put it below a group, [hooks] or [hook NAME]";
+                entry.problem(format!("'{key}' is in no group"), advice)
+            }
+            (Line::Invalid(problem), _) if is_head(text) => {
+                (position.group, position.bad_head) = (None, Some(self.faults.len()));
+                return self.fault(head_reach(text), problem, aborts(text));
+            }
+            (Line::Invalid(problem), _) => problem,
+        };
+        match (&position.group, position.bad_head) {
+            (Some(group), _) => self.fault(FaultScope::of_group(group), problem, aborts(text)),
+            // The line belongs to the header that cannot be read, and is covered by its fault.
+            (None, Some(at)) => self.faults[at].adds(aborts(text)),
+            (None, None) => {
+                position.bad_head = Some(self.faults.len());
+                self.fault(FaultScope::All, problem, aborts(text));
+            }
+        }
+    }
+
+    fn begin_group(&mut self, position: &mut Position, number: usize, name: &str) {
+        let name = match name.strip_prefix(HOOK_PREFIX) {
+            Some(hook) => [HOOK_PREFIX, hook.trim()].concat(),
+            None => name.to_owned(),
+        };
+        let mut known = position.heads.iter();
+        match known.find(|(known, _)| *known == name) {
+            Some((_, first)) => self.warn(
+                number,
+                &format!("[{name}] begins in line {first} already; keep the two in one"),
+            ),
+            None => position.heads.push((name.clone(), number)),
+        }
+        (position.group, position.bad_head) = (Some(name), None);
+    }
+
     fn warn(&mut self, line: usize, what: &str) {
         let path = self.path.display();
         self.warnings.push(format!("{path} (line {line}): {what}"));
     }
 
     fn fault(&mut self, reach: FaultScope, problem: Problem, aborts: Option<bool>) {
-        let Problem {
-            line,
-            reason,
-            advice,
-        } = problem;
-        let path = self.path.display();
-        let text = format!("{path} (line {line}): {reason}; {advice}");
+        let place = format!("{} (line {})", self.path.display(), problem.line);
+        let reason = Diagnostic::new(place, problem.reason, problem.advice);
         if self.faults.len() < MAX_REPORTED_FAULTS {
             self.warnings
-                .push(format!("{text}; what it is about is not run"));
+                .push(format!("{reason}; what it is about is not run"));
         }
         self.faults.push(ConfigFault {
             reach,
-            text,
+            reason,
             aborts,
         });
     }
@@ -242,14 +257,11 @@ impl HookConfig {
                 ),
             );
         }
-        let Some((reason, aborts)) = find_fault(group, key, value) else {
+        let Some((reason, aborts)) = self.find_fault(group, key, value) else {
             self.settings.push(setting);
             return;
         };
-        let reach = match group.as_str() {
-            DEFAULTS => FaultScope::All,
-            group => FaultScope::Group(group.to_owned()),
-        };
+        let reach = FaultScope::of_group(group);
         let problem = Problem {
             line,
             reason: format!("{setting_text} {reason}"),
@@ -269,32 +281,77 @@ impl HookConfig {
             line,
         } in &self.settings
         {
-            if is_known(group) {
+            if self.is_known(group) {
                 continue;
             }
             let aborts = aborts(&format!("{key}={value}"));
             match faults.iter_mut().find(|(name, _)| name == group) {
                 Some((_, fault)) => fault.adds(aborts),
                 None => {
-                    let path = self.path.display();
-                    let text = format!(
-                        "{path} (line {line}): [{group}] means nothing here; a hook's group is [hook NAME]"
+                    let reason = Diagnostic::new(
+                        format!("{} (line {line})", self.path.display()),
+                        format!("[{group}] means nothing here"),
+                        "a hook's group is [hook NAME]",
                     );
-                    let reach = head_reach(group);
-                    faults.push((
-                        group,
-                        ConfigFault {
-                            reach,
-                            text,
-                            aborts,
-                        },
-                    ));
+                    let fault = ConfigFault {
+                        reach: head_reach(group),
+                        reason,
+                        aborts,
+                    };
+                    faults.push((group, fault));
                 }
             }
         }
         let faults: Vec<ConfigFault> = faults.into_iter().map(|(_, fault)| fault).collect();
-        self.warnings.extend(faults.iter().map(|f| f.text.clone()));
+        let texts = faults.iter().map(|fault| fault.reason.to_string());
+        self.warnings.extend(texts);
         self.faults.extend(faults);
+    }
+
+    fn is_adapter(&self, group: &str) -> bool {
+        adapter::by_name(self.adapters, group).is_some()
+    }
+
+    fn is_known(&self, group: &str) -> bool {
+        let is_hook = group
+            .strip_prefix(HOOK_PREFIX)
+            .is_some_and(|name| !name.is_empty());
+        group == DEFAULTS || is_hook || self.is_adapter(group)
+    }
+
+    /// The problem with a setting that protects (`on-failure`, `enabled`, `type`, `user`), or that may be a
+    /// misspelled one; and the value for [`ConfigFault::aborts`].
+    fn find_fault(
+        &self,
+        group: &str,
+        key: &str,
+        value: &str,
+    ) -> Option<(&'static str, Option<bool>)> {
+        let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
+        let is_adapter = self.is_adapter(group);
+        let known = HookSettings::default().settings();
+        let letters = letters(key);
+        let begins = |words: &[&str]| words.iter().any(|word| letters.starts_with(word));
+        match key {
+            _ if !is_hook && !is_adapter => None,
+            "on-failure" if !matches!(value, "continue" | "abort") => {
+                Some(("is neither continue nor abort", Some(true)))
+            }
+            "enabled" if parse_boolean(value).is_err() && (is_hook || value != "auto") => {
+                Some(("is neither yes nor no", None))
+            }
+            "type" if is_hook && !matches!(value, "once" | "hold") => {
+                Some(("is neither once nor hold", None))
+            }
+            _ if known.iter().any(|(known, _)| *known == key) => None,
+            _ if value == "abort" => Some(("may be on-failure misspelt", Some(true))),
+            _ if is_hook && value == "hold" => Some(("may be type misspelt", None)),
+            _ if is_hook && begins(&["user", "usr", "uid", "runas"]) => {
+                Some(("may be user misspelt", None))
+            }
+            _ if begins(&["enab", "disab"]) => Some(("may be enabled misspelt", None)),
+            _ => None,
+        }
     }
 
     /// Calls `set` with each setting of a group; returns a warning for each error.
@@ -335,12 +392,14 @@ impl HookConfig {
         let mut is_set = self.sets(DEFAULTS, "on-failure");
         let mut head_fault = None;
         for head::Setting { key, value, line } in own {
-            let setting_text =
-                |why: &str| format!("{name} (line {line}): qga-hook: {key} = {value} {why}");
-            if let Some((why, aborts)) = find_fault(HOOK_PREFIX, &key, &value) {
-                head_fault = Some((setting_text(why) + "; correct that line", aborts));
+            let fault = |why: &str, remedy: &str| {
+                let why = format!("qga-hook: {key} = {value} {why}");
+                Diagnostic::new(format!("{name} (line {line})"), why, remedy)
+            };
+            if let Some((why, aborts)) = self.find_fault(HOOK_PREFIX, &key, &value) {
+                head_fault = Some((fault(why, "correct that line"), aborts));
             } else if let Err(why) = policy.set(&key, &value) {
-                warnings.push(setting_text(&why) + "; ignored");
+                warnings.push(fault(&why, "ignored").to_string());
             } else {
                 is_set |= key == "on-failure";
             }
@@ -368,7 +427,7 @@ impl HookConfig {
         &self,
         name: &str,
         policy: &HookSettings,
-    ) -> Option<(String, OnFailure, bool)> {
+    ) -> Option<(Diagnostic, OnFailure, bool)> {
         let (why, aborts, is_named) = self.fault_of(name, name)?;
         let is_set = self.sets(name, "on-failure");
         Some((why, on_failure(policy, is_set, aborts), is_named))
@@ -381,7 +440,7 @@ impl HookConfig {
             .any(|s| s.group == group && s.key == key)
     }
 
-    fn fault_of(&self, group: &str, name: &str) -> Option<(String, Option<bool>, bool)> {
+    fn fault_of(&self, group: &str, name: &str) -> Option<(Diagnostic, Option<bool>, bool)> {
         let name = name.to_lowercase();
         let is_about = |fault: &&ConfigFault| match &fault.reach {
             FaultScope::All => true,
@@ -395,7 +454,7 @@ impl HookConfig {
             all.adds(fault.aborts);
             is_named |= !matches!(fault.reach, FaultScope::All);
         }
-        Some((all.text, all.aborts, is_named))
+        Some((all.reason, all.aborts, is_named))
     }
 }
 
@@ -417,13 +476,6 @@ fn on_failure(policy: &HookSettings, is_set: bool, aborts: Option<bool>) -> OnFa
         Some(false) => OnFailure::Continue,
         None => OnFailure::Abort,
     }
-}
-
-fn is_known(group: &str) -> bool {
-    let is_hook = group
-        .strip_prefix(HOOK_PREFIX)
-        .is_some_and(|name| !name.is_empty());
-    group == DEFAULTS || is_hook || sources::adapter(group).is_some()
 }
 
 fn is_clean(key: &str) -> bool {
@@ -473,36 +525,6 @@ fn aborts(text: &str) -> Option<bool> {
 fn letters(text: &str) -> String {
     let letters = text.chars().filter(|c| c.is_alphanumeric());
     letters.collect::<String>().to_lowercase()
-}
-
-/// The problem with a setting that protects (`on-failure`, `enabled`, `type`, `user`), or that may be a
-/// misspelled one; and the value for [`ConfigFault::aborts`].
-fn find_fault(group: &str, key: &str, value: &str) -> Option<(&'static str, Option<bool>)> {
-    let is_hook = group == DEFAULTS || group.starts_with(HOOK_PREFIX);
-    let is_adapter = sources::adapter(group).is_some();
-    let known = HookSettings::default().settings();
-    let letters = letters(key);
-    let begins = |words: &[&str]| words.iter().any(|word| letters.starts_with(word));
-    match key {
-        _ if !is_hook && !is_adapter => None,
-        "on-failure" if !matches!(value, "continue" | "abort") => {
-            Some(("is neither continue nor abort", Some(true)))
-        }
-        "enabled" if parse_boolean(value).is_err() && (is_hook || value != "auto") => {
-            Some(("is neither yes nor no", None))
-        }
-        "type" if is_hook && !matches!(value, "once" | "hold") => {
-            Some(("is neither once nor hold", None))
-        }
-        _ if known.iter().any(|(known, _)| *known == key) => None,
-        _ if value == "abort" => Some(("may be on-failure misspelt", Some(true))),
-        _ if is_hook && value == "hold" => Some(("may be type misspelt", None)),
-        _ if is_hook && begins(&["user", "usr", "uid", "runas"]) => {
-            Some(("may be user misspelt", None))
-        }
-        _ if begins(&["enab", "disab"]) => Some(("may be enabled misspelt", None)),
-        _ => None,
-    }
 }
 
 #[cfg(test)]

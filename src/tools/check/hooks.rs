@@ -4,13 +4,14 @@
 //! hooks, `qemu-ga hook check` for those of a directory.
 
 use super::{CheckContext, CheckResult, Subject};
+use crate::adapters;
 use crate::diagnostic::Diagnostic;
 use crate::hooks::settings::{HookKind, HookSettings};
 use crate::hooks::task::{Eligibility, HookTask};
-use crate::hooks::{locate, sources, trust};
+use crate::hooks::{locate, trust};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
-use crate::tools::hook::{refusal_diagnostic, skip_diagnostic};
+use crate::tools::hook::skip_diagnostic;
 use crate::tools::output::{count, span};
 use crate::tools::plan::hooks_of;
 use nix::unistd::{AccessFlags, eaccess};
@@ -36,7 +37,7 @@ pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
 
 /// Whether there are hooks although the agent runs without a hook master.
 fn check_unused(dir: &Path) -> CheckResult {
-    let found = sources::read(dir, &locate::conf_beside(dir), "");
+    let found = adapters::discover(dir, &locate::conf_beside(dir));
     if found.is_ok_and(|(found, _)| found.tasks.is_empty()) {
         let why = "applications are not quiesced";
         return CheckResult::note(Subject::Hooks, "no hooks configured", why);
@@ -79,8 +80,12 @@ fn check_master(hook: &Path) -> CheckResult {
     }
 }
 
-fn refused(about: Subject, refusal: &trust::Refusal) -> CheckResult {
-    let Diagnostic { what, why, remedy } = refusal_diagnostic(refusal);
+fn refused(about: Subject, refusal: &Diagnostic) -> CheckResult {
+    let Diagnostic { what, why, remedy } = refusal;
+    let remedy = match remedy.as_str() {
+        "" => "let only root write it",
+        remedy => remedy,
+    };
     CheckResult::finding(about, what, why, remedy)
 }
 
@@ -92,7 +97,7 @@ pub(in crate::tools) fn check_installed(
     hold: Option<Duration>,
 ) -> Vec<CheckResult> {
     let shown = dir.display();
-    let (found, _) = match sources::read(dir, conf, "") {
+    let (found, _) = match adapters::discover(dir, conf) {
         Ok(found) => found,
         Err(refusal) => return check_trust(dir, conf, refusal),
     };
@@ -136,7 +141,7 @@ pub(in crate::tools) fn check_installed(
 }
 
 /// Every fault in the ownership of the hooks. The master stops at the first, but an operator wants to fix all at once.
-fn check_trust(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<CheckResult> {
+fn check_trust(dir: &Path, conf: &Path, first: Diagnostic) -> Vec<CheckResult> {
     let mut paths = vec![conf.to_owned(), dir.to_owned()];
     paths.extend(
         fs::read_dir(dir)

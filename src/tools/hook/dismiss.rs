@@ -29,7 +29,7 @@ pub(super) const TOOL: Tool = Tool {
 fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     let name = args.operands.first().map(|name| name.to_string_lossy());
     let statedir = ToolContext::of(args)?.config.statedir;
-    let names = journal::dismiss(&statedir, name.as_deref())?;
+    let names = journal::dismiss(&statedir, name.as_deref()).map_err(|error| error.to_string())?;
     if names.is_empty() {
         return Err(ToolError::Failed(
             "no pending thaw; see qemu-ga status".into(),

@@ -2,11 +2,12 @@
 //!
 //! The hooks and their order come from the master's own code; nothing is started. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, find_place, refusal_diagnostic, skip_diagnostic};
+use super::{HELP, OPTIONS, find_place, skip_diagnostic};
+use crate::adapters;
 use crate::diagnostic::Diagnostic;
+use crate::hooks::locate;
 use crate::hooks::settings::{HookConfig, HookSettings};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask, batches};
-use crate::hooks::{locate, sources};
 use crate::tools::args::{ParsedArgs, Tool, ToolError};
 use crate::tools::output::{self, Style, escape_control, file_name};
 use serde::Serialize;
@@ -51,7 +52,7 @@ pub(super) struct HookListView {
 struct HookView {
     path: String,
     /// The name of its adapter; empty: it is in the directory.
-    source: &'static str,
+    source: String,
     state: HookState,
     /// Why it does not run, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -91,8 +92,8 @@ struct Setting {
 fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     let (dir, conf) = find_place(args);
     let master = dir.with_extension("");
-    let found = sources::read(&dir, &conf, "");
-    let (mut found, rules) = found.map_err(|refusal| refusal_diagnostic(&refusal).to_string())?;
+    let (mut found, rules) =
+        adapters::discover(&dir, &conf).map_err(|refusal| refusal.to_string())?;
     if master.is_file() && !locate::is_our_master(&master) {
         let text = format!("{}: {}", master.display(), locate::FOREIGN_MASTER);
         found.warnings.push(text);
@@ -148,7 +149,7 @@ impl HookView {
         };
         HookView {
             path: task.name.clone(),
-            source: task.source,
+            source: task.source.clone(),
             state,
             reason: match state {
                 HookState::Disabled => Some(Diagnostic::new("", "enabled is no", "")),
@@ -214,7 +215,7 @@ fn settings(task: &HookTask, rules: &HookConfig) -> Vec<Setting> {
         });
         keys
     };
-    let own = match task.source {
+    let own = match &task.source[..] {
         "" => format!("hook {}", file_name(&task.name)),
         source => source.to_owned(),
     };
@@ -295,7 +296,7 @@ pub(super) fn sample() -> serde_json::Value {
         leaves_filesystems: false,
         hooks: vec![HookView {
             path: text(),
-            source: "azure",
+            source: "azure".into(),
             state: HookState::Unfit,
             reason: Some(Diagnostic::default()),
             parallel: true,

@@ -9,9 +9,9 @@ mod list;
 mod trial;
 
 use super::args::ParsedArgs;
+use crate::adapters::ADAPTERS;
 use crate::diagnostic::Diagnostic;
 use crate::hooks::task::Eligibility;
-use crate::hooks::trust::Refusal;
 use crate::hooks::{self, locate};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -33,7 +33,7 @@ pub fn cli(args: &[OsString]) -> u8 {
         Some("check") => check::TOOL.run_cli(rest),
         Some("try") => trial::TOOL.run_cli(rest),
         Some("dismiss") => dismiss::TOOL.run_cli(rest),
-        _ => hooks::cli(args),
+        _ => hooks::cli(args, ADAPTERS),
     }
 }
 
@@ -45,18 +45,11 @@ fn find_place(args: &ParsedArgs) -> (PathBuf, PathBuf) {
     (dir, conf)
 }
 
-/// Why no hook is run.
-pub(super) fn refusal_diagnostic(refusal: &Refusal) -> Diagnostic {
-    Diagnostic::new("", &refusal.0, "")
-}
-
 /// Why a hook is not run, and what to do about it. None: it runs.
 pub(super) fn skip_diagnostic(eligibility: &Eligibility) -> Option<Diagnostic> {
     match eligibility {
         Eligibility::Fit => None,
-        Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => {
-            Some(Diagnostic::new("", reason, ""))
-        }
+        Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => Some(reason.clone()),
     }
 }
 

@@ -3,13 +3,15 @@
 //! It has a journal, a log and a state directory of its own, so a running agent is not affected. The hook is started by
 //! the master's own code. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, find_place, refusal_diagnostic, skip_diagnostic};
+use super::{HELP, OPTIONS, find_place, skip_diagnostic};
+use crate::adapters::{self, ADAPTERS};
 use crate::freeze::plan::{self, Survey};
+use crate::hooks::directory;
+use crate::hooks::discovery::Discovered;
 use crate::hooks::journal::{Journal, RunInfo};
 use crate::hooks::log::HookLog;
 use crate::hooks::runner::{self, Options, Summary};
 use crate::hooks::settings::{HookKind, OnFailure};
-use crate::hooks::sources::{self, Discovered, directory};
 use crate::hooks::task::HookTask;
 use crate::hooks::{
     HookRecord, HookStatus, Phase, ThawReason, Verdict, stop_signals, trust, words,
@@ -136,8 +138,7 @@ fn set_timeout(task: &mut HookTask, limit: Duration) {
 /// settings.
 fn find_task(args: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), ToolError> {
     let (dir, conf) = find_place(args);
-    let found = sources::read(&dir, &conf, "");
-    let (found, rules) = found.map_err(|refusal| refusal_diagnostic(&refusal).to_string())?;
+    let (found, rules) = adapters::discover(&dir, &conf).map_err(|refusal| refusal.to_string())?;
     let mut warnings = found.warnings;
     let path = match name.components().count() {
         1 if !name.is_absolute() && !has_slash(name) => trust::absolute(&dir).join(name),
@@ -153,7 +154,7 @@ fn find_task(args: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), 
             warnings.extend(own);
             Ok((task, warnings))
         }
-        Err(refusal) => Err(ToolError::Failed(refusal_diagnostic(&refusal).to_string())),
+        Err(refusal) => Err(ToolError::Failed(refusal.to_string())),
         Ok(_) => Err(ToolError::Failed(format!(
             "no such hook: {}; see qemu-ga hook list",
             path.display()
@@ -258,6 +259,7 @@ impl Trial {
             stop: self.stop.as_ref().and_then(|fd| fd.try_clone().ok()),
             records: None,
             memory: Journal::in_dir(&self.state),
+            adapters: ADAPTERS,
             run: self.run.clone(),
             only_run: String::new(),
             reason,

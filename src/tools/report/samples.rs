@@ -29,6 +29,9 @@ pub(in crate::tools) fn full_report() -> Report {
         verdict: Some(Verdict::NotApplicable),
         error: Some(text()),
         lost: true,
+        tags: ["none", "crash", "filesystem", "application"]
+            .map(|level| (level.to_owned(), text()))
+            .into(),
         ..HookRecord::new(text(), Phase::Thaw, status)
     };
     Report {

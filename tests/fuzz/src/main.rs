@@ -12,8 +12,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use libfuzzer_sys::fuzz_target;
+use qemu_ga::adapters::{ADAPTERS, azure};
 use qemu_ga::hooks::settings::HookConfig;
-use qemu_ga::hooks::sources::azure;
 use qemu_ga::keyfile;
 use qemu_ga::probe::{mountinfo, udev, utmp};
 use qemu_ga::protocol::arguments::decode;
@@ -133,7 +133,7 @@ fn keyfile_entries(data: &[u8]) {
 }
 
 fn hook_policy(data: &[u8]) {
-    let rules = HookConfig::parse(Path::new("conf"), data);
+    let rules = HookConfig::parse(Path::new("conf"), data, ADAPTERS);
     let names: BTreeMap<&str, ()> = rules.named_hooks().map(|name| (name, ())).collect();
     for name in names.keys() {
         rules.of_hook(name, data);
@@ -163,6 +163,6 @@ fn logins(data: &[u8]) {
 
 fn azure_file(data: &[u8]) {
     if let Err(why) = azure::check(data) {
-        assert!(!why.is_empty());
+        assert!(!why.to_string().is_empty());
     }
 }

@@ -1,5 +1,6 @@
 //! What agent, guardian and hook master leave or send to one another.
 
+use qemu_ga::adapters::ADAPTERS;
 use qemu_ga::freeze::guardian::state::{Action, Cause, Event, GuardianState};
 use qemu_ga::freeze::guardian::{Request, Response};
 use qemu_ga::freeze::report::Report;
@@ -86,7 +87,7 @@ pub fn journal(data: &[u8]) {
     for (at, started) in known.started.iter().enumerate() {
         assert!(!started.name.is_empty());
         assert_eq!(StartedTask::from_value(&started.to_value()), *started);
-        let step = started.clone().step(&mut Vec::new());
+        let step = started.clone().step(&mut Vec::new(), ADAPTERS);
         // What version 0.1.0 left out is filled in.
         let kept = step.started.expect("what it was made from");
         assert!(kept.source == started.source && kept.why == started.why);

@@ -4,6 +4,7 @@ mod alibaba;
 mod azure;
 mod google;
 mod huawei;
+mod lists;
 mod nutanix;
 mod places;
 mod vmware;

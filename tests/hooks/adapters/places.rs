@@ -3,8 +3,10 @@
 use std::fs;
 use std::path::Path;
 
+use qemu_ga::adapters::ADAPTERS;
+use qemu_ga::hooks::adapter::DiscoveryContext;
+use qemu_ga::hooks::discovery::{Discovered, discover};
 use qemu_ga::hooks::settings::HookConfig;
-use qemu_ga::hooks::sources::{Discovered, DiscoveryContext, discover};
 use qemu_ga::hooks::task::Eligibility;
 
 use super::set_mode;
@@ -12,7 +14,7 @@ use super::set_mode;
 fn found(root: &Path, conf: &str) -> Discovered {
     let path = root.join("fsfreeze-hook.conf");
     fs::write(&path, conf).expect("conf");
-    let rules = HookConfig::read(&path).expect("ours");
+    let rules = HookConfig::read(&path, ADAPTERS).expect("ours");
     let scene = DiscoveryContext {
         root,
         rules: &rules,
@@ -22,7 +24,11 @@ fn found(root: &Path, conf: &str) -> Discovered {
 }
 
 fn sources(found: &Discovered) -> Vec<&str> {
-    found.tasks.iter().map(|step| step.source).collect()
+    found
+        .tasks
+        .iter()
+        .map(|step| step.source.as_str())
+        .collect()
 }
 
 #[test]
@@ -78,10 +84,13 @@ fn usual_places_count_but_never_tmp() {
         "{all:?}"
     );
     assert!(all.warnings.is_empty(), "{:?}", all.warnings);
-    let yes = found(root, "[alibaba]\nenabled=yes\n");
-    let alibaba = &yes.tasks[3];
-    assert_eq!(alibaba.source, "alibaba");
-    assert!(alibaba.freeze.is_none() && matches!(alibaba.eligibility, Eligibility::Unfit { .. }));
+    for (name, place) in [("alibaba", 3), ("huawei", 5)] {
+        let on = found(root, &format!("[{name}]\nenabled=yes\n"));
+        let task = &on.tasks[place];
+        assert_eq!(task.source, name);
+        let is_unfit = matches!(task.eligibility, Eligibility::Unfit { .. });
+        assert!(is_unfit && task.freeze.is_none(), "{name}: no usual place");
+    }
     let off = "[vmware]\nenabled=no\n[azure]\nenabled=no\n[google]\nenabled=no\n\
                [nutanix]\nenabled=no\n";
     assert_eq!(sources(&found(root, off)), [""]);

@@ -3,8 +3,13 @@
 use super::super::HookKind;
 use super::*;
 
+static ADAPTERS: [Adapter; 1] = [Adapter {
+    name: "azure",
+    ..Adapter::DEFAULT
+}];
+
 fn rules(text: &str) -> HookConfig {
-    HookConfig::parse(Path::new("/c"), text.as_bytes())
+    HookConfig::parse(Path::new("/c"), text.as_bytes(), &ADAPTERS)
 }
 
 #[test]
@@ -99,7 +104,7 @@ fn what_a_fault_may_have_been_about() {
 
 #[test]
 fn what_may_be_misspelt() {
-    let is_odd = |key, value| find_fault(DEFAULTS, key, value).is_some();
+    let is_odd = |key, value| rules("").find_fault(DEFAULTS, key, value).is_some();
     for key in [
         "usr",
         "User",
@@ -115,5 +120,5 @@ fn what_may_be_misspelt() {
         assert!(!is_odd(key, "x"), "{key}");
     }
     assert!(is_odd("whatever", "abort") && is_odd("kind", "hold"));
-    assert!(find_fault("azure", "config", "/x").is_none());
+    assert!(rules("").find_fault("azure", "config", "/x").is_none());
 }

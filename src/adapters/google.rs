@@ -6,25 +6,29 @@
 use std::path::Path;
 use std::time::Duration;
 
-use super::script::{self, Flaw, PairContract};
-use super::{Adapter, Discovered, DiscoveryContext};
+use super::script::{self, Group, PairContract, ScriptErrorKind};
+use crate::hooks::adapter::{Adapter, DiscoveryContext};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::{self, HookStatus, Phase, from_words};
 
 /// The adapter.
-pub const GOOGLE: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
-    tags: &[],
     discover: find,
     error_name,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "google";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(60);
 const CONTRACT: PairContract = PairContract {
-    name: NAME,
-    on_failure: OnFailure::Abort,
-    keys: ["pre", "post"],
+    group: Group {
+        name: NAME,
+        on_failure: OnFailure::Abort,
+        paths: &["pre", "post"],
+        has_timeout: true,
+    },
     places: [
         "etc/google/snapshots/pre.sh",
         "etc/google/snapshots/post.sh",
@@ -42,10 +46,10 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     };
     pair.args = vec![disks(context.devices).into()];
     let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
-    let task = pair.step(NAME, policy, &check, &|flaw| {
-        Some(match flaw {
-            Flaw::Missing(_) => NOT_FOUND,
-            Flaw::Inert(_) | Flaw::Forbidden(_) => BAD_CONFIG,
+    let task = pair.task(policy, &check, &|rejected| {
+        Some(match rejected {
+            ScriptErrorKind::Missing => NOT_FOUND,
+            ScriptErrorKind::NotExecutable | ScriptErrorKind::Forbidden => BAD_CONFIG,
         })
     });
     found.tasks.push(task);

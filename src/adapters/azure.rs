@@ -13,8 +13,10 @@ use std::time::Duration;
 
 use serde_json::{Map, Value};
 
-use super::script::{self, AdapterSettings, Flaw};
-use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use super::script::{self, Group, GroupSettings, ScriptError, ScriptErrorKind};
+use crate::diagnostic::Diagnostic;
+use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::{self, HookStatus, Phase};
@@ -22,7 +24,7 @@ use crate::keyfile::excerpt;
 use crate::sys::strerror;
 
 /// The adapter.
-pub const AZURE: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     tags: &[
         ("crash", "crashConsistent"),
@@ -31,6 +33,7 @@ pub const AZURE: Adapter = Adapter {
     ],
     discover: find,
     error_name,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "azure";
@@ -50,21 +53,26 @@ const WARNING: i32 = 2;
 const BAD_HOST: &str = "IncorrectPluginhostFile";
 const BAD_FILE: &str = "IncorrectJSONConfigFile";
 
+const GROUP: Group = Group {
+    name: NAME,
+    on_failure: OnFailure::Continue,
+    // A path that is not absolute has a name of its own in Azure's contract.
+    paths: &[],
+    has_timeout: false,
+};
+
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let mut config = None;
-    let settings = script::settings(context, NAME, OnFailure::Continue, &mut |key, value| {
+    let settings = GROUP.read(context, &mut |key, value| {
         if key != "config" {
-            return script::unknown();
+            return script::unknown(key, value);
         }
         config = Some(PathBuf::from(value));
         Ok(())
     });
     let is_named = config.is_some();
     let path = config.unwrap_or_else(|| context.root.join(PLACE));
-    let mut found = Discovered {
-        warnings: settings.warnings.clone(),
-        ..Discovered::default()
-    };
+    let mut found = settings.discovered();
     let wanted = is_named || settings.used == Enabled::Yes;
     if settings.used == Enabled::No || (!wanted && !path.exists()) {
         return found;
@@ -76,17 +84,20 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
 }
 
 /// The task, and whether it asks for no filesystem to be frozen.
-fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
+fn task(path: &Path, settings: &GroupSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
-    let mut task = HookTask::new(NAME, shown, settings.policy.clone());
+    let mut task = HookTask::new(shown, settings.policy.clone());
     task.policy.success.push(WARNING);
     let unfit = |reason, error| Eligibility::Unfit {
         reason,
         error: Some(error),
     };
     if !path.is_absolute() {
-        let reason =
-            "config= in [azure] is not an absolute path; correct fsfreeze-hook.conf".into();
+        let reason = Diagnostic::new(
+            "",
+            "config= in [azure] is not an absolute path",
+            "correct fsfreeze-hook.conf",
+        );
         task.eligibility = unfit(reason, BAD_HOST);
         return (task, false);
     }
@@ -103,29 +114,21 @@ fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
     }
     let plugin = match plugin {
         Ok(plugin) => plugin,
-        Err(why) => {
-            let reason = format!("{}: {why}", path.display());
+        Err(wrong) => {
+            let what = path.display().to_string();
+            let reason = Diagnostic { what, ..wrong };
             task.eligibility = unfit(reason, BAD_FILE);
             return (task, false);
         }
     };
-    for (phase, half) in [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)] {
-        let checked = if half.location.is_absolute() {
-            script::open_checked(&half.location, script::MAX_MODE_PRIVATE).map(drop)
-        } else {
-            let shown = half.location.display();
-            let why =
-                format!("'{shown}' is not an absolute path; write the whole path of the script");
-            Err(Flaw::Missing(why))
+    let halves = [(Phase::Freeze, &plugin.pre), (Phase::Thaw, &plugin.post)];
+    let rejected = halves.map(|(phase, half)| half.check().err().map(|error| (phase, error)));
+    if let Some((phase, rejected)) = rejected.into_iter().flatten().next() {
+        let error = match rejected.kind {
+            ScriptErrorKind::Missing => not_found(phase),
+            ScriptErrorKind::NotExecutable | ScriptErrorKind::Forbidden => forbidden(phase),
         };
-        if let Err(flaw) = checked {
-            let error = match flaw {
-                Flaw::Missing(_) => not_found(phase),
-                Flaw::Inert(_) | Flaw::Forbidden(_) => forbidden(phase),
-            };
-            task.eligibility = unfit(flaw.into_text(), error);
-            break;
-        }
+        task.eligibility = unfit(rejected.reason, error);
     }
     let notes = plugin.notes.iter();
     warnings.extend(notes.map(|note| format!("{}: {note}", path.display())));
@@ -137,20 +140,23 @@ fn task(path: &Path, settings: &AdapterSettings, warnings: &mut Vec<String>) -> 
 }
 
 /// Reads the file from the descriptor that was checked.
-fn read(path: &Path) -> Result<Vec<u8>, String> {
-    let place = script::open_checked(path, REQUIRED_MODE).map_err(Flaw::into_text)?;
+fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
+    let place = script::open_checked(path, REQUIRED_MODE).map_err(|rejected| rejected.reason)?;
     let mut text = Vec::new();
     File::open(format!("/proc/self/fd/{}", place.as_raw_fd()))
         .and_then(|file| file.take(MAX_FILE_BYTES).read_to_end(&mut text))
-        .map_err(|error| format!("{} cannot be read: {}", path.display(), strerror(&error)))?;
+        .map_err(|error| {
+            let what = format!("{} cannot be read", path.display());
+            Diagnostic::new(what, strerror(&error), "")
+        })?;
     Ok(text)
 }
 
 /// Checks the content of a plugin configuration file.
 ///
 /// # Errors
-/// The first problem, as text.
-pub fn check(text: &[u8]) -> Result<(), String> {
+/// The first problem.
+pub fn check(text: &[u8]) -> Result<(), Diagnostic> {
     Plugin::parse(text).0.map(drop)
 }
 
@@ -163,6 +169,14 @@ struct Half {
 }
 
 impl Half {
+    fn check(&self) -> Result<(), ScriptError> {
+        if self.location.is_absolute() {
+            return script::open_checked(&self.location, script::MAX_MODE_PRIVATE).map(drop);
+        }
+        let why = format!("'{}' is not an absolute path", self.location.display());
+        Err(ScriptErrorKind::Missing.error(why, "write the whole path of the script"))
+    }
+
     fn into_command(self, timeout: Duration) -> CommandLine {
         CommandLine {
             program: self.location,
@@ -187,11 +201,11 @@ struct Plugin {
 impl Plugin {
     /// The file's content or its first problem; and whether a failure lets the backup continue, as far as the
     /// file says so.
-    fn parse(text: &[u8]) -> (Result<Plugin, String>, bool) {
+    fn parse(text: &[u8]) -> (Result<Plugin, Diagnostic>, bool) {
         let keys = match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => keys,
-            Ok(_) => return (Err("is not a JSON object".into()), true),
-            Err(error) => return (Err(format!("is not JSON: {error}")), true),
+            Ok(_) => return (Err(wrong("is not a JSON object")), true),
+            Err(error) => return (Err(wrong(format!("is not JSON: {error}"))), true),
         };
         // A value that is not a boolean does not permit the backup to continue.
         let continues = keys.get("continueBackupOnFailure");
@@ -199,7 +213,7 @@ impl Plugin {
         (Plugin::parse_keys(Keys(keys)), continues)
     }
 
-    fn parse_keys(mut keys: Keys) -> Result<Plugin, String> {
+    fn parse_keys(mut keys: Keys) -> Result<Plugin, Diagnostic> {
         let mut notes = Vec::new();
         keys.boolean("continueBackupOnFailure", true)?;
         for label in LABELS {
@@ -232,6 +246,10 @@ impl Plugin {
     }
 }
 
+fn wrong(why: impl Into<String>) -> Diagnostic {
+    Diagnostic::new("", why, "")
+}
+
 /// The keys that are not yet evaluated.
 struct Keys(Map<String, Value>);
 
@@ -241,22 +259,25 @@ impl Keys {
         key: &str,
         what: &str,
         is_right: &dyn Fn(&Value) -> bool,
-    ) -> Result<Option<Value>, String> {
+    ) -> Result<Option<Value>, Diagnostic> {
         match self.0.remove(key) {
-            Some(value) if !is_right(&value) => Err(format!("{key} must be {what}, not {value}")),
+            Some(value) if !is_right(&value) => {
+                Err(wrong(format!("{key} must be {what}, not {value}")))
+            }
             other => Ok(other),
         }
     }
 
-    fn boolean(&mut self, key: &str, default: bool) -> Result<bool, String> {
+    fn boolean(&mut self, key: &str, default: bool) -> Result<bool, Diagnostic> {
         let value = self.take(key, "true or false", &Value::is_boolean)?;
         Ok(value.and_then(|v| v.as_bool()).unwrap_or(default))
     }
 
-    fn half(&mut self, which: &str) -> Result<Half, String> {
+    fn half(&mut self, which: &str) -> Result<Half, Diagnostic> {
         let key = format!("{which}ScriptLocation");
         let location = self.take(&key, "a path", &|v| is_param(v) && v.is_string())?;
-        let location = location.ok_or_else(|| format!("{key} is missing; add it"))?;
+        let location =
+            location.ok_or_else(|| Diagnostic::new("", format!("{key} is missing"), "add it"))?;
         let is_list = |v: &Value| v.as_array().is_some_and(|list| list.iter().all(is_param));
         let params = format!("{which}ScriptParams");
         let params = match self.take(&params, "a list of texts", &is_list)? {
@@ -332,7 +353,7 @@ mod tests {
 
     const LEAST: &str = r#""preScriptLocation":"/a/pre","postScriptLocation":"/a/post""#;
 
-    fn parse(keys: &str) -> Result<Plugin, String> {
+    fn parse(keys: &str) -> Result<Plugin, Diagnostic> {
         Plugin::parse(format!("{{{LEAST}{keys}}}").as_bytes()).0
     }
 
@@ -378,13 +399,13 @@ mod tests {
         ];
         for key in wrong {
             let name = key.split('"').nth(1).unwrap();
-            let why = parse(&format!(",{key}")).unwrap_err();
+            let why = parse(&format!(",{key}")).unwrap_err().to_string();
             assert!(why.contains(name), "{key}: {why}");
         }
         let why = Plugin::parse(br#"{"preScriptLocation":"/a"}"#)
             .0
             .unwrap_err();
-        assert_eq!(why, "postScriptLocation is missing; add it");
+        assert_eq!(why.to_string(), "postScriptLocation is missing; add it");
         for text in ["", "[]", "{", "null", "\u{feff}{}"] {
             let (plugin, continues) = Plugin::parse(text.as_bytes());
             assert!(plugin.is_err() && continues, "{text}");

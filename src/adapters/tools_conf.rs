@@ -6,7 +6,9 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crate::hooks::trust::{self, REFUSING};
+use super::script;
+use crate::diagnostic::Diagnostic;
+use crate::hooks::trust;
 use crate::keyfile::{Entry, Line, Problem, lines};
 
 /// The settings of `[vmbackup]`.
@@ -32,9 +34,9 @@ impl ToolsConf {
     /// Reads the file at `path`; a file that does not exist has no settings.
     ///
     /// # Errors
-    /// It cannot be read, or another user could have written it: the place, the reason and the remedy.
-    pub fn read(path: &Path) -> Result<ToolsConf, String> {
-        let text = trust::read(path).map_err(|refusal| refusal.0.replace(REFUSING, ""))?;
+    /// It cannot be read, or another user could have written it.
+    pub fn read(path: &Path) -> Result<ToolsConf, Diagnostic> {
+        let text = trust::read(path).map_err(script::of_one_task)?;
         let mut conf = ToolsConf {
             exclude: Vec::new(),
             ignore_frozen: false,
@@ -62,8 +64,8 @@ impl ToolsConf {
                     .warnings
                     .push(format!("{shown} (line {line}): {why}; the default counts")),
                 Err(problem) => {
-                    let (reason, advice) = (problem.reason, problem.advice);
-                    return Err(format!("{shown} (line {line}): {reason}; {advice}"));
+                    let place = format!("{shown} (line {line})");
+                    return Err(Diagnostic::new(place, problem.reason, problem.advice));
                 }
             }
         }

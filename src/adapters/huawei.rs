@@ -8,23 +8,24 @@
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::script::{self, Pair};
-use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use super::script::{self, Group, Pair};
+use crate::diagnostic::Diagnostic;
+use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{Eligibility, HookTask};
-use crate::hooks::trust::{self, REFUSING, quoted};
-use crate::keyfile::parse_time_limit;
+use crate::hooks::trust::{self, quoted};
 use crate::sys::strerror;
 
 /// The adapter.
-pub const HUAWEI: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
-    tags: &[],
     discover: find,
-    error_name: |_, _| None,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "huawei";
@@ -34,41 +35,31 @@ const FREEZE: &str = "_freeze.sh";
 const UNFREEZE: &str = "_unfreeze.sh";
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(600);
 
+const GROUP: Group = Group {
+    name: NAME,
+    on_failure: OnFailure::Abort,
+    paths: &["scripts", "agent-root"],
+    has_timeout: true,
+};
+
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
-    let (mut dir, mut root, mut timeout) = (None, None, Some(SCRIPT_TIMEOUT));
-    let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
-        match key {
-            "scripts" => dir = Some(script::absolute(value)?),
-            "agent-root" => root = Some(script::absolute(value)?),
-            "timeout" => timeout = parse_time_limit(value)?,
-            _ => return script::unknown(),
-        }
-        Ok(())
-    });
-    let mut found = Discovered {
-        warnings: settings.warnings,
-        ..Discovered::default()
-    };
+    let settings = GROUP.read(context, &mut script::unknown);
+    let mut found = settings.discovered();
+    let dir = settings.path("scripts");
     let used = match (settings.used, &dir) {
         (Enabled::No, _) | (Enabled::Auto, None) => return found,
-        (_, Some(dir)) => applications(dir, root),
+        (_, Some(dir)) => applications(dir, settings.path("agent-root")),
         (Enabled::Yes, None) => {
-            Err("enabled=yes in [huawei], but no directory is named; add scripts=DIR".into())
+            let why = "enabled=yes in [huawei], but no directory is named";
+            Err(Diagnostic::new("", why, "add scripts=DIR"))
         }
     };
     let dir = dir.unwrap_or_default();
     let (root, names) = match used {
         Ok(used) => used,
         Err(reason) => {
-            let mut task = HookTask::new(
-                NAME,
-                format!("{} ([huawei])", dir.display()),
-                settings.policy,
-            );
-            task.eligibility = Eligibility::Unfit {
-                reason,
-                error: None,
-            };
+            let mut task = HookTask::new(format!("{} ([huawei])", dir.display()), settings.policy);
+            task.eligibility = Eligibility::unfit(reason);
             found.tasks.push(task);
             return found;
         }
@@ -78,26 +69,24 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
             pre: dir.join(name.clone() + FREEZE),
             post: dir.join(name + UNFREEZE),
             args: vec![root.clone().into(), std::process::id().to_string().into()],
-            timeout,
+            timeout: settings.timeout.unwrap_or(Some(SCRIPT_TIMEOUT)),
         };
         let check = |path: &Path| script::open_checked(path, script::MAX_MODE_READABLE).map(drop);
-        found
-            .tasks
-            .push(pair.step(NAME, settings.policy.clone(), &check, &|_| None));
+        let task = pair.task(settings.policy.clone(), &check, &|_| None);
+        found.tasks.push(task);
     }
     found
 }
 
 /// The agent's root directory and the names of the applications with a script.
-fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<String>), String> {
-    let trusted =
-        |path: &Path| trust::check(path).map_err(|refusal| refusal.0.replace(REFUSING, ""));
-    let unreadable = |error| {
-        format!(
-            "{} cannot be read: {}; look at scripts= in [huawei]",
-            dir.display(),
-            strerror(&error)
-        )
+fn applications(
+    dir: &Path,
+    root: Option<PathBuf>,
+) -> Result<(PathBuf, BTreeSet<String>), Diagnostic> {
+    let trusted = |path: &Path| trust::check(path).map_err(script::of_one_task);
+    let unreadable = |error: io::Error| {
+        let what = format!("{} cannot be read", dir.display());
+        Diagnostic::new(what, strerror(&error), "look at scripts= in [huawei]")
     };
     fs::metadata(dir).map_err(unreadable)?;
     trusted(dir)?;
@@ -106,10 +95,13 @@ fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<
     let root = root.unwrap_or_else(above);
     let functions = root.join(FUNCTIONS);
     if !functions.exists() {
-        return Err(format!(
-            "{} is not there, which the scripts read; put hooks/huawei/agent_func.sh of this project there, or \
-             set agent-root",
-            functions.display()
+        return Err(Diagnostic::new(
+            "",
+            format!(
+                "{} is not there, which the scripts read",
+                functions.display()
+            ),
+            "put hooks/huawei/agent_func.sh of this project there, or set agent-root",
         ));
     }
     trusted(&functions)?;
@@ -125,9 +117,10 @@ fn applications(dir: &Path, root: Option<PathBuf>) -> Result<(PathBuf, BTreeSet<
         );
     }
     if names.is_empty() {
-        return Err(format!(
-            "{} has no NAME{FREEZE}; put one there, or take scripts= out",
-            quoted(dir)
+        return Err(Diagnostic::new(
+            "",
+            format!("{} has no NAME{FREEZE}", quoted(dir)),
+            "put one there, or take scripts= out",
         ));
     }
     Ok((root, names))

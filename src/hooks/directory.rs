@@ -14,10 +14,11 @@ use std::path::Path;
 use nix::libc;
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::Discovered;
-use crate::hooks::settings::{EffectiveSettings, HookConfig, HookKind};
-use crate::hooks::task::{CommandLine, Eligibility, HookTask};
-use crate::hooks::trust::{self, Refusal, quoted};
+use super::discovery::Discovered;
+use super::settings::{EffectiveSettings, HookConfig, HookKind};
+use super::task::{CommandLine, Eligibility, HookTask};
+use super::trust::{self, quoted};
+use crate::diagnostic::Diagnostic;
 use crate::sys::strerror;
 
 const SAMPLE: &str = ".sample";
@@ -48,14 +49,11 @@ const MAX_SCRIPT_BYTES: u64 = 1 << 20;
 ///
 /// # Errors
 /// Another user could have changed the directory or a hook that would run, or the directory cannot be read.
-pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
+pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Diagnostic> {
     let dir = &trust::absolute(dir);
     let unreadable = |error: io::Error| {
-        let why = strerror(&error);
-        Refusal(format!(
-            "cannot read the hook directory {}: {why}",
-            dir.display()
-        ))
+        let what = format!("cannot read the hook directory {}", dir.display());
+        Diagnostic::new(what, strerror(&error), "")
     };
     // Check the directory first: the content of a directory that others can write is not evaluated.
     match fs::metadata(dir) {
@@ -101,7 +99,7 @@ pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Refusal> {
 pub fn of_file(
     path: &Path,
     rules: &HookConfig,
-) -> Result<Option<(HookTask, Vec<String>)>, Refusal> {
+) -> Result<Option<(HookTask, Vec<String>)>, Diagnostic> {
     let Some((eligibility, head)) = examine(path)? else {
         return Ok(None);
     };
@@ -119,14 +117,11 @@ pub fn of_file(
         retries: policy.retries,
     };
     let (freeze, thaw) = (command("freeze"), command("thaw"));
-    let mut task = HookTask::new("", path.to_string_lossy().into_owned(), policy);
+    let mut task = HookTask::new(path.to_string_lossy().into_owned(), policy);
     task.freeze = Some(freeze);
     task.thaw = (task.policy.kind == HookKind::Once).then_some(thaw);
     task.eligibility = match fault {
-        Some(reason) if eligibility == Eligibility::Fit => Eligibility::Unfit {
-            reason,
-            error: None,
-        },
+        Some(reason) if eligibility == Eligibility::Fit => Eligibility::unfit(reason),
         _ => eligibility,
     };
     Ok(Some((task, warnings)))
@@ -141,11 +136,11 @@ fn is_skipped(name: &OsStr) -> bool {
 }
 
 /// Whether it can run, and its head; None for what is not a file, such as a directory or a socket.
-fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Refusal> {
+fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Diagnostic> {
     let data = match fs::metadata(path) {
         Ok(data) => data,
         Err(error) => {
-            let why = format!("it leads nowhere: {}", strerror(&error));
+            let why = Diagnostic::new("it leads nowhere", strerror(&error), "");
             return Ok(Some((Eligibility::Skipped(why), Vec::new())));
         }
     };
@@ -154,16 +149,14 @@ fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Refusal> {
     }
     if eaccess(path, AccessFlags::X_OK).is_err() {
         let mode = data.mode() & 0o7777;
-        let why = if mode & 0o111 == 0 {
-            format!(
-                "not executable (mode {mode:04o}); to have it run: chmod +x {}",
-                quoted(path)
-            )
+        let (why, remedy) = if mode & 0o111 == 0 {
+            let remedy = format!("to have it run: chmod +x {}", quoted(path));
+            (format!("not executable (mode {mode:04o})"), remedy)
         } else {
-            format!(
-                "not executable for us, though its mode is {mode:04o}; is its filesystem mounted noexec?"
-            )
+            let why = format!("not executable for us, though its mode is {mode:04o}");
+            (why, "is its filesystem mounted noexec?".to_owned())
         };
+        let why = Diagnostic::new("", why, remedy);
         return Ok(Some((Eligibility::Skipped(why), Vec::new())));
     }
     let place = trust::open(path)?;

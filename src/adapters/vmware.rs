@@ -11,21 +11,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::script::{self, AdapterSettings, Flaw};
+use super::script::{self, Group, GroupSettings, ScriptError, ScriptErrorKind};
 use super::tools_conf::ToolsConf;
-use super::{Adapter, Discovered, DiscoveryContext, Enabled};
+use crate::diagnostic::Diagnostic;
+use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled, FilesystemSettings};
+use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::{HookConfig, OnFailure};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust;
-use crate::keyfile::parse_time_limit;
 use crate::sys::strerror;
 
 /// The adapter.
-pub const VMWARE: Adapter = Adapter {
+pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
-    tags: &[],
     discover: find,
-    error_name: |_, _| None,
+    filesystems,
+    ..Adapter::DEFAULT
 };
 
 const NAME: &str = "vmware";
@@ -36,6 +37,18 @@ const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
 const TOOLS_CONF: &str = "etc/vmware-tools/tools.conf";
 /// Time for all scripts of one phase together.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
+
+const GROUP: Group = Group {
+    name: NAME,
+    on_failure: OnFailure::Abort,
+    paths: &[
+        "pre-freeze-script",
+        "post-thaw-script",
+        "scripts",
+        "tools-conf",
+    ],
+    has_timeout: true,
+};
 
 fn find(context: &DiscoveryContext<'_>) -> Discovered {
     let (mut found, conf) = discover_scripts(context);
@@ -49,68 +62,63 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// The settings in tools.conf, if the adapter is used by the settings in `rules`.
-///
-/// # Errors
-/// tools.conf cannot be read.
-pub fn tools_conf(rules: &HookConfig) -> Option<Result<ToolsConf, String>> {
+fn filesystems(rules: &HookConfig) -> Option<Result<FilesystemSettings, Diagnostic>> {
     let context = DiscoveryContext {
         root: Path::new("/"),
         rules,
         devices: "",
     };
-    discover_scripts(&context).1
+    Some(match discover_scripts(&context).1? {
+        Ok(conf) => Ok(FilesystemSettings {
+            origin: "tools.conf",
+            exclude: conf.exclude,
+            ignore_frozen: conf.ignore_frozen,
+        }),
+        Err(why) => Err(why),
+    })
 }
 
 /// All scripts, and the settings in tools.conf if there are any scripts.
 fn discover_scripts(
     context: &DiscoveryContext<'_>,
-) -> (Discovered, Option<Result<ToolsConf, String>>) {
-    let (mut pre, mut post, mut dir, mut timeout) = (None, None, None, None);
-    let mut conf = None;
-    let settings = script::settings(context, NAME, OnFailure::Abort, &mut |key, value| {
-        match key {
-            "pre-freeze-script" => pre = Some(script::absolute(value)?),
-            "post-thaw-script" => post = Some(script::absolute(value)?),
-            "scripts" => dir = Some(script::absolute(value)?),
-            "timeout" => timeout = Some(parse_time_limit(value)?),
-            "tools-conf" => conf = Some(script::absolute(value)?),
-            _ => return script::unknown(),
-        }
-        Ok(())
-    });
-    let mut found = Discovered {
-        warnings: settings.warnings.clone(),
-        ..Discovered::default()
-    };
+) -> (Discovered, Option<Result<ToolsConf, Diagnostic>>) {
+    let settings = GROUP.read(context, &mut script::unknown);
+    let mut found = settings.discovered();
     if settings.used == Enabled::No {
         return (found, None);
     }
-    let place = |named: Option<PathBuf>, usual: &str| match named {
+    let place = |key: &str, usual: &str| match settings.path(key) {
         Some(path) => (path, true),
         None => (context.root.join(usual), false),
     };
-    let (conf_path, _) = place(conf, TOOLS_CONF);
+    let (pre, post) = (
+        place("pre-freeze-script", PRE),
+        place("post-thaw-script", POST),
+    );
+    let dir = place("scripts", DIRECTORY);
+    let (conf_path, _) = place("tools-conf", TOOLS_CONF);
     let conf = ToolsConf::read(&conf_path);
     let readable_conf = conf.as_ref().ok();
     let vmware = Vmware {
-        timeout: timeout
+        timeout: settings
+            .timeout
             .or(readable_conf.and_then(|conf| conf.timeout))
             .unwrap_or(Some(SCRIPT_TIMEOUT)),
         arg: readable_conf.and_then(|conf| conf.arg.clone()),
         settings,
     };
-    let dir = place(dir, DIRECTORY);
-    found
-        .tasks
-        .extend(vmware.legacy(place(pre, PRE), place(post, POST)));
+    found.tasks.extend(vmware.legacy(pre, post));
     found.tasks.extend(vmware.directory(&dir.0, dir.1));
     if found.tasks.is_empty()
         && vmware.settings.used == Enabled::Yes
         && readable_conf.is_none_or(|c| c.scripts)
     {
-        let why = "enabled=yes in [vmware], but there is no script; put one there, or say auto";
-        found.tasks.push(vmware.unfit(&dir.0, why.into()));
+        let reason = Diagnostic::new(
+            "",
+            "enabled=yes in [vmware], but there is no script",
+            "put one there, or say auto",
+        );
+        found.tasks.push(vmware.unfit(&dir.0, reason));
     }
     let is_used = !found.tasks.is_empty() || vmware.settings.used == Enabled::Yes;
     if let (true, Err(why)) = (is_used, &conf) {
@@ -120,7 +128,7 @@ fn discover_scripts(
 }
 
 struct Vmware {
-    settings: AdapterSettings,
+    settings: GroupSettings,
     timeout: Option<Duration>,
     /// The second argument of every script.
     arg: Option<String>,
@@ -160,8 +168,10 @@ impl Vmware {
     fn directory(&self, dir: &Path, is_named: bool) -> Vec<HookTask> {
         let names = match names(dir) {
             Ok(names) => names,
-            Err(Flaw::Missing(_)) if !is_named => return Vec::new(),
-            Err(flaw) => return vec![self.unfit(dir, flaw.into_text())],
+            Err(error) if error.kind == ScriptErrorKind::Missing && !is_named => {
+                return Vec::new();
+            }
+            Err(error) => return vec![self.unfit(dir, error.reason)],
         };
         let one = |path: &PathBuf| {
             let mut task = self.task(path);
@@ -176,18 +186,15 @@ impl Vmware {
 
     fn task(&self, path: &Path) -> HookTask {
         let name = path.display().to_string();
-        let mut task = HookTask::new(NAME, name, self.settings.policy.clone());
+        let mut task = HookTask::new(name, self.settings.policy.clone());
         task.undone_if_failed = false;
         task.budget = self.timeout;
         task
     }
 
-    fn unfit(&self, path: &Path, reason: String) -> HookTask {
+    fn unfit(&self, path: &Path, reason: Diagnostic) -> HookTask {
         let mut task = self.task(path);
-        task.eligibility = Eligibility::Unfit {
-            reason,
-            error: None,
-        };
+        task.eligibility = Eligibility::unfit(reason);
         task
     }
 
@@ -208,25 +215,30 @@ impl Vmware {
 fn eligibility_of(path: &Path) -> Eligibility {
     match script::open_checked(path, script::MAX_MODE_READABLE) {
         Ok(_) => Eligibility::Fit,
-        Err(Flaw::Inert(why)) => Eligibility::Skipped(why),
-        Err(flaw) => Eligibility::Unfit {
-            reason: flaw.into_text(),
-            error: None,
-        },
+        Err(rejected) if rejected.kind == ScriptErrorKind::NotExecutable => {
+            Eligibility::Skipped(rejected.reason)
+        }
+        Err(rejected) => Eligibility::unfit(rejected.reason),
     }
 }
 
 /// The regular files of the directory in byte order; links are followed.
-fn names(dir: &Path) -> Result<Vec<PathBuf>, Flaw> {
+fn names(dir: &Path) -> Result<Vec<PathBuf>, ScriptError> {
     let unreadable = |error: io::Error| {
-        let text = format!("{} cannot be read: {}", dir.display(), strerror(&error));
-        match error.kind() {
-            io::ErrorKind::NotFound => Flaw::Missing(text),
-            _ => Flaw::Forbidden(text),
-        }
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ScriptErrorKind::Missing,
+            _ => ScriptErrorKind::Forbidden,
+        };
+        kind.error(
+            format!("{} cannot be read: {}", dir.display(), strerror(&error)),
+            "",
+        )
     };
     fs::metadata(dir).map_err(unreadable)?;
-    trust::check(dir).map_err(|refusal| Flaw::Forbidden(refusal.0))?;
+    trust::check(dir).map_err(|reason| ScriptError {
+        kind: ScriptErrorKind::Forbidden,
+        reason,
+    })?;
     let mut names = Vec::new();
     for entry in fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();

@@ -20,7 +20,7 @@ use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::{self, HookStatus, Phase};
-use crate::keyfile::shown;
+use crate::keyfile::excerpt;
 use crate::sys::strerror;
 
 /// The adapter.
@@ -239,7 +239,7 @@ impl Plugin {
         };
         let unknown = keys.0.keys();
         plugin.notes.extend(unknown.map(|key| {
-            let key = shown(key);
+            let key = excerpt(key);
             format!("the key {key} means nothing; take it out, or look at its spelling")
         }));
         Ok(plugin)

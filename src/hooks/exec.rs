@@ -169,9 +169,9 @@ fn child(
         .args(&command.args)
         .family(family)
         .tracked()
-        .deadline(time)
-        .grace(policy.kill_after)
-        .cap(0);
+        .timeout(time)
+        .kill_grace(policy.kill_after)
+        .output_limit(0);
     let child = with_user(with_environment(child, environment(hook_run, time)), user);
     match hook_run.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
         Some(stop) => child.cancel_on(stop),

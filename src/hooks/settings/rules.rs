@@ -8,11 +8,11 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{HookSettings, OnFailure, boolean, head, limit};
+use super::{HookSettings, OnFailure, head};
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{self, Adapter};
 use crate::hooks::trust::{self, quoted};
-use crate::keyfile::{self, Entry, Line, Problem};
+use crate::keyfile::{self, Entry, Line, Problem, parse_boolean, parse_time_limit};
 
 /// The group with the defaults.
 const DEFAULTS: &str = "hooks";
@@ -91,7 +91,7 @@ struct Position {
 impl Setting {
     fn read(group: &str, entry: Entry<'_>) -> Result<Setting, Problem> {
         if !is_clean(&entry.key) {
-            let key = keyfile::shown(&entry.key);
+            let key = keyfile::excerpt(&entry.key);
             return Err(entry.problem(format!("'{key}' can be no key"), "write it anew"));
         }
         Ok(Setting {
@@ -136,7 +136,7 @@ impl HookConfig {
         rules.reach_of_unknown_groups();
         let (mut defaults, mut total) = (HookSettings::default(), None);
         let warnings = rules.each(DEFAULTS, &mut |key, value| match key {
-            "total-timeout" => limit(value).map(|limit| total = limit),
+            "total-timeout" => parse_time_limit(value).map(|limit| total = limit),
             "type" => Err("is a setting of single hooks".into()),
             _ => defaults.set(key, value),
         });
@@ -183,15 +183,15 @@ impl HookConfig {
                 Err(problem) => problem,
             },
             (Line::Entry(entry), None) => {
-                let key = keyfile::shown(&entry.key);
+                let key = keyfile::excerpt(&entry.key);
                 let advice = "put it below a group, [hooks] or [hook NAME]";
                 entry.problem(format!("'{key}' is in no group"), advice)
             }
-            (Line::Wrong(problem), _) if is_head(text) => {
+            (Line::Invalid(problem), _) if is_head(text) => {
                 (position.group, position.bad_head) = (None, Some(self.faults.len()));
                 return self.fault(head_reach(text), problem, aborts(text));
             }
-            (Line::Wrong(problem), _) => problem,
+            (Line::Invalid(problem), _) => problem,
         };
         match (&position.group, position.bad_head) {
             (Some(group), _) => self.fault(FaultScope::of_group(group), problem, aborts(text)),
@@ -337,7 +337,7 @@ impl HookConfig {
             "on-failure" if !matches!(value, "continue" | "abort") => {
                 Some(("is neither continue nor abort", Some(true)))
             }
-            "enabled" if boolean(value).is_err() && (is_hook || value != "auto") => {
+            "enabled" if parse_boolean(value).is_err() && (is_hook || value != "auto") => {
                 Some(("is neither yes nor no", None))
             }
             "type" if is_hook && !matches!(value, "once" | "hold") => {

@@ -9,8 +9,9 @@ use super::script::{self, Group};
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
-use crate::hooks::settings::{OnFailure, boolean};
+use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
+use crate::keyfile::parse_boolean;
 
 /// The adapter.
 pub(super) const ADAPTER: Adapter = Adapter {
@@ -39,7 +40,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
         if key != "freeze-filesystems" {
             return script::unknown(key, value);
         }
-        freezes = boolean(value)?;
+        freezes = parse_boolean(value)?;
         Ok(())
     });
     let mut found = settings.discovered();

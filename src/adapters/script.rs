@@ -13,9 +13,10 @@ use std::time::Duration;
 use crate::diagnostic::Diagnostic;
 use crate::hooks::adapter::{DiscoveryContext, Enabled};
 use crate::hooks::discovery::Discovered;
-use crate::hooks::settings::{HookSettings, OnFailure, limit};
+use crate::hooks::settings::{HookSettings, OnFailure};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};
+use crate::keyfile::parse_time_limit;
 use crate::sys::strerror;
 
 /// Most permissions of a script that all users may read.
@@ -85,7 +86,7 @@ impl Group {
                 "stage" | "kill-after" | "retry-pause" | "output-limit" => {
                     settings.policy.set(key, value)?;
                 }
-                "timeout" if self.has_timeout => settings.timeout = Some(limit(value)?),
+                "timeout" if self.has_timeout => settings.timeout = Some(parse_time_limit(value)?),
                 _ => return own(key, value),
             }
             Ok(())

@@ -6,9 +6,10 @@
 use std::path::Path;
 
 use super::discovery::Discovered;
-use super::settings::{HookConfig, boolean};
+use super::settings::HookConfig;
 use super::{HookStatus, Phase};
 use crate::diagnostic::Diagnostic;
+use crate::keyfile::parse_boolean;
 
 /// Whether an adapter is used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,7 +30,7 @@ impl Enabled {
     pub fn parse(value: &str) -> Result<Enabled, String> {
         match value {
             "auto" => Ok(Enabled::Auto),
-            _ => match boolean(value) {
+            _ => match parse_boolean(value) {
                 Ok(true) => Ok(Enabled::Yes),
                 Ok(false) => Ok(Enabled::No),
                 Err(_) => Err("is neither yes, no nor auto".into()),

@@ -1,7 +1,7 @@
 //! From the words of a request to a child (floor 4): where its program is looked for, what its
 //! descriptors are.
 
-use super::Mode;
+use super::CaptureMode;
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
 use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
@@ -36,7 +36,7 @@ pub fn launch(
     words: &[&str],
     env: Option<&[String]>,
     input: bool,
-    mode: Mode,
+    mode: CaptureMode,
 ) -> Result<Started, CommandError> {
     let path = words.first().copied().unwrap_or_default();
     let setup = |e: io::Error| {
@@ -52,10 +52,11 @@ pub fn launch(
     let null = File::options().read(true).write(true).open("/dev/null");
     let null = above_stdio(null.map_err(setup)?.into()).map_err(setup)?;
     let stdin = piped(input).map_err(setup)?;
-    let stdout = piped(!matches!(mode, Mode::None | Mode::Stderr)).map_err(setup)?;
-    let stderr = piped(matches!(mode, Mode::Stderr | Mode::Separated)).map_err(setup)?;
+    let stdout = piped(!matches!(mode, CaptureMode::None | CaptureMode::Stderr)).map_err(setup)?;
+    let stderr =
+        piped(matches!(mode, CaptureMode::Stderr | CaptureMode::Separated)).map_err(setup)?;
 
-    let error = if mode == Mode::Merged {
+    let error = if mode == CaptureMode::Merged {
         &stdout
     } else {
         &stderr

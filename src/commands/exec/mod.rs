@@ -11,7 +11,7 @@ mod launch;
 mod tests;
 
 use super::{Command, CommandResult, Context, Waiting, answer};
-use crate::protocol::arguments::{Alternate, decode};
+use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::Dict;
@@ -33,18 +33,43 @@ struct Exec {
     arg: Option<Vec<String>>,
     env: Option<Vec<String>>,
     input_data: Option<String>,
-    capture_output: Option<Alternate<bool, Mode>>,
+    capture_output: Option<GuestExecCaptureOutput>,
 }
 
-/// What of the child's output is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename = "GuestExecCaptureOutput", rename_all = "kebab-case")]
-enum Mode {
+/// The schema's name, which error texts contain.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum GuestExecCaptureOutput {
     None,
     Stdout,
     Stderr,
     Separated,
     Merged,
+    Boolean(bool),
+}
+
+/// Which of the child's outputs are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CaptureMode {
+    None,
+    Stdout,
+    Stderr,
+    Separated,
+    Merged,
+}
+
+impl From<GuestExecCaptureOutput> for CaptureMode {
+    fn from(argument: GuestExecCaptureOutput) -> Self {
+        match argument {
+            GuestExecCaptureOutput::None | GuestExecCaptureOutput::Boolean(false) => Self::None,
+            GuestExecCaptureOutput::Stdout => Self::Stdout,
+            GuestExecCaptureOutput::Stderr => Self::Stderr,
+            GuestExecCaptureOutput::Separated | GuestExecCaptureOutput::Boolean(true) => {
+                Self::Separated
+            }
+            GuestExecCaptureOutput::Merged => Self::Merged,
+        }
+    }
 }
 
 #[derive(Serialize)]
@@ -79,11 +104,9 @@ fn exec(context: &mut Context, arguments: Dict) -> CommandResult {
         .map(String::as_str)
         .collect();
     tracing::info!(target: crate::AUDIT, "guest-exec called: \"{}\"", words.join(" "));
-    let mode = match exec.capture_output {
-        None | Some(Alternate::Scalar(false)) => Mode::None,
-        Some(Alternate::Scalar(true)) => Mode::Separated,
-        Some(Alternate::Name(mode)) => mode,
-    };
+    let mode = exec
+        .capture_output
+        .map_or(CaptureMode::None, CaptureMode::from);
     let started = launch::launch(&words, exec.env.as_deref(), input.is_some(), mode)?;
     let pid = started.pid;
     context.children.add(started, input)?;

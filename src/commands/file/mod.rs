@@ -9,7 +9,7 @@ mod stream;
 mod tests;
 
 use super::{Answer, Command, CommandResult, Context, answer, empty};
-use crate::protocol::arguments::{Alternate, decode};
+use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value};
@@ -70,15 +70,17 @@ struct FileWrite {
 struct FileSeek {
     handle: i64,
     offset: i64,
-    whence: Alternate<i64, GuestFileWhence>,
+    whence: GuestFileWhence,
 }
 
+/// The schema's name, which error texts contain.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum GuestFileWhence {
     Set,
     Cur,
     End,
+    Integer(i64),
 }
 
 #[derive(Serialize)]
@@ -282,13 +284,13 @@ fn seek(context: &mut Context, arguments: Dict) -> CommandResult {
     } = decode(arguments)?;
     let stream = context.files.find(handle)?;
     let to = match whence {
-        Alternate::Scalar(0) | Alternate::Name(GuestFileWhence::Set) => {
+        GuestFileWhence::Integer(0) | GuestFileWhence::Set => {
             // The kernel's offsets are signed; beyond them it says EINVAL, as for a negative one.
             SeekFrom::Start(offset as u64)
         }
-        Alternate::Scalar(1) | Alternate::Name(GuestFileWhence::Cur) => SeekFrom::Current(offset),
-        Alternate::Scalar(2) | Alternate::Name(GuestFileWhence::End) => SeekFrom::End(offset),
-        Alternate::Scalar(code) => {
+        GuestFileWhence::Integer(1) | GuestFileWhence::Cur => SeekFrom::Current(offset),
+        GuestFileWhence::Integer(2) | GuestFileWhence::End => SeekFrom::End(offset),
+        GuestFileWhence::Integer(code) => {
             return Err(CommandError::generic(format!("invalid whence code {code}")));
         }
     };

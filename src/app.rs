@@ -16,7 +16,7 @@ use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{fds, memory, strerror};
 use crate::tools::{self, args::Tool};
-use crate::transport::{Address, Endpoint, OpenError};
+use crate::transport::{Address, ChannelError, Endpoint};
 use nix::fcntl::Flock;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -265,7 +265,7 @@ fn serve(
     if let Err(error) = fds::raise_limit() {
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
     }
-    if let Err(error) = agent::hold_back_signals() {
+    if let Err(error) = agent::block_signals() {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
     let first = match Endpoint::open(address(&config, activated)) {
@@ -328,7 +328,7 @@ fn serve(
 fn serve_forever(
     mut session: Session,
     first: Option<Endpoint>,
-    reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+    reopen: Option<impl Fn() -> Result<Endpoint, ChannelError>>,
     deferred_pidfile: Option<PathBuf>,
 ) -> anyhow::Result<()> {
     let freezer = session.context().freezer.clone();

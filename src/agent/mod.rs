@@ -9,4 +9,4 @@ mod stop;
 
 pub use service::run;
 pub use session::Session;
-pub use stop::block_signals as hold_back_signals;
+pub use stop::block_signals;

@@ -1,9 +1,9 @@
 //! The agent's life: channel after channel until it is asked to stop.
 
 use super::session::{Session, SessionEnd, serve};
-use super::stop::Stop;
+use super::stop::StopSignals;
 use crate::sys::strerror;
-use crate::transport::{Endpoint, OpenError};
+use crate::transport::{ChannelError, Endpoint};
 use anyhow::Context as _;
 use std::time::Duration;
 
@@ -17,9 +17,9 @@ const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn run(
     mut session: Session,
     first: Option<Endpoint>,
-    reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+    reopen: Option<impl Fn() -> Result<Endpoint, ChannelError>>,
 ) -> anyhow::Result<()> {
-    let mut stop = Stop::new().context("cannot handle signals")?;
+    let mut stop = StopSignals::new().context("cannot handle signals")?;
     // One that an earlier agent left.
     session.context().freezer.check_hold();
     let mut next = first;
@@ -41,7 +41,7 @@ pub async fn run(
         let freezer = session.context().freezer.clone();
         tokio::select! {
             () = tokio::time::sleep(REOPEN_INTERVAL) => {}
-            () = stop.requested(&freezer) => return Ok(()),
+            () = stop.wait_for_exit(&freezer) => return Ok(()),
         }
         match reopen() {
             Ok(endpoint) => next = Some(endpoint),

@@ -1,7 +1,7 @@
 //! The conversation on one channel.
 
 use super::dispatch::dispatch;
-use super::stop::Stop;
+use super::stop::StopSignals;
 use crate::commands::{self, Answer, CommandResult, Context};
 use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
@@ -34,7 +34,7 @@ struct QueuedRequest {
     /// The client that sent it ([`Channel::generation`]); no other gets the answer.
     client: u64,
     /// The client has given it up: it is carried out, but not answered.
-    muted: bool,
+    discard_reply: bool,
 }
 
 /// What outlives a lost channel: the parser's state, requests not looked at yet, and the commands'
@@ -76,7 +76,7 @@ fn enqueue(
         inbox.push_back(QueuedRequest {
             event,
             client,
-            muted: false,
+            discard_reply: false,
         });
     }
 }
@@ -86,7 +86,7 @@ fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, outcome: CommandResult) {
     match outcome {
         Ok(Answer::Value(value)) => reply::write(out, id, Ok(&value), false),
         Ok(Answer::Delimited(value)) => reply::write(out, id, Ok(&value), true),
-        Ok(Answer::Silence) => {}
+        Ok(Answer::NoReply) => {}
         Err(error) => reply::write(out, id, Err(&error), false),
     }
 }
@@ -94,11 +94,11 @@ fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, outcome: CommandResult) {
 /// Carries out a request and appends its answer. While a request that gives way is at work, a
 /// guest-sync that arrives is answered at once: it means that the client has given up, so the
 /// answer to the request itself is dropped; its outcome stays in status and report.
-async fn answer(
+async fn run_request(
     session: &mut Session,
     request: Request,
     channel: &mut Channel,
-    stop: &mut Stop,
+    stop: &mut StopSignals,
     buffer: &mut [u8],
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
@@ -110,17 +110,18 @@ async fn answer(
     } = session;
     let id = request.id.clone();
     let freezer = context.freezer.clone();
-    let gives_way = commands::find(&request.execute).is_some_and(|command| command.interruptible);
-    let mut at_work = Box::pin(dispatch(context, request));
-    if !gives_way {
-        append_reply(out, id.as_ref(), at_work.await);
+    let interruptible =
+        commands::find(&request.execute).is_some_and(|command| command.interruptible);
+    let mut running = Box::pin(dispatch(context, request));
+    if !interruptible {
+        append_reply(out, id.as_ref(), running.await);
         return Ok(());
     }
-    let (mut given_up, mut lost) = (false, None);
+    let (mut abandoned, mut lost) = (false, None);
     let outcome = loop {
         let read = tokio::select! {
             biased;
-            outcome = &mut at_work => break outcome,
+            outcome = &mut running => break outcome,
             () = stop.wait_for_signal(&freezer) => continue,
             read = channel.read_ahead(buffer), if lost.is_none() && inbox.len() < MAX_QUEUED_REQUESTS => read,
         };
@@ -131,17 +132,17 @@ async fn answer(
             }
             Err(error) => lost = Some(error),
         }
-        while let Some(overtaking) = take_sync(inbox) {
-            given_up = true;
-            let reply_id = overtaking.id.clone();
-            append_reply(out, reply_id.as_ref(), commands::sync::reply(overtaking));
+        while let Some(sync) = remove_first_sync(inbox) {
+            abandoned = true;
+            let reply_id = sync.id.clone();
+            append_reply(out, reply_id.as_ref(), commands::sync::reply(sync));
             if let Err(error) = channel.write_all(out).await {
                 tracing::warn!("error writing to channel: {}", strerror(&error));
             }
             out.clear();
         }
     };
-    if given_up {
+    if abandoned {
         // What it answered may be nobody's business: a file's content.
         match outcome {
             Ok(_) => {
@@ -157,8 +158,8 @@ async fn answer(
 
 /// The first guest-sync that waits. The client has given up what it sent before: that is carried
 /// out in its turn, for it may be a thaw, but not answered.
-fn take_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
-    let as_sync = |waiting: &QueuedRequest| match &waiting.event {
+fn remove_first_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
+    let parse_sync = |waiting: &QueuedRequest| match &waiting.event {
         Event::Message(value) => Request::from_value(value.clone())
             .ok()
             .filter(|request| commands::sync::is_sync(&request.execute)),
@@ -167,10 +168,10 @@ fn take_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
     let (at, sync) = inbox
         .iter()
         .enumerate()
-        .find_map(|(at, waiting)| Some((at, as_sync(waiting)?)))?;
+        .find_map(|(at, waiting)| Some((at, parse_sync(waiting)?)))?;
     inbox.remove(at);
     for waiting in inbox.iter_mut().take(at) {
-        waiting.muted = true;
+        waiting.discard_reply = true;
     }
     Some(sync)
 }
@@ -185,7 +186,11 @@ pub enum SessionEnd {
 }
 
 /// Serves `channel` until it is lost, or `stop` says so between two requests.
-pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop) -> SessionEnd {
+pub async fn serve(
+    session: &mut Session,
+    channel: &mut Channel,
+    stop: &mut StopSignals,
+) -> SessionEnd {
     let mut buffer = [0; READ_SIZE];
     let mut out = Vec::new();
     let freezer = session.context.freezer.clone();
@@ -193,13 +198,13 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
         let Some(QueuedRequest {
             event,
             client,
-            muted,
+            discard_reply,
         }) = session.inbox.pop_front()
         else {
             let read = tokio::select! {
                 biased;
                 read = channel.read(&mut buffer) => read,
-                () = stop.requested(&freezer) => return SessionEnd::Stopped,
+                () = stop.wait_for_exit(&freezer) => return SessionEnd::Stopped,
                 () = tokio::time::sleep(IDLE_DELAY), if session.traffic > LARGE_REQUEST_BYTES => {
                     memory::release_free_heap();
                     session.traffic = 0;
@@ -225,20 +230,22 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
             Event::Message(value) => Request::from_value(value),
         };
         let served = match request {
-            Ok(request) => answer(session, request, channel, stop, &mut buffer, &mut out).await,
+            Ok(request) => {
+                run_request(session, request, channel, stop, &mut buffer, &mut out).await
+            }
             Err((id, error)) => {
                 append_reply(&mut out, id.as_ref(), Err(error));
                 Ok(())
             }
         };
-        if muted || client != channel.generation() {
+        if discard_reply || client != channel.generation() {
             out.clear();
         }
         let written = tokio::select! {
             biased;
             written = channel.write_all(&out) => written,
             // A host that does not take its reply must not keep the agent from leaving.
-            () = stop.requested(&freezer) => return SessionEnd::Stopped,
+            () = stop.wait_for_exit(&freezer) => return SessionEnd::Stopped,
         };
         if let Err(error) = written {
             tracing::warn!("error writing to channel: {}", strerror(&error));

@@ -5,7 +5,7 @@
 //! nothing that writes could stop before.
 
 use crate::freeze::Freezer;
-use nix::sys::signal::{SigSet, Signal as Number};
+use nix::sys::signal::{SigSet, Signal as SignalNumber};
 use std::future::pending;
 use std::io;
 use std::time::Duration;
@@ -17,15 +17,15 @@ use tokio::time::{Instant, sleep_until};
 const LATE_THAW_GRACE: Duration = Duration::from_secs(10);
 
 /// Listens for the signals that end the agent.
-pub struct Stop {
+pub struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
-    asked: bool,
+    received: bool,
     /// Until when the host may still ask for the thaw.
-    leaves_at: Option<Instant>,
+    exit_at: Option<Instant>,
 }
 
-/// Keeps the signals back until [`Stop::new`] can hear them. Call it before the channel is opened:
+/// Keeps the signals back until [`StopSignals::new`] can hear them. Call it before the channel is opened:
 /// whoever sees the channel may already send one.
 ///
 /// # Errors
@@ -35,10 +35,10 @@ pub fn block_signals() -> io::Result<()> {
 }
 
 fn signals() -> SigSet {
-    SigSet::from_iter([Number::SIGTERM, Number::SIGINT])
+    SigSet::from_iter([SignalNumber::SIGTERM, SignalNumber::SIGINT])
 }
 
-impl Stop {
+impl StopSignals {
     /// Installs the handlers and lets the signals through that were held back.
     ///
     /// # Errors
@@ -50,37 +50,37 @@ impl Stop {
         Ok(Self {
             terminate,
             interrupt,
-            asked: false,
-            leaves_at: None,
+            received: false,
+            exit_at: None,
         })
     }
 
     /// Waits for the first signal and has a freeze that is not whole given up; further signals change
     /// nothing. Poll it while a request is at work, too.
     pub async fn wait_for_signal(&mut self, freezer: &Freezer) {
-        if self.asked {
+        if self.received {
             return pending().await;
         }
         let name = tokio::select! {
             _ = self.terminate.recv() => "SIGTERM",
             _ = self.interrupt.recv() => "SIGINT",
         };
-        self.asked = true;
+        self.received = true;
         tracing::debug!("received {name}, quitting");
         freezer.stop();
     }
 
     /// Waits until the agent is to leave.
-    pub async fn requested(&mut self, freezer: &Freezer) {
-        if !self.asked {
+    pub async fn wait_for_exit(&mut self, freezer: &Freezer) {
+        if !self.received {
             self.wait_for_signal(freezer).await;
         }
         freezer.thawed().await;
         if freezer.owes_an_answer() {
-            let leaves_at = self
-                .leaves_at
+            let exit_at = self
+                .exit_at
                 .get_or_insert_with(|| Instant::now() + LATE_THAW_GRACE);
-            sleep_until(*leaves_at).await;
+            sleep_until(*exit_at).await;
         }
     }
 }

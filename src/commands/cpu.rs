@@ -11,7 +11,7 @@ use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Context, Waiting, answer, wire, worker};
+use super::{Command, CommandFuture, Context, answer, probe_error, worker};
 use crate::probe::procstat::{self, CpuTicks};
 use crate::probe::{self, System};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -60,7 +60,7 @@ struct SetVcpus {
     vcpus: Vec<WantedProcessor>,
 }
 
-fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let SetVcpus { vcpus } = decode(arguments)?;
         answer(
@@ -89,13 +89,13 @@ fn get_vcpus(system: &System) -> Result<Vec<LogicalProcessor>, CommandError> {
     names
         .iter()
         .filter_map(id)
-        .map(|id| get_one(system, id))
+        .map(|id| read_processor(system, id))
         .collect()
 }
 
-fn get_one(system: &System, logical_id: i64) -> Result<LogicalProcessor, CommandError> {
-    let online = match Switch::open(system, logical_id, false)? {
-        Some(switch) => Some(switch.is_on()?),
+fn read_processor(system: &System, logical_id: i64) -> Result<LogicalProcessor, CommandError> {
+    let online = match OnlineFile::open(system, logical_id, false)? {
+        Some(file) => Some(file.is_online()?),
         None => None,
     };
     Ok(LogicalProcessor {
@@ -112,7 +112,7 @@ fn get_one(system: &System, logical_id: i64) -> Result<LogicalProcessor, Command
 fn set_vcpus(system: &System, wanted: &[WantedProcessor]) -> Result<u64, CommandError> {
     let mut done = 0;
     for processor in wanted {
-        match set_one(system, processor) {
+        match set_processor(system, processor) {
             Ok(()) => done += 1,
             Err(error) if done == 0 => return Err(error),
             Err(error) => {
@@ -124,13 +124,13 @@ fn set_vcpus(system: &System, wanted: &[WantedProcessor]) -> Result<u64, Command
     Ok(done)
 }
 
-fn set_one(system: &System, wanted: &WantedProcessor) -> Result<(), CommandError> {
+fn set_processor(system: &System, wanted: &WantedProcessor) -> Result<(), CommandError> {
     let &WantedProcessor {
         logical_id, online, ..
     } = wanted;
-    match Switch::open(system, logical_id, true)? {
-        Some(switch) if switch.is_on()? == online => Ok(()),
-        Some(switch) => switch.set(online),
+    match OnlineFile::open(system, logical_id, true)? {
+        Some(file) if file.is_online()? == online => Ok(()),
+        Some(file) => file.set_online(online),
         None if online => Ok(()),
         None => Err(CommandError::generic(format!(
             "logical processor #{logical_id} can't be offlined"
@@ -139,12 +139,12 @@ fn set_one(system: &System, wanted: &WantedProcessor) -> Result<(), CommandError
 }
 
 /// The file that says, and sets, whether a processor is online.
-struct Switch {
+struct OnlineFile {
     file: File,
     path: String,
 }
 
-impl Switch {
+impl OnlineFile {
     /// `None` if the processor has none: it is always online.
     fn open(system: &System, logical_id: i64, write: bool) -> Result<Option<Self>, CommandError> {
         // The slashes are part of the original's texts.
@@ -154,7 +154,7 @@ impl Switch {
             .read(true)
             .custom_flags(libc::O_DIRECTORY)
             .open(system.path(&directory))
-            .map_err(|source| failure("open", &directory, source))?;
+            .map_err(|source| call_error("open", &directory, source))?;
         match OpenOptions::new()
             .read(true)
             .write(write)
@@ -162,11 +162,11 @@ impl Switch {
         {
             Ok(file) => Ok(Some(Self { file, path })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failure("open", &path, error)),
+            Err(error) => Err(call_error("open", &path, error)),
         }
     }
 
-    fn is_on(&self) -> Result<bool, CommandError> {
+    fn is_online(&self) -> Result<bool, CommandError> {
         let mut state = [0];
         match self.file.read_at(&mut state, 0) {
             Ok(0) => Err(CommandError::generic(format!(
@@ -174,19 +174,19 @@ impl Switch {
                 self.path
             ))),
             Ok(_) => Ok(state != *b"0"),
-            Err(error) => Err(failure("pread", &self.path, error)),
+            Err(error) => Err(call_error("pread", &self.path, error)),
         }
     }
 
-    fn set(&self, on: bool) -> Result<(), CommandError> {
+    fn set_online(&self, online: bool) -> Result<(), CommandError> {
         self.file
-            .write_all_at(if on { b"1" } else { b"0" }, 0)
-            .map_err(|error| failure("pwrite", &self.path, error))
+            .write_all_at(if online { b"1" } else { b"0" }, 0)
+            .map_err(|error| call_error("pwrite", &self.path, error))
     }
 }
 
-fn failure(call: &'static str, path: &str, source: io::Error) -> CommandError {
-    wire(probe::Error {
+fn call_error(call: &'static str, path: &str, source: io::Error) -> CommandError {
+    probe_error(probe::Error {
         call,
         path: path.into(),
         source,
@@ -212,7 +212,7 @@ struct CpuStats {
 }
 
 fn get_cpustats(system: &System) -> Result<Vec<CpuStats>, CommandError> {
-    let text = system.text("/proc/stat").map_err(wire)?;
+    let text = system.text("/proc/stat").map_err(probe_error)?;
     let rate = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     let rate = rate
         .and_then(|rate| u64::try_from(rate).ok())
@@ -265,7 +265,7 @@ fn get_load() -> Result<LoadAverage, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::told;
+    use crate::commands::reply_line;
     use std::fs;
 
     /// cpu0 without a switch, cpu1 on, cpu2 off.
@@ -297,12 +297,12 @@ mod tests {
     }
 
     #[test]
-    fn processors_and_their_switches() {
+    fn processors_and_their_online_files() {
         let (root, system) = system();
         let mut found = get_vcpus(&system).unwrap();
         found.sort_unstable_by_key(|processor| processor.logical_id);
         assert_eq!(
-            told(found),
+            reply_line(found),
             "{\"return\": [{\"online\": true, \"can-offline\": false, \"logical-id\": 0}, \
              {\"online\": true, \"can-offline\": true, \"logical-id\": 1}, \
              {\"online\": false, \"can-offline\": true, \"logical-id\": 2}]}\n"
@@ -377,7 +377,7 @@ mod tests {
             .map(|ticks| in_milliseconds(ticks, 300))
             .collect();
         assert_eq!(
-            told(found),
+            reply_line(found),
             "{\"return\": [{\"cpu\": 0, \"guestnice\": 33, \"idle\": 10, \"steal\": 26, \
              \"iowait\": 13, \"system\": 6, \"guest\": 30, \"nice\": 3, \"irq\": 16, \
              \"type\": \"linux\", \"user\": 23, \"softirq\": 20}]}\n"
@@ -387,7 +387,7 @@ mod tests {
 
     #[test]
     fn load_has_three_members() {
-        let line = told(get_load().unwrap());
+        let line = reply_line(get_load().unwrap());
         let order = ["\"load15m\": ", "\"load5m\": ", "\"load1m\": "];
         let places = order.map(|member| line.find(member).unwrap());
         assert!(places.is_sorted(), "{line}");

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::fs::DiskAddress;
-use super::{Command, answer, wire, worker};
+use super::{Command, answer, probe_error, worker};
 use crate::probe::address::{self, BusType};
 use crate::probe::diskstats::{self, Counters, DiskStats};
 use crate::probe::nvme::{self, SmartLog};
@@ -265,7 +265,7 @@ struct Stats {
 }
 
 fn get_diskstats(system: &System) -> Result<Vec<DiskStatsInfo>, CommandError> {
-    let text = system.text("/proc/diskstats").map_err(wire)?;
+    let text = system.text("/proc/diskstats").map_err(probe_error)?;
     Ok(diskstats::parse(&text)
         .into_iter()
         .map(DiskStatsInfo::from)

@@ -1,6 +1,6 @@
 //! The freeze family.
 
-use super::{Command, CommandResult, Context, Waiting, answer};
+use super::{Command, CommandFuture, CommandResult, Context, answer};
 use crate::freeze::report::Report;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -60,7 +60,7 @@ struct FreezeList {
     mountpoints: Option<Vec<String>>,
 }
 
-fn freeze_list(context: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn freeze_list(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let FreezeList { mountpoints } = decode(arguments)?;
         let bytes = |names: Vec<String>| names.iter().map(|n| text::to_os_bytes(n)).collect();

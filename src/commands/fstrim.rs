@@ -3,7 +3,7 @@
 //! The filesystems are those that a freeze would count. One that cannot is told as such beside the
 //! others; it never fails the command.
 
-use super::{Command, Waiting, answer, worker};
+use super::{Command, CommandFuture, answer, worker};
 use crate::deadline::Pool;
 use crate::probe::System;
 use crate::probe::mount_root::MountRoot;
@@ -30,13 +30,13 @@ struct Fstrim {
 }
 
 #[derive(Debug, Serialize)]
-struct Report {
-    paths: Vec<Trim>,
+struct TrimReply {
+    paths: Vec<TrimmedFilesystem>,
 }
 
 /// One filesystem.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Trim {
+struct TrimmedFilesystem {
     path: String,
     /// Bytes; an `int` of the schema, as the next.
     trimmed: Option<i64>,
@@ -44,7 +44,7 @@ struct Trim {
     error: Option<String>,
 }
 
-fn fstrim(arguments: Dict) -> Waiting<'static> {
+fn fstrim(arguments: Dict) -> CommandFuture<'static> {
     Box::pin(async move {
         let Fstrim { minimum } = decode(arguments)?;
         tracing::info!(target: crate::AUDIT, "guest-fstrim called");
@@ -54,7 +54,7 @@ fn fstrim(arguments: Dict) -> Waiting<'static> {
             let pool = Pool::default();
             trim_all(&System::host(), &|root| {
                 let file = pool.run_one(Some(OPEN_TIMEOUT), drop, || root.open());
-                trim(file.map_err(Failure::Open)?, minimum).map_err(Failure::Trim)
+                trim(file.map_err(TrimError::Open)?, minimum).map_err(TrimError::Trim)
             })
         });
         answer(report.await?)
@@ -62,7 +62,7 @@ fn fstrim(arguments: Dict) -> Waiting<'static> {
 }
 
 #[derive(Debug)]
-enum Failure {
+enum TrimError {
     Open(io::Error),
     Trim(io::Error),
 }
@@ -70,41 +70,41 @@ enum Failure {
 /// The last mounted filesystem comes first.
 fn trim_all(
     system: &System,
-    trim: &dyn Fn(MountRoot) -> Result<Trimmed, Failure>,
-) -> Result<Report, CommandError> {
+    trim: &dyn Fn(MountRoot) -> Result<Trimmed, TrimError>,
+) -> Result<TrimReply, CommandError> {
     let mounts = system.mounts().map_err(|e| {
         CommandError::generic(format!("cannot read the mount table: {}", strerror(&e)))
     })?;
     let (filesystems, _) = system.block_filesystems(&mounts);
-    let mut paths: Vec<Trim> = filesystems
+    let mut paths: Vec<TrimmedFilesystem> = filesystems
         .iter()
         .map(|filesystem| {
             let root = MountRoot::of(&mounts, filesystem, &filesystem.mountpoint);
-            outcome(&filesystem.mountpoint, trim(root))
+            describe(&filesystem.mountpoint, trim(root))
         })
         .collect();
     paths.reverse();
-    Ok(Report { paths })
+    Ok(TrimReply { paths })
 }
 
-fn outcome(path: &[u8], result: Result<Trimmed, Failure>) -> Trim {
+fn describe(path: &[u8], result: Result<Trimmed, TrimError>) -> TrimmedFilesystem {
     let path = from_os_bytes(path);
     let error = match result {
         Ok(Trimmed { bytes, minimum }) => {
-            return Trim {
+            return TrimmedFilesystem {
                 path,
                 trimmed: Some(bytes as i64),
                 minimum: Some(minimum as i64),
                 error: None,
             };
         }
-        Err(Failure::Open(e)) => format!("failed to open: {}", strerror(&e)),
-        Err(Failure::Trim(e)) => match e.raw_os_error() {
+        Err(TrimError::Open(e)) => format!("failed to open: {}", strerror(&e)),
+        Err(TrimError::Trim(e)) => match e.raw_os_error() {
             Some(libc::ENOTTY | libc::EOPNOTSUPP) => "trim not supported".to_owned(),
             _ => format!("failed to trim: {}", strerror(&e)),
         },
     };
-    Trim {
+    TrimmedFilesystem {
         path,
         trimmed: None,
         minimum: None,
@@ -143,10 +143,10 @@ mod tests {
                 bytes: 4096,
                 minimum: 512,
             }),
-            b"/odd one" => Err(Failure::Trim(error(libc::EINVAL))),
-            b"/gone" => Err(Failure::Open(error(libc::ENOENT))),
-            b"/old" => Err(Failure::Trim(error(libc::ENOTTY))),
-            _ => Err(Failure::Trim(error(libc::EOPNOTSUPP))),
+            b"/odd one" => Err(TrimError::Trim(error(libc::EINVAL))),
+            b"/gone" => Err(TrimError::Open(error(libc::ENOENT))),
+            b"/old" => Err(TrimError::Trim(error(libc::ENOTTY))),
+            _ => Err(TrimError::Trim(error(libc::EOPNOTSUPP))),
         });
         let mut line = Vec::new();
         reply::write(&mut line, None, Ok(&to_value(&report.unwrap())), false);

@@ -84,7 +84,7 @@ mod tests {
     use crate::protocol::{reply, value::to_value};
     use std::fs;
 
-    fn told(reply: impl Serialize) -> String {
+    fn reply_line(reply: impl Serialize) -> String {
         let mut line = Vec::new();
         reply::write(&mut line, None, Ok(&to_value(&reply)), false);
         String::from_utf8(line).unwrap()
@@ -97,7 +97,7 @@ mod tests {
             "{{\"return\": {{\"host-name\": \"{}\"}}}}\n",
             kernel.trim_end()
         );
-        assert_eq!(told(get_host_name().unwrap()), expected);
+        assert_eq!(reply_line(get_host_name().unwrap()), expected);
     }
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
             ..full
         };
         assert_eq!(
-            told(full),
+            reply_line(full),
             "{\"return\": {\"name\": \"b\", \"kernel-release\": \"r\", \"version\": \"d\", \
              \"variant\": \"f\", \"pretty-name\": \"c\", \"version-id\": \"e\", \
              \"variant-id\": \"g\", \"kernel-version\": \"v\", \"machine\": \"m\", \"id\": \"a\"}}\n"

@@ -53,14 +53,14 @@ pub enum Answer {
     /// The same behind a 0xFF byte (guest-sync-delimited).
     Delimited(Value),
     /// Success says nothing (guest-shutdown and the suspend commands).
-    Silence,
+    NoReply,
 }
 
 /// What a handler comes to.
 pub type CommandResult = Result<Answer, CommandError>;
 
 /// A handler that has to wait.
-pub type Waiting<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
+pub type CommandFuture<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
 
 /// How a command is carried out.
 #[derive(Clone, Copy)]
@@ -68,7 +68,7 @@ pub enum Handler {
     /// At once.
     Now(fn(&mut Context, Dict) -> CommandResult),
     /// On another thread, awaited.
-    Later(for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>),
+    Later(for<'a> fn(&'a mut Context, Dict) -> CommandFuture<'a>),
 }
 
 /// One command.
@@ -113,7 +113,7 @@ impl Command {
     const fn later(
         position: u16,
         name: &'static str,
-        handler: for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>,
+        handler: for<'a> fn(&'a mut Context, Dict) -> CommandFuture<'a>,
     ) -> Self {
         Self::new(position, name, Handler::Later(handler))
     }
@@ -135,7 +135,7 @@ impl Command {
     }
 
     /// Says nothing on success: the guest is on its way down.
-    const fn silent(self) -> Self {
+    const fn without_reply(self) -> Self {
         Self {
             answers: false,
             ..self
@@ -187,7 +187,7 @@ fn empty() -> CommandResult {
 }
 
 /// A reader's failure in the original's words: `CALL("PATH"): REASON`.
-fn wire(error: probe::Error) -> CommandError {
+fn probe_error(error: probe::Error) -> CommandError {
     let probe::Error { call, path, source } = error;
     let reason = crate::sys::strerror(&source);
     CommandError::generic(format!("{call}(\"{}\"): {reason}", path.display()))
@@ -195,7 +195,7 @@ fn wire(error: probe::Error) -> CommandError {
 
 /// What a reply looks like on the wire.
 #[cfg(test)]
-fn told(reply: impl Serialize) -> String {
+fn reply_line(reply: impl Serialize) -> String {
     let mut line = Vec::new();
     crate::protocol::reply::write(&mut line, None, Ok(&to_value(&reply)), false);
     String::from_utf8(line).unwrap()

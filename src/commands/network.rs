@@ -9,7 +9,7 @@ use std::io;
 use nix::libc;
 use serde::Serialize;
 
-use super::{Command, answer, wire};
+use super::{Command, answer, probe_error};
 use crate::probe::System;
 use crate::probe::interfaces::{self, Entry, Interface, ip_text, ipv6_text};
 use crate::probe::netdev::{self, Counters};
@@ -64,17 +64,17 @@ struct Statistics {
 }
 
 fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError> {
-    let (interfaces, counters) = by_netlink().or_else(|error| {
+    let (interfaces, counters) = read_by_netlink().or_else(|error| {
         tracing::debug!("no counters by netlink: {}", strerror(&error));
-        by_getifaddrs(system)
+        read_by_getifaddrs(system)
     })?;
     Ok(describe(interfaces, &counters))
 }
 
-type Found = (Vec<Interface>, HashMap<String, Counters>);
+type InterfacesAndCounters = (Vec<Interface>, HashMap<String, Counters>);
 
 /// The quick way: no more is asked of the kernel than is told.
-fn by_netlink() -> io::Result<Found> {
+fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
     let links = rtnetlink::parse_counters(&netdevice::link_counters()?);
     let addresses = rtnetlink::parse_addresses(&netdevice::addresses()?);
     let devices = NetDevices::open()?;
@@ -102,7 +102,7 @@ fn by_netlink() -> io::Result<Found> {
 }
 
 /// The way of kernels before 4.7.
-fn by_getifaddrs(system: &System) -> Result<Found, CommandError> {
+fn read_by_getifaddrs(system: &System) -> Result<InterfacesAndCounters, CommandError> {
     let interfaces = interfaces::read().map_err(|error| {
         CommandError::generic(format!("getifaddrs failed: {}", strerror(&error)))
     })?;
@@ -130,7 +130,7 @@ fn describe(
                 prefix: *prefix,
             });
         NetworkInterface {
-            hardware_address: interface.hardware_address.map(hexadecimal),
+            hardware_address: interface.hardware_address.map(format_mac_address),
             ip_addresses: with_address.then(|| addresses.collect()),
             statistics: statistics.map(Statistics::from),
             name: interface.name,
@@ -140,7 +140,7 @@ fn describe(
 }
 
 /// Lower-case digits with colons.
-fn hexadecimal([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String {
+fn format_mac_address([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
@@ -190,7 +190,7 @@ fn get_route(system: &System) -> Result<Vec<NetworkRoute>, CommandError> {
     let (ipv4, ipv6) = match (ipv4, ipv6) {
         (Ok(ipv4), Err(error)) if error.is_missing() => (ipv4, String::new()),
         (Err(error), Ok(ipv6)) if error.is_missing() => (String::new(), ipv6),
-        (ipv4, ipv6) => (ipv4.map_err(wire)?, ipv6.map_err(wire)?),
+        (ipv4, ipv6) => (ipv4.map_err(probe_error)?, ipv6.map_err(probe_error)?),
     };
     let ipv4 = route::parse_ipv4(&ipv4).into_iter().map(NetworkRoute::from);
     let ipv6 = route::parse_ipv6(&ipv6).into_iter().map(NetworkRoute::from);
@@ -239,7 +239,7 @@ impl From<Ipv6Route> for NetworkRoute {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::told;
+    use crate::commands::reply_line;
     use crate::probe::interfaces::group;
     use std::fs;
 
@@ -257,7 +257,7 @@ mod tests {
             "lo: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\ndummy0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n",
         );
         assert_eq!(
-            told(describe(interfaces, &counters)),
+            reply_line(describe(interfaces, &counters)),
             "{\"return\": [{\"name\": \"lo\", \"ip-addresses\": [\
              {\"ip-address-type\": \"ipv4\", \"ip-address\": \"127.0.0.1\", \"prefix\": 8}, \
              {\"ip-address-type\": \"ipv6\", \"ip-address\": \"::1\", \"prefix\": 128}], \
@@ -283,8 +283,8 @@ mod tests {
 
     #[test]
     fn both_ways_find_the_same() {
-        let (quick, quick_counters) = by_netlink().unwrap();
-        let (plain, plain_counters) = by_getifaddrs(&System::host()).unwrap();
+        let (quick, quick_counters) = read_by_netlink().unwrap();
+        let (plain, plain_counters) = read_by_getifaddrs(&System::host()).unwrap();
         assert_eq!(quick, plain);
         let names = |counters: &HashMap<String, Counters>| {
             let mut names: Vec<_> = counters.keys().cloned().collect();
@@ -303,7 +303,7 @@ mod tests {
                 fs::write(directory.join(name), text).unwrap();
             }
         }
-        get_route(&System::at(root.path()).unwrap()).map(told)
+        get_route(&System::at(root.path()).unwrap()).map(reply_line)
     }
 
     #[test]

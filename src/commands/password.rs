@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Command, Context, Waiting, empty, worker};
+use super::{Command, CommandFuture, Context, empty, worker};
 use crate::child::Child;
 use crate::protocol::arguments::decode;
 use crate::protocol::base64;
@@ -36,7 +36,7 @@ struct SetUserPassword {
     crypted: bool,
 }
 
-fn set_user_password_here(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn set_user_password_here(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let arguments = decode(arguments)?;
         worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Context, Waiting, answer, empty, worker};
+use super::{Command, CommandFuture, Context, answer, empty, worker};
 use crate::protocol::arguments::decode;
 use crate::protocol::error::CommandError;
 use crate::protocol::text::{from_os_bytes, to_os_bytes};
@@ -53,7 +53,7 @@ struct AuthorizedKeys {
     keys: Vec<String>,
 }
 
-fn get_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn get_authorized_keys(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let GetKeys { username } = decode(arguments)?;
         answer(
@@ -65,14 +65,14 @@ fn get_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-fn add_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn add_authorized_keys(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let AddKeys {
             username,
             keys,
             reset,
         } = decode(arguments)?;
-        let keys = checked(&keys)?;
+        let keys = validate_keys(&keys)?;
         let reset = reset.unwrap_or(false);
         worker::run(worker::FILE_COMMAND_TIMEOUT, move || {
             add(&Account::find(&username)?, &keys, reset)
@@ -82,10 +82,10 @@ fn add_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let RemoveKeys { username, keys } = decode(arguments)?;
-        let keys = checked(&keys)?;
+        let keys = validate_keys(&keys)?;
         worker::run(worker::FILE_COMMAND_TIMEOUT, move || {
             remove(&Account::find(&username)?, &keys)
         })
@@ -98,7 +98,7 @@ fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
 ///
 /// # Errors
 /// One of them would be a comment, or more than one line.
-fn checked(keys: &[String]) -> Result<Vec<Vec<u8>>, CommandError> {
+fn validate_keys(keys: &[String]) -> Result<Vec<Vec<u8>>, CommandError> {
     let check = |key: &String| {
         if key.starts_with('#') || key.contains('\n') {
             let text = format!("invalid OpenSSH public key: '{key}'");
@@ -159,7 +159,7 @@ impl Account {
                     }
                 })
             })?
-            .map_err(|trouble| CommandError::generic(trouble.text()))
+            .map_err(|error| CommandError::generic(error.text()))
     }
 }
 
@@ -183,7 +183,7 @@ fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandEr
         // Read in either case: a link must not be taken for a file.
         let content = match file.read() {
             Ok(_) if reset => Vec::new(),
-            Err(trouble) if trouble.is_missing() => Vec::new(),
+            Err(error) if error.is_missing() => Vec::new(),
             content => content?,
         };
         let mut lines = lines(&content);
@@ -200,7 +200,7 @@ fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandEr
 fn remove(account: &Account, keys: &[Vec<u8>]) -> Result<(), CommandError> {
     account.with_file(|file| {
         let content = match file.read() {
-            Err(trouble) if trouble.is_missing() => return Ok(()),
+            Err(error) if error.is_missing() => return Ok(()),
             content => content?,
         };
         let mut lines = lines(&content);

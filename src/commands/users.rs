@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Command, answer, wire};
+use super::{Command, answer, probe_error};
 use crate::probe::System;
 use crate::probe::utmp::{self, Login};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -39,10 +39,10 @@ struct User {
 
 /// Each user who is logged in once, with the earliest login.
 fn get_users(system: &System) -> Result<Vec<User>, CommandError> {
-    Ok(earliest(utmp::read(system).map_err(wire)?))
+    Ok(earliest_logins(utmp::read(system).map_err(probe_error)?))
 }
 
-fn earliest(logins: Vec<Login>) -> Vec<User> {
+fn earliest_logins(logins: Vec<Login>) -> Vec<User> {
     let mut users: Vec<User> = Vec::new();
     let mut index_of: HashMap<Vec<u8>, usize> = HashMap::new();
     for login in logins {
@@ -100,7 +100,7 @@ fn is_known_zone(system: &System, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::told;
+    use crate::commands::reply_line;
     use crate::probe::utmp::{Layout, tests::record};
     use std::fs;
 
@@ -108,7 +108,10 @@ mod tests {
     fn each_user_once_with_the_earliest_login() {
         let root = tempfile::tempdir().unwrap();
         let system = System::at(root.path()).unwrap();
-        assert_eq!(told(get_users(&system).unwrap()), "{\"return\": []}\n");
+        assert_eq!(
+            reply_line(get_users(&system).unwrap()),
+            "{\"return\": []}\n"
+        );
         let file = [
             (7, &b"root"[..], (1_600_000_100, 0)),
             (7, b"alice", (1_700_000_100, 1)),
@@ -121,7 +124,7 @@ mod tests {
         fs::create_dir_all(root.path().join("var/run")).unwrap();
         fs::write(root.path().join("var/run/utmp"), file).unwrap();
         assert_eq!(
-            told(get_users(&system).unwrap()),
+            reply_line(get_users(&system).unwrap()),
             "{\"return\": [{\"login-time\": 1600000000.000005, \"user\": \"root\"}, \
              {\"login-time\": 1700000100.000001, \"user\": \"alice\"}]}\n"
         );
@@ -148,7 +151,7 @@ mod tests {
             assert!(!is_known_zone(&system, unknown), "{unknown}");
         }
         assert_eq!(
-            told(get_timezone(&system, Some("Nonsense")).unwrap()),
+            reply_line(get_timezone(&system, Some("Nonsense")).unwrap()),
             "{\"return\": {\"zone\": \"UTC\", \"offset\": 0}}\n"
         );
         assert!(get_timezone(&system, None).unwrap().zone.is_some());

@@ -23,7 +23,7 @@ pub(super) const FSTRIM_TIMEOUT: Duration = Duration::from_secs(3600);
 const WORKER_STACK_SIZE: usize = 512 * 1024;
 /// Most jobs that have not returned.
 const MAX_WORKERS: usize = 16;
-static AT_WORK: AtomicUsize = AtomicUsize::new(0);
+static RUNNING_JOBS: AtomicUsize = AtomicUsize::new(0);
 
 /// Runs `job` on a thread and awaits its result, at most for `limit`; then the job is left alone with its
 /// thread.
@@ -40,7 +40,7 @@ pub(super) async fn run<T: Send + 'static>(
         let result = Some(job());
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = result;
     };
-    finish(&AT_WORK, limit, Box::new(job)).await?;
+    run_job(&RUNNING_JOBS, limit, Box::new(job)).await?;
     let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
     result.unwrap_or_else(|| Err(CommandError::generic("the command's thread died")))
 }
@@ -49,30 +49,30 @@ type Job = Box<dyn FnOnce() + Send>;
 
 /// Counts one job until it is dropped: also without having run, as the pool closes at the limit even if its thread
 /// has not begun by then.
-struct Counted(&'static AtomicUsize);
+struct JobCount(&'static AtomicUsize);
 
-impl Counted {
+impl JobCount {
     fn new(jobs: &'static AtomicUsize) -> Self {
         jobs.fetch_add(1, Ordering::Relaxed);
         Self(jobs)
     }
 }
 
-impl Drop for Counted {
+impl Drop for JobCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
 /// One piece of code for whatever jobs there are.
-fn finish(
-    at_work: &'static AtomicUsize,
+fn run_job(
+    running: &'static AtomicUsize,
     limit: Duration,
     job: Job,
 ) -> Pin<Box<dyn Future<Output = Result<(), CommandError>>>> {
     Box::pin(async move {
         let pool = Pool::with_stack(WORKER_STACK_SIZE);
-        if at_work.load(Ordering::Relaxed) >= MAX_WORKERS {
+        if running.load(Ordering::Relaxed) >= MAX_WORKERS {
             return Err(CommandError::generic(
                 "too many commands have not returned yet; find out which filesystem does not answer",
             ));
@@ -80,17 +80,17 @@ fn finish(
         if !pool.reserve(1) {
             return Err(CommandError::generic("failed to start a thread"));
         }
-        let counted = Counted::new(at_work);
-        let (tell, told) = oneshot::channel();
-        let work = move || {
+        let counted = JobCount::new(running);
+        let (done_sender, done) = oneshot::channel();
+        let counted_job = move || {
             job();
             drop(counted);
             // The session may have ended meanwhile: then nobody wants to know.
-            tell.send(()).ok();
+            done_sender.send(()).ok();
             Ok(())
         };
-        pool.start(Pace::OneByOne, drop, [work]);
-        timeout(limit, told).await.map(drop).map_err(|_| {
+        pool.start(Pace::OneByOne, drop, [counted_job]);
+        timeout(limit, done).await.map(drop).map_err(|_| {
             let seconds = limit.as_secs();
             let text = format!("no answer within {seconds} s; what was begun may still be done");
             CommandError::generic(text)
@@ -122,9 +122,9 @@ mod tests {
         assert_eq!(failed.unwrap_err().desc, "no");
     }
 
-    fn wait_until_none_is_at_work(at_work: &AtomicUsize) {
+    fn wait_until_none_runs(running: &AtomicUsize) {
         let start = std::time::Instant::now();
-        while at_work.load(Ordering::Relaxed) > 0 {
+        while running.load(Ordering::Relaxed) > 0 {
             assert!(start.elapsed() < Duration::from_secs(30));
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -135,8 +135,8 @@ mod tests {
         static DROPPED: AtomicUsize = AtomicUsize::new(0);
         for _ in 0..200 {
             // Without any time the thread often has not begun when the pool is closed.
-            wait(finish(&DROPPED, Duration::ZERO, Box::new(|| ()))).ok();
-            wait_until_none_is_at_work(&DROPPED);
+            wait(run_job(&DROPPED, Duration::ZERO, Box::new(|| ()))).ok();
+            wait_until_none_runs(&DROPPED);
         }
     }
 
@@ -150,16 +150,17 @@ mod tests {
                 begin.send(()).unwrap();
                 assert!(ended.recv().is_err());
             };
-            let failed = wait(finish(&HERE, Duration::from_millis(10), Box::new(job))).unwrap_err();
+            let failed =
+                wait(run_job(&HERE, Duration::from_millis(10), Box::new(job))).unwrap_err();
             assert!(failed.desc.starts_with("no answer within 0 s"));
             // On a busy machine its thread may not have begun within the limit: then it never does.
             if began.recv().is_ok() {
                 ends.push(end);
             }
         }
-        let failed = wait(finish(&HERE, FILE_COMMAND_TIMEOUT, Box::new(|| ()))).unwrap_err();
+        let failed = wait(run_job(&HERE, FILE_COMMAND_TIMEOUT, Box::new(|| ()))).unwrap_err();
         assert!(failed.desc.starts_with("too many commands"));
         drop(ends);
-        wait_until_none_is_at_work(&HERE);
+        wait_until_none_runs(&HERE);
     }
 }

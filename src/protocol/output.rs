@@ -31,7 +31,7 @@ fn write_integer(out: &mut Vec<u8>, number: &dyn std::fmt::Display) {
 fn write_array(out: &mut Vec<u8>, elements: &[Value]) {
     out.push(b'[');
     for (at, element) in elements.iter().enumerate() {
-        separate(out, at);
+        write_separator(out, at);
         write_value(out, element);
     }
     out.push(b']');
@@ -40,7 +40,7 @@ fn write_array(out: &mut Vec<u8>, elements: &[Value]) {
 fn write_object(out: &mut Vec<u8>, members: &Dict) {
     out.push(b'{');
     for (at, (key, value)) in members.wire_order().into_iter().enumerate() {
-        separate(out, at);
+        write_separator(out, at);
         write_string(out, key);
         out.extend_from_slice(b": ");
         write_value(out, value);
@@ -48,7 +48,7 @@ fn write_object(out: &mut Vec<u8>, members: &Dict) {
     out.push(b'}');
 }
 
-fn separate(out: &mut Vec<u8>, at: usize) {
+fn write_separator(out: &mut Vec<u8>, at: usize) {
     if at > 0 {
         out.extend_from_slice(b", ");
     }
@@ -61,8 +61,8 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     let mut rest = text;
     while !rest.is_empty() {
         let plain = |byte: &u8| matches!(byte, 0x20..=0x7E) && *byte != b'"' && *byte != b'\\';
-        let sure = plain_run(rest.as_bytes());
-        let run = sure + rest[sure..].bytes().take_while(plain).count();
+        let prefix = plain_run(rest.as_bytes());
+        let run = prefix + rest[prefix..].bytes().take_while(plain).count();
         let (head, tail) = rest.split_at(run);
         out.extend_from_slice(head.as_bytes());
         let mut characters = tail.chars();

@@ -103,9 +103,9 @@ pub(super) fn copy_ascii<'a>(
     plain: impl Fn(u8) -> bool,
     out: &mut String,
 ) -> &'a [u8] {
-    let sure = plain_run(bytes);
-    let run = sure
-        + bytes[sure..]
+    let prefix = plain_run(bytes);
+    let run = prefix
+        + bytes[prefix..]
             .iter()
             .take_while(|&&byte| byte.is_ascii() && plain(byte))
             .count();

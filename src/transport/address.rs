@@ -1,6 +1,6 @@
 //! Addresses as text.
 
-use super::OpenError;
+use super::ChannelError;
 use nix::sys::socket::VsockAddr;
 
 /// Parses `<cid>:<port>`; the port ends at a comma.
@@ -8,9 +8,9 @@ use nix::sys::socket::VsockAddr;
 /// # Errors
 /// No colon, a part that is empty or longer than 32 characters, text after the port, or a number
 /// that is none.
-pub fn parse_vsock(text: &str) -> Result<VsockAddr, OpenError> {
+pub fn parse_vsock(text: &str) -> Result<VsockAddr, ChannelError> {
     let bad = || {
-        OpenError(format!(
+        ChannelError(format!(
             "error parsing address '{text}' (expected <cid>:<port>)"
         ))
     };
@@ -25,13 +25,13 @@ pub fn parse_vsock(text: &str) -> Result<VsockAddr, OpenError> {
         return Err(bad());
     }
     if trailing.is_some() {
-        return Err(OpenError(format!(
+        return Err(ChannelError(format!(
             "trailing characters in address '{text}'"
         )));
     }
     let number = |part: &str, what: &str| {
         part.parse::<u32>()
-            .map_err(|_| OpenError(format!("invalid {what} '{part}' in address '{text}'")))
+            .map_err(|_| ChannelError(format!("invalid {what} '{part}' in address '{text}'")))
     };
     Ok(VsockAddr::new(number(cid, "cid")?, number(port, "port")?))
 }

@@ -37,15 +37,15 @@ pub enum Address {
 
 /// Why a channel cannot be opened; one line that names the path and the reason.
 #[derive(Debug, PartialEq, Eq)]
-pub struct OpenError(pub String);
+pub struct ChannelError(pub String);
 
-impl std::fmt::Display for OpenError {
+impl std::fmt::Display for ChannelError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for OpenError {}
+impl std::error::Error for ChannelError {}
 
 /// An opened channel that no runtime drives yet.
 pub struct Endpoint(Opened);
@@ -61,8 +61,8 @@ impl Endpoint {
     /// Opens the device or starts to listen.
     ///
     /// # Errors
-    /// The device is missing or busy, or the socket cannot be made; see [`OpenError`].
-    pub fn open(address: Address) -> Result<Self, OpenError> {
+    /// The device is missing or busy, or the socket cannot be made; see [`ChannelError`].
+    pub fn open(address: Address) -> Result<Self, ChannelError> {
         Ok(Self(match address {
             Address::Virtio(path) => Opened::Virtio(virtio::open(&path)?),
             Address::Serial(path) => {
@@ -74,7 +74,7 @@ impl Endpoint {
             Address::Activated(Activated::Unix(fd)) => Opened::Unix(socket::adopt(fd)?),
             Address::Activated(Activated::Vsock(fd)) => Opened::Vsock(socket::adopt(fd)?),
             Address::Unknown(method) => {
-                return Err(OpenError(format!(
+                return Err(ChannelError(format!(
                     "unsupported channel method/type: {method} (use virtio-serial, isa-serial, unix-listen or vsock-listen)"
                 )));
             }
@@ -87,18 +87,18 @@ impl Endpoint {
     /// The runtime cannot watch the descriptor, or the serial line is gone.
     pub fn start(self) -> io::Result<Channel> {
         Ok(Channel(match self.0 {
-            Opened::Virtio(fd) => Kind::Virtio(VirtioChannel::new(fd)?),
-            Opened::Serial(path) => Kind::Serial(Box::new(SerialChannel::open(&path)?)),
-            Opened::Unix(fd) => Kind::Socket(SocketChannel::new(Listener::unix(fd)?)),
-            Opened::Vsock(fd) => Kind::Socket(SocketChannel::new(Listener::vsock(fd)?)),
+            Opened::Virtio(fd) => Transport::Virtio(VirtioChannel::new(fd)?),
+            Opened::Serial(path) => Transport::Serial(Box::new(SerialChannel::open(&path)?)),
+            Opened::Unix(fd) => Transport::Socket(SocketChannel::new(Listener::unix(fd)?)),
+            Opened::Vsock(fd) => Transport::Socket(SocketChannel::new(Listener::vsock(fd)?)),
         }))
     }
 }
 
 /// The stream of bytes between host and agent.
-pub struct Channel(Kind);
+pub struct Channel(Transport);
 
-enum Kind {
+enum Transport {
     Virtio(VirtioChannel),
     Serial(Box<SerialChannel>),
     Socket(SocketChannel),
@@ -111,9 +111,9 @@ impl Channel {
     /// The channel is lost for good (the port was unplugged).
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Kind::Virtio(channel) => channel.read(buffer).await,
-            Kind::Serial(channel) => channel.read(buffer).await,
-            Kind::Socket(channel) => channel.read(buffer).await,
+            Transport::Virtio(channel) => channel.read(buffer).await,
+            Transport::Serial(channel) => channel.read(buffer).await,
+            Transport::Socket(channel) => channel.read(buffer).await,
         }
     }
 
@@ -124,8 +124,8 @@ impl Channel {
     /// As for [`Self::read`].
     pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Kind::Virtio(_) | Kind::Serial(_) => self.read(buffer).await,
-            Kind::Socket(channel) => channel.read_ahead(buffer).await,
+            Transport::Virtio(_) | Transport::Serial(_) => self.read(buffer).await,
+            Transport::Socket(channel) => channel.read_ahead(buffer).await,
         }
     }
 
@@ -133,8 +133,8 @@ impl Channel {
     /// cannot tell one host from the next.
     pub fn generation(&self) -> u64 {
         match &self.0 {
-            Kind::Virtio(_) | Kind::Serial(_) => 0,
-            Kind::Socket(channel) => channel.generation(),
+            Transport::Virtio(_) | Transport::Serial(_) => 0,
+            Transport::Socket(channel) => channel.generation(),
         }
     }
 
@@ -147,16 +147,16 @@ impl Channel {
     /// next read shows.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.0 {
-            Kind::Virtio(channel) => channel.write_all(data).await,
-            Kind::Serial(channel) => channel.write_all(data).await,
-            Kind::Socket(channel) => channel.write_all(data).await,
+            Transport::Virtio(channel) => channel.write_all(data).await,
+            Transport::Serial(channel) => channel.write_all(data).await,
+            Transport::Socket(channel) => channel.write_all(data).await,
         }
     }
 }
 
 /// The text of a device that cannot be opened.
-fn cannot_open(path: &Path, error: &io::Error) -> OpenError {
-    OpenError(format!(
+fn device_error(path: &Path, error: &io::Error) -> ChannelError {
+    ChannelError(format!(
         "error opening channel '{}': {}",
         path.display(),
         crate::sys::strerror(error)

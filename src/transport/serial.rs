@@ -1,6 +1,6 @@
 //! An ISA serial line: raw mode, whatever the other side's idea of a hang-up.
 
-use super::{OpenError, cannot_open};
+use super::{ChannelError, device_error};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,14 +14,14 @@ const BAUD: u32 = 38400;
 const HANG_UP_DELAY: Duration = Duration::from_secs(1);
 
 /// Tells, before a daemon forks, whether the line can be opened at all.
-pub fn probe(path: &Path) -> Result<(), OpenError> {
+pub fn probe(path: &Path) -> Result<(), ChannelError> {
     super::virtio::open(path).map(drop)
 }
 
 fn open(path: &Path) -> io::Result<SerialStream> {
     tokio_serial::new(path.to_string_lossy(), BAUD)
         .open_native_async()
-        .map_err(|e| io::Error::other(cannot_open(path, &e.into())))
+        .map_err(|e| io::Error::other(device_error(path, &e.into())))
 }
 
 /// An open line.

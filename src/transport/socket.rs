@@ -1,6 +1,6 @@
 //! Listening sockets: one client at a time, the next is served when it has gone.
 
-use super::OpenError;
+use super::ChannelError;
 use super::address::parse_vsock;
 use crate::sys::strerror;
 use nix::errno::Errno;
@@ -23,15 +23,15 @@ const HANG_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 1;
 
-fn failed(what: &str, errno: Errno) -> OpenError {
-    OpenError(format!("{what}: {}", strerror(&errno.into())))
+fn socket_error(what: &str, errno: Errno) -> ChannelError {
+    ChannelError(format!("{what}: {}", strerror(&errno.into())))
 }
 
-fn listening(
+fn bind_and_listen(
     family: AddressFamily,
     address: &dyn SockaddrLike,
     place: &str,
-) -> Result<OwnedFd, OpenError> {
+) -> Result<OwnedFd, ChannelError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let kind = if family == AddressFamily::Unix {
         "Unix socket"
@@ -39,61 +39,62 @@ fn listening(
         "socket"
     };
     let fd = socket(family, SockType::Stream, flags, None)
-        .map_err(|e| failed(&format!("Failed to create {kind}"), e))?;
+        .map_err(|e| socket_error(&format!("Failed to create {kind}"), e))?;
     bind(fd.as_raw_fd(), address)
-        .map_err(|e| failed(&format!("Failed to bind socket{place}"), e))?;
-    let backlog = Backlog::new(BACKLOG).map_err(|e| failed("Failed to listen on socket", e))?;
-    listen(&fd, backlog).map_err(|e| failed("Failed to listen on socket", e))?;
+        .map_err(|e| socket_error(&format!("Failed to bind socket{place}"), e))?;
+    let backlog =
+        Backlog::new(BACKLOG).map_err(|e| socket_error("Failed to listen on socket", e))?;
+    listen(&fd, backlog).map_err(|e| socket_error("Failed to listen on socket", e))?;
     Ok(fd)
 }
 
 /// Listens at `path`; what was there before is removed.
-pub fn listen_unix(path: &Path) -> Result<OwnedFd, OpenError> {
+pub fn listen_unix(path: &Path) -> Result<OwnedFd, ChannelError> {
     let shown = path.display();
     let address = UnixAddr::new(path)
-        .map_err(|_| OpenError(format!("UNIX socket path '{shown}' is too long")))?;
+        .map_err(|_| ChannelError(format!("UNIX socket path '{shown}' is too long")))?;
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(OpenError(format!(
+            return Err(ChannelError(format!(
                 "Failed to unlink socket {shown}: {}",
                 strerror(&e)
             )));
         }
         _ => {}
     }
-    listening(AddressFamily::Unix, &address, &format!(" to {shown}"))
+    bind_and_listen(AddressFamily::Unix, &address, &format!(" to {shown}"))
 }
 
 /// Listens at `<cid>:<port>`.
-pub fn listen_vsock(text: &str) -> Result<OwnedFd, OpenError> {
-    listening(AddressFamily::Vsock, &parse_vsock(text)?, "")
+pub fn listen_vsock(text: &str) -> Result<OwnedFd, ChannelError> {
+    bind_and_listen(AddressFamily::Vsock, &parse_vsock(text)?, "")
 }
 
 /// Makes a socket from the service manager fit for the runtime.
-pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, OpenError> {
+pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, ChannelError> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(&fd, FcntlArg::F_GETFL)
         .and_then(|flags| {
             let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
             fcntl(&fd, FcntlArg::F_SETFL(flags))
         })
-        .map_err(|e| failed("Failed to make the passed socket non-blocking", e))?;
+        .map_err(|e| socket_error("Failed to make the passed socket non-blocking", e))?;
     Ok(fd)
 }
 
-/// A listening socket that the runtime watches.
+/// A bind_and_listen socket that the runtime watches.
 pub enum Listener {
     Unix(UnixListener),
     Vsock(VsockListener),
 }
 
 impl Listener {
-    /// Watches a listening AF_UNIX socket.
+    /// Watches a bind_and_listen AF_UNIX socket.
     pub fn unix(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::Unix(UnixListener::from_std(fd.into())?))
     }
 
-    /// Watches a listening AF_VSOCK socket.
+    /// Watches a bind_and_listen AF_VSOCK socket.
     pub fn vsock(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::Vsock(VsockListener::from(fd)))
     }
@@ -113,7 +114,7 @@ enum Client {
 
 impl Client {
     /// Whether it has closed both directions.
-    fn has_gone(&self) -> bool {
+    fn has_hung_up(&self) -> bool {
         let fd = match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Vsock(stream) => stream.as_fd(),
@@ -134,7 +135,7 @@ pub struct SocketChannel {
     /// The client sends nothing more; it may still wait for an answer.
     half_closed: bool,
     /// How many clients have gone.
-    gone: u64,
+    clients_gone: u64,
 }
 
 impl SocketChannel {
@@ -144,7 +145,7 @@ impl SocketChannel {
             listener,
             client: None,
             half_closed: false,
-            gone: 0,
+            clients_gone: 0,
         }
     }
 
@@ -166,16 +167,20 @@ impl SocketChannel {
     fn drop_client(&mut self) {
         self.client = None;
         self.half_closed = false;
-        self.gone += 1;
+        self.clients_gone += 1;
     }
 
-    async fn read_or_accept(&mut self, buffer: &mut [u8], owed: bool) -> io::Result<usize> {
+    async fn read_or_accept(
+        &mut self,
+        buffer: &mut [u8],
+        reply_pending: bool,
+    ) -> io::Result<usize> {
         loop {
             let client = match &mut self.client {
                 Some(client) => client,
                 None => match self.listener.accept().await {
                     Ok(client) => self.client.insert(client),
-                    Err(e) if is_passing(&e) => {
+                    Err(e) if is_transient(&e) => {
                         tracing::warn!("error accepting connection: {}", strerror(&e));
                         continue;
                     }
@@ -191,12 +196,12 @@ impl SocketChannel {
                     Ok(count) if count > 0 => return Ok(count),
                     Ok(_) => {
                         tracing::debug!("received EOF");
-                        self.half_closed = owed;
+                        self.half_closed = reply_pending;
                     }
                     Err(e) => tracing::warn!("error reading channel: {}", strerror(&e)),
                 }
             }
-            while self.half_closed && !client.has_gone() {
+            while self.half_closed && !client.has_hung_up() {
                 tokio::time::sleep(HANG_UP_POLL_INTERVAL).await;
             }
             self.drop_client();
@@ -205,7 +210,7 @@ impl SocketChannel {
 
     /// Which client is served: a number that changes when one has gone.
     pub fn generation(&self) -> u64 {
-        self.gone
+        self.clients_gone
     }
 
     /// Writes to the client; without one the data are dropped.
@@ -219,7 +224,7 @@ impl SocketChannel {
 }
 
 /// Whether the next accept(2) may well succeed.
-fn is_passing(error: &io::Error) -> bool {
+fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),
         Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO)

@@ -5,7 +5,7 @@
 //! comes or sends, none while it is away. The runtime watches that instance, for a hang-up that
 //! it saw on the port itself would count as readiness for ever.
 
-use super::{OpenError, cannot_open};
+use super::{ChannelError, device_error};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -20,29 +20,29 @@ use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
 /// Opens a port without waiting for a host.
-pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
+pub fn open(path: &Path) -> Result<OwnedFd, ChannelError> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-    nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| cannot_open(path, &e.into()))
+    nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| device_error(path, &e.into()))
 }
 
-struct Watch(Epoll);
+struct EpollFd(Epoll);
 
-impl AsRawFd for Watch {
+impl AsRawFd for EpollFd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.0.as_raw_fd()
     }
 }
 
 /// How long a reply waits for a host that seems absent. The driver may hand over a new host's first
-/// bytes before it has noted that host's arrival, and refuses writes until then.
+/// bytes before it has noted that host's arrival_deadline, and refuses writes until then.
 const PORT_ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A port and its watch.
 pub struct VirtioChannel {
     port: OwnedFd,
-    watch: AsyncFd<Watch>,
+    watch: AsyncFd<EpollFd>,
     /// Until when replies to what was read wait for a host; later ones are dropped at once.
-    arrival: Option<Instant>,
+    arrival_deadline: Option<Instant>,
 }
 
 impl VirtioChannel {
@@ -53,18 +53,18 @@ impl VirtioChannel {
         epoll.add(&port, EpollEvent::new(events, 0))?;
         #[allow(
             deprecated,
-            reason = "its replacement is unsafe; `Watch` owns its descriptor, which is what that asks for"
+            reason = "its replacement is unsafe; `EpollFd` owns its descriptor, which is what that asks for"
         )]
-        let watch = AsyncFd::with_interest(Watch(epoll), Interest::READABLE)?;
+        let watch = AsyncFd::with_interest(EpollFd(epoll), Interest::READABLE)?;
         Ok(Self {
             port,
             watch,
-            arrival: None,
+            arrival_deadline: None,
         })
     }
 
     /// Waits until something about the port changes.
-    async fn edge(&self) -> io::Result<()> {
+    async fn wait_for_edge(&self) -> io::Result<()> {
         let mut guard = self.watch.readable().await?;
         let mut events = [EpollEvent::empty(); 1];
         while self
@@ -83,8 +83,8 @@ impl VirtioChannel {
         loop {
             match nix::unistd::read(&self.port, buffer) {
                 Ok(0) | Err(Errno::EAGAIN) => {
-                    self.arrival = None;
-                    self.edge().await?;
+                    self.arrival_deadline = None;
+                    self.wait_for_edge().await?;
                 }
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
@@ -98,14 +98,14 @@ impl VirtioChannel {
         while !data.is_empty() {
             match nix::unistd::write(&self.port, data) {
                 Ok(count) => {
-                    self.arrival = None;
+                    self.arrival_deadline = None;
                     data = &data[count..];
                 }
                 Err(Errno::EAGAIN) if self.is_hung_up()? => {
                     let until = *self
-                        .arrival
+                        .arrival_deadline
                         .get_or_insert_with(|| Instant::now() + PORT_ARRIVAL_TIMEOUT);
-                    match timeout_at(until, self.edge()).await {
+                    match timeout_at(until, self.wait_for_edge()).await {
                         Ok(edge) => edge?,
                         Err(_) => {
                             return Err(io::Error::new(
@@ -115,7 +115,7 @@ impl VirtioChannel {
                         }
                     }
                 }
-                Err(Errno::EAGAIN) => self.edge().await?,
+                Err(Errno::EAGAIN) => self.wait_for_edge().await?,
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }

@@ -29,22 +29,22 @@ pub struct Captured {
 
 /// What all streams share.
 #[derive(Debug, Default)]
-pub struct Budget {
+pub struct OutputBudget {
     /// Bytes kept of all streams.
     kept: usize,
     /// The streams that are at their end, the oldest first.
-    complete: VecDeque<Weak<Stream>>,
+    complete: VecDeque<Weak<OutputStream>>,
 }
 
 /// A stream that is being captured.
 #[derive(Debug)]
-struct Stream {
+struct OutputStream {
     captured: Mutex<Captured>,
-    budget: Arc<Mutex<Budget>>,
+    budget: Arc<Mutex<OutputBudget>>,
 }
 
-impl Stream {
-    fn take(&self, bytes: &[u8]) {
+impl OutputStream {
+    fn append(&self, bytes: &[u8]) {
         // The budget's lock is always the first.
         let mut budget = lock(&self.budget);
         let room = MAX_OUTPUT_BYTES.saturating_sub(lock(&self.captured).data.len());
@@ -54,7 +54,7 @@ impl Stream {
         captured.truncated |= room < bytes.len();
     }
 
-    fn complete(self: Arc<Self>) {
+    fn mark_complete(self: Arc<Self>) {
         let mut budget = lock(&self.budget);
         let mut captured = lock(&self.captured);
         captured.complete = true;
@@ -72,14 +72,14 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for OutputStream {
     fn drop(&mut self) {
         // Its record was replaced: nobody can ask any more.
         self.finish();
     }
 }
 
-impl Budget {
+impl OutputBudget {
     /// Makes room for so many bytes, or as many as there can be.
     fn grant(&mut self, length: usize) -> usize {
         while self.kept + length > MAX_TOTAL_OUTPUT_BYTES {
@@ -103,23 +103,23 @@ impl Budget {
 
 /// A stream's capture; `None` within means that none was asked for.
 #[derive(Debug, Default)]
-pub struct Capture(Option<Arc<Stream>>);
+pub struct Capture(Option<Arc<OutputStream>>);
 
 impl Capture {
     /// Starts to read `fd`, if any, on a task of its own.
     ///
     /// # Errors
     /// The runtime cannot watch it.
-    pub fn start(fd: Option<OwnedFd>, budget: &Arc<Mutex<Budget>>) -> io::Result<Self> {
+    pub fn start(fd: Option<OwnedFd>, budget: &Arc<Mutex<OutputBudget>>) -> io::Result<Self> {
         let Some(fd) = fd else {
             return Ok(Self(None));
         };
         let pipe = pipe::Receiver::from_owned_fd(fd)?;
-        let stream = Arc::new(Stream {
+        let stream = Arc::new(OutputStream {
             captured: Mutex::default(),
             budget: budget.clone(),
         });
-        tokio::spawn(drain(pipe, stream.clone()));
+        tokio::spawn(read_output(pipe, stream.clone()));
         Ok(Self(Some(stream)))
     }
 
@@ -139,26 +139,26 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn drain(mut pipe: pipe::Receiver, stream: Arc<Stream>) {
+async fn read_output(mut pipe: pipe::Receiver, stream: Arc<OutputStream>) {
     let mut piece = vec![0; READ_BYTES];
     loop {
         match pipe.read(&mut piece).await {
             Ok(0) => break,
-            Ok(length) => stream.take(&piece[..length]),
+            Ok(length) => stream.append(&piece[..length]),
             Err(error) => {
                 tracing::warn!("cannot read a child's output: {}", strerror(&error));
                 break;
             }
         }
     }
-    stream.complete();
+    stream.mark_complete();
 }
 
 /// Writes `bytes` to `fd` as they are taken, then closes it, on a task of its own.
 ///
 /// # Errors
 /// The runtime cannot watch it.
-pub fn feed(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
+pub fn write_input(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
     let mut pipe = pipe::Sender::from_owned_fd(fd)?;
     tokio::spawn(async move {
         match pipe.write_all(&bytes).await {
@@ -175,8 +175,8 @@ pub fn feed(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn stream(budget: &Arc<Mutex<Budget>>) -> Arc<Stream> {
-        Arc::new(Stream {
+    fn stream(budget: &Arc<Mutex<OutputBudget>>) -> Arc<OutputStream> {
+        Arc::new(OutputStream {
             captured: Mutex::default(),
             budget: budget.clone(),
         })
@@ -189,11 +189,11 @@ mod tests {
             let captured = lock(&stream.captured);
             (captured.data.len(), captured.truncated)
         };
-        stream.take(&vec![1; MAX_OUTPUT_BYTES - 1]);
-        stream.take(&[2]);
-        stream.take(&[]);
+        stream.append(&vec![1; MAX_OUTPUT_BYTES - 1]);
+        stream.append(&[2]);
+        stream.append(&[]);
         assert_eq!(kept(), (MAX_OUTPUT_BYTES, false));
-        stream.take(&[3]);
+        stream.append(&[3]);
         assert_eq!(kept(), (MAX_OUTPUT_BYTES, true));
         assert_eq!(lock(&stream.captured).data.last(), Some(&2));
     }
@@ -203,21 +203,21 @@ mod tests {
         let budget = Arc::default();
         let full = || {
             let stream = stream(&budget);
-            stream.take(&vec![1; MAX_OUTPUT_BYTES]);
+            stream.append(&vec![1; MAX_OUTPUT_BYTES]);
             stream
         };
-        let kept = |stream: &Stream| {
+        let kept = |stream: &OutputStream| {
             let captured = lock(&stream.captured);
             (captured.data.len(), captured.truncated)
         };
         let streams = [full(), full(), full(), full()];
         // Nothing is complete.
         let late = stream(&budget);
-        late.take(&[1]);
+        late.append(&[1]);
         assert_eq!(kept(&late), (0, true));
-        streams[2].clone().complete();
-        streams[1].clone().complete();
-        late.take(&[1]);
+        streams[2].clone().mark_complete();
+        streams[1].clone().mark_complete();
+        late.append(&[1]);
         assert_eq!(kept(&streams[2]), (0, true));
         assert_eq!(kept(&streams[1]), (MAX_OUTPUT_BYTES, false));
         assert_eq!(kept(&late), (1, true));

@@ -3,7 +3,7 @@
 //! A child is reaped when SIGCHLD says that one has ended, or when somebody asks for it, whichever
 //! comes first; only those that were started here are ever waited for.
 
-use super::capture::{Budget, Capture, Captured, feed};
+use super::capture::{Capture, Captured, OutputBudget, write_input};
 use super::launch::Started;
 use crate::protocol::error::CommandError;
 use crate::sys::spawn::{Ended, try_reap};
@@ -17,14 +17,14 @@ use tokio::signal::unix::{SignalKind, signal};
 const MAX_REAP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
-struct Record {
+struct ChildRecord {
     ended: Option<Ended>,
     out: Capture,
     err: Capture,
 }
 
-impl Record {
-    fn look(&mut self, pid: i32) {
+impl ChildRecord {
+    fn reap(&mut self, pid: i32) {
         if self.ended.is_some() {
             return;
         }
@@ -40,13 +40,13 @@ impl Record {
     }
 }
 
-type Records = HashMap<i32, Record>;
+type ChildRecords = HashMap<i32, ChildRecord>;
 
 /// Every child whose end was not yet reported.
 #[derive(Debug, Default)]
 pub struct Children {
-    records: Arc<Mutex<Records>>,
-    budget: Arc<Mutex<Budget>>,
+    records: Arc<Mutex<ChildRecords>>,
+    budget: Arc<Mutex<OutputBudget>>,
     /// Whether SIGCHLD is listened for: from the first child on.
     watched: bool,
 }
@@ -58,33 +58,33 @@ impl Children {
     /// The runtime can watch neither pipes nor signals; the child then runs on its own.
     pub fn add(&mut self, started: Started, input: Option<Vec<u8>>) -> Result<(), CommandError> {
         let pid = started.pid;
-        self.watch(started, input).map_err(|error| {
+        self.register(started, input).map_err(|error| {
             CommandError::generic(format!("cannot watch child {pid}: {}", strerror(&error)))
         })
     }
 
-    fn watch(&mut self, started: Started, input: Option<Vec<u8>>) -> io::Result<()> {
+    fn register(&mut self, started: Started, input: Option<Vec<u8>>) -> io::Result<()> {
         if !self.watched {
-            self.listen()?;
+            self.watch_sigchld()?;
             self.watched = true;
         }
         // A number comes again only after its last bearer was reaped, so what an old record of
         // the same number says is of no use any more.
-        let mut record = Record {
+        let mut record = ChildRecord {
             ended: None,
             out: Capture::start(started.out, &self.budget)?,
             err: Capture::start(started.err, &self.budget)?,
         };
         // It may have ended before the first SIGCHLD was listened for.
-        record.look(started.pid);
+        record.reap(started.pid);
         lock(&self.records).insert(started.pid, record);
         match (started.input, input) {
-            (Some(pipe), Some(bytes)) => feed(pipe, bytes),
+            (Some(pipe), Some(bytes)) => write_input(pipe, bytes),
             _ => Ok(()),
         }
     }
 
-    fn listen(&self) -> io::Result<()> {
+    fn watch_sigchld(&self) -> io::Result<()> {
         let mut ended = signal(SignalKind::child())?;
         let records = Arc::downgrade(&self.records);
         tokio::spawn(async move {
@@ -93,7 +93,7 @@ impl Children {
                     break;
                 };
                 for (&pid, record) in lock(&records).iter_mut() {
-                    record.look(pid);
+                    record.reap(pid);
                 }
             }
         });
@@ -110,11 +110,11 @@ impl Children {
     /// anybody can still write to its output; else its end and its output, and it is forgotten.
     pub async fn report(&self, pid: i64) -> Option<Option<(Ended, Captured, Captured)>> {
         let pid = i32::try_from(pid).ok()?;
-        for turn in 0.. {
+        for round in 0.. {
             {
                 let mut records = lock(&self.records);
                 let record = records.get_mut(&pid)?;
-                record.look(pid);
+                record.reap(pid);
                 let ended = match record.ended {
                     None => return Some(None),
                     Some(ended) => ended,
@@ -124,7 +124,7 @@ impl Children {
                     return Some(Some((ended, record.out.finish(), record.err.finish())));
                 }
             }
-            if turn == MAX_REAP_ROUNDS {
+            if round == MAX_REAP_ROUNDS {
                 break;
             }
             // What it wrote may be in the pipe yet.
@@ -134,6 +134,6 @@ impl Children {
     }
 }
 
-fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+fn lock(records: &Mutex<ChildRecords>) -> MutexGuard<'_, ChildRecords> {
     records.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -39,7 +39,7 @@ pub fn launch(
     mode: CaptureMode,
 ) -> Result<Started, CommandError> {
     let path = words.first().copied().unwrap_or_default();
-    let setup = |e: io::Error| {
+    let pipe_error = |e: io::Error| {
         CommandError::generic(format!(
             "Failed to create pipe for communicating with child process ({})",
             strerror(&e)
@@ -47,14 +47,15 @@ pub fn launch(
     };
     let argv: Vec<CString> = words.iter().map(|word| c_string(word)).collect();
     let env: Option<Vec<CString>> = env.map(|env| env.iter().map(|v| c_string(v)).collect());
-    let candidates = files(path, env.as_deref());
+    let candidates = program_candidates(path, env.as_deref());
 
     let null = File::options().read(true).write(true).open("/dev/null");
-    let null = above_stdio(null.map_err(setup)?.into()).map_err(setup)?;
-    let stdin = piped(input).map_err(setup)?;
-    let stdout = piped(!matches!(mode, CaptureMode::None | CaptureMode::Stderr)).map_err(setup)?;
-    let stderr =
-        piped(matches!(mode, CaptureMode::Stderr | CaptureMode::Separated)).map_err(setup)?;
+    let null = above_stdio(null.map_err(pipe_error)?.into()).map_err(pipe_error)?;
+    let stdin = create_pipe(input).map_err(pipe_error)?;
+    let stdout = create_pipe(!matches!(mode, CaptureMode::None | CaptureMode::Stderr))
+        .map_err(pipe_error)?;
+    let stderr = create_pipe(matches!(mode, CaptureMode::Stderr | CaptureMode::Separated))
+        .map_err(pipe_error)?;
 
     let error = if mode == CaptureMode::Merged {
         &stdout
@@ -100,7 +101,7 @@ struct Pipe {
     write: OwnedFd,
 }
 
-fn piped(wanted: bool) -> io::Result<Option<Pipe>> {
+fn create_pipe(wanted: bool) -> io::Result<Option<Pipe>> {
     if !wanted {
         return Ok(None);
     }
@@ -123,7 +124,7 @@ fn c_string(text: &str) -> CString {
 
 /// The files that a program's name may mean: it is searched in the PATH of the child or, if its
 /// environment has none, in ours.
-fn files(name: &str, env: Option<&[CString]>) -> Vec<CString> {
+fn program_candidates(name: &str, env: Option<&[CString]>) -> Vec<CString> {
     let given = env.and_then(|env| {
         env.iter()
             .find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="))
@@ -143,7 +144,7 @@ mod tests {
     fn where_a_name_is_looked_for() {
         let list = |name: &str, env: Option<&[&str]>| -> Vec<String> {
             let env: Option<Vec<CString>> = env.map(|e| e.iter().map(|v| c_string(v)).collect());
-            files(name, env.as_deref())
+            program_candidates(name, env.as_deref())
                 .into_iter()
                 .map(|file| file.into_string().unwrap())
                 .collect()

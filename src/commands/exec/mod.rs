@@ -10,7 +10,7 @@ mod launch;
 #[cfg(test)]
 mod tests;
 
-use super::{Command, CommandResult, Context, Waiting, answer};
+use super::{Command, CommandFuture, CommandResult, Context, answer};
 use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
@@ -73,7 +73,7 @@ impl From<GuestExecCaptureOutput> for CaptureMode {
 }
 
 #[derive(Serialize)]
-struct Pid {
+struct ExecReply {
     pid: i32,
 }
 
@@ -85,7 +85,7 @@ struct ExecStatus {
 /// What came of a child; only the first member until it has ended.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Status {
+struct ExecStatusReply {
     exited: bool,
     exitcode: Option<i32>,
     signal: Option<i32>,
@@ -110,23 +110,23 @@ fn exec(context: &mut Context, arguments: Dict) -> CommandResult {
     let started = launch::launch(&words, exec.env.as_deref(), input.is_some(), mode)?;
     let pid = started.pid;
     context.children.add(started, input)?;
-    answer(Pid { pid })
+    answer(ExecReply { pid })
 }
 
-fn exec_status(context: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn exec_status(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let ExecStatus { pid } = decode(arguments)?;
         tracing::info!(target: crate::AUDIT, "guest-exec-status called, pid: {pid}");
         match context.children.report(pid).await {
             // The original's format string is broken, and clients may know its text.
             None => Err(CommandError::generic("PID ld does not exist")),
-            Some(None) => answer(Status::default()),
-            Some(Some((ended, out, err))) => answer(status(ended, out, err)),
+            Some(None) => answer(ExecStatusReply::default()),
+            Some(Some((ended, out, err))) => answer(describe_end(ended, out, err)),
         }
     })
 }
 
-fn status(ended: Ended, out: Captured, err: Captured) -> Status {
+fn describe_end(ended: Ended, out: Captured, err: Captured) -> ExecStatusReply {
     let data = |captured: &Captured| {
         let present = !captured.data.is_empty();
         (
@@ -140,7 +140,7 @@ fn status(ended: Ended, out: Captured, err: Captured) -> Status {
         Ended::Exited(code) => (Some(code), None),
         Ended::Signaled(signal) => (None, Some(signal)),
     };
-    Status {
+    ExecStatusReply {
         exited: true,
         exitcode,
         signal,

@@ -8,7 +8,7 @@ async fn shell(
     script: &str,
     input: Option<&[u8]>,
     mode: CaptureMode,
-) -> Status {
+) -> ExecStatusReply {
     let pid = start(children, script, input, mode);
     finish(children, pid).await
 }
@@ -21,11 +21,11 @@ fn start(children: &mut Children, script: &str, input: Option<&[u8]>, mode: Capt
     pid
 }
 
-async fn finish(children: &Children, pid: i64) -> Status {
+async fn finish(children: &Children, pid: i64) -> ExecStatusReply {
     let ended = async {
         loop {
             match children.report(pid).await.expect("a record") {
-                Some((ended, out, err)) => return status(ended, out, err),
+                Some((ended, out, err)) => return describe_end(ended, out, err),
                 None => sleep(Duration::from_millis(2)).await,
             }
         }

@@ -18,7 +18,7 @@ use crate::sys::strerror;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::{self, SeekFrom};
-use stream::{Failure, ReadEnd, Stream};
+use stream::{ReadEnd, Stream, TransferError};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::now(8, "guest-file-open", |context, arguments| {
@@ -36,7 +36,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::now(13, "guest-file-flush", |context, arguments| {
         let Handle { handle } = decode(arguments)?;
         let flushed = context.files.find(handle)?.flush();
-        flushed.map_err(|e| failed("flush", &e))?;
+        flushed.map_err(|e| file_error("flush", &e))?;
         empty()
     }),
 ];
@@ -98,7 +98,7 @@ struct Position {
 /// Bytes read where the client says no count.
 const DEFAULT_COUNT: i64 = 4096;
 /// Most bytes of one read.
-const LARGEST_COUNT: i64 = 48 << 20;
+const MAX_COUNT: i64 = 48 << 20;
 /// Bytes read and encoded at a time: a multiple of 3 for base64, and of the block size.
 const CHUNK_BYTES: usize = 48 << 10;
 
@@ -131,7 +131,7 @@ impl Files {
         let mode = mode.unwrap_or("r");
         tracing::info!(target: crate::AUDIT, "guest-file-open called, filepath: {path}, mode: {mode}");
         let stream = open::open(path, mode)?;
-        let handle = self.number().map_err(|e| {
+        let handle = self.allocate_handle().map_err(|e| {
             tracing::error!("{e}");
             CommandError::generic("failed to commit persistent state to disk")
         })?;
@@ -141,7 +141,7 @@ impl Files {
     }
 
     /// The next number, when its successor is safely on disk.
-    fn number(&mut self) -> Result<i64, String> {
+    fn allocate_handle(&mut self) -> Result<i64, String> {
         let number = match self.next {
             Some(number) => number,
             None => self.state.next_handle(),
@@ -190,33 +190,33 @@ fn bad_count(count: i64) -> CommandError {
     CommandError::generic(format!("value '{count}' is invalid for argument count"))
 }
 
-fn failed(what: &str, error: &io::Error) -> CommandError {
+fn file_error(what: &str, error: &io::Error) -> CommandError {
     CommandError::generic(format!("failed to {what} file: {}", strerror(error)))
 }
 
 /// The text for a read or write (`what`) that failed, and its line for the audit.
-fn transfer_failed(handle: i64, what: &str, failure: &Failure) -> CommandError {
+fn transfer_failed(handle: i64, what: &str, failure: &TransferError) -> CommandError {
     let (what, error) = match failure {
-        Failure::Flush(error) => ("flush", error),
-        Failure::Seek(error) => ("seek", error),
-        Failure::Itself(error) => {
+        TransferError::Flush(error) => ("flush", error),
+        TransferError::Seek(error) => ("seek", error),
+        TransferError::Transfer(error) => {
             // The original says "write" for both.
             tracing::info!(target: crate::AUDIT, "guest-file-write failed, handle: {handle}");
             (what, error)
         }
     };
-    failed(what, error)
+    file_error(what, error)
 }
 
 fn read(context: &mut Context, arguments: Dict) -> CommandResult {
     let FileRead { handle, count } = decode(arguments)?;
     let stream = context.files.find(handle)?;
     let count = count.unwrap_or(DEFAULT_COUNT);
-    if !(0..=LARGEST_COUNT).contains(&count) {
+    if !(0..=MAX_COUNT).contains(&count) {
         return Err(bad_count(count));
     }
     stream
-        .turn_to_reading()
+        .prepare_read()
         .map_err(|failure| transfer_failed(handle, "read", &failure))?;
     let mut left = usize::try_from(count).map_err(|_| bad_count(count))?;
     let mut piece = vec![0; left.min(CHUNK_BYTES)];
@@ -236,7 +236,11 @@ fn read(context: &mut Context, arguments: Dict) -> CommandResult {
                 break;
             }
             ReadEnd::Failed(error) if total == 0 => {
-                return Err(transfer_failed(handle, "read", &Failure::Itself(error)));
+                return Err(transfer_failed(
+                    handle,
+                    "read",
+                    &TransferError::Transfer(error),
+                ));
             }
             // A pipe that is empty now, or a bad sector: what came before it is not lost, and an
             // error that lasts is told by the next read.
@@ -267,7 +271,7 @@ fn write(context: &mut Context, arguments: Dict) -> CommandResult {
             .ok_or_else(|| bad_count(count))?,
     };
     stream.write(bytes).map_err(|failure| match failure {
-        Failure::Itself(_) => transfer_failed(handle, "write to", &failure),
+        TransferError::Transfer(_) => transfer_failed(handle, "write to", &failure),
         _ => transfer_failed(handle, "write", &failure),
     })?;
     answer(Written {
@@ -294,7 +298,7 @@ fn seek(context: &mut Context, arguments: Dict) -> CommandResult {
             return Err(CommandError::generic(format!("invalid whence code {code}")));
         }
     };
-    let position = stream.seek(to).map_err(|e| failed("seek", &e))?;
+    let position = stream.seek(to).map_err(|e| file_error("seek", &e))?;
     answer(Position {
         position,
         eof: false,

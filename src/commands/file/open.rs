@@ -14,7 +14,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mode {
+struct OpenMode {
     read: bool,
     write: bool,
     create: bool,
@@ -23,7 +23,7 @@ struct Mode {
 }
 
 /// What fopen(3) makes of `name`, without its extensions.
-fn mode(name: &str) -> Option<Mode> {
+fn parse_mode(name: &str) -> Option<OpenMode> {
     let (read, write, create, truncate, append) = match name {
         "r" | "rb" => (true, false, false, false, false),
         "w" | "wb" => (false, true, true, true, false),
@@ -33,7 +33,7 @@ fn mode(name: &str) -> Option<Mode> {
         "a+" | "ab+" | "a+b" => (true, true, true, false, true),
         _ => return None,
     };
-    Some(Mode {
+    Some(OpenMode {
         read,
         write,
         create,
@@ -44,12 +44,12 @@ fn mode(name: &str) -> Option<Mode> {
 
 /// Opens `path`, as the wire names it, in the mode `name`.
 ///
-/// A file that is made gets permissions 0666 whatever the umask.
+/// A file that is created gets permissions 0666 whatever the umask.
 ///
 /// # Errors
 /// No such mode, or the system's refusal, with path and mode.
 pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
-    let Some(mode) = mode(name) else {
+    let Some(mode) = parse_mode(name) else {
         return Err(CommandError::generic(format!(
             "invalid file open mode '{name}'"
         )));
@@ -61,8 +61,8 @@ pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
             strerror(error)
         ))
     };
-    let (opened, made) = open_or_make(&file, mode).map_err(|e| fail("open file", &e))?;
-    if made {
+    let (opened, created) = open_or_create(&file, mode).map_err(|e| fail("open file", &e))?;
+    if created {
         if let Err(error) = opened.set_permissions(Permissions::from_mode(0o666)) {
             let error = fail("set permission 0666 on new file", &error);
             if let Err(e) = fs::remove_file(&file) {
@@ -78,21 +78,21 @@ pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
     Stream::new(opened, mode.read, mode.write).map_err(|e| fail("open file", &e))
 }
 
-/// Opens `path`; true if it was made. Two steps, because whoever makes the file decides on its
+/// Opens `path`; true if it was created. Two steps, because whoever makes the file decides on its
 /// permissions, and because open(2) with O_EXCL does not follow a link.
-fn open_or_make(path: &Path, mode: Mode) -> io::Result<(File, bool)> {
+fn open_or_create(path: &Path, mode: OpenMode) -> io::Result<(File, bool)> {
     if mode.create {
-        let made = options(mode).create_new(true).mode(0o000).open(path);
-        match made {
+        let created = options(mode).create_new(true).mode(0o000).open(path);
+        match created {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return made.map(|file| (file, true)),
+            created => return created.map(|file| (file, true)),
         }
     }
-    let there = options(mode).truncate(mode.truncate).open(path);
-    there.map(|file| (file, false))
+    let existing = options(mode).truncate(mode.truncate).open(path);
+    existing.map(|file| (file, false))
 }
 
-fn options(mode: Mode) -> OpenOptions {
+fn options(mode: OpenMode) -> OpenOptions {
     let mut options = OpenOptions::new();
     // A terminal must not become ours, a pipe without a peer must not hold us.
     options

@@ -12,11 +12,11 @@ use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
 /// Buffer size where the filesystem suggests none below it.
-const LARGEST_BLOCK: u64 = 8192;
+const MAX_BLOCK_BYTES: u64 = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    New,
+enum LastUse {
+    Neither,
     Reading,
     Writing,
 }
@@ -29,8 +29,8 @@ pub struct Stream {
     writable: bool,
     block: usize,
     /// A terminal: every line goes out when it is complete.
-    by_line: bool,
-    direction: Direction,
+    line_buffered: bool,
+    last_use: LastUse,
     /// Read ahead of the client.
     unread: Vec<u8>,
     /// How much of `unread` is used up.
@@ -51,13 +51,13 @@ pub enum ReadEnd {
 
 /// Which step of an operation failed; each has a text of its own on the wire.
 #[derive(Debug)]
-pub enum Failure {
+pub enum TransferError {
     /// Writing out what was buffered, when turning to reading.
     Flush(io::Error),
     /// Settling the position, when turning to writing.
     Seek(io::Error),
     /// The operation itself.
-    Itself(io::Error),
+    Transfer(io::Error),
 }
 
 impl Stream {
@@ -68,17 +68,17 @@ impl Stream {
     pub fn new(file: File, readable: bool, writable: bool) -> io::Result<Self> {
         let meta = file.metadata()?;
         let block = match meta.blksize() {
-            0 => LARGEST_BLOCK,
-            size => size.min(LARGEST_BLOCK),
+            0 => MAX_BLOCK_BYTES,
+            size => size.min(MAX_BLOCK_BYTES),
         };
-        let by_line = meta.file_type().is_char_device() && file.is_terminal();
+        let line_buffered = meta.file_type().is_char_device() && file.is_terminal();
         Ok(Self {
             file,
             readable,
             writable,
             block: usize::try_from(block).unwrap_or(4096),
-            by_line,
-            direction: Direction::New,
+            line_buffered,
+            last_use: LastUse::Neither,
             unread: Vec::new(),
             used: 0,
             unwritten: Vec::new(),
@@ -89,16 +89,16 @@ impl Stream {
     ///
     /// # Errors
     /// It cannot.
-    pub fn turn_to_reading(&mut self) -> Result<(), Failure> {
-        if self.direction == Direction::Writing {
-            self.write_out().map_err(Failure::Flush)?;
+    pub fn prepare_read(&mut self) -> Result<(), TransferError> {
+        if self.last_use == LastUse::Writing {
+            self.write_out().map_err(TransferError::Flush)?;
         }
-        self.direction = Direction::Reading;
+        self.last_use = LastUse::Reading;
         Ok(())
     }
 
     /// Fills `into`, over as many reads of the file as that takes. Call
-    /// [`Self::turn_to_reading`] before.
+    /// [`Self::prepare_read`] before.
     pub fn read(&mut self, into: &mut [u8]) -> (usize, ReadEnd) {
         let mut filled = 0;
         while filled < into.len() {
@@ -143,23 +143,24 @@ impl Stream {
     ///
     /// # Errors
     /// Some of it, and of what was buffered, may be written then.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
-        if self.direction == Direction::Reading {
-            self.seek(SeekFrom::Current(0)).map_err(Failure::Seek)?;
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), TransferError> {
+        if self.last_use == LastUse::Reading {
+            self.seek(SeekFrom::Current(0))
+                .map_err(TransferError::Seek)?;
         }
         if bytes.is_empty() {
             return Ok(());
         }
         if !self.writable {
-            return Err(Failure::Itself(bad_descriptor()));
+            return Err(TransferError::Transfer(bad_descriptor()));
         }
-        self.direction = Direction::Writing;
-        let has_line = self.by_line && bytes.contains(&b'\n');
+        self.last_use = LastUse::Writing;
+        let has_line = self.line_buffered && bytes.contains(&b'\n');
         let room = self.block.saturating_sub(self.unwritten.len());
         if bytes.len() >= room && !self.unwritten.is_empty() {
             let (head, tail) = bytes.split_at(room);
             self.unwritten.extend_from_slice(head);
-            self.write_out().map_err(Failure::Itself)?;
+            self.write_out().map_err(TransferError::Transfer)?;
             bytes = tail;
         }
         let (head, tail) = bytes.split_at(if bytes.len() < room {
@@ -167,10 +168,10 @@ impl Stream {
         } else {
             bytes.len() / self.block * self.block
         });
-        self.file.write_all(head).map_err(Failure::Itself)?;
+        self.file.write_all(head).map_err(TransferError::Transfer)?;
         self.unwritten.extend_from_slice(tail);
         if has_line {
-            self.write_out().map_err(Failure::Itself)?;
+            self.write_out().map_err(TransferError::Transfer)?;
         }
         Ok(())
     }
@@ -197,7 +198,7 @@ impl Stream {
             }
             self.used = self.used.min(self.unread.len());
         }
-        self.direction = Direction::New;
+        self.last_use = LastUse::Neither;
         Ok(())
     }
 
@@ -220,7 +221,7 @@ impl Stream {
         let position = self.file.seek(to).or_else(|e| self.seek_by_size(to, e))?;
         self.unread.clear();
         self.used = 0;
-        self.direction = Direction::New;
+        self.last_use = LastUse::Neither;
         Ok(position)
     }
 
@@ -270,7 +271,7 @@ mod tests {
     }
 
     fn read(stream: &mut Stream, count: usize) -> (Vec<u8>, bool) {
-        stream.turn_to_reading().unwrap();
+        stream.prepare_read().unwrap();
         let mut buffer = vec![0; count];
         let (length, end) = stream.read(&mut buffer);
         buffer.truncate(length);
@@ -342,7 +343,7 @@ mod tests {
             .unwrap();
         let mut stream = Stream::new(file, true, true).unwrap();
         let no_space = |failure| match failure {
-            Failure::Itself(e) | Failure::Flush(e) | Failure::Seek(e) => {
+            TransferError::Transfer(e) | TransferError::Flush(e) | TransferError::Seek(e) => {
                 assert_eq!(e.raw_os_error(), Some(libc::ENOSPC));
             }
         };
@@ -351,7 +352,7 @@ mod tests {
         stream.flush().unwrap();
         no_space(stream.write(&[b'x'; 10_000]).unwrap_err());
         stream.write(b"x").unwrap();
-        no_space(stream.turn_to_reading().unwrap_err());
+        no_space(stream.prepare_read().unwrap_err());
         assert_eq!(read(&mut stream, 3), (vec![0; 3], false));
         stream.close().unwrap();
     }

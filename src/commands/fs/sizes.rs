@@ -2,7 +2,7 @@
 //!
 //! Only filesystems on block devices are asked, but the way to one may lead over a network
 //! filesystem or FUSE whose other side is dead, or one of those may be mounted on top of it; and
-//! ntfs-3g is FUSE on a block device. So other threads ask, each with a limit. A question without an
+//! ntfs-3g is FUSE on a block device. So other threads ask, each with a limit. A query without an
 //! answer keeps one of them; the mountpoint is not asked again before it has got one.
 
 use std::collections::BTreeSet;
@@ -29,10 +29,10 @@ pub struct Sizes {
 const STATVFS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Mountpoints that did not answer in time: a thread still waits for each.
-static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+static UNANSWERED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-fn silent() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
+fn unanswered() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type SizeQuery = fn(&Path) -> Option<Sizes>;
@@ -52,21 +52,21 @@ impl PendingSizes {
         Self::with(mountpoints, statvfs_sizes)
     }
 
-    fn with(mountpoints: Vec<PathBuf>, question: SizeQuery) -> Self {
+    fn with(mountpoints: Vec<PathBuf>, query: SizeQuery) -> Self {
         let pool = Pool::default();
         let ask = |mountpoint: PathBuf| {
             move || {
-                let is_silent = silent().contains(&mountpoint);
-                let answer = (!is_silent).then(|| question(&mountpoint)).flatten();
+                let is_unanswered = unanswered().contains(&mountpoint);
+                let answer = (!is_unanswered).then(|| query(&mountpoint)).flatten();
                 Ok((mountpoint, answer))
             }
         };
-        let found_after_all = |(mountpoint, _): Answer| {
-            silent().remove(&mountpoint);
+        let on_late_answer = |(mountpoint, _): Answer| {
+            unanswered().remove(&mountpoint);
         };
-        let questions = mountpoints.clone().into_iter().map(ask);
+        let queries = mountpoints.clone().into_iter().map(ask);
         Self {
-            answers: pool.start(Pace::SideBySide, found_after_all, questions),
+            answers: pool.start(Pace::SideBySide, on_late_answer, queries),
             mountpoints,
             _pool: pool,
         }
@@ -77,14 +77,14 @@ impl PendingSizes {
         self.answers_within(STATVFS_TIMEOUT)
     }
 
-    fn answers_within(self, patience: Duration) -> Vec<Option<Sizes>> {
-        let answers = self.answers.finish(Some(patience));
+    fn answers_within(self, timeout: Duration) -> Vec<Option<Sizes>> {
+        let answers = self.answers.finish(Some(timeout));
         let answers = self.mountpoints.into_iter().zip(answers);
         let sizes = answers.map(|(mountpoint, timed)| match timed.result {
             Ok((_, sizes)) => sizes,
             Err(_) => {
                 tracing::warn!("no answer from the filesystem at {}", mountpoint.display());
-                silent().insert(mountpoint);
+                unanswered().insert(mountpoint);
                 None
             }
         });
@@ -138,23 +138,23 @@ mod tests {
                 .map(PathBuf::from)
                 .to_vec()
         };
-        let patience = Duration::from_secs(1);
+        let timeout = Duration::from_secs(1);
         let closed = GATE.lock().unwrap();
         let expected = [Some(SOME), None, None, Some(SOME)];
-        let ask = |patience| PendingSizes::with(paths(), slow).answers_within(patience);
-        assert_eq!(ask(patience), expected);
+        let ask = |timeout| PendingSizes::with(paths(), slow).answers_within(timeout);
+        assert_eq!(ask(timeout), expected);
         // It is not asked a second time while the first thread waits.
-        assert_eq!(ask(patience), expected);
+        assert_eq!(ask(timeout), expected);
         assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
         drop(closed);
-        while silent().contains(Path::new("/t/dead")) {
+        while unanswered().contains(Path::new("/t/dead")) {
             std::thread::yield_now();
         }
-        let patience = Duration::from_secs(1000);
+        let timeout = Duration::from_secs(1000);
         let expected = [Some(SOME), None, Some(SOME), Some(SOME)];
-        assert_eq!(ask(patience), expected);
+        assert_eq!(ask(timeout), expected);
         assert_eq!(
-            PendingSizes::with(Vec::new(), slow).answers_within(patience),
+            PendingSizes::with(Vec::new(), slow).answers_within(timeout),
             []
         );
     }

@@ -38,7 +38,7 @@ pub struct KeyFileError {
 }
 
 impl KeyFileError {
-    /// The wire's text.
+    /// The probe_error's text.
     pub fn text(&self) -> String {
         format!("{}: {}", self.action, strerror(&self.error))
     }
@@ -115,7 +115,7 @@ impl KeyFile {
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&home, DIRECTORY, flags, Mode::empty()) {
             // What the kernel says of a link, too, where a directory is wanted.
-            Err(Errno::ENOTDIR) if file_type(&home).is_ok_and(|it| it.is_symlink()) => {
+            Err(Errno::ENOTDIR) if file_type(&home).is_ok_and(|kind| kind.is_symlink()) => {
                 Err(Errno::ELOOP.into())
             }
             directory => Ok(directory?),
@@ -141,7 +141,7 @@ impl KeyFile {
             error,
         };
         let home = self.open_home().map_err(fail)?;
-        if file_type(&home).is_ok_and(|it| it.is_dir()) {
+        if file_type(&home).is_ok_and(|kind| kind.is_dir()) {
             return Ok(());
         }
         mkdirat(&home, DIRECTORY, Mode::S_IRWXU).map_err(|errno| fail(errno.into()))
@@ -160,7 +160,7 @@ impl KeyFile {
         };
         check_length(content).map_err(write)?;
         let directory = self.open_directory().map_err(write)?;
-        let (file, name) = create(&directory).map_err(|error| KeyFileError {
+        let (file, name) = create_temporary(&directory).map_err(|error| KeyFileError {
             action: format!(
                 "failed to write to '{path}': Failed to create file \u{201C}{path}\u{201D}",
                 path = path.display()
@@ -168,7 +168,7 @@ impl KeyFile {
             error,
         })?;
         let finish = || {
-            self.fill(&file, content)?;
+            self.write_content(&file, content)?;
             let renamed = renameat(&directory, name.as_str(), &directory, FILE);
             renamed.map_err(|errno| write(errno.into()))
         };
@@ -178,7 +178,7 @@ impl KeyFile {
         })
     }
 
-    fn fill(&self, mut file: &File, content: &[u8]) -> Result<(), KeyFileError> {
+    fn write_content(&self, mut file: &File, content: &[u8]) -> Result<(), KeyFileError> {
         let fail = |action: &'static str| {
             move |error: io::Error| KeyFileError {
                 action: format!("failed to {action} '{}'", self.path().display()),
@@ -213,12 +213,12 @@ fn check_length(content: &[u8]) -> io::Result<()> {
 /// filesystems.
 fn file_type(home: &OwnedFd) -> io::Result<FileType> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let there = File::from(openat(home, DIRECTORY, flags, Mode::empty())?);
-    Ok(there.metadata()?.file_type())
+    let entry = File::from(openat(home, DIRECTORY, flags, Mode::empty())?);
+    Ok(entry.metadata()?.file_type())
 }
 
 /// A new file beside the old one, under a name that nobody has.
-fn create(directory: &OwnedFd) -> io::Result<(File, String)> {
+fn create_temporary(directory: &OwnedFd) -> io::Result<(File, String)> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let mut last = Errno::EEXIST;
     for number in 0..MAX_TEMP_NAME_TRIES {

@@ -63,7 +63,7 @@ struct Sample {
     phys_index: u64,
     maybe: Option<i64>,
     list: Vec<Inner>,
-    kind: Kind,
+    kind: SampleKind,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -73,13 +73,13 @@ struct Inner {
 
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Kind {
+enum SampleKind {
     OnlyOne,
     Other,
 }
 
 fn sample() -> impl Strategy<Value = Sample> {
-    let kind = proptest::sample::select(vec![Kind::OnlyOne, Kind::Other]);
+    let kind = proptest::sample::select(vec![SampleKind::OnlyOne, SampleKind::Other]);
     let inner = proptest::option::of(wire_text()).prop_map(|inner| Inner { inner });
     let list = vec(inner, 0..5);
     let scalars = any::<(bool, i64, u64, Option<i64>)>();

@@ -35,7 +35,7 @@ pub async fn run(
         }
         let Some(reopen) = &reopen else { break };
         tracing::warn!(
-            "the channel is lost; it is opened again in {} s",
+            "lost the channel; opening it again in {} s",
             REOPEN_INTERVAL.as_secs()
         );
         let freezer = session.context().freezer.clone();
@@ -52,8 +52,10 @@ pub async fn run(
     let freezer = session.context().freezer.clone();
     if freezer.is_frozen() {
         if let Err(error) = freezer.end_early("the host's channel is gone").await {
-            tracing::error!("failed to clean up frozen filesystems: {error}");
-            tracing::info!(target: crate::AUDIT, "failed to clean up frozen filesystems: {error}");
+            let text =
+                format!("failed to clean up frozen filesystems: {error}; run \"qemu-ga thaw\"");
+            tracing::error!("{text}");
+            tracing::info!(target: crate::AUDIT, "{text}");
         }
     }
     Ok(())

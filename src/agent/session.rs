@@ -146,9 +146,13 @@ async fn run_request(
         // What it answered may be nobody's business: a file's content.
         match outcome {
             Ok(_) => {
-                tracing::warn!("the client gave up waiting; the request succeeded all the same")
+                tracing::warn!(
+                    "no reply sent: the client sent guest-sync and so gave up waiting; the command succeeded"
+                )
             }
-            Err(error) => tracing::warn!("the client gave up waiting; the request failed: {error}"),
+            Err(error) => tracing::warn!(
+                "no reply sent: the client sent guest-sync and so gave up waiting; the command failed: {error}"
+            ),
         }
     } else {
         append_reply(out, id.as_ref(), outcome);

@@ -116,7 +116,10 @@ fn set_vcpus(system: &System, wanted: &[WantedProcessor]) -> Result<u64, Command
             Ok(()) => done += 1,
             Err(error) if done == 0 => return Err(error),
             Err(error) => {
-                tracing::warn!("guest-set-vcpus: stopped after {done}: {error}");
+                tracing::warn!(
+                    "guest-set-vcpus: set {done} of {} processors: {error}",
+                    wanted.len()
+                );
                 break;
             }
         }

@@ -160,7 +160,11 @@ fn smart(devnode: &Path) -> Option<NvmeSmart> {
     match log {
         Ok(page) => nvme::parse(&page).map(NvmeSmart::from),
         Err(error) => {
-            tracing::debug!("no health of {}: {}", devnode.display(), strerror(&error));
+            tracing::debug!(
+                "cannot read the SMART log of {}: {}; leaving it out",
+                devnode.display(),
+                strerror(&error)
+            );
             None
         }
     }

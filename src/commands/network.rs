@@ -65,7 +65,10 @@ struct Statistics {
 
 fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError> {
     let (interfaces, counters) = read_by_netlink().or_else(|error| {
-        tracing::debug!("no counters by netlink: {}", strerror(&error));
+        tracing::debug!(
+            "cannot read interfaces by netlink: {}; using getifaddrs(3)",
+            strerror(&error)
+        );
         read_by_getifaddrs(system)
     })?;
     Ok(describe(interfaces, &counters))
@@ -108,7 +111,7 @@ fn read_by_getifaddrs(system: &System) -> Result<InterfacesAndCounters, CommandE
     })?;
     // Interfaces without counters are better than no answer: the file is missing where /proc is.
     let counters = netdev::read(system).unwrap_or_else(|error| {
-        tracing::debug!("no interface statistics: {error}");
+        tracing::debug!("cannot read interface statistics: {error}; leaving them out");
         HashMap::new()
     });
     Ok((interfaces, counters))

@@ -189,7 +189,7 @@ fn exit_status(child: Child) -> Option<i32> {
         }) => Some(status),
         Ok(_) => None,
         Err(error) => {
-            tracing::warn!("{error}");
+            tracing::warn!("cannot check how to suspend: {error}");
             None
         }
     }

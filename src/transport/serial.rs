@@ -53,7 +53,11 @@ impl SerialChannel {
             };
             match stream.read(buffer).await? {
                 0 => {
-                    tracing::warn!("{} hung up; opening it again", self.path.display());
+                    tracing::warn!(
+                        "serial line {} hung up; opening it again in {} s",
+                        self.path.display(),
+                        HANG_UP_DELAY.as_secs()
+                    );
                     self.stream = None;
                 }
                 count => return Ok(count),

@@ -110,7 +110,7 @@ impl VirtioChannel {
                         Err(_) => {
                             return Err(io::Error::new(
                                 io::ErrorKind::BrokenPipe,
-                                "the host disconnected before it took the whole reply",
+                                "the host disconnected before it read the whole reply",
                             ));
                         }
                     }

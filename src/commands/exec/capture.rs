@@ -146,7 +146,10 @@ async fn read_output(mut pipe: pipe::Receiver, stream: Arc<OutputStream>) {
             Ok(0) => break,
             Ok(length) => stream.append(&piece[..length]),
             Err(error) => {
-                tracing::warn!("cannot read a child's output: {}", strerror(&error));
+                tracing::warn!(
+                    "cannot read the output of a guest-exec child: {}",
+                    strerror(&error)
+                );
                 break;
             }
         }
@@ -165,7 +168,10 @@ pub fn write_input(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
             Ok(()) => {}
             // It has read what it wanted.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            Err(error) => tracing::warn!("cannot write a child's input: {}", strerror(&error)),
+            Err(error) => tracing::warn!(
+                "cannot write the input of a guest-exec child: {}",
+                strerror(&error)
+            ),
         }
     });
     Ok(())

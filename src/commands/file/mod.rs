@@ -174,7 +174,7 @@ impl Drop for Files {
         for (handle, stream) in self.open.drain() {
             if let Err(e) = stream.close() {
                 tracing::warn!(
-                    "data of file handle {handle} is lost at the end: {}",
+                    "cannot write the data of file handle {handle} on exit: {}; it is lost",
                     strerror(&e)
                 );
             }

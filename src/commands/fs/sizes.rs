@@ -83,7 +83,11 @@ impl PendingSizes {
         let sizes = answers.map(|(mountpoint, timed)| match timed.result {
             Ok((_, sizes)) => sizes,
             Err(_) => {
-                tracing::warn!("no answer from the filesystem at {}", mountpoint.display());
+                tracing::warn!(
+                    "cannot read the size of {}: no answer within {} s; check its device or server",
+                    mountpoint.display(),
+                    timeout.as_secs()
+                );
                 unanswered().insert(mountpoint);
                 None
             }

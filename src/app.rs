@@ -357,7 +357,7 @@ async fn hold_pidfile_after_thaw(freezer: Freezer, path: Option<PathBuf>) -> Inf
         freezer.thawed().await;
         match PidFile::create(&path) {
             Ok(pidfile) => held = Some(pidfile),
-            Err(text) => tracing::error!("{text}"),
+            Err(error) => tracing::error!("{error}"),
         }
     }
     let never = std::future::pending().await;
@@ -373,7 +373,7 @@ fn become_daemon(
     pidfile: &mut Option<PidFile>,
 ) -> Result<(), String> {
     if !inherited {
-        *pidfile = Some(PidFile::create(&config.pidfile)?);
+        *pidfile = Some(PidFile::create(&config.pidfile).map_err(|e| e.to_string())?);
     }
     daemon::detach().map_err(|e| format!("cannot become a daemon: {}", strerror(&e)))
 }

@@ -1,4 +1,8 @@
-//! The agent's life: channel after channel until it is asked to stop.
+//! The agent's main loop. Floor 5.
+//!
+//! Serves one channel after the other until the agent is to exit, or, without `--retry-path`, until the channel is lost.
+//! `app` calls [`run`] once, inside the runtime. Whatever ends the loop, nothing stays frozen behind it: either the freezer
+//! ends the freeze here, or the guardian does.
 
 use super::session::{Session, SessionEnd, serve};
 use super::stop::StopSignals;
@@ -7,20 +11,20 @@ use crate::transport::{ChannelError, Endpoint};
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// Pause before a lost channel is opened again.
+/// Pause before a lost channel is opened again: long enough that a device that is gone costs nothing.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Serves `first`, and with `reopen` every channel that it gives after one is lost.
+/// Serves `first`, and after it is lost the channels that `reopen` opens, if given.
 ///
 /// # Errors
 /// The runtime cannot watch the channel or the signals.
-pub async fn run(
+pub(crate) async fn run(
     mut session: Session,
     first: Option<Endpoint>,
     reopen: Option<impl Fn() -> Result<Endpoint, ChannelError>>,
 ) -> anyhow::Result<()> {
     let mut stop = StopSignals::new().context("cannot handle signals")?;
-    // One that an earlier agent left.
+    // A freeze that an earlier agent left goes on until the thaw or its hold limit.
     session.context().freezer.check_hold();
     let mut next = first;
     loop {
@@ -48,7 +52,7 @@ pub async fn run(
             Err(error) => tracing::error!("{error}"),
         }
     }
-    // Nobody can ask for the thaw any more.
+    // Without a channel no host can ask for the thaw.
     let freezer = session.context().freezer.clone();
     if freezer.is_frozen() {
         if let Err(error) = freezer.end_early("the host's channel is gone").await {

@@ -1,7 +1,8 @@
 //! Floor 4: processors: guest-get-vcpus, guest-set-vcpus, guest-get-cpustats, guest-get-load.
 //!
-//! Only guest-set-vcpus changes anything, in the order of its list and up to the first failure.
-//! Taking a processor away makes the kernel move its work first, so this runs on a thread.
+//! All of it comes from /sys/devices/system/cpu, /proc/stat and getloadavg(3). Only guest-set-vcpus changes anything, in the
+//! order of its list and up to the first failure. To take a processor offline the kernel first moves its tasks and
+//! interrupts away, so this runs on a worker thread.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -45,7 +46,7 @@ struct LogicalProcessor {
     can_offline: bool,
 }
 
-/// As in a request; whether it can go offline is the guest's to know.
+/// As in a request; `can-offline` is accepted, because clients send back what guest-get-vcpus returned, and ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WantedProcessor {
@@ -72,15 +73,16 @@ fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     })
 }
 
-/// The processors in the order of the directory.
+/// The processors in the order of the directory, as the original lists them.
 ///
 /// # Errors
-/// The directory or one of its files can't be read.
+/// The directory or one of its files cannot be read.
 fn get_vcpus(system: &System) -> Result<Vec<LogicalProcessor>, CommandError> {
     let names = system.names(CPUS.as_ref()).map_err(|error| {
         let reason = strerror(&error.source);
         CommandError::generic(format!("failed to list entries: {CPUS}: {reason}"))
     })?;
+    // Not `cpufreq` or `cpuidle`. A number beyond i64 is not one of the kernel's.
     let id = |name: &std::ffi::OsString| {
         let number = name.to_str()?.strip_prefix("cpu")?;
         let digits = number.bytes().all(|byte| byte.is_ascii_digit());
@@ -105,10 +107,10 @@ fn read_processor(system: &System, logical_id: i64) -> Result<LogicalProcessor, 
     })
 }
 
-/// How many of `wanted`, counted from the first, are now as they should be.
+/// Sets processors until one fails; returns how many are as wanted, as the schema demands.
 ///
 /// # Errors
-/// Not even the first could be done.
+/// The first one failed.
 fn set_vcpus(system: &System, wanted: &[WantedProcessor]) -> Result<u64, CommandError> {
     let mut done = 0;
     for processor in wanted {
@@ -141,16 +143,16 @@ fn set_processor(system: &System, wanted: &WantedProcessor) -> Result<(), Comman
     }
 }
 
-/// The file that says, and sets, whether a processor is online.
+/// The file `online` of a processor.
 struct OnlineFile {
     file: File,
     path: String,
 }
 
 impl OnlineFile {
-    /// `None` if the processor has none: it is always online.
+    /// `None` if the processor has none: it is always online, as the first one of most machines.
     fn open(system: &System, logical_id: i64, write: bool) -> Result<Option<Self>, CommandError> {
-        // The slashes are part of the original's texts.
+        // Both slashes are in the original's error texts.
         let directory = format!("{CPUS}/cpu{logical_id}/");
         let path = format!("{directory}/online");
         File::options()
@@ -176,6 +178,7 @@ impl OnlineFile {
                 "pread(\"{}\"): unexpected EOF",
                 self.path
             ))),
+            // Anything but `0` is online, as in the original.
             Ok(_) => Ok(state != *b"0"),
             Err(error) => Err(call_error("pread", &self.path, error)),
         }
@@ -196,7 +199,7 @@ fn call_error(call: &'static str, path: &str, source: io::Error) -> CommandError
     })
 }
 
-/// Milliseconds of one processor since the start.
+/// Times of one processor since boot, in milliseconds.
 #[derive(Debug, Serialize)]
 struct CpuStats {
     #[serde(rename = "type")]
@@ -216,6 +219,7 @@ struct CpuStats {
 
 fn get_cpustats(system: &System) -> Result<Vec<CpuStats>, CommandError> {
     let text = system.text("/proc/stat").map_err(probe_error)?;
+    // 100 on all common architectures (time(7)), so that is also what to assume if the call fails.
     let rate = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     let rate = rate
         .and_then(|rate| u64::try_from(rate).ok())

@@ -1,8 +1,8 @@
 //! Floor 4: filesystems and the disks they are on: guest-get-fsinfo.
 //!
-//! Read-only. The filesystems are those that a freeze would count, the last mounted first. The
-//! cost is linear in the mount table, which is long on container hosts. No filesystem, however
-//! dead, holds up the answer.
+//! Read-only. The filesystems are those that a freeze would count, the last mounted first. The time is linear in the length
+//! of the mount table, which has thousands of lines on container hosts. A filesystem that does not respond delays the
+//! reply by one second at most (`sizes`), and is listed without sizes.
 
 mod sizes;
 
@@ -38,9 +38,9 @@ struct FilesystemInfo {
     mountpoint: String,
     #[serde(rename = "type")]
     fstype: String,
-    /// The sizes are absent where the filesystem can't be asked.
+    /// The sizes are left out where statvfs(3) fails or does not return.
     used_bytes: Option<u64>,
-    /// What everybody may fill: without the blocks reserved for root.
+    /// Without the blocks that are reserved for root.
     total_bytes: Option<u64>,
     total_bytes_privileged: Option<u64>,
     disk: Vec<DiskAddress>,
@@ -60,7 +60,7 @@ pub(super) struct DiskAddress {
     ccw_address: Option<CcwController>,
 }
 
-/// All -1 where there is no PCI controller or it is not recognised.
+/// All -1 where there is no PCI controller or it is not recognized.
 #[derive(Debug, Serialize)]
 struct PciController {
     domain: i64,
@@ -131,13 +131,14 @@ impl From<CcwAddress> for CcwController {
 /// The mounted filesystems that have a block device.
 ///
 /// # Errors
-/// The mount table, or sysfs where it has the device, can't be read.
+/// The mount table cannot be read, or sysfs has the device and cannot be read.
 fn get_fsinfo(system: &System) -> Result<Vec<FilesystemInfo>, CommandError> {
     let mounts = system.mounts().map_err(|error| {
         CommandError::generic(format!("cannot read the mount table: {}", strerror(&error)))
     })?;
     let (filesystems, _) = system.block_filesystems(&mounts);
     let path = |filesystem: &Filesystem| system.path(OsStr::from_bytes(&filesystem.mountpoint));
+    // The filesystems are asked while sysfs is read.
     let pending = PendingSizes::start(filesystems.iter().rev().map(path).collect());
     let infos = filesystems
         .iter()

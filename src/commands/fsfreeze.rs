@@ -1,4 +1,7 @@
-//! The freeze family.
+//! Floor 4: guest-fsfreeze-status, -freeze, -freeze-list and -thaw, and x-guest-fsfreeze-report of our own.
+//!
+//! Only the wire's side: arguments, replies and the error texts. The freeze itself is [`crate::freeze`]'s, whose thread
+//! does the work while the session's task waits here and can be interrupted by a guest-sync.
 
 use super::{Command, CommandFuture, CommandResult, Context, answer};
 use crate::freeze::report::Report;
@@ -49,7 +52,7 @@ pub(super) const COMMANDS: &[Command] = &[
     .also_frozen(),
 ];
 
-/// The last runs, the newest first; while frozen the run at work before them.
+/// The last runs, the newest first; while frozen the present one leads.
 #[derive(Serialize)]
 struct Reports {
     reports: Vec<Report>,
@@ -63,16 +66,19 @@ struct FreezeList {
 fn freeze_list(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let FreezeList { mountpoints } = decode(arguments)?;
+        // A mount point may hold any bytes but NUL; the wire's text has them as UTF-8.
         let bytes = |names: Vec<String>| names.iter().map(|n| text::to_os_bytes(n)).collect();
         freeze(context, mountpoints.map(bytes)).await
     })
 }
 
+/// `only` are the mount points to freeze; `None`: all.
 async fn freeze(context: &Context, only: Option<Vec<Vec<u8>>>) -> CommandResult {
     tracing::info!(target: crate::AUDIT, "guest-fsfreeze called");
     counted(context.freezer.freeze(only).await)
 }
 
+/// The number of filesystems as a reply.
 fn counted(result: Result<u64, crate::freeze::FreezeError>) -> CommandResult {
     match result {
         Ok(count) => answer(count),

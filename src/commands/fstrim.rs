@@ -1,7 +1,7 @@
-//! Floor 4: guest-fstrim: free blocks are given back to the disk, and so to the host.
+//! Floor 4: guest-fstrim: FITRIM on every filesystem that a freeze would count, so that the host can free the blocks.
 //!
-//! The filesystems are those that a freeze would count. One that cannot is told as such beside the
-//! others; it never fails the command.
+//! It may take hours on large disks, so it runs on a worker thread and is interruptible. A filesystem that cannot be
+//! trimmed has its error in the reply; it does not fail the command.
 
 use super::{Command, CommandFuture, answer, worker};
 use crate::deadline::Pool;
@@ -21,7 +21,7 @@ use std::time::Duration;
 pub(super) const COMMANDS: &[Command] =
     &[Command::later(18, "guest-fstrim", |_, arguments| fstrim(arguments)).interruptible()];
 
-/// For the way to one filesystem, which may lead over a dead one.
+/// For the open of one mount point: its path may cross a network filesystem that does not respond.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
@@ -38,7 +38,7 @@ struct TrimReply {
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct TrimmedFilesystem {
     path: String,
-    /// Bytes; an `int` of the schema, as the next.
+    /// Bytes; the schema's `int` is signed, as is the next.
     trimmed: Option<i64>,
     minimum: Option<i64>,
     error: Option<String>,
@@ -48,7 +48,7 @@ fn fstrim(arguments: Dict) -> CommandFuture<'static> {
     Box::pin(async move {
         let Fstrim { minimum } = decode(arguments)?;
         tracing::info!(target: crate::AUDIT, "guest-fstrim called");
-        // A negative number is a huge one, which most filesystems refuse.
+        // As in the original, a negative number becomes a huge one, which most filesystems refuse.
         let minimum = minimum.unwrap_or(0) as u64;
         let report = worker::run(worker::FSTRIM_TIMEOUT, move || {
             let pool = Pool::default();
@@ -67,7 +67,7 @@ enum TrimError {
     Trim(io::Error),
 }
 
-/// The last mounted filesystem comes first.
+/// Trims one filesystem after the other; the reply has the last mounted one first.
 fn trim_all(
     system: &System,
     trim: &dyn Fn(MountRoot) -> Result<Trimmed, TrimError>,
@@ -100,6 +100,7 @@ fn describe(path: &[u8], result: Result<Trimmed, TrimError>) -> TrimmedFilesyste
         }
         Err(TrimError::Open(e)) => format!("failed to open: {}", strerror(&e)),
         Err(TrimError::Trim(e)) => match e.raw_os_error() {
+            // ENOTTY: the filesystem has no such ioctl; EOPNOTSUPP: its device cannot discard.
             Some(libc::ENOTTY | libc::EOPNOTSUPP) => "trim not supported".to_owned(),
             _ => format!("failed to trim: {}", strerror(&e)),
         },

@@ -1,6 +1,7 @@
-//! Floor 4: what the guest is: guest-get-host-name, guest-get-osinfo.
+//! Floor 4: the name and system of the guest: guest-get-host-name, guest-get-osinfo.
 //!
-//! Read-only, and read anew at each call: names change while the agent runs.
+//! Read-only. Nothing is cached, because names and os-release change while the agent runs (a distribution upgrade does not
+//! restart it). os-release has the keys of os-release(5).
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ fn get_host_name() -> Result<HostName, CommandError> {
     })
 }
 
-/// The kernel and the distribution; what is not known is left out.
+/// Kernel and distribution; what is unknown is left out.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct OsInfo {
@@ -62,6 +63,7 @@ struct OsInfo {
 
 fn get_osinfo(system: &System, override_path: Option<&Path>) -> OsInfo {
     let distribution = osrelease::read(system, override_path);
+    // uname(2) fails only for a bad pointer; the members would be left out.
     let kernel = uname().ok();
     let kernel = kernel.as_ref();
     OsInfo {

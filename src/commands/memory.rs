@@ -1,8 +1,8 @@
-//! Floor 4: hot-pluggable memory: guest-get-memory-blocks, guest-set-memory-blocks,
-//! guest-get-memory-block-info.
+//! Floor 4: hot-pluggable memory: guest-get-memory-blocks, guest-set-memory-blocks, guest-get-memory-block-info.
 //!
-//! Setting answers for each block by itself; one that fails does not stop the others. Taking a
-//! block away makes the kernel move what is in it first, so this runs on a thread.
+//! All of it comes from /sys/devices/system/memory (the kernel's admin-guide/mm/memory-hotplug.rst). Setting has a result
+//! for each block; a block that fails does not stop the others. To take a block offline the kernel first moves its pages
+//! away, so this runs on a worker thread.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -19,7 +19,7 @@ use crate::sys::strerror;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::later(28, "guest-get-memory-blocks", |_, arguments| {
-        // A big machine has tens of thousands.
+        // On a thread: a large machine has tens of thousands of blocks, each with two files to read.
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
             answer(
@@ -39,7 +39,7 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const MEMORY: &str = "/sys/devices/system/memory";
 
-/// For a failure that is not the system's: a file without content.
+/// The `error-code` of a failure without an errno: an empty file.
 const NO_ERRNO: i32 = 0;
 
 #[derive(Debug, Serialize)]
@@ -50,7 +50,7 @@ struct MemoryBlock {
     can_offline: bool,
 }
 
-/// As in a request; whether it can go offline is the guest's to know.
+/// As in a request; `can-offline` is accepted, because clients send back what guest-get-memory-blocks returned, and ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WantedBlock {
@@ -83,7 +83,6 @@ struct BlockResponse {
     error_code: Option<i32>,
 }
 
-/// Why a block is not as wanted.
 type BlockFailure = (BlockResponseType, Option<i32>);
 
 fn set_memory_blocks_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
@@ -94,10 +93,10 @@ fn set_memory_blocks_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<
     })
 }
 
-/// The blocks in the order of the directory; none if the kernel does not do this at all.
+/// The blocks in the order of the directory; none if the kernel does not support memory hot-plug.
 ///
 /// # Errors
-/// The directory can't be read, has no blocks, or the state of one can't be read.
+/// The directory cannot be read or has no blocks, or the state of one cannot be read.
 fn get_memory_blocks(system: &System) -> Result<Vec<MemoryBlock>, CommandError> {
     let names = match system.names(MEMORY.as_ref()) {
         Ok(names) => names,
@@ -130,10 +129,12 @@ fn read_block(system: &System, phys_index: u64) -> Result<MemoryBlock, CommandEr
         Ok(file) => {
             let online =
                 is_online(&file).map_err(|error| sysfs_failure("pread", "state", &error))?;
+            // A block whose file `removable` cannot be read counts as not removable; the state alone matters.
             let removable = block_file(system, phys_index, "removable", false);
             let can_offline = removable.and_then(|file| Ok(read_start::<1>(&file)? != *b"0"));
             (online, can_offline.unwrap_or(false))
         }
+        // No `state`: memory that was there at boot and cannot be unplugged.
         Err(error) if error.kind() == io::ErrorKind::NotFound => (true, false),
         Err(error) => return Err(sysfs_failure("open", "state", &error)),
     };
@@ -166,6 +167,7 @@ fn set_block(system: &System, wanted: &WantedBlock) -> Result<(), BlockFailure> 
     let fail_with = |response: BlockResponseType| {
         move |error: io::Error| (response, Some(error.raw_os_error().unwrap_or(NO_ERRNO)))
     };
+    // In this order, because the schema's results tell these three failures apart.
     let directory = system.path(MEMORY);
     std::fs::read_dir(&directory).map_err(fail_with(BlockResponseType::OperationNotSupported))?;
     std::fs::read_dir(directory.join(format!("memory{phys_index}")))
@@ -202,12 +204,15 @@ fn block_file(
         .open(system.path(path))
 }
 
-/// The states are `online`, `offline` and `going-offline`.
+/// States are `online`, `offline` and `going-offline`: six bytes tell them apart.
 fn is_online(state: &std::fs::File) -> io::Result<bool> {
     Ok(read_start::<6>(state)? == *b"online")
 }
 
-/// The first bytes of a file; NULs where it is shorter.
+/// The first `N` bytes of a file, padded with NULs.
+///
+/// # Errors
+/// It is empty or cannot be read.
 fn read_start<const N: usize>(file: &std::fs::File) -> io::Result<[u8; N]> {
     let mut start = [0; N];
     if file.read_at(&mut start, 0)? == 0 {

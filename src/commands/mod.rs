@@ -1,14 +1,15 @@
-//! Floor 4: what the agent can do, one file per domain.
+//! Floor 4: the commands, one file per domain.
 //!
-//! Each domain has a table of [`Command`]s; [`all`] joins them in the upstream order of
-//! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
-//! what works while frozen all follow from the table: a new command is one entry and its handler.
+//! Each domain has a table of [`Command`]s; [`all`] joins them in the upstream order of registration. The dispatcher
+//! (`agent::dispatch`), guest-info, `-b help`, the allow and block lists, completion and the list of what works while
+//! frozen are all made of this table. A handler decodes its arguments before it does anything else, and returns a reply or
+//! an error; it never writes to the channel itself. CONTRIBUTING.md says how to add a command.
 
-pub mod access;
+pub(crate) mod access;
 mod cpu;
 mod disk;
-pub mod exec;
-pub mod file;
+pub(crate) mod exec;
+pub(crate) mod file;
 mod fs;
 mod fsfreeze;
 mod fstrim;
@@ -18,11 +19,12 @@ mod network;
 mod password;
 mod power;
 mod ssh;
-pub mod sync;
+pub(crate) mod sync;
 mod time;
 mod users;
 mod worker;
 
+use crate::child::Child;
 use crate::freeze::Freezer;
 use crate::probe;
 use crate::protocol::error::CommandError;
@@ -33,16 +35,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::LazyLock;
 
-/// What the handlers work on.
+/// State of the agent that handlers use; it outlives every channel.
 pub struct Context {
-    /// Freezes and thaws.
-    pub freezer: Freezer,
-    /// Which commands are allowed.
-    pub policy: AccessPolicy,
-    /// Files that clients hold open.
-    pub files: file::Files,
-    /// Programs that clients have started.
-    pub children: exec::Children,
+    pub(crate) freezer: Freezer,
+    pub(crate) policy: AccessPolicy,
+    pub(crate) files: file::Files,
+    pub(crate) children: exec::Children,
 }
 
 /// A reply's shape.
@@ -50,24 +48,24 @@ pub struct Context {
 pub enum Answer {
     /// `{"return": …}`.
     Value(Value),
-    /// The same behind a 0xFF byte (guest-sync-delimited).
+    /// The same after a 0xFF byte (guest-sync-delimited).
     Delimited(Value),
-    /// Success says nothing (guest-shutdown and the suspend commands).
+    /// No reply on success (guest-shutdown and the suspend commands).
     NoReply,
 }
 
-/// What a handler comes to.
+/// Result of a handler.
 pub type CommandResult = Result<Answer, CommandError>;
 
-/// A handler that has to wait.
+/// A handler in progress.
 pub type CommandFuture<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
 
-/// How a command is carried out.
+/// How a command runs.
 #[derive(Clone, Copy)]
 pub enum Handler {
-    /// At once.
+    /// Within the session's task; must not block.
     Now(fn(&mut Context, Dict) -> CommandResult),
-    /// On another thread, awaited.
+    /// Awaited; signals are handled meanwhile.
     Later(for<'a> fn(&'a mut Context, Dict) -> CommandFuture<'a>),
 }
 
@@ -78,14 +76,13 @@ pub struct Command {
     pub position: u16,
     /// Name on the wire.
     pub name: &'static str,
-    /// Whether it works while filesystems are frozen.
+    /// It works while filesystems are frozen.
     pub while_frozen: bool,
-    /// Whether success is answered.
+    /// Success is answered.
     pub answers: bool,
-    /// Whether a guest-sync that arrives while it is at work is answered before it.
-    pub interruptible: bool,
-    /// The work.
-    pub handler: Handler,
+    /// A guest-sync that arrives while it runs is answered before it.
+    pub(crate) interruptible: bool,
+    pub(crate) handler: Handler,
 }
 
 impl Command {
@@ -100,7 +97,6 @@ impl Command {
         }
     }
 
-    /// A command that is carried out at once.
     const fn now(
         position: u16,
         name: &'static str,
@@ -109,7 +105,6 @@ impl Command {
         Self::new(position, name, Handler::Now(handler))
     }
 
-    /// A command that is awaited.
     const fn later(
         position: u16,
         name: &'static str,
@@ -118,7 +113,7 @@ impl Command {
         Self::new(position, name, Handler::Later(handler))
     }
 
-    /// May take long: a client that gives up waiting is heard.
+    /// May take minutes: the client may stop waiting and send a guest-sync.
     const fn interruptible(self) -> Self {
         Self {
             interruptible: true,
@@ -126,7 +121,7 @@ impl Command {
         }
     }
 
-    /// Works while frozen, too: it must not write to any filesystem.
+    /// Works while frozen, too: it must not write to any filesystem, or it blocks until a thaw that it keeps from coming.
     const fn also_frozen(self) -> Self {
         Self {
             while_frozen: true,
@@ -134,7 +129,7 @@ impl Command {
         }
     }
 
-    /// Says nothing on success: the guest is on its way down.
+    /// Not answered on success: the guest shuts down, or answers only after it resumes.
     const fn without_reply(self) -> Self {
         Self {
             answers: false,
@@ -165,6 +160,7 @@ pub fn all() -> &'static [Command] {
             ssh::COMMANDS,
         ];
         let mut all = tables.concat();
+        // guest-info and -b help list them in this order.
         all.sort_unstable_by_key(|command| command.position);
         all
     });
@@ -176,7 +172,6 @@ pub fn find(name: &str) -> Option<&'static Command> {
     all().iter().find(|command| command.name == name)
 }
 
-/// A handler's reply as an answer.
 fn answer(reply: impl Serialize) -> CommandResult {
     Ok(Answer::Value(to_value(&reply)))
 }
@@ -186,14 +181,24 @@ fn empty() -> CommandResult {
     Ok(Answer::Value(Value::Object(Dict::default())))
 }
 
-/// A reader's failure in the original's words: `CALL("PATH"): REASON`.
+/// The wire's text for a file that could not be read: `CALL("PATH"): REASON`, as the original's.
 fn probe_error(error: probe::Error) -> CommandError {
     let probe::Error { call, path, source } = error;
     let reason = crate::sys::strerror(&source);
     CommandError::generic(format!("{call}(\"{}\"): {reason}", path.display()))
 }
 
-/// What a reply looks like on the wire.
+/// Runs a helper program to its end; its output is the error text if it fails to do `action`.
+fn run_helper(child: Child, action: &str) -> Result<(), CommandError> {
+    let outcome = child
+        .run()
+        .map_err(|error| CommandError::generic(error.text(action)))?;
+    outcome
+        .failure(action)
+        .map_or(Ok(()), |text| Err(CommandError::generic(text)))
+}
+
+/// The line that answers a request with `reply`.
 #[cfg(test)]
 fn reply_line(reply: impl Serialize) -> String {
     let mut line = Vec::new();

@@ -1,7 +1,8 @@
 //! Floor 4: the network: guest-network-get-interfaces, guest-network-get-route.
 //!
-//! Read-only. The kernel is asked once for all interfaces and once for all counters, whatever
-//! their number.
+//! Read-only. One netlink request (rtnetlink(7)) reads all links with their counters and one all addresses, whatever their
+//! number: hosts poll this command, and getifaddrs(3) with /proc/net/dev asks the kernel for much that is thrown away. It
+//! is the fallback, and a test compares both.
 
 use std::collections::HashMap;
 use std::io;
@@ -38,7 +39,7 @@ struct NetworkInterface {
     hardware_address: Option<String>,
     /// Absent if there is none.
     ip_addresses: Option<Vec<IpAddress>>,
-    /// Only of interfaces with addresses, as clients know it.
+    /// Only of interfaces with addresses, as in the original.
     statistics: Option<Statistics>,
 }
 
@@ -76,7 +77,7 @@ fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError
 
 type InterfacesAndCounters = (Vec<Interface>, HashMap<String, Counters>);
 
-/// The quick way: no more is asked of the kernel than is told.
+/// Reads links, counters and addresses by netlink.
 fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
     let links = rtnetlink::parse_counters(&netdevice::link_counters()?);
     let addresses = rtnetlink::parse_addresses(&netdevice::addresses()?);
@@ -87,7 +88,7 @@ fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
     for (index, counted) in links {
         let (name, address) = match devices.name_and_address(index) {
             Ok(found) => found,
-            // Gone since.
+            // Removed since the list was read.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
             Err(error) => return Err(error),
         };
@@ -96,6 +97,7 @@ fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
         entries.push((name, Entry::Link(address)));
     }
     for found in addresses {
+        // An alias (eth0:1) is an interface of its own in the original's reply, and only its label has that name.
         let label = found.label.or_else(|| names.get(&found.index).cloned());
         if let Some(name) = label {
             entries.push((name, Entry::Address(found.address, found.prefix)));
@@ -104,12 +106,12 @@ fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
     Ok((interfaces::group(entries), counters))
 }
 
-/// The way of kernels before 4.7.
+/// For kernels before 4.7, which do not have RTM_GETSTATS.
 fn read_by_getifaddrs(system: &System) -> Result<InterfacesAndCounters, CommandError> {
     let interfaces = interfaces::read().map_err(|error| {
         CommandError::generic(format!("getifaddrs failed: {}", strerror(&error)))
     })?;
-    // Interfaces without counters are better than no answer: the file is missing where /proc is.
+    // Without /proc there are no counters, and interfaces without counters are better than an error.
     let counters = netdev::read(system).unwrap_or_else(|error| {
         tracing::debug!("cannot read interface statistics: {error}; leaving them out");
         HashMap::new()
@@ -142,7 +144,6 @@ fn describe(
     interfaces.into_iter().map(one).collect()
 }
 
-/// Lower-case digits with colons.
 fn format_mac_address([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
@@ -189,7 +190,7 @@ fn get_route(system: &System) -> Result<Vec<NetworkRoute>, CommandError> {
         system.text("/proc/net/route"),
         system.text("/proc/net/ipv6_route"),
     );
-    // A kernel may lack one of the protocols: that one has no routes then.
+    // A kernel may lack one of the protocols, or have it disabled: it has no routes then.
     let (ipv4, ipv6) = match (ipv4, ipv6) {
         (Ok(ipv4), Err(error)) if error.is_missing() => (ipv4, String::new()),
         (Err(error), Ok(ipv6)) if error.is_missing() => (String::new(), ipv6),

@@ -1,9 +1,10 @@
-//! Floor 4: the guest's power: guest-shutdown, guest-suspend-disk, -ram, -hybrid.
+//! Floor 4: guest-shutdown, guest-suspend-disk, -ram and -hybrid.
 //!
-//! Success is not answered: the guest is on its way. The helper is awaited on a thread, so that a
-//! failure can be told with its own words.
+//! Success is not answered: the guest shuts down, or suspends before the reply could be sent. The system's own programs do
+//! the work; they run on a worker thread, and the output of one that fails is the error text. Nothing here decides whether
+//! the guest may go down while frozen: the dispatcher does.
 
-use super::{Answer, Command, CommandFuture, Context, worker};
+use super::{Answer, Command, CommandFuture, Context, run_helper, worker};
 use crate::child::{self, Child, ChildStatus};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -36,12 +37,11 @@ struct Shutdown {
     mode: Option<String>,
 }
 
-/// A way to shut down.
 #[derive(Debug, Clone, Copy)]
 struct ShutdownMode {
     /// Of shutdown(8).
     flag: &'static str,
-    /// The program that stands for it where there is no shutdown(8).
+    /// The program that does the same where there is no shutdown(8).
     program: &'static str,
 }
 
@@ -70,6 +70,7 @@ fn parse_mode(mode: Option<&str>) -> Result<ShutdownMode, CommandError> {
         Some("reboot") => ("-r", "reboot"),
         Some(_) => {
             return Err(CommandError::generic(
+                // The bracket is not closed in the original, either.
                 "mode is invalid (valid values are: halt|powerdown|reboot",
             ));
         }
@@ -77,8 +78,8 @@ fn parse_mode(mode: Option<&str>) -> Result<ShutdownMode, CommandError> {
     Ok(ShutdownMode { flag, program })
 }
 
-/// Runs shutdown(8) of the directory `sbin`, or where there is none (small systems without
-/// systemd or sysvinit) the program that does it at once.
+/// Runs `shutdown` in the directory `sbin`, or where there is none (small systems without systemd or sysvinit) the program
+/// that does it directly.
 fn run_shutdown(mode: ShutdownMode, sbin: &Path) -> Result<(), CommandError> {
     let shutdown = sbin.join("shutdown");
     let direct = sbin.join(mode.program);
@@ -91,23 +92,14 @@ fn run_shutdown(mode: ShutdownMode, sbin: &Path) -> Result<(), CommandError> {
     run_helper(child, "shutdown")
 }
 
-fn run_helper(child: Child, action: &str) -> Result<(), CommandError> {
-    let outcome = child
-        .run()
-        .map_err(|e| CommandError::generic(e.text(action)))?;
-    outcome
-        .failure(action)
-        .map_or(Ok(()), |text| Err(CommandError::generic(text)))
-}
-
-/// A way to suspend, by each of the means a system may have.
+/// A way to suspend, as each of the tools that a system may have calls it.
 #[derive(Debug)]
 struct SuspendMode {
     unit: &'static str,
     verb: &'static str,
     pm_flag: &'static str,
     pm_program: &'static str,
-    /// The kernel's word for it.
+    /// The word for /sys/power/state (Documentation/ABI/testing/sysfs-power); the kernel has none for hybrid.
     state: Option<&'static str>,
 }
 
@@ -146,8 +138,7 @@ fn suspend(mode: &'static SuspendMode, arguments: Dict) -> CommandFuture<'static
     })
 }
 
-/// Tries systemd, then pm-utils, then the kernel itself; the first that works ends it. `program`
-/// makes the child of a program's name.
+/// Tries systemd, then pm-utils, then the kernel itself, until one works. `program` makes the child of a program's name.
 fn suspend_guest(
     mode: &SuspendMode,
     program: &dyn Fn(&'static str) -> Child,
@@ -155,7 +146,7 @@ fn suspend_guest(
 ) -> Result<(), CommandError> {
     let mut failed = None;
     let status = exit_status(program("systemctl").args(["status", mode.unit]));
-    // 0 would mean that it sleeps already, 4 that there is no such unit.
+    // 0: the unit is active, so the system is suspending already; 4: there is no such unit (systemctl(1)).
     if matches!(status, Some(1..=3)) {
         match run_helper(program("systemctl").arg(mode.verb), "suspend") {
             Ok(()) => return Ok(()),
@@ -173,13 +164,13 @@ fn suspend_guest(
         (_, None) => Err(CommandError::generic(
             "the requested suspend mode is not supported by the guest",
         )),
-        // What the original says, whatever went wrong.
+        // The original's text, whatever went wrong before.
         (None, Some(_)) => Err(CommandError::generic("unknown guest suspend mode")),
         (Some(_), Some(error)) => Err(error),
     }
 }
 
-/// None if it could not be run or was killed.
+/// `None` if the program could not be executed or was killed.
 fn exit_status(child: Child) -> Option<i32> {
     match child.run() {
         Ok(child::ChildOutcome {
@@ -197,12 +188,13 @@ fn exit_status(child: Child) -> Option<i32> {
 
 fn kernel_supports(state: &Path, word: &str) -> bool {
     let mut text = Vec::new();
+    // A word anywhere in the first 31 bytes, as in the original.
     File::open(state)
         .and_then(|file| file.take(31).read_to_end(&mut text))
         .is_ok_and(|_| text.windows(word.len()).any(|part| part == word.as_bytes()))
 }
 
-/// Returns when the guest is awake again.
+/// Suspends: the write returns after the guest has resumed.
 fn write_state(state: &Path, word: &str) -> Result<(), CommandError> {
     OpenOptions::new()
         .write(true)

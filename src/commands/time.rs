@@ -1,4 +1,9 @@
-//! Floor 4: the guest's clock: guest-get-time and guest-set-time.
+//! Floor 4: guest-get-time and guest-set-time.
+//!
+//! Setting sets two clocks: the system's and the hardware's, one from the other, as the schema says. hwclock(8) sets the
+//! hardware clock, because it knows whether that runs in local time; where hwclock cannot be executed the agent uses
+//! /dev/rtc itself (newer distributions have hwclock in a package of its own). Both run on a worker thread: an RTC is read
+//! at the turn of a second.
 
 use super::{Command, CommandFuture, answer, empty, worker};
 use crate::child::Child;
@@ -27,11 +32,11 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const HWCLOCK: &str = "/sbin/hwclock";
 
-/// Nanoseconds since the epoch, in steps of a microsecond as the original's clock has them.
+/// Nanoseconds since the epoch, in steps of a microsecond, as the original returns it.
 fn get_time(now: SystemTime) -> i64 {
     let microseconds = match now.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
-        // A guest whose clock starts before 1970: round down, as everywhere.
+        // A clock before 1970: rounded down, too, so that time never seems to run backwards.
         Err(before) => {
             let nanoseconds = before.duration().as_nanos();
             i64::try_from(nanoseconds.div_ceil(1000)).map_or(i64::MIN, |before| -before)
@@ -61,12 +66,12 @@ fn set_time(arguments: Dict) -> CommandFuture<'static> {
     })
 }
 
-/// What clocks are set with.
+/// How the clocks are set; tests put stubs here.
 struct ClockAccess<'a> {
     /// Sets the system's clock.
     set: &'a dyn Fn(TimeSpec) -> io::Result<()>,
     hwclock: &'a OsStr,
-    /// Does hwclock's work where that cannot be executed; false if there is no hardware clock.
+    /// Replaces hwclock where that cannot be executed; false if there is no hardware clock.
     use_rtc: &'a dyn Fn(ClockDirection) -> io::Result<bool>,
 }
 
@@ -85,6 +90,7 @@ fn set_clocks(time: Option<i64>, clocks: &ClockAccess<'_>) -> Result<(), Command
             CommandError::generic(format!("Failed to set time to guest: {}", strerror(&e)))
         })?;
     }
+    // Also where the system's clock is set from the hardware's: the original has one text.
     let action = "set hardware clock to system time";
     let (direction, option) = match time {
         Some(_) => (ClockDirection::ToHardware, "-w"),
@@ -97,6 +103,7 @@ fn set_clocks(time: Option<i64>, clocks: &ClockAccess<'_>) -> Result<(), Command
     let Some(text) = outcome.failure(action) else {
         return Ok(());
     };
+    // hwclock ran and failed: it knows better than this program what is wrong with the clock.
     if outcome.exec_errno.is_none() {
         return Err(CommandError::generic(text));
     }
@@ -116,7 +123,10 @@ fn set_system_clock(time: TimeSpec) -> io::Result<()> {
     Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
 }
 
-/// Newer distributions have hwclock in a package of its own.
+/// Sets one clock from the other by /dev/rtc; false if there is none.
+///
+/// # Errors
+/// The hardware clock runs in local time, or a clock cannot be read or set.
 fn use_rtc(direction: ClockDirection) -> io::Result<bool> {
     if rtc::is_local() {
         let text = "the hardware clock runs in local time (/etc/adjtime), which needs hwclock";
@@ -137,7 +147,10 @@ fn use_rtc(direction: ClockDirection) -> io::Result<bool> {
     Ok(true)
 }
 
-/// Whole microseconds, both parts truncated toward zero, of a year that RTCs can hold.
+/// The time in whole microseconds, both parts truncated toward zero, as in the original.
+///
+/// # Errors
+/// A year that RTCs cannot hold.
 fn validate_time(time: i64) -> Result<TimeSpec, CommandError> {
     let (seconds, microseconds) = (time / 1_000_000_000, time % 1_000_000_000 / 1000);
     let distance = Duration::from_secs(seconds.unsigned_abs());
@@ -146,6 +159,7 @@ fn validate_time(time: i64) -> Result<TimeSpec, CommandError> {
     } else {
         UNIX_EPOCH.checked_add(distance)
     };
+    // `None` if the C library cannot tell the year.
     let year = instant.and_then(|instant| format_local(instant, c"%Y").parse().ok());
     timespec(seconds, microseconds * 1000)
         .filter(|_| year.is_some_and(|year: i64| (1970..2070).contains(&year)))

@@ -1,6 +1,7 @@
-//! Floor 4: who is there and what time zone it is: guest-get-users, guest-get-timezone.
+//! Floor 4: logged-in users and the time zone: guest-get-users, guest-get-timezone.
 //!
-//! Read-only, and read anew at each call.
+//! Read-only, and nothing is cached. Users are the logins of utmp(5); without that file (systemd may be built without it)
+//! nobody is logged in.
 
 use std::collections::HashMap;
 use std::ffi::c_long;
@@ -24,6 +25,7 @@ pub(super) const COMMANDS: &[Command] = &[
     }),
     Command::now(35, "guest-get-timezone", |_, arguments| {
         let NoArguments {} = decode(arguments)?;
+        // A value that is not UTF-8 names no zone; the C library uses UTC then, too.
         let name = std::env::var("TZ").ok();
         answer(get_timezone(&System::host(), name.as_deref())?)
     }),
@@ -44,9 +46,10 @@ fn get_users(system: &System) -> Result<Vec<User>, CommandError> {
 
 fn earliest_logins(logins: Vec<Login>) -> Vec<User> {
     let mut users: Vec<User> = Vec::new();
+    // Keeps the order of the first login of each, as the original lists them.
     let mut index_of: HashMap<Vec<u8>, usize> = HashMap::new();
     for login in logins {
-        // Exact: a double has room for microseconds until the year 2255.
+        // Exact: a double holds microseconds since 1970 until the year 2255 (2^53 microseconds).
         let login_time = login.seconds as f64 + login.microseconds as f64 / 1e6;
         let known = index_of
             .get(&login.user)
@@ -74,7 +77,7 @@ struct Timezone {
 
 /// `name` is the value of the variable `TZ`.
 fn get_timezone(system: &System, name: Option<&str>) -> Result<Timezone, CommandError> {
-    // The C library takes an unknown name for an abbreviation of UTC.
+    // The C library uses an unknown name as an abbreviation of UTC; clients would see a zone that does not exist.
     if name.is_some_and(|name| !is_known_zone(system, name)) {
         return Ok(Timezone {
             zone: Some("UTC".into()),
@@ -92,7 +95,7 @@ fn get_timezone(system: &System, name: Option<&str>) -> Result<Timezone, Command
 /// Whether tzset(3) finds a zone file of that name, or a rule such as `CET-1CEST`.
 fn is_known_zone(system: &System, name: &str) -> bool {
     let name = name.strip_prefix(':').unwrap_or(name);
-    // Joining an absolute name leaves that.
+    // An absolute name replaces the directory, as tzset(3) has it.
     let file = Path::new("/usr/share/zoneinfo").join(name);
     name.is_empty() || name.contains(|c: char| c.is_ascii_digit()) || system.path(file).is_file()
 }

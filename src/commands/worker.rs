@@ -1,5 +1,8 @@
-//! Floor 4: work that may take long or hang, on a thread of its own, so that the session's task only
-//! awaits, and that no longer than a limit.
+//! Floor 4: runs the blocking part of a handler on a thread, with a time limit.
+//!
+//! The agent has one task for its session; a filesystem or helper that does not respond would block it, and with it the
+//! thaw of a freeze. So handlers that read many files, call name services or run programs do it here. A job that does not
+//! return in time keeps its thread (no thread can be ended from outside); their number is limited.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,28 +15,28 @@ use tokio::time::timeout;
 use crate::deadline::{Pace, Pool};
 use crate::protocol::error::CommandError;
 
-/// For what reads, or writes a file: then a filesystem, or a name service, does not answer.
+/// For commands that read or write files: beyond it a filesystem or a name service does not respond.
 pub(super) const FILE_COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
-/// For what waits for programs and hardware.
+/// For commands that wait for programs or hardware: a suspend, memory that is moved away.
 pub(super) const SLOW_COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
-/// For what works on whole disks.
+/// For commands that work on whole disks.
 pub(super) const FSTRIM_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Handlers are shallow; what they call of the C library (name services) is not.
+/// Enough for the C library's name services, which load plug-ins (nsswitch.conf(5)) that need far more than our code.
 const WORKER_STACK_SIZE: usize = 512 * 1024;
-/// Most jobs that have not returned.
+/// Jobs that have not returned; beyond that, commands fail at once.
 const MAX_WORKERS: usize = 16;
 static RUNNING_JOBS: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `job` on a thread and awaits its result, at most for `limit`; then the job is left alone with its
-/// thread.
+/// Runs `job` on a thread and waits for its result, at most for `limit`.
 ///
 /// # Errors
-/// The job's, or that it did not return in time, or that no thread could be started.
+/// The job's; or it did not return in time, or no thread could be started.
 pub(super) async fn run<T: Send + 'static>(
     limit: Duration,
     job: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, CommandError> {
+    // Not through the channel of `run_job`, whose code would then exist once for each type of result.
     let result = Arc::new(Mutex::new(None));
     let slot = result.clone();
     let job = move || {
@@ -47,8 +50,8 @@ pub(super) async fn run<T: Send + 'static>(
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Counts one job until it is dropped: also without having run, as the pool closes at the limit even if its thread
-/// has not begun by then.
+/// Counts one job until it is dropped. A job may be dropped without having run: at the limit the pool closes even if its
+/// thread has not started yet.
 struct JobCount(&'static AtomicUsize);
 
 impl JobCount {
@@ -64,7 +67,7 @@ impl Drop for JobCount {
     }
 }
 
-/// One piece of code for whatever jobs there are.
+/// The part of [`run`] that does not depend on the type of the result, so that it is compiled once.
 fn run_job(
     running: &'static AtomicUsize,
     limit: Duration,
@@ -85,7 +88,7 @@ fn run_job(
         let counted_job = move || {
             job();
             drop(counted);
-            // The session may have ended meanwhile: then nobody wants to know.
+            // The receiver is gone if the limit has passed: the result is not needed any more.
             done_sender.send(()).ok();
             Ok(())
         };

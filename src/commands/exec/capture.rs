@@ -1,4 +1,7 @@
-//! The two ends of a child's pipes (floor 4): output kept up to limits, input fed as it is taken.
+//! Reads the output of a child up to a limit, and writes its input. Floor 4.
+//!
+//! One task for each pipe. Output beyond the limits is read and dropped, because a child whose pipe is full would block.
+//! All streams share one budget; what is kept of them never exceeds it, however many children a host starts and forgets.
 
 use crate::sys::strerror;
 use std::collections::VecDeque;
@@ -8,22 +11,22 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
-/// Bytes kept of each stream; the rest is read and thrown away, so that no child waits for us.
+/// Bytes kept of each stream, as in the original.
 pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
-/// Bytes kept of all streams together. Beyond that the one that has been complete for the longest time is given up,
-/// for nobody may ever ask for it.
+/// Bytes kept of all streams together. Beyond that the stream that has been complete for the longest time loses its data:
+/// its host probably never asks for it.
 pub const MAX_TOTAL_OUTPUT_BYTES: usize = 64 << 20;
-/// Bytes taken at a time.
+/// Bytes read at a time: a quarter of a pipe's buffer (pipe(7)).
 const READ_BYTES: usize = 16 << 10;
 
-/// What a stream has brought.
+/// The output of a stream.
 #[derive(Debug, Default)]
 pub struct Captured {
-    /// Its beginning; nothing if it was given up.
+    /// The first bytes; none if they were dropped for other streams.
     pub data: Vec<u8>,
-    /// Whether there was more.
+    /// There was more.
     pub truncated: bool,
-    /// Whether it is at its end.
+    /// It is at its end.
     complete: bool,
 }
 
@@ -45,7 +48,7 @@ struct OutputStream {
 
 impl OutputStream {
     fn append(&self, bytes: &[u8]) {
-        // The budget's lock is always the first.
+        // Always the budget's lock before a stream's: the other order could deadlock.
         let mut budget = lock(&self.budget);
         let room = MAX_OUTPUT_BYTES.saturating_sub(lock(&self.captured).data.len());
         let room = budget.grant(room.min(bytes.len()));
@@ -74,7 +77,7 @@ impl OutputStream {
 
 impl Drop for OutputStream {
     fn drop(&mut self) {
-        // Its record was replaced: nobody can ask any more.
+        // Its record was replaced by one of the same process id: its bytes go back to the budget.
         self.finish();
     }
 }
@@ -86,7 +89,8 @@ impl OutputBudget {
             let Some(oldest) = self.complete.pop_front() else {
                 break;
             };
-            // It is not the last one, whose drop would wait for the budget: all of this is done on one thread.
+            // This is never the last reference, whose drop would lock the budget again: records are replaced on this very
+            // thread, so not meanwhile.
             let Some(oldest) = oldest.upgrade() else {
                 continue;
             };
@@ -123,7 +127,7 @@ impl Capture {
         Ok(Self(Some(stream)))
     }
 
-    /// Whether the last process that could write to the stream has closed it.
+    /// Whether every process that could write to the stream has closed it.
     pub fn is_complete(&self) -> bool {
         let stream = self.0.as_ref();
         stream.is_none_or(|stream| lock(&stream.captured).complete)
@@ -157,7 +161,7 @@ async fn read_output(mut pipe: pipe::Receiver, stream: Arc<OutputStream>) {
     stream.mark_complete();
 }
 
-/// Writes `bytes` to `fd` as they are taken, then closes it, on a task of its own.
+/// Writes `bytes` to `fd`, then closes it, on a task of its own: the child may read slowly or never.
 ///
 /// # Errors
 /// The runtime cannot watch it.
@@ -166,7 +170,7 @@ pub fn write_input(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
     tokio::spawn(async move {
         match pipe.write_all(&bytes).await {
             Ok(()) => {}
-            // It has read what it wanted.
+            // The child closed its stdin: it has read what it needs.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
             Err(error) => tracing::warn!(
                 "cannot write the input of a guest-exec child: {}",

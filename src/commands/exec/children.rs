@@ -1,7 +1,8 @@
-//! The children and what is known of each (floor 4).
+//! The children of guest-exec and what is known of each. Floor 4.
 //!
-//! A child is reaped when SIGCHLD says that one has ended, or when somebody asks for it, whichever
-//! comes first; only those that were started here are ever waited for.
+//! A child is reaped when SIGCHLD says that one has ended, or when a guest-exec-status asks for it, whichever comes first.
+//! waitpid(2) is only called for process ids that were started here: helpers and hooks are waited for by [`crate::child`],
+//! and waiting for any child would take their exit status away.
 
 use super::capture::{Capture, Captured, OutputBudget, write_input};
 use super::launch::Started;
@@ -13,7 +14,8 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often the pipes' tasks get a turn before a child that has ended counts as still open.
+/// How often the tasks that read the pipes may run before a child that has ended is reported as running: what it wrote
+/// last is often still in the pipe, and a client that has to ask again waits for its next poll.
 const MAX_REAP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
@@ -29,7 +31,7 @@ impl ChildRecord {
             return;
         }
         self.ended = try_reap(pid).unwrap_or_else(|error| {
-            // Nobody else waits for it, so this does not happen; a client must not wait for ever.
+            // Only the agent waits for it, so this does not happen; but a client must not poll indefinitely.
             tracing::error!("cannot wait for child {pid}: {}", strerror(&error));
             Some(Ended::Exited(-1))
         });
@@ -42,17 +44,17 @@ impl ChildRecord {
 
 type ChildRecords = HashMap<i32, ChildRecord>;
 
-/// Every child whose end was not yet reported.
+/// Every child whose end was not reported yet.
 #[derive(Debug, Default)]
 pub struct Children {
     records: Arc<Mutex<ChildRecords>>,
     budget: Arc<Mutex<OutputBudget>>,
-    /// Whether SIGCHLD is listened for: from the first child on.
+    /// SIGCHLD is handled: from the first child on, so that agents without one have no handler.
     watched: bool,
 }
 
 impl Children {
-    /// Takes over a child that was just started, and feeds it `input`.
+    /// Adds a child that was just started, and writes `input` to it.
     ///
     /// # Errors
     /// The runtime can watch neither pipes nor signals; the child then runs on its own.
@@ -68,14 +70,14 @@ impl Children {
             self.watch_sigchld()?;
             self.watched = true;
         }
-        // A number comes again only after its last bearer was reaped, so what an old record of
-        // the same number says is of no use any more.
+        // The kernel reuses a process id only after the child was reaped, so a record of the same id is of a child that
+        // has ended and was not asked for; it is replaced.
         let mut record = ChildRecord {
             ended: None,
             out: Capture::start(started.out, &self.budget)?,
             err: Capture::start(started.err, &self.budget)?,
         };
-        // It may have ended before the first SIGCHLD was listened for.
+        // It may have ended before the handler for SIGCHLD was installed.
         record.reap(started.pid);
         lock(&self.records).insert(started.pid, record);
         match (started.input, input) {
@@ -106,9 +108,10 @@ impl Children {
         lock(&self.records).get(&pid)?.ended
     }
 
-    /// What has become of the child `pid`: None if there is none; Some(None) while it runs or
-    /// anybody can still write to its output; else its end and its output, and it is forgotten.
+    /// The state of the child `pid`: `None` if there is none; `Some(None)` while it runs or any process can still write to
+    /// its output; else its end and its output, and the record is removed.
     pub async fn report(&self, pid: i64) -> Option<Option<(Ended, Captured, Captured)>> {
+        // No child has a number that the kernel cannot have.
         let pid = i32::try_from(pid).ok()?;
         for round in 0.. {
             {
@@ -127,7 +130,7 @@ impl Children {
             if round == MAX_REAP_ROUNDS {
                 break;
             }
-            // What it wrote may be in the pipe yet.
+            // What it wrote may still be in the pipe.
             tokio::task::yield_now().await;
         }
         Some(None)

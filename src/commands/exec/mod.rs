@@ -1,8 +1,8 @@
 //! Floor 4: programs in the guest: guest-exec and guest-exec-status.
 //!
-//! A child runs beside the agent: its end is noticed by SIGCHLD, its pipes are served by tasks, so
-//! nothing that it or its descendants do keeps the agent from answering, and nothing runs here
-//! while there is no child. Its record stays until its end was reported.
+//! guest-exec returns as soon as the program is executed (`launch`). SIGCHLD says when it ends (`children`), and tasks read
+//! its output and write its input (`capture`), so nothing that it or its descendants do keeps the agent from answering, and
+//! without children there are no wakeups. Its record stays until guest-exec-status has reported its end once.
 
 mod capture;
 mod children;
@@ -19,7 +19,7 @@ use crate::sys::spawn::Ended;
 use capture::Captured;
 use serde::{Deserialize, Serialize};
 
-pub use children::Children;
+pub(crate) use children::Children;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::later(31, "guest-exec-status", exec_status),
@@ -82,7 +82,7 @@ struct ExecStatus {
     pid: i64,
 }
 
-/// What came of a child; only the first member until it has ended.
+/// State of a child; only the first member until it has ended.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct ExecStatusReply {
@@ -118,7 +118,7 @@ fn exec_status(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
         let ExecStatus { pid } = decode(arguments)?;
         tracing::info!(target: crate::AUDIT, "guest-exec-status called, pid: {pid}");
         match context.children.report(pid).await {
-            // The original's format string is broken, and clients may know its text.
+            // The original's format string lacks its `%`, and clients may compare the text.
             None => Err(CommandError::generic("PID ld does not exist")),
             Some(None) => answer(ExecStatusReply::default()),
             Some(Some((ended, out, err))) => answer(describe_end(ended, out, err)),
@@ -127,6 +127,7 @@ fn exec_status(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
 }
 
 fn describe_end(ended: Ended, out: Captured, err: Captured) -> ExecStatusReply {
+    // An empty stream has no member at all, unless output of it was dropped.
     let data = |captured: &Captured| {
         let present = !captured.data.is_empty();
         (

@@ -1,7 +1,9 @@
 //! Floor 4: files of the guest: guest-file-open, -close, -read, -write, -seek, -flush.
 //!
-//! A handle is a number from a counter on disk, so that a restart makes old handles invalid. It
-//! belongs to the agent, not to a connection. Each stands for a [`Stream`] with stdio's buffering.
+//! A handle is a number from a counter on disk: after a restart of the agent no new file gets the handle of an old one,
+//! which a client may still hold. Handles belong to the agent and not to a connection. Each is a [`Stream`] with the
+//! buffering of stdio, which clients of the original see. These handlers run within the session's task, because they block
+//! no longer than the original's.
 
 mod open;
 mod stream;
@@ -95,24 +97,24 @@ struct Position {
     eof: bool,
 }
 
-/// Bytes read where the client says no count.
+/// Bytes of a read without `count`, as the schema has it.
 const DEFAULT_COUNT: i64 = 4096;
-/// Most bytes of one read.
+/// Bytes of one read at most, as in the original. The reply is a third longer, in base64.
 const MAX_COUNT: i64 = 48 << 20;
-/// Bytes read and encoded at a time: a multiple of 3 for base64, and of the block size.
+/// Bytes read and encoded at a time: a multiple of 3, so that base64 has no padding inside, and of the block size.
 const CHUNK_BYTES: usize = 48 << 10;
 
 /// The open files.
 #[derive(Debug)]
 pub struct Files {
     state: StateDir,
-    /// The next handle, once it is known.
+    /// The next handle; `None` until the counter was read.
     next: Option<i64>,
     open: HashMap<i64, Stream>,
 }
 
 impl Files {
-    /// No open files; the counter lies in `state`.
+    /// No open files; the counter is in `state`.
     pub fn new(state: StateDir) -> Self {
         Self {
             state,
@@ -132,7 +134,11 @@ impl Files {
         tracing::info!(target: crate::AUDIT, "guest-file-open called, filepath: {path}, mode: {mode}");
         let stream = open::open(path, mode)?;
         let handle = self.allocate_handle().map_err(|e| {
-            tracing::error!("{e}");
+            tracing::error!(
+                "failed to write persistent state to {}: {}",
+                self.state.path().display(),
+                strerror(&e)
+            );
             CommandError::generic("failed to commit persistent state to disk")
         })?;
         self.open.insert(handle, stream);
@@ -140,20 +146,17 @@ impl Files {
         Ok(handle)
     }
 
-    /// The next number, when its successor is safely on disk.
-    fn allocate_handle(&mut self) -> Result<i64, String> {
+    /// The next handle. Its successor is on disk before it is used: a crash must not make two files share one.
+    ///
+    /// # Errors
+    /// The state directory cannot be written.
+    fn allocate_handle(&mut self) -> io::Result<i64> {
         let number = match self.next {
             Some(number) => number,
             None => self.state.next_handle(),
         };
         let next = number + 1;
-        self.state.set_next_handle(next).map_err(|e| {
-            format!(
-                "failed to write persistent state to {}: {}",
-                self.state.path().display(),
-                strerror(&e)
-            )
-        })?;
+        self.state.set_next_handle(next)?;
         self.next = Some(next);
         Ok(number)
     }
@@ -169,7 +172,7 @@ impl Files {
 }
 
 impl Drop for Files {
-    /// What clients wrote goes to the files when the agent leaves, as stdio has it.
+    /// Writes what is buffered, as stdio does at exit.
     fn drop(&mut self) {
         for (handle, stream) in self.open.drain() {
             if let Err(e) = stream.close() {
@@ -194,13 +197,13 @@ fn file_error(what: &str, error: &io::Error) -> CommandError {
     CommandError::generic(format!("failed to {what} file: {}", strerror(error)))
 }
 
-/// The text for a read or write (`what`) that failed, and its line for the audit.
+/// The error text for a read or write (`what`) that failed, and its audit line.
 fn transfer_failed(handle: i64, what: &str, failure: &TransferError) -> CommandError {
     let (what, error) = match failure {
         TransferError::Flush(error) => ("flush", error),
         TransferError::Seek(error) => ("seek", error),
         TransferError::Transfer(error) => {
-            // The original says "write" for both.
+            // The original writes this line for reads, too.
             tracing::info!(target: crate::AUDIT, "guest-file-write failed, handle: {handle}");
             (what, error)
         }
@@ -242,12 +245,12 @@ fn read(context: &mut Context, arguments: Dict) -> CommandResult {
                     &TransferError::Transfer(error),
                 ));
             }
-            // A pipe that is empty now, or a bad sector: what came before it is not lost, and an
-            // error that lasts is told by the next read.
+            // A pipe that is empty now, or a bad sector: what was read before it is returned, and an error that persists
+            // is that of the next read.
             ReadEnd::Failed(_) => break,
         }
     }
-    // By hand, so that the text is moved and not copied.
+    // Not by `answer`, which copies: the text may have 64 MiB.
     let mut reply = Dict::new();
     reply.insert("count", total);
     reply.insert("buf-b64", text);
@@ -266,7 +269,7 @@ fn write(context: &mut Context, arguments: Dict) -> CommandResult {
     let bytes = match count {
         None => &bytes[..],
         Some(count) => usize::try_from(count)
-            .ok()
+            .ok() // a negative count is as invalid as one beyond the data
             .and_then(|length| bytes.get(..length))
             .ok_or_else(|| bad_count(count))?,
     };
@@ -289,7 +292,7 @@ fn seek(context: &mut Context, arguments: Dict) -> CommandResult {
     let stream = context.files.find(handle)?;
     let to = match whence {
         GuestFileWhence::Integer(0) | GuestFileWhence::Set => {
-            // The kernel's offsets are signed; beyond them it says EINVAL, as for a negative one.
+            // As lseek(2): a negative offset becomes a huge one here, and the kernel returns EINVAL for it.
             SeekFrom::Start(offset as u64)
         }
         GuestFileWhence::Integer(1) | GuestFileWhence::Cur => SeekFrom::Current(offset),

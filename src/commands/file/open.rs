@@ -1,5 +1,7 @@
-//! Opening a file for a client (floor 4): modes, and creation that cannot be led elsewhere by a
-//! link.
+//! Opens a file for guest-file-open. Floor 4.
+//!
+//! The modes are those of fopen(3). A file that is created has mode 0666, as in the original, but only if this call really
+//! created it: an existing file keeps its mode, and a symbolic link in its place is not followed to create its target.
 
 use super::stream::Stream;
 use crate::protocol::error::CommandError;
@@ -22,7 +24,7 @@ struct OpenMode {
     append: bool,
 }
 
-/// What fopen(3) makes of `name`, without its extensions.
+/// The mode `name` of fopen(3), without the C library's extensions.
 fn parse_mode(name: &str) -> Option<OpenMode> {
     let (read, write, create, truncate, append) = match name {
         "r" | "rb" => (true, false, false, false, false),
@@ -42,12 +44,10 @@ fn parse_mode(name: &str) -> Option<OpenMode> {
     })
 }
 
-/// Opens `path`, as the wire names it, in the mode `name`.
-///
-/// A file that is created gets permissions 0666 whatever the umask.
+/// Opens `path` in the mode `name`. A file that is created gets permissions 0666 whatever the umask.
 ///
 /// # Errors
-/// No such mode, or the system's refusal, with path and mode.
+/// There is no such mode, or the file cannot be opened.
 pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
     let Some(mode) = parse_mode(name) else {
         return Err(CommandError::generic(format!(
@@ -78,8 +78,8 @@ pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
     Stream::new(opened, mode.read, mode.write).map_err(|e| fail("open file", &e))
 }
 
-/// Opens `path`; true if it was created. Two steps, because whoever makes the file decides on its
-/// permissions, and because open(2) with O_EXCL does not follow a link.
+/// Opens `path`; true if it was created. Two calls, because only O_EXCL tells whether this process created the file, and
+/// because open(2) with O_EXCL follows no link. Mode 0 at first: nobody else opens the file before its permissions are set.
 fn open_or_create(path: &Path, mode: OpenMode) -> io::Result<(File, bool)> {
     if mode.create {
         let created = options(mode).create_new(true).mode(0o000).open(path);
@@ -94,7 +94,7 @@ fn open_or_create(path: &Path, mode: OpenMode) -> io::Result<(File, bool)> {
 
 fn options(mode: OpenMode) -> OpenOptions {
     let mut options = OpenOptions::new();
-    // A terminal must not become ours, a pipe without a peer must not hold us.
+    // A terminal must not become the agent's controlling terminal, and a FIFO without a peer must not block the agent.
     options
         .read(mode.read)
         .write(mode.write && !mode.append)

@@ -1,9 +1,9 @@
-//! A buffered file (floor 4): what a handle stands for.
+//! A buffered file: what a handle of guest-file-open is. Floor 4.
 //!
-//! Clients of the original agent see stdio's buffering, so it is kept: what is written stays here
-//! until the buffer is full or something asks for it to go out; what was read ahead is used up
-//! first; changing between reading and writing needs the position to be settled. A failed
-//! write-out loses the buffer, and its error is reported once.
+//! Clients of the original see stdio's buffering, so it is reproduced here: written data stays in the buffer until it is
+//! full or a flush, seek, read or close writes it; reads use what was read ahead first; between reading and writing the
+//! file's position is corrected by what was read ahead. A write that fails loses the buffer, and its error is returned
+//! once. Not std's BufReader and BufWriter: neither does both directions, and a BufWriter keeps what it could not write.
 
 use nix::libc;
 use std::fs::File;
@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-/// Buffer size where the filesystem suggests none below it.
+/// Buffer size at most; smaller if the filesystem's block (st_blksize) is.
 const MAX_BLOCK_BYTES: u64 = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,12 +28,12 @@ pub struct Stream {
     readable: bool,
     writable: bool,
     block: usize,
-    /// A terminal: every line goes out when it is complete.
+    /// A terminal: every line is written when it is complete.
     line_buffered: bool,
     last_use: LastUse,
-    /// Read ahead of the client.
+    /// Read from the file, and not by the client yet.
     unread: Vec<u8>,
-    /// How much of `unread` is used up.
+    /// Bytes of `unread` that the client has read.
     used: usize,
     unwritten: Vec<u8>,
 }
@@ -41,30 +41,30 @@ pub struct Stream {
 /// How a read ended.
 #[derive(Debug)]
 pub enum ReadEnd {
-    /// With all that was asked for.
+    /// All bytes were read.
     Full,
     /// At the end of the file.
     Eof,
-    /// By an error; what came before it is good.
+    /// Error; the bytes before it are valid.
     Failed(io::Error),
 }
 
 /// Which step of an operation failed; each has a text of its own on the wire.
 #[derive(Debug)]
 pub enum TransferError {
-    /// Writing out what was buffered, when turning to reading.
+    /// Writing the buffer before a read.
     Flush(io::Error),
-    /// Settling the position, when turning to writing.
+    /// Correcting the position before a write.
     Seek(io::Error),
-    /// The operation itself.
+    /// The read or write itself.
     Transfer(io::Error),
 }
 
 impl Stream {
-    /// Takes an open file; `readable` and `writable` as it was opened.
+    /// `readable` and `writable` as `file` was opened.
     ///
     /// # Errors
-    /// It cannot be examined.
+    /// fstat(2) failed.
     pub fn new(file: File, readable: bool, writable: bool) -> io::Result<Self> {
         let meta = file.metadata()?;
         let block = match meta.blksize() {
@@ -85,10 +85,10 @@ impl Stream {
         })
     }
 
-    /// Gets ready to read: what was written goes out first.
+    /// Writes what is buffered, so that a read sees it.
     ///
     /// # Errors
-    /// It cannot.
+    /// It cannot be written.
     pub fn prepare_read(&mut self) -> Result<(), TransferError> {
         if self.last_use == LastUse::Writing {
             self.write_out().map_err(TransferError::Flush)?;
@@ -103,6 +103,7 @@ impl Stream {
         let mut filled = 0;
         while filled < into.len() {
             if !self.readable {
+                // stdio checks this itself, without a system call; the error is the same.
                 return (filled, ReadEnd::Failed(bad_descriptor()));
             }
             let ahead = &self.unread[self.used..];
@@ -113,6 +114,7 @@ impl Stream {
                 self.used += take;
                 continue;
             }
+            // Whole blocks go straight to the client, as in stdio: a large read does not pass through the buffer.
             let whole = (into.len() - filled) / self.block * self.block;
             let result = if whole > 0 {
                 let result = self.file.read(&mut into[filled..filled + whole]);
@@ -139,10 +141,10 @@ impl Stream {
         result
     }
 
-    /// Takes all of `bytes`, to the buffer or to the file.
+    /// Adds all of `bytes` to the buffer or writes them.
     ///
     /// # Errors
-    /// Some of it, and of what was buffered, may be written then.
+    /// Some of them, and of the buffer, may be written.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), TransferError> {
         if self.last_use == LastUse::Reading {
             self.seek(SeekFrom::Current(0))
@@ -163,6 +165,7 @@ impl Stream {
             self.write_out().map_err(TransferError::Transfer)?;
             bytes = tail;
         }
+        // Whole blocks are written at once; the rest stays in the buffer, as in stdio.
         let (head, tail) = bytes.split_at(if bytes.len() < room {
             0
         } else {
@@ -178,21 +181,22 @@ impl Stream {
 
     fn write_out(&mut self) -> io::Result<()> {
         let result = self.file.write_all(&self.unwritten);
+        // Also after an error: a later write must not send old data to a place that it was not meant for.
         self.unwritten.clear();
         result
     }
 
-    /// Writes the buffer to the file, or gives back what was read ahead.
+    /// Writes the buffer, or moves the position back by what was read ahead.
     ///
     /// # Errors
-    /// The file does not take it.
+    /// The write or seek failed.
     pub fn flush(&mut self) -> io::Result<()> {
         self.write_out()?;
         let ahead = self.unread.len() - self.used;
         if ahead > 0 {
             match self.file.seek_relative(-(ahead as i64)) {
                 Ok(()) => self.unread.clear(),
-                // A pipe: it cannot take anything back.
+                // A pipe has no position; what was read ahead stays for the next read.
                 Err(e) if e.kind() == ErrorKind::NotSeekable => {}
                 Err(e) => return Err(e),
             }
@@ -202,10 +206,10 @@ impl Stream {
         Ok(())
     }
 
-    /// Moves to another place, after a flush; returns it, in bytes from the beginning.
+    /// Moves to another position after writing the buffer; returns it in bytes from the beginning.
     ///
     /// # Errors
-    /// The file has no such place or no places at all; what was read ahead stays.
+    /// The file has no such position, or none at all; what was read ahead stays.
     pub fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.write_out()?;
         let ahead = (self.unread.len() - self.used) as i64;
@@ -215,7 +219,7 @@ impl Stream {
                     .checked_sub(ahead)
                     .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?,
             ),
-            // The kernel sees a signed number and refuses a negative one.
+            // lseek(2) takes it as a signed number and returns EINVAL for a negative one.
             other => other,
         };
         let position = self.file.seek(to).or_else(|e| self.seek_by_size(to, e))?;
@@ -225,7 +229,7 @@ impl Stream {
         Ok(position)
     }
 
-    /// Files of /proc know no end to seek from; stdio goes by the size they tell, which is 0.
+    /// Many files of /proc do not support SEEK_END; stdio uses their size then, which is 0.
     fn seek_by_size(&mut self, to: SeekFrom, error: io::Error) -> io::Result<u64> {
         let meta = self.file.metadata()?;
         match to {
@@ -240,9 +244,10 @@ impl Stream {
     /// Writes the buffer and closes the file.
     ///
     /// # Errors
-    /// Not everything was written; the file is closed all the same.
+    /// Not everything was written; the file is closed nevertheless.
     pub fn close(mut self) -> io::Result<()> {
         let written = self.write_out();
+        // Not by drop, which hides the error: NFS reports a full disk at close(2).
         let closed = nix::unistd::close(self.file.into_raw_fd());
         written?;
         closed?;

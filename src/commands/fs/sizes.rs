@@ -1,9 +1,9 @@
-//! Sizes of mounted filesystems, asked for without ever being held up.
+//! Sizes of mounted filesystems, by statvfs(3), without blocking the caller. Floor 4, called by guest-get-fsinfo.
 //!
-//! Only filesystems on block devices are asked, but the way to one may lead over a network
-//! filesystem or FUSE whose other side is dead, or one of those may be mounted on top of it; and
-//! ntfs-3g is FUSE on a block device. So other threads ask, each with a limit. A query without an
-//! answer keeps one of them; the mountpoint is not asked again before it has got one.
+//! Only filesystems on block devices are asked, but the path to one may cross a network filesystem or FUSE whose server is
+//! dead, or one of those may be mounted on top of it; and ntfs-3g is FUSE on a block device. So worker threads call
+//! statvfs(3), with a time limit. A call that does not return keeps its thread; that mount point is not asked again
+//! before the call has returned, so the number of threads does not grow with the number of requests.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,16 +19,16 @@ use crate::deadline::{Batch, Pace, Pool};
 pub struct Sizes {
     /// In use.
     pub used: u64,
-    /// What everybody may fill: without the blocks reserved for root.
+    /// Without the blocks that are reserved for root.
     pub total: u64,
-    /// With those.
+    /// With them.
     pub privileged: u64,
 }
 
-/// For one answer.
+/// For one filesystem: a local disk answers within milliseconds.
 const STATVFS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Mountpoints that did not answer in time: a thread still waits for each.
+/// Mount points whose statvfs(3) has not returned; a thread still waits for each.
 static UNANSWERED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn unanswered() -> MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -38,16 +38,16 @@ fn unanswered() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 type SizeQuery = fn(&Path) -> Option<Sizes>;
 type Answer = (PathBuf, Option<Sizes>);
 
-/// Questions under way.
+/// Calls in progress.
 pub struct PendingSizes {
     mountpoints: Vec<PathBuf>,
     answers: Batch<Answer>,
-    /// Its threads end with it.
+    /// Dropped, it ends the threads that are idle.
     _pool: Pool,
 }
 
 impl PendingSizes {
-    /// Starts to ask the filesystems at `mountpoints` for their sizes.
+    /// Starts to read the sizes of the filesystems at `mountpoints`.
     pub fn start(mountpoints: Vec<PathBuf>) -> Self {
         Self::with(mountpoints, statvfs_sizes)
     }
@@ -61,6 +61,7 @@ impl PendingSizes {
                 Ok((mountpoint, answer))
             }
         };
+        // When it returns at last, it may be asked again.
         let on_late_answer = |(mountpoint, _): Answer| {
             unanswered().remove(&mountpoint);
         };
@@ -72,7 +73,7 @@ impl PendingSizes {
         }
     }
 
-    /// The sizes; `None` where a filesystem can't be asked or does not answer in time.
+    /// The sizes in the order of the mount points; `None` where statvfs(3) failed or did not return in time.
     pub fn answers(self) -> Vec<Option<Sizes>> {
         self.answers_within(STATVFS_TIMEOUT)
     }
@@ -97,6 +98,7 @@ impl PendingSizes {
 }
 
 fn statvfs_sizes(mountpoint: &Path) -> Option<Sizes> {
+    // Whatever the reason, the reply can only leave the sizes out.
     let found = statvfs(mountpoint).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(wide(found.fragment_size()));
     let used = wide(found.blocks()).saturating_sub(wide(found.blocks_free()));

@@ -1,17 +1,16 @@
 //! Bytes to tokens, in any pieces. Floor 0.
 //!
-//! The dialect: JSON's tokens, strings also between apostrophes, keywords of lower-case letters
-//! (the parser knows which exist). A byte that fits nowhere makes a [`TokenKind::Stray`]; the lexer
-//! then skips to the next structural character, control character or 0xFE/0xFF, so that a broken
-//! message costs at most what is left of it. 0xFE and 0xFF fit nowhere at all: sending one always
-//! ends whatever came before.
+//! The dialect: JSON's tokens, strings also between apostrophes, keywords of lower-case letters (the parser knows which
+//! exist). A byte that continues no token makes a [`TokenKind::Stray`]; the lexer then skips to the next structural
+//! character, control character or 0xFE/0xFF, so that a broken message costs at most the rest of itself. 0xFE and 0xFF
+//! are part of no token: a client sends one to end whatever was sent before. `framing` calls it.
 
 use super::text::plain_run;
 
-/// The longest token, in bytes, quotes included.
+/// The longest token in bytes, quotes included, as in the original.
 pub(super) const TOKEN_LIMIT: usize = 64 << 20;
 
-/// A token's buffer larger than this is given back when the token is done.
+/// A larger buffer of a token is freed when the token is done.
 const KEPT_CAPACITY: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,9 +24,9 @@ pub(super) enum TokenKind {
     String,
     Number,
     Word,
-    /// No token: what was collected, the offending byte last.
+    /// Not a token: what was collected, the unexpected byte last.
     Stray,
-    /// A token beyond [`TOKEN_LIMIT`], given up in its middle.
+    /// A token longer than [`TOKEN_LIMIT`]; the rest of it is read as new tokens.
     Oversized,
 }
 
@@ -74,7 +73,7 @@ impl Lexer {
         &self.text
     }
 
-    /// Takes bytes from the front of `input` until a token is complete; `None` when all are used.
+    /// Consumes bytes of `input` until a token is complete; `None` if all are consumed.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<TokenKind> {
         self.release();
         while let Some((&byte, rest)) = input.split_first() {
@@ -84,6 +83,7 @@ impl Lexer {
                     *input = rest;
                 }
                 Transition::Collect(state @ LexerState::String(quote)) => {
+                    // A run of the string at once: byte by byte, a file of 48 MiB takes many times as long.
                     let room = (TOKEN_LIMIT + 1).saturating_sub(self.text.len()).max(1);
                     let within = &rest[..rest.len().min(room - 1)];
                     let prefix = plain_run(within);
@@ -117,7 +117,7 @@ impl Lexer {
         None
     }
 
-    /// Forgets the finished token, if any, and gives a large buffer back.
+    /// Clears the finished token, if any, and frees a large buffer.
     pub(super) fn release(&mut self) {
         if self.done {
             self.done = false;
@@ -141,6 +141,7 @@ impl LexerState {
     fn step(self, byte: u8) -> Transition {
         use Transition::{Close, Collect, End, Skip, Stray};
         match (self, byte) {
+            // After a stray byte, as the original resumes: at structure, 0xFE/0xFF, or a control character.
             (Self::Recovery, b'{' | b'}' | b'[' | b']' | b':' | b',' | 0xFE | 0xFF) => {
                 Self::Start.step(byte)
             }

@@ -1,8 +1,9 @@
-//! Tokens to values, without recursion. Floor 0.
+//! Tokens to values. Floor 0.
 //!
-//! A message is complete when its braces and its brackets are each balanced (or one of them
-//! closes too often); the first problem in it is told then, not earlier. Values are built as
-//! tokens come, so nothing is kept of a message that has already failed but its counts.
+//! A message is complete when its braces and its brackets are each balanced (or one of them closes too often). The first
+//! problem in it is reported then and not earlier: a client that sent several lines gets one error for one message, as
+//! from the original. Values are built as tokens come, with a stack on the heap and no recursion, and nothing is kept of a
+//! message that has already failed but its counts. `framing` calls it.
 
 use super::dict::Dict;
 use super::error::CommandError;
@@ -10,24 +11,24 @@ use super::lexer::{TOKEN_LIMIT, TokenKind};
 use super::literal;
 use super::value::Value;
 
-/// Deepest nesting of a message, objects and arrays together.
+/// Deepest nesting of a message, objects and arrays together, as in the original.
 pub(super) const DEPTH_LIMIT: i32 = 1024;
-/// Most tokens of a message.
+/// Tokens of a message at most, as in the original.
 pub(super) const COUNT_LIMIT: usize = 1 << 21;
 
-/// What the stream held.
+/// One complete message, or an error in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// One complete JSON value of any type.
     Message(Value),
-    /// Something that is no message; it earns this error answer, without an id.
+    /// Not a message; answered with this error, without an id.
     Malformed(CommandError),
 }
 
 #[derive(Debug)]
 enum Frame {
     Array(Vec<Value>),
-    /// With the key whose value is awaited.
+    /// With the key whose value comes next.
     Object(Dict, Option<String>),
 }
 
@@ -64,6 +65,7 @@ impl Parser {
         }
         if !matches!(self.result, Some(Err(_))) {
             if let Err(error) = self.accept(kind, text) {
+                // What was built so far is freed; the tokens to come are only counted.
                 self.stack = Vec::new();
                 self.result = Some(Err(error));
             }
@@ -155,7 +157,7 @@ impl Parser {
         }
     }
 
-    /// Puts a finished value where it belongs: an element, a key, a member's value, the message.
+    /// Adds a finished value: as element, key, value of a member, or as the message.
     fn deliver(&mut self, value: Value) -> Result<(), CommandError> {
         match self.stack.last_mut() {
             None => self.result = Some(Ok(value)),
@@ -198,7 +200,7 @@ mod tests {
         assert_eq!(
             parser.push(TokenKind::Word, b"x"),
             None,
-            "told at the end, not before"
+            "reported at the end, not before"
         );
         assert_eq!(parser.stack.capacity(), 0);
         assert_eq!(parser.tokens, 2002, "but still counted");

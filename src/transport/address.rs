@@ -1,4 +1,6 @@
-//! Addresses as text.
+//! Parses the address of a vsock socket. Floor 2, called by `socket`.
+//!
+//! What is accepted is what the original accepts, odd as it is.
 
 use super::ChannelError;
 use nix::sys::socket::VsockAddr;
@@ -6,8 +8,7 @@ use nix::sys::socket::VsockAddr;
 /// Parses `<cid>:<port>`; the port ends at a comma.
 ///
 /// # Errors
-/// No colon, a part that is empty or longer than 32 characters, text after the port, or a number
-/// that is none.
+/// No colon, a part that is empty or longer than 32 characters, text after the port, or a part that is not a number.
 pub fn parse_vsock(text: &str) -> Result<VsockAddr, ChannelError> {
     let bad = || {
         ChannelError(format!(

@@ -1,9 +1,9 @@
-//! Floor 2: the ways a host reaches the agent, all of them one [`Channel`].
+//! Floor 2: the transports by which a host reaches the agent, each as a [`Channel`].
 //!
-//! A channel is opened in two steps. [`Endpoint::open`] does what can fail and what the caller of
-//! a daemon should see (before the fork, without a runtime); [`Endpoint::start`] makes it a
-//! [`Channel`] inside the runtime. A channel outlives its clients: a host that goes and comes
-//! back, or the next connection, is served by the same channel. Waiting costs no wakeups.
+//! A channel is opened in two steps, because a daemon forks between them and no runtime survives that: [`Endpoint::open`]
+//! does everything that can fail, so that the error reaches who started the daemon; [`Endpoint::start`] makes a
+//! [`Channel`] inside the runtime. A channel outlives its clients: a host that disconnects and comes back, or the next
+//! connection, is served by the same channel. Waiting causes no wakeups. `app` opens, `agent` reads and writes.
 
 mod address;
 mod serial;
@@ -18,24 +18,24 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use virtio::VirtioChannel;
 
-/// How and where to listen.
+/// Transport and place, as the configuration has them.
 #[derive(Debug)]
 pub enum Address {
     /// A virtio-serial port; any path is opened as one.
     Virtio(PathBuf),
     /// A serial line.
     Serial(PathBuf),
-    /// A unix socket to be made at a path.
+    /// The path of a unix socket to create.
     Unix(PathBuf),
     /// `<cid>:<port>`.
     Vsock(String),
     /// A listening socket from the service manager.
     Activated(Activated),
-    /// A method that does not exist; it is told when the channel is opened.
+    /// A method that does not exist; an error when the channel is opened, as in the original, and not when it is read.
     Unknown(String),
 }
 
-/// Why a channel cannot be opened; one line that names the path and the reason.
+/// Why a channel cannot be opened: one line with path and reason, in the original's words where it has them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ChannelError(pub String);
 
@@ -117,8 +117,7 @@ impl Channel {
         }
     }
 
-    /// [`Self::read`] while an answer is still to come: a client that sends nothing more is kept
-    /// for it until it has gone altogether.
+    /// [`Self::read`] while a reply is pending: a client that has only closed its sending side is kept for it.
     ///
     /// # Errors
     /// As for [`Self::read`].
@@ -129,8 +128,8 @@ impl Channel {
         }
     }
 
-    /// Which client is served: a number that changes when one has gone for good. A port or line
-    /// cannot tell one host from the next.
+    /// A number for the client that is served; it changes when one has disconnected. A port or serial line cannot tell one
+    /// host from the next.
     pub fn generation(&self) -> u64 {
         match &self.0 {
             Transport::Virtio(_) | Transport::Serial(_) => 0,
@@ -138,13 +137,11 @@ impl Channel {
         }
     }
 
-    /// Writes all of `data` to whoever is connected, waiting without spinning while the reader is
-    /// slow. If the reader goes away, the rest is dropped: the next one must not get the answer
-    /// to another's question.
+    /// Writes all of `data` to the connected client; waits while it is slow. If it disconnects, the rest is dropped: the next
+    /// client must not get the reply to another's request.
     ///
     /// # Errors
-    /// The reader went away or the write failed; the channel itself may still be good, which the
-    /// next read shows.
+    /// The client disconnected or the write failed. The channel may still be usable; the next read shows it.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.0 {
             Transport::Virtio(channel) => channel.write_all(data).await,

@@ -1,4 +1,8 @@
-//! Listening sockets: one client at a time, the next is served when it has gone.
+//! Unix and vsock sockets. Floor 2.
+//!
+//! One client at a time: the next connection is accepted when the present one has disconnected. An error on a connection
+//! ends that connection and not the channel. A client that has closed only its sending side (`echo … | socat`) still gets
+//! its reply.
 
 use super::ChannelError;
 use super::address::parse_vsock;
@@ -16,8 +20,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_vsock::{VsockListener, VsockStream};
 
-/// How often a client that sends nothing more is looked at while its answer is worked on; no
-/// event tells the one change from the other.
+/// How often a client that has closed its sending side is checked while its reply is pending. There is no event to wait
+/// for: the socket stays readable (end of file), and a full close changes only POLLHUP.
 const HANG_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Clients that may wait while one is served.
@@ -48,7 +52,7 @@ fn bind_and_listen(
     Ok(fd)
 }
 
-/// Listens at `path`; what was there before is removed.
+/// Listens at `path`; what was there before is removed: a socket of an agent that crashed would make bind(2) fail.
 pub fn listen_unix(path: &Path) -> Result<OwnedFd, ChannelError> {
     let shown = path.display();
     let address = UnixAddr::new(path)
@@ -70,7 +74,7 @@ pub fn listen_vsock(text: &str) -> Result<OwnedFd, ChannelError> {
     bind_and_listen(AddressFamily::Vsock, &parse_vsock(text)?, "")
 }
 
-/// Makes a socket from the service manager fit for the runtime.
+/// Makes a socket from the service manager non-blocking, as the runtime needs it.
 pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, ChannelError> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(&fd, FcntlArg::F_GETFL)
@@ -113,14 +117,14 @@ enum Client {
 }
 
 impl Client {
-    /// Whether it has closed both directions.
+    /// Whether it has closed both directions. poll(2) reports POLLHUP without being asked for it.
     fn has_hung_up(&self) -> bool {
         let fd = match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Vsock(stream) => stream.as_fd(),
         };
         let mut fds = [PollFd::new(fd, PollFlags::empty())];
-        // What cannot be polled will not take an answer either.
+        // A socket that cannot be polled cannot be written, either.
         poll(&mut fds, PollTimeout::ZERO).is_err()
             || fds[0]
                 .revents()
@@ -132,14 +136,13 @@ impl Client {
 pub struct SocketChannel {
     listener: Listener,
     client: Option<Client>,
-    /// The client sends nothing more; it may still wait for an answer.
+    /// The client has closed its sending side; it may still wait for a reply.
     half_closed: bool,
-    /// How many clients have gone.
+    /// How many clients have disconnected.
     clients_gone: u64,
 }
 
 impl SocketChannel {
-    /// Serves whoever connects to `listener`.
     pub fn new(listener: Listener) -> Self {
         Self {
             listener,
@@ -149,8 +152,7 @@ impl SocketChannel {
         }
     }
 
-    /// Reads from the client, or from the next one when it sends nothing more. An error on a
-    /// connection ends that connection, not the channel.
+    /// Reads from the client, or from the next one if this one has closed its sending side and got its reply.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.half_closed {
             self.drop_client();
@@ -158,8 +160,7 @@ impl SocketChannel {
         self.read_or_accept(buffer, false).await
     }
 
-    /// [`Self::read`] while the client still has an answer to come: one that has closed its
-    /// sending side alone (`echo … | socat`) is kept until it has gone altogether.
+    /// [`Self::read`] while a reply is pending: a client that has closed only its sending side is kept.
     pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_or_accept(buffer, true).await
     }
@@ -208,12 +209,12 @@ impl SocketChannel {
         }
     }
 
-    /// Which client is served: a number that changes when one has gone.
+    /// A number for the client that is served; it changes when one has disconnected.
     pub fn generation(&self) -> u64 {
         self.clients_gone
     }
 
-    /// Writes to the client; without one the data are dropped.
+    /// Writes to the client; without one the data are dropped, because the client that asked has disconnected.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.client {
             Some(Client::Unix(stream)) => stream.write_all(data).await,
@@ -223,7 +224,7 @@ impl SocketChannel {
     }
 }
 
-/// Whether the next accept(2) may well succeed.
+/// Whether the error is of one connection, so that the next accept(2) may succeed (accept(2), "Error handling").
 fn is_transient(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error().map(Errno::from_raw),

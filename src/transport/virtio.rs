@@ -1,9 +1,9 @@
-//! A virtio-serial port (linux/virtio_console.h; drivers/char/virtio_console.c for its poll).
+//! A virtio-serial port (the kernel's drivers/char/virtio_console.c). Floor 2.
 //!
-//! While no host is connected the port polls as hung up and reads as end of file, both for ever.
-//! So it is watched by an epoll instance of its own, edge-triggered: one wakeup when the host
-//! comes or sends, none while it is away. The runtime watches that instance, for a hang-up that
-//! it saw on the port itself would count as readiness for ever.
+//! While no host is connected, poll(2) of the port returns POLLHUP and read(2) end of file, every time. A loop around them
+//! would keep a processor busy for as long as the host is away. So the port is in an epoll instance of its own,
+//! edge-triggered: one wakeup when the host connects or sends, none while it is away. The runtime watches that instance
+//! and not the port, because a hang-up that it saw once it would report as readiness from then on.
 
 use super::{ChannelError, device_error};
 use nix::errno::Errno;
@@ -19,12 +19,13 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
-/// Opens a port without waiting for a host.
+/// Opens a port; no host needs to be connected. O_NOCTTY, because any path is opened as a port, a terminal's, too.
 pub fn open(path: &Path) -> Result<OwnedFd, ChannelError> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| device_error(path, &e.into()))
 }
 
+/// nix's epoll instance does not implement [`AsRawFd`], which the runtime needs.
 struct EpollFd(Epoll);
 
 impl AsRawFd for EpollFd {
@@ -33,20 +34,19 @@ impl AsRawFd for EpollFd {
     }
 }
 
-/// How long a reply waits for a host that seems absent. The driver may hand over a new host's first
-/// bytes before it has noted that host's arrival_deadline, and refuses writes until then.
+/// How long a reply waits for a host that seems absent: the driver may deliver the first bytes of a new host before it has
+/// noted that the host opened the port, and writes return EAGAIN until then.
 const PORT_ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A port and its watch.
 pub struct VirtioChannel {
     port: OwnedFd,
     watch: AsyncFd<EpollFd>,
-    /// Until when replies to what was read wait for a host; later ones are dropped at once.
+    /// Until when replies to what was read wait for the host; after that they are dropped at once.
     arrival_deadline: Option<Instant>,
 }
 
 impl VirtioChannel {
-    /// Starts to watch an open port.
     pub fn new(port: OwnedFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
@@ -63,9 +63,10 @@ impl VirtioChannel {
         })
     }
 
-    /// Waits until something about the port changes.
+    /// Waits until the state of the port changes.
     async fn wait_for_edge(&self) -> io::Result<()> {
         let mut guard = self.watch.readable().await?;
+        // All events must be fetched, or the epoll instance stays readable and the next call returns at once.
         let mut events = [EpollEvent::empty(); 1];
         while self
             .watch
@@ -78,10 +79,10 @@ impl VirtioChannel {
         Ok(())
     }
 
-    /// Waits for a host and its bytes.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match nix::unistd::read(&self.port, buffer) {
+                // End of file: no host. EAGAIN: a host that sends nothing.
                 Ok(0) | Err(Errno::EAGAIN) => {
                     self.arrival_deadline = None;
                     self.wait_for_edge().await?;
@@ -93,7 +94,7 @@ impl VirtioChannel {
         }
     }
 
-    /// Writes while the host is there.
+    /// Writes while a host is connected.
     pub async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             match nix::unistd::write(&self.port, data) {
@@ -101,6 +102,7 @@ impl VirtioChannel {
                     self.arrival_deadline = None;
                     data = &data[count..];
                 }
+                // EAGAIN has two reasons, and only POLLHUP tells them apart: no host, or a host that does not read.
                 Err(Errno::EAGAIN) if self.is_hung_up()? => {
                     let until = *self
                         .arrival_deadline

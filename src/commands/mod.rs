@@ -209,6 +209,7 @@ fn reply_line(reply: impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     /// The upstream schema's commands for Linux in the order of registration (QEMU's
     /// qga/qapi-schema.json; unchanged from 10.0 to 11.1).
@@ -261,45 +262,57 @@ mod tests {
     #[test]
     fn positions_are_those_of_the_upstream_list() {
         for command in all() {
-            let position = usize::from(command.position);
-            if command.name.starts_with("x-") {
-                assert!(position >= 1000, "{}", command.name);
+            let (name, position) = (command.name, usize::from(command.position));
+            if name.starts_with("x-") {
+                assert!(
+                    position >= 1000,
+                    "{name}: a command of our own takes the next free position from 1000"
+                );
                 continue;
             }
             assert_eq!(
                 UPSTREAM.get(position - 1),
-                Some(&command.name),
-                "position {position}"
+                Some(&name),
+                "{name} at {position}: a command of upstream's schema takes its position there (UPSTREAM in \
+                 src/commands/mod.rs, to be extended by commands that are new upstream); another is called x-guest-…"
             );
         }
-        let mut positions: Vec<u16> = all().iter().map(|c| c.position).collect();
-        positions.dedup();
-        assert_eq!(positions.len(), all().len(), "a position is used twice");
+        for pair in all().windows(2) {
+            let [first, second] = [pair[0], pair[1]];
+            assert_ne!(
+                first.position, second.position,
+                "{} and {} have the same position",
+                first.name, second.name
+            );
+        }
+    }
+
+    fn names(which: fn(&Command) -> bool) -> Vec<&'static str> {
+        all()
+            .iter()
+            .filter(|&command| which(command))
+            .map(|command| command.name)
+            .collect()
     }
 
     #[test]
-    fn exactly_the_documented_commands_are_silent() {
-        let names: Vec<&str> = all()
-            .iter()
-            .filter(|c| !c.answers)
-            .map(|c| c.name)
-            .collect();
+    fn exactly_the_documented_commands_have_no_reply() {
         let documented = [
             "guest-shutdown",
             "guest-suspend-disk",
             "guest-suspend-ram",
             "guest-suspend-hybrid",
         ];
-        assert_eq!(names, documented);
+        assert_eq!(
+            names(|command| !command.answers),
+            documented,
+            "a client waits for a reply until its timeout if this is wrong, so the list is repeated on purpose: here, in \
+             SILENT of tests/integration/info.rs and in tests/vm/checks/acceptance_replies.py"
+        );
     }
 
     #[test]
     fn exactly_the_documented_commands_work_while_frozen() {
-        let names: Vec<&str> = all()
-            .iter()
-            .filter(|c| c.while_frozen)
-            .map(|c| c.name)
-            .collect();
         let documented = [
             "guest-sync-delimited",
             "guest-sync",
@@ -309,6 +322,43 @@ mod tests {
             "guest-fsfreeze-thaw",
             "x-guest-fsfreeze-report",
         ];
-        assert_eq!(names, documented);
+        assert_eq!(
+            names(|command| command.while_frozen),
+            documented,
+            "a command that writes to a frozen filesystem blocks until the thaw, so the list is repeated on purpose: add a \
+             command with also_frozen() here, in src/commands/mod.rs, if it writes to no filesystem and no log"
+        );
+    }
+
+    /// The texts of a folder of tests/, without the lists of guest-info, which have every name.
+    fn tests_of(folder: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests")
+            .join(folder);
+        let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+        let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        let lines: Vec<String> = texts
+            .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+            .filter(|line| !line.contains("supported_commands"))
+            .collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn every_command_is_tested_over_the_wire_and_our_own_are_in_compat() {
+        let tests = tests_of("integration") + &tests_of("compliance/cases");
+        let compat = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/COMPAT.md");
+        let compat = std::fs::read_to_string(compat).unwrap();
+        for Command { name, .. } in all() {
+            assert!(
+                tests.contains(&format!("\"{name}\"")),
+                "no test sends {name}: add a test to tests/integration/, and a case to tests/compliance/cases/ if the \
+                 original has the command"
+            );
+            assert!(
+                !name.starts_with("x-") || compat.contains(&format!("`{name}`")),
+                "tests/COMPAT.md does not mention {name}: add a row, as the original does not have it"
+            );
+        }
     }
 }

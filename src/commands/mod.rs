@@ -36,7 +36,7 @@ use std::pin::Pin;
 use std::sync::LazyLock;
 
 /// State of the agent that handlers use; it outlives every channel.
-pub struct Context {
+pub(crate) struct Context {
     pub(crate) freezer: Freezer,
     pub(crate) policy: AccessPolicy,
     pub(crate) files: file::Files,
@@ -45,7 +45,7 @@ pub struct Context {
 
 /// A reply's shape.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// `{"return": …}`.
     Value(Value),
     /// The same after a 0xFF byte (guest-sync-delimited).
@@ -55,14 +55,14 @@ pub enum Answer {
 }
 
 /// Result of a handler.
-pub type CommandResult = Result<Answer, CommandError>;
+pub(crate) type CommandResult = Result<Answer, CommandError>;
 
 /// A handler in progress.
-pub type CommandFuture<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
+pub(crate) type CommandFuture<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
 
 /// How a command runs.
 #[derive(Clone, Copy)]
-pub enum Handler {
+pub(crate) enum Handler {
     /// Within the session's task; must not block.
     Now(fn(&mut Context, Dict) -> CommandResult),
     /// Awaited; signals are handled meanwhile.
@@ -347,7 +347,7 @@ mod tests {
     #[test]
     fn every_command_is_tested_over_the_wire_and_our_own_are_in_compat() {
         let tests = tests_of("integration") + &tests_of("compliance/cases");
-        let compat = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/COMPAT.md");
+        let compat = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/COMPAT.md");
         let compat = std::fs::read_to_string(compat).unwrap();
         for Command { name, .. } in all() {
             assert!(
@@ -357,7 +357,7 @@ mod tests {
             );
             assert!(
                 !name.starts_with("x-") || compat.contains(&format!("`{name}`")),
-                "tests/COMPAT.md does not mention {name}: add a row, as the original does not have it"
+                "docs/COMPAT.md does not mention {name}: add a row, as the original does not have it"
             );
         }
     }

@@ -37,7 +37,7 @@ pub fn encode(bytes: &[u8]) -> String {
 }
 
 /// Appends [`encode`] of `bytes`. Data may be encoded in pieces if the length of each but the last is a multiple of 3.
-pub fn encode_onto(text: &mut String, bytes: &[u8]) {
+pub(crate) fn encode_onto(text: &mut String, bytes: &[u8]) {
     // By way of a piece of stack: a string grows faster by the slice than by the character.
     let mut digits = [b'='; 4 * 256];
     for piece in bytes.chunks(3 * 256) {

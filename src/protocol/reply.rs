@@ -8,7 +8,7 @@ use super::output::{write_string, write_value};
 use super::value::Value;
 
 /// The byte before the reply to a guest-sync-delimited: a client skips everything up to it.
-pub const SENTINEL: u8 = 0xFF;
+pub(crate) const SENTINEL: u8 = 0xFF;
 
 /// Appends one reply line with its line feed. `id` is the request's, whatever its type; with `sentinel` the line begins
 /// with [`SENTINEL`].

@@ -15,7 +15,7 @@ use super::value::{Dict, Value};
 ///
 /// Any other type (a map, a variant with data) is a defect of the caller: debug builds stop there, release builds answer
 /// `null`, because an agent that ends cannot thaw.
-pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
+pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
     let value = value.serialize(Serializer);
     debug_assert!(value.is_ok(), "not a reply: {value:?}");
     value.unwrap_or_default().unwrap_or_default()

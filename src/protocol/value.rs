@@ -4,7 +4,7 @@
 //! while ours keep the insertion order, on which the wire's order of members depends ([`Dict::wire_order`]).
 
 pub use super::dict::Dict;
-pub use super::ser::to_value;
+pub(crate) use super::ser::to_value;
 
 /// One JSON value.
 #[derive(Debug, Clone, PartialEq, Default)]

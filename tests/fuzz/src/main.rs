@@ -102,6 +102,7 @@ struct Nested {
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(dead_code)]
 enum Mode {
     None,
     Stdout,

@@ -85,3 +85,40 @@ fn counted(result: Result<u64, crate::freeze::FreezeError>) -> CommandResult {
         Err(error) => Err(CommandError::generic(error.0)),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::reply_line;
+    use crate::hooks::{HookRecord, HookStatus, Phase, Verdict};
+    use std::time::SystemTime;
+
+    /// The report is also a file, read and written by serde_json: its types have to be those of a reply, too.
+    #[test]
+    fn a_report_with_every_status_of_a_hook_is_a_reply() {
+        let mut report = Report::begin(SystemTime::UNIX_EPOCH);
+        let not_run = HookStatus::NotRun {
+            status: 126,
+            reason: "r".into(),
+        };
+        for status in [
+            HookStatus::Exited(3),
+            HookStatus::Signaled(9),
+            not_run,
+            HookStatus::Skipped("s".into()),
+            HookStatus::TimedOut,
+            HookStatus::Cancelled,
+        ] {
+            let mut record = HookRecord::new("/h".into(), Phase::Freeze, status);
+            record.elapsed = 0.5;
+            record.verdict = Some(Verdict::Failure);
+            report.hooks.push(record);
+        }
+        let line = reply_line(Reports {
+            reports: vec![report.clone()],
+        });
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let file = serde_json::to_value(&report).unwrap();
+        assert_eq!(line["return"]["reports"][0]["hooks"], file["hooks"]);
+    }
+}

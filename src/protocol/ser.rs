@@ -11,10 +11,10 @@ use serde::ser::{self, Impossible, Serialize};
 
 use super::value::{Dict, Value};
 
-/// The value of a reply: a struct, a unit variant, a number, a text, a list or a tuple of them.
+/// The value of a reply: structs, variants, numbers, texts, lists and tuples.
 ///
-/// Any other type (a map, a variant with data) is a defect of the caller: debug builds stop there, release builds answer
-/// `null`, because an agent that ends cannot thaw.
+/// Any other type (a map) is a defect of the caller: debug builds stop there, release builds answer `null`, because an
+/// agent that ends cannot thaw.
 pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
     let value = value.serialize(Serializer);
     debug_assert!(value.is_ok(), "not a reply: {value:?}");
@@ -49,6 +49,22 @@ fn present(value: impl Into<Value>) -> Serialized {
     Ok(Some(value.into()))
 }
 
+/// `{"exited": 3}`: the hooks of a report have such a status.
+fn variant_with(variant: &'static str, value: Value) -> Serialized {
+    present([(variant, value)].into_iter().collect::<Dict>())
+}
+
+fn insert<T: Serialize + ?Sized>(
+    members: &mut Dict,
+    name: &'static str,
+    value: &T,
+) -> Result<(), Error> {
+    if let Some(value) = value.serialize(Serializer)? {
+        members.insert(name, value);
+    }
+    Ok(())
+}
+
 struct Serializer;
 
 type NotInReplies = Impossible<Option<Value>, Error>;
@@ -62,7 +78,7 @@ impl ser::Serializer for Serializer {
     type SerializeTupleVariant = NotInReplies;
     type SerializeMap = NotInReplies;
     type SerializeStruct = Members;
-    type SerializeStructVariant = NotInReplies;
+    type SerializeStructVariant = VariantMembers;
 
     fn serialize_bool(self, v: bool) -> Serialized {
         present(v)
@@ -152,10 +168,10 @@ impl ser::Serializer for Serializer {
         self,
         _: &'static str,
         _: u32,
-        _: &'static str,
-        _: &T,
+        variant: &'static str,
+        value: &T,
     ) -> Serialized {
-        unsupported("a variant with data")
+        variant_with(variant, value.serialize(self)?.unwrap_or_default())
     }
 
     fn serialize_seq(self, length: Option<usize>) -> Result<List, Error> {
@@ -177,7 +193,7 @@ impl ser::Serializer for Serializer {
         _: &'static str,
         _: usize,
     ) -> Result<NotInReplies, Error> {
-        unsupported("a variant with data")
+        unsupported("a tuple variant")
     }
 
     fn serialize_map(self, _: Option<usize>) -> Result<NotInReplies, Error> {
@@ -192,10 +208,10 @@ impl ser::Serializer for Serializer {
         self,
         _: &'static str,
         _: u32,
-        _: &'static str,
-        _: usize,
-    ) -> Result<NotInReplies, Error> {
-        unsupported("a variant with data")
+        variant: &'static str,
+        length: usize,
+    ) -> Result<VariantMembers, Error> {
+        Ok(VariantMembers(variant, Dict::with_capacity(length)))
     }
 }
 
@@ -241,14 +257,30 @@ impl ser::SerializeStruct for Members {
         name: &'static str,
         value: &T,
     ) -> Result<(), Error> {
-        if let Some(value) = value.serialize(Serializer)? {
-            self.0.insert(name, value);
-        }
-        Ok(())
+        insert(&mut self.0, name, value)
     }
 
     fn end(self) -> Serialized {
         present(self.0)
+    }
+}
+
+struct VariantMembers(&'static str, Dict);
+
+impl ser::SerializeStructVariant for VariantMembers {
+    type Ok = Option<Value>;
+    type Error = Error;
+
+    fn serialize_field<T: Serialize + ?Sized>(
+        &mut self,
+        name: &'static str,
+        value: &T,
+    ) -> Result<(), Error> {
+        insert(&mut self.1, name, value)
+    }
+
+    fn end(self) -> Serialized {
+        variant_with(self.0, self.1.into())
     }
 }
 
@@ -279,6 +311,7 @@ mod tests {
     enum Bus {
         UsbStick,
         Other(u8),
+        Named { left: Option<u8>, right: u8 },
     }
 
     #[derive(Serialize)]
@@ -313,6 +346,12 @@ mod tests {
         assert_eq!(shown(&()), "{}");
         assert_eq!(shown(&Nothing {}), "{}");
         assert_eq!(shown(&Bus::UsbStick), r#""usb-stick""#);
+        assert_eq!(shown(&Bus::Other(1)), r#"{"other": 1}"#);
+        let named = Bus::Named {
+            left: None,
+            right: 2,
+        };
+        assert_eq!(shown(&named), r#"{"named": {"right": 2}}"#);
         assert_eq!(shown(&u64::MAX), "18446744073709551615");
         assert_eq!(shown(&1.5), "1.5");
         assert_eq!(shown(&[1_u8, 2]), "[1, 2]");
@@ -321,8 +360,8 @@ mod tests {
 
     #[test]
     #[cfg(debug_assertions)]
-    #[should_panic(expected = "a variant with data in a reply")]
+    #[should_panic(expected = "a map in a reply")]
     fn a_type_that_no_reply_has_stops_a_debug_build() {
-        to_value(&Bus::Other(1));
+        to_value(&std::collections::BTreeMap::from([("a", 1)]));
     }
 }

@@ -128,8 +128,8 @@ fn dependencies(system: &System, disk: &Path) -> Option<Vec<String>> {
     Some(slaves.iter().filter_map(devnode).collect())
 }
 
-/// The partitions of each disk, by one pass over the directory of all block devices, which has them in the same order as
-/// each disk's own directory.
+/// The partitions of each disk. The directory of all block devices is read once, and has them in the same order as each
+/// disk's own directory.
 fn partitions(system: &System, disks: &[OsString]) -> HashMap<PathBuf, Vec<PathBuf>> {
     let disks: HashSet<&OsString> = disks.iter().collect();
     let mut partitions: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();

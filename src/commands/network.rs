@@ -12,8 +12,8 @@ use serde::Serialize;
 
 use super::{Command, answer, probe_error};
 use crate::probe::System;
-use crate::probe::interfaces::{self, Entry, Interface, ip_text, ipv6_text};
-use crate::probe::netdev::{self, Counters};
+use crate::probe::interfaces::{self, Interface, InterfaceEntry, ip_text, ipv6_text};
+use crate::probe::netdev::{self, LinkCounters};
 use crate::probe::route::{self, Ipv4Route, Ipv6Route};
 use crate::probe::rtnetlink;
 use crate::protocol::arguments::{NoArguments, decode};
@@ -75,12 +75,12 @@ fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError
     Ok(describe(interfaces, &counters))
 }
 
-type InterfacesAndCounters = (Vec<Interface>, HashMap<String, Counters>);
+type InterfacesAndCounters = (Vec<Interface>, HashMap<String, LinkCounters>);
 
 /// Reads links, counters and addresses by netlink.
 fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
-    let links = rtnetlink::parse_counters(&netdevice::link_counters()?);
-    let addresses = rtnetlink::parse_addresses(&netdevice::addresses()?);
+    let links = rtnetlink::parse_counters(&netdevice::read_counters()?);
+    let addresses = rtnetlink::parse_addresses(&netdevice::read_addresses()?);
     let devices = NetDevices::open()?;
     let mut names: HashMap<u32, String> = HashMap::with_capacity(links.len());
     let mut counters = HashMap::with_capacity(links.len());
@@ -94,13 +94,13 @@ fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
         };
         names.insert(index, name.clone());
         counters.insert(name.clone(), counted);
-        entries.push((name, Entry::Link(address)));
+        entries.push((name, InterfaceEntry::Link(address)));
     }
     for found in addresses {
         // An alias (eth0:1) is an interface of its own in the original's reply, and only its label has that name.
         let label = found.label.or_else(|| names.get(&found.index).cloned());
         if let Some(name) = label {
-            entries.push((name, Entry::Address(found.address, found.prefix)));
+            entries.push((name, InterfaceEntry::Address(found.address, found.prefix)));
         }
     }
     Ok((interfaces::group(entries), counters))
@@ -121,7 +121,7 @@ fn read_by_getifaddrs(system: &System) -> Result<InterfacesAndCounters, CommandE
 
 fn describe(
     interfaces: Vec<Interface>,
-    counters: &HashMap<String, Counters>,
+    counters: &HashMap<String, LinkCounters>,
 ) -> Vec<NetworkInterface> {
     let one = |interface: Interface| {
         let with_address = !interface.addresses.is_empty();
@@ -148,8 +148,8 @@ fn format_mac_address([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
-impl From<&Counters> for Statistics {
-    fn from(found: &Counters) -> Self {
+impl From<&LinkCounters> for Statistics {
+    fn from(found: &LinkCounters) -> Self {
         Self {
             rx_bytes: found.rx_bytes,
             rx_packets: found.rx_packets,
@@ -250,11 +250,20 @@ mod tests {
     #[test]
     fn interfaces_on_the_wire() {
         let entries = [
-            ("lo", Entry::Link([0; 6])),
-            ("dummy0", Entry::Link([0xae, 0xc1, 0xc7, 0x4f, 0x54, 0xa6])),
-            ("lo", Entry::Address("127.0.0.1".parse().unwrap(), 8)),
-            ("lo:1", Entry::Address("127.0.0.2".parse().unwrap(), 32)),
-            ("lo", Entry::Address("::1".parse().unwrap(), 128)),
+            ("lo", InterfaceEntry::Link([0; 6])),
+            (
+                "dummy0",
+                InterfaceEntry::Link([0xae, 0xc1, 0xc7, 0x4f, 0x54, 0xa6]),
+            ),
+            (
+                "lo",
+                InterfaceEntry::Address("127.0.0.1".parse().unwrap(), 8),
+            ),
+            (
+                "lo:1",
+                InterfaceEntry::Address("127.0.0.2".parse().unwrap(), 32),
+            ),
+            ("lo", InterfaceEntry::Address("::1".parse().unwrap(), 128)),
         ];
         let interfaces = group(entries.map(|(name, entry)| (name.to_owned(), entry)));
         let counters = netdev::parse(
@@ -290,7 +299,7 @@ mod tests {
         let (quick, quick_counters) = read_by_netlink().unwrap();
         let (plain, plain_counters) = read_by_getifaddrs(&System::host()).unwrap();
         assert_eq!(quick, plain);
-        let names = |counters: &HashMap<String, Counters>| {
+        let names = |counters: &HashMap<String, LinkCounters>| {
             let mut names: Vec<_> = counters.keys().cloned().collect();
             names.sort_unstable();
             names

@@ -140,7 +140,7 @@ impl Account {
     ) -> Result<T, CommandError> {
         let file = KeyFile::new(&self.home, self.identity.uid, self.identity.gid);
         let user = &self.name;
-        identity::with(&self.identity, || job(&file))
+        identity::run_as(&self.identity, || job(&file))
             .map_err(|error| {
                 CommandError::generic(match error {
                     IdentityError::Groups(error) => {
@@ -179,11 +179,15 @@ fn get(account: &Account) -> Result<AuthorizedKeys, CommandError> {
 fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandError> {
     account.with_file(|file| {
         file.make_directory()?;
-        // Also with `reset`: a link or a directory in its place is an error, and must not be replaced.
-        let content = match file.read() {
-            Ok(_) if reset => Vec::new(),
-            Err(error) if error.is_missing() => Vec::new(),
-            content => content?,
+        let content = if reset {
+            // A link or a directory in its place is an error, and must not be replaced.
+            file.check_replaceable()?;
+            Vec::new()
+        } else {
+            match file.read() {
+                Err(error) if error.is_missing() => Vec::new(),
+                content => content?,
+            }
         };
         let mut lines = lines(&content);
         for key in keys {

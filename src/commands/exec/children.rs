@@ -7,7 +7,7 @@
 use super::capture::{Capture, Captured, OutputBudget, write_input};
 use super::launch::Started;
 use crate::protocol::error::CommandError;
-use crate::sys::spawn::{Ended, try_reap};
+use crate::sys::spawn::{WaitStatus, try_reap};
 use crate::sys::strerror;
 use std::collections::HashMap;
 use std::io;
@@ -20,7 +20,7 @@ const MAX_REAP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
 struct ChildRecord {
-    ended: Option<Ended>,
+    ended: Option<WaitStatus>,
     out: Capture,
     err: Capture,
 }
@@ -33,7 +33,7 @@ impl ChildRecord {
         self.ended = try_reap(pid).unwrap_or_else(|error| {
             // Only the agent waits for it, so this does not happen; but a client must not poll indefinitely.
             tracing::error!("cannot wait for child {pid}: {}", strerror(&error));
-            Some(Ended::Exited(-1))
+            Some(WaitStatus::Exited(-1))
         });
     }
 
@@ -104,13 +104,13 @@ impl Children {
 
     /// How the child `pid` ended, as far as its record says.
     #[cfg(test)]
-    pub fn ended(&self, pid: i32) -> Option<Ended> {
+    pub fn ended(&self, pid: i32) -> Option<WaitStatus> {
         lock(&self.records).get(&pid)?.ended
     }
 
     /// The state of the child `pid`: `None` if there is none; `Some(None)` while it runs or any process can still write to
     /// its output; else its end and its output, and the record is removed.
-    pub async fn report(&self, pid: i64) -> Option<Option<(Ended, Captured, Captured)>> {
+    pub async fn report(&self, pid: i64) -> Option<Option<(WaitStatus, Captured, Captured)>> {
         // No child has a number that the kernel cannot have.
         let pid = i32::try_from(pid).ok()?;
         for round in 0.. {

@@ -15,7 +15,7 @@ use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::Dict;
-use crate::sys::spawn::Ended;
+use crate::sys::spawn::WaitStatus;
 use capture::Captured;
 use serde::{Deserialize, Serialize};
 
@@ -126,7 +126,7 @@ fn exec_status(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     })
 }
 
-fn describe_end(ended: Ended, out: Captured, err: Captured) -> ExecStatusReply {
+fn describe_end(ended: WaitStatus, out: Captured, err: Captured) -> ExecStatusReply {
     // An empty stream has no member at all, unless output of it was dropped.
     let data = |captured: &Captured| {
         let present = !captured.data.is_empty();
@@ -138,8 +138,8 @@ fn describe_end(ended: Ended, out: Captured, err: Captured) -> ExecStatusReply {
     let (out_data, out_truncated) = data(&out);
     let (err_data, err_truncated) = data(&err);
     let (exitcode, signal) = match ended {
-        Ended::Exited(code) => (Some(code), None),
-        Ended::Signaled(signal) => (None, Some(signal)),
+        WaitStatus::Exited(code) => (Some(code), None),
+        WaitStatus::Signaled(signal) => (None, Some(signal)),
     };
     ExecStatusReply {
         exited: true,

@@ -17,7 +17,7 @@ use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
-use crate::transport::{Address, Endpoint, OpenError};
+use crate::transport::{Address, ChannelError, Endpoint};
 use nix::fcntl::Flock;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -277,7 +277,7 @@ fn serve(
     if let Err(error) = fds::raise_limit() {
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
     }
-    let signals = process::restore_signals().and_then(|()| agent::hold_back_signals());
+    let signals = process::restore_signals().and_then(|()| agent::block_signals());
     if let Err(error) = signals {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
@@ -341,7 +341,7 @@ fn serve(
 fn serve_forever(
     mut session: Session,
     first: Option<Endpoint>,
-    reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+    reopen: Option<impl Fn() -> Result<Endpoint, ChannelError>>,
     deferred_pidfile: Option<PathBuf>,
 ) -> anyhow::Result<()> {
     let freezer = session.context().freezer.clone();
@@ -370,7 +370,7 @@ async fn hold_pidfile_after_thaw(freezer: Freezer, path: Option<PathBuf>) -> Inf
         freezer.thawed().await;
         match PidFile::create(&path) {
             Ok(pidfile) => held = Some(pidfile),
-            Err(text) => tracing::error!("{text}"),
+            Err(error) => tracing::error!("{error}"),
         }
     }
     let never = std::future::pending().await;
@@ -386,7 +386,7 @@ fn become_daemon(
     pidfile: &mut Option<PidFile>,
 ) -> Result<(), String> {
     if !inherited {
-        *pidfile = Some(PidFile::create(&config.pidfile)?);
+        *pidfile = Some(PidFile::create(&config.pidfile).map_err(|e| e.to_string())?);
     }
     daemon::detach().map_err(|e| format!("cannot become a daemon: {}", strerror(&e)))
 }

@@ -1,7 +1,31 @@
 //! The QEMU guest agent in Rust.
 //!
-//! The tree is built in floors. A floor uses lower floors, never upward, and sideways only where
-//! named here; `tests/layering.rs` holds the imports against this table.
+//! # Where to start reading
+//!
+//! A request takes one path through the modules; a freeze is the longest:
+//!
+//! 1. `main` calls [`app::main`], which parses the command line ([`config`]), opens the channel ([`transport`]), becomes a
+//!    daemon and calls [`agent::run`]. For a subcommand it calls [`tools`] instead.
+//! 2. [`agent`] reads bytes, [`protocol`] makes a request of them, and the dispatcher looks its command up in the table of
+//!    [`commands`], which is where a new command goes.
+//! 3. `guest-fsfreeze-freeze` (src/commands/fsfreeze.rs) calls [`freeze::Freezer`], which hands the request to the thread
+//!    `freeze` and waits.
+//! 4. On that thread [`freeze::engine`] runs the stages one after the other: it starts the guardian, plans
+//!    ([`freeze::plan`]), has the hooks called, plans again, and freezes; at the thaw the reverse. This is the code that must
+//!    not fail, so it makes no system call itself: it acts through the trait [`freeze::ops`], implemented by `LinuxOps` for the
+//!    kernel and by the simulator for the tests, which make every step fail in turn.
+//! 5. [`hooks`] is the program `qga-hook` between agent and hooks: it discovers the hooks of this and other backup systems,
+//!    runs them in order, and keeps the journal of which must still be thawed.
+//! 6. [`freeze::guardian`] is a process of its own that thaws if the agent dies, hangs or is stopped.
+//!
+//! docs/architecture.md has the same path by process and time, with every failure; docs/glossary.md has the terms. Two rules
+//! explain most of what looks odd: between the first FIFREEZE and the last FITHAW the agent writes to no filesystem and no
+//! log and needs no new memory; and every hook that was started for a freeze is called exactly once for the thaw.
+//!
+//! # Floors
+//!
+//! A module imports from lower floors, and from its own floor only where the table says so; `tests/layering.rs` checks the
+//! imports against it.
 //!
 //! | floor | module | lives there |
 //! |---|---|---|
@@ -32,7 +56,7 @@
 pub const AUDIT: &str = "audit";
 
 pub mod adapters;
-pub mod agent;
+pub(crate) mod agent;
 pub mod app;
 pub(crate) mod child;
 pub mod commands;
@@ -46,10 +70,10 @@ pub mod keyfile;
 pub(crate) mod logging;
 pub mod probe;
 pub mod protocol;
-pub mod state;
+pub(crate) mod state;
 pub mod sys;
 pub mod tools;
-pub mod transport;
+pub(crate) mod transport;
 pub mod version;
 
 #[cfg(test)]

@@ -1,11 +1,14 @@
-//! From a request to its answer: which command, whether it may run, and running it.
+//! From a request to its result. Floor 5.
+//!
+//! Finds the command, checks that it may run, and runs it. `session` calls it for each well-formed request. A blocked
+//! command is refused before its arguments are looked at, as in the original.
 
 use crate::commands::{self, CommandResult, Context, Handler};
 use crate::protocol::error::CommandError;
 use crate::protocol::request::Request;
 
-/// Carries out a well-formed request.
-pub async fn dispatch(context: &mut Context, request: Request) -> CommandResult {
+/// Runs a well-formed request.
+pub(super) async fn dispatch(context: &mut Context, request: Request) -> CommandResult {
     let Some(command) = commands::find(&request.execute) else {
         return Err(CommandError::not_found(&request.execute));
     };

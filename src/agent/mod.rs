@@ -1,12 +1,15 @@
-//! Floor 5: the agent at work: requests come in on a channel, one after the other, and each gets
-//! its answer before the next byte is looked at.
+//! Floor 5: the agent's service: requests come in on a channel and run one after the other.
+//!
+//! `app` opens the first channel, forks, and calls [`run`]. [`run`] serves one channel after the other (`service`); on each,
+//! `session` cuts bytes into requests, `dispatch` runs the command of each, and `stop` says when the agent may exit. All of
+//! it is one task on one thread: what may block runs on the threads of [`crate::deadline`].
 
 mod dispatch;
-pub mod pidfile;
+pub(crate) mod pidfile;
 mod service;
 mod session;
 mod stop;
 
-pub use service::run;
-pub use session::Session;
-pub use stop::block_signals as hold_back_signals;
+pub(crate) use service::run;
+pub(crate) use session::Session;
+pub(crate) use stop::block_signals;

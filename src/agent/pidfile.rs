@@ -1,56 +1,85 @@
-//! The pid file of a daemon: created 0600, held open under a lock for the daemon's life.
+//! The pid file of a daemon. Floor 5.
+//!
+//! It is created with mode 0600 and held open under a lock as long as the daemon runs, so that a second agent with the
+//! same file does not start; a file without a lock is left from a crash and is used again. `app` creates it after the fork,
+//! because a lock of fcntl(2) does not pass to a child.
 
 use crate::sys::strerror;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
+use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// A locked pid file; dropped, it is removed.
 #[derive(Debug)]
-pub struct PidFile {
+pub(crate) struct PidFile {
     path: PathBuf,
     _lock: File,
 }
 
+/// Why there is no pid file.
+#[derive(Debug)]
+pub(crate) enum PidFileError {
+    Create(PathBuf, io::Error),
+    Lock(PathBuf, io::Error),
+    Stat(io::Error),
+    Truncate(io::Error),
+    Write(io::Error),
+}
+
+/// The original's texts, which scripts of operators may know.
+impl fmt::Display for PidFileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Create(path, e) => {
+                write!(f, "Could not create '{}': {}", path.display(), strerror(e))
+            }
+            Self::Lock(path, e) => write!(
+                f,
+                "Cannot lock pid file: {} ({} belongs to a running agent)",
+                strerror(e),
+                path.display()
+            ),
+            Self::Stat(e) => write!(f, "Cannot stat file: {}", strerror(e)),
+            Self::Truncate(e) => write!(f, "Failed to truncate pid file: {}", strerror(e)),
+            Self::Write(e) => write!(f, "Failed to write pid file: {}", strerror(e)),
+        }
+    }
+}
+
+impl std::error::Error for PidFileError {}
+
 impl PidFile {
-    /// Makes and locks the file, and writes this process's id.
+    /// Creates and locks the file, and writes this process's id.
     ///
     /// # Errors
-    /// One line: another instance holds the lock, or the file cannot be made or written.
-    pub fn create(path: &Path) -> Result<Self, String> {
+    /// Another instance holds the lock, or the file cannot be created or written.
+    pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
         loop {
             let mut file = OpenOptions::new()
                 .read(true)
                 .write(true)
                 .create(true)
+                // Not before the lock is held: the file may be a running agent's.
                 .truncate(false)
                 .mode(0o600)
                 .custom_flags(libc::O_NOFOLLOW)
                 .open(path)
-                .map_err(|e| format!("Could not create '{}': {}", path.display(), strerror(&e)))?;
-            lock(&file).map_err(|e| {
-                format!(
-                    "Cannot lock pid file: {} ({} belongs to a running agent)",
-                    strerror(&e.into()),
-                    path.display()
-                )
-            })?;
-            // Between open and lock an ending instance may have removed the file it had locked.
-            let ours = file
-                .metadata()
-                .map_err(|e| format!("Cannot stat file: {}", strerror(&e)))?;
+                .map_err(|e| PidFileError::Create(path.to_owned(), e))?;
+            lock(&file).map_err(|e| PidFileError::Lock(path.to_owned(), e.into()))?;
+            // An agent that ends may have removed the file between open and lock: then this is a lock on a file without
+            // a name, and the next agent would get one of its own.
+            let ours = file.metadata().map_err(PidFileError::Stat)?;
             match std::fs::metadata(path) {
-                Ok(there) if there.ino() == ours.ino() && there.dev() == ours.dev() => {}
+                Ok(named) if named.ino() == ours.ino() && named.dev() == ours.dev() => {}
                 _ => continue,
             }
-            file.set_len(0)
-                .map_err(|e| format!("Failed to truncate pid file: {}", strerror(&e)))?;
-            writeln!(file, "{}", std::process::id())
-                .map_err(|e| format!("Failed to write pid file: {}", strerror(&e)))?;
+            file.set_len(0).map_err(PidFileError::Truncate)?;
+            writeln!(file, "{}", std::process::id()).map_err(PidFileError::Write)?;
             return Ok(Self {
                 path: path.to_owned(),
                 _lock: file,
@@ -71,6 +100,7 @@ impl Drop for PidFile {
     }
 }
 
+/// A lock of fcntl(2): it ends with the process, whatever descriptors its children keep.
 fn lock(file: &File) -> Result<(), Errno> {
     let whole_file = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
@@ -97,6 +127,7 @@ mod tests {
         drop(file);
         assert!(!path.exists());
         let missing = PidFile::create(&dir.path().join("none/pid")).unwrap_err();
+        let missing = missing.to_string();
         assert!(
             missing.ends_with("none/pid': No such file or directory"),
             "{missing}"

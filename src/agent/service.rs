@@ -1,26 +1,30 @@
-//! The agent's life: channel after channel until it is asked to stop.
+//! The agent's main loop. Floor 5.
+//!
+//! Serves one channel after the other until the agent is to exit, or, without `--retry-path`, until the channel is lost.
+//! `app` calls [`run`] once, inside the runtime. Whatever ends the loop, nothing stays frozen behind it: either the freezer
+//! ends the freeze here, or the guardian does.
 
 use super::session::{Session, SessionEnd, serve};
-use super::stop::Stop;
+use super::stop::StopSignals;
 use crate::sys::strerror;
-use crate::transport::{Endpoint, OpenError};
+use crate::transport::{ChannelError, Endpoint};
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// Pause before a lost channel is opened again.
+/// Pause before a lost channel is opened again: long enough that a device that is gone costs nothing.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Serves `first`, and with `reopen` every channel that it gives after one is lost.
+/// Serves `first`, and after it is lost the channels that `reopen` opens, if given.
 ///
 /// # Errors
 /// The runtime cannot watch the channel or the signals.
-pub async fn run(
+pub(crate) async fn run(
     mut session: Session,
     first: Option<Endpoint>,
-    reopen: Option<impl Fn() -> Result<Endpoint, OpenError>>,
+    reopen: Option<impl Fn() -> Result<Endpoint, ChannelError>>,
 ) -> anyhow::Result<()> {
-    let mut stop = Stop::new().context("cannot handle signals")?;
-    // One that an earlier agent left.
+    let mut stop = StopSignals::new().context("cannot handle signals")?;
+    // A freeze that an earlier agent left goes on until the thaw or its hold limit.
     session.context().freezer.check_hold();
     let mut next = first;
     loop {
@@ -35,25 +39,27 @@ pub async fn run(
         }
         let Some(reopen) = &reopen else { break };
         tracing::warn!(
-            "the channel is lost; it is opened again in {} s",
+            "lost the channel; opening it again in {} s",
             REOPEN_INTERVAL.as_secs()
         );
         let freezer = session.context().freezer.clone();
         tokio::select! {
             () = tokio::time::sleep(REOPEN_INTERVAL) => {}
-            () = stop.requested(&freezer) => return Ok(()),
+            () = stop.wait_for_exit(&freezer) => return Ok(()),
         }
         match reopen() {
             Ok(endpoint) => next = Some(endpoint),
             Err(error) => tracing::error!("{error}"),
         }
     }
-    // Nobody can ask for the thaw any more.
+    // Without a channel no host can ask for the thaw.
     let freezer = session.context().freezer.clone();
     if freezer.is_frozen() {
         if let Err(error) = freezer.end_early("the host's channel is gone").await {
-            tracing::error!("failed to clean up frozen filesystems: {error}");
-            tracing::info!(target: crate::AUDIT, "failed to clean up frozen filesystems: {error}");
+            let text =
+                format!("failed to clean up frozen filesystems: {error}; run \"qemu-ga thaw\"");
+            tracing::error!("{text}");
+            tracing::info!(target: crate::AUDIT, "{text}");
         }
     }
     Ok(())

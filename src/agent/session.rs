@@ -1,7 +1,11 @@
-//! The conversation on one channel.
+//! Requests and replies on one channel. Floor 5.
+//!
+//! Bytes are cut into requests, requests run one after the other, and each reply is written before the next request
+//! starts. Only a guest-sync may be answered while another request runs, if that request is interruptible. A reply goes to
+//! the client that asked, or to nobody. `service` calls [`serve`] for each channel with the same [`Session`].
 
 use super::dispatch::dispatch;
-use super::stop::Stop;
+use super::stop::StopSignals;
 use crate::commands::{self, Answer, CommandResult, Context};
 use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
@@ -13,33 +17,33 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-/// Bytes taken from the channel at a time.
+/// Bytes read from the channel at a time.
 const READ_SIZE: usize = 4096;
 
 /// A reply longer than this does not keep its buffer.
 const MAX_KEPT_REPLY_BYTES: usize = 64 * 1024;
 
-/// After more bytes than this, both ways, the heap is given back once the channel rests.
+/// After more bytes than this, both ways, the heap is given back when the channel is quiet: the agent is idle for most of
+/// its life, and its idle memory is a budget.
 const LARGE_REQUEST_BYTES: usize = 1 << 20;
 
-/// A silence of the host's that ends a burst of requests.
+/// How long the channel must be quiet before the heap is given back: not between the pieces of one large transfer.
 const IDLE_DELAY: Duration = Duration::from_secs(1);
 
-/// Requests that may wait while one is carried out; the channel is not read beyond.
+/// Requests that may wait while one runs; the channel is not read beyond that.
 const MAX_QUEUED_REQUESTS: usize = 32;
 
-/// A request that waits for its turn.
+/// A request that waits until the ones before it are done.
 struct QueuedRequest {
     event: Event,
     /// The client that sent it ([`Channel::generation`]); no other gets the answer.
     client: u64,
-    /// The client has given it up: it is carried out, but not answered.
-    muted: bool,
+    /// The client gave up waiting for it: it runs, but is not answered.
+    discard_reply: bool,
 }
 
-/// What outlives a lost channel: the parser's state, requests not looked at yet, and the commands'
-/// context.
-pub struct Session {
+/// What outlives a lost channel: the parser's state, queued requests, and the commands' context.
+pub(crate) struct Session {
     framer: Framer,
     inbox: VecDeque<QueuedRequest>,
     /// Bytes both ways since the heap was last given back.
@@ -48,8 +52,7 @@ pub struct Session {
 }
 
 impl Session {
-    /// A fresh conversation.
-    pub fn new(context: Context) -> Self {
+    pub(crate) fn new(context: Context) -> Self {
         Self {
             framer: Framer::default(),
             inbox: VecDeque::new(),
@@ -58,13 +61,12 @@ impl Session {
         }
     }
 
-    /// What the commands work on.
-    pub fn context(&mut self) -> &mut Context {
+    pub(crate) fn context(&mut self) -> &mut Context {
         &mut self.context
     }
 }
 
-/// Cuts bytes into requests.
+/// Cuts bytes into requests and appends them to the queue.
 fn enqueue(
     framer: &mut Framer,
     inbox: &mut VecDeque<QueuedRequest>,
@@ -76,29 +78,34 @@ fn enqueue(
         inbox.push_back(QueuedRequest {
             event,
             client,
-            muted: false,
+            discard_reply: false,
         });
     }
 }
 
-/// Appends the line that answers a request.
-fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, outcome: CommandResult) {
-    match outcome {
+/// Appends the reply line to a request.
+fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, result: CommandResult) {
+    match result {
         Ok(Answer::Value(value)) => reply::write(out, id, Ok(&value), false),
         Ok(Answer::Delimited(value)) => reply::write(out, id, Ok(&value), true),
-        Ok(Answer::Silence) => {}
+        Ok(Answer::NoReply) => {}
         Err(error) => reply::write(out, id, Err(&error), false),
     }
 }
 
-/// Carries out a request and appends its answer. While a request that gives way is at work, a
-/// guest-sync that arrives is answered at once: it means that the client has given up, so the
-/// answer to the request itself is dropped; its outcome stays in status and report.
-async fn answer(
+/// Runs a request and appends its reply.
+///
+/// While an interruptible request runs, a guest-sync that arrives is answered at once. libvirt and others send it after
+/// a timeout, to find out whether the agent lives; so the client no longer waits, and the reply to the request itself is
+/// dropped. Its result stays in status and report.
+///
+/// # Errors
+/// The channel was lost while the request ran.
+async fn run_request(
     session: &mut Session,
     request: Request,
     channel: &mut Channel,
-    stop: &mut Stop,
+    stop: &mut StopSignals,
     buffer: &mut [u8],
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
@@ -110,17 +117,19 @@ async fn answer(
     } = session;
     let id = request.id.clone();
     let freezer = context.freezer.clone();
-    let gives_way = commands::find(&request.execute).is_some_and(|command| command.interruptible);
-    let mut at_work = Box::pin(dispatch(context, request));
-    if !gives_way {
-        append_reply(out, id.as_ref(), at_work.await);
+    let interruptible =
+        commands::find(&request.execute).is_some_and(|command| command.interruptible);
+    let mut running = Box::pin(dispatch(context, request));
+    if !interruptible {
+        append_reply(out, id.as_ref(), running.await);
         return Ok(());
     }
-    let (mut given_up, mut lost) = (false, None);
-    let outcome = loop {
+    let (mut abandoned, mut lost) = (false, None);
+    let result = loop {
         let read = tokio::select! {
             biased;
-            outcome = &mut at_work => break outcome,
+            result = &mut running => break result,
+            // The signal only ends a freeze that is not complete; the request itself runs to its end.
             () = stop.wait_for_signal(&freezer) => continue,
             read = channel.read_ahead(buffer), if lost.is_none() && inbox.len() < MAX_QUEUED_REQUESTS => read,
         };
@@ -131,35 +140,40 @@ async fn answer(
             }
             Err(error) => lost = Some(error),
         }
-        while let Some(overtaking) = take_sync(inbox) {
-            given_up = true;
-            let reply_id = overtaking.id.clone();
-            append_reply(out, reply_id.as_ref(), commands::sync::reply(overtaking));
+        while let Some(sync) = remove_first_sync(inbox) {
+            abandoned = true;
+            let reply_id = sync.id.clone();
+            append_reply(out, reply_id.as_ref(), commands::sync::reply(sync));
             if let Err(error) = channel.write_all(out).await {
                 tracing::warn!("error writing to channel: {}", strerror(&error));
             }
             out.clear();
         }
     };
-    if given_up {
-        // What it answered may be nobody's business: a file's content.
-        match outcome {
+    if abandoned {
+        // Without the reply itself: it may be the content of a file.
+        match result {
             Ok(_) => {
-                tracing::warn!("the client gave up waiting; the request succeeded all the same")
+                tracing::warn!(
+                    "no reply sent: the client sent guest-sync and so gave up waiting; the command succeeded"
+                )
             }
-            Err(error) => tracing::warn!("the client gave up waiting; the request failed: {error}"),
+            Err(error) => tracing::warn!(
+                "no reply sent: the client sent guest-sync and so gave up waiting; the command failed: {error}"
+            ),
         }
     } else {
-        append_reply(out, id.as_ref(), outcome);
+        append_reply(out, id.as_ref(), result);
     }
     lost.map_or(Ok(()), Err)
 }
 
-/// The first guest-sync that waits. The client has given up what it sent before: that is carried
-/// out in its turn, for it may be a thaw, but not answered.
-fn take_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
-    let as_sync = |waiting: &QueuedRequest| match &waiting.event {
+/// Removes and returns the first guest-sync of the queue. What the client sent before it still runs, because it may be a
+/// thaw, but is not answered.
+fn remove_first_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
+    let parse_sync = |waiting: &QueuedRequest| match &waiting.event {
         Event::Message(value) => Request::from_value(value.clone())
+            // A malformed request gets its error when its turn comes.
             .ok()
             .filter(|request| commands::sync::is_sync(&request.execute)),
         Event::Malformed(_) => None,
@@ -167,78 +181,62 @@ fn take_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
     let (at, sync) = inbox
         .iter()
         .enumerate()
-        .find_map(|(at, waiting)| Some((at, as_sync(waiting)?)))?;
+        .find_map(|(at, waiting)| Some((at, parse_sync(waiting)?)))?;
     inbox.remove(at);
     for waiting in inbox.iter_mut().take(at) {
-        waiting.muted = true;
+        waiting.discard_reply = true;
     }
     Some(sync)
 }
 
-/// Why a conversation ended.
+/// Why [`serve`] returned.
 #[derive(Debug)]
-pub enum SessionEnd {
+pub(super) enum SessionEnd {
     /// The channel is lost.
     Lost(io::Error),
     /// The agent is asked to stop.
     Stopped,
 }
 
-/// Serves `channel` until it is lost, or `stop` says so between two requests.
-pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop) -> SessionEnd {
+/// Serves `channel` until it is lost, or until the agent is to exit and no request runs.
+pub(super) async fn serve(
+    session: &mut Session,
+    channel: &mut Channel,
+    stop: &mut StopSignals,
+) -> SessionEnd {
     let mut buffer = [0; READ_SIZE];
     let mut out = Vec::new();
     let freezer = session.context.freezer.clone();
     loop {
-        let Some(QueuedRequest {
+        let QueuedRequest {
             event,
             client,
-            muted,
-        }) = session.inbox.pop_front()
-        else {
-            let read = tokio::select! {
-                biased;
-                read = channel.read(&mut buffer) => read,
-                () = stop.requested(&freezer) => return SessionEnd::Stopped,
-                () = tokio::time::sleep(IDLE_DELAY), if session.traffic > LARGE_REQUEST_BYTES => {
-                    memory::release_free_heap();
-                    session.traffic = 0;
-                    continue;
-                }
-            };
-            match read {
-                Ok(count) => {
-                    session.traffic += count;
-                    enqueue(
-                        &mut session.framer,
-                        &mut session.inbox,
-                        channel.generation(),
-                        &buffer[..count],
-                    );
-                }
-                Err(error) => return SessionEnd::Lost(error),
-            }
-            continue;
+            discard_reply,
+        } = match next_request(session, channel, stop, &mut buffer).await {
+            Ok(request) => request,
+            Err(end) => return end,
         };
         let request = match event {
             Event::Malformed(error) => Err((None, error)),
             Event::Message(value) => Request::from_value(value),
         };
         let served = match request {
-            Ok(request) => answer(session, request, channel, stop, &mut buffer, &mut out).await,
+            Ok(request) => {
+                run_request(session, request, channel, stop, &mut buffer, &mut out).await
+            }
             Err((id, error)) => {
                 append_reply(&mut out, id.as_ref(), Err(error));
                 Ok(())
             }
         };
-        if muted || client != channel.generation() {
+        if discard_reply || client != channel.generation() {
             out.clear();
         }
         let written = tokio::select! {
             biased;
             written = channel.write_all(&out) => written,
-            // A host that does not take its reply must not keep the agent from leaving.
-            () = stop.requested(&freezer) => return SessionEnd::Stopped,
+            // A host that does not read its reply must not keep the agent from exiting.
+            () = stop.wait_for_exit(&freezer) => return SessionEnd::Stopped,
         };
         if let Err(error) = written {
             tracing::warn!("error writing to channel: {}", strerror(&error));
@@ -249,5 +247,42 @@ pub async fn serve(session: &mut Session, channel: &mut Channel, stop: &mut Stop
         if let Err(error) = served {
             return SessionEnd::Lost(error);
         }
+    }
+}
+
+/// The next request of the queue; reads until there is one.
+///
+/// # Errors
+/// The channel is lost, or the agent is to exit.
+async fn next_request(
+    session: &mut Session,
+    channel: &mut Channel,
+    stop: &mut StopSignals,
+    buffer: &mut [u8],
+) -> Result<QueuedRequest, SessionEnd> {
+    let freezer = session.context.freezer.clone();
+    loop {
+        if let Some(request) = session.inbox.pop_front() {
+            return Ok(request);
+        }
+        let read = tokio::select! {
+            // Bytes that are there are served first: they may be the thaw.
+            biased;
+            read = channel.read(buffer) => read,
+            () = stop.wait_for_exit(&freezer) => return Err(SessionEnd::Stopped),
+            () = tokio::time::sleep(IDLE_DELAY), if session.traffic > LARGE_REQUEST_BYTES => {
+                memory::release_free_heap();
+                session.traffic = 0;
+                continue;
+            }
+        };
+        let count = read.map_err(SessionEnd::Lost)?;
+        session.traffic += count;
+        enqueue(
+            &mut session.framer,
+            &mut session.inbox,
+            channel.generation(),
+            &buffer[..count],
+        );
     }
 }

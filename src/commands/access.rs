@@ -1,4 +1,7 @@
-//! Which commands are allowed: the administrator's lists, and while frozen the fixed one.
+//! Which commands are allowed: the administrator's lists, and while frozen a fixed list. Floor 4.
+//!
+//! The dispatcher asks before each command, and guest-info shows the same answer. The lists come from `--allow-rpcs` and
+//! `--block-rpcs`; the fixed list is [`Command::while_frozen`].
 
 use super::Command;
 use crate::diagnostic::{Diagnostic, did_you_mean};
@@ -32,13 +35,13 @@ pub struct AccessPolicy {
 }
 
 impl AccessPolicy {
-    /// A list without entries does not exist: an empty `allow` allows everything.
+    /// An empty `allow` allows every command.
     pub fn new(allow: Vec<String>, block: Vec<String>) -> Self {
         Self { allow, block }
     }
 
-    /// Whether `command` may run. While frozen the lists do not count, so that nobody can lock
-    /// himself out of the thaw.
+    /// Whether `command` may run. While frozen the lists have no effect: a blocked guest-fsfreeze-thaw would leave the guest
+    /// frozen.
     pub fn allows(&self, command: &Command, frozen: bool) -> bool {
         if frozen {
             return command.while_frozen;

@@ -1,7 +1,8 @@
 //! Floor 4: processors: guest-get-vcpus, guest-set-vcpus, guest-get-cpustats, guest-get-load.
 //!
-//! Only guest-set-vcpus changes anything, in the order of its list and up to the first failure.
-//! Taking a processor away makes the kernel move its work first, so this runs on a thread.
+//! All of it comes from /sys/devices/system/cpu, /proc/stat and getloadavg(3). Only guest-set-vcpus changes anything, in the
+//! order of its list and up to the first failure. To take a processor offline the kernel first moves its tasks and
+//! interrupts away, so this runs on a worker thread.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -11,7 +12,7 @@ use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Context, Waiting, answer, wire, worker};
+use super::{Command, CommandFuture, Context, answer, probe_error, worker};
 use crate::probe::procstat::{self, CpuTicks};
 use crate::probe::{self, System};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -45,7 +46,7 @@ struct LogicalProcessor {
     can_offline: bool,
 }
 
-/// As in a request; whether it can go offline is the guest's to know.
+/// As in a request; `can-offline` is accepted, because clients send back what guest-get-vcpus returned, and ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WantedProcessor {
@@ -60,7 +61,7 @@ struct SetVcpus {
     vcpus: Vec<WantedProcessor>,
 }
 
-fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let SetVcpus { vcpus } = decode(arguments)?;
         answer(
@@ -72,15 +73,16 @@ fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-/// The processors in the order of the directory.
+/// The processors in the order of the directory, as the original lists them.
 ///
 /// # Errors
-/// The directory or one of its files can't be read.
+/// The directory or one of its files cannot be read.
 fn get_vcpus(system: &System) -> Result<Vec<LogicalProcessor>, CommandError> {
     let names = system.names(CPUS.as_ref()).map_err(|error| {
         let reason = strerror(&error.source);
         CommandError::generic(format!("failed to list entries: {CPUS}: {reason}"))
     })?;
+    // Not `cpufreq` or `cpuidle`. A number beyond i64 is not one of the kernel's.
     let id = |name: &std::ffi::OsString| {
         let number = name.to_str()?.strip_prefix("cpu")?;
         let digits = number.bytes().all(|byte| byte.is_ascii_digit());
@@ -89,13 +91,13 @@ fn get_vcpus(system: &System) -> Result<Vec<LogicalProcessor>, CommandError> {
     names
         .iter()
         .filter_map(id)
-        .map(|id| get_one(system, id))
+        .map(|id| read_processor(system, id))
         .collect()
 }
 
-fn get_one(system: &System, logical_id: i64) -> Result<LogicalProcessor, CommandError> {
-    let online = match Switch::open(system, logical_id, false)? {
-        Some(switch) => Some(switch.is_on()?),
+fn read_processor(system: &System, logical_id: i64) -> Result<LogicalProcessor, CommandError> {
+    let online = match OnlineFile::open(system, logical_id, false)? {
+        Some(file) => Some(file.is_online()?),
         None => None,
     };
     Ok(LogicalProcessor {
@@ -105,18 +107,21 @@ fn get_one(system: &System, logical_id: i64) -> Result<LogicalProcessor, Command
     })
 }
 
-/// How many of `wanted`, counted from the first, are now as they should be.
+/// Sets processors until one fails; returns how many are as wanted, as the schema demands.
 ///
 /// # Errors
-/// Not even the first could be done.
+/// The first one failed.
 fn set_vcpus(system: &System, wanted: &[WantedProcessor]) -> Result<u64, CommandError> {
     let mut done = 0;
     for processor in wanted {
-        match set_one(system, processor) {
+        match set_processor(system, processor) {
             Ok(()) => done += 1,
             Err(error) if done == 0 => return Err(error),
             Err(error) => {
-                tracing::warn!("guest-set-vcpus: stopped after {done}: {error}");
+                tracing::warn!(
+                    "guest-set-vcpus: set {done} of {} processors: {error}",
+                    wanted.len()
+                );
                 break;
             }
         }
@@ -124,13 +129,13 @@ fn set_vcpus(system: &System, wanted: &[WantedProcessor]) -> Result<u64, Command
     Ok(done)
 }
 
-fn set_one(system: &System, wanted: &WantedProcessor) -> Result<(), CommandError> {
+fn set_processor(system: &System, wanted: &WantedProcessor) -> Result<(), CommandError> {
     let &WantedProcessor {
         logical_id, online, ..
     } = wanted;
-    match Switch::open(system, logical_id, true)? {
-        Some(switch) if switch.is_on()? == online => Ok(()),
-        Some(switch) => switch.set(online),
+    match OnlineFile::open(system, logical_id, true)? {
+        Some(file) if file.is_online()? == online => Ok(()),
+        Some(file) => file.set_online(online),
         None if online => Ok(()),
         None => Err(CommandError::generic(format!(
             "logical processor #{logical_id} can't be offlined"
@@ -138,23 +143,23 @@ fn set_one(system: &System, wanted: &WantedProcessor) -> Result<(), CommandError
     }
 }
 
-/// The file that says, and sets, whether a processor is online.
-struct Switch {
+/// The file `online` of a processor.
+struct OnlineFile {
     file: File,
     path: String,
 }
 
-impl Switch {
-    /// `None` if the processor has none: it is always online.
+impl OnlineFile {
+    /// `None` if the processor has none: it is always online, as the first one of most machines.
     fn open(system: &System, logical_id: i64, write: bool) -> Result<Option<Self>, CommandError> {
-        // The slashes are part of the original's texts.
+        // Both slashes are in the original's error texts.
         let directory = format!("{CPUS}/cpu{logical_id}/");
         let path = format!("{directory}/online");
         File::options()
             .read(true)
             .custom_flags(libc::O_DIRECTORY)
             .open(system.path(&directory))
-            .map_err(|source| failure("open", &directory, source))?;
+            .map_err(|source| call_error("open", &directory, source))?;
         match OpenOptions::new()
             .read(true)
             .write(write)
@@ -162,38 +167,39 @@ impl Switch {
         {
             Ok(file) => Ok(Some(Self { file, path })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(failure("open", &path, error)),
+            Err(error) => Err(call_error("open", &path, error)),
         }
     }
 
-    fn is_on(&self) -> Result<bool, CommandError> {
+    fn is_online(&self) -> Result<bool, CommandError> {
         let mut state = [0];
         match self.file.read_at(&mut state, 0) {
             Ok(0) => Err(CommandError::generic(format!(
                 "pread(\"{}\"): unexpected EOF",
                 self.path
             ))),
+            // Anything but `0` is online, as in the original.
             Ok(_) => Ok(state != *b"0"),
-            Err(error) => Err(failure("pread", &self.path, error)),
+            Err(error) => Err(call_error("pread", &self.path, error)),
         }
     }
 
-    fn set(&self, on: bool) -> Result<(), CommandError> {
+    fn set_online(&self, online: bool) -> Result<(), CommandError> {
         self.file
-            .write_all_at(if on { b"1" } else { b"0" }, 0)
-            .map_err(|error| failure("pwrite", &self.path, error))
+            .write_all_at(if online { b"1" } else { b"0" }, 0)
+            .map_err(|error| call_error("pwrite", &self.path, error))
     }
 }
 
-fn failure(call: &'static str, path: &str, source: io::Error) -> CommandError {
-    wire(probe::Error {
+fn call_error(call: &'static str, path: &str, source: io::Error) -> CommandError {
+    probe_error(probe::Error {
         call,
         path: path.into(),
         source,
     })
 }
 
-/// Milliseconds of one processor since the start.
+/// Times of one processor since boot, in milliseconds.
 #[derive(Debug, Serialize)]
 struct CpuStats {
     #[serde(rename = "type")]
@@ -212,7 +218,8 @@ struct CpuStats {
 }
 
 fn get_cpustats(system: &System) -> Result<Vec<CpuStats>, CommandError> {
-    let text = system.text("/proc/stat").map_err(wire)?;
+    let text = system.text("/proc/stat").map_err(probe_error)?;
+    // 100 on all common architectures (time(7)), so that is also what to assume if the call fails.
     let rate = sysconf(SysconfVar::CLK_TCK).ok().flatten();
     let rate = rate
         .and_then(|rate| u64::try_from(rate).ok())
@@ -265,7 +272,7 @@ fn get_load() -> Result<LoadAverage, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::told;
+    use crate::commands::reply_line;
     use std::fs;
 
     /// cpu0 without a switch, cpu1 on, cpu2 off.
@@ -297,12 +304,12 @@ mod tests {
     }
 
     #[test]
-    fn processors_and_their_switches() {
+    fn processors_and_their_online_files() {
         let (root, system) = system();
         let mut found = get_vcpus(&system).unwrap();
         found.sort_unstable_by_key(|processor| processor.logical_id);
         assert_eq!(
-            told(found),
+            reply_line(found),
             "{\"return\": [{\"online\": true, \"can-offline\": false, \"logical-id\": 0}, \
              {\"online\": true, \"can-offline\": true, \"logical-id\": 1}, \
              {\"online\": false, \"can-offline\": true, \"logical-id\": 2}]}\n"
@@ -377,7 +384,7 @@ mod tests {
             .map(|ticks| in_milliseconds(ticks, 300))
             .collect();
         assert_eq!(
-            told(found),
+            reply_line(found),
             "{\"return\": [{\"cpu\": 0, \"guestnice\": 33, \"idle\": 10, \"steal\": 26, \
              \"iowait\": 13, \"system\": 6, \"guest\": 30, \"nice\": 3, \"irq\": 16, \
              \"type\": \"linux\", \"user\": 23, \"softirq\": 20}]}\n"
@@ -387,7 +394,7 @@ mod tests {
 
     #[test]
     fn load_has_three_members() {
-        let line = told(get_load().unwrap());
+        let line = reply_line(get_load().unwrap());
         let order = ["\"load15m\": ", "\"load5m\": ", "\"load1m\": "];
         let places = order.map(|member| line.find(member).unwrap());
         assert!(places.is_sorted(), "{line}");

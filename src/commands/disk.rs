@@ -1,7 +1,7 @@
-//! Floor 4: disks and what goes over them: guest-get-disks, guest-get-diskstats.
+//! Floor 4: disks and their counters: guest-get-disks, guest-get-diskstats.
 //!
-//! Read-only. The disks are those of sysfs that have a size and a device node. Only NVMe disks are
-//! opened, to ask the controller for its health, which may take its time; hence the thread.
+//! Read-only. The disks are those of sysfs that have a size and a device node. Only NVMe disks are opened: the controller
+//! is asked for its SMART log. A controller may take seconds to answer, so this runs on a worker thread.
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::{OsStr, OsString};
@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::fs::DiskAddress;
-use super::{Command, answer, wire, worker};
+use super::{Command, answer, probe_error, worker};
 use crate::probe::address::{self, BusType};
 use crate::probe::diskstats::{self, DiskCounters, DiskStats};
 use crate::probe::nvme::{self, SmartLog};
@@ -42,11 +42,11 @@ struct DiskInfo {
     /// Path of the device node.
     name: String,
     partition: bool,
-    /// Device nodes of what it stands on.
+    /// Device nodes of the devices below it.
     dependencies: Option<Vec<String>>,
     /// Only of disks with hardware.
     address: Option<DiskAddress>,
-    /// The name that device mapper knows it by.
+    /// Its name in device mapper.
     alias: Option<String>,
     smart: Option<NvmeSmart>,
 }
@@ -54,7 +54,7 @@ struct DiskInfo {
 /// The disks that have a size, the last of the directory first, each after its partitions.
 ///
 /// # Errors
-/// There is no list of disks.
+/// /sys/block cannot be read.
 fn get_disks(system: &System) -> Result<Vec<DiskInfo>, CommandError> {
     let names = system.names(BLOCK.as_ref()).map_err(|error| {
         let reason = strerror(&error.source);
@@ -63,7 +63,7 @@ fn get_disks(system: &System) -> Result<Vec<DiskInfo>, CommandError> {
     let partitions = partitions(system, &names);
     let mut disks = Vec::new();
     for name in names {
-        // What is no link is no disk; one that was unplugged in this moment can't be resolved.
+        // Not an error: an entry that is no link is no disk, and one that was unplugged meanwhile cannot be resolved.
         if let Ok(disk) = system.sysfs_link(&Path::new(BLOCK).join(name)) {
             if has_size(system, &disk) {
                 let partitions = partitions.get(&disk).map_or(&[][..], Vec::as_slice);
@@ -75,6 +75,7 @@ fn get_disks(system: &System) -> Result<Vec<DiskInfo>, CommandError> {
     Ok(disks)
 }
 
+/// Empty drives and unused loop devices have size 0.
 fn has_size(system: &System, disk: &Path) -> bool {
     let size = system.attribute(&disk.join("size"));
     !matches!(size.trim(), "" | "0")
@@ -86,6 +87,7 @@ fn describe(system: &System, disk: &Path, partitions: &[PathBuf], disks: &mut Ve
     let Some(devnode) = device.devnode else {
         return;
     };
+    // A virtual device (dm, md, loop) has no hardware of its own; guest-get-fsinfo lists that of the disks below.
     let found = (!sysblock::is_virtual(disk))
         .then(|| address::disk_address(system, disk))
         .flatten();
@@ -98,6 +100,7 @@ fn describe(system: &System, disk: &Path, partitions: &[PathBuf], disks: &mut Ve
         dependencies: dependencies(system, disk),
         address: found.map(DiskAddress::from),
         alias: device.dm_name,
+        // The schema has a SMART log for NVMe only.
         smart: if is_nvme {
             smart(&system.path(&devnode))
         } else {
@@ -118,20 +121,20 @@ fn describe(system: &System, disk: &Path, partitions: &[PathBuf], disks: &mut Ve
     }
 }
 
-/// `None` if the device has no such list.
+/// `None` if the device has no list of devices below it, or the list cannot be read: the member is then left out.
 fn dependencies(system: &System, disk: &Path) -> Option<Vec<String>> {
     let slaves = sysblock::slaves_if_listed(system, disk).ok().flatten()?;
     let devnode = |slave: &PathBuf| udev::block_device(system, slave).devnode;
     Some(slaves.iter().filter_map(devnode).collect())
 }
 
-/// The partitions of each disk, in the order of the directory of all block devices, which is also
-/// that of the disk's own: one look for all. Of `disks` it is known that they are none.
+/// The partitions of each disk. The directory of all block devices is read once, and has them in the same order as each
+/// disk's own directory.
 fn partitions(system: &System, disks: &[OsString]) -> HashMap<PathBuf, Vec<PathBuf>> {
     let disks: HashSet<&OsString> = disks.iter().collect();
     let mut partitions: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
     let directory = Path::new("/sys/class/block");
-    // Without it no partition is known.
+    // Without that directory the disks are listed without partitions.
     for name in system.names(directory).unwrap_or_default() {
         if disks.contains(&name) {
             continue;
@@ -160,13 +163,18 @@ fn smart(devnode: &Path) -> Option<NvmeSmart> {
     match log {
         Ok(page) => nvme::parse(&page).map(NvmeSmart::from),
         Err(error) => {
-            tracing::debug!("no health of {}: {}", devnode.display(), strerror(&error));
+            tracing::debug!(
+                "cannot read the SMART log of {}: {}; leaving it out",
+                devnode.display(),
+                strerror(&error)
+            );
             None
         }
     }
 }
 
-/// Each counter of 128 bits in two halves.
+/// The SMART log (NVM Express base specification, "SMART / Health Information"); its counters have 128 bits, so each is
+/// sent in two halves.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct NvmeSmart {
@@ -265,7 +273,7 @@ struct Stats {
 }
 
 fn get_diskstats(system: &System) -> Result<Vec<DiskStatsInfo>, CommandError> {
-    let text = system.text("/proc/diskstats").map_err(wire)?;
+    let text = system.text("/proc/diskstats").map_err(probe_error)?;
     Ok(diskstats::parse(&text)
         .into_iter()
         .map(DiskStatsInfo::from)

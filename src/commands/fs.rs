@@ -1,8 +1,8 @@
 //! Floor 4: filesystems and the disks they are on: guest-get-fsinfo.
 //!
-//! Read-only. The filesystems are those that a freeze would count, the last mounted first. The
-//! cost is linear in the mount table, which is long on container hosts. No filesystem, however
-//! dead, holds up the answer.
+//! Read-only. The filesystems are those that a freeze would count, the last mounted first. The time is linear in the length
+//! of the mount table, which has thousands of lines on container hosts. A filesystem that does not respond delays the
+//! reply by one second at most (`sizes`), and is listed without sizes.
 
 mod sizes;
 
@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::Serialize;
 
-use super::{Command, answer, wire, worker};
+use super::{Command, answer, probe_error, worker};
 use crate::probe::address::{self, CcwAddress, PciAddress};
 use crate::probe::filesystems::Filesystem;
 use crate::probe::{System, sysblock};
@@ -38,9 +38,9 @@ struct FilesystemInfo {
     mountpoint: String,
     #[serde(rename = "type")]
     fstype: String,
-    /// The sizes are absent where the filesystem can't be asked.
+    /// The sizes are left out where statvfs(3) fails or does not return.
     used_bytes: Option<u64>,
-    /// What everybody may fill: without the blocks reserved for root.
+    /// Without the blocks that are reserved for root.
     total_bytes: Option<u64>,
     total_bytes_privileged: Option<u64>,
     disk: Vec<DiskAddress>,
@@ -60,7 +60,7 @@ pub(super) struct DiskAddress {
     ccw_address: Option<CcwController>,
 }
 
-/// All -1 where there is no PCI controller or it is not recognised.
+/// All -1 where there is no PCI controller or it is not recognized.
 #[derive(Debug, Serialize)]
 struct PciController {
     domain: i64,
@@ -131,20 +131,21 @@ impl From<CcwAddress> for CcwController {
 /// The mounted filesystems that have a block device.
 ///
 /// # Errors
-/// The mount table, or sysfs where it has the device, can't be read.
+/// The mount table cannot be read, or sysfs has the device and cannot be read.
 fn get_fsinfo(system: &System) -> Result<Vec<FilesystemInfo>, CommandError> {
     let mounts = system.mounts().map_err(|error| {
         CommandError::generic(format!("cannot read the mount table: {}", strerror(&error)))
     })?;
     let (filesystems, _) = system.block_filesystems(&mounts);
     let path = |filesystem: &Filesystem| system.path(OsStr::from_bytes(&filesystem.mountpoint));
-    let asking = PendingSizes::start(filesystems.iter().rev().map(path).collect());
+    // The filesystems are asked while sysfs is read.
+    let pending = PendingSizes::start(filesystems.iter().rev().map(path).collect());
     let infos = filesystems
         .iter()
         .rev()
         .map(|filesystem| describe(system, filesystem));
     let mut infos = infos.collect::<Result<Vec<_>, _>>()?;
-    for (info, sizes) in infos.iter_mut().zip(asking.answers()) {
+    for (info, sizes) in infos.iter_mut().zip(pending.answers()) {
         info.used_bytes = sizes.map(|sizes| sizes.used);
         info.total_bytes = sizes.map(|sizes| sizes.total);
         info.total_bytes_privileged = sizes.map(|sizes| sizes.privileged);
@@ -154,22 +155,23 @@ fn get_fsinfo(system: &System) -> Result<Vec<FilesystemInfo>, CommandError> {
 
 /// All but the sizes.
 fn describe(system: &System, filesystem: &Filesystem) -> Result<FilesystemInfo, CommandError> {
-    let (name, disk) = match sysblock::sysfs_path(system, filesystem.device()).map_err(wire)? {
-        Some(path) => {
-            let disks = sysblock::hardware(system, &path).map_err(wire)?;
-            let addresses = disks
-                .iter()
-                .filter_map(|disk| address::disk_address(system, disk));
-            (
-                sysblock::name(&path),
-                addresses.map(DiskAddress::from).collect(),
-            )
-        }
-        None => (
-            format!("{}:{}", filesystem.major, filesystem.minor),
-            Vec::new(),
-        ),
-    };
+    let (name, disk) =
+        match sysblock::sysfs_path(system, filesystem.device()).map_err(probe_error)? {
+            Some(path) => {
+                let disks = sysblock::hardware(system, &path).map_err(probe_error)?;
+                let addresses = disks
+                    .iter()
+                    .filter_map(|disk| address::disk_address(system, disk));
+                (
+                    sysblock::name(&path),
+                    addresses.map(DiskAddress::from).collect(),
+                )
+            }
+            None => (
+                format!("{}:{}", filesystem.major, filesystem.minor),
+                Vec::new(),
+            ),
+        };
     Ok(FilesystemInfo {
         name,
         mountpoint: from_os_bytes(&filesystem.mountpoint),
@@ -195,7 +197,7 @@ mod tests {
         (root, system)
     }
 
-    fn told(system: &System) -> String {
+    fn reply_line(system: &System) -> String {
         let mut line = Vec::new();
         let result = get_fsinfo(system).map(|reply| to_value(&reply));
         reply::write(&mut line, None, result.as_ref(), false);
@@ -212,7 +214,7 @@ mod tests {
              32 28 0:5 / /proc rw - proc proc rw\n",
         );
         assert_eq!(
-            told(&system),
+            reply_line(&system),
             "{\"return\": [\
              {\"name\": \"12:34\", \"mountpoint\": \"/gone/\\uFFFD\", \"disk\": [], \"type\": \"xfs\"}, \
              {\"name\": \"loop0\", \"mountpoint\": \"/gone/l\", \"disk\": [], \"type\": \"ext2\"}, \
@@ -230,7 +232,7 @@ mod tests {
             "28 1 254:16 / /gone rw - ext4 /dev/vdb rw\n",
         );
         assert_eq!(
-            told(&system),
+            reply_line(&system),
             "{\"return\": [{\"name\": \"vdb\", \"mountpoint\": \"/gone\", \"disk\": [\
              {\"ccw-address\": {\"cssid\": 0, \"ssid\": 0, \"subchno\": 1, \"devno\": 162}, \
              \"bus-type\": \"virtio\", \"bus\": 0, \"unit\": 0, \
@@ -252,7 +254,7 @@ mod tests {
             0 < used && used < total && total <= privileged,
             "{used} {total} {privileged}"
         );
-        assert!(told(&system).contains("\"total-bytes\": "));
+        assert!(reply_line(&system).contains("\"total-bytes\": "));
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! The freeze family.
+//! Floor 4: guest-fsfreeze-status, -freeze, -freeze-list and -thaw, and x-guest-fsfreeze-report of our own.
+//!
+//! Only the wire's side: arguments, replies and the error texts. The freeze itself is [`crate::freeze`]'s, whose thread
+//! does the work while the session's task waits here and can be interrupted by a guest-sync.
 
-use super::{Command, CommandResult, Context, Waiting, answer};
+use super::{Command, CommandFuture, CommandResult, Context, answer};
 use crate::freeze::report::Report;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -49,7 +52,7 @@ pub(super) const COMMANDS: &[Command] = &[
     .also_frozen(),
 ];
 
-/// The last runs, the newest first; while frozen the run at work before them.
+/// The last runs, the newest first; while frozen the present one leads.
 #[derive(Serialize)]
 struct Reports {
     reports: Vec<Report>,
@@ -60,22 +63,62 @@ struct FreezeList {
     mountpoints: Option<Vec<String>>,
 }
 
-fn freeze_list(context: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn freeze_list(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let FreezeList { mountpoints } = decode(arguments)?;
+        // A mount point may hold any bytes but NUL; the wire's text has them as UTF-8.
         let bytes = |names: Vec<String>| names.iter().map(|n| text::to_os_bytes(n)).collect();
         freeze(context, mountpoints.map(bytes)).await
     })
 }
 
+/// `only` are the mount points to freeze; `None`: all.
 async fn freeze(context: &Context, only: Option<Vec<Vec<u8>>>) -> CommandResult {
     tracing::info!(target: crate::AUDIT, "guest-fsfreeze called");
     counted(context.freezer.freeze(only).await)
 }
 
+/// The number of filesystems as a reply.
 fn counted(result: Result<u64, crate::freeze::FreezeError>) -> CommandResult {
     match result {
         Ok(count) => answer(count),
         Err(error) => Err(CommandError::generic(error.0)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::commands::reply_line;
+    use crate::hooks::{HookRecord, HookStatus, Phase, Verdict};
+    use std::time::SystemTime;
+
+    /// The report is also a file, read and written by serde_json: its types have to be those of a reply, too.
+    #[test]
+    fn a_report_with_every_status_of_a_hook_is_a_reply() {
+        let mut report = Report::begin(SystemTime::UNIX_EPOCH);
+        let not_run = HookStatus::NotRun {
+            status: 126,
+            reason: "r".into(),
+        };
+        for status in [
+            HookStatus::Exited(3),
+            HookStatus::Signaled(9),
+            not_run,
+            HookStatus::Skipped("s".into()),
+            HookStatus::TimedOut,
+            HookStatus::Cancelled,
+        ] {
+            let mut record = HookRecord::new("/h".into(), Phase::Freeze, status);
+            record.elapsed = 0.5;
+            record.verdict = Some(Verdict::Failure);
+            report.hooks.push(record);
+        }
+        let line = reply_line(Reports {
+            reports: vec![report.clone()],
+        });
+        let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let file = serde_json::to_value(&report).unwrap();
+        assert_eq!(line["return"]["reports"][0]["hooks"], file["hooks"]);
     }
 }

@@ -1,9 +1,9 @@
-//! Floor 4: guest-fstrim: free blocks are given back to the disk, and so to the host.
+//! Floor 4: guest-fstrim: FITRIM on every filesystem that a freeze would count, so that the host can free the blocks.
 //!
-//! The filesystems are those that a freeze would count. One that cannot is told as such beside the
-//! others; it never fails the command.
+//! It may take hours on large disks, so it runs on a worker thread and is interruptible. A filesystem that cannot be
+//! trimmed has its error in the reply; it does not fail the command.
 
-use super::{Command, Waiting, answer, worker};
+use super::{Command, CommandFuture, answer, worker};
 use crate::deadline::Pool;
 use crate::probe::System;
 use crate::probe::mount_root::MountRoot;
@@ -21,7 +21,7 @@ use std::time::Duration;
 pub(super) const COMMANDS: &[Command] =
     &[Command::later(18, "guest-fstrim", |_, arguments| fstrim(arguments)).interruptible()];
 
-/// For the way to one filesystem, which may lead over a dead one.
+/// For the open of one mount point: its path may cross a network filesystem that does not respond.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
@@ -30,31 +30,31 @@ struct Fstrim {
 }
 
 #[derive(Debug, Serialize)]
-struct Report {
-    paths: Vec<Trim>,
+struct TrimReply {
+    paths: Vec<TrimmedFilesystem>,
 }
 
 /// One filesystem.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Trim {
+struct TrimmedFilesystem {
     path: String,
-    /// Bytes; an `int` of the schema, as the next.
+    /// Bytes; the schema's `int` is signed, as is the next.
     trimmed: Option<i64>,
     minimum: Option<i64>,
     error: Option<String>,
 }
 
-fn fstrim(arguments: Dict) -> Waiting<'static> {
+fn fstrim(arguments: Dict) -> CommandFuture<'static> {
     Box::pin(async move {
         let Fstrim { minimum } = decode(arguments)?;
         tracing::info!(target: crate::AUDIT, "guest-fstrim called");
-        // A negative number is a huge one, which most filesystems refuse.
+        // As in the original, a negative number becomes a huge one, which most filesystems refuse.
         let minimum = minimum.unwrap_or(0) as u64;
         let report = worker::run(worker::FSTRIM_TIMEOUT, move || {
             let pool = Pool::default();
             trim_all(&System::host(), &|root| {
                 let file = pool.run_one(Some(OPEN_TIMEOUT), drop, || root.open());
-                trim(file.map_err(Failure::Open)?, minimum).map_err(Failure::Trim)
+                trim(file.map_err(TrimError::Open)?, minimum).map_err(TrimError::Trim)
             })
         });
         answer(report.await?)
@@ -62,49 +62,50 @@ fn fstrim(arguments: Dict) -> Waiting<'static> {
 }
 
 #[derive(Debug)]
-enum Failure {
+enum TrimError {
     Open(io::Error),
     Trim(io::Error),
 }
 
-/// The last mounted filesystem comes first.
+/// Trims one filesystem after the other; the reply has the last mounted one first.
 fn trim_all(
     system: &System,
-    trim: &dyn Fn(MountRoot) -> Result<Trimmed, Failure>,
-) -> Result<Report, CommandError> {
+    trim: &dyn Fn(MountRoot) -> Result<Trimmed, TrimError>,
+) -> Result<TrimReply, CommandError> {
     let mounts = system.mounts().map_err(|e| {
         CommandError::generic(format!("cannot read the mount table: {}", strerror(&e)))
     })?;
     let (filesystems, _) = system.block_filesystems(&mounts);
-    let mut paths: Vec<Trim> = filesystems
+    let mut paths: Vec<TrimmedFilesystem> = filesystems
         .iter()
         .map(|filesystem| {
             let root = MountRoot::of(&mounts, filesystem, &filesystem.mountpoint);
-            outcome(&filesystem.mountpoint, trim(root))
+            describe(&filesystem.mountpoint, trim(root))
         })
         .collect();
     paths.reverse();
-    Ok(Report { paths })
+    Ok(TrimReply { paths })
 }
 
-fn outcome(path: &[u8], result: Result<Trimmed, Failure>) -> Trim {
+fn describe(path: &[u8], result: Result<Trimmed, TrimError>) -> TrimmedFilesystem {
     let path = from_os_bytes(path);
     let error = match result {
         Ok(Trimmed { bytes, minimum }) => {
-            return Trim {
+            return TrimmedFilesystem {
                 path,
                 trimmed: Some(bytes as i64),
                 minimum: Some(minimum as i64),
                 error: None,
             };
         }
-        Err(Failure::Open(e)) => format!("failed to open: {}", strerror(&e)),
-        Err(Failure::Trim(e)) => match e.raw_os_error() {
+        Err(TrimError::Open(e)) => format!("failed to open: {}", strerror(&e)),
+        Err(TrimError::Trim(e)) => match e.raw_os_error() {
+            // ENOTTY: the filesystem has no such ioctl; EOPNOTSUPP: its device cannot discard.
             Some(libc::ENOTTY | libc::EOPNOTSUPP) => "trim not supported".to_owned(),
             _ => format!("failed to trim: {}", strerror(&e)),
         },
     };
-    Trim {
+    TrimmedFilesystem {
         path,
         trimmed: None,
         minimum: None,
@@ -143,10 +144,10 @@ mod tests {
                 bytes: 4096,
                 minimum: 512,
             }),
-            b"/odd one" => Err(Failure::Trim(error(libc::EINVAL))),
-            b"/gone" => Err(Failure::Open(error(libc::ENOENT))),
-            b"/old" => Err(Failure::Trim(error(libc::ENOTTY))),
-            _ => Err(Failure::Trim(error(libc::EOPNOTSUPP))),
+            b"/odd one" => Err(TrimError::Trim(error(libc::EINVAL))),
+            b"/gone" => Err(TrimError::Open(error(libc::ENOENT))),
+            b"/old" => Err(TrimError::Trim(error(libc::ENOTTY))),
+            _ => Err(TrimError::Trim(error(libc::EOPNOTSUPP))),
         });
         let mut line = Vec::new();
         reply::write(&mut line, None, Ok(&to_value(&report.unwrap())), false);

@@ -1,6 +1,7 @@
-//! Floor 4: what the guest is: guest-get-host-name, guest-get-osinfo.
+//! Floor 4: the name and system of the guest: guest-get-host-name, guest-get-osinfo.
 //!
-//! Read-only, and read anew at each call: names change while the agent runs.
+//! Read-only. Nothing is cached, because names and os-release change while the agent runs (a distribution upgrade does not
+//! restart it). os-release has the keys of os-release(5).
 
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -44,7 +45,7 @@ fn get_host_name() -> Result<HostName, CommandError> {
     })
 }
 
-/// The kernel and the distribution; what is not known is left out.
+/// Kernel and distribution; what is unknown is left out.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct OsInfo {
@@ -62,6 +63,7 @@ struct OsInfo {
 
 fn get_osinfo(system: &System, override_path: Option<&Path>) -> OsInfo {
     let distribution = osrelease::read(system, override_path);
+    // uname(2) fails only for a bad pointer; the members would be left out.
     let kernel = uname().ok();
     let kernel = kernel.as_ref();
     OsInfo {
@@ -84,7 +86,7 @@ mod tests {
     use crate::protocol::{reply, value::to_value};
     use std::fs;
 
-    fn told(reply: impl Serialize) -> String {
+    fn reply_line(reply: impl Serialize) -> String {
         let mut line = Vec::new();
         reply::write(&mut line, None, Ok(&to_value(&reply)), false);
         String::from_utf8(line).unwrap()
@@ -97,7 +99,7 @@ mod tests {
             "{{\"return\": {{\"host-name\": \"{}\"}}}}\n",
             kernel.trim_end()
         );
-        assert_eq!(told(get_host_name().unwrap()), expected);
+        assert_eq!(reply_line(get_host_name().unwrap()), expected);
     }
 
     #[test]
@@ -125,7 +127,7 @@ mod tests {
             ..full
         };
         assert_eq!(
-            told(full),
+            reply_line(full),
             "{\"return\": {\"name\": \"b\", \"kernel-release\": \"r\", \"version\": \"d\", \
              \"variant\": \"f\", \"pretty-name\": \"c\", \"version-id\": \"e\", \
              \"variant-id\": \"g\", \"kernel-version\": \"v\", \"machine\": \"m\", \"id\": \"a\"}}\n"

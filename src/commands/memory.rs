@@ -1,8 +1,8 @@
-//! Floor 4: hot-pluggable memory: guest-get-memory-blocks, guest-set-memory-blocks,
-//! guest-get-memory-block-info.
+//! Floor 4: hot-pluggable memory: guest-get-memory-blocks, guest-set-memory-blocks, guest-get-memory-block-info.
 //!
-//! Setting answers for each block by itself; one that fails does not stop the others. Taking a
-//! block away makes the kernel move what is in it first, so this runs on a thread.
+//! All of it comes from /sys/devices/system/memory (the kernel's admin-guide/mm/memory-hotplug.rst). Setting has a result
+//! for each block; a block that fails does not stop the others. To take a block offline the kernel first moves its pages
+//! away, so this runs on a worker thread.
 
 use std::fs::OpenOptions;
 use std::io;
@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Context, Waiting, answer, worker};
+use super::{Command, CommandFuture, Context, answer, worker};
 use crate::probe::System;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -19,7 +19,7 @@ use crate::sys::strerror;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::later(28, "guest-get-memory-blocks", |_, arguments| {
-        // A big machine has tens of thousands.
+        // On a thread: a large machine has tens of thousands of blocks, each with two files to read.
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
             answer(
@@ -39,8 +39,8 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const MEMORY: &str = "/sys/devices/system/memory";
 
-/// For a failure that is not the system's: a file without content.
-const NO_NUMBER: i32 = 0;
+/// The `error-code` of a failure without an errno: an empty file.
+const NO_ERRNO: i32 = 0;
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
@@ -50,7 +50,7 @@ struct MemoryBlock {
     can_offline: bool,
 }
 
-/// As in a request; whether it can go offline is the guest's to know.
+/// As in a request; `can-offline` is accepted, because clients send back what guest-get-memory-blocks returned, and ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WantedBlock {
@@ -68,7 +68,7 @@ struct SetMemoryBlocks {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-enum Response {
+enum BlockResponseType {
     Success,
     NotFound,
     OperationNotSupported,
@@ -79,14 +79,13 @@ enum Response {
 #[serde(rename_all = "kebab-case")]
 struct BlockResponse {
     phys_index: u64,
-    response: Response,
+    response: BlockResponseType,
     error_code: Option<i32>,
 }
 
-/// Why a block is not as wanted.
-type Refusal = (Response, Option<i32>);
+type BlockFailure = (BlockResponseType, Option<i32>);
 
-fn set_memory_blocks_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn set_memory_blocks_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let SetMemoryBlocks { mem_blks } = decode(arguments)?;
         let all = move || Ok(set_memory_blocks(&System::host(), &mem_blks));
@@ -94,10 +93,10 @@ fn set_memory_blocks_of_host(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-/// The blocks in the order of the directory; none if the kernel does not do this at all.
+/// The blocks in the order of the directory; none if the kernel does not support memory hot-plug.
 ///
 /// # Errors
-/// The directory can't be read, has no blocks, or the state of one can't be read.
+/// The directory cannot be read or has no blocks, or the state of one cannot be read.
 fn get_memory_blocks(system: &System) -> Result<Vec<MemoryBlock>, CommandError> {
     let names = match system.names(MEMORY.as_ref()) {
         Ok(names) => names,
@@ -117,7 +116,7 @@ fn get_memory_blocks(system: &System) -> Result<Vec<MemoryBlock>, CommandError> 
     let blocks = names
         .iter()
         .filter_map(index)
-        .map(|index| get_one(system, index));
+        .map(|index| read_block(system, index));
     let blocks = blocks.collect::<Result<Vec<_>, _>>()?;
     if blocks.is_empty() {
         return Err(CommandError::generic("guest reported zero memory blocks!"));
@@ -125,15 +124,17 @@ fn get_memory_blocks(system: &System) -> Result<Vec<MemoryBlock>, CommandError> 
     Ok(blocks)
 }
 
-fn get_one(system: &System, phys_index: u64) -> Result<MemoryBlock, CommandError> {
+fn read_block(system: &System, phys_index: u64) -> Result<MemoryBlock, CommandError> {
     let (online, can_offline) = match block_file(system, phys_index, "state", false) {
         Ok(file) => {
             let online =
                 is_online(&file).map_err(|error| sysfs_failure("pread", "state", &error))?;
+            // A block whose file `removable` cannot be read counts as not removable; the state alone matters.
             let removable = block_file(system, phys_index, "removable", false);
             let can_offline = removable.and_then(|file| Ok(read_start::<1>(&file)? != *b"0"));
             (online, can_offline.unwrap_or(false))
         }
+        // No `state`: memory that was there at boot and cannot be unplugged.
         Err(error) if error.kind() == io::ErrorKind::NotFound => (true, false),
         Err(error) => return Err(sysfs_failure("open", "state", &error)),
     };
@@ -146,9 +147,9 @@ fn get_one(system: &System, phys_index: u64) -> Result<MemoryBlock, CommandError
 
 fn set_memory_blocks(system: &System, wanted: &[WantedBlock]) -> Vec<BlockResponse> {
     let one = |block: &WantedBlock| {
-        let (response, error_code) = match set_one(system, block) {
-            Ok(()) => (Response::Success, None),
-            Err(refusal) => refusal,
+        let (response, error_code) = match set_block(system, block) {
+            Ok(()) => (BlockResponseType::Success, None),
+            Err(failure) => failure,
         };
         BlockResponse {
             phys_index: block.phys_index,
@@ -159,29 +160,30 @@ fn set_memory_blocks(system: &System, wanted: &[WantedBlock]) -> Vec<BlockRespon
     wanted.iter().map(one).collect()
 }
 
-fn set_one(system: &System, wanted: &WantedBlock) -> Result<(), Refusal> {
+fn set_block(system: &System, wanted: &WantedBlock) -> Result<(), BlockFailure> {
     let &WantedBlock {
         phys_index, online, ..
     } = wanted;
-    let refuse = |response: Response| {
-        move |error: io::Error| (response, Some(error.raw_os_error().unwrap_or(NO_NUMBER)))
+    let fail_with = |response: BlockResponseType| {
+        move |error: io::Error| (response, Some(error.raw_os_error().unwrap_or(NO_ERRNO)))
     };
+    // In this order, because the schema's results tell these three failures apart.
     let directory = system.path(MEMORY);
-    std::fs::read_dir(&directory).map_err(refuse(Response::OperationNotSupported))?;
+    std::fs::read_dir(&directory).map_err(fail_with(BlockResponseType::OperationNotSupported))?;
     std::fs::read_dir(directory.join(format!("memory{phys_index}")))
-        .map_err(refuse(Response::NotFound))?;
+        .map_err(fail_with(BlockResponseType::NotFound))?;
     let file = match block_file(system, phys_index, "state", true) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             return if online {
                 Ok(())
             } else {
-                Err(refuse(Response::OperationNotSupported)(error))
+                Err(fail_with(BlockResponseType::OperationNotSupported)(error))
             };
         }
-        Err(error) => return Err(refuse(Response::OperationFailed)(error)),
+        Err(error) => return Err(fail_with(BlockResponseType::OperationFailed)(error)),
     };
-    let failed = refuse(Response::OperationFailed);
+    let failed = fail_with(BlockResponseType::OperationFailed);
     if is_online(&file).map_err(&failed)? != online {
         let word: &[u8] = if online { b"online" } else { b"offline" };
         file.write_all_at(word, 0).map_err(&failed)?;
@@ -202,12 +204,15 @@ fn block_file(
         .open(system.path(path))
 }
 
-/// The states are `online`, `offline` and `going-offline`.
+/// States are `online`, `offline` and `going-offline`: six bytes tell them apart.
 fn is_online(state: &std::fs::File) -> io::Result<bool> {
     Ok(read_start::<6>(state)? == *b"online")
 }
 
-/// The first bytes of a file; NULs where it is shorter.
+/// The first `N` bytes of a file, padded with NULs.
+///
+/// # Errors
+/// It is empty or cannot be read.
 fn read_start<const N: usize>(file: &std::fs::File) -> io::Result<[u8; N]> {
     let mut start = [0; N];
     if file.read_at(&mut start, 0)? == 0 {
@@ -252,7 +257,7 @@ fn sysfs_failure(call: &str, name: &str, error: &io::Error) -> CommandError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::told;
+    use crate::commands::reply_line;
     use std::fs;
 
     /// Block 0 is always there, 1 can go, 2 is gone, 3 has no state.
@@ -279,21 +284,23 @@ mod tests {
         (root, system)
     }
 
-    fn set(system: &System, wanted: &[(u64, bool)]) -> Vec<Refusal> {
+    fn set(system: &System, wanted: &[(u64, bool)]) -> Vec<BlockFailure> {
         let one = |&(phys_index, online): &(u64, bool)| WantedBlock {
             phys_index,
             online,
             can_offline: None,
         };
         let wanted: Vec<_> = wanted.iter().map(one).collect();
-        let told = set_memory_blocks(system, &wanted);
+        let responses = set_memory_blocks(system, &wanted);
         assert!(
-            told.iter()
+            responses
+                .iter()
                 .zip(&wanted)
                 .all(|(t, w)| t.phys_index == w.phys_index)
         );
-        told.iter()
-            .map(|told| (told.response, told.error_code))
+        responses
+            .iter()
+            .map(|block| (block.response, block.error_code))
             .collect()
     }
 
@@ -307,20 +314,20 @@ mod tests {
         let mut blocks = get_memory_blocks(&system).unwrap();
         blocks.sort_unstable_by_key(|block| block.phys_index);
         assert_eq!(
-            told(blocks),
+            reply_line(blocks),
             "{\"return\": [{\"online\": true, \"can-offline\": false, \"phys-index\": 0}, \
              {\"online\": true, \"can-offline\": true, \"phys-index\": 1}, \
              {\"online\": false, \"can-offline\": false, \"phys-index\": 2}, \
              {\"online\": true, \"can-offline\": false, \"phys-index\": 3}]}\n"
         );
         assert_eq!(
-            told(get_memory_block_info(&system).unwrap()),
+            reply_line(get_memory_block_info(&system).unwrap()),
             "{\"return\": {\"size\": 134217728}}\n"
         );
         let memory = root.path().join("sys/devices/system/memory");
         fs::remove_dir_all(&memory).unwrap();
         assert_eq!(
-            told(get_memory_blocks(&system).unwrap()),
+            reply_line(get_memory_blocks(&system).unwrap()),
             "{\"return\": []}\n"
         );
         fs::create_dir(&memory).unwrap();
@@ -345,12 +352,12 @@ mod tests {
         assert_eq!(
             set(&system, &wanted),
             [
-                (Response::Success, None),
-                (Response::Success, None),
-                (Response::Success, None),
-                (Response::Success, None),
-                (Response::OperationNotSupported, Some(2)),
-                (Response::NotFound, Some(2)),
+                (BlockResponseType::Success, None),
+                (BlockResponseType::Success, None),
+                (BlockResponseType::Success, None),
+                (BlockResponseType::Success, None),
+                (BlockResponseType::OperationNotSupported, Some(2)),
+                (BlockResponseType::NotFound, Some(2)),
             ]
         );
         assert_eq!(state(&system, 0), "online\n");
@@ -358,13 +365,16 @@ mod tests {
         // Six of the eight bytes that were there; sysfs takes the word as a whole.
         assert_eq!(state(&system, 2), "onlinee\n");
         fs::write(system.path(format!("{MEMORY}/memory1/state")), "").unwrap();
-        assert_eq!(set(&system, &[(1, true)])[0].0, Response::OperationFailed);
+        assert_eq!(
+            set(&system, &[(1, true)])[0].0,
+            BlockResponseType::OperationFailed
+        );
         fs::remove_dir_all(root.path().join("sys")).unwrap();
         assert_eq!(
             set(&system, &[(0, true)]),
-            [(Response::OperationNotSupported, Some(2))]
+            [(BlockResponseType::OperationNotSupported, Some(2))]
         );
-        let told = told(set_memory_blocks(
+        let responses = reply_line(set_memory_blocks(
             &system,
             &[WantedBlock {
                 phys_index: u64::MAX,
@@ -373,7 +383,7 @@ mod tests {
             }],
         ));
         assert_eq!(
-            told,
+            responses,
             "{\"return\": [{\"response\": \"operation-not-supported\", \"error-code\": 2, \
              \"phys-index\": 18446744073709551615}]}\n"
         );

@@ -1,14 +1,15 @@
-//! Floor 4: what the agent can do, one file per domain.
+//! Floor 4: the commands, one file per domain.
 //!
-//! Each domain has a table of [`Command`]s; [`all`] joins them in the upstream order of
-//! registration. The dispatcher, guest-info, `-b help`, the allow and block lists and the list of
-//! what works while frozen all follow from the table: a new command is one entry and its handler.
+//! Each domain has a table of [`Command`]s; [`all`] joins them in the upstream order of registration. The dispatcher
+//! (`agent::dispatch`), guest-info, `-b help`, the allow and block lists, completion and the list of what works while
+//! frozen are all made of this table. A handler decodes its arguments before it does anything else, and returns a reply or
+//! an error; it never writes to the channel itself. CONTRIBUTING.md says how to add a command.
 
-pub mod access;
+pub(crate) mod access;
 mod cpu;
 mod disk;
-pub mod exec;
-pub mod file;
+pub(crate) mod exec;
+pub(crate) mod file;
 mod fs;
 mod fsfreeze;
 mod fstrim;
@@ -18,11 +19,12 @@ mod network;
 mod password;
 mod power;
 mod ssh;
-pub mod sync;
+pub(crate) mod sync;
 mod time;
 mod users;
 mod worker;
 
+use crate::child::Child;
 use crate::freeze::Freezer;
 use crate::probe;
 use crate::protocol::error::CommandError;
@@ -33,42 +35,38 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::LazyLock;
 
-/// What the handlers work on.
-pub struct Context {
-    /// Freezes and thaws.
-    pub freezer: Freezer,
-    /// Which commands are allowed.
-    pub policy: AccessPolicy,
-    /// Files that clients hold open.
-    pub files: file::Files,
-    /// Programs that clients have started.
-    pub children: exec::Children,
+/// State of the agent that handlers use; it outlives every channel.
+pub(crate) struct Context {
+    pub(crate) freezer: Freezer,
+    pub(crate) policy: AccessPolicy,
+    pub(crate) files: file::Files,
+    pub(crate) children: exec::Children,
 }
 
 /// A reply's shape.
 #[derive(Debug)]
-pub enum Answer {
+pub(crate) enum Answer {
     /// `{"return": …}`.
     Value(Value),
-    /// The same behind a 0xFF byte (guest-sync-delimited).
+    /// The same after a 0xFF byte (guest-sync-delimited).
     Delimited(Value),
-    /// Success says nothing (guest-shutdown and the suspend commands).
-    Silence,
+    /// No reply on success (guest-shutdown and the suspend commands).
+    NoReply,
 }
 
-/// What a handler comes to.
-pub type CommandResult = Result<Answer, CommandError>;
+/// Result of a handler.
+pub(crate) type CommandResult = Result<Answer, CommandError>;
 
-/// A handler that has to wait.
-pub type Waiting<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
+/// A handler in progress.
+pub(crate) type CommandFuture<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
 
-/// How a command is carried out.
+/// How a command runs.
 #[derive(Clone, Copy)]
-pub enum Handler {
-    /// At once.
+pub(crate) enum Handler {
+    /// Within the session's task; must not block.
     Now(fn(&mut Context, Dict) -> CommandResult),
-    /// On another thread, awaited.
-    Later(for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>),
+    /// Awaited; signals are handled meanwhile.
+    Later(for<'a> fn(&'a mut Context, Dict) -> CommandFuture<'a>),
 }
 
 /// One command.
@@ -78,14 +76,13 @@ pub struct Command {
     pub position: u16,
     /// Name on the wire.
     pub name: &'static str,
-    /// Whether it works while filesystems are frozen.
+    /// It works while filesystems are frozen.
     pub while_frozen: bool,
-    /// Whether success is answered.
+    /// Success is answered.
     pub answers: bool,
-    /// Whether a guest-sync that arrives while it is at work is answered before it.
-    pub interruptible: bool,
-    /// The work.
-    pub handler: Handler,
+    /// A guest-sync that arrives while it runs is answered before it.
+    pub(crate) interruptible: bool,
+    pub(crate) handler: Handler,
 }
 
 impl Command {
@@ -100,7 +97,6 @@ impl Command {
         }
     }
 
-    /// A command that is carried out at once.
     const fn now(
         position: u16,
         name: &'static str,
@@ -109,16 +105,15 @@ impl Command {
         Self::new(position, name, Handler::Now(handler))
     }
 
-    /// A command that is awaited.
     const fn later(
         position: u16,
         name: &'static str,
-        handler: for<'a> fn(&'a mut Context, Dict) -> Waiting<'a>,
+        handler: for<'a> fn(&'a mut Context, Dict) -> CommandFuture<'a>,
     ) -> Self {
         Self::new(position, name, Handler::Later(handler))
     }
 
-    /// May take long: a client that gives up waiting is heard.
+    /// May take minutes: the client may stop waiting and send a guest-sync.
     const fn interruptible(self) -> Self {
         Self {
             interruptible: true,
@@ -126,7 +121,7 @@ impl Command {
         }
     }
 
-    /// Works while frozen, too: it must not write to any filesystem.
+    /// Works while frozen, too: it must not write to any filesystem, or it blocks until a thaw that it keeps from coming.
     const fn also_frozen(self) -> Self {
         Self {
             while_frozen: true,
@@ -134,8 +129,8 @@ impl Command {
         }
     }
 
-    /// Says nothing on success: the guest is on its way down.
-    const fn silent(self) -> Self {
+    /// Not answered on success: the guest shuts down, or answers only after it resumes.
+    const fn without_reply(self) -> Self {
         Self {
             answers: false,
             ..self
@@ -165,6 +160,7 @@ pub fn all() -> &'static [Command] {
             ssh::COMMANDS,
         ];
         let mut all = tables.concat();
+        // guest-info and -b help list them in this order.
         all.sort_unstable_by_key(|command| command.position);
         all
     });
@@ -176,7 +172,6 @@ pub fn find(name: &str) -> Option<&'static Command> {
     all().iter().find(|command| command.name == name)
 }
 
-/// A handler's reply as an answer.
 fn answer(reply: impl Serialize) -> CommandResult {
     Ok(Answer::Value(to_value(&reply)))
 }
@@ -186,16 +181,26 @@ fn empty() -> CommandResult {
     Ok(Answer::Value(Value::Object(Dict::default())))
 }
 
-/// A reader's failure in the original's words: `CALL("PATH"): REASON`.
-fn wire(error: probe::Error) -> CommandError {
+/// The wire's text for a file that could not be read: `CALL("PATH"): REASON`, as the original's.
+fn probe_error(error: probe::Error) -> CommandError {
     let probe::Error { call, path, source } = error;
     let reason = crate::sys::strerror(&source);
     CommandError::generic(format!("{call}(\"{}\"): {reason}", path.display()))
 }
 
-/// What a reply looks like on the wire.
+/// Runs a helper program to its end; its output is the error text if it fails to do `action`.
+fn run_helper(child: Child, action: &str) -> Result<(), CommandError> {
+    let outcome = child
+        .run()
+        .map_err(|error| CommandError::generic(error.text(action)))?;
+    outcome
+        .failure(action)
+        .map_or(Ok(()), |text| Err(CommandError::generic(text)))
+}
+
+/// The line that answers a request with `reply`.
 #[cfg(test)]
-fn told(reply: impl Serialize) -> String {
+fn reply_line(reply: impl Serialize) -> String {
     let mut line = Vec::new();
     crate::protocol::reply::write(&mut line, None, Ok(&to_value(&reply)), false);
     String::from_utf8(line).unwrap()
@@ -204,6 +209,7 @@ fn told(reply: impl Serialize) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::path::Path;
 
     /// The upstream schema's commands for Linux in the order of registration (QEMU's
     /// qga/qapi-schema.json; unchanged from 10.0 to 11.1).
@@ -256,45 +262,57 @@ mod tests {
     #[test]
     fn positions_are_those_of_the_upstream_list() {
         for command in all() {
-            let position = usize::from(command.position);
-            if command.name.starts_with("x-") {
-                assert!(position >= 1000, "{}", command.name);
+            let (name, position) = (command.name, usize::from(command.position));
+            if name.starts_with("x-") {
+                assert!(
+                    position >= 1000,
+                    "{name}: a command of our own takes the next free position from 1000"
+                );
                 continue;
             }
             assert_eq!(
                 UPSTREAM.get(position - 1),
-                Some(&command.name),
-                "position {position}"
+                Some(&name),
+                "{name} at {position}: a command of upstream's schema takes its position there (UPSTREAM in \
+                 src/commands/mod.rs, to be extended by commands that are new upstream); another is called x-guest-…"
             );
         }
-        let mut positions: Vec<u16> = all().iter().map(|c| c.position).collect();
-        positions.dedup();
-        assert_eq!(positions.len(), all().len(), "a position is used twice");
+        for pair in all().windows(2) {
+            let [first, second] = [pair[0], pair[1]];
+            assert_ne!(
+                first.position, second.position,
+                "{} and {} have the same position",
+                first.name, second.name
+            );
+        }
+    }
+
+    fn names(which: fn(&Command) -> bool) -> Vec<&'static str> {
+        all()
+            .iter()
+            .filter(|&command| which(command))
+            .map(|command| command.name)
+            .collect()
     }
 
     #[test]
-    fn exactly_the_documented_commands_are_silent() {
-        let names: Vec<&str> = all()
-            .iter()
-            .filter(|c| !c.answers)
-            .map(|c| c.name)
-            .collect();
+    fn exactly_the_documented_commands_have_no_reply() {
         let documented = [
             "guest-shutdown",
             "guest-suspend-disk",
             "guest-suspend-ram",
             "guest-suspend-hybrid",
         ];
-        assert_eq!(names, documented);
+        assert_eq!(
+            names(|command| !command.answers),
+            documented,
+            "a client waits for a reply until its timeout if this is wrong, so the list is repeated on purpose: here, in \
+             SILENT of tests/integration/info.rs and in tests/vm/checks/acceptance_replies.py"
+        );
     }
 
     #[test]
     fn exactly_the_documented_commands_work_while_frozen() {
-        let names: Vec<&str> = all()
-            .iter()
-            .filter(|c| c.while_frozen)
-            .map(|c| c.name)
-            .collect();
         let documented = [
             "guest-sync-delimited",
             "guest-sync",
@@ -304,6 +322,43 @@ mod tests {
             "guest-fsfreeze-thaw",
             "x-guest-fsfreeze-report",
         ];
-        assert_eq!(names, documented);
+        assert_eq!(
+            names(|command| command.while_frozen),
+            documented,
+            "a command that writes to a frozen filesystem blocks until the thaw, so the list is repeated on purpose: add a \
+             command with also_frozen() here, in src/commands/mod.rs, if it writes to no filesystem and no log"
+        );
+    }
+
+    /// The texts of a folder of tests/, without the lists of guest-info, which have every name.
+    fn tests_of(folder: &str) -> String {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("tests")
+            .join(folder);
+        let files = std::fs::read_dir(path).unwrap().map(|entry| entry.unwrap());
+        let texts = files.filter_map(|file| std::fs::read_to_string(file.path()).ok());
+        let lines: Vec<String> = texts
+            .flat_map(|text| text.lines().map(str::to_owned).collect::<Vec<_>>())
+            .filter(|line| !line.contains("supported_commands"))
+            .collect();
+        lines.join("\n")
+    }
+
+    #[test]
+    fn every_command_is_tested_over_the_wire_and_our_own_are_in_compat() {
+        let tests = tests_of("integration") + &tests_of("compliance/cases");
+        let compat = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/COMPAT.md");
+        let compat = std::fs::read_to_string(compat).unwrap();
+        for Command { name, .. } in all() {
+            assert!(
+                tests.contains(&format!("\"{name}\"")),
+                "no test sends {name}: add a test to tests/integration/, and a case to tests/compliance/cases/ if the \
+                 original has the command"
+            );
+            assert!(
+                !name.starts_with("x-") || compat.contains(&format!("`{name}`")),
+                "docs/COMPAT.md does not mention {name}: add a row, as the original does not have it"
+            );
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! Floor 4: the network: guest-network-get-interfaces, guest-network-get-route.
 //!
-//! Read-only. The kernel is asked once for all interfaces and once for all counters, whatever
-//! their number.
+//! Read-only. One netlink request (rtnetlink(7)) reads all links with their counters and one all addresses, whatever their
+//! number: hosts poll this command, and getifaddrs(3) with /proc/net/dev asks the kernel for much that is thrown away. It
+//! is the fallback, and a test compares both.
 
 use std::collections::HashMap;
 use std::io;
@@ -9,7 +10,7 @@ use std::io;
 use nix::libc;
 use serde::Serialize;
 
-use super::{Command, answer, wire};
+use super::{Command, answer, probe_error};
 use crate::probe::System;
 use crate::probe::interfaces::{self, Interface, InterfaceEntry, ip_text, ipv6_text};
 use crate::probe::netdev::{self, LinkCounters};
@@ -38,7 +39,7 @@ struct NetworkInterface {
     hardware_address: Option<String>,
     /// Absent if there is none.
     ip_addresses: Option<Vec<IpAddress>>,
-    /// Only of interfaces with addresses, as clients know it.
+    /// Only of interfaces with addresses, as in the original.
     statistics: Option<Statistics>,
 }
 
@@ -64,17 +65,20 @@ struct Statistics {
 }
 
 fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError> {
-    let (interfaces, counters) = by_netlink().or_else(|error| {
-        tracing::debug!("no counters by netlink: {}", strerror(&error));
-        by_getifaddrs(system)
+    let (interfaces, counters) = read_by_netlink().or_else(|error| {
+        tracing::debug!(
+            "cannot read interfaces by netlink: {}; using getifaddrs(3)",
+            strerror(&error)
+        );
+        read_by_getifaddrs(system)
     })?;
     Ok(describe(interfaces, &counters))
 }
 
-type Found = (Vec<Interface>, HashMap<String, LinkCounters>);
+type InterfacesAndCounters = (Vec<Interface>, HashMap<String, LinkCounters>);
 
-/// The quick way: no more is asked of the kernel than is told.
-fn by_netlink() -> io::Result<Found> {
+/// Reads links, counters and addresses by netlink.
+fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
     let links = rtnetlink::parse_counters(&netdevice::read_counters()?);
     let addresses = rtnetlink::parse_addresses(&netdevice::read_addresses()?);
     let devices = NetDevices::open()?;
@@ -84,7 +88,7 @@ fn by_netlink() -> io::Result<Found> {
     for (index, counted) in links {
         let (name, address) = match devices.name_and_address(index) {
             Ok(found) => found,
-            // Gone since.
+            // Removed since the list was read.
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => continue,
             Err(error) => return Err(error),
         };
@@ -93,6 +97,7 @@ fn by_netlink() -> io::Result<Found> {
         entries.push((name, InterfaceEntry::Link(address)));
     }
     for found in addresses {
+        // An alias (eth0:1) is an interface of its own in the original's reply, and only its label has that name.
         let label = found.label.or_else(|| names.get(&found.index).cloned());
         if let Some(name) = label {
             entries.push((name, InterfaceEntry::Address(found.address, found.prefix)));
@@ -101,14 +106,14 @@ fn by_netlink() -> io::Result<Found> {
     Ok((interfaces::group(entries), counters))
 }
 
-/// The way of kernels before 4.7.
-fn by_getifaddrs(system: &System) -> Result<Found, CommandError> {
+/// For kernels before 4.7, which do not have RTM_GETSTATS.
+fn read_by_getifaddrs(system: &System) -> Result<InterfacesAndCounters, CommandError> {
     let interfaces = interfaces::read().map_err(|error| {
         CommandError::generic(format!("getifaddrs failed: {}", strerror(&error)))
     })?;
-    // Interfaces without counters are better than no answer: the file is missing where /proc is.
+    // Without /proc there are no counters, and interfaces without counters are better than an error.
     let counters = netdev::read(system).unwrap_or_else(|error| {
-        tracing::debug!("no interface statistics: {error}");
+        tracing::debug!("cannot read interface statistics: {error}; leaving them out");
         HashMap::new()
     });
     Ok((interfaces, counters))
@@ -130,7 +135,7 @@ fn describe(
                 prefix: *prefix,
             });
         NetworkInterface {
-            hardware_address: interface.hardware_address.map(hexadecimal),
+            hardware_address: interface.hardware_address.map(format_mac_address),
             ip_addresses: with_address.then(|| addresses.collect()),
             statistics: statistics.map(Statistics::from),
             name: interface.name,
@@ -139,8 +144,7 @@ fn describe(
     interfaces.into_iter().map(one).collect()
 }
 
-/// Lower-case digits with colons.
-fn hexadecimal([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String {
+fn format_mac_address([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
@@ -186,11 +190,11 @@ fn get_route(system: &System) -> Result<Vec<NetworkRoute>, CommandError> {
         system.text("/proc/net/route"),
         system.text("/proc/net/ipv6_route"),
     );
-    // A kernel may lack one of the protocols: that one has no routes then.
+    // A kernel may lack one of the protocols, or have it disabled: it has no routes then.
     let (ipv4, ipv6) = match (ipv4, ipv6) {
         (Ok(ipv4), Err(error)) if error.is_missing() => (ipv4, String::new()),
         (Err(error), Ok(ipv6)) if error.is_missing() => (String::new(), ipv6),
-        (ipv4, ipv6) => (ipv4.map_err(wire)?, ipv6.map_err(wire)?),
+        (ipv4, ipv6) => (ipv4.map_err(probe_error)?, ipv6.map_err(probe_error)?),
     };
     let ipv4 = route::parse_ipv4(&ipv4).into_iter().map(NetworkRoute::from);
     let ipv6 = route::parse_ipv6(&ipv6).into_iter().map(NetworkRoute::from);
@@ -239,7 +243,7 @@ impl From<Ipv6Route> for NetworkRoute {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::told;
+    use crate::commands::reply_line;
     use crate::probe::interfaces::group;
     use std::fs;
 
@@ -266,7 +270,7 @@ mod tests {
             "lo: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\ndummy0: 1 2 3 4 0 0 0 0 5 6 7 8 0 0 0 0\n",
         );
         assert_eq!(
-            told(describe(interfaces, &counters)),
+            reply_line(describe(interfaces, &counters)),
             "{\"return\": [{\"name\": \"lo\", \"ip-addresses\": [\
              {\"ip-address-type\": \"ipv4\", \"ip-address\": \"127.0.0.1\", \"prefix\": 8}, \
              {\"ip-address-type\": \"ipv6\", \"ip-address\": \"::1\", \"prefix\": 128}], \
@@ -292,8 +296,8 @@ mod tests {
 
     #[test]
     fn both_ways_find_the_same() {
-        let (quick, quick_counters) = by_netlink().unwrap();
-        let (plain, plain_counters) = by_getifaddrs(&System::host()).unwrap();
+        let (quick, quick_counters) = read_by_netlink().unwrap();
+        let (plain, plain_counters) = read_by_getifaddrs(&System::host()).unwrap();
         assert_eq!(quick, plain);
         let names = |counters: &HashMap<String, LinkCounters>| {
             let mut names: Vec<_> = counters.keys().cloned().collect();
@@ -312,7 +316,7 @@ mod tests {
                 fs::write(directory.join(name), text).unwrap();
             }
         }
-        get_route(&System::at(root.path()).unwrap()).map(told)
+        get_route(&System::at(root.path()).unwrap()).map(reply_line)
     }
 
     #[test]

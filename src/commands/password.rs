@@ -1,7 +1,8 @@
-//! Floor 4: guest-set-user-password, through chpasswd(8), which knows the system's rules.
+//! Floor 4: guest-set-user-password.
 //!
-//! The password goes to the helper's stdin, never to an argument, the environment or a log. Every
-//! copy made here is wiped before its memory is given back.
+//! chpasswd(8) sets the password, because it knows the system's rules (PAM, hash, lock files). The password goes to the
+//! helper's standard input, never to an argument, the environment or a log, and every copy made here is overwritten before
+//! its memory is freed: other processes of root, core dumps and swap would keep it otherwise.
 
 use std::hint::black_box;
 use std::path::Path;
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Command, Context, Waiting, empty, worker};
+use super::{Command, CommandFuture, Context, empty, run_helper, worker};
 use crate::child::Child;
 use crate::protocol::arguments::decode;
 use crate::protocol::base64;
@@ -24,7 +25,7 @@ pub(super) const COMMANDS: &[Command] = &[Command::later(
 )];
 
 const ACTION: &str = "set user password";
-/// A directory service may be slow; one that never answers must not keep the host waiting for ever.
+/// A directory service may be slow; one that never answers must not keep the host waiting indefinitely.
 const CHPASSWD_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Deserialize)]
@@ -36,7 +37,7 @@ struct SetUserPassword {
     crypted: bool,
 }
 
-fn set_user_password_here(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn set_user_password_here(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let arguments = decode(arguments)?;
         worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
@@ -47,7 +48,7 @@ fn set_user_password_here(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-/// `helper` is searched in PATH if it has no slash.
+/// `helper` is looked for in PATH if it has no slash.
 fn set_user_password(helper: &Path, arguments: SetUserPassword) -> Result<(), CommandError> {
     let SetUserPassword {
         username,
@@ -55,7 +56,7 @@ fn set_user_password(helper: &Path, arguments: SetUserPassword) -> Result<(), Co
         crypted,
     } = arguments;
     let encoded = Wiped(password.into_bytes());
-    // Made of a string, so it is one.
+    // The bytes are those of a string.
     let password = Wiped(base64::decode(
         std::str::from_utf8(&encoded.0).unwrap_or_default(),
     )?);
@@ -66,17 +67,12 @@ fn set_user_password(helper: &Path, arguments: SetUserPassword) -> Result<(), Co
     if crypted {
         child = child.arg("-e");
     }
-    let outcome = child
-        .run()
-        .map_err(|error| CommandError::generic(error.text(ACTION)))?;
-    outcome
-        .failure(ACTION)
-        .map_or(Ok(()), |text| Err(CommandError::generic(text)))
+    run_helper(child, ACTION)
 }
 
 /// The helper's line: `USER:PASSWORD`.
 fn credentials(username: &[u8], password: &[u8]) -> Result<Vec<u8>, CommandError> {
-    // As the original has it: a NUL ends the password.
+    // As in the original, a NUL ends it.
     let password = password.split(|&byte| byte == 0).next().unwrap_or_default();
     if password.contains(&b'\n') {
         return Err(CommandError::generic(
@@ -86,17 +82,17 @@ fn credentials(username: &[u8], password: &[u8]) -> Result<Vec<u8>, CommandError
     if username.iter().any(|byte| matches!(byte, b'\n' | b':')) {
         return Err(CommandError::generic("forbidden characters in username"));
     }
-    // In one piece: a vector that grew would leave a copy behind.
+    // In one allocation: a vector that grows leaves a copy of the password in freed memory.
     Ok([username, b":", password, b"\n"].concat())
 }
 
-/// Bytes that are overwritten before their memory is given back.
+/// Bytes that are overwritten before their memory is freed.
 struct Wiped(Vec<u8>);
 
 impl Drop for Wiped {
     fn drop(&mut self) {
         self.0.fill(0);
-        // Keeps the compiler from leaving out a write that nobody reads.
+        // The compiler would remove a write that nothing reads.
         black_box(&mut self.0);
     }
 }

@@ -1,9 +1,10 @@
-//! Floor 4: the guest's power: guest-shutdown, guest-suspend-disk, -ram, -hybrid.
+//! Floor 4: guest-shutdown, guest-suspend-disk, -ram and -hybrid.
 //!
-//! Success is not answered: the guest is on its way. The helper is awaited on a thread, so that a
-//! failure can be told with its own words.
+//! Success is not answered: the guest shuts down, or suspends before the reply could be sent. The system's own programs do
+//! the work; they run on a worker thread, and the output of one that fails is the error text. Nothing here decides whether
+//! the guest may go down while frozen: the dispatcher does.
 
-use super::{Answer, Command, Context, Waiting, worker};
+use super::{Answer, Command, CommandFuture, Context, run_helper, worker};
 use crate::child::{self, Child, ChildStatus};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -16,19 +17,19 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::later(7, "guest-shutdown", shutdown).silent(),
+    Command::later(7, "guest-shutdown", shutdown).without_reply(),
     Command::later(19, "guest-suspend-disk", |_, arguments| {
         suspend(&DISK, arguments)
     })
-    .silent(),
+    .without_reply(),
     Command::later(20, "guest-suspend-ram", |_, arguments| {
         suspend(&RAM, arguments)
     })
-    .silent(),
+    .without_reply(),
     Command::later(21, "guest-suspend-hybrid", |_, arguments| {
         suspend(&HYBRID, arguments)
     })
-    .silent(),
+    .without_reply(),
 ];
 
 #[derive(Deserialize)]
@@ -36,16 +37,15 @@ struct Shutdown {
     mode: Option<String>,
 }
 
-/// A way to go down.
 #[derive(Debug, Clone, Copy)]
-struct Way {
+struct ShutdownMode {
     /// Of shutdown(8).
     flag: &'static str,
-    /// The program that stands for it where there is no shutdown(8).
+    /// The program that does the same where there is no shutdown(8).
     program: &'static str,
 }
 
-fn shutdown(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn shutdown(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let Shutdown { mode } = decode(arguments)?;
         let mode = mode.as_deref();
@@ -54,64 +54,56 @@ fn shutdown(_: &mut Context, arguments: Dict) -> Waiting<'_> {
             "guest-shutdown called, mode: {}",
             mode.unwrap_or("(null)")
         );
-        let way = way(mode)?;
+        let mode = parse_mode(mode)?;
         worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
-            shut_down(way, Path::new("/sbin"))
+            run_shutdown(mode, Path::new("/sbin"))
         })
         .await?;
-        Ok(Answer::Silence)
+        Ok(Answer::NoReply)
     })
 }
 
-fn way(mode: Option<&str>) -> Result<Way, CommandError> {
+fn parse_mode(mode: Option<&str>) -> Result<ShutdownMode, CommandError> {
     let (flag, program) = match mode {
         None | Some("powerdown") => ("-P", "poweroff"),
         Some("halt") => ("-H", "halt"),
         Some("reboot") => ("-r", "reboot"),
         Some(_) => {
             return Err(CommandError::generic(
+                // The bracket is not closed in the original, either.
                 "mode is invalid (valid values are: halt|powerdown|reboot",
             ));
         }
     };
-    Ok(Way { flag, program })
+    Ok(ShutdownMode { flag, program })
 }
 
-/// Runs shutdown(8) of the directory `sbin`, or where there is none (small systems without
-/// systemd or sysvinit) the program that does it at once.
-fn shut_down(way: Way, sbin: &Path) -> Result<(), CommandError> {
+/// Runs `shutdown` in the directory `sbin`, or where there is none (small systems without systemd or sysvinit) the program
+/// that does it directly.
+fn run_shutdown(mode: ShutdownMode, sbin: &Path) -> Result<(), CommandError> {
     let shutdown = sbin.join("shutdown");
-    let at_once = sbin.join(way.program);
-    let child = if !shutdown.exists() && access(&at_once, AccessFlags::X_OK).is_ok() {
-        Child::new(at_once)
+    let direct = sbin.join(mode.program);
+    let child = if !shutdown.exists() && access(&direct, AccessFlags::X_OK).is_ok() {
+        Child::new(direct)
     } else {
         let message = "hypervisor initiated shutdown";
-        Child::new(shutdown).args(["-h", way.flag, "+0", message])
+        Child::new(shutdown).args(["-h", mode.flag, "+0", message])
     };
-    finish(child, "shutdown")
+    run_helper(child, "shutdown")
 }
 
-fn finish(child: Child, action: &str) -> Result<(), CommandError> {
-    let outcome = child
-        .run()
-        .map_err(|e| CommandError::generic(e.text(action)))?;
-    outcome
-        .failure(action)
-        .map_or(Ok(()), |text| Err(CommandError::generic(text)))
-}
-
-/// A way to sleep, by each of the means a system may have.
+/// A way to suspend, as each of the tools that a system may have calls it.
 #[derive(Debug)]
-struct Sleep {
+struct SuspendMode {
     unit: &'static str,
     verb: &'static str,
     pm_flag: &'static str,
     pm_program: &'static str,
-    /// The kernel's word for it.
+    /// The word for /sys/power/state (Documentation/ABI/testing/sysfs-power); the kernel has none for hybrid.
     state: Option<&'static str>,
 }
 
-const DISK: Sleep = Sleep {
+const DISK: SuspendMode = SuspendMode {
     unit: "systemd-hibernate",
     verb: "hibernate",
     pm_flag: "--hibernate",
@@ -119,7 +111,7 @@ const DISK: Sleep = Sleep {
     state: Some("disk"),
 };
 
-const RAM: Sleep = Sleep {
+const RAM: SuspendMode = SuspendMode {
     unit: "systemd-suspend",
     verb: "suspend",
     pm_flag: "--suspend",
@@ -127,7 +119,7 @@ const RAM: Sleep = Sleep {
     state: Some("mem"),
 };
 
-const HYBRID: Sleep = Sleep {
+const HYBRID: SuspendMode = SuspendMode {
     unit: "systemd-hybrid-sleep",
     verb: "hybrid-sleep",
     pm_flag: "--suspend-hybrid",
@@ -135,51 +127,50 @@ const HYBRID: Sleep = Sleep {
     state: None,
 };
 
-fn suspend(sleep: &'static Sleep, arguments: Dict) -> Waiting<'static> {
+fn suspend(mode: &'static SuspendMode, arguments: Dict) -> CommandFuture<'static> {
     Box::pin(async move {
         let NoArguments {} = decode(arguments)?;
         worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
-            go_to_sleep(sleep, &Child::new, Path::new("/sys/power/state"))
+            suspend_guest(mode, &Child::new, Path::new("/sys/power/state"))
         })
         .await
-        .map(|()| Answer::Silence)
+        .map(|()| Answer::NoReply)
     })
 }
 
-/// Tries systemd, then pm-utils, then the kernel itself; the first that works ends it. `program`
-/// makes the child of a program's name.
-fn go_to_sleep(
-    sleep: &Sleep,
+/// Tries systemd, then pm-utils, then the kernel itself, until one works. `program` makes the child of a program's name.
+fn suspend_guest(
+    mode: &SuspendMode,
     program: &dyn Fn(&'static str) -> Child,
     state: &Path,
 ) -> Result<(), CommandError> {
     let mut failed = None;
-    let status = exit_status(program("systemctl").args(["status", sleep.unit]));
-    // 0 would mean that it sleeps already, 4 that there is no such unit.
+    let status = exit_status(program("systemctl").args(["status", mode.unit]));
+    // 0: the unit is active, so the system is suspending already; 4: there is no such unit (systemctl(1)).
     if matches!(status, Some(1..=3)) {
-        match finish(program("systemctl").arg(sleep.verb), "suspend") {
+        match run_helper(program("systemctl").arg(mode.verb), "suspend") {
             Ok(()) => return Ok(()),
             Err(error) => failed = Some(error),
         }
     }
-    if exit_status(program("pm-is-supported").arg(sleep.pm_flag)) == Some(0) {
-        match finish(program(sleep.pm_program), "suspend") {
+    if exit_status(program("pm-is-supported").arg(mode.pm_flag)) == Some(0) {
+        match run_helper(program(mode.pm_program), "suspend") {
             Ok(()) => return Ok(()),
             Err(error) => failed = Some(error),
         }
     }
-    match (sleep.state, failed) {
-        (Some(word), _) if offers(state, word) => write_state(state, word),
+    match (mode.state, failed) {
+        (Some(word), _) if kernel_supports(state, word) => write_state(state, word),
         (_, None) => Err(CommandError::generic(
             "the requested suspend mode is not supported by the guest",
         )),
-        // What the original says, whatever went wrong.
+        // The original's text, whatever went wrong before.
         (None, Some(_)) => Err(CommandError::generic("unknown guest suspend mode")),
         (Some(_), Some(error)) => Err(error),
     }
 }
 
-/// None if it could not be run or was killed.
+/// `None` if the program could not be executed or was killed.
 fn exit_status(child: Child) -> Option<i32> {
     match child.run() {
         Ok(child::ChildOutcome {
@@ -189,20 +180,21 @@ fn exit_status(child: Child) -> Option<i32> {
         }) => Some(status),
         Ok(_) => None,
         Err(error) => {
-            tracing::warn!("{error}");
+            tracing::warn!("cannot check how to suspend: {error}");
             None
         }
     }
 }
 
-fn offers(state: &Path, word: &str) -> bool {
+fn kernel_supports(state: &Path, word: &str) -> bool {
     let mut text = Vec::new();
+    // A word anywhere in the first 31 bytes, as in the original.
     File::open(state)
         .and_then(|file| file.take(31).read_to_end(&mut text))
         .is_ok_and(|_| text.windows(word.len()).any(|part| part == word.as_bytes()))
 }
 
-/// Returns when the guest is awake again.
+/// Suspends: the write returns after the guest has resumed.
 fn write_state(state: &Path, word: &str) -> Result<(), CommandError> {
     OpenOptions::new()
         .write(true)
@@ -246,13 +238,13 @@ mod tests {
             text
         }
 
-        fn shut_down(&self, mode: Option<&str>) -> Result<(), String> {
-            shut_down(way(mode).unwrap(), self.0.path()).map_err(|e| e.desc)
+        fn run_shutdown(&self, mode: Option<&str>) -> Result<(), String> {
+            run_shutdown(parse_mode(mode).unwrap(), self.0.path()).map_err(|e| e.desc)
         }
 
-        fn sleep(&self, sleep: &Sleep) -> Result<(), String> {
+        fn sleep(&self, mode: &SuspendMode) -> Result<(), String> {
             let program = |name| Child::new(self.0.path().join(name));
-            go_to_sleep(sleep, &program, &self.0.path().join("state")).map_err(|e| e.desc)
+            suspend_guest(mode, &program, &self.0.path().join("state")).map_err(|e| e.desc)
         }
     }
 
@@ -267,13 +259,13 @@ mod tests {
             (Some("halt"), "-H"),
             (Some("reboot"), "-r"),
         ] {
-            assert_eq!(stubs.shut_down(mode), Ok(()));
+            assert_eq!(stubs.run_shutdown(mode), Ok(()));
             let seen = format!("shutdown -h {flag} +0 hypervisor initiated shutdown\n");
             assert_eq!(stubs.seen(), seen);
         }
         for odd in ["", "Halt", "powerdown "] {
             assert_eq!(
-                way(Some(odd)).unwrap_err().desc,
+                parse_mode(Some(odd)).unwrap_err().desc,
                 "mode is invalid (valid values are: halt|powerdown|reboot"
             );
         }
@@ -285,18 +277,18 @@ mod tests {
         let text = "child process has failed to shutdown: ";
         let missing = stubs.0.path().join("shutdown");
         assert_eq!(
-            stubs.shut_down(None),
+            stubs.run_shutdown(None),
             Err(format!(
                 "{text}failed to exec '{}': No such file or directory\n",
                 missing.display()
             ))
         );
         stubs.put("reboot", "");
-        assert_eq!(stubs.shut_down(Some("reboot")), Ok(()));
+        assert_eq!(stubs.run_shutdown(Some("reboot")), Ok(()));
         assert_eq!(stubs.seen(), "reboot \n");
         stubs.put("shutdown", "exit 3");
         assert_eq!(
-            stubs.shut_down(Some("reboot")),
+            stubs.run_shutdown(Some("reboot")),
             Err(format!("{text}exit status 3"))
         );
         assert_eq!(
@@ -304,7 +296,7 @@ mod tests {
             "shutdown -h -r +0 hypervisor initiated shutdown\n"
         );
         stubs.put("shutdown", "echo busy; exit 1");
-        assert_eq!(stubs.shut_down(None), Err(format!("{text}busy\n")));
+        assert_eq!(stubs.run_shutdown(None), Err(format!("{text}busy\n")));
     }
 
     #[test]
@@ -356,7 +348,7 @@ mod tests {
             Err("child process has failed to suspend: no swap\n".to_owned())
         );
         fs::create_dir(stubs.0.path().join("state")).unwrap();
-        assert!(!offers(&stubs.0.path().join("state"), "disk"));
+        assert!(!kernel_supports(&stubs.0.path().join("state"), "disk"));
         let full = Path::new("/dev/full");
         assert_eq!(
             write_state(full, "disk").unwrap_err().desc,

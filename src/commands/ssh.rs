@@ -1,9 +1,9 @@
 //! Floor 4: a user's keys: guest-ssh-get-, -add- and -remove-authorized-keys.
 //!
-//! What is below a home directory is the user's to arrange, traps included. So the files are
-//! worked on with the user's own rights (see [`crate::sys::identity`]), links are never followed,
-//! and a file that can't be read is never taken for an empty one. A new file takes the old one's
-//! place in one step: at any moment there is either all of the old or all of the new.
+//! A user controls everything below the home directory and may put links there to reach files of others. So the files are
+//! read and written with the user's own rights ([`crate::sys::identity`]), links are never followed, and a file that cannot
+//! be read is never treated as empty. A new file replaces the old one by rename(2): at any moment all of the old or all of
+//! the new keys are there. Name services may be slow, so everything runs on a worker thread.
 
 mod file;
 
@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, Context, Waiting, answer, empty, worker};
+use super::{Command, CommandFuture, Context, answer, empty, worker};
 use crate::protocol::arguments::decode;
 use crate::protocol::error::CommandError;
 use crate::protocol::text::{from_os_bytes, to_os_bytes};
@@ -53,7 +53,7 @@ struct AuthorizedKeys {
     keys: Vec<String>,
 }
 
-fn get_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn get_authorized_keys(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let GetKeys { username } = decode(arguments)?;
         answer(
@@ -65,14 +65,14 @@ fn get_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-fn add_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn add_authorized_keys(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let AddKeys {
             username,
             keys,
             reset,
         } = decode(arguments)?;
-        let keys = checked(&keys)?;
+        let keys = validate_keys(&keys)?;
         let reset = reset.unwrap_or(false);
         worker::run(worker::FILE_COMMAND_TIMEOUT, move || {
             add(&Account::find(&username)?, &keys, reset)
@@ -82,10 +82,10 @@ fn add_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let RemoveKeys { username, keys } = decode(arguments)?;
-        let keys = checked(&keys)?;
+        let keys = validate_keys(&keys)?;
         worker::run(worker::FILE_COMMAND_TIMEOUT, move || {
             remove(&Account::find(&username)?, &keys)
         })
@@ -97,8 +97,8 @@ fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> Waiting<'_> {
 /// The keys as lines of a file.
 ///
 /// # Errors
-/// One of them would be a comment, or more than one line.
-fn checked(keys: &[String]) -> Result<Vec<Vec<u8>>, CommandError> {
+/// A key would be a comment, or more than one line: it could add options or keys that the host did not mean.
+fn validate_keys(keys: &[String]) -> Result<Vec<Vec<u8>>, CommandError> {
     let check = |key: &String| {
         if key.starts_with('#') || key.contains('\n') {
             let text = format!("invalid OpenSSH public key: '{key}'");
@@ -110,7 +110,6 @@ fn checked(keys: &[String]) -> Result<Vec<Vec<u8>>, CommandError> {
     keys.iter().map(check).collect()
 }
 
-/// Whose keys.
 #[derive(Debug)]
 struct Account {
     name: String,
@@ -119,13 +118,13 @@ struct Account {
 }
 
 impl Account {
-    /// Looks the user up where the system keeps its users, which may be another machine.
+    /// Looks the user up by the system's name services, which may ask another machine.
     fn find(name: &str) -> Result<Self, CommandError> {
         let fail = |reason: String| {
             CommandError::generic(format!("failed to lookup user '{name}': {reason}"))
         };
         let found = Identity::find(name).map_err(|error| fail(strerror(&error)))?;
-        // The original's word for a user who does not exist.
+        // The original's text for an unknown user: getpwnam(3) leaves errno at 0.
         let (identity, user) = found.ok_or_else(|| fail("Success".into()))?;
         Ok(Self {
             name: name.to_owned(),
@@ -134,7 +133,7 @@ impl Account {
         })
     }
 
-    /// Does `job` on the key file with the user's rights.
+    /// Runs `job` on the key file with the user's rights.
     fn with_file<T: Send>(
         &self,
         job: impl FnOnce(&KeyFile) -> Result<T, KeyFileError> + Send,
@@ -159,11 +158,11 @@ impl Account {
                     }
                 })
             })?
-            .map_err(|trouble| CommandError::generic(trouble.text()))
+            .map_err(|error| CommandError::generic(error.text()))
     }
 }
 
-/// The keys, the last of the file first; lines are trimmed, comments and blanks left out.
+/// The keys, the last of the file first as in the original; lines are trimmed, comments and empty lines left out.
 fn get(account: &Account) -> Result<AuthorizedKeys, CommandError> {
     let content = account.with_file(KeyFile::read)?;
     let lines = lines(&content)
@@ -181,11 +180,12 @@ fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandEr
     account.with_file(|file| {
         file.make_directory()?;
         let content = if reset {
+            // A link or a directory in its place is an error, and must not be replaced.
             file.check_replaceable()?;
             Vec::new()
         } else {
             match file.read() {
-                Err(trouble) if trouble.is_missing() => Vec::new(),
+                Err(error) if error.is_missing() => Vec::new(),
                 content => content?,
             }
         };
@@ -199,11 +199,11 @@ fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandEr
     })
 }
 
-/// Takes out every line that is one of `keys`. No file is success.
+/// Removes every line that is one of `keys`. Without a file there is nothing to do.
 fn remove(account: &Account, keys: &[Vec<u8>]) -> Result<(), CommandError> {
     account.with_file(|file| {
         let content = match file.read() {
-            Err(trouble) if trouble.is_missing() => return Ok(()),
+            Err(error) if error.is_missing() => return Ok(()),
             content => content?,
         };
         let mut lines = lines(&content);
@@ -212,7 +212,8 @@ fn remove(account: &Account, keys: &[Vec<u8>]) -> Result<(), CommandError> {
     })
 }
 
-/// The lines of a file, verbatim; what follows the last LF counts, even if it is empty.
+/// The lines of a file, verbatim. What follows the last line feed is a line, even if it is empty: so the join of the lines
+/// is the file again, byte for byte.
 fn lines(content: &[u8]) -> Vec<&[u8]> {
     if content.is_empty() {
         return Vec::new();

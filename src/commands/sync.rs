@@ -1,4 +1,8 @@
-//! Synchronisation, liveness and what the agent is.
+//! Floor 4: guest-sync, guest-sync-delimited, guest-ping and guest-info.
+//!
+//! What a host sends before anything else. All of it works while frozen and takes no time. A guest-sync also tells the
+//! session that its client stopped waiting for an earlier request ([`is_sync`], [`reply`]): it is answered while an
+//! interruptible request still runs, so it must not need the context.
 
 use super::{Answer, Command, CommandResult, Context, all, answer, empty};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -40,7 +44,7 @@ fn delimited(arguments: Dict) -> CommandResult {
     Ok(Answer::Delimited(id.into()))
 }
 
-/// Whether a command of that name may overtake one that gives way.
+/// Whether a command of that name is answered while an interruptible one runs.
 pub fn is_sync(name: &str) -> bool {
     name == PLAIN || name == DELIMITED
 }
@@ -73,7 +77,7 @@ struct CommandInfo {
     success_response: bool,
 }
 
-/// Every command, the newest first.
+/// Every command, the last registered first, as in the original's reply.
 fn info(context: &Context) -> Info {
     let frozen = context.freezer.is_frozen();
     let describe = |command: &Command| CommandInfo {

@@ -1,6 +1,11 @@
-//! Floor 4: the guest's clock: guest-get-time and guest-set-time.
+//! Floor 4: guest-get-time and guest-set-time.
+//!
+//! Setting sets two clocks: the system's and the hardware's, one from the other, as the schema says. hwclock(8) sets the
+//! hardware clock, because it knows whether that runs in local time; where hwclock cannot be executed the agent uses
+//! /dev/rtc itself (newer distributions have hwclock in a package of its own). Both run on a worker thread: an RTC is read
+//! at the turn of a second.
 
-use super::{Command, Waiting, answer, empty, worker};
+use super::{Command, CommandFuture, answer, empty, worker};
 use crate::child::Child;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -27,11 +32,11 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const HWCLOCK: &str = "/sbin/hwclock";
 
-/// Nanoseconds since the epoch, in steps of a microsecond as the original's clock has them.
+/// Nanoseconds since the epoch, in steps of a microsecond, as the original returns it.
 fn get_time(now: SystemTime) -> i64 {
     let microseconds = match now.duration_since(UNIX_EPOCH) {
         Ok(after) => i64::try_from(after.as_micros()).unwrap_or(i64::MAX),
-        // A guest whose clock starts before 1970: round down, as everywhere.
+        // A clock before 1970: rounded down, too, so that time never seems to run backwards.
         Err(before) => {
             let nanoseconds = before.duration().as_nanos();
             i64::try_from(nanoseconds.div_ceil(1000)).map_or(i64::MIN, |before| -before)
@@ -45,62 +50,64 @@ struct SetTime {
     time: Option<i64>,
 }
 
-fn set_time(arguments: Dict) -> Waiting<'static> {
+fn set_time(arguments: Dict) -> CommandFuture<'static> {
     Box::pin(async move {
         let SetTime { time } = decode(arguments)?;
         worker::run(worker::SLOW_COMMAND_TIMEOUT, move || {
-            let means = Means {
-                set: &set_system,
+            let clocks = ClockAccess {
+                set: &set_system_clock,
                 hwclock: HWCLOCK.as_ref(),
-                without_hwclock: &without_hwclock,
+                use_rtc: &use_rtc,
             };
-            set_clocks(time, &means)
+            set_clocks(time, &clocks)
         })
         .await?;
         empty()
     })
 }
 
-/// What clocks are set with.
-struct Means<'a> {
+/// How the clocks are set; tests put stubs here.
+struct ClockAccess<'a> {
     /// Sets the system's clock.
     set: &'a dyn Fn(TimeSpec) -> io::Result<()>,
     hwclock: &'a OsStr,
-    /// Does hwclock's work where that cannot be executed; false if there is no hardware clock.
-    without_hwclock: &'a dyn Fn(Direction) -> io::Result<bool>,
+    /// Replaces hwclock where that cannot be executed; false if there is no hardware clock.
+    use_rtc: &'a dyn Fn(ClockDirection) -> io::Result<bool>,
 }
 
 /// Which clock is set from the other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Direction {
+enum ClockDirection {
     ToHardware,
     FromHardware,
 }
 
 /// Sets the system's clock to `time` (nanoseconds since the epoch) and the hardware's from it;
 /// without `time`, the system's from the hardware's.
-fn set_clocks(time: Option<i64>, means: &Means<'_>) -> Result<(), CommandError> {
+fn set_clocks(time: Option<i64>, clocks: &ClockAccess<'_>) -> Result<(), CommandError> {
     if let Some(time) = time {
-        (means.set)(checked(time)?).map_err(|e| {
+        (clocks.set)(validate_time(time)?).map_err(|e| {
             CommandError::generic(format!("Failed to set time to guest: {}", strerror(&e)))
         })?;
     }
+    // Also where the system's clock is set from the hardware's: the original has one text.
     let action = "set hardware clock to system time";
     let (direction, option) = match time {
-        Some(_) => (Direction::ToHardware, "-w"),
-        None => (Direction::FromHardware, "-s"),
+        Some(_) => (ClockDirection::ToHardware, "-w"),
+        None => (ClockDirection::FromHardware, "-s"),
     };
-    let outcome = Child::new(means.hwclock)
+    let outcome = Child::new(clocks.hwclock)
         .arg(option)
         .run()
         .map_err(|e| CommandError::generic(e.text(action)))?;
     let Some(text) = outcome.failure(action) else {
         return Ok(());
     };
+    // hwclock ran and failed: it knows better than this program what is wrong with the clock.
     if outcome.exec_errno.is_none() {
         return Err(CommandError::generic(text));
     }
-    match (means.without_hwclock)(direction) {
+    match (clocks.use_rtc)(direction) {
         Ok(true) => Ok(()),
         Ok(false) => Err(CommandError::generic(text)),
         Err(error) => {
@@ -112,12 +119,15 @@ fn set_clocks(time: Option<i64>, means: &Means<'_>) -> Result<(), CommandError> 
     }
 }
 
-fn set_system(time: TimeSpec) -> io::Result<()> {
+fn set_system_clock(time: TimeSpec) -> io::Result<()> {
     Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
 }
 
-/// Newer distributions have hwclock in a package of its own.
-fn without_hwclock(direction: Direction) -> io::Result<bool> {
+/// Sets one clock from the other by /dev/rtc; false if there is none.
+///
+/// # Errors
+/// The hardware clock runs in local time, or a clock cannot be read or set.
+fn use_rtc(direction: ClockDirection) -> io::Result<bool> {
     if rtc::is_local() {
         let text = "the hardware clock runs in local time (/etc/adjtime), which needs hwclock";
         return Err(io::Error::other(text));
@@ -126,19 +136,22 @@ fn without_hwclock(direction: Direction) -> io::Result<bool> {
         return Ok(false);
     };
     match direction {
-        Direction::ToHardware => {
+        ClockDirection::ToHardware => {
             rtc.set(|| Ok(clock_gettime(ClockId::CLOCK_REALTIME)?.into()))?;
         }
-        Direction::FromHardware => {
+        ClockDirection::FromHardware => {
             let time = timespec(rtc.next_second()?, 0);
-            set_system(time.ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?)?;
+            set_system_clock(time.ok_or_else(|| io::Error::from_raw_os_error(libc::EOVERFLOW))?)?;
         }
     }
     Ok(true)
 }
 
-/// Whole microseconds, both parts truncated toward zero, of a year that RTCs can hold.
-fn checked(time: i64) -> Result<TimeSpec, CommandError> {
+/// The time in whole microseconds, both parts truncated toward zero, as in the original.
+///
+/// # Errors
+/// A year that RTCs cannot hold.
+fn validate_time(time: i64) -> Result<TimeSpec, CommandError> {
     let (seconds, microseconds) = (time / 1_000_000_000, time % 1_000_000_000 / 1000);
     let distance = Duration::from_secs(seconds.unsigned_abs());
     let instant = if seconds < 0 {
@@ -146,6 +159,7 @@ fn checked(time: i64) -> Result<TimeSpec, CommandError> {
     } else {
         UNIX_EPOCH.checked_add(distance)
     };
+    // `None` if the C library cannot tell the year.
     let year = instant.and_then(|instant| format_local(instant, c"%Y").parse().ok());
     timespec(seconds, microseconds * 1000)
         .filter(|_| year.is_some_and(|year: i64| (1970..2070).contains(&year)))
@@ -169,12 +183,12 @@ mod tests {
         assert_eq!(get_time(far), i64::MAX);
     }
 
-    fn nothing_else(_: Direction) -> io::Result<bool> {
+    fn nothing_else(_: ClockDirection) -> io::Result<bool> {
         panic!("hwclock could be executed");
     }
 
     /// What a stub of hwclock was told, what the clock was set to, and the answer.
-    fn try_out(
+    fn run_stub(
         time: Option<i64>,
         refuse: bool,
         script: &str,
@@ -193,12 +207,12 @@ mod tests {
             }
             Ok(())
         };
-        let means = Means {
+        let clocks = ClockAccess {
             set: &set,
             hwclock: hwclock.as_os_str(),
-            without_hwclock: &nothing_else,
+            use_rtc: &nothing_else,
         };
-        let result = set_clocks(time, &means);
+        let result = set_clocks(time, &clocks);
         let seen = std::fs::read_to_string(seen).unwrap_or_default();
         (
             seen,
@@ -212,7 +226,7 @@ mod tests {
         let spec = timespec;
         let good = 1_700_000_000_123_456_789;
         assert_eq!(
-            try_out(Some(good), false, ""),
+            run_stub(Some(good), false, ""),
             (
                 "-w\n".into(),
                 spec(1_700_000_000, 123_456_000),
@@ -220,21 +234,21 @@ mod tests {
             )
         );
         assert_eq!(
-            try_out(None, false, ""),
+            run_stub(None, false, ""),
             ("-s\n".into(), None, String::new())
         );
         assert_eq!(
-            try_out(Some(good), true, "").2,
+            run_stub(Some(good), true, "").2,
             "Failed to set time to guest: Operation not permitted"
         );
-        assert_eq!(try_out(Some(good), true, "").0, "");
+        assert_eq!(run_stub(Some(good), true, "").0, "");
         let action = "child process has failed to set hardware clock to system time: ";
         assert_eq!(
-            try_out(Some(good), false, "echo no rtc; exit 1").2,
+            run_stub(Some(good), false, "echo no rtc; exit 1").2,
             format!("{action}no rtc\n")
         );
         assert_eq!(
-            try_out(None, false, "exit 7").2,
+            run_stub(None, false, "exit 7").2,
             format!("{action}exit status 7")
         );
     }
@@ -243,20 +257,20 @@ mod tests {
     fn where_hwclock_cannot_be_executed_the_hardware_clock_is_asked_itself() {
         let asked = Cell::new(None);
         let try_without = |time, answer: &dyn Fn() -> io::Result<bool>| {
-            let means = Means {
+            let clocks = ClockAccess {
                 set: &|_| Ok(()),
                 hwclock: OsStr::new("/nonexistent/hwclock"),
-                without_hwclock: &|direction| {
+                use_rtc: &|direction| {
                     asked.set(Some(direction));
                     answer()
                 },
             };
-            set_clocks(time, &means).map_err(|error| error.desc)
+            set_clocks(time, &clocks).map_err(|error| error.desc)
         };
         assert_eq!(try_without(Some(0), &|| Ok(true)), Ok(()));
-        assert_eq!(asked.get(), Some(Direction::ToHardware));
+        assert_eq!(asked.get(), Some(ClockDirection::ToHardware));
         assert_eq!(try_without(None, &|| Ok(true)), Ok(()));
-        assert_eq!(asked.get(), Some(Direction::FromHardware));
+        assert_eq!(asked.get(), Some(ClockDirection::FromHardware));
         let told = "child process has failed to set hardware clock to system time: failed to exec \
                     '/nonexistent/hwclock': No such file or directory";
         assert_eq!(try_without(None, &|| Ok(false)), Err(format!("{told}\n")));
@@ -275,15 +289,15 @@ mod tests {
             days(36_525 + 2),
             3_155_760_000_000_000_000,
         ] {
-            let (seen, set_to, text) = try_out(Some(bad), false, "");
+            let (seen, set_to, text) = run_stub(Some(bad), false, "");
             assert_eq!(
                 (seen.as_str(), set_to, text.as_str()),
                 ("", None, "Invalid time")
             );
         }
-        assert!(checked(days(2)).is_ok());
+        assert!(validate_time(days(2)).is_ok());
         // 32 bits end in 2038.
         let last = timespec(36_523 * 86_400, 0);
-        assert_eq!(checked(days(36_523)).ok(), last);
+        assert_eq!(validate_time(days(36_523)).ok(), last);
     }
 }

@@ -1,6 +1,7 @@
-//! Floor 4: who is there and what time zone it is: guest-get-users, guest-get-timezone.
+//! Floor 4: logged-in users and the time zone: guest-get-users, guest-get-timezone.
 //!
-//! Read-only, and read anew at each call.
+//! Read-only, and nothing is cached. Users are the logins of utmp(5); without that file (systemd may be built without it)
+//! nobody is logged in.
 
 use std::collections::HashMap;
 use std::ffi::c_long;
@@ -8,7 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Command, answer, wire};
+use super::{Command, answer, probe_error};
 use crate::probe::System;
 use crate::probe::utmp::{self, Login};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -23,6 +24,7 @@ pub(super) const COMMANDS: &[Command] = &[
     }),
     Command::now(35, "guest-get-timezone", |_, arguments| {
         let NoArguments {} = decode(arguments)?;
+        // A value that is not UTF-8 names no zone; the C library uses UTC then, too.
         let name = std::env::var("TZ").ok();
         answer(get_timezone(&System::host(), name.as_deref())?)
     }),
@@ -38,14 +40,15 @@ struct User {
 
 /// Each user who is logged in once, with the earliest login.
 fn get_users(system: &System) -> Result<Vec<User>, CommandError> {
-    Ok(earliest(utmp::read(system).map_err(wire)?))
+    Ok(earliest_logins(utmp::read(system).map_err(probe_error)?))
 }
 
-fn earliest(logins: Vec<Login>) -> Vec<User> {
+fn earliest_logins(logins: Vec<Login>) -> Vec<User> {
     let mut users: Vec<User> = Vec::new();
+    // Keeps the order of the first login of each, as the original lists them.
     let mut index_of: HashMap<Vec<u8>, usize> = HashMap::new();
     for login in logins {
-        // Exact: a double has room for microseconds until the year 2255.
+        // Exact: a double holds microseconds since 1970 until the year 2255 (2^53 microseconds).
         let login_time = login.seconds as f64 + login.microseconds as f64 / 1e6;
         let known = index_of
             .get(&login.user)
@@ -73,7 +76,7 @@ struct Timezone {
 
 /// `name` is the value of the variable `TZ`.
 fn get_timezone(system: &System, name: Option<&str>) -> Result<Timezone, CommandError> {
-    // The C library takes an unknown name for an abbreviation of UTC.
+    // The C library uses an unknown name as an abbreviation of UTC; clients would see a zone that does not exist.
     if name.is_some_and(|name| !is_known_zone(system, name)) {
         return Ok(Timezone {
             zone: Some("UTC".into()),
@@ -91,7 +94,7 @@ fn get_timezone(system: &System, name: Option<&str>) -> Result<Timezone, Command
 /// Whether tzset(3) finds a zone file of that name, or a rule such as `CET-1CEST`.
 fn is_known_zone(system: &System, name: &str) -> bool {
     let name = name.strip_prefix(':').unwrap_or(name);
-    // Joining an absolute name leaves that.
+    // An absolute name replaces the directory, as tzset(3) has it.
     let file = localtime::zone_directory().join(name);
     name.is_empty() || name.contains(|c: char| c.is_ascii_digit()) || system.path(file).is_file()
 }
@@ -99,7 +102,7 @@ fn is_known_zone(system: &System, name: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::commands::told;
+    use crate::commands::reply_line;
     use crate::probe::utmp::{Layout, tests::record};
     use std::fs;
 
@@ -107,7 +110,10 @@ mod tests {
     fn each_user_once_with_the_earliest_login() {
         let root = tempfile::tempdir().unwrap();
         let system = System::at(root.path()).unwrap();
-        assert_eq!(told(get_users(&system).unwrap()), "{\"return\": []}\n");
+        assert_eq!(
+            reply_line(get_users(&system).unwrap()),
+            "{\"return\": []}\n"
+        );
         let file = [
             (7, &b"root"[..], (1_600_000_100, 0)),
             (7, b"alice", (1_700_000_100, 1)),
@@ -120,7 +126,7 @@ mod tests {
         fs::create_dir_all(root.path().join("var/run")).unwrap();
         fs::write(root.path().join("var/run/utmp"), file).unwrap();
         assert_eq!(
-            told(get_users(&system).unwrap()),
+            reply_line(get_users(&system).unwrap()),
             "{\"return\": [{\"login-time\": 1600000000.000005, \"user\": \"root\"}, \
              {\"login-time\": 1700000100.000001, \"user\": \"alice\"}]}\n"
         );
@@ -147,7 +153,7 @@ mod tests {
             assert!(!is_known_zone(&system, unknown), "{unknown}");
         }
         assert_eq!(
-            told(get_timezone(&system, Some("Nonsense")).unwrap()),
+            reply_line(get_timezone(&system, Some("Nonsense")).unwrap()),
             "{\"return\": {\"zone\": \"UTC\", \"offset\": 0}}\n"
         );
         assert!(get_timezone(&system, None).unwrap().zone.is_some());

@@ -1,5 +1,8 @@
-//! Floor 4: work that may take long or hang, on a thread of its own, so that the session's task only
-//! awaits, and that no longer than a limit.
+//! Floor 4: runs the blocking part of a handler on a thread, with a time limit.
+//!
+//! The agent has one task for its session; a filesystem or helper that does not respond would block it, and with it the
+//! thaw of a freeze. So handlers that read many files, call name services or run programs do it here. A job that does not
+//! return in time keeps its thread (no thread can be ended from outside); their number is limited.
 
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,67 +15,67 @@ use tokio::time::timeout;
 use crate::deadline::{Pace, Pool};
 use crate::protocol::error::CommandError;
 
-/// For what reads, or writes a file: then a filesystem, or a name service, does not answer.
+/// For commands that read or write files: beyond it a filesystem or a name service does not respond.
 pub(super) const FILE_COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
-/// For what waits for programs and hardware.
+/// For commands that wait for programs or hardware: a suspend, memory that is moved away.
 pub(super) const SLOW_COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
-/// For what works on whole disks.
+/// For commands that work on whole disks.
 pub(super) const FSTRIM_TIMEOUT: Duration = Duration::from_secs(3600);
 
-/// Handlers are shallow; what they call of the C library (name services) is not.
+/// Enough for the C library's name services, which load plug-ins (nsswitch.conf(5)) that need far more than our code.
 const WORKER_STACK_SIZE: usize = 512 * 1024;
-/// Most jobs that have not returned.
+/// Jobs that have not returned; beyond that, commands fail at once.
 const MAX_WORKERS: usize = 16;
-static AT_WORK: AtomicUsize = AtomicUsize::new(0);
+static RUNNING_JOBS: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `job` on a thread and awaits its result, at most for `limit`; then the job is left alone with its
-/// thread.
+/// Runs `job` on a thread and waits for its result, at most for `limit`.
 ///
 /// # Errors
-/// The job's, or that it did not return in time, or that no thread could be started.
+/// The job's; or it did not return in time, or no thread could be started.
 pub(super) async fn run<T: Send + 'static>(
     limit: Duration,
     job: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
 ) -> Result<T, CommandError> {
+    // Not through the channel of `run_job`, whose code would then exist once for each type of result.
     let result = Arc::new(Mutex::new(None));
     let slot = result.clone();
     let job = move || {
         let result = Some(job());
         *slot.lock().unwrap_or_else(PoisonError::into_inner) = result;
     };
-    finish(&AT_WORK, limit, Box::new(job)).await?;
+    run_job(&RUNNING_JOBS, limit, Box::new(job)).await?;
     let result = result.lock().unwrap_or_else(PoisonError::into_inner).take();
     result.unwrap_or_else(|| Err(CommandError::generic("the command's thread died")))
 }
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Counts one job until it is dropped: also without having run, as the pool closes at the limit even if its thread
-/// has not begun by then.
-struct Counted(&'static AtomicUsize);
+/// Counts one job until it is dropped. A job may be dropped without having run: at the limit the pool closes even if its
+/// thread has not started yet.
+struct JobCount(&'static AtomicUsize);
 
-impl Counted {
+impl JobCount {
     fn new(jobs: &'static AtomicUsize) -> Self {
         jobs.fetch_add(1, Ordering::Relaxed);
         Self(jobs)
     }
 }
 
-impl Drop for Counted {
+impl Drop for JobCount {
     fn drop(&mut self) {
         self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
-/// One piece of code for whatever jobs there are.
-fn finish(
-    at_work: &'static AtomicUsize,
+/// The part of [`run`] that does not depend on the type of the result, so that it is compiled once.
+fn run_job(
+    running: &'static AtomicUsize,
     limit: Duration,
     job: Job,
 ) -> Pin<Box<dyn Future<Output = Result<(), CommandError>>>> {
     Box::pin(async move {
         let pool = Pool::with_stack(WORKER_STACK_SIZE);
-        if at_work.load(Ordering::Relaxed) >= MAX_WORKERS {
+        if running.load(Ordering::Relaxed) >= MAX_WORKERS {
             return Err(CommandError::generic(
                 "too many commands have not returned yet; find out which filesystem does not answer",
             ));
@@ -80,17 +83,17 @@ fn finish(
         if !pool.reserve(1) {
             return Err(CommandError::generic("failed to start a thread"));
         }
-        let counted = Counted::new(at_work);
-        let (tell, told) = oneshot::channel();
-        let work = move || {
+        let counted = JobCount::new(running);
+        let (done_sender, done) = oneshot::channel();
+        let counted_job = move || {
             job();
             drop(counted);
-            // The session may have ended meanwhile: then nobody wants to know.
-            tell.send(()).ok();
+            // The receiver is gone if the limit has passed: the result is not needed any more.
+            done_sender.send(()).ok();
             Ok(())
         };
-        pool.start(Pace::OneByOne, drop, [work]);
-        timeout(limit, told).await.map(drop).map_err(|_| {
+        pool.start(Pace::OneByOne, drop, [counted_job]);
+        timeout(limit, done).await.map(drop).map_err(|_| {
             let seconds = limit.as_secs();
             let text = format!("no answer within {seconds} s; what was begun may still be done");
             CommandError::generic(text)
@@ -122,9 +125,9 @@ mod tests {
         assert_eq!(failed.unwrap_err().desc, "no");
     }
 
-    fn wait_until_none_is_at_work(at_work: &AtomicUsize) {
+    fn wait_until_none_runs(running: &AtomicUsize) {
         let start = std::time::Instant::now();
-        while at_work.load(Ordering::Relaxed) > 0 {
+        while running.load(Ordering::Relaxed) > 0 {
             assert!(start.elapsed() < Duration::from_secs(30));
             std::thread::sleep(Duration::from_millis(1));
         }
@@ -135,8 +138,8 @@ mod tests {
         static DROPPED: AtomicUsize = AtomicUsize::new(0);
         for _ in 0..200 {
             // Without any time the thread often has not begun when the pool is closed.
-            wait(finish(&DROPPED, Duration::ZERO, Box::new(|| ()))).ok();
-            wait_until_none_is_at_work(&DROPPED);
+            wait(run_job(&DROPPED, Duration::ZERO, Box::new(|| ()))).ok();
+            wait_until_none_runs(&DROPPED);
         }
     }
 
@@ -150,16 +153,17 @@ mod tests {
                 begin.send(()).unwrap();
                 assert!(ended.recv().is_err());
             };
-            let failed = wait(finish(&HERE, Duration::from_millis(10), Box::new(job))).unwrap_err();
+            let failed =
+                wait(run_job(&HERE, Duration::from_millis(10), Box::new(job))).unwrap_err();
             assert!(failed.desc.starts_with("no answer within 0 s"));
             // On a busy machine its thread may not have begun within the limit: then it never does.
             if began.recv().is_ok() {
                 ends.push(end);
             }
         }
-        let failed = wait(finish(&HERE, FILE_COMMAND_TIMEOUT, Box::new(|| ()))).unwrap_err();
+        let failed = wait(run_job(&HERE, FILE_COMMAND_TIMEOUT, Box::new(|| ()))).unwrap_err();
         assert!(failed.desc.starts_with("too many commands"));
         drop(ends);
-        wait_until_none_is_at_work(&HERE);
+        wait_until_none_runs(&HERE);
     }
 }

@@ -102,7 +102,7 @@ pub fn markup() -> anyhow::Result<String> {
         .collect();
     ensure!(
         missing.is_empty(),
-        "commands.txt does not describe {}",
+        "commands.txt (beside reference.rs) does not describe {}: add `= NAME RELEASE` with its text, arguments and reply",
         missing.join(", ")
     );
     Ok(text)

@@ -1,4 +1,7 @@
-//! Base64 as the protocol takes it: a strict alphabet, a lenient grouping. Floor 0.
+//! Base64 as the original accepts it: a strict alphabet, a lenient grouping. Floor 0.
+//!
+//! guest-file-read and -write, guest-exec and guest-set-user-password use it. Not a crate's, because padding may be
+//! anywhere, an incomplete last group is dropped and only line feeds are skipped; clients may depend on any of that.
 
 use super::error::CommandError;
 
@@ -33,10 +36,9 @@ pub fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// Appends what [`encode`] makes of `bytes`. Pieces of a whole may be encoded one after the other
-/// if all but the last have a length that is a multiple of 3.
-pub fn encode_onto(text: &mut String, bytes: &[u8]) {
-    // Through a piece of stack, because a string grows faster by the slice than by the character.
+/// Appends [`encode`] of `bytes`. Data may be encoded in pieces if the length of each but the last is a multiple of 3.
+pub(crate) fn encode_onto(text: &mut String, bytes: &[u8]) {
+    // By way of a piece of stack: a string grows faster by the slice than by the character.
     let mut digits = [b'='; 4 * 256];
     for piece in bytes.chunks(3 * 256) {
         let mut filled = 0;
@@ -67,8 +69,8 @@ pub fn encode_onto(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// What `text` encodes. Line feeds are skipped; padding may stand anywhere; a last group of
-/// fewer than four characters is dropped.
+/// The bytes of `text`. Line feeds are skipped; padding may be anywhere; a last group of fewer than four characters is
+/// dropped.
 ///
 /// # Errors
 /// Any character outside the alphabet, `=` and LF.
@@ -77,7 +79,7 @@ pub fn decode(text: &str) -> Result<Vec<u8>, CommandError> {
     let mut bytes = vec![0; text.len() / 4 * 3];
     let mut places = bytes.chunks_exact_mut(3);
     let mut done = 0;
-    // Whole groups of digits, up to the first that holds anything else.
+    // The fast path: whole groups of digits, up to the first with anything else in it.
     for (group, place) in text.chunks_exact(4).zip(&mut places) {
         let [a, b, c, d] = [group[0], group[1], group[2], group[3]].map(|c| MEANING[c as usize]);
         if a | b | c | d >= PAD {

@@ -1,7 +1,7 @@
-//! Error answers: their class and every text that this module's readers produce. Floor 0.
+//! Error replies: their class, and the texts of the protocol itself. Floor 0.
 //!
-//! Clients match on the class, and some on the text, so each text stands here once and is
-//! written exactly as the 10.0 line says it.
+//! Clients match on the class, and some on the text, so each text is here once, exactly as releases 10.0 of the original
+//! have it. Texts of a single command are in its file.
 
 use std::fmt;
 
@@ -10,9 +10,9 @@ use super::text;
 /// The `class` member of an error answer. No other class is ever sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ErrorClass {
-    /// Everything but an unknown or disabled command.
+    /// Any error but an unknown or disabled command.
     GenericError,
-    /// The command does not exist here, or may not run now.
+    /// The command does not exist, or is not allowed now.
     CommandNotFound,
 }
 
@@ -27,12 +27,12 @@ impl ErrorClass {
     }
 }
 
-/// What an error answer says.
+/// An error reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CommandError {
     /// The `class` member.
     pub class: ErrorClass,
-    /// The `desc` member: free text for people, which some clients compare.
+    /// The `desc` member: text for people, which some clients compare.
     pub desc: String,
 }
 
@@ -44,7 +44,7 @@ impl fmt::Display for CommandError {
 
 impl std::error::Error for CommandError {}
 
-/// A parser's complaint is cut at this many bytes, the prefix not counted.
+/// The original cuts a text of its parser at this many bytes, the prefix not counted.
 const SYNTAX_TEXT_LIMIT: usize = 1023;
 
 impl CommandError {
@@ -67,7 +67,7 @@ impl CommandError {
         }
     }
 
-    /// The command exists but a list or the frozen state forbids it.
+    /// The command exists, but a list or the frozen state forbids it.
     #[must_use]
     pub fn disabled(name: &str) -> Self {
         let desc = format!("Command {name} has been disabled: the command is not allowed");
@@ -127,11 +127,11 @@ impl CommandError {
         Self::generic(format!("Parameter '{path}' expects {expected}"))
     }
 
-    /// A string that is none of an enumeration's names. `leaf` is the member's name alone.
+    /// A string that is none of an enumeration's names.
     #[must_use]
-    pub fn parameter_value(leaf: &str, value: &str) -> Self {
+    pub fn parameter_value(path: &str, value: &str) -> Self {
         Self::generic(format!(
-            "Parameter '{leaf}' does not accept value '{value}'"
+            "Parameter '{path}' does not accept value '{value}'"
         ))
     }
 
@@ -141,13 +141,14 @@ impl CommandError {
         Self::generic("Base64 data contains invalid characters")
     }
 
-    /// A byte that continues no token; `collected` is the token so far with that byte at its end.
+    /// A byte that continues no token; `collected` is the token so far, that byte last. As in the original, a NUL ends the
+    /// quotation.
     pub(super) fn stray(collected: &[u8]) -> Self {
         let end = collected
             .iter()
             .position(|&byte| byte == 0)
             .unwrap_or(collected.len());
-        // The token may be tens of megabytes: one copy is enough.
+        // Allocated once: the token may have tens of megabytes.
         let mut desc = String::with_capacity(end + 64);
         desc.push_str("JSON parse error, stray '");
         text::push_os_bytes(&mut desc, &collected[..end]);

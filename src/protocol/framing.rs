@@ -1,15 +1,15 @@
-//! The input stream cut into messages. Floor 0.
+//! Cuts the input into messages. Floor 0.
 //!
-//! There are no lines on input: a message ends where its brackets balance, whatever the pieces
-//! it came in. State lives as long as the [`Framer`], which therefore may outlive a connection:
-//! half a request from one client and the rest from the next form one message.
+//! Input has no lines: a message ends where its brackets balance, whatever the pieces it came in. As in the original, the
+//! state outlives a connection: half a request of one client and the rest from the next are one message, which is why
+//! clients send 0xFF first. `agent::session` keeps one [`Framer`] for the agent's life.
 
 use super::lexer::Lexer;
 use super::parser::Parser;
 
 pub use super::parser::Event;
 
-/// Reads messages from bytes.
+/// The state between two reads of the channel.
 #[derive(Debug, Default)]
 pub struct Framer {
     lexer: Lexer,
@@ -17,11 +17,11 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// Takes bytes from the front of `input` until one event is complete; `None` when all bytes
-    /// are used and more are needed.
+    /// Consumes bytes of `input` until a message is complete or fails; `None` if all are consumed and more are needed.
     pub fn next_event(&mut self, input: &mut &[u8]) -> Option<Event> {
         while let Some(kind) = self.lexer.next(input) {
             if let Some(event) = self.parser.push(kind, self.lexer.text()) {
+                // Now, because the next byte may be hours away: idle memory is a budget.
                 self.lexer.release();
                 return Some(event);
             }

@@ -1,21 +1,20 @@
 //! Bytes to tokens, in any pieces. Floor 0.
 //!
-//! The dialect: JSON's tokens, strings also between apostrophes, keywords of lower-case letters
-//! (the parser knows which exist). A byte that fits nowhere makes a [`Kind::Stray`]; the lexer
-//! then skips to the next structural character, control character or 0xFE/0xFF, so that a broken
-//! message costs at most what is left of it. 0xFE and 0xFF fit nowhere at all: sending one always
-//! ends whatever came before.
+//! The dialect: JSON's tokens, strings also between apostrophes, keywords of lower-case letters (the parser knows which
+//! exist). A byte that continues no token makes a [`TokenKind::Stray`]; the lexer then skips to the next structural
+//! character, control character or 0xFE/0xFF, so that a broken message costs at most the rest of itself. 0xFE and 0xFF
+//! are part of no token: a client sends one to end whatever was sent before. `framing` calls it.
 
 use super::text::plain_run;
 
-/// The longest token, in bytes, quotes included.
+/// The longest token in bytes, quotes included, as in the original.
 pub(super) const TOKEN_LIMIT: usize = 64 << 20;
 
-/// A token's buffer larger than this is given back when the token is done.
+/// A larger buffer of a token is freed when the token is done.
 const KEPT_CAPACITY: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Kind {
+pub(super) enum TokenKind {
     OpenBrace,
     CloseBrace,
     OpenBracket,
@@ -25,14 +24,14 @@ pub(super) enum Kind {
     String,
     Number,
     Word,
-    /// No token: what was collected, the offending byte last.
+    /// Not a token: what was collected, the unexpected byte last.
     Stray,
-    /// A token beyond [`TOKEN_LIMIT`], given up in its middle.
+    /// A token longer than [`TOKEN_LIMIT`]; the rest of it is read as new tokens.
     Oversized,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-enum State {
+enum LexerState {
     #[default]
     Start,
     Recovery,
@@ -49,21 +48,21 @@ enum State {
     Word,
 }
 
-enum Step {
+enum Transition {
     /// The byte belongs to no token.
-    Skip(State),
+    Skip(LexerState),
     /// The byte belongs to the token, which may go on.
-    Collect(State),
+    Collect(LexerState),
     /// The byte is the token's last.
-    Close(Kind),
+    Close(TokenKind),
     /// The token ended before this byte.
-    End(Kind),
+    End(TokenKind),
     Stray,
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Lexer {
-    state: State,
+    state: LexerState,
     text: Vec<u8>,
     done: bool,
 }
@@ -74,50 +73,51 @@ impl Lexer {
         &self.text
     }
 
-    /// Takes bytes from the front of `input` until a token is complete; `None` when all are used.
-    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<Kind> {
+    /// Consumes bytes of `input` until a token is complete; `None` if all are consumed.
+    pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<TokenKind> {
         self.release();
         while let Some((&byte, rest)) = input.split_first() {
             match self.state.step(byte) {
-                Step::Skip(state) => {
+                Transition::Skip(state) => {
                     self.state = state;
                     *input = rest;
                 }
-                Step::Collect(state @ State::String(quote)) => {
+                Transition::Collect(state @ LexerState::String(quote)) => {
+                    // A run of the string at once: byte by byte, a file of 48 MiB takes many times as long.
                     let room = (TOKEN_LIMIT + 1).saturating_sub(self.text.len()).max(1);
                     let within = &rest[..rest.len().min(room - 1)];
-                    let sure = plain_run(within);
-                    let run = within[sure..].iter().take_while(|&&b| is_plain(b, quote));
-                    let (head, tail) = input.split_at(1 + sure + run.count());
+                    let prefix = plain_run(within);
+                    let run = within[prefix..].iter().take_while(|&&b| is_plain(b, quote));
+                    let (head, tail) = input.split_at(1 + prefix + run.count());
                     self.text.extend_from_slice(head);
                     self.state = state;
                     *input = tail;
                 }
-                Step::Collect(state) => {
+                Transition::Collect(state) => {
                     self.text.push(byte);
                     self.state = state;
                     *input = rest;
                 }
-                Step::Close(kind) => {
+                Transition::Close(kind) => {
                     self.text.push(byte);
                     *input = rest;
-                    return self.finish(kind, State::Start);
+                    return self.finish(kind, LexerState::Start);
                 }
-                Step::End(kind) => return self.finish(kind, State::Start),
-                Step::Stray => {
+                Transition::End(kind) => return self.finish(kind, LexerState::Start),
+                Transition::Stray => {
                     self.text.push(byte);
                     *input = rest;
-                    return self.finish(Kind::Stray, State::Recovery);
+                    return self.finish(TokenKind::Stray, LexerState::Recovery);
                 }
             }
             if self.text.len() > TOKEN_LIMIT {
-                return self.finish(Kind::Oversized, State::Start);
+                return self.finish(TokenKind::Oversized, LexerState::Start);
             }
         }
         None
     }
 
-    /// Forgets the finished token, if any, and gives a large buffer back.
+    /// Clears the finished token, if any, and frees a large buffer.
     pub(super) fn release(&mut self) {
         if self.done {
             self.done = false;
@@ -126,7 +126,7 @@ impl Lexer {
         }
     }
 
-    fn finish(&mut self, kind: Kind, next: State) -> Option<Kind> {
+    fn finish(&mut self, kind: TokenKind, next: LexerState) -> Option<TokenKind> {
         self.state = next;
         self.done = true;
         Some(kind)
@@ -137,10 +137,11 @@ fn is_plain(byte: u8, quote: u8) -> bool {
     (0x20..=0xFD).contains(&byte) && byte != quote && byte != b'\\'
 }
 
-impl State {
-    fn step(self, byte: u8) -> Step {
-        use Step::{Close, Collect, End, Skip, Stray};
+impl LexerState {
+    fn step(self, byte: u8) -> Transition {
+        use Transition::{Close, Collect, End, Skip, Stray};
         match (self, byte) {
+            // After a stray byte, as the original resumes: at structure, 0xFE/0xFF, or a control character.
             (Self::Recovery, b'{' | b'}' | b'[' | b']' | b':' | b',' | 0xFE | 0xFF) => {
                 Self::Start.step(byte)
             }
@@ -148,19 +149,19 @@ impl State {
             (Self::Recovery, _) => Self::Start.step(byte),
 
             (Self::Start, b' ' | b'\t' | b'\r' | b'\n') => Skip(Self::Start),
-            (Self::Start, b'{') => Close(Kind::OpenBrace),
-            (Self::Start, b'}') => Close(Kind::CloseBrace),
-            (Self::Start, b'[') => Close(Kind::OpenBracket),
-            (Self::Start, b']') => Close(Kind::CloseBracket),
-            (Self::Start, b':') => Close(Kind::Colon),
-            (Self::Start, b',') => Close(Kind::Comma),
+            (Self::Start, b'{') => Close(TokenKind::OpenBrace),
+            (Self::Start, b'}') => Close(TokenKind::CloseBrace),
+            (Self::Start, b'[') => Close(TokenKind::OpenBracket),
+            (Self::Start, b']') => Close(TokenKind::CloseBracket),
+            (Self::Start, b':') => Close(TokenKind::Colon),
+            (Self::Start, b',') => Close(TokenKind::Comma),
             (Self::Start, b'"' | b'\'') => Collect(Self::String(byte)),
             (Self::Start, b'-') => Collect(Self::Minus),
             (Self::Start | Self::Minus, b'0') => Collect(Self::Zero),
             (Self::Start | Self::Minus, b'1'..=b'9') => Collect(Self::Integer),
             (Self::Start, b'a'..=b'z') => Collect(Self::Word),
 
-            (Self::String(quote), _) if byte == quote => Close(Kind::String),
+            (Self::String(quote), _) if byte == quote => Close(TokenKind::String),
             (Self::String(quote), b'\\') => Collect(Self::Escape(quote)),
             (Self::String(quote) | Self::Escape(quote), 0x20..=0xFD) => {
                 Collect(Self::String(quote))
@@ -176,11 +177,11 @@ impl State {
                 Collect(Self::ExponentDigits)
             }
             (Self::Zero | Self::Integer | Self::Fraction | Self::ExponentDigits, _) => {
-                End(Kind::Number)
+                End(TokenKind::Number)
             }
 
             (Self::Word, b'a'..=b'z') => Collect(Self::Word),
-            (Self::Word, _) => End(Kind::Word),
+            (Self::Word, _) => End(TokenKind::Word),
             _ => Stray,
         }
     }
@@ -190,7 +191,7 @@ impl State {
 mod tests {
     use super::*;
 
-    fn tokens(mut input: &[u8]) -> Vec<(Kind, String)> {
+    fn tokens(mut input: &[u8]) -> Vec<(TokenKind, String)> {
         let mut lexer = Lexer::default();
         let mut found = Vec::new();
         while let Some(kind) = lexer.next(&mut input) {
@@ -209,26 +210,29 @@ mod tests {
         };
         assert_eq!(
             kinds(b"@\"a\"\t'b' 1 true\n1 "),
-            [Kind::Stray, Kind::Number]
+            [TokenKind::Stray, TokenKind::Number]
         );
-        assert_eq!(kinds(b"@x]"), [Kind::Stray, Kind::CloseBracket]);
-        assert_eq!(kinds(b"@\x0B"), [Kind::Stray, Kind::Stray]);
-        assert_eq!(kinds(b"@\x7F\x80{"), [Kind::Stray, Kind::OpenBrace]);
-        assert_eq!(kinds(b"\xFF\xFE"), [Kind::Stray, Kind::Stray]);
+        assert_eq!(kinds(b"@x]"), [TokenKind::Stray, TokenKind::CloseBracket]);
+        assert_eq!(kinds(b"@\x0B"), [TokenKind::Stray, TokenKind::Stray]);
+        assert_eq!(
+            kinds(b"@\x7F\x80{"),
+            [TokenKind::Stray, TokenKind::OpenBrace]
+        );
+        assert_eq!(kinds(b"\xFF\xFE"), [TokenKind::Stray, TokenKind::Stray]);
     }
 
     #[test]
     fn a_number_ends_where_it_must() {
         for (input, first) in [
-            (&b"0e1 "[..], (Kind::Number, "0")),
-            (b"-0e1 ", (Kind::Number, "-0")),
-            (b"0.5e1 ", (Kind::Number, "0.5e1")),
-            (b"1E+5,", (Kind::Number, "1E+5")),
-            (b"12\xFF", (Kind::Number, "12")),
-            (b"1.{", (Kind::Stray, "1.{")),
-            (b"1e+\n", (Kind::Stray, "1e+\n")),
-            (b"-}", (Kind::Stray, "-}")),
-            (b"00", (Kind::Stray, "00")),
+            (&b"0e1 "[..], (TokenKind::Number, "0")),
+            (b"-0e1 ", (TokenKind::Number, "-0")),
+            (b"0.5e1 ", (TokenKind::Number, "0.5e1")),
+            (b"1E+5,", (TokenKind::Number, "1E+5")),
+            (b"12\xFF", (TokenKind::Number, "12")),
+            (b"1.{", (TokenKind::Stray, "1.{")),
+            (b"1e+\n", (TokenKind::Stray, "1e+\n")),
+            (b"-}", (TokenKind::Stray, "-}")),
+            (b"00", (TokenKind::Stray, "00")),
         ] {
             assert_eq!(tokens(input)[0], (first.0, first.1.to_owned()));
         }
@@ -239,7 +243,7 @@ mod tests {
     fn a_large_token_gives_its_memory_back() {
         let mut lexer = Lexer::default();
         let text = [&b"'"[..], &[b'a'; 100_000], b"'"].concat();
-        assert_eq!(lexer.next(&mut &text[..]), Some(Kind::String));
+        assert_eq!(lexer.next(&mut &text[..]), Some(TokenKind::String));
         assert!(lexer.text.capacity() > 100_000);
         lexer.release();
         assert!(lexer.text.capacity() <= KEPT_CAPACITY);

@@ -1,10 +1,13 @@
-//! The meaning of a token's text: strings, numbers, keywords. Floor 0.
+//! The value of a token: strings, numbers, keywords. Floor 0.
+//!
+//! The lexer has checked the shape; this checks what the shape allows and the protocol does not: bad escapes, UTF-8 that is
+//! malformed, characters that the wire does not have. `parser` calls it.
 
 use super::error::CommandError;
 use super::text;
 use super::value::Value;
 
-/// A string token's meaning; `token` is as sent, with its delimiters.
+/// The string of a token, which is as sent, with its delimiters.
 pub(super) fn string(token: &[u8]) -> Result<String, CommandError> {
     let mut value = String::with_capacity(token.len().saturating_sub(2));
     let end = token.len().saturating_sub(1);
@@ -16,7 +19,7 @@ pub(super) fn string(token: &[u8]) -> Result<String, CommandError> {
         match tail {
             [] => break,
             [b'\\', ..] => {
-                // The closing delimiter stays in sight: a complaint may quote it.
+                // With the closing delimiter: the original's error text quotes it if the escape is too short.
                 let (character, length) = escape(&token[at..])?;
                 value.push(character);
                 at += length;
@@ -73,9 +76,9 @@ fn code_unit(rest: &[u8]) -> Option<u32> {
     })
 }
 
-/// A number token's meaning: signed if it fits, else unsigned if that fits, else a double.
+/// The number of a token: signed if it fits, else unsigned if that fits, else a double.
 pub(super) fn number(token: &[u8]) -> Value {
-    // The lexer lets only ASCII through, all of it in Rust's own syntax of numbers.
+    // The lexer's numbers are ASCII, and all of them are numbers in Rust's syntax, too: neither default is ever used.
     let token = std::str::from_utf8(token).unwrap_or_default();
     if let Ok(value) = token.parse() {
         Value::Int(value)
@@ -86,7 +89,7 @@ pub(super) fn number(token: &[u8]) -> Value {
     }
 }
 
-/// A keyword's meaning.
+/// The value of a keyword.
 pub(super) fn keyword(token: &[u8]) -> Result<Value, CommandError> {
     match token {
         b"true" => Ok(Value::Bool(true)),

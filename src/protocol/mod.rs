@@ -1,12 +1,12 @@
-//! Floor 0: the wire protocol, pure.
+//! Floor 0: the wire protocol, without I/O.
 //!
-//! Bytes become messages ([`framing`]), messages become requests ([`request`]), their arguments
-//! become typed structs ([`arguments`]), and results become answer lines ([`reply`]). Every text
-//! that the peer reads is made in [`error`].
+//! Bytes become messages ([`framing`]), messages become requests ([`request`]), their arguments become typed structs
+//! ([`arguments`]), and results become reply lines ([`reply`]). Error texts that the original has, too, are in [`error`].
+//! `agent::session` reads and writes with it, handlers use [`arguments`] and [`value`].
 //!
-//! What always holds: no I/O, no clock, no task; no byte string panics or overflows the stack;
-//! what comes out does not depend on how the input was cut into pieces; memory of a message that
-//! was finished or dropped is given back.
+//! Always: no input panics or overflows the stack; the result does not depend on how the input was cut into pieces; the
+//! memory of a message is freed when it is done. Not serde_json, because the original's dialect is not JSON alone
+//! (strings between apostrophes, recovery after a bad byte, texts of errors), and replies have its order of members.
 #![forbid(unsafe_code)]
 
 pub mod arguments;

@@ -1,14 +1,17 @@
 //! Doubles as the wire prints them: C's `%.17g`. Floor 0.
+//!
+//! Rust's formatting has no `%g`, and snprintf(3) would need unsafe code for one number. The digits come from Rust's
+//! exponent format, which rounds correctly at any precision. `output` calls it.
 
 use std::io::Write as _;
 
-/// Significant digits; enough to tell any two doubles apart.
+/// Significant digits: enough to tell any two doubles apart.
 const DIGITS: i32 = 17;
 
 /// Appends `value` with up to 17 significant digits, trailing zeros dropped.
 ///
-/// JSON has no infinity, which a client can still send (`1e400`): it comes back as the largest
-/// double of that sign, so that the answer stays JSON. The original prints `inf` there.
+/// JSON has no infinity, but a client can send one in its id (`1e400`): it comes back as the largest double of that sign, so
+/// that the reply stays JSON. The original prints `inf` there.
 pub(super) fn write_double(out: &mut Vec<u8>, value: f64) {
     let value = if value.is_nan() {
         0.0

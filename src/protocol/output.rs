@@ -1,4 +1,7 @@
-//! Values to text: one line of pure ASCII. Floor 0.
+//! Values to text: one line of ASCII. Floor 0.
+//!
+//! Blanks, escapes and the order of members are the original's, byte for byte: clients compare replies as text. `reply`
+//! calls it.
 
 use std::io::Write as _;
 
@@ -6,7 +9,7 @@ use super::number::write_double;
 use super::text::{is_noncharacter, plain_run};
 use super::value::{Dict, Value};
 
-/// Appends the value as the wire shows it; objects in [`Dict::wire_order`].
+/// Appends the value; objects in [`Dict::wire_order`].
 ///
 /// Recursive: a value nests at most as deep as the parser or a reply's type lets it.
 pub(super) fn write_value(out: &mut Vec<u8>, value: &Value) {
@@ -31,7 +34,7 @@ fn write_integer(out: &mut Vec<u8>, number: &dyn std::fmt::Display) {
 fn write_array(out: &mut Vec<u8>, elements: &[Value]) {
     out.push(b'[');
     for (at, element) in elements.iter().enumerate() {
-        separate(out, at);
+        write_separator(out, at);
         write_value(out, element);
     }
     out.push(b']');
@@ -40,7 +43,7 @@ fn write_array(out: &mut Vec<u8>, elements: &[Value]) {
 fn write_object(out: &mut Vec<u8>, members: &Dict) {
     out.push(b'{');
     for (at, (key, value)) in members.wire_order().into_iter().enumerate() {
-        separate(out, at);
+        write_separator(out, at);
         write_string(out, key);
         out.extend_from_slice(b": ");
         write_value(out, value);
@@ -48,7 +51,7 @@ fn write_object(out: &mut Vec<u8>, members: &Dict) {
     out.push(b'}');
 }
 
-fn separate(out: &mut Vec<u8>, at: usize) {
+fn write_separator(out: &mut Vec<u8>, at: usize) {
     if at > 0 {
         out.extend_from_slice(b", ");
     }
@@ -61,8 +64,9 @@ pub(super) fn write_string(out: &mut Vec<u8>, text: &str) {
     let mut rest = text;
     while !rest.is_empty() {
         let plain = |byte: &u8| matches!(byte, 0x20..=0x7E) && *byte != b'"' && *byte != b'\\';
-        let sure = plain_run(rest.as_bytes());
-        let run = sure + rest[sure..].bytes().take_while(plain).count();
+        // Eight bytes at a time first: the content of a file is one string of up to 64 MiB.
+        let prefix = plain_run(rest.as_bytes());
+        let run = prefix + rest[prefix..].bytes().take_while(plain).count();
         let (head, tail) = rest.split_at(run);
         out.extend_from_slice(head.as_bytes());
         let mut characters = tail.chars();
@@ -83,6 +87,7 @@ fn write_escaped(out: &mut Vec<u8>, character: char) {
         '\n' => out.extend_from_slice(b"\\n"),
         '\r' => out.extend_from_slice(b"\\r"),
         '\t' => out.extend_from_slice(b"\\t"),
+        // As the original replaces them; a client's parser may refuse them.
         c if is_noncharacter(c) => out.extend_from_slice(b"\\uFFFD"),
         c => {
             for unit in c.encode_utf16(&mut [0; 2]) {

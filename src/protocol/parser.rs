@@ -1,33 +1,34 @@
-//! Tokens to values, without recursion. Floor 0.
+//! Tokens to values. Floor 0.
 //!
-//! A message is complete when its braces and its brackets are each balanced (or one of them
-//! closes too often); the first problem in it is told then, not earlier. Values are built as
-//! tokens come, so nothing is kept of a message that has already failed but its counts.
+//! A message is complete when its braces and its brackets are each balanced (or one of them closes too often). The first
+//! problem in it is reported then and not earlier: a client that sent several lines gets one error for one message, as
+//! from the original. Values are built as tokens come, with a stack on the heap and no recursion, and nothing is kept of a
+//! message that has already failed but its counts. `framing` calls it.
 
 use super::dict::Dict;
 use super::error::CommandError;
-use super::lexer::{Kind, TOKEN_LIMIT};
+use super::lexer::{TOKEN_LIMIT, TokenKind};
 use super::literal;
 use super::value::Value;
 
-/// Deepest nesting of a message, objects and arrays together.
+/// Deepest nesting of a message, objects and arrays together, as in the original.
 pub(super) const DEPTH_LIMIT: i32 = 1024;
-/// Most tokens of a message.
+/// Tokens of a message at most, as in the original.
 pub(super) const COUNT_LIMIT: usize = 1 << 21;
 
-/// What the stream held.
+/// One complete message, or an error in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// One complete JSON value of any type.
     Message(Value),
-    /// Something that is no message; it earns this error answer, without an id.
+    /// Not a message; answered with this error, without an id.
     Malformed(CommandError),
 }
 
 #[derive(Debug)]
 enum Frame {
     Array(Vec<Value>),
-    /// With the key whose value is awaited.
+    /// With the key whose value comes next.
     Object(Dict, Option<String>),
 }
 
@@ -57,13 +58,14 @@ pub(super) struct Parser {
 
 impl Parser {
     /// Adds one token; returns the event if it ends the message.
-    pub(super) fn push(&mut self, kind: Kind, text: &[u8]) -> Option<Event> {
+    pub(super) fn push(&mut self, kind: TokenKind, text: &[u8]) -> Option<Event> {
         if let Err(error) = self.count(kind, text) {
             *self = Self::default();
             return Some(Event::Malformed(error));
         }
         if !matches!(self.result, Some(Err(_))) {
             if let Err(error) = self.accept(kind, text) {
+                // What was built so far is freed; the tokens to come are only counted.
                 self.stack = Vec::new();
                 self.result = Some(Err(error));
             }
@@ -80,15 +82,19 @@ impl Parser {
     }
 
     /// Counts the token; errors are those that end the message at once.
-    fn count(&mut self, kind: Kind, text: &[u8]) -> Result<(), CommandError> {
+    fn count(&mut self, kind: TokenKind, text: &[u8]) -> Result<(), CommandError> {
         match kind {
-            Kind::Stray => return Err(CommandError::stray(text)),
-            Kind::Oversized => return Err(CommandError::limit("token size")),
-            Kind::OpenBrace => self.braces += 1,
-            Kind::CloseBrace => self.braces -= 1,
-            Kind::OpenBracket => self.brackets += 1,
-            Kind::CloseBracket => self.brackets -= 1,
-            Kind::Comma | Kind::Colon | Kind::String | Kind::Number | Kind::Word => {}
+            TokenKind::Stray => return Err(CommandError::stray(text)),
+            TokenKind::Oversized => return Err(CommandError::limit("token size")),
+            TokenKind::OpenBrace => self.braces += 1,
+            TokenKind::CloseBrace => self.braces -= 1,
+            TokenKind::OpenBracket => self.brackets += 1,
+            TokenKind::CloseBracket => self.brackets -= 1,
+            TokenKind::Comma
+            | TokenKind::Colon
+            | TokenKind::String
+            | TokenKind::Number
+            | TokenKind::Word => {}
         }
         self.tokens += 1;
         self.bytes += text.len();
@@ -104,39 +110,39 @@ impl Parser {
         Ok(())
     }
 
-    fn accept(&mut self, kind: Kind, text: &[u8]) -> Result<(), CommandError> {
+    fn accept(&mut self, kind: TokenKind, text: &[u8]) -> Result<(), CommandError> {
         match self.expect {
-            Expect::Colon if kind == Kind::Colon => self.expect = Expect::Value,
+            Expect::Colon if kind == TokenKind::Colon => self.expect = Expect::Value,
             Expect::Colon => return Err(CommandError::syntax("missing : in object pair")),
             Expect::Separator => return self.accept_separator(kind),
-            Expect::FirstKey if kind == Kind::CloseBrace => return self.close(),
-            Expect::FirstValue if kind == Kind::CloseBracket => return self.close(),
+            Expect::FirstKey if kind == TokenKind::CloseBrace => return self.close(),
+            Expect::FirstValue if kind == TokenKind::CloseBracket => return self.close(),
             Expect::Value | Expect::FirstValue | Expect::FirstKey => match kind {
-                Kind::OpenBrace => {
+                TokenKind::OpenBrace => {
                     self.stack.push(Frame::Object(Dict::new(), None));
                     self.expect = Expect::FirstKey;
                 }
-                Kind::OpenBracket => {
+                TokenKind::OpenBracket => {
                     self.stack.push(Frame::Array(Vec::new()));
                     self.expect = Expect::FirstValue;
                 }
-                Kind::String => return self.deliver(Value::String(literal::string(text)?)),
-                Kind::Number => return self.deliver(literal::number(text)),
-                Kind::Word => return self.deliver(literal::keyword(text)?),
+                TokenKind::String => return self.deliver(Value::String(literal::string(text)?)),
+                TokenKind::Number => return self.deliver(literal::number(text)),
+                TokenKind::Word => return self.deliver(literal::keyword(text)?),
                 _ => return Err(CommandError::syntax("expecting value")),
             },
         }
         Ok(())
     }
 
-    fn accept_separator(&mut self, kind: Kind) -> Result<(), CommandError> {
+    fn accept_separator(&mut self, kind: TokenKind) -> Result<(), CommandError> {
         let problem = match (self.stack.last(), kind) {
-            (Some(_), Kind::Comma) => {
+            (Some(_), TokenKind::Comma) => {
                 self.expect = Expect::Value;
                 return Ok(());
             }
-            (Some(Frame::Array(_)), Kind::CloseBracket)
-            | (Some(Frame::Object(..)), Kind::CloseBrace) => return self.close(),
+            (Some(Frame::Array(_)), TokenKind::CloseBracket)
+            | (Some(Frame::Object(..)), TokenKind::CloseBrace) => return self.close(),
             (Some(Frame::Object(..)), _) => "expected separator in dict",
             _ => "expected separator in list",
         };
@@ -151,7 +157,7 @@ impl Parser {
         }
     }
 
-    /// Puts a finished value where it belongs: an element, a key, a member's value, the message.
+    /// Adds a finished value: as element, key, value of a member, or as the message.
     fn deliver(&mut self, value: Value) -> Result<(), CommandError> {
         match self.stack.last_mut() {
             None => self.result = Some(Ok(value)),
@@ -186,21 +192,21 @@ mod tests {
     #[test]
     fn nothing_is_kept_of_a_message_that_failed() {
         let mut parser = Parser::default();
-        assert_eq!(parser.push(Kind::OpenBracket, b"["), None);
+        assert_eq!(parser.push(TokenKind::OpenBracket, b"["), None);
         for _ in 0..1000 {
-            assert_eq!(parser.push(Kind::String, b"'a'"), None);
-            assert_eq!(parser.push(Kind::Comma, b","), None);
+            assert_eq!(parser.push(TokenKind::String, b"'a'"), None);
+            assert_eq!(parser.push(TokenKind::Comma, b","), None);
         }
         assert_eq!(
-            parser.push(Kind::Word, b"x"),
+            parser.push(TokenKind::Word, b"x"),
             None,
-            "told at the end, not before"
+            "reported at the end, not before"
         );
         assert_eq!(parser.stack.capacity(), 0);
         assert_eq!(parser.tokens, 2002, "but still counted");
         let error = CommandError::syntax("invalid keyword 'x'");
         assert_eq!(
-            parser.push(Kind::CloseBracket, b"]"),
+            parser.push(TokenKind::CloseBracket, b"]"),
             Some(Event::Malformed(error))
         );
         assert_eq!((parser.tokens, parser.bytes), (0, 0));
@@ -209,15 +215,15 @@ mod tests {
     #[test]
     fn a_stray_byte_drops_the_message() {
         let mut parser = Parser::default();
-        assert_eq!(parser.push(Kind::OpenBrace, b"{"), None);
+        assert_eq!(parser.push(TokenKind::OpenBrace, b"{"), None);
         let error = CommandError::generic("JSON parse error, stray '@'");
         assert_eq!(
-            parser.push(Kind::Stray, b"@"),
+            parser.push(TokenKind::Stray, b"@"),
             Some(Event::Malformed(error))
         );
         assert_eq!((parser.stack.capacity(), parser.braces), (0, 0));
         assert_eq!(
-            parser.push(Kind::Number, b"1"),
+            parser.push(TokenKind::Number, b"1"),
             Some(Event::Message(Value::Int(1)))
         );
     }

@@ -1,15 +1,17 @@
-//! Answer lines. Floor 0.
+//! Reply lines. Floor 0.
+//!
+//! The outer object is written here and not as a [`Value`], because its members have a fixed order and the reply itself may
+//! have megabytes. `agent::session` calls it for each reply.
 
 use super::error::CommandError;
 use super::output::{write_string, write_value};
 use super::value::Value;
 
-/// The byte that precedes the answer of a delimited sync.
-pub const SENTINEL: u8 = 0xFF;
+/// The byte before the reply to a guest-sync-delimited: a client skips everything up to it.
+pub(crate) const SENTINEL: u8 = 0xFF;
 
-/// Appends one answer line, its LF included, members in the wire's order.
-///
-/// `id` is the request's, echoed whatever it is; `sentinel` puts 0xFF in front.
+/// Appends one reply line with its line feed. `id` is the request's, whatever its type; with `sentinel` the line begins
+/// with [`SENTINEL`].
 pub fn write(
     out: &mut Vec<u8>,
     id: Option<&Value>,

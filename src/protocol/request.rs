@@ -1,24 +1,25 @@
-//! A message's outer shape. Floor 0.
+//! Messages to requests. Floor 0.
+//!
+//! Checks the members `execute`, `arguments` and `id`, in the order and with the texts of the original, and nothing of the
+//! command itself. `agent::session` calls it for each message.
 
 use super::error::CommandError;
 use super::value::{Dict, Value};
 
-/// A request whose shape is good; whether its command exists is the dispatcher's question.
+/// A well-formed request; its command may not exist.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
     /// The command's name.
     pub execute: String,
     /// Its arguments; empty when none were sent.
     pub arguments: Dict,
-    /// Echoed in the answer; `Some(Null)` if the client sent `null`.
+    /// Returned in the reply; `Some(Null)` if the client sent `null`.
     pub id: Option<Value>,
 }
 
 impl Request {
-    /// Checks a message's outer shape; members in wire order, the first problem wins.
-    ///
     /// # Errors
-    /// With the id that the error answer has to carry.
+    /// The first problem in [`Dict::wire_order`], with the id for the error reply.
     pub fn from_value(value: Value) -> Result<Self, (Option<Value>, CommandError)> {
         let Value::Object(mut members) = value else {
             return Err((None, CommandError::not_an_object()));

@@ -1,25 +1,24 @@
 //! Reply structs to values. Floor 0.
 //!
-//! A serde serializer with the protocol's habits: an optional member that is `None` is left out
-//! without any attribute on the struct, and a command that returns nothing (`()` or a struct
-//! without members) answers `{}`.
+//! A serializer of serde with two rules of the protocol: a member that is `None` is left out without any attribute on the
+//! struct, and a command that returns nothing (`()` or a struct without members) answers `{}`. serde_json's own values do
+//! not serve: they sort the members, and the wire shows the order of declaration where two share a bucket of
+//! [`Dict::wire_order`]. The handlers of commands use it through [`to_value`].
 
-use std::borrow::Cow;
 use std::fmt;
 
-use serde::ser::{self, Serialize};
+use serde::ser::{self, Impossible, Serialize};
 
 use super::value::{Dict, Value};
 
-/// The value of a reply. `None` members of structs and maps are left out; `()` is `{}`.
+/// The value of a reply: structs, variants, numbers, texts, lists and tuples.
 ///
-/// Replies are plain structs, enums, numbers, strings, lists and maps with string keys. A type
-/// that is not (a map with other keys, an integer beyond 64 bits) is a defect of the caller:
-/// debug builds stop there, release builds answer `null`.
-pub fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
+/// Any other type (a map) is a defect of the caller: debug builds stop there, release builds answer `null`, because an
+/// agent that ends cannot thaw.
+pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
     let value = value.serialize(Serializer);
     debug_assert!(value.is_ok(), "not a reply: {value:?}");
-    value.ok().flatten().unwrap_or_default()
+    value.unwrap_or_default().unwrap_or_default()
 }
 
 #[derive(Debug)]
@@ -39,107 +38,121 @@ impl ser::Error for Error {
     }
 }
 
-/// `Ok(None)` is an absent member.
-type Outcome = Result<Option<Value>, Error>;
+fn unsupported<T>(what: &str) -> Result<T, Error> {
+    Err(Error(format!("{what} in a reply")))
+}
 
-struct Serializer;
+/// `None` is a member to be left out.
+type Serialized = Result<Option<Value>, Error>;
 
-fn present(value: impl Into<Value>) -> Outcome {
+fn present(value: impl Into<Value>) -> Serialized {
     Ok(Some(value.into()))
 }
 
-fn wrap(variant: &'static str, value: impl Into<Value>) -> Outcome {
-    present([(variant, value.into())].into_iter().collect::<Dict>())
+/// `{"exited": 3}`: the hooks of a report have such a status.
+fn variant_with(variant: &'static str, value: Value) -> Serialized {
+    present([(variant, value)].into_iter().collect::<Dict>())
 }
+
+fn insert<T: Serialize + ?Sized>(
+    members: &mut Dict,
+    name: &'static str,
+    value: &T,
+) -> Result<(), Error> {
+    if let Some(value) = value.serialize(Serializer)? {
+        members.insert(name, value);
+    }
+    Ok(())
+}
+
+struct Serializer;
+
+type NotInReplies = Impossible<Option<Value>, Error>;
 
 impl ser::Serializer for Serializer {
     type Ok = Option<Value>;
     type Error = Error;
     type SerializeSeq = List;
     type SerializeTuple = List;
-    type SerializeTupleStruct = List;
-    type SerializeTupleVariant = List;
-    type SerializeMap = Members;
+    type SerializeTupleStruct = NotInReplies;
+    type SerializeTupleVariant = NotInReplies;
+    type SerializeMap = NotInReplies;
     type SerializeStruct = Members;
-    type SerializeStructVariant = Members;
+    type SerializeStructVariant = VariantMembers;
 
-    fn serialize_bool(self, v: bool) -> Outcome {
+    fn serialize_bool(self, v: bool) -> Serialized {
         present(v)
     }
 
-    fn serialize_i8(self, v: i8) -> Outcome {
+    fn serialize_i8(self, v: i8) -> Serialized {
         present(i64::from(v))
     }
 
-    fn serialize_i16(self, v: i16) -> Outcome {
+    fn serialize_i16(self, v: i16) -> Serialized {
         present(i64::from(v))
     }
 
-    fn serialize_i32(self, v: i32) -> Outcome {
+    fn serialize_i32(self, v: i32) -> Serialized {
         present(i64::from(v))
     }
 
-    fn serialize_i64(self, v: i64) -> Outcome {
+    fn serialize_i64(self, v: i64) -> Serialized {
         present(v)
     }
 
-    fn serialize_u8(self, v: u8) -> Outcome {
+    fn serialize_u8(self, v: u8) -> Serialized {
         present(i64::from(v))
     }
 
-    fn serialize_u16(self, v: u16) -> Outcome {
+    fn serialize_u16(self, v: u16) -> Serialized {
         present(i64::from(v))
     }
 
-    fn serialize_u32(self, v: u32) -> Outcome {
+    fn serialize_u32(self, v: u32) -> Serialized {
         present(i64::from(v))
     }
 
-    fn serialize_u64(self, v: u64) -> Outcome {
+    fn serialize_u64(self, v: u64) -> Serialized {
         present(v)
     }
 
-    fn serialize_f32(self, v: f32) -> Outcome {
+    fn serialize_f32(self, v: f32) -> Serialized {
         present(f64::from(v))
     }
 
-    fn serialize_f64(self, v: f64) -> Outcome {
+    fn serialize_f64(self, v: f64) -> Serialized {
         present(v)
     }
 
-    fn serialize_char(self, v: char) -> Outcome {
-        present(v.to_string())
+    fn serialize_char(self, _: char) -> Serialized {
+        unsupported("a character")
     }
 
-    fn serialize_str(self, v: &str) -> Outcome {
+    fn serialize_str(self, v: &str) -> Serialized {
         present(v)
     }
 
-    fn serialize_bytes(self, v: &[u8]) -> Outcome {
-        present(
-            v.iter()
-                .map(|&byte| Value::Int(i64::from(byte)))
-                .collect::<Vec<_>>(),
-        )
+    fn serialize_bytes(self, _: &[u8]) -> Serialized {
+        unsupported("a byte string")
     }
 
-    fn serialize_none(self) -> Outcome {
+    fn serialize_none(self) -> Serialized {
         Ok(None)
     }
 
-    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Outcome {
+    fn serialize_some<T: Serialize + ?Sized>(self, value: &T) -> Serialized {
         value.serialize(self)
     }
 
-    fn serialize_unit(self) -> Outcome {
+    fn serialize_unit(self) -> Serialized {
         present(Dict::new())
     }
 
-    fn serialize_unit_struct(self, _name: &'static str) -> Outcome {
+    fn serialize_unit_struct(self, _name: &'static str) -> Serialized {
         present(Dict::new())
     }
 
-    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Outcome {
+    fn serialize_unit_variant(self, _: &'static str, _: u32, variant: &'static str) -> Serialized {
         present(variant)
     }
 
@@ -147,103 +160,76 @@ impl ser::Serializer for Serializer {
         self,
         _name: &'static str,
         value: &T,
-    ) -> Outcome {
+    ) -> Serialized {
         value.serialize(self)
     }
 
     fn serialize_newtype_variant<T: Serialize + ?Sized>(
         self,
-        _name: &'static str,
-        _index: u32,
+        _: &'static str,
+        _: u32,
         variant: &'static str,
         value: &T,
-    ) -> Outcome {
-        wrap(variant, value.serialize(self)?.unwrap_or_default())
+    ) -> Serialized {
+        variant_with(variant, value.serialize(self)?.unwrap_or_default())
     }
 
     fn serialize_seq(self, length: Option<usize>) -> Result<List, Error> {
-        Ok(List {
-            variant: None,
-            elements: Vec::with_capacity(length.unwrap_or(0)),
-        })
+        Ok(List(Vec::with_capacity(length.unwrap_or(0))))
     }
 
     fn serialize_tuple(self, length: usize) -> Result<List, Error> {
         self.serialize_seq(Some(length))
     }
 
-    fn serialize_tuple_struct(self, _: &'static str, length: usize) -> Result<List, Error> {
-        self.serialize_seq(Some(length))
+    fn serialize_tuple_struct(self, _: &'static str, _: usize) -> Result<NotInReplies, Error> {
+        unsupported("a tuple struct")
     }
 
     fn serialize_tuple_variant(
         self,
-        _name: &'static str,
-        _index: u32,
-        variant: &'static str,
-        length: usize,
-    ) -> Result<List, Error> {
-        Ok(List {
-            variant: Some(variant),
-            elements: Vec::with_capacity(length),
-        })
+        _: &'static str,
+        _: u32,
+        _: &'static str,
+        _: usize,
+    ) -> Result<NotInReplies, Error> {
+        unsupported("a tuple variant")
     }
 
-    fn serialize_map(self, _length: Option<usize>) -> Result<Members, Error> {
-        Ok(Members::default())
+    fn serialize_map(self, _: Option<usize>) -> Result<NotInReplies, Error> {
+        unsupported("a map")
     }
 
     fn serialize_struct(self, _: &'static str, length: usize) -> Result<Members, Error> {
-        Ok(Members {
-            members: Dict::with_capacity(length),
-            ..Members::default()
-        })
+        Ok(Members(Dict::with_capacity(length)))
     }
 
     fn serialize_struct_variant(
         self,
-        _name: &'static str,
-        _index: u32,
+        _: &'static str,
+        _: u32,
         variant: &'static str,
-        _length: usize,
-    ) -> Result<Members, Error> {
-        Ok(Members {
-            variant: Some(variant),
-            ..Members::default()
-        })
+        length: usize,
+    ) -> Result<VariantMembers, Error> {
+        Ok(VariantMembers(variant, Dict::with_capacity(length)))
     }
 }
 
-struct List {
-    variant: Option<&'static str>,
-    elements: Vec<Value>,
-}
-
-impl List {
-    fn push<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.elements
-            .push(value.serialize(Serializer)?.unwrap_or_default());
-        Ok(())
-    }
-
-    fn finish(self) -> Outcome {
-        match self.variant {
-            Some(variant) => wrap(variant, self.elements),
-            None => present(self.elements),
-        }
-    }
-}
+struct List(Vec<Value>);
 
 impl ser::SerializeSeq for List {
     type Ok = Option<Value>;
     type Error = Error;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.push(value)
+        // A list cannot leave anything out: `None` is `null` there.
+        self.0
+            .push(value.serialize(Serializer)?.unwrap_or_default());
+        Ok(())
     }
 
-    fn end(self) -> Outcome {
-        self.finish()
+    fn end(self) -> Serialized {
+        present(self.0)
     }
 }
 
@@ -252,91 +238,15 @@ impl ser::SerializeTuple for List {
     type Error = Error;
 
     fn serialize_element<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.push(value)
+        ser::SerializeSeq::serialize_element(self, value)
     }
 
-    fn end(self) -> Outcome {
-        self.finish()
-    }
-}
-
-impl ser::SerializeTupleStruct for List {
-    type Ok = Option<Value>;
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.push(value)
-    }
-
-    fn end(self) -> Outcome {
-        self.finish()
+    fn end(self) -> Serialized {
+        present(self.0)
     }
 }
 
-impl ser::SerializeTupleVariant for List {
-    type Ok = Option<Value>;
-    type Error = Error;
-
-    fn serialize_field<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        self.push(value)
-    }
-
-    fn end(self) -> Outcome {
-        self.finish()
-    }
-}
-
-#[derive(Default)]
-struct Members {
-    variant: Option<&'static str>,
-    members: Dict,
-    key: Option<String>,
-}
-
-impl Members {
-    fn insert<T: Serialize + ?Sized>(
-        &mut self,
-        key: impl Into<Cow<'static, str>>,
-        value: &T,
-    ) -> Result<(), Error> {
-        if let Some(value) = value.serialize(Serializer)? {
-            self.members.insert(key, value);
-        }
-        Ok(())
-    }
-
-    fn finish(self) -> Outcome {
-        match self.variant {
-            Some(variant) => wrap(variant, self.members),
-            None => present(self.members),
-        }
-    }
-}
-
-impl ser::SerializeMap for Members {
-    type Ok = Option<Value>;
-    type Error = Error;
-
-    fn serialize_key<T: Serialize + ?Sized>(&mut self, key: &T) -> Result<(), Error> {
-        match key.serialize(Serializer)? {
-            Some(Value::String(key)) => self.key = Some(key),
-            other => return Err(Error(format!("key {other:?} is not a string"))),
-        }
-        Ok(())
-    }
-
-    fn serialize_value<T: Serialize + ?Sized>(&mut self, value: &T) -> Result<(), Error> {
-        let key = self
-            .key
-            .take()
-            .ok_or_else(|| Error("value without a key".to_owned()))?;
-        self.insert(key, value)
-    }
-
-    fn end(self) -> Outcome {
-        self.finish()
-    }
-}
+struct Members(Dict);
 
 impl ser::SerializeStruct for Members {
     type Ok = Option<Value>;
@@ -344,31 +254,33 @@ impl ser::SerializeStruct for Members {
 
     fn serialize_field<T: Serialize + ?Sized>(
         &mut self,
-        key: &'static str,
+        name: &'static str,
         value: &T,
     ) -> Result<(), Error> {
-        self.insert(key, value)
+        insert(&mut self.0, name, value)
     }
 
-    fn end(self) -> Outcome {
-        self.finish()
+    fn end(self) -> Serialized {
+        present(self.0)
     }
 }
 
-impl ser::SerializeStructVariant for Members {
+struct VariantMembers(&'static str, Dict);
+
+impl ser::SerializeStructVariant for VariantMembers {
     type Ok = Option<Value>;
     type Error = Error;
 
     fn serialize_field<T: Serialize + ?Sized>(
         &mut self,
-        key: &'static str,
+        name: &'static str,
         value: &T,
     ) -> Result<(), Error> {
-        self.insert(key, value)
+        insert(&mut self.1, name, value)
     }
 
-    fn end(self) -> Outcome {
-        self.finish()
+    fn end(self) -> Serialized {
+        variant_with(self.0, self.1.into())
     }
 }
 
@@ -396,30 +308,10 @@ mod tests {
 
     #[derive(Serialize)]
     #[serde(rename_all = "kebab-case")]
-    enum Kind {
+    enum Bus {
         UsbStick,
         Other(u8),
-        Pair(u8, u8),
-        Named { left: Option<u8> },
-    }
-
-    #[derive(Serialize)]
-    #[serde(tag = "type", rename_all = "kebab-case")]
-    enum Tagged {
-        Nvme { temperature: u64, spare: Option<u8> },
-    }
-
-    #[derive(Serialize)]
-    struct Flat {
-        name: &'static str,
-        #[serde(flatten)]
-        rest: Option<Rest>,
-    }
-
-    #[derive(Serialize)]
-    struct Rest {
-        a: Option<u8>,
-        b: Option<u8>,
+        Named { left: Option<u8>, right: u8 },
     }
 
     #[derive(Serialize)]
@@ -447,45 +339,29 @@ mod tests {
             dict.insert("exited", true);
             Value::Object(dict)
         });
-        let flat = Flat {
-            name: "n",
-            rest: Some(Rest {
-                a: None,
-                b: Some(2),
-            }),
-        };
-        let Value::Object(flat) = to_value(&flat) else {
-            panic!("not an object")
-        };
-        assert_eq!(
-            flat.iter().map(|(key, _)| key).collect::<Vec<_>>(),
-            ["name", "b"]
-        );
     }
 
     #[test]
     fn every_shape() {
         assert_eq!(shown(&()), "{}");
         assert_eq!(shown(&Nothing {}), "{}");
-        assert_eq!(shown(&Kind::UsbStick), r#""usb-stick""#);
-        assert_eq!(shown(&Kind::Other(1)), r#"{"other": 1}"#);
-        assert_eq!(shown(&Kind::Pair(1, 2)), r#"{"pair": [1, 2]}"#);
-        assert_eq!(shown(&Kind::Named { left: None }), r#"{"named": {}}"#);
+        assert_eq!(shown(&Bus::UsbStick), r#""usb-stick""#);
+        assert_eq!(shown(&Bus::Other(1)), r#"{"other": 1}"#);
+        let named = Bus::Named {
+            left: None,
+            right: 2,
+        };
+        assert_eq!(shown(&named), r#"{"named": {"right": 2}}"#);
         assert_eq!(shown(&u64::MAX), "18446744073709551615");
         assert_eq!(shown(&1.5), "1.5");
         assert_eq!(shown(&[1_u8, 2]), "[1, 2]");
-        let tagged = shown(&Tagged::Nvme {
-            temperature: 300,
-            spare: None,
-        });
-        assert_eq!(tagged, r#"{"temperature": 300, "type": "nvme"}"#);
-        let map = std::collections::BTreeMap::from([("b", 1), ("a", 2)]);
-        assert_eq!(
-            to_value(&map),
-            [("a", 2_i64), ("b", 1)]
-                .into_iter()
-                .collect::<Dict>()
-                .into()
-        );
+        assert_eq!(shown(&(8_u32, 1_u32)), "[8, 1]");
+    }
+
+    #[test]
+    #[cfg(debug_assertions)]
+    #[should_panic(expected = "a map in a reply")]
+    fn a_type_that_no_reply_has_stops_a_debug_build() {
+        to_value(&std::collections::BTreeMap::from([("a", 1)]));
     }
 }

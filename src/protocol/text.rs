@@ -1,12 +1,13 @@
-//! Text: the protocol's modified UTF-8 on one side, Rust strings on the other. Floor 0.
+//! Strings: the protocol's modified UTF-8 and Rust's. Floor 0.
 //!
-//! The wire's strings hold any Unicode character except the 66 non-characters; U+0000 travels as
-//! `\u0000` or as the two bytes C0 80, and reaches system calls as those two bytes. Inside the
-//! agent it is a plain U+0000 in a `String`.
+//! The wire's strings hold any Unicode character except the 66 non-characters. U+0000 is sent as `\u0000` or as the two
+//! bytes C0 80, and reaches system calls as those two bytes, because a C string cannot hold it; within the agent it is a
+//! plain U+0000 in a `String`. The readers and writers of this module use it, and whatever shows text of others on a
+//! terminal or in a log ([`escape_hidden`]).
 
 use std::borrow::Cow;
 
-/// Text made of bytes that came from the system: file names, os-release, key files.
+/// Text of bytes that came from the system: file names, os-release, key files.
 ///
 /// Each malformed sequence becomes one U+FFFD. A sequence is a lead byte with as many of the
 /// continuation bytes it announces as really follow (up to five, as in the original UTF-8), or a
@@ -18,7 +19,7 @@ pub fn from_os_bytes(bytes: &[u8]) -> String {
     text
 }
 
-/// Appends what [`from_os_bytes`] makes of `bytes`.
+/// Appends the text of [`from_os_bytes`].
 pub(super) fn push_os_bytes(text: &mut String, bytes: &[u8]) {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -31,8 +32,8 @@ pub(super) fn push_os_bytes(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Whether a terminal takes the character for a command, or shows those after it in another order: controls of
-/// C0 and C1, and those for the direction of text.
+/// Whether a terminal executes the character, or shows the characters after it in another order: C0 and C1 controls, and
+/// those for the direction of text (Unicode's bidirectional controls, UAX #9).
 #[must_use]
 pub fn is_hidden(c: char) -> bool {
     let turns = [
@@ -43,7 +44,7 @@ pub fn is_hidden(c: char) -> bool {
     c.is_control() || c == '\u{61c}' || turns.iter().any(|range| range.contains(&c))
 }
 
-/// `text` with what [`is_hidden`] as JSON escapes it, but for tabs and line ends.
+/// `text` with [`is_hidden`] characters as JSON escapes, tabs and line feeds excepted.
 #[must_use]
 pub fn escape_hidden(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
@@ -101,9 +102,8 @@ pub(super) fn modified_utf8(text: &str) -> Cow<'_, [u8]> {
     pieces.join(&b"\xC0\x80"[..]).into()
 }
 
-/// A length from the front of `bytes` that surely holds printable ASCII alone, without quotes,
-/// apostrophes and backslashes; more of it may follow. Eight bytes at a time, because a file's
-/// content is one string of megabytes.
+/// The length of a prefix of `bytes` that is printable ASCII without quotes, apostrophes and backslashes; more of it may
+/// follow. Eight bytes at a time, because the content of a file is one string of megabytes.
 pub(super) fn plain_run(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xFF;
     const HIGH: u64 = ONES * 0x80;
@@ -128,9 +128,9 @@ pub(super) fn copy_ascii<'a>(
     plain: impl Fn(u8) -> bool,
     out: &mut String,
 ) -> &'a [u8] {
-    let sure = plain_run(bytes);
-    let run = sure
-        + bytes[sure..]
+    let prefix = plain_run(bytes);
+    let run = prefix
+        + bytes[prefix..]
             .iter()
             .take_while(|&&byte| byte.is_ascii() && plain(byte))
             .count();

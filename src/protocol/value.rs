@@ -1,10 +1,10 @@
-//! JSON values as the protocol has them. Floor 0.
+//! JSON values. Floor 0.
 //!
-//! Unlike serde_json's, integers stay exact over both 64-bit ranges, strings follow the
-//! protocol's rules for characters, and objects know the wire's order of members.
+//! The parser makes them of requests, handlers of replies ([`to_value`]). Not serde_json's: its objects are sorted by name,
+//! while ours keep the insertion order, on which the wire's order of members depends ([`Dict::wire_order`]).
 
 pub use super::dict::Dict;
-pub use super::ser::to_value;
+pub(crate) use super::ser::to_value;
 
 /// One JSON value.
 #[derive(Debug, Clone, PartialEq, Default)]

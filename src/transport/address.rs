@@ -1,16 +1,17 @@
-//! Addresses as text.
+//! Parses the address of a vsock socket. Floor 2, called by `socket`.
+//!
+//! What is accepted is what the original accepts, odd as it is.
 
-use super::OpenError;
+use super::ChannelError;
 use nix::sys::socket::VsockAddr;
 
 /// Parses `<cid>:<port>`; the port ends at a comma.
 ///
 /// # Errors
-/// No colon, a part that is empty or longer than 32 characters, text after the port, or a number
-/// that is none.
-pub fn parse_vsock(text: &str) -> Result<VsockAddr, OpenError> {
+/// No colon, a part that is empty or longer than 32 characters, text after the port, or a part that is not a number.
+pub fn parse_vsock(text: &str) -> Result<VsockAddr, ChannelError> {
     let bad = || {
-        OpenError(format!(
+        ChannelError(format!(
             "error parsing address '{text}' (expected <cid>:<port>)"
         ))
     };
@@ -25,13 +26,13 @@ pub fn parse_vsock(text: &str) -> Result<VsockAddr, OpenError> {
         return Err(bad());
     }
     if trailing.is_some() {
-        return Err(OpenError(format!(
+        return Err(ChannelError(format!(
             "trailing characters in address '{text}'"
         )));
     }
     let number = |part: &str, what: &str| {
         part.parse::<u32>()
-            .map_err(|_| OpenError(format!("invalid {what} '{part}' in address '{text}'")))
+            .map_err(|_| ChannelError(format!("invalid {what} '{part}' in address '{text}'")))
     };
     Ok(VsockAddr::new(number(cid, "cid")?, number(port, "port")?))
 }

@@ -1,9 +1,9 @@
-//! Floor 2: the ways a host reaches the agent, all of them one [`Channel`].
+//! Floor 2: the transports by which a host reaches the agent, each as a [`Channel`].
 //!
-//! A channel is opened in two steps. [`Endpoint::open`] does what can fail and what the caller of
-//! a daemon should see (before the fork, without a runtime); [`Endpoint::start`] makes it a
-//! [`Channel`] inside the runtime. A channel outlives its clients: a host that goes and comes
-//! back, or the next connection, is served by the same channel. Waiting costs no wakeups.
+//! A channel is opened in two steps, because a daemon forks between them and no runtime survives that: [`Endpoint::open`]
+//! does everything that can fail, so that the error reaches who started the daemon; [`Endpoint::start`] makes a
+//! [`Channel`] inside the runtime. A channel outlives its clients: a host that disconnects and comes back, or the next
+//! connection, is served by the same channel. Waiting causes no wakeups. `app` opens, `agent` reads and writes.
 
 mod address;
 mod serial;
@@ -18,34 +18,34 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use virtio::VirtioChannel;
 
-/// How and where to listen.
+/// Transport and place, as the configuration has them.
 #[derive(Debug)]
 pub enum Address {
     /// A virtio-serial port; any path is opened as one.
     Virtio(PathBuf),
     /// A serial line.
     Serial(PathBuf),
-    /// A unix socket to be made at a path.
+    /// The path of a unix socket to create.
     Unix(PathBuf),
     /// `<cid>:<port>`.
     Vsock(String),
     /// A listening socket from the service manager.
     Activated(Activated),
-    /// A method that does not exist; it is told when the channel is opened.
+    /// A method that does not exist; an error when the channel is opened, as in the original, and not when it is read.
     Unknown(String),
 }
 
-/// Why a channel cannot be opened; one line that names the path and the reason.
+/// Why a channel cannot be opened: one line with path and reason, in the original's words where it has them.
 #[derive(Debug, PartialEq, Eq)]
-pub struct OpenError(pub String);
+pub struct ChannelError(pub String);
 
-impl std::fmt::Display for OpenError {
+impl std::fmt::Display for ChannelError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(&self.0)
     }
 }
 
-impl std::error::Error for OpenError {}
+impl std::error::Error for ChannelError {}
 
 /// An opened channel that no runtime drives yet.
 pub struct Endpoint(Opened);
@@ -61,8 +61,8 @@ impl Endpoint {
     /// Opens the device or starts to listen.
     ///
     /// # Errors
-    /// The device is missing or busy, or the socket cannot be made; see [`OpenError`].
-    pub fn open(address: Address) -> Result<Self, OpenError> {
+    /// The device is missing or busy, or the socket cannot be made; see [`ChannelError`].
+    pub fn open(address: Address) -> Result<Self, ChannelError> {
         Ok(Self(match address {
             Address::Virtio(path) => Opened::Virtio(virtio::open(&path)?),
             Address::Serial(path) => {
@@ -74,7 +74,7 @@ impl Endpoint {
             Address::Activated(Activated::Unix(fd)) => Opened::Unix(socket::adopt(fd)?),
             Address::Activated(Activated::Vsock(fd)) => Opened::Vsock(socket::adopt(fd)?),
             Address::Unknown(method) => {
-                return Err(OpenError(unknown_method(&method)));
+                return Err(ChannelError(unknown_method(&method)));
             }
         }))
     }
@@ -85,18 +85,18 @@ impl Endpoint {
     /// The runtime cannot watch the descriptor, or the serial line is gone.
     pub fn start(self) -> io::Result<Channel> {
         Ok(Channel(match self.0 {
-            Opened::Virtio(fd) => Kind::Virtio(VirtioChannel::new(fd)?),
-            Opened::Serial(path) => Kind::Serial(Box::new(SerialChannel::open(&path)?)),
-            Opened::Unix(fd) => Kind::Socket(SocketChannel::new(Listener::unix(fd)?)),
-            Opened::Vsock(fd) => Kind::Socket(SocketChannel::new(Listener::vsock(fd)?)),
+            Opened::Virtio(fd) => Transport::Virtio(VirtioChannel::new(fd)?),
+            Opened::Serial(path) => Transport::Serial(Box::new(SerialChannel::open(&path)?)),
+            Opened::Unix(fd) => Transport::Socket(SocketChannel::new(Listener::unix(fd)?)),
+            Opened::Vsock(fd) => Transport::Socket(SocketChannel::new(Listener::vsock(fd)?)),
         }))
     }
 }
 
 /// The stream of bytes between host and agent.
-pub struct Channel(Kind);
+pub struct Channel(Transport);
 
-enum Kind {
+enum Transport {
     Virtio(VirtioChannel),
     Serial(Box<SerialChannel>),
     Socket(SocketChannel),
@@ -109,45 +109,42 @@ impl Channel {
     /// The channel is lost for good (the port was unplugged).
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Kind::Virtio(channel) => channel.read(buffer).await,
-            Kind::Serial(channel) => channel.read(buffer).await,
-            Kind::Socket(channel) => channel.read(buffer).await,
+            Transport::Virtio(channel) => channel.read(buffer).await,
+            Transport::Serial(channel) => channel.read(buffer).await,
+            Transport::Socket(channel) => channel.read(buffer).await,
         }
     }
 
-    /// [`Self::read`] while an answer is still to come: a client that sends nothing more is kept
-    /// for it until it has gone altogether.
+    /// [`Self::read`] while a reply is pending: a client that has only closed its sending side is kept for it.
     ///
     /// # Errors
     /// As for [`Self::read`].
     pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
-            Kind::Virtio(_) | Kind::Serial(_) => self.read(buffer).await,
-            Kind::Socket(channel) => channel.read_ahead(buffer).await,
+            Transport::Virtio(_) | Transport::Serial(_) => self.read(buffer).await,
+            Transport::Socket(channel) => channel.read_ahead(buffer).await,
         }
     }
 
-    /// Which client is served: a number that changes when one has gone for good. A port or line
-    /// cannot tell one host from the next.
+    /// A number for the client that is served; it changes when one has disconnected. A port or serial line cannot tell one
+    /// host from the next.
     pub fn generation(&self) -> u64 {
         match &self.0 {
-            Kind::Virtio(_) | Kind::Serial(_) => 0,
-            Kind::Socket(channel) => channel.generation(),
+            Transport::Virtio(_) | Transport::Serial(_) => 0,
+            Transport::Socket(channel) => channel.generation(),
         }
     }
 
-    /// Writes all of `data` to whoever is connected, waiting without spinning while the reader is
-    /// slow. If the reader goes away, the rest is dropped: the next one must not get the answer
-    /// to another's question.
+    /// Writes all of `data` to the connected client; waits while it is slow. If it disconnects, the rest is dropped: the next
+    /// client must not get the reply to another's request.
     ///
     /// # Errors
-    /// The reader went away or the write failed; the channel itself may still be good, which the
-    /// next read shows.
+    /// The client disconnected or the write failed. The channel may still be usable; the next read shows it.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.0 {
-            Kind::Virtio(channel) => channel.write_all(data).await,
-            Kind::Serial(channel) => channel.write_all(data).await,
-            Kind::Socket(channel) => channel.write_all(data).await,
+            Transport::Virtio(channel) => channel.write_all(data).await,
+            Transport::Serial(channel) => channel.write_all(data).await,
+            Transport::Socket(channel) => channel.write_all(data).await,
         }
     }
 }
@@ -165,8 +162,8 @@ pub fn unknown_method(name: &str) -> String {
 }
 
 /// The text of a device that cannot be opened.
-fn cannot_open(path: &Path, error: &io::Error) -> OpenError {
-    OpenError(format!(
+fn device_error(path: &Path, error: &io::Error) -> ChannelError {
+    ChannelError(format!(
         "error opening channel '{}': {}",
         path.display(),
         crate::sys::strerror(error)

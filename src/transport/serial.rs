@@ -1,27 +1,30 @@
-//! An ISA serial line: raw mode, whatever the other side's idea of a hang-up.
+//! An ISA serial line, in raw mode. Floor 2.
+//!
+//! A serial line has no connections: the agent cannot tell one host from the next, and writes whether or not anybody
+//! reads. After a hang-up the line is opened again.
 
-use super::{OpenError, cannot_open};
+use super::{ChannelError, device_error};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio_serial::{SerialPortBuilderExt, SerialStream};
 
-/// The speed that hypervisors' serial ports are driven at.
+/// As the original sets it; emulated ports ignore the speed.
 const BAUD: u32 = 38400;
 
-/// How long to wait after a hang-up before the line is opened again.
+/// Pause before the line is opened again: one that hangs up at once must not keep the processor busy.
 const HANG_UP_DELAY: Duration = Duration::from_secs(1);
 
-/// Tells, before a daemon forks, whether the line can be opened at all.
-pub fn probe(path: &Path) -> Result<(), OpenError> {
+/// Opens and closes the line: an error must be found before a daemon forks, but the stream needs the runtime.
+pub fn probe(path: &Path) -> Result<(), ChannelError> {
     super::virtio::open(path).map(drop)
 }
 
 fn open(path: &Path) -> io::Result<SerialStream> {
     tokio_serial::new(path.to_string_lossy(), BAUD)
         .open_native_async()
-        .map_err(|e| io::Error::other(cannot_open(path, &e.into())))
+        .map_err(|e| io::Error::other(device_error(path, &e.into())))
 }
 
 /// An open line.
@@ -40,8 +43,8 @@ impl SerialChannel {
         })
     }
 
-    /// Reads. An end of file is a hang-up, after which the descriptor is dead for good (tty_ioctl(4),
-    /// vhangup(2)): the line is opened again, and lost only if that fails.
+    /// Reads. End of file is a hang-up (vhangup(2)), after which every read of this descriptor returns end of file: the line
+    /// is opened again, and lost only if that fails.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             let stream = match &mut self.stream {
@@ -53,7 +56,11 @@ impl SerialChannel {
             };
             match stream.read(buffer).await? {
                 0 => {
-                    tracing::warn!("{} hung up; opening it again", self.path.display());
+                    tracing::warn!(
+                        "serial line {} hung up; opening it again in {} s",
+                        self.path.display(),
+                        HANG_UP_DELAY.as_secs()
+                    );
                     self.stream = None;
                 }
                 count => return Ok(count),
@@ -61,7 +68,7 @@ impl SerialChannel {
         }
     }
 
-    /// Writes.
+    /// Writes; after a hang-up the data are dropped, because the host that asked is no longer there.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.stream {
             Some(stream) => stream.write_all(data).await,

@@ -1,6 +1,10 @@
-//! Listening sockets: one client at a time, the next is served when it has gone.
+//! Unix and vsock sockets. Floor 2.
+//!
+//! One client at a time: the next connection is accepted when the present one has disconnected. An error on a connection
+//! ends that connection and not the channel. A client that has closed only its sending side (`echo … | socat`) still gets
+//! its reply.
 
-use super::OpenError;
+use super::ChannelError;
 use super::address::parse_vsock;
 use crate::sys::strerror;
 use nix::errno::Errno;
@@ -17,8 +21,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 use tokio_vsock::{VsockListener, VsockStream};
 
-/// How often a client that sends nothing more is looked at while its answer is worked on; no
-/// event tells the one change from the other.
+/// How often a client that has closed its sending side is checked while its reply is pending. There is no event to wait
+/// for: the socket stays readable (end of file), and a full close changes only POLLHUP.
 const HANG_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 
 /// How long to wait for descriptors or memory before accept(2) is called again.
@@ -27,15 +31,15 @@ const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 1;
 
-fn failed(what: &str, errno: Errno) -> OpenError {
-    OpenError(format!("{what}: {}", strerror(&errno.into())))
+fn socket_error(what: &str, errno: Errno) -> ChannelError {
+    ChannelError(format!("{what}: {}", strerror(&errno.into())))
 }
 
-fn listening(
+fn bind_and_listen(
     family: AddressFamily,
     address: &dyn SockaddrLike,
     place: &str,
-) -> Result<OwnedFd, OpenError> {
+) -> Result<OwnedFd, ChannelError> {
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let kind = if family == AddressFamily::Unix {
         "Unix socket"
@@ -43,34 +47,35 @@ fn listening(
         "socket"
     };
     let fd = socket(family, SockType::Stream, flags, None)
-        .map_err(|e| failed(&format!("Failed to create {kind}"), e))?;
+        .map_err(|e| socket_error(&format!("Failed to create {kind}"), e))?;
     bind(fd.as_raw_fd(), address)
-        .map_err(|e| failed(&format!("Failed to bind socket{place}"), e))?;
-    let backlog = Backlog::new(BACKLOG).map_err(|e| failed("Failed to listen on socket", e))?;
-    listen(&fd, backlog).map_err(|e| failed("Failed to listen on socket", e))?;
+        .map_err(|e| socket_error(&format!("Failed to bind socket{place}"), e))?;
+    let backlog =
+        Backlog::new(BACKLOG).map_err(|e| socket_error("Failed to listen on socket", e))?;
+    listen(&fd, backlog).map_err(|e| socket_error("Failed to listen on socket", e))?;
     Ok(fd)
 }
 
 /// Listens at `path`; a file or a socket without an owner that is there is removed.
-pub fn listen_unix(path: &Path) -> Result<OwnedFd, OpenError> {
+pub fn listen_unix(path: &Path) -> Result<OwnedFd, ChannelError> {
     let shown = path.display();
     let address = UnixAddr::new(path)
-        .map_err(|_| OpenError(format!("UNIX socket path '{shown}' is too long")))?;
+        .map_err(|_| ChannelError(format!("UNIX socket path '{shown}' is too long")))?;
     if has_owner(&address) {
-        return Err(OpenError(format!(
+        return Err(ChannelError(format!(
             "Failed to bind socket to {shown}: in use by another process; stop that one or choose another path with --path"
         )));
     }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
-            return Err(OpenError(format!(
+            return Err(ChannelError(format!(
                 "Failed to unlink socket {shown}: {}",
                 strerror(&e)
             )));
         }
         _ => {}
     }
-    listening(AddressFamily::Unix, &address, &format!(" to {shown}"))
+    bind_and_listen(AddressFamily::Unix, &address, &format!(" to {shown}"))
 }
 
 /// Whether a process has this socket open. A datagram socket cannot be connected to a stream socket, and the kernel says
@@ -93,35 +98,35 @@ fn has_owner(address: &UnixAddr) -> bool {
 }
 
 /// Listens at `<cid>:<port>`.
-pub fn listen_vsock(text: &str) -> Result<OwnedFd, OpenError> {
-    listening(AddressFamily::Vsock, &parse_vsock(text)?, "")
+pub fn listen_vsock(text: &str) -> Result<OwnedFd, ChannelError> {
+    bind_and_listen(AddressFamily::Vsock, &parse_vsock(text)?, "")
 }
 
-/// Makes a socket from the service manager fit for the runtime.
-pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, OpenError> {
+/// Makes a socket from the service manager non-blocking, as the runtime needs it.
+pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, ChannelError> {
     use nix::fcntl::{FcntlArg, OFlag, fcntl};
     fcntl(&fd, FcntlArg::F_GETFL)
         .and_then(|flags| {
             let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
             fcntl(&fd, FcntlArg::F_SETFL(flags))
         })
-        .map_err(|e| failed("Failed to make the passed socket non-blocking", e))?;
+        .map_err(|e| socket_error("Failed to make the passed socket non-blocking", e))?;
     Ok(fd)
 }
 
-/// A listening socket that the runtime watches.
+/// A bind_and_listen socket that the runtime watches.
 pub enum Listener {
     Unix(UnixListener),
     Vsock(VsockListener),
 }
 
 impl Listener {
-    /// Watches a listening AF_UNIX socket.
+    /// Watches a bind_and_listen AF_UNIX socket.
     pub fn unix(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::Unix(UnixListener::from_std(fd.into())?))
     }
 
-    /// Watches a listening AF_VSOCK socket.
+    /// Watches a bind_and_listen AF_VSOCK socket.
     pub fn vsock(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::Vsock(VsockListener::from(fd)))
     }
@@ -140,14 +145,14 @@ enum Client {
 }
 
 impl Client {
-    /// Whether it has closed both directions.
-    fn has_gone(&self) -> bool {
+    /// Whether it has closed both directions. poll(2) reports POLLHUP without being asked for it.
+    fn has_hung_up(&self) -> bool {
         let fd = match self {
             Self::Unix(stream) => stream.as_fd(),
             Self::Vsock(stream) => stream.as_fd(),
         };
         let mut fds = [PollFd::new(fd, PollFlags::empty())];
-        // What cannot be polled will not take an answer either.
+        // A socket that cannot be polled cannot be written, either.
         poll(&mut fds, PollTimeout::ZERO).is_err()
             || fds[0]
                 .revents()
@@ -159,28 +164,26 @@ impl Client {
 pub struct SocketChannel {
     listener: Listener,
     client: Option<Client>,
-    /// The client sends nothing more; it may still wait for an answer.
+    /// The client has closed its sending side; it may still wait for a reply.
     half_closed: bool,
-    /// How many clients have gone.
-    gone: u64,
+    /// How many clients have disconnected.
+    clients_gone: u64,
     /// Why the last accept(2) failed, if it was a shortage; one warning is enough for each.
     shortage: Option<Errno>,
 }
 
 impl SocketChannel {
-    /// Serves whoever connects to `listener`.
     pub fn new(listener: Listener) -> Self {
         Self {
             listener,
             client: None,
             half_closed: false,
-            gone: 0,
+            clients_gone: 0,
             shortage: None,
         }
     }
 
-    /// Reads from the client, or from the next one when it sends nothing more. An error on a
-    /// connection ends that connection, not the channel.
+    /// Reads from the client, or from the next one if this one has closed its sending side and got its reply.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         if self.half_closed {
             self.drop_client();
@@ -188,8 +191,7 @@ impl SocketChannel {
         self.read_or_accept(buffer, false).await
     }
 
-    /// [`Self::read`] while the client still has an answer to come: one that has closed its
-    /// sending side alone (`echo … | socat`) is kept until it has gone altogether.
+    /// [`Self::read`] while a reply is pending: a client that has closed only its sending side is kept.
     pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_or_accept(buffer, true).await
     }
@@ -197,10 +199,14 @@ impl SocketChannel {
     fn drop_client(&mut self) {
         self.client = None;
         self.half_closed = false;
-        self.gone += 1;
+        self.clients_gone += 1;
     }
 
-    async fn read_or_accept(&mut self, buffer: &mut [u8], owed: bool) -> io::Result<usize> {
+    async fn read_or_accept(
+        &mut self,
+        buffer: &mut [u8],
+        reply_pending: bool,
+    ) -> io::Result<usize> {
         loop {
             let client = match &mut self.client {
                 Some(client) => client,
@@ -224,12 +230,12 @@ impl SocketChannel {
                     Ok(count) if count > 0 => return Ok(count),
                     Ok(_) => {
                         tracing::debug!("received EOF");
-                        self.half_closed = owed;
+                        self.half_closed = reply_pending;
                     }
                     Err(e) => tracing::warn!("error reading channel: {}", strerror(&e)),
                 }
             }
-            while self.half_closed && !client.has_gone() {
+            while self.half_closed && !client.has_hung_up() {
                 tokio::time::sleep(HANG_UP_POLL_INTERVAL).await;
             }
             self.drop_client();
@@ -262,12 +268,12 @@ impl SocketChannel {
         Ok(())
     }
 
-    /// Which client is served: a number that changes when one has gone.
+    /// A number for the client that is served; it changes when one has disconnected.
     pub fn generation(&self) -> u64 {
-        self.gone
+        self.clients_gone
     }
 
-    /// Writes to the client; without one the data are dropped.
+    /// Writes to the client; without one the data are dropped, because the client that asked has disconnected.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.client {
             Some(Client::Unix(stream)) => stream.write_all(data).await,

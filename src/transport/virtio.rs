@@ -1,11 +1,11 @@
-//! A virtio-serial port (linux/virtio_console.h; drivers/char/virtio_console.c for its poll).
+//! A virtio-serial port (the kernel's drivers/char/virtio_console.c). Floor 2.
 //!
-//! While no host is connected the port polls as hung up and reads as end of file, both for ever.
-//! So it is watched by an epoll instance of its own, edge-triggered: one wakeup when the host
-//! comes or sends, none while it is away. The runtime watches that instance, for a hang-up that
-//! it saw on the port itself would count as readiness for ever.
+//! While no host is connected, poll(2) of the port returns POLLHUP and read(2) end of file, every time. A loop around them
+//! would keep a processor busy for as long as the host is away. So the port is in an epoll instance of its own,
+//! edge-triggered: one wakeup when the host connects or sends, none while it is away. The runtime watches that instance
+//! and not the port, because a hang-up that it saw once it would report as readiness from then on.
 
-use super::{OpenError, cannot_open};
+use super::{ChannelError, device_error};
 use nix::errno::Errno;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -22,11 +22,11 @@ use tokio::time::{Instant, timeout_at};
 /// Where udev makes a link for each port that has a name.
 const LINKS: &str = "/dev/virtio-ports";
 
-/// Opens a port without waiting for a host.
-pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
+/// Opens a port; no host needs to be connected. O_NOCTTY, because any path is opened as a port, a terminal's, too.
+pub fn open(path: &Path) -> Result<OwnedFd, ChannelError> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let device = locate(path, Path::new("/"));
-    nix::fcntl::open(&device, flags, Mode::empty()).map_err(|e| cannot_open(path, &e.into()))
+    nix::fcntl::open(&device, flags, Mode::empty()).map_err(|e| device_error(path, &e.into()))
 }
 
 /// The device of a port: `path`, or, if that is a link of udev's that is missing (Alpine and others run mdev), the port
@@ -49,47 +49,48 @@ pub fn locate(path: &Path, root: &Path) -> PathBuf {
     )
 }
 
-struct Watch(Epoll);
+/// nix's epoll instance does not implement [`AsRawFd`], which the runtime needs.
+struct EpollFd(Epoll);
 
-impl AsRawFd for Watch {
+impl AsRawFd for EpollFd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.0.as_raw_fd()
     }
 }
 
-/// How long a reply waits for a host that seems absent. The driver may hand over a new host's first
-/// bytes before it has noted that host's arrival, and refuses writes until then.
+/// How long a reply waits for a host that seems absent: the driver may deliver the first bytes of a new host before it has
+/// noted that the host opened the port, and writes return EAGAIN until then.
 const PORT_ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// A port and its watch.
 pub struct VirtioChannel {
     port: OwnedFd,
-    watch: AsyncFd<Watch>,
-    /// Until when replies to what was read wait for a host; later ones are dropped at once.
-    arrival: Option<Instant>,
+    watch: AsyncFd<EpollFd>,
+    /// Until when replies to what was read wait for the host; after that they are dropped at once.
+    arrival_deadline: Option<Instant>,
 }
 
 impl VirtioChannel {
-    /// Starts to watch an open port.
     pub fn new(port: OwnedFd) -> io::Result<Self> {
         let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC)?;
         let events = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLET;
         epoll.add(&port, EpollEvent::new(events, 0))?;
         #[allow(
             deprecated,
-            reason = "its replacement is unsafe; `Watch` owns its descriptor, which is what that asks for"
+            reason = "its replacement is unsafe; `EpollFd` owns its descriptor, which is what that asks for"
         )]
-        let watch = AsyncFd::with_interest(Watch(epoll), Interest::READABLE)?;
+        let watch = AsyncFd::with_interest(EpollFd(epoll), Interest::READABLE)?;
         Ok(Self {
             port,
             watch,
-            arrival: None,
+            arrival_deadline: None,
         })
     }
 
-    /// Waits until something about the port changes.
-    async fn edge(&self) -> io::Result<()> {
+    /// Waits until the state of the port changes.
+    async fn wait_for_edge(&self) -> io::Result<()> {
         let mut guard = self.watch.readable().await?;
+        // All events must be fetched, or the epoll instance stays readable and the next call returns at once.
         let mut events = [EpollEvent::empty(); 1];
         while self
             .watch
@@ -102,13 +103,13 @@ impl VirtioChannel {
         Ok(())
     }
 
-    /// Waits for a host and its bytes.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
             match nix::unistd::read(&self.port, buffer) {
+                // End of file: no host. EAGAIN: a host that sends nothing.
                 Ok(0) | Err(Errno::EAGAIN) => {
-                    self.arrival = None;
-                    self.edge().await?;
+                    self.arrival_deadline = None;
+                    self.wait_for_edge().await?;
                 }
                 Ok(count) => return Ok(count),
                 Err(Errno::EINTR) => {}
@@ -117,29 +118,30 @@ impl VirtioChannel {
         }
     }
 
-    /// Writes while the host is there.
+    /// Writes while a host is connected.
     pub async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             match nix::unistd::write(&self.port, data) {
                 Ok(count) => {
-                    self.arrival = None;
+                    self.arrival_deadline = None;
                     data = &data[count..];
                 }
+                // EAGAIN has two reasons, and only POLLHUP tells them apart: no host, or a host that does not read.
                 Err(Errno::EAGAIN) if self.is_hung_up()? => {
                     let until = *self
-                        .arrival
+                        .arrival_deadline
                         .get_or_insert_with(|| Instant::now() + PORT_ARRIVAL_TIMEOUT);
-                    match timeout_at(until, self.edge()).await {
+                    match timeout_at(until, self.wait_for_edge()).await {
                         Ok(edge) => edge?,
                         Err(_) => {
                             return Err(io::Error::new(
                                 io::ErrorKind::BrokenPipe,
-                                "the host disconnected before it took the whole reply",
+                                "the host disconnected before it read the whole reply",
                             ));
                         }
                     }
                 }
-                Err(Errno::EAGAIN) => self.edge().await?,
+                Err(Errno::EAGAIN) => self.wait_for_edge().await?,
                 Err(Errno::EINTR) => {}
                 Err(e) => return Err(e.into()),
             }

@@ -136,7 +136,7 @@ fn a_lost_line_is_opened_again_with_retry_path() {
     assert_eq!(host.call("guest-ping"), returned("{}"));
     unlink(&place);
     drop(host);
-    let lost = "warning: the channel is lost";
+    let lost = "warning: lost the channel";
     wait_until("the loss", || place.read("log").contains(lost));
     let mut next = line_to(&place);
     assert_eq!(next.call("guest-ping"), returned("{}"));

@@ -1,7 +1,7 @@
 //! Disks of captured systems, and what the wire says of them.
 
 use super::*;
-use crate::commands::told;
+use crate::commands::reply_line;
 use crate::probe::capture;
 use std::fs;
 
@@ -95,7 +95,7 @@ fn members_as_on_the_wire() {
         &[],
     );
     assert_eq!(
-        told(get_disks(&one).unwrap()),
+        reply_line(get_disks(&one).unwrap()),
         "{\"return\": [{\"name\": \"/dev/vda\", \"dependencies\": [], \"partition\": false, \
          \"address\": {\"bus-type\": \"virtio\", \"bus\": 0, \"unit\": 0, \
          \"pci-controller\": {\"bus\": 0, \"slot\": 5, \"domain\": 0, \"function\": 0}, \
@@ -108,7 +108,7 @@ fn members_as_on_the_wire() {
     assert_eq!(get_disks(&one).unwrap()[0].dependencies, None);
     // Without a device node it is left out.
     fs::write(device.join("uevent"), "MAJOR=254\nMINOR=0\n").unwrap();
-    assert_eq!(told(get_disks(&one).unwrap()), "{\"return\": []}\n");
+    assert_eq!(reply_line(get_disks(&one).unwrap()), "{\"return\": []}\n");
     fs::remove_dir_all(root.path().join("sys/block")).unwrap();
     assert_eq!(
         get_disks(&one).unwrap_err().desc,
@@ -124,7 +124,7 @@ fn health_on_the_wire() {
     page[32] = 9;
     page[40] = 1;
     let smart = NvmeSmart::from(nvme::parse(&page).unwrap());
-    let line = told(smart);
+    let line = reply_line(smart);
     assert!(
         line.starts_with(
             "{\"return\": {\"available-spare\": 0, \"host-write-commands-hi\": 0, \
@@ -158,7 +158,7 @@ fn diskstats_on_the_wire() {
         "   7       1 loop1 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17\n   8 1 sda1 1 2 3 4\n";
     fs::write(root.path().join("proc/diskstats"), table).unwrap();
     assert_eq!(
-        told(get_diskstats(&system).unwrap()),
+        reply_line(get_diskstats(&system).unwrap()),
         "{\"return\": [{\"name\": \"loop1\", \"stats\": {\"discard-sectors\": 14, \
          \"write-ios\": 5, \"discard-ios\": 12, \"discard-ticks\": 15, \"weight-ticks\": 11, \
          \"read-ios\": 1, \"flush-ios\": 16, \"write-sectors\": 7, \"write-merges\": 6, \

@@ -1,4 +1,7 @@
-//! The two ends of a child's pipes (floor 4): output kept up to limits, input fed as it is taken.
+//! Reads the output of a child up to a limit, and writes its input. Floor 4.
+//!
+//! One task for each pipe. Output beyond the limits is read and dropped, because a child whose pipe is full would block.
+//! All streams share one budget; what is kept of them never exceeds it, however many children a host starts and forgets.
 
 use crate::sys::strerror;
 use std::collections::VecDeque;
@@ -8,44 +11,44 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
-/// Bytes kept of each stream; the rest is read and thrown away, so that no child waits for us.
+/// Bytes kept of each stream, as in the original.
 pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
-/// Bytes kept of all streams together. Beyond that the one that has been complete for the longest time is given up,
-/// for nobody may ever ask for it.
+/// Bytes kept of all streams together. Beyond that the stream that has been complete for the longest time loses its data:
+/// its host probably never asks for it.
 pub const MAX_TOTAL_OUTPUT_BYTES: usize = 64 << 20;
-/// Bytes taken at a time.
+/// Bytes read at a time: a quarter of a pipe's buffer (pipe(7)).
 const READ_BYTES: usize = 16 << 10;
 
-/// What a stream has brought.
+/// The output of a stream.
 #[derive(Debug, Default)]
 pub struct Captured {
-    /// Its beginning; nothing if it was given up.
+    /// The first bytes; none if they were dropped for other streams.
     pub data: Vec<u8>,
-    /// Whether there was more.
+    /// There was more.
     pub truncated: bool,
-    /// Whether it is at its end.
+    /// It is at its end.
     complete: bool,
 }
 
 /// What all streams share.
 #[derive(Debug, Default)]
-pub struct Budget {
+pub struct OutputBudget {
     /// Bytes kept of all streams.
     kept: usize,
     /// The streams that are at their end, the oldest first.
-    complete: VecDeque<Weak<Stream>>,
+    complete: VecDeque<Weak<OutputStream>>,
 }
 
 /// A stream that is being captured.
 #[derive(Debug)]
-struct Stream {
+struct OutputStream {
     captured: Mutex<Captured>,
-    budget: Arc<Mutex<Budget>>,
+    budget: Arc<Mutex<OutputBudget>>,
 }
 
-impl Stream {
-    fn take(&self, bytes: &[u8]) {
-        // The budget's lock is always the first.
+impl OutputStream {
+    fn append(&self, bytes: &[u8]) {
+        // Always the budget's lock before a stream's: the other order could deadlock.
         let mut budget = lock(&self.budget);
         let room = MAX_OUTPUT_BYTES.saturating_sub(lock(&self.captured).data.len());
         let room = budget.grant(room.min(bytes.len()));
@@ -54,7 +57,7 @@ impl Stream {
         captured.truncated |= room < bytes.len();
     }
 
-    fn complete(self: Arc<Self>) {
+    fn mark_complete(self: Arc<Self>) {
         let mut budget = lock(&self.budget);
         let mut captured = lock(&self.captured);
         captured.complete = true;
@@ -72,21 +75,22 @@ impl Stream {
     }
 }
 
-impl Drop for Stream {
+impl Drop for OutputStream {
     fn drop(&mut self) {
-        // Its record was replaced: nobody can ask any more.
+        // Its record was replaced by one of the same process id: its bytes go back to the budget.
         self.finish();
     }
 }
 
-impl Budget {
+impl OutputBudget {
     /// Makes room for so many bytes, or as many as there can be.
     fn grant(&mut self, length: usize) -> usize {
         while self.kept + length > MAX_TOTAL_OUTPUT_BYTES {
             let Some(oldest) = self.complete.pop_front() else {
                 break;
             };
-            // It is not the last one, whose drop would wait for the budget: all of this is done on one thread.
+            // This is never the last reference, whose drop would lock the budget again: records are replaced on this very
+            // thread, so not meanwhile.
             let Some(oldest) = oldest.upgrade() else {
                 continue;
             };
@@ -103,27 +107,27 @@ impl Budget {
 
 /// A stream's capture; `None` within means that none was asked for.
 #[derive(Debug, Default)]
-pub struct Capture(Option<Arc<Stream>>);
+pub struct Capture(Option<Arc<OutputStream>>);
 
 impl Capture {
     /// Starts to read `fd`, if any, on a task of its own.
     ///
     /// # Errors
     /// The runtime cannot watch it.
-    pub fn start(fd: Option<OwnedFd>, budget: &Arc<Mutex<Budget>>) -> io::Result<Self> {
+    pub fn start(fd: Option<OwnedFd>, budget: &Arc<Mutex<OutputBudget>>) -> io::Result<Self> {
         let Some(fd) = fd else {
             return Ok(Self(None));
         };
         let pipe = pipe::Receiver::from_owned_fd(fd)?;
-        let stream = Arc::new(Stream {
+        let stream = Arc::new(OutputStream {
             captured: Mutex::default(),
             budget: budget.clone(),
         });
-        tokio::spawn(drain(pipe, stream.clone()));
+        tokio::spawn(read_output(pipe, stream.clone()));
         Ok(Self(Some(stream)))
     }
 
-    /// Whether the last process that could write to the stream has closed it.
+    /// Whether every process that could write to the stream has closed it.
     pub fn is_complete(&self) -> bool {
         let stream = self.0.as_ref();
         stream.is_none_or(|stream| lock(&stream.captured).complete)
@@ -139,33 +143,39 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn drain(mut pipe: pipe::Receiver, stream: Arc<Stream>) {
+async fn read_output(mut pipe: pipe::Receiver, stream: Arc<OutputStream>) {
     let mut piece = vec![0; READ_BYTES];
     loop {
         match pipe.read(&mut piece).await {
             Ok(0) => break,
-            Ok(length) => stream.take(&piece[..length]),
+            Ok(length) => stream.append(&piece[..length]),
             Err(error) => {
-                tracing::warn!("cannot read a child's output: {}", strerror(&error));
+                tracing::warn!(
+                    "cannot read the output of a guest-exec child: {}",
+                    strerror(&error)
+                );
                 break;
             }
         }
     }
-    stream.complete();
+    stream.mark_complete();
 }
 
-/// Writes `bytes` to `fd` as they are taken, then closes it, on a task of its own.
+/// Writes `bytes` to `fd`, then closes it, on a task of its own: the child may read slowly or never.
 ///
 /// # Errors
 /// The runtime cannot watch it.
-pub fn feed(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
+pub fn write_input(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
     let mut pipe = pipe::Sender::from_owned_fd(fd)?;
     tokio::spawn(async move {
         match pipe.write_all(&bytes).await {
             Ok(()) => {}
-            // It has read what it wanted.
+            // The child closed its stdin: it has read what it needs.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
-            Err(error) => tracing::warn!("cannot write a child's input: {}", strerror(&error)),
+            Err(error) => tracing::warn!(
+                "cannot write the input of a guest-exec child: {}",
+                strerror(&error)
+            ),
         }
     });
     Ok(())
@@ -175,8 +185,8 @@ pub fn feed(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn stream(budget: &Arc<Mutex<Budget>>) -> Arc<Stream> {
-        Arc::new(Stream {
+    fn stream(budget: &Arc<Mutex<OutputBudget>>) -> Arc<OutputStream> {
+        Arc::new(OutputStream {
             captured: Mutex::default(),
             budget: budget.clone(),
         })
@@ -189,11 +199,11 @@ mod tests {
             let captured = lock(&stream.captured);
             (captured.data.len(), captured.truncated)
         };
-        stream.take(&vec![1; MAX_OUTPUT_BYTES - 1]);
-        stream.take(&[2]);
-        stream.take(&[]);
+        stream.append(&vec![1; MAX_OUTPUT_BYTES - 1]);
+        stream.append(&[2]);
+        stream.append(&[]);
         assert_eq!(kept(), (MAX_OUTPUT_BYTES, false));
-        stream.take(&[3]);
+        stream.append(&[3]);
         assert_eq!(kept(), (MAX_OUTPUT_BYTES, true));
         assert_eq!(lock(&stream.captured).data.last(), Some(&2));
     }
@@ -203,21 +213,21 @@ mod tests {
         let budget = Arc::default();
         let full = || {
             let stream = stream(&budget);
-            stream.take(&vec![1; MAX_OUTPUT_BYTES]);
+            stream.append(&vec![1; MAX_OUTPUT_BYTES]);
             stream
         };
-        let kept = |stream: &Stream| {
+        let kept = |stream: &OutputStream| {
             let captured = lock(&stream.captured);
             (captured.data.len(), captured.truncated)
         };
         let streams = [full(), full(), full(), full()];
         // Nothing is complete.
         let late = stream(&budget);
-        late.take(&[1]);
+        late.append(&[1]);
         assert_eq!(kept(&late), (0, true));
-        streams[2].clone().complete();
-        streams[1].clone().complete();
-        late.take(&[1]);
+        streams[2].clone().mark_complete();
+        streams[1].clone().mark_complete();
+        late.append(&[1]);
         assert_eq!(kept(&streams[2]), (0, true));
         assert_eq!(kept(&streams[1]), (MAX_OUTPUT_BYTES, false));
         assert_eq!(kept(&late), (1, true));

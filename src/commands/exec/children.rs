@@ -1,9 +1,10 @@
-//! The children and what is known of each (floor 4).
+//! The children of guest-exec and what is known of each. Floor 4.
 //!
-//! A child is reaped when SIGCHLD says that one has ended, or when somebody asks for it, whichever
-//! comes first; only those that were started here are ever waited for.
+//! A child is reaped when SIGCHLD says that one has ended, or when a guest-exec-status asks for it, whichever comes first.
+//! waitpid(2) is only called for process ids that were started here: helpers and hooks are waited for by [`crate::child`],
+//! and waiting for any child would take their exit status away.
 
-use super::capture::{Budget, Capture, Captured, feed};
+use super::capture::{Capture, Captured, OutputBudget, write_input};
 use super::launch::Started;
 use crate::protocol::error::CommandError;
 use crate::sys::spawn::{WaitStatus, try_reap};
@@ -13,23 +14,24 @@ use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 
-/// How often the pipes' tasks get a turn before a child that has ended counts as still open.
+/// How often the tasks that read the pipes may run before a child that has ended is reported as running: what it wrote
+/// last is often still in the pipe, and a client that has to ask again waits for its next poll.
 const MAX_REAP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
-struct Record {
+struct ChildRecord {
     ended: Option<WaitStatus>,
     out: Capture,
     err: Capture,
 }
 
-impl Record {
-    fn look(&mut self, pid: i32) {
+impl ChildRecord {
+    fn reap(&mut self, pid: i32) {
         if self.ended.is_some() {
             return;
         }
         self.ended = try_reap(pid).unwrap_or_else(|error| {
-            // Nobody else waits for it, so this does not happen; a client must not wait for ever.
+            // Only the agent waits for it, so this does not happen; but a client must not poll indefinitely.
             tracing::error!("cannot wait for child {pid}: {}", strerror(&error));
             Some(WaitStatus::Exited(-1))
         });
@@ -40,51 +42,51 @@ impl Record {
     }
 }
 
-type Records = HashMap<i32, Record>;
+type ChildRecords = HashMap<i32, ChildRecord>;
 
-/// Every child whose end was not yet reported.
+/// Every child whose end was not reported yet.
 #[derive(Debug, Default)]
 pub struct Children {
-    records: Arc<Mutex<Records>>,
-    budget: Arc<Mutex<Budget>>,
-    /// Whether SIGCHLD is listened for: from the first child on.
+    records: Arc<Mutex<ChildRecords>>,
+    budget: Arc<Mutex<OutputBudget>>,
+    /// SIGCHLD is handled: from the first child on, so that agents without one have no handler.
     watched: bool,
 }
 
 impl Children {
-    /// Takes over a child that was just started, and feeds it `input`.
+    /// Adds a child that was just started, and writes `input` to it.
     ///
     /// # Errors
     /// The runtime can watch neither pipes nor signals; the child then runs on its own.
     pub fn add(&mut self, started: Started, input: Option<Vec<u8>>) -> Result<(), CommandError> {
         let pid = started.pid;
-        self.watch(started, input).map_err(|error| {
+        self.register(started, input).map_err(|error| {
             CommandError::generic(format!("cannot watch child {pid}: {}", strerror(&error)))
         })
     }
 
-    fn watch(&mut self, started: Started, input: Option<Vec<u8>>) -> io::Result<()> {
+    fn register(&mut self, started: Started, input: Option<Vec<u8>>) -> io::Result<()> {
         if !self.watched {
-            self.listen()?;
+            self.watch_sigchld()?;
             self.watched = true;
         }
-        // A number comes again only after its last bearer was reaped, so what an old record of
-        // the same number says is of no use any more.
-        let mut record = Record {
+        // The kernel reuses a process id only after the child was reaped, so a record of the same id is of a child that
+        // has ended and was not asked for; it is replaced.
+        let mut record = ChildRecord {
             ended: None,
             out: Capture::start(started.out, &self.budget)?,
             err: Capture::start(started.err, &self.budget)?,
         };
-        // It may have ended before the first SIGCHLD was listened for.
-        record.look(started.pid);
+        // It may have ended before the handler for SIGCHLD was installed.
+        record.reap(started.pid);
         lock(&self.records).insert(started.pid, record);
         match (started.input, input) {
-            (Some(pipe), Some(bytes)) => feed(pipe, bytes),
+            (Some(pipe), Some(bytes)) => write_input(pipe, bytes),
             _ => Ok(()),
         }
     }
 
-    fn listen(&self) -> io::Result<()> {
+    fn watch_sigchld(&self) -> io::Result<()> {
         let mut ended = signal(SignalKind::child())?;
         let records = Arc::downgrade(&self.records);
         tokio::spawn(async move {
@@ -93,7 +95,7 @@ impl Children {
                     break;
                 };
                 for (&pid, record) in lock(&records).iter_mut() {
-                    record.look(pid);
+                    record.reap(pid);
                 }
             }
         });
@@ -106,15 +108,16 @@ impl Children {
         lock(&self.records).get(&pid)?.ended
     }
 
-    /// What has become of the child `pid`: None if there is none; Some(None) while it runs or
-    /// anybody can still write to its output; else its end and its output, and it is forgotten.
+    /// The state of the child `pid`: `None` if there is none; `Some(None)` while it runs or any process can still write to
+    /// its output; else its end and its output, and the record is removed.
     pub async fn report(&self, pid: i64) -> Option<Option<(WaitStatus, Captured, Captured)>> {
+        // No child has a number that the kernel cannot have.
         let pid = i32::try_from(pid).ok()?;
-        for turn in 0.. {
+        for round in 0.. {
             {
                 let mut records = lock(&self.records);
                 let record = records.get_mut(&pid)?;
-                record.look(pid);
+                record.reap(pid);
                 let ended = match record.ended {
                     None => return Some(None),
                     Some(ended) => ended,
@@ -124,16 +127,16 @@ impl Children {
                     return Some(Some((ended, record.out.finish(), record.err.finish())));
                 }
             }
-            if turn == MAX_REAP_ROUNDS {
+            if round == MAX_REAP_ROUNDS {
                 break;
             }
-            // What it wrote may be in the pipe yet.
+            // What it wrote may still be in the pipe.
             tokio::task::yield_now().await;
         }
         Some(None)
     }
 }
 
-fn lock(records: &Mutex<Records>) -> MutexGuard<'_, Records> {
+fn lock(records: &Mutex<ChildRecords>) -> MutexGuard<'_, ChildRecords> {
     records.lock().unwrap_or_else(PoisonError::into_inner)
 }

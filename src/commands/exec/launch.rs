@@ -1,7 +1,9 @@
-//! From the words of a request to a child (floor 4): where its program is looked for, what its
-//! descriptors are.
+//! Starts the program of a guest-exec. Floor 4.
+//!
+//! Decides where the program is looked for and what its three descriptors are; [`spawn`] does the rest. A child has
+//! /dev/null where a stream is not wanted, never a descriptor of the agent.
 
-use super::Mode;
+use super::CaptureMode;
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
 use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
@@ -14,7 +16,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// Where programs are where PATH is not set.
+/// Where programs are looked for if PATH is not set, as in the original.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin:.";
 
 /// A child that was started, and our ends of its pipes.
@@ -28,18 +30,18 @@ pub struct Started {
 
 /// Starts `words[0]` with the arguments `words`.
 ///
-/// `env` is the whole environment; None: the agent's. `input`: stdin is a pipe, else /dev/null.
+/// `env` is the whole environment; `None`: the agent's. With `input`, stdin is a pipe, else /dev/null.
 ///
 /// # Errors
-/// The program cannot be executed, or nothing can be started; there is no child then.
+/// There is no child: the program cannot be executed, or no process or pipe can be created.
 pub fn launch(
     words: &[&str],
     env: Option<&[String]>,
     input: bool,
-    mode: Mode,
+    mode: CaptureMode,
 ) -> Result<Started, CommandError> {
     let path = words.first().copied().unwrap_or_default();
-    let setup = |e: io::Error| {
+    let pipe_error = |e: io::Error| {
         CommandError::generic(format!(
             "Failed to create pipe for communicating with child process ({})",
             strerror(&e)
@@ -47,15 +49,19 @@ pub fn launch(
     };
     let argv: Vec<CString> = words.iter().map(|word| c_string(word)).collect();
     let env: Option<Vec<CString>> = env.map(|env| env.iter().map(|v| c_string(v)).collect());
-    let candidates = files(path, env.as_deref());
+    let candidates = program_candidates(path, env.as_deref());
 
+    // Above 2, because the child's own descriptors take those numbers one after the other.
     let null = File::options().read(true).write(true).open("/dev/null");
-    let null = above_stdio(null.map_err(setup)?.into()).map_err(setup)?;
-    let stdin = piped(input).map_err(setup)?;
-    let stdout = piped(!matches!(mode, Mode::None | Mode::Stderr)).map_err(setup)?;
-    let stderr = piped(matches!(mode, Mode::Stderr | Mode::Separated)).map_err(setup)?;
+    let null = above_stdio(null.map_err(pipe_error)?.into()).map_err(pipe_error)?;
+    let stdin = create_pipe(input).map_err(pipe_error)?;
+    let stdout = create_pipe(!matches!(mode, CaptureMode::None | CaptureMode::Stderr))
+        .map_err(pipe_error)?;
+    let stderr = create_pipe(matches!(mode, CaptureMode::Stderr | CaptureMode::Separated))
+        .map_err(pipe_error)?;
 
-    let error = if mode == Mode::Merged {
+    // Merged: both ends write to one pipe, so that the order of lines is kept.
+    let error = if mode == CaptureMode::Merged {
         &stdout
     } else {
         &stderr
@@ -99,7 +105,7 @@ struct Pipe {
     write: OwnedFd,
 }
 
-fn piped(wanted: bool) -> io::Result<Option<Pipe>> {
+fn create_pipe(wanted: bool) -> io::Result<Option<Pipe>> {
     if !wanted {
         return Ok(None);
     }
@@ -115,14 +121,14 @@ fn write_end<'a>(pipe: &'a Option<Pipe>, null: &'a OwnedFd) -> BorrowedFd<'a> {
         .map_or(null.as_fd(), |pipe| pipe.write.as_fd())
 }
 
-/// Text of the wire never holds a NUL byte for the system: it is C0 80 there.
+/// A NUL of the wire's text is C0 80 to the system ([`text::to_os_bytes`]), so the conversion cannot fail.
 fn c_string(text: &str) -> CString {
     CString::new(text::to_os_bytes(text)).unwrap_or_default()
 }
 
-/// The files that a program's name may mean: it is searched in the PATH of the child or, if its
-/// environment has none, in ours.
-fn files(name: &str, env: Option<&[CString]>) -> Vec<CString> {
+/// The files that a program's name may mean: it is looked for in the PATH of the child or, if its environment has none, in
+/// the agent's.
+fn program_candidates(name: &str, env: Option<&[CString]>) -> Vec<CString> {
     let given = env.and_then(|env| {
         env.iter()
             .find_map(|variable| variable.as_bytes().strip_prefix(b"PATH="))
@@ -142,7 +148,7 @@ mod tests {
     fn where_a_name_is_looked_for() {
         let list = |name: &str, env: Option<&[&str]>| -> Vec<String> {
             let env: Option<Vec<CString>> = env.map(|e| e.iter().map(|v| c_string(v)).collect());
-            files(name, env.as_deref())
+            program_candidates(name, env.as_deref())
                 .into_iter()
                 .map(|file| file.into_string().unwrap())
                 .collect()

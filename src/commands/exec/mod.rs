@@ -1,8 +1,8 @@
 //! Floor 4: programs in the guest: guest-exec and guest-exec-status.
 //!
-//! A child runs beside the agent: its end is noticed by SIGCHLD, its pipes are served by tasks, so
-//! nothing that it or its descendants do keeps the agent from answering, and nothing runs here
-//! while there is no child. Its record stays until its end was reported.
+//! guest-exec returns as soon as the program is executed (`launch`). SIGCHLD says when it ends (`children`), and tasks read
+//! its output and write its input (`capture`), so nothing that it or its descendants do keeps the agent from answering, and
+//! without children there are no wakeups. Its record stays until guest-exec-status has reported its end once.
 
 mod capture;
 mod children;
@@ -10,8 +10,8 @@ mod launch;
 #[cfg(test)]
 mod tests;
 
-use super::{Command, CommandResult, Context, Waiting, answer};
-use crate::protocol::arguments::{Alternate, decode};
+use super::{Command, CommandFuture, CommandResult, Context, answer};
+use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::Dict;
@@ -19,7 +19,7 @@ use crate::sys::spawn::WaitStatus;
 use capture::Captured;
 use serde::{Deserialize, Serialize};
 
-pub use children::Children;
+pub(crate) use children::Children;
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::later(31, "guest-exec-status", exec_status),
@@ -33,13 +33,24 @@ struct Exec {
     arg: Option<Vec<String>>,
     env: Option<Vec<String>>,
     input_data: Option<String>,
-    capture_output: Option<Alternate<bool, Mode>>,
+    capture_output: Option<GuestExecCaptureOutput>,
 }
 
-/// What of the child's output is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
-#[serde(rename = "GuestExecCaptureOutput", rename_all = "kebab-case")]
-enum Mode {
+/// The schema's name, which error texts contain.
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum GuestExecCaptureOutput {
+    None,
+    Stdout,
+    Stderr,
+    Separated,
+    Merged,
+    Boolean(bool),
+}
+
+/// Which of the child's outputs are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum CaptureMode {
     None,
     Stdout,
     Stderr,
@@ -47,8 +58,22 @@ enum Mode {
     Merged,
 }
 
+impl From<GuestExecCaptureOutput> for CaptureMode {
+    fn from(argument: GuestExecCaptureOutput) -> Self {
+        match argument {
+            GuestExecCaptureOutput::None | GuestExecCaptureOutput::Boolean(false) => Self::None,
+            GuestExecCaptureOutput::Stdout => Self::Stdout,
+            GuestExecCaptureOutput::Stderr => Self::Stderr,
+            GuestExecCaptureOutput::Separated | GuestExecCaptureOutput::Boolean(true) => {
+                Self::Separated
+            }
+            GuestExecCaptureOutput::Merged => Self::Merged,
+        }
+    }
+}
+
 #[derive(Serialize)]
-struct Pid {
+struct ExecReply {
     pid: i32,
 }
 
@@ -57,10 +82,10 @@ struct ExecStatus {
     pid: i64,
 }
 
-/// What came of a child; only the first member until it has ended.
+/// State of a child; only the first member until it has ended.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Status {
+struct ExecStatusReply {
     exited: bool,
     exitcode: Option<i32>,
     signal: Option<i32>,
@@ -79,31 +104,30 @@ fn exec(context: &mut Context, arguments: Dict) -> CommandResult {
         .map(String::as_str)
         .collect();
     tracing::info!(target: crate::AUDIT, "guest-exec called: \"{}\"", words.join(" "));
-    let mode = match exec.capture_output {
-        None | Some(Alternate::Scalar(false)) => Mode::None,
-        Some(Alternate::Scalar(true)) => Mode::Separated,
-        Some(Alternate::Name(mode)) => mode,
-    };
+    let mode = exec
+        .capture_output
+        .map_or(CaptureMode::None, CaptureMode::from);
     let started = launch::launch(&words, exec.env.as_deref(), input.is_some(), mode)?;
     let pid = started.pid;
     context.children.add(started, input)?;
-    answer(Pid { pid })
+    answer(ExecReply { pid })
 }
 
-fn exec_status(context: &mut Context, arguments: Dict) -> Waiting<'_> {
+fn exec_status(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     Box::pin(async move {
         let ExecStatus { pid } = decode(arguments)?;
         tracing::info!(target: crate::AUDIT, "guest-exec-status called, pid: {pid}");
         match context.children.report(pid).await {
-            // The original's format string is broken, and clients may know its text.
+            // The original's format string lacks its `%`, and clients may compare the text.
             None => Err(CommandError::generic("PID ld does not exist")),
-            Some(None) => answer(Status::default()),
-            Some(Some((ended, out, err))) => answer(status(ended, out, err)),
+            Some(None) => answer(ExecStatusReply::default()),
+            Some(Some((ended, out, err))) => answer(describe_end(ended, out, err)),
         }
     })
 }
 
-fn status(ended: WaitStatus, out: Captured, err: Captured) -> Status {
+fn describe_end(ended: WaitStatus, out: Captured, err: Captured) -> ExecStatusReply {
+    // An empty stream has no member at all, unless output of it was dropped.
     let data = |captured: &Captured| {
         let present = !captured.data.is_empty();
         (
@@ -117,7 +141,7 @@ fn status(ended: WaitStatus, out: Captured, err: Captured) -> Status {
         WaitStatus::Exited(code) => (Some(code), None),
         WaitStatus::Signaled(signal) => (None, Some(signal)),
     };
-    Status {
+    ExecStatusReply {
         exited: true,
         exitcode,
         signal,

@@ -3,12 +3,17 @@ use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
 /// Runs `sh -c script` in `mode`, with `input`; its end and both streams.
-async fn shell(children: &mut Children, script: &str, input: Option<&[u8]>, mode: Mode) -> Status {
+async fn shell(
+    children: &mut Children,
+    script: &str,
+    input: Option<&[u8]>,
+    mode: CaptureMode,
+) -> ExecStatusReply {
     let pid = start(children, script, input, mode);
     finish(children, pid).await
 }
 
-fn start(children: &mut Children, script: &str, input: Option<&[u8]>, mode: Mode) -> i64 {
+fn start(children: &mut Children, script: &str, input: Option<&[u8]>, mode: CaptureMode) -> i64 {
     let words = ["sh", "-c", script];
     let started = launch::launch(&words, None, input.is_some(), mode).unwrap();
     let pid = started.pid.into();
@@ -16,11 +21,11 @@ fn start(children: &mut Children, script: &str, input: Option<&[u8]>, mode: Mode
     pid
 }
 
-async fn finish(children: &Children, pid: i64) -> Status {
+async fn finish(children: &Children, pid: i64) -> ExecStatusReply {
     let ended = async {
         loop {
             match children.report(pid).await.expect("a record") {
-                Some((ended, out, err)) => return status(ended, out, err),
+                Some((ended, out, err)) => return describe_end(ended, out, err),
                 None => sleep(Duration::from_millis(2)).await,
             }
         }
@@ -48,11 +53,11 @@ fn every_mode_keeps_its_streams() {
     with_runtime(async {
         let mut children = Children::default();
         for (mode, out, err) in [
-            (Mode::None, None, None),
-            (Mode::Stdout, Some("out\n"), None),
-            (Mode::Stderr, None, Some("err\n")),
-            (Mode::Separated, Some("out\n"), Some("err\n")),
-            (Mode::Merged, Some("out\nerr\n"), None),
+            (CaptureMode::None, None, None),
+            (CaptureMode::Stdout, Some("out\n"), None),
+            (CaptureMode::Stderr, None, Some("err\n")),
+            (CaptureMode::Separated, Some("out\n"), Some("err\n")),
+            (CaptureMode::Merged, Some("out\nerr\n"), None),
         ] {
             // Twice: the original is damaged by the first.
             for _ in 0..2 {
@@ -71,7 +76,7 @@ fn every_mode_keeps_its_streams() {
                 assert_eq!((status.exitcode, status.signal), (Some(3), None));
             }
         }
-        let killed = shell(&mut children, "kill -9 $$", None, Mode::None).await;
+        let killed = shell(&mut children, "kill -9 $$", None, CaptureMode::None).await;
         assert_eq!((killed.exitcode, killed.signal), (None, Some(9)));
     });
 }
@@ -81,14 +86,14 @@ fn input_is_fed_and_output_beyond_the_limit_drained() {
     with_runtime(async {
         let mut children = Children::default();
         let input = vec![b'x'; 300_000];
-        let back = shell(&mut children, "cat", Some(&input), Mode::Stdout).await;
+        let back = shell(&mut children, "cat", Some(&input), CaptureMode::Stdout).await;
         assert_eq!(text(&back.out_data).map(|text| text.len()), Some(300_000));
-        let empty = shell(&mut children, "wc -c", Some(b""), Mode::Stdout).await;
+        let empty = shell(&mut children, "wc -c", Some(b""), CaptureMode::Stdout).await;
         assert_eq!(text(&empty.out_data).as_deref(), Some("0\n"));
-        let unread = shell(&mut children, "exit 5", Some(&input), Mode::None).await;
+        let unread = shell(&mut children, "exit 5", Some(&input), CaptureMode::None).await;
         assert_eq!(unread.exitcode, Some(5));
         let script = "head -c 17000000 /dev/zero; echo done >&2";
-        let much = shell(&mut children, script, None, Mode::Separated).await;
+        let much = shell(&mut children, script, None, CaptureMode::Separated).await;
         assert_eq!(much.out_truncated, Some(true));
         let data = base64::decode(&much.out_data.unwrap()).unwrap();
         assert_eq!(data.len(), capture::MAX_OUTPUT_BYTES);
@@ -107,12 +112,12 @@ fn a_descendant_with_the_pipe_delays_the_report_but_nothing_else() {
             "(read line < {0}; echo $line) & echo parent",
             fifo.display()
         );
-        let pid = start(&mut children, &script, None, Mode::Stdout);
+        let pid = start(&mut children, &script, None, CaptureMode::Stdout);
         while children.ended(pid.try_into().unwrap()).is_none() {
             sleep(Duration::from_millis(2)).await;
         }
         assert!(children.report(pid).await.unwrap().is_none());
-        let other = shell(&mut children, "echo other", None, Mode::Stdout).await;
+        let other = shell(&mut children, "echo other", None, CaptureMode::Stdout).await;
         assert_eq!(text(&other.out_data).as_deref(), Some("other\n"));
         std::fs::write(&fifo, "grandchild\n").unwrap();
         let status = finish(&children, pid).await;
@@ -128,7 +133,7 @@ fn a_descendant_with_the_pipe_delays_the_report_but_nothing_else() {
 fn a_child_that_nobody_asks_for_leaves_no_zombie() {
     with_runtime(async {
         let mut children = Children::default();
-        let pid = start(&mut children, "exit 0", None, Mode::None);
+        let pid = start(&mut children, "exit 0", None, CaptureMode::None);
         let gone = async {
             while std::path::Path::new(&format!("/proc/{pid}")).exists() {
                 sleep(Duration::from_millis(2)).await;
@@ -160,7 +165,7 @@ fn what_cannot_be_executed() {
         ("/etc/passwd", "Permission denied"),
         ("/", "Permission denied"),
     ] {
-        let error = launch::launch(&[path], None, false, Mode::None).unwrap_err();
+        let error = launch::launch(&[path], None, false, CaptureMode::None).unwrap_err();
         let expected = format!("Failed to execute child process \u{201C}{path}\u{201D} ({reason})");
         assert_eq!(error.desc, expected);
     }

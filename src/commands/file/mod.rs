@@ -1,7 +1,9 @@
 //! Floor 4: files of the guest: guest-file-open, -close, -read, -write, -seek, -flush.
 //!
-//! A handle is a number from a counter on disk, so that a restart makes old handles invalid. It
-//! belongs to the agent, not to a connection. Each stands for a [`Stream`] with stdio's buffering.
+//! A handle is a number from a counter on disk: after a restart of the agent no new file gets the handle of an old one,
+//! which a client may still hold. Handles belong to the agent and not to a connection. Each is a [`Stream`] with the
+//! buffering of stdio, which clients of the original see. These handlers run within the session's task, because they block
+//! no longer than the original's.
 
 mod open;
 mod stream;
@@ -9,7 +11,7 @@ mod stream;
 mod tests;
 
 use super::{Answer, Command, CommandResult, Context, answer, empty};
-use crate::protocol::arguments::{Alternate, decode};
+use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value};
@@ -18,7 +20,7 @@ use crate::sys::strerror;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::io::{self, SeekFrom};
-use stream::{Failure, ReadEnd, Stream};
+use stream::{ReadEnd, Stream, TransferError};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::now(8, "guest-file-open", |context, arguments| {
@@ -36,7 +38,7 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::now(13, "guest-file-flush", |context, arguments| {
         let Handle { handle } = decode(arguments)?;
         let flushed = context.files.find(handle)?.flush();
-        flushed.map_err(|e| failed("flush", &e))?;
+        flushed.map_err(|e| file_error("flush", &e))?;
         empty()
     }),
 ];
@@ -70,15 +72,17 @@ struct FileWrite {
 struct FileSeek {
     handle: i64,
     offset: i64,
-    whence: Alternate<i64, GuestFileWhence>,
+    whence: GuestFileWhence,
 }
 
+/// The schema's name, which error texts contain.
 #[derive(Deserialize)]
 #[serde(rename_all = "kebab-case")]
 enum GuestFileWhence {
     Set,
     Cur,
     End,
+    Integer(i64),
 }
 
 #[derive(Serialize)]
@@ -93,24 +97,24 @@ struct Position {
     eof: bool,
 }
 
-/// Bytes read where the client says no count.
+/// Bytes of a read without `count`, as the schema has it.
 const DEFAULT_COUNT: i64 = 4096;
-/// Most bytes of one read.
-const LARGEST_COUNT: i64 = 48 << 20;
-/// Bytes read and encoded at a time: a multiple of 3 for base64, and of the block size.
+/// Bytes of one read at most, as in the original. The reply is a third longer, in base64.
+const MAX_COUNT: i64 = 48 << 20;
+/// Bytes read and encoded at a time: a multiple of 3, so that base64 has no padding inside, and of the block size.
 const CHUNK_BYTES: usize = 48 << 10;
 
 /// The open files.
 #[derive(Debug)]
 pub struct Files {
     state: StateDir,
-    /// The next handle, once it is known.
+    /// The next handle; `None` until the counter was read.
     next: Option<i64>,
     open: HashMap<i64, Stream>,
 }
 
 impl Files {
-    /// No open files; the counter lies in `state`.
+    /// No open files; the counter is in `state`.
     pub fn new(state: StateDir) -> Self {
         Self {
             state,
@@ -129,8 +133,12 @@ impl Files {
         let mode = mode.unwrap_or("r");
         tracing::info!(target: crate::AUDIT, "guest-file-open called, filepath: {path}, mode: {mode}");
         let stream = open::open(path, mode)?;
-        let handle = self.number().map_err(|e| {
-            tracing::error!("{e}");
+        let handle = self.allocate_handle().map_err(|e| {
+            tracing::error!(
+                "failed to write persistent state to {}: {}",
+                self.state.path().display(),
+                strerror(&e)
+            );
             CommandError::generic("failed to commit persistent state to disk")
         })?;
         self.open.insert(handle, stream);
@@ -138,20 +146,17 @@ impl Files {
         Ok(handle)
     }
 
-    /// The next number, when its successor is safely on disk.
-    fn number(&mut self) -> Result<i64, String> {
+    /// The next handle. Its successor is on disk before it is used: a crash must not make two files share one.
+    ///
+    /// # Errors
+    /// The state directory cannot be written.
+    fn allocate_handle(&mut self) -> io::Result<i64> {
         let number = match self.next {
             Some(number) => number,
             None => self.state.next_handle(),
         };
         let next = number + 1;
-        self.state.set_next_handle(next).map_err(|e| {
-            format!(
-                "failed to write persistent state to {}: {}",
-                self.state.path().display(),
-                strerror(&e)
-            )
-        })?;
+        self.state.set_next_handle(next)?;
         self.next = Some(next);
         Ok(number)
     }
@@ -167,12 +172,12 @@ impl Files {
 }
 
 impl Drop for Files {
-    /// What clients wrote goes to the files when the agent leaves, as stdio has it.
+    /// Writes what is buffered, as stdio does at exit.
     fn drop(&mut self) {
         for (handle, stream) in self.open.drain() {
             if let Err(e) = stream.close() {
                 tracing::warn!(
-                    "data of file handle {handle} is lost at the end: {}",
+                    "cannot write the data of file handle {handle} on exit: {}; it is lost",
                     strerror(&e)
                 );
             }
@@ -188,33 +193,33 @@ fn bad_count(count: i64) -> CommandError {
     CommandError::generic(format!("value '{count}' is invalid for argument count"))
 }
 
-fn failed(what: &str, error: &io::Error) -> CommandError {
+fn file_error(what: &str, error: &io::Error) -> CommandError {
     CommandError::generic(format!("failed to {what} file: {}", strerror(error)))
 }
 
-/// The text for a read or write (`what`) that failed, and its line for the audit.
-fn transfer_failed(handle: i64, what: &str, failure: &Failure) -> CommandError {
+/// The error text for a read or write (`what`) that failed, and its audit line.
+fn transfer_failed(handle: i64, what: &str, failure: &TransferError) -> CommandError {
     let (what, error) = match failure {
-        Failure::Flush(error) => ("flush", error),
-        Failure::Seek(error) => ("seek", error),
-        Failure::Itself(error) => {
-            // The original says "write" for both.
+        TransferError::Flush(error) => ("flush", error),
+        TransferError::Seek(error) => ("seek", error),
+        TransferError::Transfer(error) => {
+            // The original writes this line for reads, too.
             tracing::info!(target: crate::AUDIT, "guest-file-write failed, handle: {handle}");
             (what, error)
         }
     };
-    failed(what, error)
+    file_error(what, error)
 }
 
 fn read(context: &mut Context, arguments: Dict) -> CommandResult {
     let FileRead { handle, count } = decode(arguments)?;
     let stream = context.files.find(handle)?;
     let count = count.unwrap_or(DEFAULT_COUNT);
-    if !(0..=LARGEST_COUNT).contains(&count) {
+    if !(0..=MAX_COUNT).contains(&count) {
         return Err(bad_count(count));
     }
     stream
-        .turn_to_reading()
+        .prepare_read()
         .map_err(|failure| transfer_failed(handle, "read", &failure))?;
     let mut left = usize::try_from(count).map_err(|_| bad_count(count))?;
     let mut piece = vec![0; left.min(CHUNK_BYTES)];
@@ -234,14 +239,18 @@ fn read(context: &mut Context, arguments: Dict) -> CommandResult {
                 break;
             }
             ReadEnd::Failed(error) if total == 0 => {
-                return Err(transfer_failed(handle, "read", &Failure::Itself(error)));
+                return Err(transfer_failed(
+                    handle,
+                    "read",
+                    &TransferError::Transfer(error),
+                ));
             }
-            // A pipe that is empty now, or a bad sector: what came before it is not lost, and an
-            // error that lasts is told by the next read.
+            // A pipe that is empty now, or a bad sector: what was read before it is returned, and an error that persists
+            // is that of the next read.
             ReadEnd::Failed(_) => break,
         }
     }
-    // By hand, so that the text is moved and not copied.
+    // Not by `answer`, which copies: the text may have 64 MiB.
     let mut reply = Dict::new();
     reply.insert("count", total);
     reply.insert("buf-b64", text);
@@ -260,12 +269,12 @@ fn write(context: &mut Context, arguments: Dict) -> CommandResult {
     let bytes = match count {
         None => &bytes[..],
         Some(count) => usize::try_from(count)
-            .ok()
+            .ok() // a negative count is as invalid as one beyond the data
             .and_then(|length| bytes.get(..length))
             .ok_or_else(|| bad_count(count))?,
     };
     stream.write(bytes).map_err(|failure| match failure {
-        Failure::Itself(_) => transfer_failed(handle, "write to", &failure),
+        TransferError::Transfer(_) => transfer_failed(handle, "write to", &failure),
         _ => transfer_failed(handle, "write", &failure),
     })?;
     answer(Written {
@@ -282,17 +291,17 @@ fn seek(context: &mut Context, arguments: Dict) -> CommandResult {
     } = decode(arguments)?;
     let stream = context.files.find(handle)?;
     let to = match whence {
-        Alternate::Scalar(0) | Alternate::Name(GuestFileWhence::Set) => {
-            // The kernel's offsets are signed; beyond them it says EINVAL, as for a negative one.
+        GuestFileWhence::Integer(0) | GuestFileWhence::Set => {
+            // As lseek(2): a negative offset becomes a huge one here, and the kernel returns EINVAL for it.
             SeekFrom::Start(offset as u64)
         }
-        Alternate::Scalar(1) | Alternate::Name(GuestFileWhence::Cur) => SeekFrom::Current(offset),
-        Alternate::Scalar(2) | Alternate::Name(GuestFileWhence::End) => SeekFrom::End(offset),
-        Alternate::Scalar(code) => {
+        GuestFileWhence::Integer(1) | GuestFileWhence::Cur => SeekFrom::Current(offset),
+        GuestFileWhence::Integer(2) | GuestFileWhence::End => SeekFrom::End(offset),
+        GuestFileWhence::Integer(code) => {
             return Err(CommandError::generic(format!("invalid whence code {code}")));
         }
     };
-    let position = stream.seek(to).map_err(|e| failed("seek", &e))?;
+    let position = stream.seek(to).map_err(|e| file_error("seek", &e))?;
     answer(Position {
         position,
         eof: false,

@@ -1,5 +1,7 @@
-//! Opening a file for a client (floor 4): modes, and creation that cannot be led elsewhere by a
-//! link.
+//! Opens a file for guest-file-open. Floor 4.
+//!
+//! The modes are those of fopen(3). A file that is created has mode 0666, as in the original, but only if this call really
+//! created it: an existing file keeps its mode, and a symbolic link in its place is not followed to create its target.
 
 use super::stream::Stream;
 use crate::protocol::error::CommandError;
@@ -14,7 +16,7 @@ use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Mode {
+struct OpenMode {
     read: bool,
     write: bool,
     create: bool,
@@ -22,8 +24,8 @@ struct Mode {
     append: bool,
 }
 
-/// What fopen(3) makes of `name`, without its extensions.
-fn mode(name: &str) -> Option<Mode> {
+/// The mode `name` of fopen(3), without the C library's extensions.
+fn parse_mode(name: &str) -> Option<OpenMode> {
     let (read, write, create, truncate, append) = match name {
         "r" | "rb" => (true, false, false, false, false),
         "w" | "wb" => (false, true, true, true, false),
@@ -33,7 +35,7 @@ fn mode(name: &str) -> Option<Mode> {
         "a+" | "ab+" | "a+b" => (true, true, true, false, true),
         _ => return None,
     };
-    Some(Mode {
+    Some(OpenMode {
         read,
         write,
         create,
@@ -42,14 +44,12 @@ fn mode(name: &str) -> Option<Mode> {
     })
 }
 
-/// Opens `path`, as the wire names it, in the mode `name`.
-///
-/// A file that is made gets permissions 0666 whatever the umask.
+/// Opens `path` in the mode `name`. A file that is created gets permissions 0666 whatever the umask.
 ///
 /// # Errors
-/// No such mode, or the system's refusal, with path and mode.
+/// There is no such mode, or the file cannot be opened.
 pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
-    let Some(mode) = mode(name) else {
+    let Some(mode) = parse_mode(name) else {
         return Err(CommandError::generic(format!(
             "invalid file open mode '{name}'"
         )));
@@ -61,8 +61,8 @@ pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
             strerror(error)
         ))
     };
-    let (opened, made) = open_or_make(&file, mode).map_err(|e| fail("open file", &e))?;
-    if made {
+    let (opened, created) = open_or_create(&file, mode).map_err(|e| fail("open file", &e))?;
+    if created {
         if let Err(error) = opened.set_permissions(Permissions::from_mode(0o666)) {
             let error = fail("set permission 0666 on new file", &error);
             if let Err(e) = fs::remove_file(&file) {
@@ -78,23 +78,23 @@ pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
     Stream::new(opened, mode.read, mode.write).map_err(|e| fail("open file", &e))
 }
 
-/// Opens `path`; true if it was made. Two steps, because whoever makes the file decides on its
-/// permissions, and because open(2) with O_EXCL does not follow a link.
-fn open_or_make(path: &Path, mode: Mode) -> io::Result<(File, bool)> {
+/// Opens `path`; true if it was created. Two calls, because only O_EXCL tells whether this process created the file, and
+/// because open(2) with O_EXCL follows no link. Mode 0 at first: nobody else opens the file before its permissions are set.
+fn open_or_create(path: &Path, mode: OpenMode) -> io::Result<(File, bool)> {
     if mode.create {
-        let made = options(mode).create_new(true).mode(0o000).open(path);
-        match made {
+        let created = options(mode).create_new(true).mode(0o000).open(path);
+        match created {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
-            made => return made.map(|file| (file, true)),
+            created => return created.map(|file| (file, true)),
         }
     }
-    let there = options(mode).truncate(mode.truncate).open(path);
-    there.map(|file| (file, false))
+    let existing = options(mode).truncate(mode.truncate).open(path);
+    existing.map(|file| (file, false))
 }
 
-fn options(mode: Mode) -> OpenOptions {
+fn options(mode: OpenMode) -> OpenOptions {
     let mut options = OpenOptions::new();
-    // A terminal must not become ours, a pipe without a peer must not hold us.
+    // A terminal must not become the agent's controlling terminal, and a FIFO without a peer must not block the agent.
     options
         .read(mode.read)
         .write(mode.write && !mode.append)

@@ -1,9 +1,9 @@
-//! A buffered file (floor 4): what a handle stands for.
+//! A buffered file: what a handle of guest-file-open is. Floor 4.
 //!
-//! Clients of the original agent see stdio's buffering, so it is kept: what is written stays here
-//! until the buffer is full or something asks for it to go out; what was read ahead is used up
-//! first; changing between reading and writing needs the position to be settled. A failed
-//! write-out loses the buffer, and its error is reported once.
+//! Clients of the original see stdio's buffering, so it is reproduced here: written data stays in the buffer until it is
+//! full or a flush, seek, read or close writes it; reads use what was read ahead first; between reading and writing the
+//! file's position is corrected by what was read ahead. A write that fails loses the buffer, and its error is returned
+//! once. Not std's BufReader and BufWriter: neither does both directions, and a BufWriter keeps what it could not write.
 
 use nix::libc;
 use std::fs::File;
@@ -11,12 +11,12 @@ use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-/// Buffer size where the filesystem suggests none below it.
-const LARGEST_BLOCK: u64 = 8192;
+/// Buffer size at most; smaller if the filesystem's block (st_blksize) is.
+const MAX_BLOCK_BYTES: u64 = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
-    New,
+enum LastUse {
+    Neither,
     Reading,
     Writing,
 }
@@ -28,12 +28,12 @@ pub struct Stream {
     readable: bool,
     writable: bool,
     block: usize,
-    /// A terminal: every line goes out when it is complete.
-    by_line: bool,
-    direction: Direction,
-    /// Read ahead of the client.
+    /// A terminal: every line is written when it is complete.
+    line_buffered: bool,
+    last_use: LastUse,
+    /// Read from the file, and not by the client yet.
     unread: Vec<u8>,
-    /// How much of `unread` is used up.
+    /// Bytes of `unread` that the client has read.
     used: usize,
     unwritten: Vec<u8>,
 }
@@ -41,68 +41,69 @@ pub struct Stream {
 /// How a read ended.
 #[derive(Debug)]
 pub enum ReadEnd {
-    /// With all that was asked for.
+    /// All bytes were read.
     Full,
     /// At the end of the file.
     Eof,
-    /// By an error; what came before it is good.
+    /// Error; the bytes before it are valid.
     Failed(io::Error),
 }
 
 /// Which step of an operation failed; each has a text of its own on the wire.
 #[derive(Debug)]
-pub enum Failure {
-    /// Writing out what was buffered, when turning to reading.
+pub enum TransferError {
+    /// Writing the buffer before a read.
     Flush(io::Error),
-    /// Settling the position, when turning to writing.
+    /// Correcting the position before a write.
     Seek(io::Error),
-    /// The operation itself.
-    Itself(io::Error),
+    /// The read or write itself.
+    Transfer(io::Error),
 }
 
 impl Stream {
-    /// Takes an open file; `readable` and `writable` as it was opened.
+    /// `readable` and `writable` as `file` was opened.
     ///
     /// # Errors
-    /// It cannot be examined.
+    /// fstat(2) failed.
     pub fn new(file: File, readable: bool, writable: bool) -> io::Result<Self> {
         let meta = file.metadata()?;
         let block = match meta.blksize() {
-            0 => LARGEST_BLOCK,
-            size => size.min(LARGEST_BLOCK),
+            0 => MAX_BLOCK_BYTES,
+            size => size.min(MAX_BLOCK_BYTES),
         };
-        let by_line = meta.file_type().is_char_device() && file.is_terminal();
+        let line_buffered = meta.file_type().is_char_device() && file.is_terminal();
         Ok(Self {
             file,
             readable,
             writable,
             block: usize::try_from(block).unwrap_or(4096),
-            by_line,
-            direction: Direction::New,
+            line_buffered,
+            last_use: LastUse::Neither,
             unread: Vec::new(),
             used: 0,
             unwritten: Vec::new(),
         })
     }
 
-    /// Gets ready to read: what was written goes out first.
+    /// Writes what is buffered, so that a read sees it.
     ///
     /// # Errors
-    /// It cannot.
-    pub fn turn_to_reading(&mut self) -> Result<(), Failure> {
-        if self.direction == Direction::Writing {
-            self.write_out().map_err(Failure::Flush)?;
+    /// It cannot be written.
+    pub fn prepare_read(&mut self) -> Result<(), TransferError> {
+        if self.last_use == LastUse::Writing {
+            self.write_out().map_err(TransferError::Flush)?;
         }
-        self.direction = Direction::Reading;
+        self.last_use = LastUse::Reading;
         Ok(())
     }
 
     /// Fills `into`, over as many reads of the file as that takes. Call
-    /// [`Self::turn_to_reading`] before.
+    /// [`Self::prepare_read`] before.
     pub fn read(&mut self, into: &mut [u8]) -> (usize, ReadEnd) {
         let mut filled = 0;
         while filled < into.len() {
             if !self.readable {
+                // stdio checks this itself, without a system call; the error is the same.
                 return (filled, ReadEnd::Failed(bad_descriptor()));
             }
             let ahead = &self.unread[self.used..];
@@ -113,6 +114,7 @@ impl Stream {
                 self.used += take;
                 continue;
             }
+            // Whole blocks go straight to the client, as in stdio: a large read does not pass through the buffer.
             let whole = (into.len() - filled) / self.block * self.block;
             let result = if whole > 0 {
                 let result = self.file.read(&mut into[filled..filled + whole]);
@@ -139,72 +141,75 @@ impl Stream {
         result
     }
 
-    /// Takes all of `bytes`, to the buffer or to the file.
+    /// Adds all of `bytes` to the buffer or writes them.
     ///
     /// # Errors
-    /// Some of it, and of what was buffered, may be written then.
-    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), Failure> {
-        if self.direction == Direction::Reading {
-            self.seek(SeekFrom::Current(0)).map_err(Failure::Seek)?;
+    /// Some of them, and of the buffer, may be written.
+    pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), TransferError> {
+        if self.last_use == LastUse::Reading {
+            self.seek(SeekFrom::Current(0))
+                .map_err(TransferError::Seek)?;
         }
         if bytes.is_empty() {
             return Ok(());
         }
         if !self.writable {
-            return Err(Failure::Itself(bad_descriptor()));
+            return Err(TransferError::Transfer(bad_descriptor()));
         }
-        self.direction = Direction::Writing;
-        let has_line = self.by_line && bytes.contains(&b'\n');
+        self.last_use = LastUse::Writing;
+        let has_line = self.line_buffered && bytes.contains(&b'\n');
         let room = self.block.saturating_sub(self.unwritten.len());
         if bytes.len() >= room && !self.unwritten.is_empty() {
             let (head, tail) = bytes.split_at(room);
             self.unwritten.extend_from_slice(head);
-            self.write_out().map_err(Failure::Itself)?;
+            self.write_out().map_err(TransferError::Transfer)?;
             bytes = tail;
         }
+        // Whole blocks are written at once; the rest stays in the buffer, as in stdio.
         let (head, tail) = bytes.split_at(if bytes.len() < room {
             0
         } else {
             bytes.len() / self.block * self.block
         });
-        self.file.write_all(head).map_err(Failure::Itself)?;
+        self.file.write_all(head).map_err(TransferError::Transfer)?;
         self.unwritten.extend_from_slice(tail);
         if has_line {
-            self.write_out().map_err(Failure::Itself)?;
+            self.write_out().map_err(TransferError::Transfer)?;
         }
         Ok(())
     }
 
     fn write_out(&mut self) -> io::Result<()> {
         let result = self.file.write_all(&self.unwritten);
+        // Also after an error: a later write must not send old data to a place that it was not meant for.
         self.unwritten.clear();
         result
     }
 
-    /// Writes the buffer to the file, or gives back what was read ahead.
+    /// Writes the buffer, or moves the position back by what was read ahead.
     ///
     /// # Errors
-    /// The file does not take it.
+    /// The write or seek failed.
     pub fn flush(&mut self) -> io::Result<()> {
         self.write_out()?;
         let ahead = self.unread.len() - self.used;
         if ahead > 0 {
             match self.file.seek_relative(-(ahead as i64)) {
                 Ok(()) => self.unread.clear(),
-                // A pipe: it cannot take anything back.
+                // A pipe has no position; what was read ahead stays for the next read.
                 Err(e) if e.kind() == ErrorKind::NotSeekable => {}
                 Err(e) => return Err(e),
             }
             self.used = self.used.min(self.unread.len());
         }
-        self.direction = Direction::New;
+        self.last_use = LastUse::Neither;
         Ok(())
     }
 
-    /// Moves to another place, after a flush; returns it, in bytes from the beginning.
+    /// Moves to another position after writing the buffer; returns it in bytes from the beginning.
     ///
     /// # Errors
-    /// The file has no such place or no places at all; what was read ahead stays.
+    /// The file has no such position, or none at all; what was read ahead stays.
     pub fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.write_out()?;
         let ahead = (self.unread.len() - self.used) as i64;
@@ -214,17 +219,17 @@ impl Stream {
                     .checked_sub(ahead)
                     .ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))?,
             ),
-            // The kernel sees a signed number and refuses a negative one.
+            // lseek(2) takes it as a signed number and returns EINVAL for a negative one.
             other => other,
         };
         let position = self.file.seek(to).or_else(|e| self.seek_by_size(to, e))?;
         self.unread.clear();
         self.used = 0;
-        self.direction = Direction::New;
+        self.last_use = LastUse::Neither;
         Ok(position)
     }
 
-    /// Files of /proc know no end to seek from; stdio goes by the size they tell, which is 0.
+    /// Many files of /proc do not support SEEK_END; stdio uses their size then, which is 0.
     fn seek_by_size(&mut self, to: SeekFrom, error: io::Error) -> io::Result<u64> {
         let meta = self.file.metadata()?;
         match to {
@@ -239,9 +244,10 @@ impl Stream {
     /// Writes the buffer and closes the file.
     ///
     /// # Errors
-    /// Not everything was written; the file is closed all the same.
+    /// Not everything was written; the file is closed nevertheless.
     pub fn close(mut self) -> io::Result<()> {
         let written = self.write_out();
+        // Not by drop, which hides the error: NFS reports a full disk at close(2).
         let closed = nix::unistd::close(self.file.into_raw_fd());
         written?;
         closed?;
@@ -270,7 +276,7 @@ mod tests {
     }
 
     fn read(stream: &mut Stream, count: usize) -> (Vec<u8>, bool) {
-        stream.turn_to_reading().unwrap();
+        stream.prepare_read().unwrap();
         let mut buffer = vec![0; count];
         let (length, end) = stream.read(&mut buffer);
         buffer.truncate(length);
@@ -342,7 +348,7 @@ mod tests {
             .unwrap();
         let mut stream = Stream::new(file, true, true).unwrap();
         let no_space = |failure| match failure {
-            Failure::Itself(e) | Failure::Flush(e) | Failure::Seek(e) => {
+            TransferError::Transfer(e) | TransferError::Flush(e) | TransferError::Seek(e) => {
                 assert_eq!(e.raw_os_error(), Some(libc::ENOSPC));
             }
         };
@@ -351,7 +357,7 @@ mod tests {
         stream.flush().unwrap();
         no_space(stream.write(&[b'x'; 10_000]).unwrap_err());
         stream.write(b"x").unwrap();
-        no_space(stream.turn_to_reading().unwrap_err());
+        no_space(stream.prepare_read().unwrap_err());
         assert_eq!(read(&mut stream, 3), (vec![0; 3], false));
         stream.close().unwrap();
     }

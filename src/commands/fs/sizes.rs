@@ -1,9 +1,9 @@
-//! Sizes of mounted filesystems, asked for without ever being held up.
+//! Sizes of mounted filesystems, by statvfs(3), without blocking the caller. Floor 4, called by guest-get-fsinfo.
 //!
-//! Only filesystems on block devices are asked, but the way to one may lead over a network
-//! filesystem or FUSE whose other side is dead, or one of those may be mounted on top of it; and
-//! ntfs-3g is FUSE on a block device. So other threads ask, each with a limit. A question without an
-//! answer keeps one of them; the mountpoint is not asked again before it has got one.
+//! Only filesystems on block devices are asked, but the path to one may cross a network filesystem or FUSE whose server is
+//! dead, or one of those may be mounted on top of it; and ntfs-3g is FUSE on a block device. So worker threads call
+//! statvfs(3), with a time limit. A call that does not return keeps its thread; that mount point is not asked again
+//! before the call has returned, so the number of threads does not grow with the number of requests.
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -19,72 +19,77 @@ use crate::deadline::{Batch, Pace, Pool};
 pub struct Sizes {
     /// In use.
     pub used: u64,
-    /// What everybody may fill: without the blocks reserved for root.
+    /// Without the blocks that are reserved for root.
     pub total: u64,
-    /// With those.
+    /// With them.
     pub privileged: u64,
 }
 
-/// For one answer.
+/// For one filesystem: a local disk answers within milliseconds.
 const STATVFS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Mountpoints that did not answer in time: a thread still waits for each.
-static SILENT: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
+/// Mount points whose statvfs(3) has not returned; a thread still waits for each.
+static UNANSWERED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
-fn silent() -> MutexGuard<'static, BTreeSet<PathBuf>> {
-    SILENT.lock().unwrap_or_else(PoisonError::into_inner)
+fn unanswered() -> MutexGuard<'static, BTreeSet<PathBuf>> {
+    UNANSWERED.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 type SizeQuery = fn(&Path) -> Option<Sizes>;
 type Answer = (PathBuf, Option<Sizes>);
 
-/// Questions under way.
+/// Calls in progress.
 pub struct PendingSizes {
     mountpoints: Vec<PathBuf>,
     answers: Batch<Answer>,
-    /// Its threads end with it.
+    /// Dropped, it ends the threads that are idle.
     _pool: Pool,
 }
 
 impl PendingSizes {
-    /// Starts to ask the filesystems at `mountpoints` for their sizes.
+    /// Starts to read the sizes of the filesystems at `mountpoints`.
     pub fn start(mountpoints: Vec<PathBuf>) -> Self {
         Self::with(mountpoints, statvfs_sizes)
     }
 
-    fn with(mountpoints: Vec<PathBuf>, question: SizeQuery) -> Self {
+    fn with(mountpoints: Vec<PathBuf>, query: SizeQuery) -> Self {
         let pool = Pool::default();
         let ask = |mountpoint: PathBuf| {
             move || {
-                let is_silent = silent().contains(&mountpoint);
-                let answer = (!is_silent).then(|| question(&mountpoint)).flatten();
+                let is_unanswered = unanswered().contains(&mountpoint);
+                let answer = (!is_unanswered).then(|| query(&mountpoint)).flatten();
                 Ok((mountpoint, answer))
             }
         };
-        let found_after_all = |(mountpoint, _): Answer| {
-            silent().remove(&mountpoint);
+        // When it returns at last, it may be asked again.
+        let on_late_answer = |(mountpoint, _): Answer| {
+            unanswered().remove(&mountpoint);
         };
-        let questions = mountpoints.clone().into_iter().map(ask);
+        let queries = mountpoints.clone().into_iter().map(ask);
         Self {
-            answers: pool.start(Pace::SideBySide, found_after_all, questions),
+            answers: pool.start(Pace::SideBySide, on_late_answer, queries),
             mountpoints,
             _pool: pool,
         }
     }
 
-    /// The sizes; `None` where a filesystem can't be asked or does not answer in time.
+    /// The sizes in the order of the mount points; `None` where statvfs(3) failed or did not return in time.
     pub fn answers(self) -> Vec<Option<Sizes>> {
         self.answers_within(STATVFS_TIMEOUT)
     }
 
-    fn answers_within(self, patience: Duration) -> Vec<Option<Sizes>> {
-        let answers = self.answers.finish(Some(patience));
+    fn answers_within(self, timeout: Duration) -> Vec<Option<Sizes>> {
+        let answers = self.answers.finish(Some(timeout));
         let answers = self.mountpoints.into_iter().zip(answers);
         let sizes = answers.map(|(mountpoint, timed)| match timed.result {
             Ok((_, sizes)) => sizes,
             Err(_) => {
-                tracing::warn!("no answer from the filesystem at {}", mountpoint.display());
-                silent().insert(mountpoint);
+                tracing::warn!(
+                    "cannot read the size of {}: no answer within {} s; check its device or server",
+                    mountpoint.display(),
+                    timeout.as_secs()
+                );
+                unanswered().insert(mountpoint);
                 None
             }
         });
@@ -93,6 +98,7 @@ impl PendingSizes {
 }
 
 fn statvfs_sizes(mountpoint: &Path) -> Option<Sizes> {
+    // Whatever the reason, the reply can only leave the sizes out.
     let found = statvfs(mountpoint).ok()?;
     let bytes = |blocks: u64| blocks.saturating_mul(wide(found.fragment_size()));
     let used = wide(found.blocks()).saturating_sub(wide(found.blocks_free()));
@@ -138,23 +144,23 @@ mod tests {
                 .map(PathBuf::from)
                 .to_vec()
         };
-        let patience = Duration::from_secs(1);
+        let timeout = Duration::from_secs(1);
         let closed = GATE.lock().unwrap();
         let expected = [Some(SOME), None, None, Some(SOME)];
-        let ask = |patience| PendingSizes::with(paths(), slow).answers_within(patience);
-        assert_eq!(ask(patience), expected);
+        let ask = |timeout| PendingSizes::with(paths(), slow).answers_within(timeout);
+        assert_eq!(ask(timeout), expected);
         // It is not asked a second time while the first thread waits.
-        assert_eq!(ask(patience), expected);
+        assert_eq!(ask(timeout), expected);
         assert_eq!(QUESTIONS.load(Ordering::SeqCst), 1);
         drop(closed);
-        while silent().contains(Path::new("/t/dead")) {
+        while unanswered().contains(Path::new("/t/dead")) {
             std::thread::yield_now();
         }
-        let patience = Duration::from_secs(1000);
+        let timeout = Duration::from_secs(1000);
         let expected = [Some(SOME), None, Some(SOME), Some(SOME)];
-        assert_eq!(ask(patience), expected);
+        assert_eq!(ask(timeout), expected);
         assert_eq!(
-            PendingSizes::with(Vec::new(), slow).answers_within(patience),
+            PendingSizes::with(Vec::new(), slow).answers_within(timeout),
             []
         );
     }

@@ -1,5 +1,7 @@
-//! One user's `.ssh/authorized_keys`, reached by descriptors from the home directory on, so that
-//! nothing can be swapped for a link between two steps. To be used with the user's rights.
+//! One user's `.ssh/authorized_keys`. Floor 4.
+//!
+//! Every step below the home directory goes by a descriptor of the directory before it (openat(2)), so that the user cannot
+//! replace a directory by a link between two steps. `ssh` calls this on a thread that has the user's rights.
 
 use std::ffi::OsStr;
 use std::fs::{File, FileType};
@@ -17,20 +19,19 @@ use crate::sys::strerror;
 
 const DIRECTORY: &str = ".ssh";
 const FILE: &str = "authorized_keys";
-/// More than anybody's keys; what a line costs in memory is many times an empty line's length.
+/// Far more than anyone's keys. The number of lines has its own limit, because each line takes 16 bytes in memory, empty
+/// ones, too.
 const MAX_SIZE: usize = 1 << 20;
 const MAX_LINES: usize = 10_000;
-/// Names tried for the new file.
+/// Names tried for the new file; those of agents that were killed may be in use.
 const MAX_TEMP_NAME_TRIES: u32 = 100;
 
-/// Where the keys are, and whose they are.
 pub struct KeyFile {
     home: PathBuf,
     uid: Uid,
     gid: Gid,
 }
 
-/// What failed, and why.
 #[derive(Debug)]
 pub struct KeyFileError {
     action: String,
@@ -38,12 +39,12 @@ pub struct KeyFileError {
 }
 
 impl KeyFileError {
-    /// The wire's text.
+    /// The text for the wire.
     pub fn text(&self) -> String {
         format!("{}: {}", self.action, strerror(&self.error))
     }
 
-    /// There is no such file or directory, or what should be the directory is none.
+    /// There is no such file or directory, or a file is in the directory's place.
     pub fn is_missing(&self) -> bool {
         matches!(
             self.error.kind(),
@@ -99,9 +100,9 @@ impl KeyFile {
 
     fn open_file(&self) -> io::Result<File> {
         let directory = self.open_directory()?;
-        // Without O_NONBLOCK a FIFO would keep us waiting for its other end.
+        // Without O_NONBLOCK the open of a FIFO waits for its other end.
         let flags = OFlag::O_RDONLY | OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_NOCTTY;
-        // With 32 bits a file of more than 2 GiB does not open otherwise, and fails for another reason.
+        // Without O_LARGEFILE a 32-bit process gets EOVERFLOW for a file over 2 GiB, in place of the error about its size.
         let flags = flags | OFlag::O_CLOEXEC | OFlag::O_LARGEFILE;
         let file = File::from(openat(&directory, FILE, flags, Mode::empty())?);
         if !file.metadata()?.is_file() {
@@ -139,24 +140,26 @@ impl KeyFile {
         let home = self.open_home()?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&home, DIRECTORY, flags, Mode::empty()) {
-            // What the kernel says of a link, too, where a directory is wanted.
-            Err(Errno::ENOTDIR) if file_type(&home, DIRECTORY).is_ok_and(|it| it.is_symlink()) => {
+            // The kernel's error for a link, too, where O_DIRECTORY is given; ELOOP tells what it is.
+            Err(Errno::ENOTDIR)
+                if file_type(&home, DIRECTORY).is_ok_and(|kind| kind.is_symlink()) =>
+            {
                 Err(Errno::ELOOP.into())
             }
             directory => Ok(directory?),
         }
     }
 
-    /// The way to a home is the administrator's to arrange; it may have links.
+    /// The path to a home directory is the administrator's, and may have links.
     fn open_home(&self) -> io::Result<OwnedFd> {
         let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
         Ok(open(&self.home, flags, Mode::empty())?)
     }
 
-    /// Makes `.ssh`, unless it is there.
+    /// Creates `.ssh` if it does not exist.
     ///
     /// # Errors
-    /// Something else is in its place, or the user may not.
+    /// Something else is in its place, or the user may not create it.
     pub fn make_directory(&self) -> Result<(), KeyFileError> {
         let fail = |error: io::Error| KeyFileError {
             action: format!(
@@ -166,13 +169,13 @@ impl KeyFile {
             error,
         };
         let home = self.open_home().map_err(fail)?;
-        if file_type(&home, DIRECTORY).is_ok_and(|it| it.is_dir()) {
+        if file_type(&home, DIRECTORY).is_ok_and(|kind| kind.is_dir()) {
             return Ok(());
         }
         mkdirat(&home, DIRECTORY, Mode::S_IRWXU).map_err(|errno| fail(errno.into()))
     }
 
-    /// Puts a new file with this content in the place of the old one.
+    /// Replaces the file by a new one with this content.
     ///
     /// # Errors
     /// The user may not write there, the filesystem is full, or [`KeyFile::read`] would not read it; the old file is as
@@ -185,7 +188,7 @@ impl KeyFile {
         };
         check_length(content).map_err(write)?;
         let directory = self.open_directory().map_err(write)?;
-        let (file, name) = create(&directory).map_err(|error| KeyFileError {
+        let (file, name) = create_temporary(&directory).map_err(|error| KeyFileError {
             action: format!(
                 "failed to write to '{path}': Failed to create file \u{201C}{path}\u{201D}",
                 path = path.display()
@@ -193,27 +196,28 @@ impl KeyFile {
             error,
         })?;
         let finish = || {
-            self.fill(&file, content)?;
+            self.write_content(&file, content)?;
             let renamed = renameat(&directory, name.as_str(), &directory, FILE);
             renamed.map_err(|errno| write(errno.into()))
         };
         finish().inspect_err(|_| {
-            // The failure itself is what has to be told.
+            // A file that stays is harmless, and the error to report is the first one.
             unlinkat(&directory, name.as_str(), UnlinkatFlags::NoRemoveDir).ok();
         })
     }
 
-    fn fill(&self, mut file: &File, content: &[u8]) -> Result<(), KeyFileError> {
+    fn write_content(&self, mut file: &File, content: &[u8]) -> Result<(), KeyFileError> {
         let fail = |action: &'static str| {
             move |error: io::Error| KeyFileError {
                 action: format!("failed to {action} '{}'", self.path().display()),
                 error,
             }
         };
+        // On disk before the rename: after a power cut the file is the old or the new one, not an empty one.
         let written = file.write_all(content).and_then(|()| file.sync_all());
         written.map_err(fail("write to"))?;
         let owner = file.metadata().map_err(fail("write to"))?;
-        // It is the user's own but where the directory hands down its group.
+        // It is the user's own, unless a set-group-ID directory gave it its group.
         if owner.uid() != self.uid.as_raw() || owner.gid() != self.gid.as_raw() {
             fchown(file, Some(self.uid), Some(self.gid))
                 .map_err(|errno| fail("set ownership of directory")(errno.into()))?;
@@ -234,16 +238,16 @@ fn check_length(content: &[u8]) -> io::Result<()> {
     }))
 }
 
-/// The type of an entry itself, links not followed. Not by fstatat(2), for with 32 bits nix's has no room for the inode numbers of large
-/// filesystems.
+/// The type of an entry itself, links not followed. Not by fstatat(2): on 32-bit systems nix's `stat` has no room for the
+/// inode numbers of large filesystems, and the call fails.
 fn file_type(directory: &OwnedFd, name: &str) -> io::Result<FileType> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let entry = File::from(openat(directory, name, flags, Mode::empty())?);
     Ok(entry.metadata()?.file_type())
 }
 
-/// A new file beside the old one, under a name that nobody has.
-fn create(directory: &OwnedFd) -> io::Result<(File, String)> {
+/// A new file in the same directory, so that rename(2) can replace the old one.
+fn create_temporary(directory: &OwnedFd) -> io::Result<(File, String)> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let mut last = Errno::EEXIST;
     for number in 0..MAX_TEMP_NAME_TRIES {

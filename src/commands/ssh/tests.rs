@@ -2,7 +2,7 @@
 //! as root, our own otherwise.
 
 use super::*;
-use crate::commands::told;
+use crate::commands::reply_line;
 use nix::unistd::{Gid, Uid, geteuid};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
@@ -117,7 +117,7 @@ fn a_new_user_s_first_keys() {
     .unwrap();
     assert_eq!(home.content(), "ssh-rsa AAA one\nssh-rsa BBB two");
     assert_eq!(
-        told(get(&home.account).unwrap()),
+        reply_line(get(&home.account).unwrap()),
         "{\"return\": {\"keys\": [\"ssh-rsa BBB two\", \"ssh-rsa AAA one\"]}}\n"
     );
     for (path, mode) in [(home.path(".ssh"), 0o700), (home.keys(), 0o600)] {
@@ -306,10 +306,14 @@ fn no_home() {
 
 #[test]
 fn keys_are_checked_before_the_user() {
-    let failure = |key: &str| checked(&["fine".into(), key.into()]).unwrap_err().desc;
+    let failure = |key: &str| {
+        validate_keys(&["fine".into(), key.into()])
+            .unwrap_err()
+            .desc
+    };
     assert_eq!(failure("#bad"), "invalid OpenSSH public key: '#bad'");
     assert_eq!(failure("a\nb"), "invalid OpenSSH public key: 'a\nb'");
-    assert_eq!(checked(&["".into(), " #\r".into()]).unwrap().len(), 2);
+    assert_eq!(validate_keys(&["".into(), " #\r".into()]).unwrap().len(), 2);
 }
 
 #[test]

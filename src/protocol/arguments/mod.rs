@@ -1,21 +1,35 @@
 //! A command's arguments as a typed struct. Floor 0.
 //!
-//! Commands declare their arguments as a struct with `#[derive(Deserialize)]` (and
-//! `rename_all = "kebab-case"`); [`decode`] fills it and refuses what does not fit, in the
-//! original's words. Declared members are looked at in the order of the struct's fields, then
-//! come the members that are too many. The whole of the arguments is checked before the command
-//! sees any.
+//! A command declares its arguments as a struct with `#[derive(Deserialize)]` (and `rename_all = "kebab-case"`); [`decode`]
+//! fills it, and returns an error in the original's words for what does not fit. Declared members are checked in the
+//! order of the struct's fields, then members that are not declared; the handler runs only if all of them are right.
 //!
+//! - The types are those of the schema: `bool`, `i64` (its `int`), `u64`, `String`, structs, `Vec`, enums of names.
 //! - Optional members are `Option<T>`; `#[serde(default)]` and `flatten` are not supported.
 //! - JSON's null is a value (of the wrong type for everything here), never "absent".
-//! - Enumerations are enums of unit variants.
-//! - A member that is either a number (or boolean) or a name is an [`Alternate`].
+//! - An alternate of the schema, a name or a number (or boolean), is an enum with a variant `Integer(i64)` (or
+//!   `Boolean(bool)`) after the names. Errors name the type, so the enum is called as in the schema:
+//!
+//! ```
+//! use qemu_ga::protocol::arguments::decode;
+//! use qemu_ga::protocol::value::Dict;
+//!
+//! #[derive(Debug, PartialEq, serde::Deserialize)]
+//! #[serde(rename_all = "kebab-case")]
+//! enum GuestFileWhence { Set, Cur, End, Integer(i64) }
+//!
+//! #[derive(serde::Deserialize)]
+//! struct Arguments { whence: GuestFileWhence }
+//!
+//! let whence = |arguments: Dict| decode::<Arguments>(arguments).map(|arguments| arguments.whence);
+//! assert_eq!(whence([("whence", "end")].into_iter().collect()), Ok(GuestFileWhence::End));
+//! assert_eq!(whence([("whence", 2_i64)].into_iter().collect()), Ok(GuestFileWhence::Integer(2)));
+//! let error = whence([("whence", true)].into_iter().collect()).unwrap_err();
+//! assert_eq!(error.desc, "Invalid parameter type for 'whence', expected: GuestFileWhence");
+//! ```
 
-mod alternate;
 mod de;
 mod path;
-
-pub use alternate::{Alternate, Scalar};
 
 use serde::de::DeserializeOwned;
 
@@ -24,7 +38,7 @@ use super::value::Dict;
 
 /// The arguments of a command that takes none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
-pub struct NoArguments {}
+pub(crate) struct NoArguments {}
 
 /// Fills `T` from a request's arguments.
 ///

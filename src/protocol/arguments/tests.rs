@@ -25,20 +25,28 @@ enum GuestFileWhence {
     Set,
     Cur,
     End,
+    Integer(i64),
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
-#[serde(rename = "GuestExecCaptureOutput", rename_all = "kebab-case")]
-enum Capture {
+#[serde(rename_all = "kebab-case")]
+enum GuestExecCaptureOutput {
     None,
     Merged,
+    Boolean(bool),
+}
+
+#[derive(Debug, PartialEq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Plain {
+    OnlyOne,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
 struct Seek {
     handle: i64,
     offset: i64,
-    whence: Alternate<i64, GuestFileWhence>,
+    whence: GuestFileWhence,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -46,7 +54,7 @@ struct Seek {
 struct Exec {
     path: String,
     arg: Option<Vec<String>>,
-    capture_output: Option<Alternate<bool, Capture>>,
+    capture_output: Option<GuestExecCaptureOutput>,
 }
 
 #[derive(Debug, PartialEq, Deserialize)]
@@ -71,11 +79,8 @@ struct Block {
 #[derive(Debug, PartialEq, Deserialize)]
 struct Typed {
     flag: Option<bool>,
-    number: Option<f64>,
-    small: Option<i32>,
-    unsigned: Option<u32>,
     inner: Option<Block>,
-    mode: Option<Capture>,
+    mode: Option<Plain>,
 }
 
 #[test]
@@ -83,12 +88,12 @@ fn seek() {
     let seek = |whence: &str| dict(&format!("{{'handle':1,'offset':-2,'whence':{whence}}}"));
     let whence = |text| decode::<Seek>(seek(text)).map(|seek| seek.whence);
     let refusal = |text| whence(text).unwrap_err().desc;
-    assert_eq!(whence("2"), Ok(Alternate::Scalar(2)));
-    assert_eq!(whence("'end'"), Ok(Alternate::Name(GuestFileWhence::End)));
-    assert_eq!(
-        refusal("'SET'"),
-        "Parameter 'whence' does not accept value 'SET'"
-    );
+    assert_eq!(whence("2"), Ok(GuestFileWhence::Integer(2)));
+    assert_eq!(whence("'end'"), Ok(GuestFileWhence::End));
+    for (sent, name) in [("'SET'", "SET"), ("'integer'", "integer"), ("''", "")] {
+        let expected = format!("Parameter 'whence' does not accept value '{name}'");
+        assert_eq!(refusal(sent), expected);
+    }
     assert_eq!(refusal("true"), wrong("whence", "GuestFileWhence"));
     assert_eq!(refusal("null"), wrong("whence", "GuestFileWhence"));
     assert_eq!(refusal("{}"), wrong("whence", "GuestFileWhence"));
@@ -109,10 +114,13 @@ fn exec() {
     };
     assert_eq!(exec(""), Ok(bare));
     let capture = |more| exec(more).unwrap().capture_output.unwrap();
-    assert_eq!(capture(",'capture-output':true"), Alternate::Scalar(true));
+    assert_eq!(
+        capture(",'capture-output':true"),
+        GuestExecCaptureOutput::Boolean(true)
+    );
     assert_eq!(
         capture(",'capture-output':'merged'"),
-        Alternate::Name(Capture::Merged)
+        GuestExecCaptureOutput::Merged
     );
     assert_eq!(
         refusal(",'capture-output':'both'"),
@@ -208,16 +216,6 @@ fn unsigned_numbers_wrap() {
 fn types() {
     let refusal = |json| refusal::<Typed>(json);
     assert_eq!(refusal("{'flag':null}"), wrong("flag", "boolean"));
-    assert_eq!(refusal("{'number':'1'}"), wrong("number", "number"));
-    assert_eq!(refusal("{'small':1.0}"), wrong("small", "integer"));
-    assert_eq!(
-        refusal("{'small':2147483648}"),
-        "Parameter 'small' expects int32"
-    );
-    assert_eq!(
-        refusal("{'unsigned':-1}"),
-        "Parameter 'unsigned' expects uint32"
-    );
     assert_eq!(refusal("{'inner':[]}"), wrong("inner", "object"));
     assert_eq!(
         refusal("{'inner':{}}"),
@@ -228,6 +226,19 @@ fn types() {
         "Parameter 'inner.phys-index' expects uint64"
     );
     assert_eq!(refusal("{'mode':1}"), wrong("mode", "string"));
-    let typed = decode::<Typed>(dict("{'number':3,'mode':'none'}")).unwrap();
-    assert_eq!((typed.number, typed.mode), (Some(3.0), Some(Capture::None)));
+    let typed = decode::<Typed>(dict("{'flag':true,'mode':'only-one'}")).unwrap();
+    assert_eq!((typed.flag, typed.mode), (Some(true), Some(Plain::OnlyOne)));
+}
+
+#[test]
+fn a_type_that_the_schema_does_not_have_is_an_error() {
+    #[derive(Debug, Deserialize)]
+    #[allow(dead_code)]
+    struct Narrow {
+        number: i32,
+    }
+    assert_eq!(
+        refusal::<Narrow>("{'number':1}"),
+        "an argument of a type that the schema does not have"
+    );
 }

@@ -145,7 +145,7 @@ fn deep_nesting_needs_little_stack() {
 
 /// Unoptimized frames are several times larger.
 const STACK: usize = if cfg!(debug_assertions) {
-    512 << 10
+    768 << 10
 } else {
     128 << 10
 };

@@ -86,7 +86,7 @@ fn framing(data: &[u8]) {
 struct Arguments {
     path: String,
     handle: Option<i64>,
-    count: Option<u32>,
+    count: Option<u64>,
     flag: Option<bool>,
     list: Option<Vec<String>>,
     nested: Option<Vec<Nested>>,
@@ -102,10 +102,12 @@ struct Nested {
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
+#[allow(dead_code)]
 enum Mode {
     None,
     Stdout,
     Merged,
+    Boolean(bool),
 }
 
 fn arguments(data: &[u8]) {

@@ -7,6 +7,7 @@
 //! |---|---|---|
 //! | 0 | [`protocol`] | framing, JSON dialect, replies, error texts, argument decoding: pure, no I/O |
 //! | 0 | [`keyfile`] | parser of the configuration files: pure |
+//! | 0 | [`cli`] | command lines: the tables of options, the scanner, the help: pure |
 //! | 0 | [`diagnostic`] | a fault in three parts: what, why, remedy |
 //! | 0 | [`version`] | the protocol version that is announced, and our own |
 //! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
@@ -32,6 +33,7 @@ pub const AUDIT: &str = "audit";
 pub mod agent;
 pub mod app;
 pub mod child;
+pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod deadline;

@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 use super::Config;
-use super::options::{self, Arg, CONF_FILE, Group, OPTIONS, Spec};
+use super::options::{self, AgentOption, CONF_FILE, Effect, Group, OPTIONS};
 use crate::keyfile::{self, Entry, Problem};
 use crate::sys::strerror;
 
@@ -139,15 +139,15 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
             ));
         }
     }
-    for spec in OPTIONS {
-        let Some((group, key)) = spec.key else {
+    for option in OPTIONS {
+        let Some((group, key)) = option.key else {
             continue;
         };
-        for key in spec.old.iter().copied().chain([key]) {
+        for key in option.spec.old.iter().copied().chain([key]) {
             let Some(entry) = last.get(&(group, key)) else {
                 continue;
             };
-            let complaint = match apply_entry(config, spec, entry) {
+            let complaint = match apply_entry(config, option, entry) {
                 Ok(complaint) => complaint,
                 Err(problem) if group == Group::Own => Some(format!(
                     "is ignored: {}: {}",
@@ -164,20 +164,24 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Takes one entry over; answers what makes no sense about its value.
+/// Sets the option of one entry. Returns what is wrong with its value.
 fn apply_entry(
     config: &mut Config,
-    spec: &Spec,
+    option: &AgentOption,
     entry: &Entry<'_>,
 ) -> Result<Option<String>, Problem> {
-    match spec.arg {
-        Arg::Switch => {
-            config.switch(spec.id, entry.boolean()?);
+    match option.effect {
+        Effect::Switch { set, .. } => {
+            set(config, entry.boolean()?);
             Ok(None)
         }
-        Arg::Value(_) | Arg::Attached(_) | Arg::List(_) => {
-            Ok(config.set(spec.id, OsStr::new(&entry.string()?)).err())
-        }
+        Effect::Value { set, .. } => Ok(set(config, OsStr::new(&entry.string()?)).err()),
+        // These have no key.
+        Effect::ConfigFile
+        | Effect::DumpConf
+        | Effect::Version
+        | Effect::Help
+        | Effect::Nothing => Ok(None),
     }
 }
 
@@ -191,13 +195,13 @@ fn oddity(group: Group, key: &str) -> Option<String> {
     if options::by_key(group, key).is_some() {
         return None;
     }
-    if let Some((_, new)) = options::by_old_key(group, key).and_then(|spec| spec.key) {
+    if let Some((_, new)) = options::by_old_key(group, key).and_then(|option| option.key) {
         return Some(format!("is an old spelling, understood as '{new}'"));
     }
     let meant = OPTIONS
         .iter()
-        .find(|spec| spec.long == key)
-        .and_then(|spec| spec.key);
+        .find(|option| option.spec.long == key)
+        .and_then(|option| option.key);
     Some(match meant {
         Some((right, name)) if name == key => {
             format!("belongs to {right} and is ignored: move it there")

@@ -1,30 +1,30 @@
 //! Options and configuration file (floor 5): what the operator asked for, as a [`Config`].
 //!
-//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`crate::keyfile`], [`mod@file`]),
-//! the help and the dump ([`show`]). The command line is scanned once for `-c`, the file is read,
+//! One table ([`options`]) drives the command line ([`crate::cli::scan`]), the file ([`crate::keyfile`],
+//! [`mod@file`]), the help and the dump ([`show`]). The command line is scanned once for `-c`, the file is read,
 //! then the command line is applied on top: scalars are replaced, lists add up. Nothing is opened
 //! here but the file, and nothing is printed: the caller prints what an [`Action`] or a
-//! [`ConfigError`] holds, and logs [`Config::warnings`] once the log is up.
+//! [`ConfigError`] holds, and logs [`Config::warnings`] once the log is open.
 
 mod file;
-pub mod getopt;
 pub mod options;
 mod show;
 #[cfg(test)]
 mod tests;
+mod values;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use crate::freeze::policy::{self, FreezeLimits, FreezeMode, FreezePolicy, Pattern};
+use crate::cli::scan::{Found, scan};
+use crate::cli::{Arg, ValueKind};
+use crate::freeze::policy::{FreezeLimits, FreezePolicy, Pattern};
 use crate::hooks::locate;
 use crate::hooks::settings::HookConfig;
 use crate::hooks::sources::vmware;
-use crate::keyfile;
-use getopt::Found;
-use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
+use options::{CONF_DIRS, Effect, HOOK_FILE, OPTIONS, PIDFILE, STATEDIR};
+pub use show::help;
 
 /// What the command line asks for.
 #[derive(Debug)]
@@ -211,103 +211,6 @@ impl Config {
             Err(why) => self.warnings.push(why),
         }
     }
-
-    /// Sets a switch.
-    fn switch(&mut self, id: Id, value: bool) {
-        match id {
-            Id::Daemon => self.daemon = value,
-            Id::Verbose => self.verbose = value,
-            Id::RetryPath => self.retry_path = value,
-            Id::FsfreezeStrict => self.policy.strict = value,
-            Id::FsfreezeIgnoreFrozen => self.policy.ignore_frozen = value,
-            Id::FsfreezeNormalRcu => self.policy.normal_rcu = value,
-            _not_a_switch => {}
-        }
-    }
-
-    /// Sets a scalar or adds to a list.
-    ///
-    /// # Errors
-    /// The value makes no sense: what is wrong, and what counts instead. Only options of our own
-    /// complain; the original takes anything.
-    fn set(&mut self, id: Id, value: &OsStr) -> Result<(), String> {
-        match id {
-            Id::Method => self.method = Method::from_name(&value.to_string_lossy()),
-            Id::Path => self.path = Some(value.into()),
-            Id::LogFile => self.logfile = Some(value.into()),
-            Id::PidFile => self.pidfile = value.into(),
-            Id::FsfreezeHook => self.fsfreeze_hook = Some(value.into()),
-            Id::StateDir => self.statedir = value.into(),
-            Id::BlockRpcs => self.block_rpcs.add(&value.to_string_lossy()),
-            Id::AllowRpcs => self.allow_rpcs.add(&value.to_string_lossy()),
-            Id::FsfreezeMode => return self.set_mode(&value.to_string_lossy()),
-            Id::FsfreezeInclude => return add_patterns(&mut self.policy.include, value),
-            Id::FsfreezeExclude => return add_patterns(&mut self.policy.exclude, value),
-            Id::FsfreezeOptional => return add_patterns(&mut self.policy.optional, value),
-            Id::FsfreezeHoldLimit => {
-                return set_limit(
-                    &mut self.limits.hold,
-                    FreezeLimits::DEFAULT_HOLD_SECONDS,
-                    value,
-                );
-            }
-            Id::FsfreezeStepLimit => {
-                return set_limit(
-                    &mut self.limits.step,
-                    FreezeLimits::DEFAULT_STEP_SECONDS,
-                    value,
-                );
-            }
-            _takes_no_value => {}
-        }
-        Ok(())
-    }
-
-    fn set_mode(&mut self, value: &str) -> Result<(), String> {
-        let mode = FreezeMode::parse(value.trim_ascii());
-        self.policy.freeze = mode.unwrap_or_default();
-        match mode {
-            Some(_) => Ok(()),
-            None => Err(format!(
-                "has the value '{}', which is none of all, hooks-only and off: all is taken",
-                keyfile::shown(value)
-            )),
-        }
-    }
-}
-
-/// Adds a comma separated list of patterns; blanks around a pattern do not count.
-fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(), String> {
-    let mut wrong = Vec::new();
-    let value = value.to_string_lossy();
-    for text in value.split(',').map(str::trim_ascii) {
-        match Pattern::parse(text) {
-            Ok(pattern) => list.push(pattern),
-            Err(_) if text.is_empty() => {}
-            Err(why) => wrong.push(keyfile::shown(&why)),
-        }
-    }
-    match wrong[..] {
-        [] => Ok(()),
-        _ => Err(format!("is ignored where {}", wrong.join(", and where "))),
-    }
-}
-
-/// Sets a limit; for nonsense the default is taken.
-fn set_limit(limit: &mut Option<Duration>, default: u64, value: &OsStr) -> Result<(), String> {
-    let value = value.to_string_lossy();
-    let read = policy::seconds(&value);
-    *limit = match &read {
-        Ok(limit) => *limit,
-        Err(_) => Some(Duration::from_secs(default)),
-    };
-    match read {
-        Ok(_) => Ok(()),
-        Err(why) => Err(format!(
-            "has the value '{}', which {why}: {default} is taken",
-            keyfile::shown(&value)
-        )),
-    }
 }
 
 /// Why the agent cannot start with this configuration: what to print on which stream. The exit
@@ -369,44 +272,17 @@ fn parse_in(
         [program, args @ ..] => (program.to_string_lossy(), args),
         [] => ("qemu-ga".into(), args),
     };
-    let found = getopt::scan(args);
     let mut config = Config::default();
-
     let file = file::choose(named_file(args), env("QGA_CONF").map(PathBuf::from), dirs);
     file::load(&mut config, &file).map_err(|error| ConfigError::new(&program, error))?;
 
-    let mut dump = false;
-    for found in found {
-        match found {
-            Found::Bad(complaint) => {
-                return Err(ConfigError {
-                    stdout: format!(
-                        "Unknown option, try '{program} --help' for more information.\n"
-                    ),
-                    ..ConfigError::new(&program, complaint)
-                });
-            }
-            Found::Option(Id::Help, _) => return Ok(Action::Help(show::help(&program))),
-            Found::Option(Id::Version, _) => return Ok(Action::Version(show::version() + "\n")),
-            Found::Option(Id::DumpConf, _) => dump = true,
-            Found::Option(Id::BlockRpcs | Id::AllowRpcs, Some(value))
-                if value == "help" || value == "?" =>
-            {
-                return Ok(Action::ListCommands);
-            }
-            Found::Option(Id::FsfreezeHook, None) => {
-                config.fsfreeze_hook = Some(file::first_existing(dirs, HOOK_FILE));
-            }
-            Found::Option(id, Some(value)) => {
-                if let (Err(complaint), Some(spec)) = (config.set(id, &value), options::by_id(id)) {
-                    let text = format!("option '--{}' {complaint}", spec.long);
-                    config.warnings.push(text);
-                }
-            }
-            Found::Option(id, None) => config.switch(id, true),
-        }
+    let requested = apply_options(&mut config, args, &program, dirs)?;
+    match requested {
+        Requested::Run | Requested::DumpConf => {}
+        Requested::Help => return Ok(Action::Help(help(&program))),
+        Requested::Version => return Ok(Action::Version(show::version() + "\n")),
+        Requested::ListCommands => return Ok(Action::ListCommands),
     }
-
     if activated(env) {
         config.path = None;
     } else if config.path.is_none() {
@@ -421,18 +297,76 @@ fn parse_in(
             ));
         }
     }
-    Ok(if dump {
-        Action::DumpConf(config)
-    } else {
-        Action::Run(config)
+    Ok(match requested {
+        Requested::DumpConf => Action::DumpConf(config),
+        _ => Action::Run(config),
     })
+}
+
+/// What the options ask for: an [`Action`] that has no configuration yet.
+#[derive(Clone, Copy)]
+enum Requested {
+    Run,
+    DumpConf,
+    Help,
+    Version,
+    ListCommands,
+}
+
+/// Applies the options, in their order, on top of the file. The first one that ends the program, or that is
+/// wrong, ends this: the original does not read on either.
+fn apply_options(
+    config: &mut Config,
+    args: &[OsString],
+    program: &str,
+    dirs: &[&Path],
+) -> Result<Requested, ConfigError> {
+    let mut requested = Requested::Run;
+    for found in scan(&options::specs(), args) {
+        let (option, value) = match found {
+            Found::Option(at, value) => (&OPTIONS[at], value),
+            // The original ignores them.
+            Found::Operand(_) | Found::Program(_) => continue,
+            Found::Bad(complaint) => {
+                return Err(ConfigError {
+                    stdout: format!(
+                        "Unknown option, try '{program} --help' for more information.\n"
+                    ),
+                    ..ConfigError::new(program, complaint)
+                });
+            }
+        };
+        match option.effect {
+            Effect::Help => return Ok(Requested::Help),
+            Effect::Version => return Ok(Requested::Version),
+            Effect::DumpConf => requested = Requested::DumpConf,
+            Effect::ConfigFile | Effect::Nothing => {}
+            Effect::Switch { set, .. } => set(config, true),
+            Effect::Value { set, .. } => {
+                let is_list = matches!(option.spec.arg, Arg::List(_, ValueKind::CommandName));
+                if is_list && value.as_ref().is_some_and(|v| v == "help" || v == "?") {
+                    return Ok(Requested::ListCommands);
+                }
+                // Only the hook's path may be absent.
+                let value =
+                    value.unwrap_or_else(|| file::first_existing(dirs, HOOK_FILE).into_os_string());
+                if let Err(complaint) = set(config, &value) {
+                    let text = format!("option '--{}' {complaint}", option.spec.long);
+                    config.warnings.push(text);
+                }
+            }
+        }
+    }
+    Ok(requested)
 }
 
 /// The configuration file that these arguments, without the program's name, ask for.
 pub fn named_file(args: &[OsString]) -> Option<PathBuf> {
-    let mut found = getopt::scan(args).into_iter().rev();
+    let mut found = scan(&options::specs(), args).into_iter().rev();
     found.find_map(|found| match found {
-        Found::Option(Id::Config, path) => path.map(PathBuf::from),
+        Found::Option(at, path) if matches!(OPTIONS[at].effect, Effect::ConfigFile) => {
+            path.map(PathBuf::from)
+        }
         _ => None,
     })
 }

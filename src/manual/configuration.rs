@@ -2,7 +2,8 @@
 
 use crate::options::{names, sentence, shown};
 use crate::settings::{Entry, section};
-use qemu_ga::config::options::{Arg, Group, Spec};
+use qemu_ga::cli::{Arg, ValueKind};
+use qemu_ga::config::options::{AgentOption, Group};
 use qemu_ga::hooks::sources::ADAPTERS;
 use std::fmt::Write;
 
@@ -61,15 +62,16 @@ fn key(entry: Entry) -> Vec<String> {
 
 /// The options with a key in `group`, or those without any.
 fn of_group(group: Option<Group>) -> String {
-    let meant = shown().filter(|spec| spec.key.map(|(group, _)| group) == group);
-    let rows = meant.map(|spec| {
-        let mut row: Vec<String> = spec.key.iter().map(|(_, key)| code(key)).collect();
+    let meant = shown().filter(|option| option.key.map(|(group, _)| group) == group);
+    let rows = meant.map(|option| {
+        let spec = &option.spec;
+        let mut row: Vec<String> = option.key.iter().map(|(_, key)| code(key)).collect();
         let default = spec.default.unwrap_or(match spec.arg {
             Arg::Switch if group.is_some() => "false",
             _ => "",
         });
         row.push(names(spec));
-        row.push(kind(spec).to_owned());
+        row.push(kind(option).to_owned());
         // A sentence, or a value as it would be written.
         row.push(if default.contains(' ') {
             default.to_owned()
@@ -87,15 +89,17 @@ fn of_group(group: Option<Group>) -> String {
 }
 
 /// What the value of an option is.
-fn kind(spec: &Spec) -> &'static str {
-    match spec.arg {
-        Arg::Switch if spec.key.is_some() => "`true` or `false`",
-        Arg::Switch => "",
-        Arg::Value("SECONDS") => "whole seconds, up to a week",
-        Arg::Value("PATH") | Arg::Attached(_) => "path",
-        Arg::Value("DIR") => "directory",
-        Arg::Value(_) => "word",
-        Arg::List(_) => "list",
+fn kind(option: &AgentOption) -> &'static str {
+    match option.spec.arg {
+        Arg::Switch if option.key.is_some() => "`true` or `false`",
+        Arg::Switch | Arg::Program(_) => "",
+        Arg::List(..) => "list",
+        Arg::Value(_, kind) | Arg::Attached(_, kind) => match kind {
+            ValueKind::Seconds => "whole seconds, up to a week",
+            ValueKind::File => "path",
+            ValueKind::Directory => "directory",
+            _ => "word",
+        },
     }
 }
 

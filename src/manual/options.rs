@@ -1,22 +1,21 @@
-//! The agent's options as text: for the page, the completion and the sample.
+//! Options as text: for the page, CONFIGURATION.md, the completion and the sample.
 
 use crate::roff::literal;
-use qemu_ga::config::options::{Arg, Group, OPTIONS, Spec};
+use qemu_ga::cli::{Arg, OptionSpec, Usage};
+use qemu_ga::config::options::{AgentOption, Group, OPTIONS};
+use std::fmt::Write;
 
-/// The options that the help shows.
-pub fn shown() -> impl Iterator<Item = &'static Spec> {
-    OPTIONS.iter().filter(|spec| !spec.help.is_empty())
+/// The agent's options that the help shows.
+pub fn shown() -> impl Iterator<Item = &'static AgentOption> {
+    OPTIONS.iter().filter(|option| !option.spec.help.is_empty())
 }
 
-/// The options as a list for a page.
+/// The agent's options as a list for a page.
 pub fn markup() -> String {
     let mut text = String::new();
-    for spec in shown() {
-        text += &format!("@ {}\n{}.\n", names(spec), sentence(spec.help));
-        if let Some(default) = spec.default {
-            text += &format!("Default: {}.\n", literal(default));
-        }
-        if let Some((group, key)) = spec.key {
+    for option in shown() {
+        text += &entry(&option.spec);
+        if let Some((group, key)) = option.key {
             let group = match group {
                 Group::General => String::new(),
                 Group::Own => format!(" in the group `[{}]`", group.name()),
@@ -27,12 +26,37 @@ pub fn markup() -> String {
     text
 }
 
+fn entry(spec: &OptionSpec) -> String {
+    let mut text = format!("@ {}\n{}.\n", names(spec), sentence(spec.help));
+    if let Some(default) = spec.default {
+        text += &format!("Default: {}.\n", literal(default));
+    }
+    text
+}
+
+/// A tool's command line for a page.
+pub fn of_tool(usage: &Usage) -> String {
+    let mut text = format!("## qemu-ga {}\n{}\n\n", usage.name, literal(usage.about));
+    let parts: Vec<String> = usage.synopsis().iter().map(|part| literal(part)).collect();
+    let _ = writeln!(text, "`qemu-ga {}` {}\n", usage.name, parts.join(" "));
+    if let Some(operand) = usage.operand {
+        let _ = writeln!(text, "@ *{}*\n{}.", operand.name, sentence(operand.help));
+    }
+    text.extend(usage.options().map(entry));
+    text += "\nExit status:\n";
+    for (status, meaning) in usage.exit_statuses() {
+        let _ = writeln!(text, "@ {status}\n{}.", sentence(meaning));
+    }
+    text
+}
+
 /// `` `-x`, `--long`=*VALUE* `` and the older spellings.
-pub fn names(spec: &Spec) -> String {
+pub fn names(spec: &OptionSpec) -> String {
     let value = match spec.arg {
         Arg::Switch => String::new(),
-        Arg::Value(name) | Arg::List(name) => format!("=*{name}*"),
-        Arg::Attached(name) => format!("[=*{name}*]"),
+        Arg::Value(name, _) | Arg::List(name, _) => format!("=*{name}*"),
+        Arg::Attached(name, _) => format!("[=*{name}*]"),
+        Arg::Program(name) => format!(" *{name}*"),
     };
     let short = spec
         .short

@@ -1,8 +1,8 @@
 //! The three pages: prose from `pages/`, with the tables in place of `{{name}}`.
 
-use crate::roff::{Head, literal, page};
+use crate::roff::{Head, page};
 use crate::{options, reference as commands, settings};
-use qemu_ga::app::{SUBCOMMANDS, usage};
+use qemu_ga::app::TOOLS;
 use qemu_ga::version::{AGENT_VERSION, PROTOCOL_VERSION};
 
 const MANUAL: &str = "QEMU guest agent";
@@ -47,15 +47,9 @@ pub fn hook() -> anyhow::Result<String> {
     Ok(made("fsfreeze-hook", 5, &text))
 }
 
-/// Each tool with its help, word for word.
+/// The command line of every tool.
 fn tools() -> String {
-    let mut text = String::new();
-    for tool in SUBCOMMANDS {
-        text += &format!("## qemu-ga {}\n{}.\n\n", tool.name, literal(tool.summary));
-        for line in usage(tool.name).unwrap_or_default().lines() {
-            text += &format!("    {line}\n");
-        }
-        text.push('\n');
-    }
-    text
+    let all = TOOLS.iter().flat_map(|tool| tool.all());
+    all.map(|tool| options::of_tool(&tool.usage) + "\n")
+        .collect()
 }

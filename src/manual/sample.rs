@@ -1,8 +1,9 @@
 //! A sample of the configuration file: every key, each commented out with its default.
 
 use crate::options::shown;
-use qemu_ga::config::options::{Arg, CONF_DIRS, CONF_FILE, Group, HOOK_FILE, Id, Spec};
-use qemu_ga::config::options::{PIDFILE, STATEDIR};
+use qemu_ga::cli::{OptionSpec, help::wrap};
+use qemu_ga::config::Config;
+use qemu_ga::config::options::{AgentOption, CONF_DIRS, CONF_FILE, Group, HOOK_FILE};
 
 /// The file.
 pub fn conf() -> String {
@@ -16,43 +17,30 @@ pub fn conf() -> String {
             text += "\n# The original agent passes this group over: one file serves both.";
         }
         text += &format!("\n[{}]\n", group.name());
-        for spec in shown() {
-            if let Some((_, key)) = spec.key.filter(|&(of, _)| of == group) {
-                text += &format!("\n{}#{key}={}\n", comment(spec), example(spec));
+        for option in shown() {
+            if let Some((_, key)) = option.key.filter(|&(of, _)| of == group) {
+                let comment = comment(&option.spec);
+                text += &format!("\n{comment}#{key}={}\n", example(option));
             }
         }
     }
     text
 }
 
-fn comment(spec: &Spec) -> String {
-    let mut lines = vec![String::from("#")];
-    for word in spec.help.split_whitespace() {
-        if lines
-            .last()
-            .is_some_and(|line| line.len() + 1 + word.len() > 98)
-        {
-            lines.push(String::from("#"));
-        }
-        if let Some(line) = lines.last_mut() {
-            line.push(' ');
-            line.push_str(word);
-        }
-    }
-    lines.iter().map(|line| format!("{line}\n")).collect()
+fn comment(spec: &OptionSpec) -> String {
+    let lines = wrap(spec.help, 96).into_iter();
+    lines.map(|line| format!("# {line}\n")).collect()
 }
 
 /// A value that changes nothing or, where there is no default, shows what one looks like.
-fn example(spec: &Spec) -> String {
-    match spec.id {
-        Id::Path => "/dev/virtio-ports/org.qemu.guest_agent.0".to_owned(),
-        Id::LogFile => "/var/log/qemu-ga.log".to_owned(),
-        Id::PidFile => PIDFILE.to_owned(),
-        Id::StateDir => STATEDIR.to_owned(),
-        Id::FsfreezeHook => format!("{}/{HOOK_FILE}", CONF_DIRS[0]),
-        _ => match spec.arg {
-            Arg::Switch => "false".to_owned(),
-            _ => spec.default.unwrap_or("").to_owned(),
+fn example(option: &AgentOption) -> String {
+    match Config::default().value(option.effect) {
+        Some(value) => String::from_utf8_lossy(&value).into_owned(),
+        None => match option.spec.long {
+            "path" => "/dev/virtio-ports/org.qemu.guest_agent.0".to_owned(),
+            "logfile" => "/var/log/qemu-ga.log".to_owned(),
+            "fsfreeze-hook" => format!("{}/{HOOK_FILE}", CONF_DIRS[0]),
+            _ => String::new(),
         },
     }
 }

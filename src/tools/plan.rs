@@ -1,9 +1,10 @@
 //! `qemu-ga plan`: what a freeze would do. It only looks.
 
-use super::args::{ParsedArgs, Tool, ToolError};
+use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::grace_periods::GracePeriods;
 use super::output::{self, Style, escape_control, span, table, wrap};
+use crate::cli::{Operand, OptionSpec, Usage, ValueKind};
 use crate::config::Config;
 use crate::freeze::plan::{self, Excluded, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
@@ -18,18 +19,6 @@ use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-const USAGE: &str = "\
-Usage: qemu-ga plan [--all] [--json] [MOUNTPOINT…]
-Shows what a freeze would do now: which hooks run and in which order, which
-filesystems are frozen and in which order, what is left out and why. With
-mountpoints: if the host names these. Nothing is touched.
-  --all                name the pseudo filesystems, too
-  --json               for machines
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if a freeze would be refused; 2 for a mistake in this command.
-";
 
 /// The plan, in the members of `--json`.
 #[derive(Debug, Serialize)]
@@ -96,11 +85,29 @@ struct Skipped {
 
 /// `qemu-ga plan`.
 pub const TOOL: Tool = Tool {
-    name: "plan",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &["--all"],
-    values: context::OPTIONS,
-    max_operands: usize::MAX,
+    usage: Usage {
+        name: "plan",
+        summary: "what a freeze would do now; nothing is changed",
+        about: "Shows what a freeze would do now: which hooks run and in which order, which \
+                filesystems are frozen and in which order, what is left out and why. With mount \
+                points: what it would do if the host named these. Nothing is changed.",
+        operand: Some(Operand {
+            name: "MOUNTPOINT",
+            kind: ValueKind::MountPoint,
+            help: "a mount point that the host would name",
+            required: false,
+            max: usize::MAX,
+        }),
+        options: &[
+            &[
+                OptionSpec::switch("all", "also name the pseudo filesystems"),
+                JSON,
+            ],
+            context::OPTIONS,
+        ],
+        exit: &[(0, "the plan is shown"), (1, "a freeze would be refused")],
+    },
+    subcommands: &[],
     run,
 };
 

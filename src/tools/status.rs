@@ -1,10 +1,11 @@
 //! `qemu-ga status`: what is frozen, since when, and who stands by. It asks the guardian and reads
 //! files; the agent's channel is left alone.
 
-use super::args::{ParsedArgs, Tool, ToolError};
+use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::live::RunAtWork;
 use super::output::{self, Style, escape_control, message, moment, span, wrap};
+use crate::cli::Usage;
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::guardian::{FreezeStatus, Stage};
 use crate::freeze::history;
@@ -18,16 +19,6 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "\
-Usage: qemu-ga status [--json]
-Says whether filesystems are frozen: since when, by which run, how long at most.
-Works while the agent is busy, stopped or dead.
-  --json               for machines
-";
-const EXIT: &str = "\
-Exit status: 0 nothing is frozen; 3 filesystems are frozen, or about to be;
-1 it cannot be found out; 2 for a mistake in this command.
-";
 /// How long all processes may be looked through; that takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Exit status while filesystems are frozen.
@@ -90,11 +81,20 @@ pub struct Status {
 
 /// `qemu-ga status`.
 pub const TOOL: Tool = Tool {
-    name: "status",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &[],
-    values: context::OPTIONS,
-    max_operands: 0,
+    usage: Usage {
+        name: "status",
+        summary: "whether filesystems are frozen, and until when",
+        about: "Says whether filesystems are frozen: since when, by which run, how long at most. \
+                Works while the agent is busy, stopped or dead.",
+        operand: None,
+        options: &[&[JSON], context::OPTIONS],
+        exit: &[
+            (0, "nothing is frozen"),
+            (1, "it cannot be determined"),
+            (FROZEN, "filesystems are frozen, or about to be"),
+        ],
+    },
+    subcommands: &[],
     run,
 };
 

@@ -1,30 +1,32 @@
 //! `qemu-ga hook list`: what would run, in which order, with which settings.
 
-use super::{HELP, OPTIONS, file_name, place};
+use super::{OPTIONS, file_name, place};
+use crate::cli::Usage;
 use crate::hooks::settings::{HookConfig, HookSettings};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask, batches};
 use crate::hooks::{locate, sources};
-use crate::tools::args::{ParsedArgs, Tool, ToolError};
+use crate::tools::args::{JSON, ParsedArgs, Tool, ToolError};
 use crate::tools::output::{self, Style, escape_control, wrap};
 use serde::Serialize;
 
-const USAGE: &str = "\
-Usage: qemu-ga hook list [--dir DIR] [--conf FILE] [--json]
-Shows every hook in the order of the freeze (the thaw goes the other way round):
-what it is started as, each setting that is not the default and where it comes
-from, and which hooks are skipped and why. Nothing is started.
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if no hook would be run because others could have changed one;
-2 for a mistake in this command.
-";
-
 pub(super) const TOOL: Tool = Tool {
-    name: "hook list",
-    usage: &[USAGE, HELP, EXIT],
-    flags: &[],
-    values: &OPTIONS,
-    max_operands: 0,
+    usage: Usage {
+        name: "hook list",
+        summary: "the hooks that would run, their order and settings",
+        about: "Shows every hook in the order of the freeze (the thaw is in the reverse order): what \
+                it is started as, each setting that is not the default and where it comes from, and \
+                which hooks are skipped and why. Nothing is started.",
+        operand: None,
+        options: &[&OPTIONS, &[JSON]],
+        exit: &[
+            (0, "the hooks are shown"),
+            (
+                1,
+                "no hook would be run, because other users could have changed one",
+            ),
+        ],
+    },
+    subcommands: &[],
     run,
 };
 

@@ -24,8 +24,8 @@
 //! | 5 | [`tools`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
 //!
-//! Beside the library, `src/manual/` (cargo's example `manual`) makes the manual pages, the completion,
-//! the sample configuration and CONFIGURATION.md from the same tables as the help.
+//! The package `xtask` makes the manual pages, the completions, the sample configuration and CONFIGURATION.md
+//! from the same tables as the help.
 
 /// Target of the tracing events that go to the system's log as audit lines, whatever the level.
 pub const AUDIT: &str = "audit";

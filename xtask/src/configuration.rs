@@ -1,4 +1,4 @@
-//! CONFIGURATION.md: prose from `pages/configuration.txt`, with a table in place of each `{{name}}`.
+//! CONFIGURATION.md: prose from `pages/configuration.md`, with a table in place of each `{{name}}`.
 
 use crate::options::{names, sentence, shown};
 use crate::settings::{Entry, section};
@@ -9,7 +9,7 @@ use std::fmt::Write;
 
 /// The whole page.
 pub fn reference() -> anyhow::Result<String> {
-    let mut page = include_str!("pages/configuration.txt").to_owned();
+    let mut page = include_str!("../pages/configuration.md").to_owned();
     let mut put = |name: &str, table: String| {
         page = page.replace(&format!("{{{{{name}}}}}"), table.trim_end());
     };
@@ -32,7 +32,7 @@ pub fn reference() -> anyhow::Result<String> {
     ] {
         let rows = section(name)?
             .into_iter()
-            .map(|entry| vec![code(&entry.name), entry.kind, entry.prose]);
+            .map(|entry| vec![code(&entry.name), entry.kind, entry.meaning]);
         put(name, table("variable | value | meaning", rows));
     }
     Ok(page)
@@ -55,9 +55,9 @@ fn key(entry: Entry) -> Vec<String> {
         name,
         kind,
         default,
-        prose,
+        meaning,
     } = entry;
-    vec![code(&name), kind, code(&default), prose]
+    vec![code(&name), kind, code(&default), meaning]
 }
 
 /// The options with a key in `group`, or those without any.
@@ -122,7 +122,7 @@ fn table(head: &str, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     text
 }
 
-/// A cell: no mark of a table or of HTML in it.
+/// A cell: no mark of a table in it.
 fn escaped(cell: &str) -> String {
-    cell.replace('|', "\\|").replace('<', "\\<")
+    cell.replace('|', "\\|")
 }

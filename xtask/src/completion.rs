@@ -47,7 +47,7 @@ pub fn bash() -> String {
         );
     }
     format!(
-        "# bash completion for qemu-ga. Made by src/manual from the agent's own tables.
+        "# bash completion for qemu-ga. Made by xtask from the agent's own tables.
 
 _qemu_ga()
 {{

@@ -1,6 +1,6 @@
 //! Options as text: for the page, CONFIGURATION.md, the completion and the sample.
 
-use crate::roff::literal;
+use crate::man::literal;
 use qemu_ga::cli::{Arg, OptionSpec, Usage};
 use qemu_ga::config::options::{AgentOption, Group, OPTIONS};
 use std::fmt::Write;
@@ -11,7 +11,7 @@ pub fn shown() -> impl Iterator<Item = &'static AgentOption> {
 }
 
 /// The agent's options as a list for a page.
-pub fn markup() -> String {
+pub fn markdown() -> String {
     let mut text = String::new();
     for option in shown() {
         text += &entry(&option.spec);
@@ -20,32 +20,40 @@ pub fn markup() -> String {
                 Group::General => String::new(),
                 Group::Own => format!(" in the group `[{}]`", group.name()),
             };
-            text += &format!("Key of the configuration file: `{key}`{group}.\n");
+            text += &format!("  Key of the configuration file: `{key}`{group}.\n");
         }
+        text.push('\n');
     }
     text
 }
 
 fn entry(spec: &OptionSpec) -> String {
-    let mut text = format!("@ {}\n{}.\n", names(spec), sentence(spec.help));
+    let mut text = format!("{}\n: {}.\n", names(spec), sentence(spec.help));
     if let Some(default) = spec.default {
-        text += &format!("Default: {}.\n", literal(default));
+        text += &format!("  Default: {}.\n", literal(default));
     }
     text
 }
 
 /// A tool's command line for a page.
 pub fn of_tool(usage: &Usage) -> String {
-    let mut text = format!("## qemu-ga {}\n{}\n\n", usage.name, literal(usage.about));
     let parts: Vec<String> = usage.synopsis().iter().map(|part| literal(part)).collect();
-    let _ = writeln!(text, "`qemu-ga {}` {}\n", usage.name, parts.join(" "));
+    let mut text = format!(
+        "## qemu-ga {name}\n\n`qemu-ga {name}` {}\n\n{}\n\n",
+        parts.join(" "),
+        literal(usage.about),
+        name = usage.name,
+    );
     if let Some(operand) = usage.operand {
-        let _ = writeln!(text, "@ *{}*\n{}.", operand.name, sentence(operand.help));
+        let _ = writeln!(text, "*{}*\n: {}.\n", operand.name, sentence(operand.help));
     }
-    text.extend(usage.options().map(entry));
-    text += "\nExit status:\n";
+    for spec in usage.options() {
+        text += &entry(spec);
+        text.push('\n');
+    }
+    text += "Exit status:\n\n";
     for (status, meaning) in usage.exit_statuses() {
-        let _ = writeln!(text, "@ {status}\n{}.", sentence(meaning));
+        let _ = writeln!(text, "{status}\n: {}.\n", sentence(meaning));
     }
     text
 }
@@ -66,7 +74,7 @@ pub fn names(spec: &OptionSpec) -> String {
     short.into_iter().chain(long).collect::<Vec<_>>().join(", ")
 }
 
-/// With a capital letter, as markup.
+/// With a capital letter, as Markdown.
 pub fn sentence(help: &str) -> String {
     let mut chars = help.chars();
     let first: String = chars

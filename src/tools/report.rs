@@ -47,8 +47,8 @@ pub const TOOL: Tool = Tool {
                         "LEVEL",
                         ValueKind::Words(&["crash", "filesystem", "application"]),
                     ),
-                    "for monitoring: say in one line whether the last finished run reached this \
-                     level: crash, filesystem or application",
+                    "say in one line whether the last finished run reached this level (crash, \
+                     filesystem or application); for monitoring",
                 ),
                 OptionSpec::new(
                     "max-age",

@@ -26,6 +26,8 @@ fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
         ("qemu-ga-ref.7", pages::reference()?),
         ("fsfreeze-hook.5", pages::hook()?),
         ("qemu-ga.bash", completion::bash()),
+        ("qemu-ga.fish", completion::fish()),
+        ("_qemu-ga", completion::zsh()),
         ("qemu-ga.conf", sample::conf()),
         ("CONFIGURATION.md", configuration::reference()?),
     ])

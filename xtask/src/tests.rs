@@ -30,12 +30,11 @@ fn file(name: &str) -> String {
 #[test]
 fn every_option_and_every_tool_is_in_the_page_and_the_completion() {
     let page = file("qemu-ga.8");
-    let completion = file("qemu-ga.bash");
+    let completions = ["qemu-ga.bash", "qemu-ga.fish", "_qemu-ga"].map(file);
     for option in shown() {
         let long = option.spec.long;
         let tag = format!(r"\fB\-\-{}\fR", escaped(long));
         assert!(page.contains(&tag), "{long}");
-        assert!(completion.contains(&format!("--{long}")));
         if let Some((_, key)) = option.key {
             let key = format!("\\fB{}\\fR", escaped(key));
             assert!(page.contains(&key), "key {key}");
@@ -45,7 +44,11 @@ fn every_option_and_every_tool_is_in_the_page_and_the_completion() {
         let name = tool.usage.name;
         let heading = format!("\n.SS \"qemu\\-ga {name}\"\n");
         assert!(page.contains(&heading), "{name}");
-        assert!(completion.contains(tool.word()), "{name}");
+        for completion in &completions {
+            let options = tool.usage.options();
+            let mut all = options.map(|spec| spec.long).chain([tool.word()]);
+            assert!(all.all(|word| completion.contains(word)), "{name}");
+        }
     }
 }
 
@@ -328,13 +331,15 @@ fn the_sample_configuration_changes_nothing_and_its_values_are_understood() {
     );
 }
 
-/// What groff and bash say of the files; one that is not installed is skipped.
+/// What groff and the shells say of the files; one that is not installed is skipped.
 #[test]
 fn the_formatters_find_nothing_to_complain_of() {
     let mut looked_at = 0;
     for (name, text) in files().unwrap() {
         let (program, args): (&str, &[&str]) = match name {
             "qemu-ga.bash" => ("bash", &["-n"]),
+            "qemu-ga.fish" => ("fish", &["--no-execute"]),
+            "_qemu-ga" => ("zsh", &["-n"]),
             "qemu-ga.conf" | "CONFIGURATION.md" => continue,
             _ => ("groff", &["-man", "-ww", "-z", "-Tutf8", "-K", "utf-8"]),
         };

@@ -118,7 +118,7 @@ pub const PIDFILE: &str = "/var/run/qemu-ga.pid";
 /// The state directory unless another one is named.
 pub const STATEDIR: &str = "/var/run";
 
-/// The names of [`Method`](super::Method).
+/// The names of [`Method`].
 pub const METHODS: &[&str] = &["virtio-serial", "isa-serial", "unix-listen", "vsock-listen"];
 
 /// What an option takes, and what it does with it.

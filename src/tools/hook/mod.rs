@@ -1,5 +1,5 @@
 //! `qemu-ga hook list|check|try|dismiss`: the hooks as they would run, what is wrong with them, one of
-//! them by itself, and an end to thaws that cannot be run. The other words of `qemu-ga hook` are the hook master's ([`crate::hooks::cli`]).
+//! them by itself, and an end to thaws that cannot be run. The other words of `qemu-ga hook` are the hook master's ([`hooks::run_master`]).
 
 mod check;
 mod dismiss;

@@ -5,17 +5,18 @@ use crate::agent::{self, Session, pidfile::PidFile};
 use crate::cli::MISTAKE_STATUS;
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
+use crate::diagnostic::did_you_mean;
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
-use crate::freeze::linux::{Gate, LinuxOps};
+use crate::freeze::linux::LinuxOps;
 use crate::hooks;
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{fds, memory, strerror};
+use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
 use crate::transport::{Address, Endpoint, OpenError};
 use nix::fcntl::Flock;
@@ -23,6 +24,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// The tools: a word as the first argument makes the program one of them instead of the agent.
@@ -40,6 +42,7 @@ pub static TOOLS: [Tool; 8] = [
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
     abort_on_panic();
+    localtime::apply_tzdir();
     let args: Vec<OsString> = std::env::args_os().collect();
     let words = args.get(1..).unwrap_or_default();
     match words.first().and_then(|word| word.to_str()) {
@@ -55,6 +58,14 @@ pub fn main() -> u8 {
     if let Some((tool, rest)) = tools::args::find(&TOOLS, words) {
         return tool.run_cli(rest);
     }
+    // A mistyped tool must not start an agent, which as root would take the host's channel. Later operands are ignored as
+    // the original ignores them: `-F PATH`, for one.
+    if let Some(word) = words
+        .first()
+        .filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-"))
+    {
+        return unknown_command(&word.to_string_lossy());
+    }
     match config::parse(&args, &|name| std::env::var_os(name)) {
         Ok(action) => act(action),
         Err(error) => {
@@ -67,7 +78,9 @@ pub fn main() -> u8 {
 
 /// `qemu-ga help [TOOL]`.
 fn help(args: &[OsString]) -> u8 {
-    match tools::args::help_of(&TOOLS, &args[2..]) {
+    let mut words = args[2..].to_vec();
+    words.retain(|word| word != "--help" && word != "-h");
+    match tools::args::help_of(&TOOLS, &words) {
         Ok(Some(text)) => print(&mut io::stdout(), &text),
         Ok(None) => act(Action::Help(config::help(&args[0].to_string_lossy()))),
         Err(mistake) => {
@@ -78,6 +91,14 @@ fn help(args: &[OsString]) -> u8 {
             MISTAKE_STATUS
         }
     }
+}
+
+/// Prints that this word is no tool; returns the exit status.
+fn unknown_command(word: &str) -> u8 {
+    let remedy = did_you_mean(word, TOOLS.iter().map(Tool::word).chain(["help"]))
+        .unwrap_or_else(|| "run \"qemu-ga --help\" for a list".into());
+    complain(&format_args!("unknown command '{word}'; {remedy}"));
+    MISTAKE_STATUS
 }
 
 /// A panic ends a debug build as it ends a release build, by whose profile the compiler sees to that.
@@ -140,16 +161,6 @@ fn log_activation(config: &mut Config, activated: Option<&Activated>) {
     }
 }
 
-impl Gate for logging::Gate {
-    fn shut(&self) {
-        self.shut();
-    }
-
-    fn open(&self) {
-        self.open();
-    }
-}
-
 fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     log_activation(&mut config, activated.as_ref());
     let state = StateDir::new(&config.statedir);
@@ -158,19 +169,19 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         Err(error) => return complain(&error),
     };
     let mut syslog = Syslog::connect("qemu-ga");
-    let gate = match logging::init(LogOptions {
+    let started = logging::init(LogOptions {
         logfile: config.logfile.clone(),
         verbose: config.verbose,
         frozen: inherited,
         audit: Some(Box::new(move |when, text| {
             syslog.send_at(when, Severity::Info, text)
         })),
-    }) {
-        Ok(gate) => gate,
-        Err(error) => return complain(&error),
-    };
+    });
+    if let Err(error) = started {
+        return complain(&error);
+    }
     if inherited {
-        // The log is shut already; a person who looks must see why.
+        // The log holds its lines back already; a person at the console must see why.
         complain(&format_args!(
             "an earlier instance left filesystems frozen ({} exists): only the freeze family, \
              guest-sync, guest-ping and guest-info answer until guest-fsfreeze-thaw",
@@ -182,9 +193,16 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    for unknown in access::unknown_names(config.allow_rpcs.names()) {
+        tracing::warn!("allow-rpcs: {unknown}");
+    }
+    // The command that was meant would stay allowed.
+    if let Some(unknown) = access::unknown_names(config.block_rpcs.names()).first() {
+        return fail_start(&format_args!("block-rpcs: {unknown}"));
+    }
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, state, lock, gate, inherited, activated),
+        Ok(lock) => serve(config, state, lock, inherited, activated),
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
@@ -201,7 +219,6 @@ fn serve(
     config: Config,
     state: StateDir,
     mut lock: Option<Flock<File>>,
-    gate: logging::Gate,
     inherited: bool,
     activated: Option<Activated>,
 ) -> u8 {
@@ -209,7 +226,8 @@ fn serve(
     if let Err(error) = fds::raise_limit() {
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
     }
-    if let Err(error) = agent::hold_back_signals() {
+    let signals = process::restore_signals().and_then(|()| agent::hold_back_signals());
+    if let Err(error) = signals {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
     let first = match open_channel(&config, activated) {
@@ -233,7 +251,7 @@ fn serve(
             return fail_start(&text);
         }
     }
-    let session = session(&config, state, gate, inherited);
+    let session = session(&config, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
@@ -265,13 +283,13 @@ fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<
     }
 }
 
-fn session(config: &Config, state: StateDir, gate: logging::Gate, inherited: bool) -> Session {
+fn session(config: &Config, state: StateDir, inherited: bool) -> Session {
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
     let files = Files::new(state.clone());
-    let ops = LinuxOps::new(state, hook, Box::new(gate), limits.step, policy.normal_rcu);
+    let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
     Session::new(Context {
         freezer: Freezer::new(Engine::new(ops, inherited, policy, limits)),
         policy: access::AccessPolicy::new(allow, block),

@@ -1,10 +1,10 @@
-//! Options and configuration file (floor 5): what the operator asked for, as a [`Config`].
+//! Command line and configuration file (floor 5), as a [`Config`].
 //!
-//! One table ([`options`]) drives the command line ([`crate::cli::scan`]), the file ([`crate::keyfile`],
-//! [`mod@file`]), the help and the dump ([`show`]). The command line is scanned once for `-c`, the file is read,
-//! then the command line is applied on top: scalars are replaced, lists add up. Nothing is opened
-//! here but the file, and nothing is printed: the caller prints what an [`Action`] or a
-//! [`ConfigError`] holds, and logs [`Config::warnings`] once the log is open.
+//! One table ([`options`]) drives the command line ([`crate::cli::scan`]), the file ([`mod@file`]), the help and the dump
+//! ([`show`]). The command line is scanned once for `-c`, the file is read, then the command line is applied on top:
+//! scalars are replaced, lists add up. Nothing is opened here but the file, and nothing is printed: the caller prints
+//! the text of an [`Action`] or a [`ConfigError`], and logs [`Config::warnings`] when the log works. `app` starts the
+//! agent with this, and the tools read the running agent's configuration by it.
 
 mod file;
 pub mod options;
@@ -23,16 +23,17 @@ use crate::freeze::policy::{FreezeLimits, FreezePolicy, Pattern};
 use crate::hooks::locate;
 use crate::hooks::settings::HookConfig;
 use crate::hooks::sources::vmware;
+use crate::keyfile;
+use crate::transport;
 use options::{CONF_DIRS, Effect, HOOK_FILE, OPTIONS, PIDFILE, STATEDIR};
 pub use show::help;
 
-/// What the command line asks for.
+/// What the command line requests.
 #[derive(Debug)]
 pub enum Action {
     /// Run the agent.
     Run(Config),
-    /// Print [`Config::dump`] and exit. Comes after socket activation is known
-    /// ([`Config::use_activated_socket`]).
+    /// Print [`Config::dump`] and exit, after [`Config::use_activated_socket`].
     DumpConf(Config),
     /// Print this text and exit.
     Help(String),
@@ -42,24 +43,23 @@ pub enum Action {
     ListCommands,
 }
 
-/// How the channel is made.
+/// The kind of channel to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Method {
     /// A virtio-serial port.
     VirtioSerial,
-    /// A serial line.
+    /// A serial port.
     IsaSerial,
     /// A listening Unix socket.
     UnixListen,
     /// A listening vsock.
     VsockListen,
-    /// Something else: refused when the channel is to be opened.
+    /// Refused when the channel is opened, not before: `--dump-conf` shows it, as with QEMU's agent.
     Unknown(String),
 }
 
 impl Method {
-    /// The method of that name.
-    pub fn from_name(name: &str) -> Method {
+    pub(crate) fn from_name(name: &str) -> Method {
         match name {
             "virtio-serial" => Method::VirtioSerial,
             "isa-serial" => Method::IsaSerial,
@@ -69,7 +69,7 @@ impl Method {
         }
     }
 
-    /// The name, as it is given to `-m`.
+    /// The name for `-m`.
     pub fn name(&self) -> &str {
         match self {
             Method::VirtioSerial => "virtio-serial",
@@ -80,8 +80,7 @@ impl Method {
         }
     }
 
-    /// The path that is used when none is given.
-    pub fn default_path(&self) -> Option<&'static Path> {
+    pub(crate) fn default_path(&self) -> Option<&'static Path> {
         match self {
             Method::VirtioSerial => Some(Path::new("/dev/virtio-ports/org.qemu.guest_agent.0")),
             Method::IsaSerial => Some(Path::new("/dev/ttyS0")),
@@ -90,9 +89,10 @@ impl Method {
     }
 }
 
-/// An allow or a block list: the entries of each option that was given, the file's first.
+/// A list of commands to allow or block: the entries of each option that was given, those of the file first. The
+/// options are kept apart because the dump reverses each of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RpcList(Vec<Vec<String>>);
+pub(crate) struct RpcList(Vec<Vec<String>>);
 
 impl RpcList {
     /// Adds the entries of one option or key. An empty value adds none; nothing is trimmed.
@@ -102,52 +102,42 @@ impl RpcList {
         }
     }
 
-    /// Whether no entry was given: then there is no such list.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// All entries, as they were given.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    /// The entries as they were given, for the dump.
+    fn entries(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flatten().map(String::as_str)
     }
 
-    /// Whether `name` is an entry, literally.
-    pub fn contains(&self, name: &str) -> bool {
-        self.names().any(|entry| entry == name)
+    /// All names: the entries without the blanks around them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(str::trim_ascii)
     }
 }
 
 /// The configuration in effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How the channel is made.
+    /// The kind of channel to the host.
     pub method: Method,
-    /// Device, socket or `<cid>:<port>`; `None` only when the service manager passed the socket.
-    pub path: Option<PathBuf>,
-    /// Log file; `None`: stderr.
-    pub logfile: Option<PathBuf>,
-    /// Pid file, written with `daemon`.
-    pub pidfile: PathBuf,
-    /// The hook as it was configured; what to run is told by [`Config::hook`].
-    pub fsfreeze_hook: Option<PathBuf>,
-    /// State directory.
-    pub statedir: PathBuf,
-    /// Log everything.
-    pub verbose: bool,
-    /// Go to the background.
-    pub daemon: bool,
+    /// Device, socket or `<cid>:<port>`; `None` only if the service manager passed the socket.
+    pub(crate) path: Option<PathBuf>,
+    /// `None`: standard error.
+    pub(crate) logfile: Option<PathBuf>,
+    /// Written only with `daemon`.
+    pub(crate) pidfile: PathBuf,
+    /// The hook as configured; [`Config::hook`] is the one to run.
+    pub(crate) fsfreeze_hook: Option<PathBuf>,
+    pub(crate) statedir: PathBuf,
+    pub(crate) verbose: bool,
+    pub(crate) daemon: bool,
     /// Reopen a lost channel.
-    pub retry_path: bool,
-    /// Which filesystems are frozen, and what is an error.
-    pub policy: FreezePolicy,
-    /// How long a freeze and its steps may take.
-    pub limits: FreezeLimits,
+    pub(crate) retry_path: bool,
+    pub(crate) policy: FreezePolicy,
+    pub(crate) limits: FreezeLimits,
     /// Commands that are refused.
-    pub block_rpcs: RpcList,
-    /// If not empty, the only commands that are answered.
-    pub allow_rpcs: RpcList,
-    /// What is odd about the configuration, one sentence each, for the log.
+    pub(crate) block_rpcs: RpcList,
+    /// If not empty, the only commands that are allowed.
+    pub(crate) allow_rpcs: RpcList,
+    /// Mistakes that do not keep the agent from starting, one line each, for the log.
     pub warnings: Vec<String>,
 }
 
@@ -173,27 +163,27 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The hook to run at freeze and thaw. `None` when there is none, and for `/dev/null`, which
-    /// the configuration of RHEL and Fedora documents as the way to switch the hook off.
-    pub fn hook(&self) -> Option<&Path> {
+    /// The hook to run at freeze and thaw. `None` also for `/dev/null`, which the configuration file of RHEL and Fedora
+    /// documents as the way to switch the hook off.
+    pub(crate) fn hook(&self) -> Option<&Path> {
         self.fsfreeze_hook
             .as_deref()
             .filter(|hook| *hook != Path::new("/dev/null"))
     }
 
-    /// The service manager passed a listening socket of that kind: it replaces method and path,
-    /// wherever they came from.
-    pub fn use_activated_socket(&mut self, method: Method) {
+    /// A listening socket that the service manager passed replaces method and path, whatever has set them.
+    pub(crate) fn use_activated_socket(&mut self, method: Method) {
         self.method = method;
         self.path = None;
     }
 
-    /// Takes over what VMware's tools.conf says of filesystems, if the hooks' settings use its scripts.
-    fn adopt_tools_conf(&mut self) {
+    /// Applies the settings for filesystems in VMware's tools.conf, if the hooks' settings use its scripts: who
+    /// migrates expects his exclusions to hold.
+    fn apply_tools_conf(&mut self) {
         let Some(master) = self.hook() else {
             return;
         };
-        // What is wrong with these settings fails the freeze itself.
+        // An error in these settings is not reported here: the hook master reports it and fails the freeze.
         let rules = HookConfig::read(&locate::conf_beside(&locate::dir_of(master)));
         let Some(conf) = rules.ok().and_then(|rules| vmware::tools_conf(&rules)) else {
             return;
@@ -204,28 +194,72 @@ impl Config {
                 for glob in conf.exclude {
                     match Pattern::parse(&glob) {
                         Ok(pattern) => self.policy.exclude.push(pattern),
-                        Err(why) => self.warnings.push(format!("tools.conf: {why}: ignored")),
+                        Err(why) => self.warnings.push(format!("tools.conf: {why}; ignored")),
                     }
                 }
             }
             Err(why) => self.warnings.push(why),
         }
     }
+
+    /// Applies the options of the command line, in their order. The first one that ends the program, or that is
+    /// wrong, ends this: the original does not read on either.
+    fn apply_command_line(
+        &mut self,
+        found: Vec<Found>,
+        program: &str,
+        dirs: &[&Path],
+    ) -> Result<Option<Action>, ConfigError> {
+        for found in found {
+            let (option, value) = match found {
+                Found::Option(at, value) => (&OPTIONS[at], value),
+                // The original ignores them.
+                Found::Operand(_) | Found::Program(_) => continue,
+                Found::Bad(text) => {
+                    return Err(ConfigError {
+                        stdout: format!(
+                            "Unknown option, try '{program} --help' for more information.\n"
+                        ),
+                        ..ConfigError::new(program, text)
+                    });
+                }
+            };
+            match option.effect {
+                Effect::Help => return Ok(Some(Action::Help(help(program)))),
+                Effect::Version => return Ok(Some(Action::Version(show::version() + "\n"))),
+                Effect::DumpConf | Effect::ConfigFile | Effect::Nothing => {}
+                Effect::Switch { set, .. } => set(self, true),
+                Effect::Value { set, .. } => {
+                    let is_list = matches!(option.spec.arg, Arg::List(_, ValueKind::CommandName));
+                    if is_list && value.as_ref().is_some_and(|v| v == "help" || v == "?") {
+                        return Ok(Some(Action::ListCommands));
+                    }
+                    // Only the hook's path may be absent.
+                    let value = value
+                        .unwrap_or_else(|| file::first_existing(dirs, HOOK_FILE).into_os_string());
+                    if let Err(why) = set(self, &value) {
+                        let value = keyfile::excerpt(&value.to_string_lossy());
+                        let long = option.spec.long;
+                        self.warnings.push(format!("--{long}={value} {why}"));
+                    }
+                }
+            }
+        }
+        Ok(None)
+    }
 }
 
-/// Why the agent cannot start with this configuration: what to print on which stream. The exit
+/// Why the agent cannot start with this configuration: what to print on which stream, line ends included. The exit
 /// status is [`ConfigError::EXIT_STATUS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// For standard error, line ends included.
-    pub stderr: String,
-    /// For standard output, line ends included; mostly empty.
-    pub stdout: String,
+    pub(crate) stderr: String,
+    /// Mostly empty.
+    pub(crate) stdout: String,
 }
 
 impl ConfigError {
-    /// The exit status of every such error.
-    pub const EXIT_STATUS: u8 = 1;
+    pub(crate) const EXIT_STATUS: u8 = 1;
 
     fn new(program: &str, text: impl fmt::Display) -> Self {
         ConfigError {
@@ -243,21 +277,19 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads the command line (`args`, the program's name first), the environment and the
-/// configuration file.
+/// Reads the command line (`args`, the program's name first), the environment and the configuration file.
 ///
-/// Call it before the socket of the service manager is taken, which removes the variables that
-/// announce it.
+/// Call it before [`crate::sys::activation::receive`], which removes the variables that announce a socket.
 ///
 /// # Errors
-/// An option or the file cannot be understood, or a path is missing: the text says what to do.
+/// An option or the file cannot be understood, or a path is missing.
 pub fn parse(
     args: &[OsString],
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Action, ConfigError> {
     let mut action = parse_in(args, env, &CONF_DIRS.map(Path::new))?;
     if let Action::Run(config) | Action::DumpConf(config) = &mut action {
-        config.adopt_tools_conf();
+        config.apply_tools_conf();
     }
     Ok(action)
 }
@@ -272,96 +304,44 @@ fn parse_in(
         [program, args @ ..] => (program.to_string_lossy(), args),
         [] => ("qemu-ga".into(), args),
     };
+    let found = scan(&options::specs(), args);
+    let dumps = found.iter().any(|found| match found {
+        Found::Option(at, _) => matches!(OPTIONS[*at].effect, Effect::DumpConf),
+        _ => false,
+    });
     let mut config = Config::default();
     let file = file::choose(named_file(args), env("QGA_CONF").map(PathBuf::from), dirs);
+    // Before the options, which are applied on top of it.
     file::load(&mut config, &file).map_err(|error| ConfigError::new(&program, error))?;
-
-    let requested = apply_options(&mut config, args, &program, dirs)?;
-    match requested {
-        Requested::Run | Requested::DumpConf => {}
-        Requested::Help => return Ok(Action::Help(help(&program))),
-        Requested::Version => return Ok(Action::Version(show::version() + "\n")),
-        Requested::ListCommands => return Ok(Action::ListCommands),
+    if let Some(action) = config.apply_command_line(found, &program, dirs)? {
+        return Ok(action);
     }
-    if activated(env) {
+    // The variables decide here; the socket itself is received later.
+    if is_activated(env) {
         config.path = None;
     } else if config.path.is_none() {
-        config.path = config.method.default_path().map(Path::to_owned);
-        if config.path.is_none() {
-            return Err(ConfigError::new(
-                &program,
-                format_args!(
+        let path = config.method.default_path().ok_or_else(|| {
+            let text = match &config.method {
+                // No path would make it work.
+                Method::Unknown(name) => transport::unknown_method(name),
+                method => format!(
                     "must specify a path for this channel: add -p PATH for the method '{}'",
-                    config.method.name()
+                    method.name()
                 ),
-            ));
-        }
+            };
+            ConfigError::new(&program, text)
+        })?;
+        config.path = Some(path.to_owned());
     }
-    Ok(match requested {
-        Requested::DumpConf => Action::DumpConf(config),
-        _ => Action::Run(config),
+    Ok(if dumps {
+        Action::DumpConf(config)
+    } else {
+        Action::Run(config)
     })
 }
 
-/// What the options ask for: an [`Action`] that has no configuration yet.
-#[derive(Clone, Copy)]
-enum Requested {
-    Run,
-    DumpConf,
-    Help,
-    Version,
-    ListCommands,
-}
-
-/// Applies the options, in their order, on top of the file. The first one that ends the program, or that is
-/// wrong, ends this: the original does not read on either.
-fn apply_options(
-    config: &mut Config,
-    args: &[OsString],
-    program: &str,
-    dirs: &[&Path],
-) -> Result<Requested, ConfigError> {
-    let mut requested = Requested::Run;
-    for found in scan(&options::specs(), args) {
-        let (option, value) = match found {
-            Found::Option(at, value) => (&OPTIONS[at], value),
-            // The original ignores them.
-            Found::Operand(_) | Found::Program(_) => continue,
-            Found::Bad(complaint) => {
-                return Err(ConfigError {
-                    stdout: format!(
-                        "Unknown option, try '{program} --help' for more information.\n"
-                    ),
-                    ..ConfigError::new(program, complaint)
-                });
-            }
-        };
-        match option.effect {
-            Effect::Help => return Ok(Requested::Help),
-            Effect::Version => return Ok(Requested::Version),
-            Effect::DumpConf => requested = Requested::DumpConf,
-            Effect::ConfigFile | Effect::Nothing => {}
-            Effect::Switch { set, .. } => set(config, true),
-            Effect::Value { set, .. } => {
-                let is_list = matches!(option.spec.arg, Arg::List(_, ValueKind::CommandName));
-                if is_list && value.as_ref().is_some_and(|v| v == "help" || v == "?") {
-                    return Ok(Requested::ListCommands);
-                }
-                // Only the hook's path may be absent.
-                let value =
-                    value.unwrap_or_else(|| file::first_existing(dirs, HOOK_FILE).into_os_string());
-                if let Err(complaint) = set(config, &value) {
-                    let text = format!("option '--{}' {complaint}", option.spec.long);
-                    config.warnings.push(text);
-                }
-            }
-        }
-    }
-    Ok(requested)
-}
-
 /// The configuration file that these arguments, without the program's name, ask for.
-pub fn named_file(args: &[OsString]) -> Option<PathBuf> {
+pub(crate) fn named_file(args: &[OsString]) -> Option<PathBuf> {
     let mut found = scan(&options::specs(), args).into_iter().rev();
     found.find_map(|found| match found {
         Found::Option(at, path) if matches!(OPTIONS[at].effect, Effect::ConfigFile) => {
@@ -371,9 +351,9 @@ pub fn named_file(args: &[OsString]) -> Option<PathBuf> {
     })
 }
 
-/// Whether the environment says that the service manager passed sockets to this process
-/// (sd_listen_fds(3)): then a path is neither needed nor used.
-fn activated(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
+/// Whether the environment says that the service manager passed sockets to this process (sd_listen_fds(3)): then a path
+/// is neither needed nor used.
+fn is_activated(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     let number = |name| env(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
     number("LISTEN_PID") == Some(std::process::id()) && number("LISTEN_FDS").is_some_and(|n| n > 0)
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::RpcList;
-use crate::freeze::policy::{self, FreezeMode, Pattern};
+use crate::freeze::policy::{FreezeMode, Pattern};
 use crate::keyfile;
 
 pub(super) fn set_path(path: &mut Option<PathBuf>, value: &OsStr) -> Result<(), String> {
@@ -15,56 +15,43 @@ pub(super) fn set_path(path: &mut Option<PathBuf>, value: &OsStr) -> Result<(), 
     Ok(())
 }
 
-/// The default mode is used for a word that is none.
+/// For a word that is no mode the default is used, also after an earlier, valid value: more is frozen rather
+/// than less.
 pub(super) fn set_mode(mode: &mut FreezeMode, value: &OsStr) -> Result<(), String> {
-    let value = value.to_string_lossy();
-    let read = FreezeMode::parse(value.trim_ascii());
+    let read = FreezeMode::parse(value.to_string_lossy().trim_ascii());
     *mode = read.unwrap_or_default();
-    match read {
-        Some(_) => Ok(()),
-        None => Err(format!(
-            "has the value '{}', which is none of all, hooks-only and off: all is taken",
-            keyfile::shown(&value)
-        )),
-    }
+    read.map(drop)
+        .ok_or_else(|| "is none of all, hooks-only and off; using all".into())
 }
 
-/// Adds a comma separated list of patterns; blanks around a pattern do not count.
+/// Adds a comma-separated list of patterns; blanks around a pattern are ignored.
 pub(super) fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(), String> {
-    let mut wrong = Vec::new();
-    let value = value.to_string_lossy();
-    for text in value.split(',').map(str::trim_ascii) {
+    let mut faults = Vec::new();
+    for text in value.to_string_lossy().split(',').map(str::trim_ascii) {
         match Pattern::parse(text) {
             Ok(pattern) => list.push(pattern),
+            // An empty list, or a comma at its end.
             Err(_) if text.is_empty() => {}
-            Err(why) => wrong.push(keyfile::shown(&why)),
+            Err(why) => faults.push(keyfile::excerpt(&why)),
         }
     }
-    match wrong[..] {
-        [] => Ok(()),
-        _ => Err(format!("is ignored where {}", wrong.join(", and where "))),
+    if faults.is_empty() {
+        return Ok(());
     }
+    Err(format!("is partly ignored: {}", faults.join(", ")))
 }
 
-/// Sets a limit; the default is used for what is not a number of seconds.
+/// Sets a limit, to its default if the value is invalid: without a limit a freeze could last indefinitely.
 pub(super) fn set_limit(
     limit: &mut Option<Duration>,
     default: u64,
     value: &OsStr,
 ) -> Result<(), String> {
-    let value = value.to_string_lossy();
-    let read = policy::seconds(&value);
-    *limit = match &read {
-        Ok(limit) => *limit,
-        Err(_) => Some(Duration::from_secs(default)),
-    };
-    match read {
-        Ok(_) => Ok(()),
-        Err(why) => Err(format!(
-            "has the value '{}', which {why}: {default} is taken",
-            keyfile::shown(&value)
-        )),
-    }
+    let parsed = keyfile::parse_time_limit(&value.to_string_lossy());
+    *limit = parsed.clone().unwrap_or(Some(Duration::from_secs(default)));
+    parsed
+        .map(drop)
+        .map_err(|why| format!("{why}; using {default}"))
 }
 
 pub(super) fn path(path: Option<&Path>) -> Option<Vec<u8>> {
@@ -72,7 +59,7 @@ pub(super) fn path(path: Option<&Path>) -> Option<Vec<u8>> {
 }
 
 pub(super) fn seconds(limit: Option<Duration>) -> Option<Vec<u8>> {
-    let number = limit.map_or(0, |limit| limit.as_secs());
+    let number = limit.unwrap_or_default().as_secs_f64();
     Some(number.to_string().into_bytes())
 }
 

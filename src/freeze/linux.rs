@@ -20,6 +20,7 @@ use super::root::Root;
 use crate::deadline::{Batch, Pace, Pool, Timed};
 use crate::hooks::journal::{RunInfo, is_open};
 use crate::hooks::{ANY_RUN, Phase, ThawReason, invoke};
+use crate::logging;
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{self, DeviceNumber, Mount};
 use crate::probe::write_counters::{WriteCounters, Written};
@@ -45,14 +46,6 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 const SYS: &str = "/sys";
 
-/// Holds log lines back while filesystems are frozen.
-pub trait Gate: Send {
-    /// Keeps lines in memory from now on.
-    fn shut(&self);
-    /// Writes lines again, the kept ones first.
-    fn open(&self);
-}
-
 /// FIFREEZE calls, and the filesystems that they freeze.
 type PendingFreeze = (Batch<Arc<Root>>, Vec<Arc<Root>>);
 
@@ -62,7 +55,6 @@ pub struct LinuxOps {
     hook: Option<PathBuf>,
     /// The hook master of the current freeze, if an earlier agent began it.
     inherited_hook: Option<Option<PathBuf>>,
-    gate: Box<dyn Gate>,
     step_limit: Option<Duration>,
     /// RCU grace periods are not expedited.
     keeps_rcu: bool,
@@ -96,7 +88,6 @@ impl LinuxOps {
     pub fn new(
         state: StateDir,
         hook: Option<PathBuf>,
-        gate: Box<dyn Gate>,
         step_limit: Option<Duration>,
         keeps_rcu: bool,
     ) -> Self {
@@ -104,7 +95,6 @@ impl LinuxOps {
             state,
             hook,
             inherited_hook: None,
-            gate,
             step_limit,
             keeps_rcu,
             mounts: Vec::new(),
@@ -184,13 +174,13 @@ impl Ops for LinuxOps {
 
     fn survey(&mut self) -> io::Result<Survey> {
         step("survey");
-        self.mounts = mountinfo::read(Path::new("/"))?;
+        self.mounts = mountinfo::read(&System::host())?;
         Ok(Survey::read(&System::host(), &self.mounts))
     }
 
     fn survey_again(&mut self) -> io::Result<Option<Survey>> {
         step("survey_again");
-        let mounts = mountinfo::read(Path::new("/"))?;
+        let mounts = mountinfo::read(&System::host())?;
         if mounts == self.mounts {
             return Ok(None);
         }
@@ -511,7 +501,7 @@ impl Ops for LinuxOps {
     fn enter_frozen_section(&mut self, at_once: usize) {
         step("hush");
         self.is_in_frozen_section = true;
-        self.gate.shut();
+        logging::hold_lines();
         self.pool.reserve(at_once);
         // After the threads have started, so that their stacks are locked, too.
         if let Err(e) = memory::lock_all() {
@@ -552,7 +542,7 @@ impl Ops for LinuxOps {
             tracing::debug!("memory stays locked: {}", strerror(&e));
         }
         self.pool = Pool::default();
-        self.gate.open();
+        logging::release_lines();
     }
 
     fn release_resources(&mut self) {
@@ -573,7 +563,7 @@ impl Ops for LinuxOps {
     }
 
     fn is_system_stopping(&self) -> bool {
-        shutdown::is_under_way()
+        shutdown::is_in_progress()
     }
 
     fn now(&mut self) -> Duration {

@@ -60,7 +60,7 @@ pub const USAGE: Usage = Usage {
     operand: Some(Operand {
         name: "freeze|thaw",
         kind: ValueKind::Words(&["freeze", "thaw"]),
-        help: "what the hooks are called with",
+        help: "the argument of the hooks",
         required: true,
         max: 1,
     }),

@@ -95,7 +95,7 @@ fn kind(option: &AgentOption) -> &'static str {
         Arg::Switch | Arg::Program(_) => "",
         Arg::List(..) => "list",
         Arg::Value(_, kind) | Arg::Attached(_, kind) => match kind {
-            ValueKind::Seconds => "whole seconds, up to a week",
+            ValueKind::Seconds => "seconds, 0 to 604800",
             ValueKind::File => "path",
             ValueKind::Directory => "directory",
             _ => "word",

@@ -269,7 +269,7 @@ fn every_variable_of_the_services_is_described() {
     }
     let init = include_str!("../../debian/qemu-guest-agent.init");
     let head = init
-        .split_once("/etc/default/qemu-guest-agent may set\n")
+        .split_once("qemu-guest-agent may set\n")
         .expect("the head")
         .1;
     let known: Vec<&str> = head

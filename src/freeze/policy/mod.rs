@@ -2,8 +2,8 @@
 //!
 //! The configuration fills these types; the plan and the engine read them. The defaults do what QEMU's agent does,
 //! except for the limits and for a filesystem that another process has frozen, which is an error here.
-//! [`Pattern::parse`], [`FreezeMode::parse`] and [`seconds`] refuse invalid values with the text of the warning, and
-//! the caller keeps the default, so there always is a policy.
+//! [`Pattern::parse`] and [`FreezeMode::parse`] refuse invalid values with the text of the warning, and the caller
+//! keeps the default, so there always is a policy.
 
 use std::fmt;
 use std::time::Duration;
@@ -152,9 +152,6 @@ impl FreezeLimits {
     /// Applications still work during the first flush, so the wait harms none; a limit that ends it would fail backups
     /// that QEMU's agent makes.
     pub const DEFAULT_STEP_SECONDS: u64 = 300;
-
-    /// A week; a larger number is taken for a mistake.
-    pub const MAX_SECONDS: u64 = 7 * 24 * 3600;
 }
 
 impl Default for FreezeLimits {
@@ -163,22 +160,6 @@ impl Default for FreezeLimits {
             hold: Some(Duration::from_secs(Self::DEFAULT_HOLD_SECONDS)),
             step: Some(Duration::from_secs(Self::DEFAULT_STEP_SECONDS)),
         }
-    }
-}
-
-/// Parses a limit in seconds; 0 for none.
-///
-/// # Errors
-/// The text is no number up to [`FreezeLimits::MAX_SECONDS`]; the error follows the value in the warning.
-pub fn seconds(text: &str) -> Result<Option<Duration>, String> {
-    match text.trim_ascii().parse::<u64>() {
-        Ok(0) => Ok(None),
-        Ok(number) if number <= FreezeLimits::MAX_SECONDS => Ok(Some(Duration::from_secs(number))),
-        Ok(_) => Err(format!(
-            "is more than {} seconds (a week)",
-            FreezeLimits::MAX_SECONDS
-        )),
-        Err(_) => Err("is not a whole number of seconds".into()),
     }
 }
 
@@ -231,21 +212,6 @@ mod tests {
         ] {
             let error = Pattern::parse(text).unwrap_err();
             assert_eq!(error, format!("the pattern '{text}' {why}"));
-        }
-    }
-
-    #[test]
-    fn limits_are_seconds() {
-        assert_eq!(seconds("0"), Ok(None));
-        assert_eq!(seconds(" 90 "), Ok(Some(Duration::from_secs(90))));
-        assert!(seconds("604800").unwrap().is_some());
-        assert!(seconds("604801").unwrap_err().contains("a week"));
-        for text in ["", "-1", "15m", "1.5", "99999999999999999999"] {
-            assert_eq!(
-                seconds(text),
-                Err("is not a whole number of seconds".into()),
-                "{text}"
-            );
         }
     }
 

@@ -2,6 +2,7 @@
 //! socket activation, marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
+use crate::cli::MISTAKE_STATUS;
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::diagnostic::did_you_mean;
@@ -26,108 +27,43 @@ use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-/// A word that, as the first argument, makes the binary something else than the agent.
-pub struct Subcommand {
-    /// The word.
-    pub name: &'static str,
-    /// What it is for, in half a line.
-    pub summary: &'static str,
-    does: Does,
-}
-
-#[derive(Debug)]
-enum Does {
-    Tool(&'static Tool),
-    /// Takes the arguments behind the word apart by itself.
-    Itself {
-        run: fn(&[OsString]) -> u8,
-        usage: &'static str,
-    },
-}
-
-/// Every such word that people may use.
-pub const SUBCOMMANDS: &[Subcommand] = &[
-    tool(
-        &tools::plan::TOOL,
-        "what a freeze would do now; nothing is touched",
-    ),
-    tool(
-        &tools::check::TOOL,
-        "what would keep a freeze from going well, and what to do",
-    ),
-    tool(
-        &tools::report::TOOL,
-        "what the last freezes did, as a timeline",
-    ),
-    tool(
-        &tools::log::TOOL,
-        "the log of the freeze hooks, by run, hook or failure",
-    ),
-    tool(
-        &tools::status::TOOL,
-        "whether filesystems are frozen, and until when",
-    ),
-    tool(
-        &tools::thaw::TOOL,
-        "end a freeze that the host does not end (with --now)",
-    ),
-    Subcommand {
-        name: "hook",
-        summary: "the freeze hooks: list, check, try one, or call them all",
-        does: Does::Itself {
-            run: tools::hook::cli,
-            usage: hooks::USAGE,
-        },
-    },
-    Subcommand {
-        name: "selftest",
-        summary: "freeze and thaw filesystems made for the purpose",
-        does: Does::Itself {
-            run: tools::selftest::cli,
-            usage: tools::selftest::USAGE,
-        },
-    },
+/// The tools: a word as the first argument makes the program one of them instead of the agent.
+pub static TOOLS: [Tool; 8] = [
+    tools::plan::TOOL,
+    tools::check::TOOL,
+    tools::report::TOOL,
+    tools::log::TOOL,
+    tools::status::TOOL,
+    tools::thaw::TOOL,
+    tools::hook::TOOL,
+    tools::selftest::TOOL,
 ];
-
-const fn tool(tool: &'static Tool, summary: &'static str) -> Subcommand {
-    Subcommand {
-        name: tool.name,
-        summary,
-        does: Does::Tool(tool),
-    }
-}
-
-/// The help of a subcommand.
-pub fn usage(subcommand: &str) -> Option<String> {
-    let found = find(subcommand)?;
-    Some(match found.does {
-        Does::Tool(tool) => tool.usage.concat(),
-        Does::Itself { usage, .. } => usage.to_owned(),
-    })
-}
-
-fn find(word: &str) -> Option<&'static Subcommand> {
-    SUBCOMMANDS.iter().find(|s| s.name == word)
-}
 
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
     abort_on_panic();
     localtime::apply_tzdir();
     let args: Vec<OsString> = std::env::args_os().collect();
-    let word = args.get(1);
-    if word.is_some_and(|word| word == "guardian") {
-        return guardian::server::cli();
+    let words = args.get(1..).unwrap_or_default();
+    match words.first().and_then(|word| word.to_str()) {
+        Some("guardian") => return guardian::server::cli(),
+        Some("help") => return help(&args),
+        Some("hook") => {
+            if let Some(status) = hooks::helper(&words[1..]) {
+                return status;
+            }
+        }
+        _ => {}
     }
-    if let Some(found) = word.and_then(|word| find(word.to_str()?)) {
-        return match found.does {
-            Does::Tool(tool) => tool.run_cli(&args[2..]),
-            Does::Itself { run, .. } => run(&args[2..]),
-        };
+    if let Some((tool, rest)) = tools::args::find(&TOOLS, words) {
+        return tool.run_cli(rest);
     }
     // A mistyped tool must not start an agent, which as root would take the host's channel. Later operands are ignored as
     // the original ignores them: `-F PATH`, for one.
-    if let Some(word) = word.filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-")) {
+    if let Some(word) = words
+        .first()
+        .filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-"))
+    {
         return unknown_command(&word.to_string_lossy());
     }
     match config::parse(&args, &|name| std::env::var_os(name)) {
@@ -140,12 +76,29 @@ pub fn main() -> u8 {
     }
 }
 
+/// `qemu-ga help [TOOL]`.
+fn help(args: &[OsString]) -> u8 {
+    let mut words = args[2..].to_vec();
+    words.retain(|word| word != "--help" && word != "-h");
+    match tools::args::help_of(&TOOLS, &words) {
+        Ok(Some(text)) => print(&mut io::stdout(), &text),
+        Ok(None) => act(Action::Help(config::help(&args[0].to_string_lossy()))),
+        Err(mistake) => {
+            print(
+                &mut io::stderr(),
+                &format!("qemu-ga help: {mistake}; run \"qemu-ga help\" for a list of the tools\n"),
+            );
+            MISTAKE_STATUS
+        }
+    }
+}
+
 /// Prints that this word is no tool; returns the exit status.
 fn unknown_command(word: &str) -> u8 {
-    let remedy = did_you_mean(word, SUBCOMMANDS.iter().map(|s| s.name))
+    let remedy = did_you_mean(word, TOOLS.iter().map(Tool::word).chain(["help"]))
         .unwrap_or_else(|| "run \"qemu-ga --help\" for a list".into());
     complain(&format_args!("unknown command '{word}'; {remedy}"));
-    2
+    MISTAKE_STATUS
 }
 
 /// A panic ends a debug build as it ends a release build, by whose profile the compiler sees to that.
@@ -159,16 +112,12 @@ fn abort_on_panic() {
     }
 }
 
-/// The subcommands' part of the help.
-fn subcommands_help() -> String {
-    let line = |s: &Subcommand| format!("  qemu-ga {:<12} {}\n", s.name, s.summary);
-    let lines: String = SUBCOMMANDS.iter().map(line).collect();
-    format!("\nFor people, each with a --help of its own:\n{lines}")
-}
-
 fn act(action: Action) -> u8 {
     match action {
-        Action::Help(text) => print(&mut io::stdout(), &(text + &subcommands_help())),
+        Action::Help(text) => {
+            let tools = tools::args::summaries(&TOOLS);
+            print(&mut io::stdout(), &format!("{text}\n{tools}"))
+        }
         Action::Version(text) => print(&mut io::stdout(), &text),
         Action::ListCommands => {
             let names: String = commands::all()
@@ -281,19 +230,9 @@ fn serve(
     if let Err(error) = signals {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
-    let first = match Endpoint::open(address(&config, activated)) {
-        Ok(endpoint) => Some(endpoint),
-        Err(error) if config.retry_path => {
-            tracing::warn!("{error}");
-            None
-        }
-        Err(error) => {
-            tracing::error!("{error}");
-            tracing::error!("failed to create guest agent channel");
-            tracing::error!("failed to initialize guest agent channel");
-            tracing::error!("error initializing guest agent");
-            return 1;
-        }
+    let first = match open_channel(&config, activated) {
+        Ok(first) => first,
+        Err(status) => return status,
     };
     let mut pidfile = None;
     if config.daemon {
@@ -312,19 +251,7 @@ fn serve(
             return fail_start(&text);
         }
     }
-    let allow = config.allow_rpcs.names().map(str::to_owned).collect();
-    let block = config.block_rpcs.names().map(str::to_owned).collect();
-    let hook = config.hook().map(ToOwned::to_owned);
-    let (policy, limits) = (config.policy.clone(), config.limits);
-    let files = Files::new(state.clone());
-    let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
-    let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
-    let session = Session::new(Context {
-        freezer,
-        policy: access::AccessPolicy::new(allow, block),
-        files,
-        children: Children::default(),
-    });
+    let session = session(&config, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
@@ -336,6 +263,39 @@ fn serve(
         Ok(()) => 0,
         Err(error) => fail_start(&format_args!("{error:#}")),
     }
+}
+
+/// Opens the channel. `None`: it is opened later; the error is the exit status.
+fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<Endpoint>, u8> {
+    match Endpoint::open(address(config, activated)) {
+        Ok(endpoint) => Ok(Some(endpoint)),
+        Err(error) if config.retry_path => {
+            tracing::warn!("{error}");
+            Ok(None)
+        }
+        Err(error) => {
+            tracing::error!("{error}");
+            tracing::error!("failed to create guest agent channel");
+            tracing::error!("failed to initialize guest agent channel");
+            tracing::error!("error initializing guest agent");
+            Err(1)
+        }
+    }
+}
+
+fn session(config: &Config, state: StateDir, inherited: bool) -> Session {
+    let allow = config.allow_rpcs.names().map(str::to_owned).collect();
+    let block = config.block_rpcs.names().map(str::to_owned).collect();
+    let hook = config.hook().map(ToOwned::to_owned);
+    let (policy, limits) = (config.policy.clone(), config.limits);
+    let files = Files::new(state.clone());
+    let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
+    Session::new(Context {
+        freezer: Freezer::new(Engine::new(ops, inherited, policy, limits)),
+        policy: access::AccessPolicy::new(allow, block),
+        files,
+        children: Children::default(),
+    })
 }
 
 fn serve_forever(

@@ -31,6 +31,7 @@
 //! |---|---|---|
 //! | 0 | [`protocol`] | framing, JSON dialect, replies, error texts, argument decoding: pure, no I/O |
 //! | 0 | [`keyfile`] | parser of the configuration files: pure |
+//! | 0 | [`cli`] | command lines: the tables of options, the scanner, the help: pure |
 //! | 0 | [`diagnostic`] | a fault in three parts: what, why, remedy |
 //! | 0 | [`version`] | the protocol version that is announced, and our own |
 //! | 1 | [`sys`] | the only `unsafe`: ioctls, descriptors, memory locks, local time |
@@ -49,8 +50,8 @@
 //! | 5 | [`tools`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
 //!
-//! Beside the library, `src/manual/` (cargo's example `manual`) makes the manual pages, the completion,
-//! the sample configuration and CONFIGURATION.md from the same tables as the help.
+//! The package `xtask` makes the manual pages, the completions, the sample configuration and CONFIGURATION.md
+//! from the same tables as the help.
 
 /// Target of the tracing events that go to the system's log as audit lines, whatever the level.
 pub const AUDIT: &str = "audit";
@@ -59,6 +60,7 @@ pub mod adapters;
 pub(crate) mod agent;
 pub mod app;
 pub(crate) mod child;
+pub mod cli;
 pub mod commands;
 pub mod config;
 pub(crate) mod deadline;

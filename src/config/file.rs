@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use nix::libc;
 
 use super::Config;
-use super::options::{self, Arg, CONF_FILE, Group, OPTIONS, Spec};
+use super::options::{self, AgentOption, CONF_FILE, Effect, Group, OPTIONS};
 use crate::keyfile::{self, Entry, Problem};
 use crate::sys::strerror;
 
@@ -146,16 +146,16 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
             ));
         }
     }
-    for spec in OPTIONS {
-        let Some((group, key)) = spec.key else {
+    for option in OPTIONS {
+        let Some((group, key)) = option.key else {
             continue;
         };
         // An old spelling first: the present one wins, or adds to its list.
-        for key in spec.old.iter().copied().chain([key]) {
+        for key in option.spec.old.iter().copied().chain([key]) {
             let Some(entry) = last.get(&(group, key)) else {
                 continue;
             };
-            let warning = match apply_entry(config, spec, group, entry) {
+            let warning = match apply_entry(config, option, group, entry) {
                 Err(problem) if group == Group::Own => {
                     Some(format!(": {}; ignored; {}", problem.reason, problem.advice))
                 }
@@ -176,27 +176,30 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
 /// Applies one entry; returns why its value is invalid, and what is used instead.
 fn apply_entry(
     config: &mut Config,
-    spec: &Spec,
+    option: &AgentOption,
     group: Group,
     entry: &Entry<'_>,
 ) -> Result<Option<String>, Problem> {
-    match spec.arg {
+    match option.effect {
         // Only the values that QEMU's agent accepts: a file that one agent refuses must not work with the other.
-        Arg::Switch if group == Group::General => {
-            config.set_switch(spec.id, entry.boolean()?);
+        Effect::Switch { set, .. } if group == Group::General => {
+            set(config, entry.boolean()?);
             Ok(None)
         }
-        Arg::Switch => Ok(match keyfile::parse_boolean(&entry.string()?) {
+        Effect::Switch { set, .. } => Ok(match keyfile::parse_boolean(&entry.string()?) {
             Ok(value) => {
-                config.set_switch(spec.id, value);
+                set(config, value);
                 None
             }
             Err(why) => Some(why + "; ignored"),
         }),
-        Arg::Value(_) | Arg::Attached(_) | Arg::List(_) => {
-            let value = entry.string()?;
-            Ok(config.set_value(spec.id, OsStr::new(&value)).err())
-        }
+        Effect::Value { set, .. } => Ok(set(config, OsStr::new(&entry.string()?)).err()),
+        // These have no key.
+        Effect::ConfigFile
+        | Effect::DumpConf
+        | Effect::Version
+        | Effect::Help
+        | Effect::Nothing => Ok(None),
     }
 }
 
@@ -205,13 +208,13 @@ fn check_key(group: Group, key: &str) -> Option<String> {
     if options::by_key(group, key).is_some() {
         return None;
     }
-    if let Some((_, new)) = options::by_old_key(group, key).and_then(|spec| spec.key) {
+    if let Some((_, new)) = options::by_old_key(group, key).and_then(|option| option.key) {
         return Some(format!(
             "key '{key}' in {group} is an old spelling; read as '{new}'"
         ));
     }
-    let same_option = OPTIONS.iter().find(|spec| spec.long == key);
-    Some(match same_option.and_then(|spec| spec.key) {
+    let same_option = OPTIONS.iter().find(|option| option.spec.long == key);
+    Some(match same_option.and_then(|option| option.key) {
         Some((right, name)) if name == key => {
             format!("key '{key}' in {group} belongs to {right}; ignored; move it there")
         }

@@ -1,30 +1,31 @@
 //! Command line and configuration file (floor 5), as a [`Config`].
 //!
-//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`mod@file`]), the help and the dump
+//! One table ([`options`]) drives the command line ([`crate::cli::scan`]), the file ([`mod@file`]), the help and the dump
 //! ([`show`]). The command line is scanned once for `-c`, the file is read, then the command line is applied on top:
 //! scalars are replaced, lists add up. Nothing is opened here but the file, and nothing is printed: the caller prints
 //! the text of an [`Action`] or a [`ConfigError`], and logs [`Config::warnings`] when the log works. `app` starts the
 //! agent with this, and the tools read the running agent's configuration by it.
 
 mod file;
-pub mod getopt;
 pub mod options;
 mod show;
 #[cfg(test)]
 mod tests;
+mod values;
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use crate::adapters;
-use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
+use crate::cli::scan::{Found, scan};
+use crate::cli::{Arg, ValueKind};
+use crate::freeze::policy::{FreezeLimits, FreezePolicy, Pattern};
 use crate::hooks::locate;
 use crate::keyfile;
 use crate::transport;
-use getopt::Found;
-use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
+use options::{CONF_DIRS, Effect, HOOK_FILE, OPTIONS, PIDFILE, STATEDIR};
+pub use show::help;
 
 /// What the command line requests.
 #[derive(Debug)]
@@ -203,59 +204,8 @@ impl Config {
         }
     }
 
-    fn set_switch(&mut self, id: Id, value: bool) {
-        match id {
-            Id::Daemon => self.daemon = value,
-            Id::Verbose => self.verbose = value,
-            Id::RetryPath => self.retry_path = value,
-            Id::FsfreezeStrict => self.policy.strict = value,
-            Id::FsfreezeIgnoreFrozen => self.policy.ignore_frozen = value,
-            Id::FsfreezeNormalRcu => self.policy.normal_rcu = value,
-            _not_a_switch => {}
-        }
-    }
-
-    /// Sets a scalar or adds to a list.
-    ///
-    /// # Errors
-    /// The value is invalid: why, and what is used instead. Only options of our own have this error; QEMU's agent
-    /// accepts any value of its options.
-    fn set_value(&mut self, id: Id, value: &OsStr) -> Result<(), String> {
-        let text = value.to_string_lossy();
-        match id {
-            Id::Method => self.method = Method::from_name(&text),
-            Id::Path => self.path = Some(value.into()),
-            Id::LogFile => self.logfile = Some(value.into()),
-            Id::PidFile => self.pidfile = value.into(),
-            Id::FsfreezeHook => self.fsfreeze_hook = Some(value.into()),
-            Id::StateDir => self.statedir = value.into(),
-            Id::BlockRpcs => self.block_rpcs.add(&text),
-            Id::AllowRpcs => self.allow_rpcs.add(&text),
-            Id::FsfreezeMode => {
-                let mode = FreezeMode::parse(text.trim_ascii());
-                // Also after an earlier, valid value: more is frozen rather than less.
-                self.policy.freeze = mode.unwrap_or_default();
-                return mode
-                    .map(drop)
-                    .ok_or_else(|| "is none of all, hooks-only and off; using all".into());
-            }
-            Id::FsfreezeInclude => return add_patterns(&mut self.policy.include, &text),
-            Id::FsfreezeExclude => return add_patterns(&mut self.policy.exclude, &text),
-            Id::FsfreezeOptional => return add_patterns(&mut self.policy.optional, &text),
-            Id::FsfreezeHoldLimit => {
-                let default = FreezeLimits::DEFAULT_HOLD_SECONDS;
-                return set_limit(&mut self.limits.hold, default, &text);
-            }
-            Id::FsfreezeStepLimit => {
-                let default = FreezeLimits::DEFAULT_STEP_SECONDS;
-                return set_limit(&mut self.limits.step, default, &text);
-            }
-            _takes_no_value => {}
-        }
-        Ok(())
-    }
-
-    /// Applies the options of the command line; an action if one of them asks for it.
+    /// Applies the options of the command line, in their order. The first one that ends the program, or that is
+    /// wrong, ends this: the original does not read on either.
     fn apply_command_line(
         &mut self,
         found: Vec<Found>,
@@ -263,7 +213,10 @@ impl Config {
         dirs: &[&Path],
     ) -> Result<Option<Action>, ConfigError> {
         for found in found {
-            match found {
+            let (option, value) = match found {
+                Found::Option(at, value) => (&OPTIONS[at], value),
+                // The original ignores them.
+                Found::Operand(_) | Found::Program(_) => continue,
                 Found::Bad(text) => {
                     return Err(ConfigError {
                         stdout: format!(
@@ -272,56 +225,30 @@ impl Config {
                         ..ConfigError::new(program, text)
                     });
                 }
-                Found::Option(Id::Help, _) => return Ok(Some(Action::Help(show::help(program)))),
-                Found::Option(Id::Version, _) => {
-                    return Ok(Some(Action::Version(show::version() + "\n")));
-                }
-                Found::Option(Id::BlockRpcs | Id::AllowRpcs, Some(value))
-                    if value == "help" || value == "?" =>
-                {
-                    return Ok(Some(Action::ListCommands));
-                }
-                Found::Option(Id::FsfreezeHook, None) => {
-                    self.fsfreeze_hook = Some(file::first_existing(dirs, HOOK_FILE));
-                }
-                Found::Option(id, Some(value)) => {
-                    if let (Err(why), Some(spec)) = (self.set_value(id, &value), options::by_id(id))
-                    {
+            };
+            match option.effect {
+                Effect::Help => return Ok(Some(Action::Help(help(program)))),
+                Effect::Version => return Ok(Some(Action::Version(show::version() + "\n"))),
+                Effect::DumpConf | Effect::ConfigFile | Effect::Nothing => {}
+                Effect::Switch { set, .. } => set(self, true),
+                Effect::Value { set, .. } => {
+                    let is_list = matches!(option.spec.arg, Arg::List(_, ValueKind::CommandName));
+                    if is_list && value.as_ref().is_some_and(|v| v == "help" || v == "?") {
+                        return Ok(Some(Action::ListCommands));
+                    }
+                    // Only the hook's path may be absent.
+                    let value = value
+                        .unwrap_or_else(|| file::first_existing(dirs, HOOK_FILE).into_os_string());
+                    if let Err(why) = set(self, &value) {
                         let value = keyfile::excerpt(&value.to_string_lossy());
-                        self.warnings.push(format!("--{}={value} {why}", spec.long));
+                        let long = option.spec.long;
+                        self.warnings.push(format!("--{long}={value} {why}"));
                     }
                 }
-                Found::Option(id, None) => self.set_switch(id, true),
             }
         }
         Ok(None)
     }
-}
-
-/// Adds a comma-separated list of patterns; blanks around a pattern are ignored.
-fn add_patterns(list: &mut Vec<Pattern>, value: &str) -> Result<(), String> {
-    let mut faults = Vec::new();
-    for text in value.split(',').map(str::trim_ascii) {
-        match Pattern::parse(text) {
-            Ok(pattern) => list.push(pattern),
-            // An empty list, or a comma at its end.
-            Err(_) if text.is_empty() => {}
-            Err(why) => faults.push(keyfile::excerpt(&why)),
-        }
-    }
-    if faults.is_empty() {
-        return Ok(());
-    }
-    Err(format!("is partly ignored: {}", faults.join(", ")))
-}
-
-/// Sets a limit, to its default if the value is invalid: without a limit a freeze could last indefinitely.
-fn set_limit(limit: &mut Option<Duration>, default: u64, value: &str) -> Result<(), String> {
-    let parsed = keyfile::parse_time_limit(value);
-    *limit = parsed.clone().unwrap_or(Some(Duration::from_secs(default)));
-    parsed
-        .map(drop)
-        .map_err(|why| format!("{why}; using {default}"))
 }
 
 /// Why the agent cannot start with this configuration: what to print on which stream, line ends included. The exit
@@ -379,10 +306,11 @@ fn parse_in(
         [program, args @ ..] => (program.to_string_lossy(), args),
         [] => ("qemu-ga".into(), args),
     };
-    let found = getopt::scan(args);
-    let dumps = found
-        .iter()
-        .any(|found| matches!(found, Found::Option(Id::DumpConf, _)));
+    let found = scan(&options::specs(), args);
+    let dumps = found.iter().any(|found| match found {
+        Found::Option(at, _) => matches!(OPTIONS[*at].effect, Effect::DumpConf),
+        _ => false,
+    });
     let mut config = Config::default();
     let file = file::choose(named_file(args), env("QGA_CONF").map(PathBuf::from), dirs);
     // Before the options, which are applied on top of it.
@@ -416,9 +344,11 @@ fn parse_in(
 
 /// The configuration file that these arguments, without the program's name, ask for.
 pub(crate) fn named_file(args: &[OsString]) -> Option<PathBuf> {
-    let mut found = getopt::scan(args).into_iter().rev();
+    let mut found = scan(&options::specs(), args).into_iter().rev();
     found.find_map(|found| match found {
-        Found::Option(Id::Config, path) => path.map(PathBuf::from),
+        Found::Option(at, path) if matches!(OPTIONS[at].effect, Effect::ConfigFile) => {
+            path.map(PathBuf::from)
+        }
         _ => None,
     })
 }

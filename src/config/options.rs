@@ -1,80 +1,19 @@
-//! The one table of options.
+//! The one table of the agent's options.
 //!
-//! Everything that has to know an option reads it here: the command line parser, the configuration
-//! file, `--help`, `--dump-conf`, and what documents or completes the command line. A new option is
-//! one entry here and one arm in [`Config`](super::Config)'s setter.
+//! An entry holds all that is known of an option: its names, what it takes, its default and help, its key in
+//! the configuration file, and how it is set and shown. The command line, the file, `--help`, `--dump-conf`, the
+//! manual pages, CONFIGURATION.md, the sample file and the completions read it here.
 //!
-//! Order of the table = order of the keys in `--dump-conf`, which is fixed, then everything else.
+//! The keys are in the order in which `--dump-conf` writes them, which is fixed; options without a key follow.
 
+use std::ffi::OsStr;
 use std::fmt;
+use std::path::PathBuf;
 
-/// Which option an entry is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Id {
-    /// Go to the background and write a pid file.
-    Daemon,
-    /// How the channel is made.
-    Method,
-    /// Device or socket of the channel.
-    Path,
-    /// Log file instead of stderr.
-    LogFile,
-    /// Pid file of a daemonized agent.
-    PidFile,
-    /// Program that is run before a freeze and after a thaw.
-    FsfreezeHook,
-    /// What a freeze does: filesystems and hooks, hooks alone, nothing.
-    FsfreezeMode,
-    /// The only filesystems that are frozen.
-    FsfreezeInclude,
-    /// Filesystems that are not frozen.
-    FsfreezeExclude,
-    /// Filesystems that may fail to freeze.
-    FsfreezeOptional,
-    /// A chosen filesystem that cannot freeze is an error.
-    FsfreezeStrict,
-    /// What others have frozen is passed over.
-    FsfreezeIgnoreFrozen,
-    /// RCU grace periods are not expedited during a freeze.
-    FsfreezeNormalRcu,
-    /// How long filesystems stay frozen at most.
-    FsfreezeHoldLimit,
-    /// How long one step at one filesystem may take.
-    FsfreezeStepLimit,
-    /// Directory for what has to survive a restart of the agent.
-    StateDir,
-    /// Log everything.
-    Verbose,
-    /// Reopen a lost channel.
-    RetryPath,
-    /// Commands that are refused.
-    BlockRpcs,
-    /// The only commands that are answered.
-    AllowRpcs,
-    /// Another configuration file.
-    Config,
-    /// Show the configuration in effect.
-    DumpConf,
-    /// Show the version.
-    Version,
-    /// Show the help.
-    Help,
-    /// A Windows service action: accepted and without effect on Linux.
-    Service,
-}
-
-/// What an option takes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arg {
-    /// Nothing: a switch on the command line, a boolean in the file.
-    Switch,
-    /// A value, called by this name in the help.
-    Value(&'static str),
-    /// A value that counts only when attached (`-F/path`, `--fsfreeze-hook=/path`).
-    Attached(&'static str),
-    /// A comma separated list; repeated options add up.
-    List(&'static str),
-}
+use super::values::{self, add_patterns, set_limit, set_mode, set_path};
+use super::{Config, Method};
+use crate::cli::{Arg, HELP, OptionSpec, ValueKind};
+use crate::freeze::policy::FreezeLimits;
 
 /// The group of the configuration file in which an option's key lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -105,28 +44,66 @@ impl fmt::Display for Group {
     }
 }
 
-/// One option.
+/// What an option does.
+#[derive(Debug, Clone, Copy)]
+pub enum Effect {
+    /// Sets a boolean.
+    Switch {
+        /// Sets it.
+        set: fn(&mut Config, bool),
+        /// Its value.
+        get: fn(&Config) -> bool,
+    },
+    /// Replaces a value, or adds to a list.
+    Value {
+        /// Sets it. The error says what is wrong with the value, and what is used instead; only options of our
+        /// own return one, as the original accepts anything.
+        set: fn(&mut Config, &OsStr) -> Result<(), String>,
+        /// Its value as it is written in the file; `None`: there is none.
+        get: fn(&Config) -> Option<Vec<u8>>,
+    },
+    /// Names the configuration file.
+    ConfigFile,
+    /// Shows the configuration in effect.
+    DumpConf,
+    /// Shows the version.
+    Version,
+    /// Shows the help.
+    Help,
+    /// None. A Windows service action is accepted, as the original does.
+    Nothing,
+}
+
+/// One option of the agent.
 #[derive(Debug)]
-pub struct Spec {
-    /// Which one.
-    pub id: Id,
-    /// The letter after a single dash.
-    pub short: Option<u8>,
-    /// The name after two dashes; empty if there is none.
-    pub long: &'static str,
-    /// Older spellings of `long`: accepted on the command line and, with a warning, in the file.
-    pub old: &'static [&'static str],
+pub struct AgentOption {
     /// Group and key in the configuration file; `None`: command line only.
     pub key: Option<(Group, &'static str)>,
-    /// What it takes.
-    pub arg: Arg,
-    /// The default as the help tells it.
-    pub default: Option<&'static str>,
-    /// What it does, for people; empty hides the option from the help.
-    pub help: &'static str,
-    /// Whether an abbreviated long option may mean this one. False for options that the original
-    /// lacks, so that none of them makes an abbreviation ambiguous that works there.
-    pub abbreviable: bool,
+    /// Names, value, default and help. Options that the original lacks are not `abbreviable`, so that none
+    /// of them makes an abbreviation ambiguous that works there.
+    pub spec: OptionSpec,
+    /// What it does.
+    pub effect: Effect,
+}
+
+impl AgentOption {
+    const fn default(self, words: &'static str) -> Self {
+        Self {
+            spec: self.spec.default(words),
+            ..self
+        }
+    }
+
+    const fn key(self, key: Option<(Group, &'static str)>) -> Self {
+        Self { key, ..self }
+    }
+
+    const fn old(self, old: &'static [&'static str]) -> Self {
+        Self {
+            spec: OptionSpec { old, ..self.spec },
+            ..self
+        }
+    }
 }
 
 /// Where the configuration of the agent lives, in the order of preference: Debian's and upstream's
@@ -141,266 +118,329 @@ pub const PIDFILE: &str = "/var/run/qemu-ga.pid";
 /// The state directory unless another one is named.
 pub const STATEDIR: &str = "/var/run";
 
-const fn general(id: Id, short: u8, long: &'static str, arg: Arg, help: &'static str) -> Spec {
-    Spec {
-        id,
-        short: Some(short),
-        long,
-        old: &[],
+/// The names of [`Method`].
+pub const METHODS: &[&str] = &["virtio-serial", "isa-serial", "unix-listen", "vsock-listen"];
+
+/// What an option takes, and what it does with it.
+type Taken = (Arg, Effect);
+
+const fn switch(set: fn(&mut Config, bool), get: fn(&Config) -> bool) -> Taken {
+    (Arg::Switch, Effect::Switch { set, get })
+}
+
+const fn value(
+    arg: Arg,
+    set: fn(&mut Config, &OsStr) -> Result<(), String>,
+    get: fn(&Config) -> Option<Vec<u8>>,
+) -> Taken {
+    (arg, Effect::Value { set, get })
+}
+
+/// An option that the original has too, with its long name as the key.
+const fn general(short: u8, long: &'static str, help: &'static str, taken: Taken) -> AgentOption {
+    let (arg, effect) = taken;
+    AgentOption {
         key: Some((Group::General, long)),
-        arg,
-        default: None,
-        help,
-        abbreviable: true,
+        spec: OptionSpec {
+            abbreviable: true,
+            ..OptionSpec::new(long, arg, help).short(short)
+        },
+        effect,
     }
 }
 
-const fn command_line(id: Id, short: u8, long: &'static str, arg: Arg, help: &'static str) -> Spec {
-    Spec {
-        key: None,
-        ..general(id, short, long, arg, help)
-    }
+/// One that the file does not have.
+const fn command_line(
+    short: u8,
+    long: &'static str,
+    help: &'static str,
+    taken: Taken,
+) -> AgentOption {
+    general(short, long, help, taken).key(None)
 }
 
-const fn own(id: Id, long: &'static str, arg: Arg, help: &'static str) -> Spec {
-    Spec {
-        id,
-        short: None,
-        long,
-        old: &[],
+/// One of our own.
+const fn own(long: &'static str, help: &'static str, taken: Taken) -> AgentOption {
+    let (arg, effect) = taken;
+    AgentOption {
         key: Some((Group::Own, long)),
-        arg,
-        default: None,
-        help,
-        abbreviable: false,
+        spec: OptionSpec::new(long, arg, help),
+        effect,
     }
 }
+
+const FILE: Arg = Arg::Value("PATH", ValueKind::File);
+const SECONDS: Arg = Arg::Value("SECONDS", ValueKind::Seconds);
+const COMMANDS: Arg = Arg::List("LIST", ValueKind::CommandName);
+const PATTERNS: Arg = Arg::List("LIST", ValueKind::Pattern);
 
 /// The table.
-pub static OPTIONS: &[Spec] = &[
-    Spec {
-        key: Some((Group::General, "daemon")),
-        ..general(
-            Id::Daemon,
-            b'd',
-            "daemonize",
-            Arg::Switch,
-            "go to the background once the channel is open, and write a pid file",
-        )
-    },
-    Spec {
-        default: Some("virtio-serial"),
-        ..general(
-            Id::Method,
-            b'm',
-            "method",
-            Arg::Value("METHOD"),
-            "how to reach the host: virtio-serial, isa-serial, unix-listen or vsock-listen",
-        )
-    },
-    Spec {
-        default: Some(
-            "/dev/virtio-ports/org.qemu.guest_agent.0 for virtio-serial, /dev/ttyS0 for \
-             isa-serial; the other methods need one",
-        ),
-        ..general(
-            Id::Path,
-            b'p',
-            "path",
-            Arg::Value("PATH"),
-            "device, socket or, for vsock-listen, <cid>:<port> of the channel",
-        )
-    },
-    Spec {
-        default: Some("standard error"),
-        ..general(
-            Id::LogFile,
-            b'l',
-            "logfile",
-            Arg::Value("PATH"),
-            "append the log to this file",
-        )
-    },
-    Spec {
-        default: Some(PIDFILE),
-        ..general(
-            Id::PidFile,
-            b'f',
-            "pidfile",
-            Arg::Value("PATH"),
-            "pid file to write with --daemonize",
-        )
-    },
+pub static OPTIONS: &[AgentOption] = &[
     general(
-        Id::FsfreezeHook,
+        b'd',
+        "daemonize",
+        "go to the background once the channel is open, and write a pid file",
+        switch(|config, on| config.daemon = on, |config| config.daemon),
+    )
+    .key(Some((Group::General, "daemon"))),
+    general(
+        b'm',
+        "method",
+        "how to reach the host: virtio-serial, isa-serial, unix-listen or vsock-listen",
+        value(
+            Arg::Value("METHOD", ValueKind::Words(METHODS)),
+            |config, name| {
+                config.method = Method::from_name(&name.to_string_lossy());
+                Ok(())
+            },
+            |config| Some(config.method.name().into()),
+        ),
+    )
+    .default("virtio-serial"),
+    general(
+        b'p',
+        "path",
+        "device, socket or, for vsock-listen, <cid>:<port> of the channel",
+        value(
+            FILE,
+            |config, path| set_path(&mut config.path, path),
+            |config| values::path(config.path.as_deref()),
+        ),
+    )
+    .default(
+        "/dev/virtio-ports/org.qemu.guest_agent.0 for virtio-serial, /dev/ttyS0 for isa-serial; \
+         the other methods need one",
+    ),
+    general(
+        b'l',
+        "logfile",
+        "append the log to this file",
+        value(
+            FILE,
+            |config, path| set_path(&mut config.logfile, path),
+            |config| values::path(config.logfile.as_deref()),
+        ),
+    )
+    .default("standard error"),
+    general(
+        b'f',
+        "pidfile",
+        "pid file to write with --daemonize",
+        value(
+            FILE,
+            |config, path| {
+                config.pidfile = path.into();
+                Ok(())
+            },
+            |config| values::path(Some(&config.pidfile)),
+        ),
+    )
+    .default(PIDFILE),
+    general(
         b'F',
         "fsfreeze-hook",
-        Arg::Attached("PATH"),
         "run this program with 'freeze' before filesystems are frozen and with 'thaw' after they \
          are thawed; off unless given. Without PATH: /etc/qemu/fsfreeze-hook, or \
          /etc/qemu-ga/fsfreeze-hook if only that exists. PATH must be attached: -F/path",
+        value(
+            Arg::Attached("PATH", ValueKind::File),
+            |config, path| set_path(&mut config.fsfreeze_hook, path),
+            |config| values::path(config.fsfreeze_hook.as_deref()),
+        ),
     ),
-    Spec {
-        default: Some(STATEDIR),
-        ..general(
-            Id::StateDir,
-            b't',
-            "statedir",
-            Arg::Value("DIR"),
-            "directory for the state that a restart of the agent must find again",
-        )
-    },
     general(
-        Id::Verbose,
+        b't',
+        "statedir",
+        "directory for the state that a restart of the agent must find again",
+        value(
+            Arg::Value("DIR", ValueKind::Directory),
+            |config, path| {
+                config.statedir = PathBuf::from(path);
+                Ok(())
+            },
+            |config| values::path(Some(&config.statedir)),
+        ),
+    )
+    .default(STATEDIR),
+    general(
         b'v',
         "verbose",
-        Arg::Switch,
         "log everything instead of warnings and errors only",
+        switch(|config, on| config.verbose = on, |config| config.verbose),
     ),
     general(
-        Id::RetryPath,
         b'r',
         "retry-path",
-        Arg::Switch,
         "keep trying to open the channel when its device is missing or gets lost",
+        switch(
+            |config, on| config.retry_path = on,
+            |config| config.retry_path,
+        ),
     ),
-    Spec {
-        old: &["blacklist"],
-        ..general(
-            Id::BlockRpcs,
-            b'b',
-            "block-rpcs",
-            Arg::List("LIST"),
-            "refuse these commands (comma separated, may be repeated); 'help' lists the commands",
-        )
-    },
     general(
-        Id::AllowRpcs,
+        b'b',
+        "block-rpcs",
+        "refuse these commands (comma separated, may be repeated); 'help' lists the commands",
+        value(
+            COMMANDS,
+            |config, list| {
+                config.block_rpcs.add(&list.to_string_lossy());
+                Ok(())
+            },
+            |config| values::reversed(&config.block_rpcs),
+        ),
+    )
+    .old(&["blacklist"]),
+    general(
         b'a',
         "allow-rpcs",
-        Arg::List("LIST"),
         "refuse all commands but these (comma separated, may be repeated); a command that is \
          blocked too stays blocked; 'help' lists the commands",
+        value(
+            COMMANDS,
+            |config, list| {
+                config.allow_rpcs.add(&list.to_string_lossy());
+                Ok(())
+            },
+            |config| values::reversed(&config.allow_rpcs),
+        ),
     ),
-    Spec {
-        default: Some("all"),
-        ..own(
-            Id::FsfreezeMode,
-            "fsfreeze-mode",
-            Arg::Value("MODE"),
-            "what a freeze does: all (hooks and filesystems), hooks-only, or off",
-        )
-    },
     own(
-        Id::FsfreezeInclude,
+        "fsfreeze-mode",
+        "what a freeze does: all (hooks and filesystems), hooks-only, or off",
+        value(
+            Arg::Value("MODE", ValueKind::Words(&["all", "hooks-only", "off"])),
+            |config, mode| set_mode(&mut config.policy.freeze, mode),
+            |config| Some(config.policy.freeze.name().into()),
+        ),
+    )
+    .default("all"),
+    own(
         "fsfreeze-include",
-        Arg::List("LIST"),
         "freeze only the filesystems that one of these patterns means (comma separated, may be \
          repeated): /data/* by mountpoint (* crosses slashes), type:xfs by type, dev:/dev/sdb* by \
          device",
+        value(
+            PATTERNS,
+            |config, list| add_patterns(&mut config.policy.include, list),
+            |config| values::patterns(&config.policy.include),
+        ),
     ),
     own(
-        Id::FsfreezeExclude,
         "fsfreeze-exclude",
-        Arg::List("LIST"),
         "never freeze the filesystems that one of these patterns means, even if the host names \
          them",
+        value(
+            PATTERNS,
+            |config, list| add_patterns(&mut config.policy.exclude, list),
+            |config| values::patterns(&config.policy.exclude),
+        ),
     ),
     own(
-        Id::FsfreezeOptional,
         "fsfreeze-optional",
-        Arg::List("LIST"),
         "go on if one of the filesystems that these patterns mean cannot be opened or frozen",
+        value(
+            PATTERNS,
+            |config, list| add_patterns(&mut config.policy.optional, list),
+            |config| values::patterns(&config.policy.optional),
+        ),
     ),
     own(
-        Id::FsfreezeStrict,
         "fsfreeze-strict",
-        Arg::Switch,
         "fail if a chosen filesystem cannot be frozen for its type or because it is covered, \
          instead of leaving it out",
+        switch(
+            |config, on| config.policy.strict = on,
+            |config| config.policy.strict,
+        ),
     ),
     own(
-        Id::FsfreezeIgnoreFrozen,
         "fsfreeze-ignore-frozen",
-        Arg::Switch,
         "leave out what someone else has frozen, instead of failing",
+        switch(
+            |config, on| config.policy.ignore_frozen = on,
+            |config| config.policy.ignore_frozen,
+        ),
     ),
     own(
-        Id::FsfreezeNormalRcu,
         "fsfreeze-normal-rcu",
-        Arg::Switch,
         "do not expedite RCU grace periods while freezing: a freeze then blocks writers for tens of \
          milliseconds more per filesystem, but no processor is interrupted for it",
+        switch(
+            |config, on| config.policy.normal_rcu = on,
+            |config| config.policy.normal_rcu,
+        ),
     ),
-    Spec {
-        default: Some("900"),
-        ..own(
-            Id::FsfreezeHoldLimit,
-            "fsfreeze-hold-limit",
-            Arg::Value("SECONDS"),
-            "thaw everything if the host has not done so by then; 0: never",
-        )
-    },
-    Spec {
-        default: Some("300"),
-        ..own(
-            Id::FsfreezeStepLimit,
-            "fsfreeze-step-limit",
-            Arg::Value("SECONDS"),
-            "give up a freeze if opening, flushing or freezing one filesystem takes longer; 0: \
-             never",
-        )
-    },
-    Spec {
-        default: Some("$QGA_CONF, else /etc/qemu/qemu-ga.conf, else /etc/qemu-ga/qemu-ga.conf"),
-        ..command_line(
-            Id::Config,
-            b'c',
-            "config",
-            Arg::Value("PATH"),
-            "read this configuration file; options on the command line come on top of it",
-        )
-    },
+    own(
+        "fsfreeze-hold-limit",
+        "thaw everything if the host has not done so by then; 0: never",
+        value(
+            SECONDS,
+            |config, time| {
+                let default = FreezeLimits::DEFAULT_HOLD_SECONDS;
+                set_limit(&mut config.limits.hold, default, time)
+            },
+            |config| values::seconds(config.limits.hold),
+        ),
+    )
+    .default("900"),
+    own(
+        "fsfreeze-step-limit",
+        "give up a freeze if opening, flushing or freezing one filesystem takes longer; 0: \
+         never",
+        value(
+            SECONDS,
+            |config, time| {
+                let default = FreezeLimits::DEFAULT_STEP_SECONDS;
+                set_limit(&mut config.limits.step, default, time)
+            },
+            |config| values::seconds(config.limits.step),
+        ),
+    )
+    .default("300"),
     command_line(
-        Id::DumpConf,
+        b'c',
+        "config",
+        "read this configuration file; options on the command line come on top of it",
+        (FILE, Effect::ConfigFile),
+    )
+    .default("$QGA_CONF, else /etc/qemu/qemu-ga.conf, else /etc/qemu-ga/qemu-ga.conf"),
+    command_line(
         b'D',
         "dump-conf",
-        Arg::Switch,
         "show the configuration that results from file and options, in the file's format, and exit",
+        (Arg::Switch, Effect::DumpConf),
     ),
     command_line(
-        Id::Version,
         b'V',
         "version",
-        Arg::Switch,
         "show the version and exit",
+        (Arg::Switch, Effect::Version),
     ),
+    command_line(b'h', HELP.long, HELP.help, (Arg::Switch, Effect::Help)),
     command_line(
-        Id::Help,
-        b'h',
-        "help",
-        Arg::Switch,
-        "show this help and exit",
+        b's',
+        "",
+        "",
+        (Arg::Value("ACTION", ValueKind::Text), Effect::Nothing),
     ),
-    Spec {
-        long: "",
-        ..command_line(Id::Service, b's', "", Arg::Value("ACTION"), "")
-    },
 ];
 
-/// The entry of an option.
-pub fn by_id(id: Id) -> Option<&'static Spec> {
-    OPTIONS.iter().find(|spec| spec.id == id)
+/// The tables' common part, in the same order: what [`crate::cli::scan`] reads.
+pub(super) fn specs() -> Vec<&'static OptionSpec> {
+    OPTIONS.iter().map(|option| &option.spec).collect()
 }
 
 /// The option whose key in `group` is `key`, in its present spelling.
-pub fn by_key(group: Group, key: &str) -> Option<&'static Spec> {
-    OPTIONS.iter().find(|spec| spec.key == Some((group, key)))
+pub fn by_key(group: Group, key: &str) -> Option<&'static AgentOption> {
+    OPTIONS
+        .iter()
+        .find(|option| option.key == Some((group, key)))
 }
 
 /// The option that has `key` as an older spelling of its key in `group`.
-pub fn by_old_key(group: Group, key: &str) -> Option<&'static Spec> {
-    OPTIONS
-        .iter()
-        .find(|spec| spec.key.is_some_and(|(g, _)| g == group) && spec.old.contains(&key))
+pub fn by_old_key(group: Group, key: &str) -> Option<&'static AgentOption> {
+    OPTIONS.iter().find(|option| {
+        option.key.is_some_and(|(g, _)| g == group) && option.spec.old.contains(&key)
+    })
 }

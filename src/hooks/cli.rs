@@ -2,9 +2,9 @@
 //! operator calls it by hand to try the hooks.
 //!
 //! Arguments name directories and files; the facts of a freeze come in environment variables from the agent.
-//! The help also describes `list`, `check`, `try` and `dismiss`, which are in `src/tools`.
+//! `list`, `check`, `try` and `dismiss` are in `src/tools`.
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -25,37 +25,76 @@ use super::{
     DEVICES_ENV, HOLD_LIMIT_ENV, MOUNTPOINTS_ENV, ONLY_RUN_ENV, Phase, REASON_ENV, RECORDS_ENV,
     RECORDS_HEAD, RUN_ENV, STATE_ENV, ThawReason, exec, holder, locate,
 };
+use crate::cli::{Arg, Operand, OptionSpec, ParsedArgs, Usage, ValueKind};
 use crate::sys::process;
 
-/// The help of `qemu-ga hook`.
-pub const USAGE: &str = "\
-Usage: qemu-ga hook freeze|thaw [--dir DIR] [--conf FILE] [--log FILE] [--state DIR]
-Runs every executable of DIR with the argument freeze, in the order of their names, or with the
-argument thaw, in the reverse order, and the scripts of other systems that FILE asks for.
-  --dir DIR    default: fsfreeze-hook.d in /etc/qemu or /etc/qemu-ga
-  --conf FILE  the hooks' settings; default: fsfreeze-hook.conf beside DIR
-  --log FILE   default: /var/log/qga-fsfreeze-hook.log; - is the terminal
-  --state DIR  where the freeze leaves word for the thaw; default: the agent's, or /run
-Exit status: 0, whatever the hooks' own (see the log); 1 if a failure is to abort the freeze, if
-nothing was run because others could have changed a hook, or if stopped by a signal; 2 for a
-mistake in this command.
+/// The hooks' directory; a tool that looks at the hooks has it, too.
+pub const DIR: OptionSpec = OptionSpec::new(
+    "dir",
+    Arg::Value("DIR", ValueKind::Directory),
+    "the hooks' directory",
+)
+.default("fsfreeze-hook.d in /etc/qemu or /etc/qemu-ga");
+/// The file with the hooks' settings; a tool that looks at the hooks has it, too.
+pub const CONF: OptionSpec = OptionSpec::new(
+    "conf",
+    Arg::Value("FILE", ValueKind::File),
+    "the hooks' settings",
+)
+.default("fsfreeze-hook.conf next to DIR");
 
-For people, each with a --help of its own:
-  qemu-ga hook list   what would run, in which order, with which settings
-  qemu-ga hook check  what is wrong with the hooks, and what to do
-  qemu-ga hook try    runs one hook, freeze and thaw, and freezes nothing
-  qemu-ga hook dismiss  gives up the thaw of a hook that cannot be run
-";
+/// The log of the hooks, for the tools that read it.
+pub const LOG: OptionSpec = OptionSpec::new(
+    "log",
+    Arg::Value("FILE", ValueKind::File),
+    "the log of the hooks",
+)
+.default(DEFAULT_PATH);
+
+/// The command line of the master.
+pub const USAGE: Usage = Usage {
+    name: "hook",
+    summary: "the freeze hooks: list, check, try one, or call them all",
+    about: "Called with freeze, runs every executable of DIR with the argument freeze, in the order of \
+            their names. Called with thaw, runs them with the argument thaw, in the reverse order. The \
+            scripts of other systems that FILE enables are run, too.",
+    operand: Some(Operand {
+        name: "freeze|thaw",
+        kind: ValueKind::Words(&["freeze", "thaw"]),
+        help: "the argument of the hooks",
+        required: true,
+        max: 1,
+    }),
+    options: &[&[
+        DIR,
+        CONF,
+        OptionSpec {
+            help: "the log of the hooks; - is the terminal",
+            ..LOG
+        },
+        OptionSpec::new(
+            "state",
+            Arg::Value("DIR", ValueKind::Directory),
+            "where the freeze records for the thaw which hooks were called",
+        )
+        .default("the agent's state directory, or /run"),
+    ]],
+    exit: &[
+        (
+            0,
+            "the hooks were called; see the log for their own exit status",
+        ),
+        (
+            1,
+            "a failure is to abort the freeze, nothing was run because other users could have changed \
+             a hook, or the master was stopped by a signal",
+        ),
+    ],
+};
 
 /// Arguments with which a master starts its own helper processes; see [`holder`] and [`exec`].
 const HOLD: &str = "hold";
 const DRAIN: &str = "drain";
-
-#[derive(Debug, PartialEq, Eq)]
-enum Subcommand {
-    Run(MasterArgs),
-    Help,
-}
 
 #[derive(Debug, PartialEq, Eq)]
 struct MasterArgs {
@@ -66,27 +105,22 @@ struct MasterArgs {
     state: PathBuf,
 }
 
-/// Runs `qemu-ga hook` with the arguments after that word and these adapters; returns the exit status.
-pub fn cli(args: &[OsString], adapters: &'static [Adapter]) -> u8 {
-    match args.first().and_then(|word| word.to_str()) {
-        Some(HOLD) => return holder::cli(),
-        Some(DRAIN) => {
+/// Runs a helper process of the master, if the arguments after `hook` ask for one; returns the exit status.
+pub fn helper(args: &[OsString]) -> Option<u8> {
+    match args.first()?.to_str()? {
+        HOLD => Some(holder::cli()),
+        DRAIN => {
             let room = args.get(1).and_then(|room| room.to_str()?.parse().ok());
-            return exec::drain_cli(room.unwrap_or_default());
+            Some(exec::drain_cli(room.unwrap_or_default()))
         }
-        _ => process::set_process_name(c"qga-hook"),
-    }
-    match parse(args) {
-        Ok(Subcommand::Run(args)) => run(args, adapters),
-        Ok(Subcommand::Help) => u8::from(io::stdout().write_all(USAGE.as_bytes()).is_err()),
-        Err(error) => {
-            print(&format!("qemu-ga hook: {error}\n{USAGE}"));
-            2
-        }
+        _ => None,
     }
 }
 
-fn run(args: MasterArgs, adapters: &'static [Adapter]) -> u8 {
+/// Runs the hook master with these adapters: `qemu-ga hook freeze|thaw`. Returns the exit status.
+pub fn run_master(given: &ParsedArgs, adapters: &'static [Adapter]) -> u8 {
+    process::set_process_name(c"qga-hook");
+    let args = MasterArgs::new(given);
     let devices = variable(DEVICES_ENV);
     let (found, rules) = match discovery::read(&args.dir, &args.conf, &devices, adapters) {
         Ok((found, rules)) => (Ok(found), rules),
@@ -149,59 +183,25 @@ fn print(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
 
-fn parse(args: &[OsString]) -> Result<Subcommand, String> {
-    let (mut phase, mut dir, mut conf, mut log, mut state) = (None, None, None, None, None);
-    let mut args = args.iter();
-    while let Some(arg) = args.next() {
-        let shown = arg.to_string_lossy();
-        let (name, inline) = match shown.split_once('=') {
-            Some((name, _)) if name.starts_with("--") => (name, Some(value_of(arg))),
-            _ => (&*shown, None),
-        };
-        let mut value = || match &inline {
-            Some(value) => Ok(value.clone()),
-            None => args
-                .next()
-                .cloned()
-                .ok_or_else(|| format!("{name} needs a path")),
-        };
-        match name {
-            "-h" | "--help" if inline.is_none() => return Ok(Subcommand::Help),
-            "--dir" => dir = Some(path_in(name, value()?)?),
-            "--conf" => conf = Some(path_in(name, value()?)?),
-            "--log" => log = Some(path_in(name, value()?)?),
-            "--state" => state = Some(path_in(name, value()?)?),
-            "freeze" if phase.is_none() => phase = Some(Phase::Freeze),
-            "thaw" if phase.is_none() => phase = Some(Phase::Thaw),
-            "freeze" | "thaw" => return Err("give freeze or thaw once".to_owned()),
-            _ => return Err(format!("unknown argument '{shown}'")),
+impl MasterArgs {
+    fn new(given: &ParsedArgs) -> Self {
+        let path = |name: &str| given.value(name).map(PathBuf::from);
+        let dir = path("--dir").unwrap_or_else(locate::default_dir);
+        let from_environment = || std::env::var_os(STATE_ENV).map(PathBuf::from);
+        let is_freeze = given.operands.first().is_some_and(|word| word == "freeze");
+        Self {
+            phase: if is_freeze {
+                Phase::Freeze
+            } else {
+                Phase::Thaw
+            },
+            conf: path("--conf").unwrap_or_else(|| locate::conf_beside(&dir)),
+            dir,
+            log: path("--log").unwrap_or_else(|| PathBuf::from(DEFAULT_PATH)),
+            state: path("--state")
+                .or_else(from_environment)
+                .unwrap_or_else(|| PathBuf::from(journal::DEFAULT_DIR)),
         }
-    }
-    let dir = dir.unwrap_or_else(locate::default_dir);
-    let from_environment = || std::env::var_os(STATE_ENV).map(PathBuf::from);
-    Ok(Subcommand::Run(MasterArgs {
-        phase: phase.ok_or("say freeze or thaw")?,
-        conf: conf.unwrap_or_else(|| locate::conf_beside(&dir)),
-        dir,
-        log: log.unwrap_or_else(|| PathBuf::from(DEFAULT_PATH)),
-        state: state
-            .or_else(from_environment)
-            .unwrap_or_else(|| PathBuf::from(journal::DEFAULT_DIR)),
-    }))
-}
-
-/// The part of an argument after the first `=`, as bytes: paths need not be UTF-8.
-fn value_of(arg: &OsStr) -> OsString {
-    use std::os::unix::ffi::{OsStrExt, OsStringExt};
-    let bytes = arg.as_bytes().splitn(2, |&byte| byte == b'=').nth(1);
-    OsString::from_vec(bytes.unwrap_or_default().to_vec())
-}
-
-fn path_in(name: &str, value: OsString) -> Result<PathBuf, String> {
-    if value.is_empty() {
-        Err(format!("{name} needs a path"))
-    } else {
-        Ok(value.into())
     }
 }
 

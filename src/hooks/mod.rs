@@ -40,7 +40,7 @@ use serde_json::Value;
 use crate::probe::mountinfo::unescape;
 use crate::sys::strerror;
 
-pub use cli::{USAGE, cli, stop_signals};
+pub use cli::{CONF, DIR, LOG, USAGE, helper, run_master, stop_signals};
 pub use exec::MAX_TAIL_BYTES;
 
 /// The variable with the number of the descriptor to which a master writes its records, one JSON object a

@@ -1,25 +1,23 @@
-//! The command line of an operator's tool, from one small table each.
+//! An operator's tool: its command line ([`Usage`]), the tools under it, and what it does.
 
 use super::output;
-use std::ffi::{OsStr, OsString};
-use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use crate::cli::{MISTAKE_STATUS, OptionSpec, Usage, help, unexpected};
+pub use crate::cli::{ParsedArgs, number, seconds};
+use std::ffi::OsString;
 
-/// What a tool takes.
+/// A tool.
 #[derive(Debug)]
 pub struct Tool {
-    /// The word behind `qemu-ga`.
-    pub name: &'static str,
-    /// The help, from `Usage:` on, in pieces.
-    pub usage: &'static [&'static str],
-    /// Options without a value; `--json` and `--help` are understood everywhere.
-    pub flags: &'static [&'static str],
-    /// Options with a value; an alias follows its name after a blank: `--config -c`.
-    pub values: &'static [&'static str],
-    /// How many words without a dash.
-    pub max_operands: usize,
+    /// Its command line.
+    pub usage: Usage,
+    /// Those whose name begins with this one's: `hook list`.
+    pub subcommands: &'static [Tool],
     /// What it does; returns the exit status.
     pub run: fn(&ParsedArgs) -> Result<u8, ToolError>,
 }
+
+/// The option of every tool that has a reply for programs.
+pub const JSON: OptionSpec = OptionSpec::switch("json", "write JSON");
 
 /// Why a tool ended without having done its work.
 #[derive(Debug)]
@@ -36,78 +34,36 @@ impl From<String> for ToolError {
     }
 }
 
-/// What was given.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct ParsedArgs {
-    flags: Vec<&'static str>,
-    values: Vec<(&'static str, OsString)>,
-    /// The words without a dash.
-    pub operands: Vec<OsString>,
-}
-
-impl ParsedArgs {
-    /// Whether the option was given.
-    pub fn has(&self, flag: &str) -> bool {
-        self.flags.contains(&flag)
-    }
-
-    /// The option's value; the last one counts.
-    pub fn value(&self, name: &str) -> Option<&OsStr> {
-        let mut values = self.values.iter().rev();
-        let found = values.find(|(given, _)| *given == name)?;
-        Some(&found.1)
-    }
-
-    /// The option's value as a number from 1 up.
-    ///
-    /// # Errors
-    /// It is none.
-    pub fn number(&self, name: &str) -> Result<Option<usize>, String> {
-        self.value(name).map(|text| number(name, text)).transpose()
-    }
-}
-
-/// A number of seconds, fractions allowed.
-///
-/// # Errors
-/// It is none; `what` names it.
-pub fn seconds(what: &str, text: &OsStr) -> Result<f64, String> {
-    let parsed = text.to_str().and_then(|text| text.parse().ok());
-    parsed
-        .filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0)
-        .ok_or_else(|| {
-            let shown = text.to_string_lossy();
-            format!("{what}: expected a number of seconds, got '{shown}'")
-        })
-}
-
-/// A number from 1 up.
-///
-/// # Errors
-/// It is none; `what` names it.
-pub fn number(what: &str, text: &OsStr) -> Result<usize, String> {
-    let parsed = text.to_str().and_then(|text| text.parse().ok());
-    parsed.filter(|&number| number > 0).ok_or_else(|| {
-        let shown = text.to_string_lossy();
-        format!("{what} is a number from 1 (the last run) up, not '{shown}'")
-    })
-}
-
 impl Tool {
-    /// Takes the arguments behind the word apart, does the work, and tells of mistakes and failures;
-    /// returns the exit status.
+    /// The last word of its name.
+    pub fn word(&self) -> &'static str {
+        let name = self.usage.name;
+        name.rsplit(' ').next().unwrap_or(name)
+    }
+
+    /// This tool and those under it.
+    pub fn all(&'static self) -> impl Iterator<Item = &'static Tool> {
+        [self].into_iter().chain(self.subcommands)
+    }
+
+    /// Parses the arguments after the name, does the work, and prints mistakes and failures; returns the exit
+    /// status.
     pub fn run_cli(&self, args: &[OsString]) -> u8 {
-        let (name, usage) = (self.name, self.usage.concat());
-        let ended = match self.parse(args) {
+        if let Some((tool, rest)) = find(self.subcommands, args) {
+            return tool.run_cli(rest);
+        }
+        let name = self.usage.name;
+        let ended = match self.usage.parse(args) {
             Ok(Some(given)) => (self.run)(&given),
-            Ok(None) => Ok(output::print(&usage)),
+            Ok(None) => Ok(output::print(&self.help())),
             Err(mistake) => Err(ToolError::Mistake(mistake)),
         };
         match ended {
             Ok(status) => status,
             Err(ToolError::Mistake(mistake)) => {
-                output::print_error(&format!("qemu-ga {name}: {mistake}\n{usage}"));
-                2
+                let help = self.help();
+                output::print_error(&format!("qemu-ga {name}: {mistake}\n{help}"));
+                MISTAKE_STATUS
             }
             Err(ToolError::Failed(why)) => {
                 output::print_error(&format!("qemu-ga {name}: {why}\n"));
@@ -116,105 +72,85 @@ impl Tool {
         }
     }
 
-    /// `None`: the help is asked for.
-    fn parse(&self, args: &[OsString]) -> Result<Option<ParsedArgs>, String> {
-        let mut given = ParsedArgs::default();
-        let mut args = args.iter();
-        let mut only_words = false;
-        while let Some(arg) = args.next() {
-            let bytes = arg.as_bytes();
-            if only_words || !bytes.starts_with(b"-") || bytes == b"-" {
-                if given.operands.len() == self.max_operands {
-                    return Err(format!("unexpected argument '{}'", arg.to_string_lossy()));
-                }
-                given.operands.push(arg.clone());
-                continue;
-            }
-            if bytes == b"--" {
-                only_words = true;
-                continue;
-            }
-            let equals = bytes.iter().position(|&byte| byte == b'=');
-            let (name, inline) = match equals {
-                Some(at) if bytes.starts_with(b"--") => {
-                    (&bytes[..at], Some(bytes[at + 1..].to_vec()))
-                }
-                _ => (bytes, None),
-            };
-            let name = String::from_utf8_lossy(name);
-            if let Some(option) = find(self.values, &name) {
-                let value = match inline {
-                    Some(value) => Some(OsString::from_vec(value)),
-                    None => args.next().cloned(),
-                };
-                let value = value.filter(|value| !value.is_empty());
-                given
-                    .values
-                    .push((option, value.ok_or(format!("{name} needs a value"))?));
-            } else if inline.is_some() {
-                return Err(format!("unknown option '{name}=', or it takes no value"));
-            } else if matches!(&*name, "--help" | "-h") {
-                return Ok(None);
-            } else if let Some(flag) = find(self.flags, &name).or(find(&["--json"], &name)) {
-                given.flags.push(flag);
-            } else {
-                return Err(format!("unknown option '{name}'"));
-            }
+    /// The help, with the tools under it.
+    pub fn help(&self) -> String {
+        let help = self.usage.help();
+        match self.subcommands {
+            [] => help,
+            tools => format!("{help}\n{}", summaries(tools)),
         }
-        Ok(Some(given))
     }
 }
 
-/// The first word of the entry that has `name` among its words.
-fn find(entries: &[&'static str], name: &str) -> Option<&'static str> {
-    let found = entries
-        .iter()
-        .find(|entry| entry.split(' ').any(|word| word == name))?;
-    found.split(' ').next()
+/// The tool that the first of `args` names, and the other arguments.
+pub fn find<'a>(
+    tools: &'static [Tool],
+    args: &'a [OsString],
+) -> Option<(&'static Tool, &'a [OsString])> {
+    let (word, rest) = args.split_first()?;
+    let tool = tools.iter().find(|tool| tool.word() == word)?;
+    Some((tool, rest))
+}
+
+/// One row for each tool, as a part of a help text.
+pub fn summaries(tools: &[Tool]) -> String {
+    let row = |tool: &Tool| {
+        let usage = tool.usage;
+        (format!("qemu-ga {}", usage.name), usage.summary.to_owned())
+    };
+    let rows: Vec<_> = tools.iter().map(row).collect();
+    let head = "Tools; \"qemu-ga help TOOL\" describes one:\n";
+    head.to_owned() + &help::columns(&rows)
+}
+
+/// `qemu-ga help [TOOL]`: the help of the tool that `words` name; `None` without a word.
+///
+/// # Errors
+/// The first word that names none.
+pub fn help_of(tools: &'static [Tool], words: &[OsString]) -> Result<Option<String>, String> {
+    let (mut tools, mut words, mut named) = (tools, words, None);
+    while let Some(word) = words.first() {
+        let Some((tool, rest)) = find(tools, words) else {
+            return Err(unexpected(word));
+        };
+        (tools, words, named) = (tool.subcommands, rest, Some(tool));
+    }
+    Ok(named.map(Tool::help))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const TOOL: Tool = Tool {
-        name: "try",
-        usage: &["Usage: …\n"],
-        flags: &["--now"],
-        values: &["--config -c"],
-        max_operands: 1,
-        run: |_| Ok(0),
-    };
-
-    fn parse(line: &str) -> Result<Option<ParsedArgs>, String> {
-        let args: Vec<OsString> = line.split_whitespace().map(OsString::from).collect();
-        TOOL.parse(&args)
+    const fn tool(name: &'static str, subcommands: &'static [Tool]) -> Tool {
+        Tool {
+            usage: Usage {
+                name,
+                summary: "an example",
+                about: "Does nothing.",
+                operand: None,
+                options: &[&[JSON]],
+                exit: &[(0, "always")],
+            },
+            subcommands,
+            run: |_| Ok(0),
+        }
     }
 
-    #[test]
-    fn options_and_words_in_any_order() {
-        let given = parse("--now /a -c /x --config=/y --json").unwrap().unwrap();
-        assert!(given.has("--now") && given.has("--json"));
-        assert_eq!(given.value("--config"), Some(OsStr::new("/y")));
-        assert_eq!(given.operands, ["/a"]);
-        assert_eq!(parse("-- --now").unwrap().unwrap().operands, ["--now"]);
-        assert_eq!(parse("--now --help"), Ok(None));
-    }
+    static TOOLS: [Tool; 2] = [tool("a", &[]), tool("b", &[tool("b c", &[])])];
 
     #[test]
-    fn mistakes_are_named() {
-        for (line, mistake) in [
-            ("--what", "unknown option '--what'"),
-            ("--now=1", "unknown option '--now=', or it takes no value"),
-            ("-c", "-c needs a value"),
-            ("--config=", "--config needs a value"),
-            ("a b", "unexpected argument 'b'"),
-        ] {
-            assert_eq!(parse(line), Err(mistake.to_owned()), "{line}");
-        }
-        assert_eq!(number("--run", OsStr::new("3")), Ok(3));
-        for wrong in ["0", "-1", "x", ""] {
-            assert!(number("--run", OsStr::new(wrong)).is_err());
-        }
+    fn help_finds_a_tool_and_those_under_it() {
+        let help = |words: &str| {
+            let words: Vec<OsString> = words.split_whitespace().map(OsString::from).collect();
+            help_of(&TOOLS, &words)
+        };
+        assert_eq!(help(""), Ok(None));
+        let text = help("b c").unwrap().unwrap();
+        assert!(text.starts_with("Usage: qemu-ga b c [--json]\n"), "{text}");
+        let text = help("b").unwrap().unwrap();
+        assert!(text.ends_with("\n  qemu-ga b c  an example\n"), "{text}");
+        assert_eq!(help("b d"), Err("unexpected argument 'd'".to_owned()));
+        assert_eq!(help("a c"), Err("unexpected argument 'c'".to_owned()));
     }
 }

@@ -9,9 +9,10 @@ pub(super) mod hooks;
 mod last_run;
 mod system;
 
-use super::args::{ParsedArgs, Tool, ToolError};
+use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::output::{self, Style, count, message};
+use crate::cli::Usage;
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 use crate::freeze::plan::{self, Plan, Survey};
@@ -20,19 +21,6 @@ use crate::probe::System;
 use crate::probe::mountinfo::Mount;
 use crate::sys::strerror;
 use serde::Serialize;
-
-const USAGE: &str = "\
-Usage: qemu-ga check [--json]
-Looks for what would keep a freeze from going well: hooks and their owners, the
-log, the state directory, the device, a stale marker, the configuration, the
-service; and whether the last freeze went well. Every finding says what to do.
-Nothing is touched.
-  --json               for machines
-";
-const EXIT: &str = "\
-Exit status: 0 all is well; 1 something is to be mended; 2 for a mistake in this
-command.
-";
 
 /// How serious a result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -144,11 +132,17 @@ pub(super) struct CheckContext<'a> {
 
 /// `qemu-ga check`.
 pub const TOOL: Tool = Tool {
-    name: "check",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &[],
-    values: context::OPTIONS,
-    max_operands: 0,
+    usage: Usage {
+        name: "check",
+        summary: "what would make a freeze fail, and what to do about it",
+        about: "Looks for what would make a freeze fail: hooks and their owners, the log, the state \
+                directory, the device, a stale marker, the configuration, the service; and whether \
+                the last freeze succeeded. Every finding says what to do. Nothing is changed.",
+        operand: None,
+        options: &[&[JSON], context::OPTIONS],
+        exit: &[(0, "no problems found"), (1, "there are findings")],
+    },
+    subcommands: &[],
     run,
 };
 

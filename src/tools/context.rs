@@ -6,6 +6,7 @@
 
 use super::args::ParsedArgs;
 use super::systemd_unit;
+use crate::cli::{Arg, OptionSpec, ValueKind};
 use crate::config::{self, Action, Config};
 use crate::hooks::trust;
 use nix::unistd::geteuid;
@@ -15,16 +16,26 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The options for another configuration, for [`super::args::Tool::values`].
-pub const OPTIONS: &[&str] = &["--config -c", "--statedir -t"];
-
-/// Their part of a help text.
-pub const HELP: &str = "  \
-  -c, --config FILE    go by this configuration file
-  -t, --statedir DIR   the state directory, if not that of the configuration
-Without FILE the configuration is that of the running agent, or else that of
-qemu-guest-agent.service, or else the agent's default file.
-";
+/// The options by which a tool is told another configuration.
+pub const OPTIONS: &[OptionSpec] = &[
+    OptionSpec::new(
+        "config",
+        Arg::Value("FILE", ValueKind::File),
+        "use this configuration file",
+    )
+    .short(b'c')
+    .default(
+        "that of the running agent, else that of qemu-guest-agent.service, else the agent's \
+         default file",
+    ),
+    OptionSpec::new(
+        "statedir",
+        Arg::Value("DIR", ValueKind::Directory),
+        "the state directory",
+    )
+    .short(b't')
+    .default("that of the configuration"),
+];
 
 /// A configuration and its origin.
 #[derive(Debug)]

@@ -5,8 +5,10 @@
 
 mod runs;
 
-use super::args::{ParsedArgs, Tool, ToolError};
+use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::output::{self, Style, escape_control};
+use crate::cli::{Arg, OptionSpec, Usage, ValueKind};
+use crate::hooks::LOG;
 use crate::hooks::log::{DEFAULT_PATH, LogLine};
 use crate::sys::strerror;
 use runs::Run;
@@ -14,28 +16,32 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-const USAGE: &str = "\
-Usage: qemu-ga log [--hook NAME] [--run N] [--failed] [--log FILE] [--json]
-Shows the log of the freeze hooks, as it is, or only a part of it:
-  --hook NAME  this hook, by its file name or path
-  --run N      one run, freeze to thaw: 1 is the last, 2 the one before
-  --failed     what failed, did not end, or was not called
-  --log FILE   the log; default: /var/log/qga-fsfreeze-hook.log
-  --json       for machines
-Exit status: 0; 1 if there is no log, or nothing in it is meant; 2 for a mistake
-in this command.
-";
-
 /// Most bytes of the log that are read, from its end. Older ones are logrotate's concern.
 const MAX_LOG_BYTES: u64 = 16 << 20;
 
+const HOOK: Arg = Arg::Value("NAME", ValueKind::Hook);
+
 /// `qemu-ga log`.
 pub const TOOL: Tool = Tool {
-    name: "log",
-    usage: &[USAGE],
-    flags: &["--failed"],
-    values: &["--hook", "--run", "--log"],
-    max_operands: 0,
+    usage: Usage {
+        name: "log",
+        summary: "the log of the freeze hooks, by run, hook or failure",
+        about: "Shows the log of the freeze hooks as it is, or a part of it.",
+        operand: None,
+        options: &[&[
+            OptionSpec::new("hook", HOOK, "only this hook, by its file name or path"),
+            OptionSpec::new(
+                "run",
+                Arg::Value("N", ValueKind::Number),
+                "only one run, freeze to thaw: 1 is the last, 2 the one before",
+            ),
+            OptionSpec::switch("failed", "only what failed, did not end, or was not called"),
+            LOG,
+            JSON,
+        ]],
+        exit: &[(0, "shown"), (1, "no log, or nothing in it matches")],
+    },
+    subcommands: &[],
     run,
 };
 

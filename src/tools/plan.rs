@@ -3,12 +3,13 @@
 //! It makes the plan with the engine's own code and finds the hooks with the master's, so it shows what would happen. It
 //! changes nothing. [`crate::app`] calls the tool; `check` uses [`expected_hold`] and [`hooks_of`].
 
-use super::args::{ParsedArgs, Tool, ToolError};
+use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::grace_periods::GracePeriods;
 use super::hook::skip_diagnostic;
 use super::output::{self, Style, escape_control, file_name, span};
 use crate::adapters;
+use crate::cli::{Operand, OptionSpec, Usage, ValueKind};
 use crate::config::Config;
 use crate::diagnostic::Diagnostic;
 use crate::freeze::plan::{self, Cycle, Excluded, Plan, Survey, Target};
@@ -24,18 +25,6 @@ use serde::Serialize;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-
-const USAGE: &str = "\
-Usage: qemu-ga plan [--all] [--json] [MOUNTPOINT…]
-Shows what a freeze would do now: which hooks run and in which order, which
-filesystems are frozen and in which order, what is left out and why. With
-mountpoints: if the host names these. Nothing is touched.
-  --all                name the pseudo filesystems, too
-  --json               for machines
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if a freeze would be refused; 2 for a mistake in this command.
-";
 
 /// The plan, as in JSON.
 #[derive(Debug, Serialize)]
@@ -106,11 +95,29 @@ struct SkippedMount {
 
 /// `qemu-ga plan`.
 pub const TOOL: Tool = Tool {
-    name: "plan",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &["--all"],
-    values: context::OPTIONS,
-    max_operands: usize::MAX,
+    usage: Usage {
+        name: "plan",
+        summary: "what a freeze would do now; nothing is changed",
+        about: "Shows what a freeze would do now: which hooks run and in which order, which \
+                filesystems are frozen and in which order, what is left out and why. With mount \
+                points: what it would do if the host named these. Nothing is changed.",
+        operand: Some(Operand {
+            name: "MOUNTPOINT",
+            kind: ValueKind::MountPoint,
+            help: "a mount point that the host would name",
+            required: false,
+            max: usize::MAX,
+        }),
+        options: &[
+            &[
+                OptionSpec::switch("all", "also name the pseudo filesystems"),
+                JSON,
+            ],
+            context::OPTIONS,
+        ],
+        exit: &[(0, "the plan is shown"), (1, "a freeze would be refused")],
+    },
+    subcommands: &[],
     run,
 };
 

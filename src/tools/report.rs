@@ -9,9 +9,10 @@ mod runs;
 mod samples;
 mod show;
 
-use super::args::{self, ParsedArgs, Tool, ToolError};
+use super::args::{self, JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::output::{self, Style, span_or_none};
+use crate::cli::{Arg, Operand, OptionSpec, Usage, ValueKind};
 use crate::freeze::report::{Level, Report, RunEnd};
 use crate::state::Expiry;
 pub(super) use runs::report_value;
@@ -21,36 +22,61 @@ pub(super) use samples::{full_report, samples};
 use show::show;
 pub(super) use show::{describe_level, status};
 
-const USAGE: &str = "\
-Usage: qemu-ga report [N] [--all] [--json]
-       qemu-ga report --list [--json]
-       qemu-ga report --require LEVEL [--max-age SECONDS] [--json]
-Shows what the last freeze did, or the run number N (1 is the last, 2 the one
-before): when each step was, each filesystem, each hook, and what a snapshot
-taken meanwhile is worth. A run at work comes first, as far as it is.
-  --list               one line for each run that is kept
-  --require LEVEL      for monitors: whether the last run that has ended reached
-                       crash, filesystem or application, in one line
-  --max-age SECONDS    with --require: and was asked for no longer ago
-  --all                name what was left out, too
-  --json               the agent's own records, for machines
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if there is no such run, or it cannot be found out; 2 for a
-mistake in this command. With --require: 0 reached; 3 not reached; 4 no run is
-kept; 5 reached, but longer ago.
-";
-
 const REQUIRE: &str = "--require";
 const MAX_AGE: &str = "--max-age";
 
 /// `qemu-ga report`.
 pub const TOOL: Tool = Tool {
-    name: "report",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &["--list", "--all"],
-    values: &[context::OPTIONS[0], context::OPTIONS[1], REQUIRE, MAX_AGE],
-    max_operands: 1,
+    usage: Usage {
+        name: "report",
+        summary: "what the last freezes did, as a timeline",
+        about: "Shows what the last freeze did, or another run: when each step was, each \
+                filesystem, each hook, and what a snapshot taken meanwhile is worth. A run in \
+                progress comes first, as far as it is.",
+        operand: Some(Operand {
+            name: "N",
+            kind: ValueKind::Number,
+            help: "the run to show: 1 is the last, 2 the one before",
+            required: false,
+            max: 1,
+        }),
+        options: &[
+            &[
+                OptionSpec::switch("list", "show one line for each run that is kept"),
+                OptionSpec::new(
+                    "require",
+                    Arg::Value(
+                        "LEVEL",
+                        ValueKind::Words(&["crash", "filesystem", "application"]),
+                    ),
+                    "say in one line whether the last finished run reached this level (crash, \
+                     filesystem or application); for monitoring",
+                ),
+                OptionSpec::new(
+                    "max-age",
+                    Arg::Value("SECONDS", ValueKind::Seconds),
+                    "with --require: the run must not have been requested longer ago",
+                ),
+                OptionSpec::switch("all", "also name what was left out"),
+                JSON,
+            ],
+            context::OPTIONS,
+        ],
+        exit: &[
+            (0, "the run is shown; with --require, it reached the level"),
+            (
+                1,
+                "there is no such run, or the state directory cannot be read",
+            ),
+            (3, "with --require: the level was not reached"),
+            (4, "with --require: no run is kept"),
+            (
+                5,
+                "with --require: the level was reached, but longer ago than --max-age",
+            ),
+        ],
+    },
+    subcommands: &[],
     run,
 };
 

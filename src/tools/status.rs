@@ -3,7 +3,7 @@
 //! It asks the guardian and reads files. The agent's channel is not used, so it works while the agent is busy, stopped or
 //! dead. [`crate::app`] calls the tool; `check` and `thaw` use [`Status`].
 
-use super::args::{ParsedArgs, Tool, ToolError};
+use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::live::RunAtWork;
 use super::output::{
@@ -11,6 +11,7 @@ use super::output::{
     serialize_time, span,
 };
 use super::report::{early_end_word, ended_by};
+use crate::cli::Usage;
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::guardian::{FreezeStatus, Stage};
 use crate::freeze::history;
@@ -24,16 +25,6 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-const USAGE: &str = "\
-Usage: qemu-ga status [--json]
-Says whether filesystems are frozen: since when, by which run, how long at most.
-Works while the agent is busy, stopped or dead.
-  --json               for machines
-";
-const EXIT: &str = "\
-Exit status: 0 nothing is frozen; 3 filesystems are frozen, or about to be;
-1 it cannot be found out; 2 for a mistake in this command.
-";
 /// Limit for a search of all processes, which normally takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Exit status while filesystems are frozen.
@@ -177,11 +168,20 @@ impl LastRun {
 
 /// `qemu-ga status`.
 pub const TOOL: Tool = Tool {
-    name: "status",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &[],
-    values: context::OPTIONS,
-    max_operands: 0,
+    usage: Usage {
+        name: "status",
+        summary: "whether filesystems are frozen, and until when",
+        about: "Says whether filesystems are frozen: since when, by which run, how long at most. \
+                Works while the agent is busy, stopped or dead.",
+        operand: None,
+        options: &[&[JSON], context::OPTIONS],
+        exit: &[
+            (0, "nothing is frozen"),
+            (1, "it cannot be determined"),
+            (FROZEN, "filesystems are frozen, or about to be"),
+        ],
+    },
+    subcommands: &[],
     run,
 };
 

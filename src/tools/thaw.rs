@@ -4,10 +4,11 @@
 //! memory is locked. The guardian is asked first: it holds the filesystems open, calls the thaw hooks and tells the host's
 //! thaw about it. Without one, every filesystem of the mount table is thawed. [`crate::app`] calls the tool.
 
-use super::args::{ParsedArgs, Tool, ToolError};
+use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::output::{self, Style, count, escape_control, join_pids, message};
 use super::status::{FreezeState, Status};
+use crate::cli::{OptionSpec, Usage};
 use crate::deadline::Timed;
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::history;
@@ -22,21 +23,6 @@ use serde::Serialize;
 use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-const USAGE: &str = "\
-Usage: qemu-ga thaw [--now [--force]] [--json]
-Ends a freeze that the host does not end. The snapshot that is being taken is
-then worth no more than one after a power cut, and the host's own thaw is told
-so.
-  --now                do it; without, only say what would be done
-  --force              ask nobody: thaw every filesystem, whoever froze it; an
-                       agent that runs goes on to answer frozen until the host
-                       thaws, and its report says that others thawed
-  --json               for machines
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if something stays frozen or nothing was done; 2 for a mistake
-in this command.
-";
 /// Limit for one FITHAW; then the next filesystem is thawed.
 const FITHAW_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -54,11 +40,38 @@ pub(super) struct ThawResult {
 
 /// `qemu-ga thaw`.
 pub const TOOL: Tool = Tool {
-    name: "thaw",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &["--now", "--force"],
-    values: context::OPTIONS,
-    max_operands: 0,
+    usage: Usage {
+        name: "thaw",
+        summary: "end a freeze that the host does not end (with --now)",
+        about: "Ends a freeze that the host does not end. The snapshot that is being taken is then \
+                worth no more than one after a power cut; the host's own thaw returns an error that \
+                says so.",
+        operand: None,
+        options: &[
+            &[
+                OptionSpec::switch(
+                    "now",
+                    "do it; without this option, only say what would be done",
+                ),
+                OptionSpec::switch(
+                    "force",
+                    "with --now: do not ask the agent or the guardian, but thaw every filesystem, \
+                     whoever froze it. An agent that runs goes on to answer frozen until the host \
+                     thaws, and its report says that others thawed",
+                ),
+                JSON,
+            ],
+            context::OPTIONS,
+        ],
+        exit: &[
+            (
+                0,
+                "everything is thawed; without --now, the status is shown",
+            ),
+            (1, "something is still frozen, or nothing was done"),
+        ],
+    },
+    subcommands: &[],
     run,
 };
 

@@ -38,13 +38,23 @@ fn json(place: &Place, status: i32, args: &[&str]) -> Value {
 #[test]
 fn one_help_names_every_word_and_each_has_its_own() {
     let help = text(&hook(&["--help"]).stdout);
-    for word in ["freeze|thaw", "hook list", "hook check", "hook try"] {
+    for word in [
+        "freeze|thaw",
+        "hook list",
+        "hook check",
+        "hook try",
+        "hook dismiss",
+    ] {
         assert!(help.contains(word), "{help}");
     }
-    for word in ["list", "check", "try"] {
+    for word in ["list", "check", "try", "dismiss"] {
         let out = hook(&[word, "--help"]);
         let usage = format!("Usage: qemu-ga hook {word} ");
-        assert!(text(&out.stdout).starts_with(&usage), "{word}");
+        let help = text(&out.stdout);
+        let by_help = Command::new(BINARY).args(["help", "hook", word]).output();
+        let by_help = by_help.expect("runs");
+        assert!(help.starts_with(&usage), "{word}");
+        assert_eq!(text(&by_help.stdout), help);
         assert_eq!(hook(&[word, "--what"]).status.code(), Some(2), "{word}");
     }
     assert_eq!(hook(&["try"]).status.code(), Some(2), "which?");

@@ -384,7 +384,9 @@ fn every_tool_has_a_help_and_knows_its_mistakes() {
         return;
     }
     let place = Place::new();
-    for tool in ["plan", "check", "report", "log", "status", "thaw"] {
+    for tool in [
+        "plan", "check", "report", "log", "status", "thaw", "selftest",
+    ] {
         let help = place.run(&[tool, "--help"]);
         let text = String::from_utf8(help.stdout).expect("text");
         assert!(help.status.success() && help.stderr.is_empty());
@@ -393,7 +395,7 @@ fn every_tool_has_a_help_and_knows_its_mistakes() {
             "{text}"
         );
         assert!(
-            text.contains("Exit status: ") && text.contains("--json"),
+            text.contains("\nExit status:\n") && text.contains("--json"),
             "{text}"
         );
         assert!(

@@ -1,6 +1,7 @@
 //! Options, their precedence and the texts made from their table.
 
 use super::*;
+use crate::config::options::AgentOption;
 
 #[test]
 fn dump_of_the_defaults() {
@@ -138,18 +139,18 @@ fn operands_and_the_service_option_are_ignored() {
 #[test]
 fn bad_options() {
     for (list, complaint) in [
-        (&["-Q"][..], "there is no option '-Q'"),
-        (&["-vQv"], "there is no option '-Q'"),
-        (&["--foo=1"], "there is no option '--foo'"),
+        (&["-Q"][..], "unknown option '-Q'"),
+        (&["-vQv"], "unknown option '-Q'"),
+        (&["--foo=1"], "unknown option '--foo'"),
         (
             &["--hold-limit-of-another-agent"],
-            "there is no option '--hold-limit-of-another-agent'",
+            "unknown option '--hold-limit-of-another-agent'",
         ),
         (&["-m"], "option '-m' needs a value"),
         (&["--meth"], "option '--method' needs a value"),
         (&["--verb=x"], "option '--verbose' takes no value"),
         (&["-s"], "option '-s' needs a value"),
-        (&["-\u{1b}"], "there is no option '-\\x1b'"),
+        (&["-\u{1b}"], "unknown option '-\\x1b'"),
     ] {
         let error = error(list);
         assert_eq!(error.stderr, format!("qga: {complaint}\n"), "{list:?}");
@@ -256,10 +257,7 @@ fn help_names_every_option() {
     );
     assert!(help.contains("/etc/qemu/fsfreeze-hook"));
     assert!(help.lines().all(|line| line.len() < 80), "{help}");
-    for spec in options::OPTIONS
-        .iter()
-        .filter(|spec| spec.id != Id::Service)
-    {
+    for AgentOption { spec, .. } in OPTIONS {
         assert!(help.contains(&format!("--{}", spec.long)), "{}", spec.long);
     }
     let Ok(Action::Version(version)) = try_run(&["-V"]) else {
@@ -278,15 +276,16 @@ fn help_names_every_option() {
 fn table_is_sound() {
     use std::collections::HashSet;
     let (mut shorts, mut names, mut keys) = (HashSet::new(), HashSet::new(), HashSet::new());
-    for spec in options::OPTIONS {
-        assert!(
-            spec.short.is_none_or(|short| shorts.insert(short)),
-            "{:?}",
-            spec.id
-        );
-        for name in spec.old.iter().chain([&spec.long]) {
-            assert!(names.insert(*name), "{:?}", spec.id);
+    for AgentOption { spec, key, .. } in OPTIONS {
+        let name = spec.long;
+        assert!(spec.short.is_none_or(|c| shorts.insert(c)), "{name}");
+        for name in spec.old.iter().chain([&name]) {
+            assert!(names.insert(*name), "{name}");
         }
-        assert!(spec.key.is_none_or(|key| keys.insert(key)), "{:?}", spec.id);
+        assert!(key.is_none_or(|key| keys.insert(key)), "{name}");
+        if let Some((_, ValueKind::Words(words))) = spec.arg.value() {
+            let told = |word: &&str| spec.help.contains(*word);
+            assert!(words.iter().all(told), "{name}");
+        }
     }
 }

@@ -254,6 +254,7 @@ fn unknown_old_and_repeated_keys_are_warnings() {
 
 mod any_bytes {
     use super::*;
+    use crate::keyfile;
     use proptest::prelude::*;
 
     proptest! {
@@ -282,7 +283,7 @@ mod any_bytes {
         #[test]
         fn scanner_never_panics(list in prop::collection::vec("-{0,2}[a-zA-Z=]{0,6}", 0..5)) {
             let list: Vec<OsString> = list.into_iter().map(Into::into).collect();
-            getopt::scan(&list);
+            scan(&options::specs(), &list);
         }
     }
 }

@@ -2,33 +2,27 @@
 //!
 //! Nothing is started, and no running agent is needed. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, find_place};
-use crate::hooks::log;
-use crate::tools::args::{ParsedArgs, Tool, ToolError};
+use super::{OPTIONS, find_place};
+use crate::cli::Usage;
+use crate::hooks::{LOG, log};
+use crate::tools::args::{JSON, ParsedArgs, Tool, ToolError};
 use crate::tools::check::{Subject, files, hooks, report};
 use crate::tools::context::ToolContext;
 use std::path::Path;
 
-const USAGE: &str = "\
-Usage: qemu-ga hook check [--dir DIR] [--conf FILE] [--log FILE] [--json]
-Looks for what would keep hooks from running or from being believed: owners and
-modes, interpreters, line ends, settings, users, limits, the log. Every finding
-says what to do. Nothing is started.
-";
-const MORE: &str = "  \
-  --log FILE   the hooks' log; default: /var/log/qga-fsfreeze-hook.log
-Limits are held against the hold limit of the running agent, or else of its
-configuration.
-Exit status: 0 all is well; 1 something is to be mended; 2 for a mistake in this
-command.
-";
-
 pub(super) const TOOL: Tool = Tool {
-    name: "hook check",
-    usage: &[USAGE, HELP, MORE],
-    flags: &[],
-    values: &[OPTIONS[0], OPTIONS[1], "--log"],
-    max_operands: 0,
+    usage: Usage {
+        name: "hook check",
+        summary: "what is wrong with the hooks, and what to do about it",
+        about: "Looks for what would keep hooks from running, or make their result useless: owners \
+                and modes, interpreters, line ends, settings, users, limits, the log. Every finding \
+                says what to do. Limits are compared with the hold limit of the running agent, or \
+                else of its configuration. Nothing is started.",
+        operand: None,
+        options: &[&OPTIONS, &[LOG, JSON]],
+        exit: &[(0, "no problems found"), (1, "there are findings")],
+    },
+    subcommands: &[],
     run,
 };
 

@@ -2,27 +2,29 @@
 //!
 //! It only changes the journal of the hook master; no hook is run. [`super::cli`] calls the tool.
 
+use crate::cli::{Operand, Usage, ValueKind};
 use crate::hooks::journal;
-use crate::tools::args::{ParsedArgs, Tool, ToolError};
+use crate::tools::args::{JSON, ParsedArgs, Tool, ToolError};
 use crate::tools::context::{self, ToolContext};
 use crate::tools::output::{self, Style};
 
-const USAGE: &str = "\
-Usage: qemu-ga hook dismiss [HOOK]
-Gives up the thaw of a hook that was told to freeze and could not be run at the
-thaw, as qemu-ga status shows it. Nothing is run.
-  HOOK                 its path or file name; default: all of them
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if there is no such thaw; 2 for a mistake in this command.
-";
-
 pub(super) const TOOL: Tool = Tool {
-    name: "hook dismiss",
-    usage: &[USAGE, context::HELP, EXIT],
-    flags: &[],
-    values: context::OPTIONS,
-    max_operands: 1,
+    usage: Usage {
+        name: "hook dismiss",
+        summary: "give up the thaw of a hook that cannot be run",
+        about: "Gives up the thaw of a hook that was called with freeze and could not be run at the \
+                thaw; qemu-ga status shows it. Nothing is run.",
+        operand: Some(Operand {
+            name: "HOOK",
+            kind: ValueKind::Hook,
+            help: "its path or file name (default: all of them)",
+            required: false,
+            max: 1,
+        }),
+        options: &[&[JSON], context::OPTIONS],
+        exit: &[(0, "done"), (1, "there is no such thaw")],
+    },
+    subcommands: &[],
     run,
 };
 

@@ -2,33 +2,35 @@
 //!
 //! The hooks and their order come from the master's own code; nothing is started. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, find_place, skip_diagnostic};
+use super::{OPTIONS, find_place, skip_diagnostic};
 use crate::adapters;
+use crate::cli::Usage;
 use crate::diagnostic::Diagnostic;
 use crate::hooks::locate;
 use crate::hooks::settings::{HookConfig, HookSettings};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask, batches};
-use crate::tools::args::{ParsedArgs, Tool, ToolError};
+use crate::tools::args::{JSON, ParsedArgs, Tool, ToolError};
 use crate::tools::output::{self, Style, escape_control, file_name};
 use serde::Serialize;
 
-const USAGE: &str = "\
-Usage: qemu-ga hook list [--dir DIR] [--conf FILE] [--json]
-Shows every hook in the order of the freeze (the thaw goes the other way round):
-what it is started as, each setting that is not the default and where it comes
-from, and which hooks are skipped and why. Nothing is started.
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if no hook would be run because others could have changed one;
-2 for a mistake in this command.
-";
-
 pub(super) const TOOL: Tool = Tool {
-    name: "hook list",
-    usage: &[USAGE, HELP, EXIT],
-    flags: &[],
-    values: &OPTIONS,
-    max_operands: 0,
+    usage: Usage {
+        name: "hook list",
+        summary: "the hooks that would run, their order and settings",
+        about: "Shows every hook in the order of the freeze (the thaw is in the reverse order): what \
+                it is started as, each setting that is not the default and where it comes from, and \
+                which hooks are skipped and why. Nothing is started.",
+        operand: None,
+        options: &[&OPTIONS, &[JSON]],
+        exit: &[
+            (0, "the hooks are shown"),
+            (
+                1,
+                "no hook would be run, because other users could have changed one",
+            ),
+        ],
+    },
+    subcommands: &[],
     run,
 };
 

@@ -1,41 +1,30 @@
 //! `qemu-ga hook list|check|try|dismiss`: show the hooks, check them, run one, and give up pending thaws.
 //!
-//! Hooks are found by the master's own code, so what is shown is what a freeze runs. [`crate::app`] calls [`cli`], which
-//! passes all other words to the hook master ([`crate::hooks::cli`]).
+//! Hooks are found by the master's own code, so what is shown is what a freeze runs. [`crate::app`] calls [`TOOL`], whose
+//! own operands are those of the hook master ([`hooks::run_master`]).
 
 mod check;
 mod dismiss;
 mod list;
 mod trial;
 
-use super::args::ParsedArgs;
+use super::args::{ParsedArgs, Tool};
 use crate::adapters::ADAPTERS;
+use crate::cli::OptionSpec;
 use crate::diagnostic::Diagnostic;
 use crate::hooks::task::Eligibility;
 use crate::hooks::{self, locate};
-use std::ffi::OsString;
 use std::path::PathBuf;
 
-/// The options that say which hooks are meant, for [`super::args::Tool::values`].
-const OPTIONS: [&str; 2] = ["--dir", "--conf"];
-/// Their part of a help text.
-const HELP: &str = "  \
-  --dir DIR    default: fsfreeze-hook.d in /etc/qemu or /etc/qemu-ga
-  --conf FILE  the hooks' settings; default: fsfreeze-hook.conf beside DIR
-  --json       for machines
-";
+/// The options that say which hooks are meant.
+const OPTIONS: [OptionSpec; 2] = [hooks::DIR, hooks::CONF];
 
-/// Runs `qemu-ga hook` with the arguments behind that word; returns the exit status.
-pub fn cli(args: &[OsString]) -> u8 {
-    let rest = args.get(1..).unwrap_or_default();
-    match args.first().and_then(|word| word.to_str()) {
-        Some("list") => list::TOOL.run_cli(rest),
-        Some("check") => check::TOOL.run_cli(rest),
-        Some("try") => trial::TOOL.run_cli(rest),
-        Some("dismiss") => dismiss::TOOL.run_cli(rest),
-        _ => hooks::cli(args, ADAPTERS),
-    }
-}
+/// `qemu-ga hook`: the master, and the tools under it.
+pub const TOOL: Tool = Tool {
+    usage: hooks::USAGE,
+    subcommands: &[list::TOOL, check::TOOL, trial::TOOL, dismiss::TOOL],
+    run: |args| Ok(hooks::run_master(args, ADAPTERS)),
+};
 
 /// The hooks' directory and the file with their settings.
 fn find_place(args: &ParsedArgs) -> (PathBuf, PathBuf) {

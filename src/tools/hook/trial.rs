@@ -3,8 +3,9 @@
 //! It has a journal, a log and a state directory of its own, so a running agent is not affected. The hook is started by
 //! the master's own code. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, find_place, skip_diagnostic};
+use super::{OPTIONS, find_place, skip_diagnostic};
 use crate::adapters::{self, ADAPTERS};
+use crate::cli::{Arg, Operand, OptionSpec, Usage, ValueKind};
 use crate::freeze::plan::{self, Survey};
 use crate::hooks::directory;
 use crate::hooks::discovery::Discovered;
@@ -20,7 +21,7 @@ use crate::keyfile::parse_seconds;
 use crate::probe::System;
 use crate::sys::poll::is_readable;
 use crate::sys::strerror;
-use crate::tools::args::{ParsedArgs, Tool, ToolError};
+use crate::tools::args::{JSON, ParsedArgs, Tool, ToolError};
 use crate::tools::context::ToolContext;
 use crate::tools::output::{self, Style, span};
 use serde::Serialize;
@@ -30,27 +31,43 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-const USAGE: &str = "\
-Usage: qemu-ga hook try HOOK [--limit S] [--hold S] [--dir DIR] [--conf FILE]
-                        [--json]
-Runs one hook with freeze and then with thaw, as a freeze would: its output and
-the lines of its log as they come, how long it took, and what its status means.
-No filesystem is frozen, but what the hook does to its application it does.
-  HOOK         its name in the directory, or a path with a slash; a .sample, too
-  --limit S    seconds for each start, in place of the hook's own timeout
-  --hold S     seconds between freeze and thaw; default: none
-";
-const EXIT: &str = "\
-Exit status: 0; 1 if the hook failed, or cannot be run; 2 for a mistake in this
-command.
-";
-
 pub(super) const TOOL: Tool = Tool {
-    name: "hook try",
-    usage: &[USAGE, HELP, EXIT],
-    flags: &[],
-    values: &[OPTIONS[0], OPTIONS[1], "--limit", "--hold"],
-    max_operands: 1,
+    usage: Usage {
+        name: "hook try",
+        summary: "run one hook, freeze and thaw; nothing is frozen",
+        about: "Runs one hook with freeze and then with thaw, as a freeze would. Shows its output \
+                and the lines of its log as they come, how long it took, and what its exit status \
+                means. No filesystem is frozen, but what the hook does to its application it does.",
+        operand: Some(Operand {
+            name: "HOOK",
+            kind: ValueKind::Hook,
+            help: "its name in the directory, or a path with a slash; may be a .sample file",
+            required: true,
+            max: 1,
+        }),
+        options: &[
+            &[
+                OptionSpec::new(
+                    "limit",
+                    Arg::Value("SECONDS", ValueKind::Seconds),
+                    "time limit of each start, in place of the hook's own timeout",
+                ),
+                OptionSpec::new(
+                    "hold",
+                    Arg::Value("SECONDS", ValueKind::Seconds),
+                    "time between freeze and thaw",
+                )
+                .default("none"),
+            ],
+            &OPTIONS,
+            &[JSON],
+        ],
+        exit: &[
+            (0, "the hook succeeded"),
+            (1, "the hook failed, or cannot be run"),
+        ],
+    },
+    subcommands: &[],
     run,
 };
 

@@ -11,59 +11,53 @@ mod script;
 mod transcript;
 mod writer;
 
+use super::args::{ParsedArgs, Tool, ToolError};
+use crate::cli::{Arg, OptionSpec, Usage};
 use anyhow::Context;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use transcript::Transcript;
 
-/// The help of this tool.
-pub const USAGE: &str = "\
-Usage: qemu-ga selftest [--json]
-       qemu-ga selftest --run COMMAND [ARGUMENT…]
-Freezes and thaws two loop-mounted filesystems of its own in a private mount namespace, with a
-real agent, two hooks and a writer; nothing of this machine is frozen. Needs root and mkfs.ext4.
-  --json  one JSON object on standard output; progress goes to standard error
-  --run   enter the namespace and run COMMAND there instead; what it changes is thrown away
-Exit status: 0 passed, 1 failed, 2 a mistake in this command.
-";
+/// `qemu-ga selftest`.
+pub const TOOL: Tool = Tool {
+    usage: Usage {
+        name: "selftest",
+        summary: "freeze and thaw filesystems made for the purpose",
+        about: "Freezes and thaws two loop-mounted filesystems of its own in a private mount \
+                namespace, with a real agent, two hooks and a writer; nothing of this machine is \
+                frozen. Needs root and mkfs.ext4.",
+        operand: None,
+        options: &[&[
+            OptionSpec::switch(
+                "json",
+                "write one JSON object to standard output, and progress to standard error",
+            ),
+            OptionSpec::new(
+                "run",
+                Arg::Program("COMMAND..."),
+                "enter the namespace and run COMMAND there instead; what it changes is discarded",
+            ),
+        ]],
+        exit: &[(0, "passed"), (1, "failed")],
+    },
+    subcommands: &[],
+    run,
+};
 
-/// Runs `qemu-ga selftest` with the arguments behind that word; returns the exit status.
-#[allow(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "an operator's command"
-)]
-pub fn cli(args: &[OsString]) -> u8 {
-    let words: Vec<&str> = args.iter().map(|arg| arg.to_str().unwrap_or("")).collect();
-    let json = match words.as_slice() {
-        [] => false,
-        ["--json"] => true,
-        ["--help" | "-h"] => {
-            print!("{USAGE}");
-            return 0;
-        }
-        ["--run", _, ..] => {
-            let error = match run_inside(&args[1..]) {
-                Ok(never) => match never {},
-                Err(error) => error,
-            };
-            eprintln!("qemu-ga selftest: {error:#}");
-            return 1;
-        }
-        _ => {
-            eprint!(
-                "qemu-ga selftest: unexpected argument '{}'\n{USAGE}",
-                words.join(" ")
-            );
-            return 2;
-        }
-    };
-    let mut transcript = Transcript::new(json);
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    if args.has("--run") {
+        let error = match run_inside(&args.operands) {
+            Ok(never) => match never {},
+            Err(error) => error,
+        };
+        return Err(ToolError::Failed(format!("{error:#}")));
+    }
+    let mut transcript = Transcript::new(args.has("--json"));
     if let Err(error) = script::run(&mut transcript) {
         transcript.fail(&error);
     }
-    transcript.finish()
+    Ok(transcript.finish())
 }
 
 /// Replaces this process by `command`, in the namespace.

@@ -30,14 +30,14 @@ fn missing_of(name: &str, migrating: &str) -> Vec<String> {
         }
     };
     let lines = |file: &str, line: String| read(file).lines().any(|known| known == line);
-    let settings = "src/manual/settings.txt";
-    let section = format!("== {name}");
+    let settings = "xtask/pages/settings.md";
+    let section = format!("## {name}");
     expect(
         lines(settings, section.clone()),
         settings,
         format!("a section \"{section}\" with the keys of its group"),
     );
-    let page = "src/manual/pages/fsfreeze-hook.txt";
+    let page = "xtask/pages/fsfreeze-hook.md";
     let group = format!("`[{name}]`");
     expect(
         read(page).contains(&group),

@@ -1,7 +1,7 @@
 use super::*;
 use crate::options::shown;
 use qemu_ga::adapters::ADAPTERS;
-use qemu_ga::app::SUBCOMMANDS;
+use qemu_ga::app::TOOLS;
 use qemu_ga::commands;
 use qemu_ga::config::{Action, parse};
 use qemu_ga::hooks::adapter::{Adapter, DiscoveryContext};
@@ -14,6 +14,16 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+/// The top of the source tree.
+fn root() -> &'static Path {
+    Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
+}
+
+/// A name as a manual page has it.
+fn escaped(name: &str) -> String {
+    name.replace('-', "\\-")
+}
+
 fn file(name: &str) -> String {
     let files = files().unwrap();
     files.into_iter().find(|(n, _)| *n == name).unwrap().1
@@ -22,67 +32,44 @@ fn file(name: &str) -> String {
 #[test]
 fn every_option_and_every_tool_is_in_the_page_and_the_completion() {
     let page = file("qemu-ga.8");
-    let completion = file("qemu-ga.bash");
-    for spec in shown() {
-        let tag = format!("\\fB{}\\fR", roff::plain(&format!("--{}", spec.long)));
-        assert!(page.contains(&tag), "{}", spec.long);
-        assert!(completion.contains(&format!("--{}", spec.long)));
-        if let Some((_, key)) = spec.key {
-            let key = format!("\\fB{}\\fR", roff::plain(key));
+    let completions = ["qemu-ga.bash", "qemu-ga.fish", "_qemu-ga"].map(file);
+    for option in shown() {
+        let long = option.spec.long;
+        let tag = format!(r"\fB\-\-{}\fR", escaped(long));
+        assert!(page.contains(&tag), "{long}");
+        if let Some((_, key)) = option.key {
+            let key = format!("\\fB{}\\fR", escaped(key));
             assert!(page.contains(&key), "key {key}");
         }
     }
-    for tool in SUBCOMMANDS {
-        assert!(
-            page.contains(&format!(".SS \"qemu\\-ga {}\"", tool.name)),
-            "{}",
-            tool.name
-        );
-        assert!(completion.contains(&format!("        {}) words=", tool.name)));
-        assert!(
-            qemu_ga::app::usage(tool.name).is_some(),
-            "no help of {}",
-            tool.name
-        );
+    for tool in TOOLS.iter().flat_map(|tool| tool.all()) {
+        let name = tool.usage.name;
+        let heading = format!("\n.SS \"qemu\\-ga {name}\"\n");
+        assert!(page.contains(&heading), "{name}");
+        for completion in &completions {
+            let options = tool.usage.options();
+            let mut all = options.map(|spec| spec.long).chain([tool.word()]);
+            assert!(all.all(|word| completion.contains(word)), "{name}");
+        }
     }
-    assert_eq!(qemu_ga::app::usage("guardian"), None);
-    let thaw: Vec<String> = completion::options_of("thaw")
-        .into_iter()
-        .map(|t| t.name)
-        .collect();
-    assert_eq!(
-        thaw,
-        [
-            "--config",
-            "--force",
-            "--help",
-            "--json",
-            "--now",
-            "--statedir",
-            "-c",
-            "-t"
-        ]
-    );
 }
 
 #[test]
 fn every_command_is_described_once() {
     let page = file("qemu-ga-ref.7");
-    let sections = reference::sections().unwrap();
-    let mut told: Vec<&str> = sections
+    let mut told: Vec<&str> = reference::sections()
         .iter()
-        .flat_map(|(_, entries)| entries.iter().map(|entry| entry.name.as_str()))
+        .map(|(name, _)| *name)
         .collect();
     told.sort_unstable();
     let mut all: Vec<&str> = commands::all().iter().map(|command| command.name).collect();
     all.sort_unstable();
     assert_eq!(told, all);
     for name in all {
-        assert!(
-            page.contains(&format!(".SS \"{}\"", roff::plain(name))),
-            "{name}"
-        );
+        let heading = format!("\n.SS {}\n", escaped(name));
+        assert!(page.contains(&heading), "{name}");
     }
+    assert!(page.contains("(since QEMU 0.15; works while filesystems are frozen)"));
 }
 
 #[test]
@@ -90,14 +77,13 @@ fn the_committed_reference_is_the_one_that_is_made() {
     let committed = include_str!("../../CONFIGURATION.md");
     assert!(
         committed == file("CONFIGURATION.md"),
-        "CONFIGURATION.md is not what the tables say; make it anew: cargo run --example manual -- target/manual && cp target/manual/CONFIGURATION.md ."
+        "CONFIGURATION.md differs from the tables; run: cargo xtask manual target/manual && cp target/manual/CONFIGURATION.md ."
     );
     assert!(!committed.contains("{{"));
 }
 
 fn keys(section: &str) -> Vec<String> {
     let entries = settings::section(section).unwrap();
-    assert!(entries.iter().all(|entry| !entry.prose.is_empty()));
     let mut keys: Vec<String> = entries.into_iter().map(|entry| entry.name).collect();
     keys.sort_unstable();
     keys
@@ -128,12 +114,12 @@ fn every_key_of_the_hooks_settings_is_described() {
     told.extend(keys("hooks alone"));
     told.sort_unstable();
     let setters = concat!(
-        include_str!("../hooks/settings.rs"),
-        include_str!("../hooks/settings/rules.rs")
+        include_str!("../../src/hooks/settings.rs"),
+        include_str!("../../src/hooks/settings/rules.rs")
     );
     assert_eq!(told, arms(setters));
     for key in &told {
-        assert!(page.contains(&roff::plain(key)), "{key}");
+        assert!(page.contains(&escaped(key)), "{key}");
     }
     let policy = HookSettings::default().settings();
     assert_eq!(keys("hook").len(), policy.len());
@@ -153,14 +139,14 @@ fn found(adapter: &Adapter, root: &Path, settings: &str) -> Discovered {
 
 /// The texts in the adapters' file `name` that are keys of the adapter's group.
 fn accepted(adapter: &Adapter, name: &str) -> Vec<String> {
-    let root = tempfile::tempdir().unwrap();
-    let source = std::fs::read_to_string(format!("src/adapters/{name}.rs")).unwrap();
+    let place = tempfile::tempdir().unwrap();
+    let source = std::fs::read_to_string(root().join(format!("src/adapters/{name}.rs"))).unwrap();
     let is_key = |word: &&str| word.chars().all(|c| c.is_ascii_lowercase() || c == '-');
     let words = source.split('"').filter(is_key);
     let mut keys: Vec<String> = words
         .filter(|word| !word.is_empty())
         .filter(|key| {
-            let warnings = found(adapter, root.path(), &format!("{key}=x\n")).warnings;
+            let warnings = found(adapter, place.path(), &format!("{key}=x\n")).warnings;
             let is_unknown = |text: &String| text.contains("is not a setting of this group");
             !warnings.iter().any(is_unknown)
         })
@@ -188,47 +174,48 @@ fn every_key_of_an_adapter_is_described() {
         assert_eq!(
             keys(name),
             known,
-            "src/manual/settings.txt, section {name}: left what it describes, right the adapter's keys"
+            "xtask/pages/settings.md, section {name}: left what it describes, right the adapter's keys"
         );
     }
 }
 
 /// A directory with a file for every key that names one.
 fn scripts() -> tempfile::TempDir {
-    let root = tempfile::tempdir().unwrap();
-    let script = root.path().join("script");
+    let place = tempfile::tempdir().unwrap();
+    let script = place.path().join("script");
     std::fs::write(&script, "#!/bin/sh\n").unwrap();
     std::fs::set_permissions(&script, Permissions::from_mode(0o700)).unwrap();
-    std::fs::create_dir(root.path().join("bin")).unwrap();
-    std::fs::set_permissions(root.path().join("bin"), Permissions::from_mode(0o755)).unwrap();
+    std::fs::create_dir(place.path().join("bin")).unwrap();
+    std::fs::set_permissions(place.path().join("bin"), Permissions::from_mode(0o755)).unwrap();
     for name in ["bin/agent_func.sh", "x_freeze.sh", "x_unfreeze.sh"] {
-        std::fs::copy(&script, root.path().join(name)).unwrap();
+        std::fs::copy(&script, place.path().join(name)).unwrap();
     }
-    root
+    place
 }
 
 #[test]
 fn the_described_defaults_of_an_adapter_are_its_own() {
-    let root = scripts();
-    let script = root.path().join("script");
+    let place = scripts();
+    let script = place.path().join("script");
     let defaults = |section: &str| -> Vec<(String, String, String)> {
         let entries = settings::section(section).unwrap().into_iter();
         entries.map(|e| (e.name, e.kind, e.default)).collect()
     };
     for adapter in ADAPTERS {
         let name = adapter.name;
-        let source = std::fs::read_to_string(format!("src/adapters/{name}.rs")).unwrap();
+        let source =
+            std::fs::read_to_string(root().join(format!("src/adapters/{name}.rs"))).unwrap();
         let described = defaults(name);
         let files = described
             .iter()
             .filter_map(|(key, kind, default)| match &kind[..] {
                 "path" => Some(format!("{key}={}\n", script.display())),
                 "directory" if default.is_empty() => {
-                    Some(format!("{key}={}\n", root.path().display()))
+                    Some(format!("{key}={}\n", place.path().display()))
                 }
                 _ => None,
             });
-        let found = found(adapter, root.path(), &files.collect::<String>());
+        let found = found(adapter, place.path(), &files.collect::<String>());
         assert_eq!(found.warnings, [""; 0], "{name}");
         let task = &found.tasks[0];
         let limit = task.freeze.as_ref().and_then(|call| call.timeout);
@@ -259,7 +246,7 @@ fn the_described_defaults_of_an_adapter_are_its_own() {
             assert_eq!(
                 real,
                 Some(default),
-                "src/manual/settings.txt, section {name}: {key}"
+                "xtask/pages/settings.md, section {name}: {key}"
             );
         }
     }
@@ -290,7 +277,7 @@ fn every_variable_is_described() {
     let mut told: Vec<String> = sections.iter().flat_map(|name| keys(name)).collect();
     told.retain(|name| name.starts_with("QGA_"));
     told.sort_unstable();
-    let sources = sources(Path::new("src"));
+    let sources = sources(&root().join("src"));
     let quoted = sources.iter().flat_map(|text| text.split('"'));
     let mut known: Vec<&str> = quoted
         .filter(|word| word.starts_with("QGA_"))
@@ -331,26 +318,19 @@ fn every_variable_of_the_services_is_described() {
 /// The members of the structs that the handlers decode are the arguments that the page names.
 #[test]
 fn every_argument_of_the_page_is_one_of_the_source() {
-    let source = sources(Path::new("src/commands")).concat();
-    for (_, entries) in reference::sections().unwrap() {
-        for entry in entries {
-            for (name, _, _) in &entry.arguments {
-                let optional = name.ends_with('?');
-                let name = name.trim_end_matches('?');
-                let field = format!(
-                    "    {}: {}",
-                    name.replace('-', "_"),
-                    if optional { "Option<" } else { "" }
-                );
-                let renamed = format!("rename = \"{name}\"");
-                assert!(
-                    source.contains(&field) || source.contains(&renamed),
-                    "{}: {name}",
-                    entry.name
-                );
-            }
+    let source = sources(&root().join("src/commands")).concat();
+    let mut seen = 0;
+    for (command, lines) in reference::sections() {
+        for (name, optional) in reference::arguments(&lines) {
+            let optional = if optional { "Option<" } else { "" };
+            let field = format!("    {}: {optional}", name.replace('-', "_"));
+            let renamed = format!("rename = \"{name}\"");
+            let known = source.contains(&field) || source.contains(&renamed);
+            assert!(known, "{command}: {name}");
+            seen += 1;
         }
     }
+    assert!(seen > 25, "{seen}");
 }
 
 #[test]
@@ -387,13 +367,15 @@ fn the_sample_configuration_changes_nothing_and_its_values_are_understood() {
     );
 }
 
-/// What groff and bash say of the files; passes over a machine that has neither.
+/// What groff and the shells say of the files; one that is not installed is skipped.
 #[test]
 fn the_formatters_find_nothing_to_complain_of() {
     let mut looked_at = 0;
     for (name, text) in files().unwrap() {
         let (program, args): (&str, &[&str]) = match name {
             "qemu-ga.bash" => ("bash", &["-n"]),
+            "qemu-ga.fish" => ("fish", &["--no-execute"]),
+            "_qemu-ga" => ("zsh", &["-n"]),
             "qemu-ga.conf" | "CONFIGURATION.md" => continue,
             _ => ("groff", &["-man", "-ww", "-z", "-Tutf8", "-K", "utf-8"]),
         };

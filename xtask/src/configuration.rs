@@ -1,14 +1,15 @@
-//! CONFIGURATION.md: prose from `pages/configuration.txt`, with a table in place of each `{{name}}`.
+//! CONFIGURATION.md: prose from `pages/configuration.md`, with a table in place of each `{{name}}`.
 
 use crate::options::{names, sentence, shown};
 use crate::settings::{Entry, section};
 use qemu_ga::adapters::ADAPTERS;
-use qemu_ga::config::options::{Arg, Group, Spec};
+use qemu_ga::cli::{Arg, ValueKind};
+use qemu_ga::config::options::{AgentOption, Group};
 use std::fmt::Write;
 
 /// The whole page.
 pub fn reference() -> anyhow::Result<String> {
-    let mut page = include_str!("pages/configuration.txt").to_owned();
+    let mut page = include_str!("../pages/configuration.md").to_owned();
     let mut put = |name: &str, table: String| {
         page = page.replace(&format!("{{{{{name}}}}}"), table.trim_end());
     };
@@ -31,7 +32,7 @@ pub fn reference() -> anyhow::Result<String> {
     ] {
         let rows = section(name)?
             .into_iter()
-            .map(|entry| vec![code(&entry.name), entry.kind, entry.prose]);
+            .map(|entry| vec![code(&entry.name), entry.kind, entry.meaning]);
         put(name, table("variable | value | meaning", rows));
     }
     Ok(page)
@@ -54,22 +55,23 @@ fn key(entry: Entry) -> Vec<String> {
         name,
         kind,
         default,
-        prose,
+        meaning,
     } = entry;
-    vec![code(&name), kind, code(&default), prose]
+    vec![code(&name), kind, code(&default), meaning]
 }
 
 /// The options with a key in `group`, or those without any.
 fn of_group(group: Option<Group>) -> String {
-    let meant = shown().filter(|spec| spec.key.map(|(group, _)| group) == group);
-    let rows = meant.map(|spec| {
-        let mut row: Vec<String> = spec.key.iter().map(|(_, key)| code(key)).collect();
+    let meant = shown().filter(|option| option.key.map(|(group, _)| group) == group);
+    let rows = meant.map(|option| {
+        let spec = &option.spec;
+        let mut row: Vec<String> = option.key.iter().map(|(_, key)| code(key)).collect();
         let default = spec.default.unwrap_or(match spec.arg {
             Arg::Switch if group.is_some() => "false",
             _ => "",
         });
         row.push(names(spec));
-        row.push(kind(spec).to_owned());
+        row.push(kind(option).to_owned());
         // A sentence, or a value as it would be written.
         row.push(if default.contains(' ') {
             default.to_owned()
@@ -87,15 +89,17 @@ fn of_group(group: Option<Group>) -> String {
 }
 
 /// What the value of an option is.
-fn kind(spec: &Spec) -> &'static str {
-    match spec.arg {
-        Arg::Switch if spec.key.is_some() => "`true` or `false`",
-        Arg::Switch => "",
-        Arg::Value("SECONDS") => "seconds, 0 to 604800",
-        Arg::Value("PATH") | Arg::Attached(_) => "path",
-        Arg::Value("DIR") => "directory",
-        Arg::Value(_) => "word",
-        Arg::List(_) => "list",
+fn kind(option: &AgentOption) -> &'static str {
+    match option.spec.arg {
+        Arg::Switch if option.key.is_some() => "`true` or `false`",
+        Arg::Switch | Arg::Program(_) => "",
+        Arg::List(..) => "list",
+        Arg::Value(_, kind) | Arg::Attached(_, kind) => match kind {
+            ValueKind::Seconds => "seconds, 0 to 604800",
+            ValueKind::File => "path",
+            ValueKind::Directory => "directory",
+            _ => "word",
+        },
     }
 }
 
@@ -118,7 +122,7 @@ fn table(head: &str, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     text
 }
 
-/// A cell: no mark of a table or of HTML in it.
+/// A cell: no mark of a table in it.
 fn escaped(cell: &str) -> String {
-    cell.replace('|', "\\|").replace('<', "\\<")
+    cell.replace('|', "\\|")
 }

@@ -1,0 +1,56 @@
+//! The manual pages: prose from `pages/`, with the tables in place of `{{name}}`.
+
+use crate::man::{Head, page};
+use crate::{options, reference, settings};
+use anyhow::{Context, ensure};
+use qemu_ga::app::TOOLS;
+use qemu_ga::version::{AGENT_VERSION, PROTOCOL_VERSION};
+
+const MANUAL: &str = "QEMU guest agent";
+
+fn made(name: &str, section: u8, markdown: &str) -> anyhow::Result<String> {
+    let markdown = markdown.replace("{{protocol}}", PROTOCOL_VERSION);
+    ensure!(!markdown.contains("{{"), "{name}: a table is missing");
+    let head = Head {
+        name,
+        section,
+        source: &format!("qemu-ga-rs {AGENT_VERSION}"),
+        manual: MANUAL,
+    };
+    page(&head, &markdown).with_context(|| format!("{name}({section})"))
+}
+
+/// qemu-ga(8).
+///
+/// # Errors
+/// A page or table cannot be read.
+pub fn agent() -> anyhow::Result<String> {
+    let variables = settings::variables("variables of the agent")?;
+    let tools = TOOLS.iter().flat_map(|tool| tool.all());
+    let tools: String = tools.map(|tool| options::of_tool(&tool.usage)).collect();
+    let text = include_str!("../pages/qemu-ga.md")
+        .replace("{{options}}", &options::markdown())
+        .replace("{{variables}}", &variables)
+        .replace("{{tools}}", &tools);
+    made("qemu-ga", 8, &text)
+}
+
+/// qemu-ga-ref(7).
+///
+/// # Errors
+/// The page does not describe the commands that there are.
+pub fn reference() -> anyhow::Result<String> {
+    made("qemu-ga-ref", 7, &reference::markdown()?)
+}
+
+/// fsfreeze-hook(5).
+///
+/// # Errors
+/// A page or table cannot be read.
+pub fn hook() -> anyhow::Result<String> {
+    let variables = settings::variables("variables of a hook")?;
+    let text = include_str!("../pages/fsfreeze-hook.md")
+        .replace("{{variables}}", &variables)
+        .replace("{{settings}}", &settings::of_hooks()?);
+    made("fsfreeze-hook", 5, &text)
+}

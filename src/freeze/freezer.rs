@@ -6,7 +6,6 @@
 
 use super::engine::{Engine, FreezeError};
 use super::linux::LinuxOps;
-use super::ops::Ops;
 use super::report::Report;
 use crate::sys::{memory, strerror};
 use nix::sys::eventfd::EventFd;
@@ -18,6 +17,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+
+/// The engine on the running system; the tests drive [`Engine`] itself.
+type LinuxEngine = Engine<LinuxOps>;
 
 /// Stack of the engine's thread; its calls are not nested deeply.
 const ENGINE_STACK_SIZE: usize = 256 * 1024;
@@ -49,7 +51,7 @@ struct EngineStatus {
 }
 
 impl EngineStatus {
-    fn of<O: Ops>(engine: &mut Engine<O>) -> Self {
+    fn of(engine: &mut LinuxEngine) -> Self {
         let guardian = engine.guardian_fd().map(Arc::new);
         Self {
             frozen: engine.is_frozen(),
@@ -63,18 +65,18 @@ impl EngineStatus {
 }
 
 /// A request for the engine's thread.
-type Job<O> = Box<dyn FnOnce(&mut Engine<O>) + Send>;
+type Job = Box<dyn FnOnce(&mut LinuxEngine) + Send>;
 
-struct Shared<O: Ops> {
-    engine: Mutex<Engine<O>>,
-    jobs: Mutex<Jobs<O>>,
+struct Shared {
+    engine: Mutex<LinuxEngine>,
+    jobs: Mutex<Jobs>,
     queued: Condvar,
     /// Signals the engine that the agent is asked to stop.
     stop: Option<Arc<EventFd>>,
 }
 
-struct Jobs<O: Ops> {
-    queue: VecDeque<Job<O>>,
+struct Jobs {
+    queue: VecDeque<Job>,
     /// A thread works on the queue. See the module for why it stays while anything is frozen.
     has_thread: bool,
 }
@@ -83,7 +85,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<O: Ops> Shared<O> {
+impl Shared {
     /// Runs the queued jobs, until there is none and nothing is frozen.
     fn run_thread(&self) {
         let mut is_frozen = false;
@@ -104,11 +106,9 @@ impl<O: Ops> Shared<O> {
             }
         }
     }
-}
 
-impl<O: Ops> Shared<O> {
     /// Runs a job; returns whether anything is frozen afterwards.
-    fn run_job(&self, job: Job<O>) -> bool {
+    fn run_job(&self, job: Job) -> bool {
         let mut engine = lock(&self.engine);
         job(&mut engine);
         engine.is_frozen()
@@ -116,23 +116,15 @@ impl<O: Ops> Shared<O> {
 }
 
 /// A handle of the engine; clones share it.
-pub struct Freezer<O: Ops = LinuxOps> {
-    shared: Arc<Shared<O>>,
+#[derive(Clone)]
+pub struct Freezer {
+    shared: Arc<Shared>,
     status: watch::Sender<EngineStatus>,
 }
 
-impl<O: Ops> Clone for Freezer<O> {
-    fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-            status: self.status.clone(),
-        }
-    }
-}
-
-impl<O: Ops + Send + 'static> Freezer<O> {
+impl Freezer {
     /// A handle of `engine`, without a thread until the first request.
-    pub fn new(mut engine: Engine<O>) -> Self {
+    pub fn new(mut engine: LinuxEngine) -> Self {
         let (status, _) = watch::channel(EngineStatus::of(&mut engine));
         let stop = engine.stop_event();
         let jobs = Jobs {
@@ -231,7 +223,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     }
 
     /// Queues a job, and starts the thread if there is none.
-    fn enqueue(&self, job: Job<O>) {
+    fn enqueue(&self, job: Job) {
         let mut jobs = lock(&self.shared.jobs);
         jobs.queue.push_back(job);
         let has_thread = std::mem::replace(&mut jobs.has_thread, true);
@@ -272,12 +264,12 @@ impl<O: Ops + Send + 'static> Freezer<O> {
 
     async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Engine<O>) -> Result<T, FreezeError> + Send + 'static,
+        job: impl FnOnce(&mut LinuxEngine) -> Result<T, FreezeError> + Send + 'static,
     ) -> Result<T, FreezeError> {
         let (result_sender, result_receiver) = oneshot::channel();
         let (concluded, conclusion) = oneshot::channel();
         let status = self.status.clone();
-        let job: Job<O> = Box::new(move |engine| {
+        let job: Job = Box::new(move |engine| {
             let result = job(engine);
             status.send_replace(EngineStatus::of(engine));
             // The session may have ended meanwhile; state and report have the result.
@@ -297,10 +289,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
 
 /// Gives back the memory that a run took, after the engine's thread has exited: what the thread keeps for its next
 /// allocations lies between what others use.
-async fn release_memory<O: Ops + Send + 'static>(
-    freezer: Freezer<O>,
-    concluded: oneshot::Receiver<()>,
-) {
+async fn release_memory(freezer: Freezer, concluded: oneshot::Receiver<()>) {
     concluded.await.ok();
     tokio::time::sleep(MEMORY_RELEASE_DELAY).await;
     if freezer.is_frozen() {
@@ -314,7 +303,7 @@ async fn release_memory<O: Ops + Send + 'static>(
 }
 
 /// Checks the freeze until nothing is frozen any more; first what an earlier agent has left.
-async fn watch_freeze<O: Ops + Send + 'static>(freezer: Freezer<O>) {
+async fn watch_freeze(freezer: Freezer) {
     let mut is_new = freezer.status.borrow().has_legacy;
     while freezer.needs_checks() {
         let EngineStatus {

@@ -13,7 +13,7 @@ use crate::deadline::Timed;
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::history;
 use crate::freeze::linux::{Gate, LinuxOps};
-use crate::freeze::ops::Ops;
+use crate::freeze::ops::FilesystemOps;
 use crate::freeze::plan;
 use crate::hooks::Phase;
 use crate::state::{Expiry, StateDir};

@@ -11,7 +11,7 @@ mod thaw;
 mod watch;
 
 use crate::freeze::guardian::Claim;
-use crate::freeze::ops::{GuardianNews, Ops};
+use crate::freeze::ops::{FilesystemOps, GuardianNews, Ops};
 use crate::freeze::plan::Target;
 use crate::freeze::policy::{FreezeLimits, FreezePolicy};
 use crate::freeze::report::{Report, RunEnd};
@@ -90,7 +90,7 @@ enum State<H> {
 struct Freeze<H> {
     /// In freeze order.
     held: Vec<Held<H>>,
-    /// When everything was frozen, on [`Ops::now`]'s clock.
+    /// When everything was frozen, on [`SystemOps::now`](crate::freeze::ops::SystemOps::now)'s clock.
     since: Duration,
     /// When the hold limit ends the freeze; `None`: no limit.
     ends: Option<Duration>,
@@ -101,7 +101,7 @@ struct Freeze<H> {
 }
 
 /// State machine of freeze runs.
-pub struct Engine<O: Ops> {
+pub struct Engine<O: FilesystemOps> {
     ops: O,
     state: State<O::Handle>,
     policy: FreezePolicy,
@@ -156,12 +156,12 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// See [`Ops::stop_event`].
+    /// See [`SystemOps::stop_event`](crate::freeze::ops::SystemOps::stop_event).
     pub fn stop_event(&self) -> Option<Arc<EventFd>> {
         self.ops.stop_event()
     }
 
-    /// See [`Ops::is_stopping`].
+    /// See [`SystemOps::is_stopping`](crate::freeze::ops::SystemOps::is_stopping).
     pub fn is_stopping(&self) -> bool {
         self.ops.is_stopping()
     }
@@ -171,7 +171,7 @@ impl<O: Ops> Engine<O> {
         self.owes_an_answer
     }
 
-    /// See [`Ops::guardian_fd`].
+    /// See [`GuardianOps::guardian_fd`](crate::freeze::ops::GuardianOps::guardian_fd).
     pub fn guardian_fd(&self) -> Option<OwnedFd> {
         self.ops.guardian_fd()
     }
@@ -399,6 +399,20 @@ impl<O: Ops> Engine<O> {
         tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
     }
 
+    /// Fails once the agent is asked to stop: nobody might be there for the thaw.
+    fn refuse_if_stopping(&mut self) -> Result<(), FreezeError> {
+        match self.ops.is_stopping() {
+            true => Err(self.fail(STOPPING.into())),
+            false => Ok(()),
+        }
+    }
+
+    fn seconds_since(&mut self, start: Duration) -> f64 {
+        self.ops.now().saturating_sub(start).as_secs_f64()
+    }
+}
+
+impl<O: FilesystemOps> Engine<O> {
     /// Logs and records a failure that does not stop the run.
     fn warn(&mut self, text: String) {
         tracing::warn!("{text}");
@@ -412,21 +426,9 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Fails once the agent is asked to stop: nobody might be there for the thaw.
-    fn refuse_if_stopping(&mut self) -> Result<(), FreezeError> {
-        match self.ops.is_stopping() {
-            true => Err(self.fail(STOPPING.into())),
-            false => Ok(()),
-        }
-    }
-
     /// Records an error and returns it as the answer.
     fn fail(&mut self, text: String) -> FreezeError {
         self.warn(text.clone());
         FreezeError(text)
-    }
-
-    fn seconds_since(&mut self, start: Duration) -> f64 {
-        self.ops.now().saturating_sub(start).as_secs_f64()
     }
 }

@@ -7,14 +7,14 @@
 //! allocates nothing.
 
 use super::{Engine, Held};
-use crate::freeze::ops::Ops;
+use crate::freeze::ops::FilesystemOps;
 use crate::freeze::policy::{FreezeMode, Pattern};
 use crate::freeze::report::{DeviceWatch, FilesystemOutcome, FilesystemRecord};
 use crate::sys::strerror;
 use nix::libc;
 use std::io;
 
-impl<O: Ops> Engine<O> {
+impl<O: FilesystemOps> Engine<O> {
     /// Before the first FIFREEZE: flushes what is to be watched once more, and reads the counters.
     pub(super) fn begin_watch(&mut self, held: &[Held<O::Handle>]) {
         let is_watched = |held: &&Held<_>| held.watch.is_some();

@@ -1,7 +1,7 @@
 //! The agent's connection to the guardian: start it, send it the filesystems, decide who thaws.
 //!
 //! Every wait has a time limit, and a guardian that does not answer in time is killed before the agent thaws: a
-//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guarding` calls
+//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guardian` calls
 //! this.
 
 use super::{

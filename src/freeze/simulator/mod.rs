@@ -1,6 +1,6 @@
 //! A simulated system for the engine, whose operations fail, or end the agent, at any chosen step.
 //!
-//! [`Simulator`] implements [`Ops`] over plain values and asserts the rules that hold at every step: nothing is logged
+//! [`Simulator`] implements [`Ops`](crate::freeze::ops::Ops) over plain values and asserts the rules that hold at every step: nothing is logged
 //! and no hook runs while something is frozen. `tests` drives the engine through every fault at every step; `parties`
 //! simulates agent, guardian, hook master and host together.
 
@@ -12,7 +12,10 @@ use crate::deadline::Timed;
 use crate::freeze::engine::{Engine, FreezeError};
 use crate::freeze::guardian::state::{Action, Event, GuardianState, Hooks};
 use crate::freeze::guardian::{Claim, Entrusted, Inherited, PROTOCOL_VERSION, Request};
-use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops};
+use crate::freeze::ops::{
+    FilesystemOps, FreezeWait, GuardianNews, GuardianOps, HeldFilesystem, HookOps, Legacy,
+    OpenError, StateOps, SystemOps,
+};
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::freeze::report::{FilesystemOutcome, Report, RunEnd};

@@ -2,7 +2,7 @@
 
 use super::*;
 
-impl Ops for Simulator {
+impl FilesystemOps for Simulator {
     type Handle = usize;
 
     fn survey(&mut self) -> io::Result<Survey> {
@@ -18,6 +18,7 @@ impl Ops for Simulator {
             })
         })
     }
+
     fn open(&mut self, targets: &[Target]) -> Vec<Result<usize, OpenError>> {
         let open = |target: &Target| {
             let name = target.filesystem.name();
@@ -105,6 +106,28 @@ impl Ops for Simulator {
         done.into_iter().map(timed).collect()
     }
 
+    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
+        let world = self.0.borrow();
+        handles.iter().any(|&&index| world.frozen[index])
+    }
+
+    fn expedite_rcu(&mut self) {
+        if self.0.borrow().guardian.is_some() {
+            self.step("expedite".into(), |world| world.rcu_expedited = true)
+                .ok();
+        }
+    }
+
+    fn restore_rcu(&mut self) -> Result<(), String> {
+        if !self.0.borrow().rcu_expedited {
+            return Ok(());
+        }
+        self.step("restore".into(), |world| world.rcu_expedited = false)
+            .map_err(text)
+    }
+}
+
+impl HookOps for Simulator {
     fn call_hooks(
         &mut self,
         phase: Phase,
@@ -147,25 +170,20 @@ impl Ops for Simulator {
         })
     }
 
+    fn use_hook(&mut self, _: Option<PathBuf>) {}
+
+    fn has_journal(&self) -> bool {
+        false
+    }
+}
+
+impl GuardianOps for Simulator {
     fn start_guardian(&mut self, _: &str) -> Result<(), String> {
         self.step("guard".into(), |world| {
             world.guardian = Some(GuardianState::default());
             world.entrusted = Vec::new();
         })
         .map_err(text)
-    }
-
-    fn replace_guardian(
-        &mut self,
-        run: &str,
-        held: &[HeldFilesystem<'_, usize>],
-        limit: Option<Duration>,
-        _: Option<Duration>,
-    ) -> Result<(), String> {
-        self.start_guardian(run)?;
-        self.wait_for_guardian()?;
-        self.send_to_guardian(Request::HooksCalled);
-        self.entrust(held, limit)
     }
 
     fn wait_for_guardian(&mut self) -> Result<(), String> {
@@ -194,6 +212,70 @@ impl Ops for Simulator {
             self.0.borrow_mut().guardian = None;
         }
         entrusted.map_err(text)
+    }
+
+    fn replace_guardian(
+        &mut self,
+        run: &str,
+        held: &[HeldFilesystem<'_, usize>],
+        limit: Option<Duration>,
+        _: Option<Duration>,
+    ) -> Result<(), String> {
+        self.start_guardian(run)?;
+        self.wait_for_guardian()?;
+        self.send_to_guardian(Request::HooksCalled);
+        self.entrust(held, limit)
+    }
+
+    fn send_to_guardian(&mut self, request: Request) {
+        if self.0.borrow().guardian.is_none() {
+            return;
+        }
+        let name = match &request {
+            Request::Frozen { .. } => "tell Frozen".into(),
+            other => format!("tell {other:?}"),
+        };
+        let sent = self.step(name, |world| {
+            world.apply_guardian_event(Event::Request(request));
+        });
+        if sent.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+    }
+
+    fn poll_guardian(&mut self) -> GuardianNews {
+        match self.0.borrow_mut().ended.take() {
+            Some(expiry) => GuardianNews::Ended(expiry),
+            None => GuardianNews::Nothing,
+        }
+    }
+
+    fn guardian_fd(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    fn is_undecided(&self) -> bool {
+        true
+    }
+
+    fn claim(&mut self, _: bool) -> Claim {
+        if let Some(expiry) = self.0.borrow_mut().ended.take() {
+            return Claim::Ended(expiry);
+        }
+        self.send_to_guardian(Request::Claim);
+        Claim::Ours(None)
+    }
+
+    fn disconnect_guardian(&mut self) {}
+
+    fn release_guardian(&mut self) {
+        self.send_to_guardian(Request::Done);
+        self.0.borrow_mut().guardian = None;
+    }
+
+    fn dismiss_guardian(&mut self) {
+        self.send_to_guardian(Request::Done);
+        self.0.borrow_mut().guardian = None;
     }
 
     fn find_guardian(&mut self) -> bool {
@@ -226,67 +308,17 @@ impl Ops for Simulator {
             (None, _) => Legacy::Unguarded(world.marker.then(Marker::default)),
         }
     }
+}
 
-    fn use_hook(&mut self, _: Option<PathBuf>) {}
-
-    fn has_journal(&self) -> bool {
-        false
+impl StateOps for Simulator {
+    fn mark_frozen(&mut self, _: Marker) -> Result<(), String> {
+        self.step("mark".into(), |world| world.marker = true)
+            .map_err(text)
     }
 
-    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
-        let world = self.0.borrow();
-        handles.iter().any(|&&index| world.frozen[index])
-    }
-
-    fn is_undecided(&self) -> bool {
-        true
-    }
-
-    fn send_to_guardian(&mut self, request: Request) {
-        if self.0.borrow().guardian.is_none() {
-            return;
-        }
-        let name = match &request {
-            Request::Frozen { .. } => "tell Frozen".into(),
-            other => format!("tell {other:?}"),
-        };
-        let sent = self.step(name, |world| {
-            world.apply_guardian_event(Event::Request(request));
-        });
-        if sent.is_err() {
-            self.0.borrow_mut().guardian = None;
-        }
-    }
-
-    fn claim(&mut self, _: bool) -> Claim {
-        if let Some(expiry) = self.0.borrow_mut().ended.take() {
-            return Claim::Ended(expiry);
-        }
-        self.send_to_guardian(Request::Claim);
-        Claim::Ours(None)
-    }
-
-    fn poll_guardian(&mut self) -> GuardianNews {
-        match self.0.borrow_mut().ended.take() {
-            Some(expiry) => GuardianNews::Ended(expiry),
-            None => GuardianNews::Nothing,
-        }
-    }
-
-    fn disconnect_guardian(&mut self) {}
-
-    fn release_guardian(&mut self) {
-        self.send_to_guardian(Request::Done);
-        self.0.borrow_mut().guardian = None;
-    }
-
-    fn dismiss_guardian(&mut self) {
-        self.send_to_guardian(Request::Done);
-        self.0.borrow_mut().guardian = None;
-    }
-
-    fn guardian_fd(&self) -> Option<OwnedFd> {
-        None
+    fn mark_thawed(&mut self) -> Result<bool, String> {
+        self.step("unmark".into(), |world| std::mem::take(&mut world.marker))
+            .map_err(text)
     }
 
     fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
@@ -299,42 +331,21 @@ impl Ops for Simulator {
         self.0.borrow_mut().expired.take()
     }
 
-    fn mark_frozen(&mut self, _: Marker) -> Result<(), String> {
-        self.step("mark".into(), |world| world.marker = true)
-            .map_err(text)
+    fn reports(&mut self) -> Vec<Report> {
+        self.0.borrow().kept.iter().rev().cloned().collect()
     }
 
-    fn mark_thawed(&mut self) -> Result<bool, String> {
-        self.step("unmark".into(), |world| std::mem::take(&mut world.marker))
+    fn store_report(&mut self, report: &Report) -> Result<(), String> {
+        self.step("keep".into(), |world| world.kept.push(report.clone()))
             .map_err(text)
     }
+}
 
+impl SystemOps for Simulator {
     fn enter_frozen_section(&mut self, at_once: usize) {
         let mut world = self.0.borrow_mut();
         world.in_frozen_section = true;
         world.at_once = at_once;
-    }
-
-    fn expedite_rcu(&mut self) {
-        if self.0.borrow().guardian.is_some() {
-            self.step("expedite".into(), |world| world.rcu_expedited = true)
-                .ok();
-        }
-    }
-
-    fn restore_rcu(&mut self) -> Result<(), String> {
-        if !self.0.borrow().rcu_expedited {
-            return Ok(());
-        }
-        self.step("restore".into(), |world| world.rcu_expedited = false)
-            .map_err(text)
-    }
-
-    fn release_resources(&mut self) {}
-
-    fn is_stopping(&self) -> bool {
-        let world = self.0.borrow();
-        world.stops_at.is_some_and(|at| world.steps.len() >= at)
     }
 
     fn leave_frozen_section(&mut self) {
@@ -346,20 +357,18 @@ impl Ops for Simulator {
         world.in_frozen_section = false;
     }
 
+    fn release_resources(&mut self) {}
+
+    fn is_stopping(&self) -> bool {
+        let world = self.0.borrow();
+        world.stops_at.is_some_and(|at| world.steps.len() >= at)
+    }
+
     fn now(&mut self) -> Duration {
         self.0.borrow().clock
     }
 
     fn wall_clock(&mut self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.0.borrow().clock
-    }
-
-    fn reports(&mut self) -> Vec<Report> {
-        self.0.borrow().kept.iter().rev().cloned().collect()
-    }
-
-    fn store_report(&mut self, report: &Report) -> Result<(), String> {
-        self.step("keep".into(), |world| world.kept.push(report.clone()))
-            .map_err(text)
     }
 }

@@ -6,7 +6,10 @@ use crate::freeze::guardian::{
     Claim, Entrusted, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT,
     THAW_HOOKS_TIMEOUT,
 };
-use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops};
+use crate::freeze::ops::{
+    FilesystemOps, FreezeWait, GuardianNews, GuardianOps, HeldFilesystem, HookOps, Legacy,
+    OpenError, StateOps, SystemOps,
+};
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::report::Report;
 use crate::hooks::invoke::MasterReport;
@@ -278,7 +281,7 @@ fn timed(is_done: bool, refusal: i32) -> Timed {
     Timed { result, took }
 }
 
-impl Ops for AgentOps {
+impl FilesystemOps for AgentOps {
     type Handle = usize;
 
     fn survey(&mut self) -> io::Result<Survey> {
@@ -324,6 +327,19 @@ impl Ops for AgentOps {
         handles.iter().map(thaw).collect()
     }
 
+    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
+        let world = self.turn();
+        handles.iter().any(|&&index| world.frozen[index])
+    }
+
+    fn expedite_rcu(&mut self) {}
+
+    fn restore_rcu(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+impl HookOps for AgentOps {
     fn call_hooks(
         &mut self,
         phase: Phase,
@@ -333,23 +349,16 @@ impl Ops for AgentOps {
         Some(self.turn().call_master(phase, &run.id))
     }
 
+    fn use_hook(&mut self, _: Option<PathBuf>) {}
+
+    fn has_journal(&self) -> bool {
+        self.world().is_journal_open()
+    }
+}
+
+impl GuardianOps for AgentOps {
     fn start_guardian(&mut self, run: &str) -> Result<(), String> {
         self.turn().start_client(run, None)
-    }
-
-    fn replace_guardian(
-        &mut self,
-        run: &str,
-        held: &[HeldFilesystem<'_, usize>],
-        limit: Option<Duration>,
-        since: Option<Duration>,
-    ) -> Result<(), String> {
-        let replaced = Replaced {
-            entrustment: entrustment(held, limit),
-            since_ms: since.map(|since| since.as_millis() as u64),
-        };
-        self.turn().start_client(run, Some(replaced))?;
-        self.wait_for_guardian()
     }
 
     fn wait_for_guardian(&mut self) -> Result<(), String> {
@@ -374,6 +383,88 @@ impl Ops for AgentOps {
             true => world.await_ready(),
             false => world.unguarded(),
         }
+    }
+
+    fn replace_guardian(
+        &mut self,
+        run: &str,
+        held: &[HeldFilesystem<'_, usize>],
+        limit: Option<Duration>,
+        since: Option<Duration>,
+    ) -> Result<(), String> {
+        let replaced = Replaced {
+            entrustment: entrustment(held, limit),
+            since_ms: since.map(|since| since.as_millis() as u64),
+        };
+        self.turn().start_client(run, Some(replaced))?;
+        self.wait_for_guardian()
+    }
+
+    fn send_to_guardian(&mut self, request: Request) {
+        let mut world = self.world();
+        if world.agent.client.is_some() && !world.send(request) {
+            world.end_guardian();
+        }
+    }
+
+    fn poll_guardian(&mut self) -> GuardianNews {
+        let mut world = self.turn();
+        while world.agent.client.is_some() {
+            match world.read(0) {
+                Read::Response(Response::Ended(expiry)) => return GuardianNews::Ended(expiry),
+                Read::Response(Response::Freeze(_)) | Read::Nothing => {
+                    return GuardianNews::Nothing;
+                }
+                Read::Response(_) => {}
+                Read::Closed => {
+                    world.end_guardian();
+                    world.drop_client();
+                    return GuardianNews::Gone;
+                }
+            }
+        }
+        GuardianNews::Nothing
+    }
+
+    fn guardian_fd(&self) -> Option<OwnedFd> {
+        None
+    }
+
+    fn is_undecided(&self) -> bool {
+        self.world().is_undecided()
+    }
+
+    fn claim(&mut self, is_early: bool) -> Claim {
+        self.world().claim(is_early)
+    }
+
+    fn disconnect_guardian(&mut self) {
+        let mut world = self.turn();
+        if let Some(connection) = world.agent.client.as_ref().map(|client| client.connection) {
+            world.hang_up(connection);
+        }
+    }
+
+    fn release_guardian(&mut self) {
+        self.send_to_guardian(Request::Done);
+    }
+
+    fn dismiss_guardian(&mut self) {
+        let mut world = self.turn();
+        if let Some(socket) = world.agent.socket.take() {
+            if world.socket_path == Some(socket) {
+                world.socket_path = None;
+            }
+            world.sockets[socket].agent_has_it = false;
+            world.close_unowned(socket);
+        }
+        if world.agent.client.is_none() {
+            return;
+        }
+        world.send(Request::Done);
+        while let Read::Response(_) = world.read(RESPONSE_TIMEOUT) {}
+        world.end_guardian();
+        world.drop_client();
     }
 
     fn find_guardian(&mut self) -> bool {
@@ -435,83 +526,17 @@ impl Ops for AgentOps {
         }
         Legacy::Unguarded(world.marker.clone())
     }
+}
 
-    fn use_hook(&mut self, _: Option<PathBuf>) {}
-
-    fn has_journal(&self) -> bool {
-        self.world().is_journal_open()
+impl StateOps for AgentOps {
+    fn mark_frozen(&mut self, marker: Marker) -> Result<(), String> {
+        let boot = boot_id();
+        self.turn().marker = Some(Marker { boot, ..marker });
+        Ok(())
     }
 
-    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
-        let world = self.turn();
-        handles.iter().any(|&&index| world.frozen[index])
-    }
-
-    fn send_to_guardian(&mut self, request: Request) {
-        let mut world = self.world();
-        if world.agent.client.is_some() && !world.send(request) {
-            world.end_guardian();
-        }
-    }
-
-    fn claim(&mut self, is_early: bool) -> Claim {
-        self.world().claim(is_early)
-    }
-
-    fn is_undecided(&self) -> bool {
-        self.world().is_undecided()
-    }
-
-    fn poll_guardian(&mut self) -> GuardianNews {
-        let mut world = self.turn();
-        while world.agent.client.is_some() {
-            match world.read(0) {
-                Read::Response(Response::Ended(expiry)) => return GuardianNews::Ended(expiry),
-                Read::Response(Response::Freeze(_)) | Read::Nothing => {
-                    return GuardianNews::Nothing;
-                }
-                Read::Response(_) => {}
-                Read::Closed => {
-                    world.end_guardian();
-                    world.drop_client();
-                    return GuardianNews::Gone;
-                }
-            }
-        }
-        GuardianNews::Nothing
-    }
-
-    fn disconnect_guardian(&mut self) {
-        let mut world = self.turn();
-        if let Some(connection) = world.agent.client.as_ref().map(|client| client.connection) {
-            world.hang_up(connection);
-        }
-    }
-
-    fn release_guardian(&mut self) {
-        self.send_to_guardian(Request::Done);
-    }
-
-    fn dismiss_guardian(&mut self) {
-        let mut world = self.turn();
-        if let Some(socket) = world.agent.socket.take() {
-            if world.socket_path == Some(socket) {
-                world.socket_path = None;
-            }
-            world.sockets[socket].agent_has_it = false;
-            world.close_unowned(socket);
-        }
-        if world.agent.client.is_none() {
-            return;
-        }
-        world.send(Request::Done);
-        while let Read::Response(_) = world.read(RESPONSE_TIMEOUT) {}
-        world.end_guardian();
-        world.drop_client();
-    }
-
-    fn guardian_fd(&self) -> Option<OwnedFd> {
-        None
+    fn mark_thawed(&mut self) -> Result<bool, String> {
+        Ok(self.turn().marker.take().is_some())
     }
 
     fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
@@ -523,23 +548,18 @@ impl Ops for AgentOps {
         self.turn().expired.take()
     }
 
-    fn mark_frozen(&mut self, marker: Marker) -> Result<(), String> {
-        let boot = boot_id();
-        self.turn().marker = Some(Marker { boot, ..marker });
+    fn reports(&mut self) -> Vec<Report> {
+        self.world().kept.iter().rev().cloned().collect()
+    }
+
+    fn store_report(&mut self, report: &Report) -> Result<(), String> {
+        self.turn().keep(report);
         Ok(())
     }
+}
 
-    fn mark_thawed(&mut self) -> Result<bool, String> {
-        Ok(self.turn().marker.take().is_some())
-    }
-
+impl SystemOps for AgentOps {
     fn enter_frozen_section(&mut self, _: usize) {}
-
-    fn expedite_rcu(&mut self) {}
-
-    fn restore_rcu(&mut self) -> Result<(), String> {
-        Ok(())
-    }
 
     fn leave_frozen_section(&mut self) {}
 
@@ -555,14 +575,5 @@ impl Ops for AgentOps {
 
     fn wall_clock(&mut self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.world().now)
-    }
-
-    fn reports(&mut self) -> Vec<Report> {
-        self.world().kept.iter().rev().cloned().collect()
-    }
-
-    fn store_report(&mut self, report: &Report) -> Result<(), String> {
-        self.turn().keep(report);
-        Ok(())
     }
 }

@@ -1,12 +1,13 @@
 //! The agent's side of its guardians: start, replacement, handover from an earlier agent, end.
 //!
 //! At most one guardian belongs to a run. One that failed is killed before the run goes on, unless it has begun to
-//! thaw. [`LinuxOps`] calls this for the guardian's methods of [`Ops`](crate::freeze::ops::Ops).
+//! thaw.
 
+use super::step::step;
 use super::{LinuxOps, SYS};
 use crate::freeze::guardian::client::{AgentClient, Received, Socket};
-use crate::freeze::guardian::{Entrusted, Entrustment, Replaced, Request};
-use crate::freeze::ops::{HeldFilesystem, Legacy};
+use crate::freeze::guardian::{Claim, Entrusted, Entrustment, Replaced, Request};
+use crate::freeze::ops::{GuardianNews, GuardianOps, HeldFilesystem, Legacy};
 use crate::freeze::root::Root;
 use crate::hooks::Phase;
 use crate::sys::process::PreExecWrite;
@@ -16,7 +17,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -26,7 +27,7 @@ const SOCKET_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl LinuxOps {
     /// Gives the current guardian up; returns the warning that no process thaws if the agent dies.
-    pub(super) fn unguarded(&mut self, error: &io::Error) -> String {
+    fn unguarded(&mut self, error: &io::Error) -> String {
         // One that was stopped must not act when it is continued. One that thaws already has to finish.
         if let Some(mut guardian) = self.guardian.take_if(|guardian| guardian.is_undecided()) {
             guardian.kill();
@@ -99,41 +100,8 @@ impl LinuxOps {
             }
     }
 
-    /// See [`Ops::entrust`](crate::freeze::ops::Ops::entrust).
-    pub(super) fn entrust_filesystems(
-        &mut self,
-        held: &[HeldFilesystem<'_, Arc<Root>>],
-        limit: Option<Duration>,
-    ) -> io::Result<()> {
-        self.expedites_rcu = self.guardian.is_some() && self.may_expedite_rcu();
-        let (entrustment, roots) = self.entrustment(held, limit);
-        match &mut self.guardian {
-            Some(guardian) => guardian.entrust(entrustment, &roots),
-            None => Err(io::Error::other("it did not get ready")),
-        }
-    }
-
-    /// See [`Ops::replace_guardian`](crate::freeze::ops::Ops::replace_guardian).
-    pub(super) fn start_replacement(
-        &mut self,
-        run: &str,
-        held: &[HeldFilesystem<'_, Arc<Root>>],
-        limit: Option<Duration>,
-        since: Option<Duration>,
-    ) -> io::Result<()> {
-        // With everything frozen no FIFREEZE follows.
-        self.expedites_rcu = since.is_none() && self.may_expedite_rcu();
-        let (entrustment, roots) = self.entrustment(held, limit);
-        let replaced = Replaced {
-            entrustment,
-            since_ms: since.map(|since| since.as_millis() as u64),
-        };
-        let started = self.start_client(run, Some((replaced, roots)))?;
-        self.guardian.insert(started).await_ready()
-    }
-
     /// Starts a guardian; all guardians of a freeze use the same listening socket.
-    pub(super) fn start_client(
+    fn start_client(
         &mut self,
         run: &str,
         replaces: Option<(Replaced, Vec<BorrowedFd<'_>>)>,
@@ -163,9 +131,150 @@ impl LinuxOps {
         let run = run.to_owned();
         AgentClient::start(hook, statedir, run, socket, freezing.as_fd(), replaces)
     }
+}
 
-    /// See [`Ops::legacy`](crate::freeze::ops::Ops::legacy).
-    pub(super) fn receive_legacy(&mut self, waits: bool) -> Legacy<Arc<Root>> {
+impl GuardianOps for LinuxOps {
+    fn start_guardian(&mut self, run: &str) -> Result<(), String> {
+        step("start_guardian");
+        let started = self.start_client(run, None);
+        self.guardian = Some(started.map_err(|e| self.unguarded(&e))?);
+        Ok(())
+    }
+
+    fn wait_for_guardian(&mut self) -> Result<(), String> {
+        step("await_guardian");
+        let ready = self
+            .guardian
+            .as_mut()
+            .map_or(Ok(()), AgentClient::await_ready);
+        ready.map_err(|e| self.unguarded(&e))
+    }
+
+    fn entrust(
+        &mut self,
+        held: &[HeldFilesystem<'_, Arc<Root>>],
+        limit: Option<Duration>,
+    ) -> Result<(), String> {
+        step("entrust");
+        self.expedites_rcu = self.guardian.is_some() && self.may_expedite_rcu();
+        let (entrustment, roots) = self.entrustment(held, limit);
+        let entrusted = match &mut self.guardian {
+            Some(guardian) => guardian.entrust(entrustment, &roots),
+            None => Err(io::Error::other("it did not get ready")),
+        };
+        entrusted.map_err(|e| self.unguarded(&e))
+    }
+
+    fn replace_guardian(
+        &mut self,
+        run: &str,
+        held: &[HeldFilesystem<'_, Arc<Root>>],
+        limit: Option<Duration>,
+        since: Option<Duration>,
+    ) -> Result<(), String> {
+        step("replace_guardian");
+        // With everything frozen no FIFREEZE follows.
+        self.expedites_rcu = since.is_none() && self.may_expedite_rcu();
+        let (entrustment, roots) = self.entrustment(held, limit);
+        let replaced = Replaced {
+            entrustment,
+            since_ms: since.map(|since| since.as_millis() as u64),
+        };
+        let started = self.start_client(run, Some((replaced, roots)));
+        started
+            .and_then(|started| self.guardian.insert(started).await_ready())
+            .map_err(|e| self.unguarded(&e))
+    }
+
+    fn send_to_guardian(&mut self, request: Request) {
+        step("tell_guardian");
+        let Some(guardian) = &mut self.guardian else {
+            return;
+        };
+        if let Err(error) = guardian.send(&request) {
+            tracing::warn!("the guardian is gone: {}", strerror(&error));
+            // A guardian that has missed a request must not act on what it knows. The connection stays: its
+            // hang-up makes the engine start another guardian.
+            guardian.kill();
+        }
+    }
+
+    fn poll_guardian(&mut self) -> GuardianNews {
+        match self
+            .guardian
+            .as_mut()
+            .map(|guardian| guardian.receive(false))
+        {
+            Some(Received::Ended(expiry)) => GuardianNews::Ended(expiry),
+            Some(Received::Gone) => {
+                tracing::warn!("the guardian is gone; another one is started");
+                self.guardian = None;
+                GuardianNews::Gone
+            }
+            Some(Received::Nothing | Received::Freeze(..)) | None => GuardianNews::Nothing,
+        }
+    }
+
+    fn guardian_fd(&self) -> Option<OwnedFd> {
+        self.guardian.as_ref()?.readiness_fd().ok()
+    }
+
+    fn is_undecided(&self) -> bool {
+        self.guardian.as_ref().is_none_or(AgentClient::is_undecided)
+    }
+
+    fn claim(&mut self, is_early: bool) -> Claim {
+        step("claim");
+        self.guardian
+            .as_mut()
+            .map_or(Claim::Ours(None), |guardian| guardian.claim(is_early))
+    }
+
+    fn disconnect_guardian(&mut self) {
+        step("part_from_guardian");
+        self.guardian.as_mut().map(AgentClient::close_sending_side);
+    }
+
+    fn release_guardian(&mut self) {
+        step("release_guardian");
+        self.late.retain(|late| late.strong_count() > 0);
+        if self.late.is_empty() {
+            self.send_to_guardian(Request::Done);
+        }
+    }
+
+    fn dismiss_guardian(&mut self) {
+        step("dismiss_guardian");
+        let late: Vec<Arc<Root>> = self.late.drain(..).filter_map(|l| l.upgrade()).collect();
+        if let Some(socket) = self.socket.take() {
+            socket.close();
+        }
+        let Some(guardian) = self.guardian.take() else {
+            return;
+        };
+        if late.is_empty() {
+            return guardian.dismiss();
+        }
+        let is_late = |root: &Weak<Root>| {
+            let root = root.upgrade();
+            root.is_some_and(|root| late.iter().any(|late| Arc::ptr_eq(late, &root)))
+        };
+        let entrusted = std::mem::take(&mut self.entrusted);
+        let numbers = entrusted.iter().filter(|(_, root)| is_late(root));
+        let numbers: Vec<usize> = numbers.map(|(number, _)| *number).collect();
+        let lingering = Arc::new(guardian.linger(&numbers));
+        for root in late {
+            root.guardian.set(lingering.clone()).ok();
+        }
+    }
+
+    fn find_guardian(&mut self) -> bool {
+        step("find_guardian");
+        self.guardian = AgentClient::find(self.state.path());
+        self.guardian.is_some()
+    }
+
+    fn legacy(&mut self, waits: bool) -> Legacy<Arc<Root>> {
         match self
             .guardian
             .as_mut()
@@ -194,30 +303,5 @@ impl LinuxOps {
         let is_marked = self.state.is_marked_frozen().unwrap_or(true);
         let marker = is_marked.then(|| self.state.read_marker());
         Legacy::Unguarded(marker.map(Option::unwrap_or_default))
-    }
-
-    /// Dismisses the guardian, or leaves it in charge of the filesystems whose FIFREEZE has not returned.
-    pub(super) fn release_client(&mut self) {
-        let late: Vec<Arc<Root>> = self.late.drain(..).filter_map(|l| l.upgrade()).collect();
-        if let Some(socket) = self.socket.take() {
-            socket.close();
-        }
-        let Some(guardian) = self.guardian.take() else {
-            return;
-        };
-        if late.is_empty() {
-            return guardian.dismiss();
-        }
-        let is_late = |root: &Weak<Root>| {
-            let root = root.upgrade();
-            root.is_some_and(|root| late.iter().any(|late| Arc::ptr_eq(late, &root)))
-        };
-        let entrusted = std::mem::take(&mut self.entrusted);
-        let numbers = entrusted.iter().filter(|(_, root)| is_late(root));
-        let numbers: Vec<usize> = numbers.map(|(number, _)| *number).collect();
-        let lingering = Arc::new(guardian.linger(&numbers));
-        for root in late {
-            root.guardian.set(lingering.clone()).ok();
-        }
     }
 }

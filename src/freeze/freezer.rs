@@ -4,7 +4,8 @@
 //! not be possible then, because memory is short, and its start would take as long as the thaw itself.
 //! [`Freezer::check_hold`] starts the task that ends a freeze at its limit or reacts to its guardian.
 
-use super::engine::{Engine, FreezeError};
+use super::engine::Engine;
+use super::error::FreezeError;
 use super::linux::LinuxOps;
 use super::report::Report;
 use crate::sys::{memory, strerror};
@@ -283,7 +284,7 @@ impl Freezer {
         tokio::spawn(release_memory(self.clone(), conclusion));
         result_receiver
             .await
-            .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))
+            .unwrap_or_else(|_| Err(FreezeError::ThreadDied))
     }
 }
 

@@ -9,6 +9,7 @@ mod filesystems;
 mod guardian;
 mod step;
 
+use super::error::FreezeError;
 use super::guardian::client::{AgentClient, Socket};
 use super::history;
 use super::ops::{HookOps, StateOps, SystemOps};
@@ -20,7 +21,7 @@ use crate::hooks::{ANY_RUN, Phase, ThawReason, invoke};
 use crate::probe::mountinfo::{DeviceNumber, Mount};
 use crate::probe::shutdown;
 use crate::probe::write_counters::WriteCounters;
-use crate::state::{Expiry, Marker, StateDir, boot_id};
+use crate::state::{Expiry, Marker, StateDir, StateError, boot_id};
 use crate::sys::poll::is_readable;
 use crate::sys::{clock, memory, strerror};
 use nix::sys::eventfd::{EfdFlags, EventFd};
@@ -153,24 +154,24 @@ impl HookOps for LinuxOps {
 }
 
 impl StateOps for LinuxOps {
-    fn mark_frozen(&mut self, marker: Marker) -> Result<(), String> {
+    fn mark_frozen(&mut self, marker: Marker) -> Result<(), StateError> {
         step("mark_frozen");
         let marker = Marker {
             boot: boot_id(),
             hook: self.hook(),
             ..marker
         };
-        self.state.mark_frozen(&marker).map_err(|e| e.text)
+        self.state.mark_frozen(&marker)
     }
 
-    fn mark_thawed(&mut self) -> Result<bool, String> {
+    fn mark_thawed(&mut self) -> Result<bool, StateError> {
         step("mark_thawed");
-        self.state.mark_thawed().map_err(|e| e.text)
+        self.state.mark_thawed()
     }
 
-    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), StateError> {
         step("mark_expired");
-        self.state.mark_expired(expiry).map_err(|e| e.text)
+        self.state.mark_expired(expiry)
     }
 
     fn take_expired(&mut self) -> Option<Expiry> {
@@ -185,7 +186,7 @@ impl StateOps for LinuxOps {
         reports
     }
 
-    fn store_report(&mut self, report: &Report) -> Result<(), String> {
+    fn store_report(&mut self, report: &Report) -> Result<(), FreezeError> {
         step("keep");
         history::store(&self.state, report)
     }

@@ -3,8 +3,9 @@
 //! The freeze hooks run before the first FIFREEZE, with no filesystem held open. A run that fails is rolled back before
 //! its error is returned: everything is thawed and the thaw hooks are called, unless the guardian does both.
 
-use super::{Engine, Freeze, FreezeError, Held, State};
+use super::{Engine, Freeze, Held, State};
 use crate::deadline::Timed;
+use crate::freeze::FreezeError;
 use crate::freeze::guardian::{Claim, Request};
 use crate::freeze::ops::{FreezeWait, HeldFilesystem, Ops};
 use crate::freeze::plan::{self, Plan, Survey, Target};
@@ -13,7 +14,6 @@ use crate::freeze::report::FilesystemOutcome;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason, words};
 use crate::state::Marker;
-use crate::sys::strerror;
 use nix::libc;
 use std::collections::VecDeque;
 use std::io;
@@ -29,9 +29,6 @@ const MAX_FLUSHES: u32 = 3;
 /// does not help.
 pub(super) const MAX_GUARDIANS: u32 = 3;
 
-const LIMIT_WHILE_FREEZING: &str =
-    "the hold limit passed before everything was frozen; raise fsfreeze-hold-limit";
-
 /// Upper limit of changes of the freeze order, for each filesystem, when one waits for another that is frozen.
 const MAX_REORDERS: usize = 2;
 
@@ -46,7 +43,7 @@ impl<O: Ops> Engine<O> {
         if self.policy.freeze != FreezeMode::Off {
             // It starts up while this thread plans and flushes; wait_for_guardian is below.
             let started = self.ops.start_guardian(&self.report.id);
-            self.add_error(started);
+            self.add_error(started.map_err(FreezeError::NoGuardian));
         }
         let survey = self.ops.survey();
         let plan = self.plan(survey, only)?;
@@ -65,7 +62,7 @@ impl<O: Ops> Engine<O> {
         self.refuse_if_stopping()?;
         // Before the hooks: from their first freeze on another process must be able to undo it.
         let ready = self.ops.wait_for_guardian();
-        self.add_error(ready);
+        self.add_error(ready.map_err(FreezeError::NoGuardian));
         let called = self.call_hooks(Phase::Freeze, None);
         let held = called.and_then(|ran| self.prepare_again(only, plan, ran));
         let freezes_nothing = match &held {
@@ -112,10 +109,10 @@ impl<O: Ops> Engine<O> {
         }
         self.report.stages.flush_again = self.flush_again(&held, hooks_ran)?;
         self.refuse_if_stopping()?;
-        if let Err(text) = self.entrust(&held, self.hold_limit) {
-            self.warn(text);
+        if let Err(error) = self.entrust(&held, self.hold_limit) {
+            self.warn(error);
             if !self.ops.is_undecided() {
-                return Err(self.fail(LIMIT_WHILE_FREEZING.into()));
+                return Err(self.fail(FreezeError::HoldLimit(None)));
             }
             // A hook may have killed the first guardian.
             let replaced = self.start_guardian_again(&held, self.hold_limit, None);
@@ -124,9 +121,14 @@ impl<O: Ops> Engine<O> {
         Ok(held)
     }
 
-    fn entrust(&mut self, held: &[Held<O::Handle>], limit: Option<Duration>) -> Result<(), String> {
+    fn entrust(
+        &mut self,
+        held: &[Held<O::Handle>],
+        limit: Option<Duration>,
+    ) -> Result<(), FreezeError> {
         let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
-        self.ops.entrust(&entrusted, limit)
+        let done = self.ops.entrust(&entrusted, limit);
+        done.map_err(FreezeError::NoGuardian)
     }
 
     /// Starts another guardian in place of one that died; `since` is when everything was frozen, if it is.
@@ -135,10 +137,11 @@ impl<O: Ops> Engine<O> {
         held: &[Held<O::Handle>],
         limit: Option<Duration>,
         since: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> Result<(), FreezeError> {
         let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
         self.ops
             .replace_guardian(&self.report.id, &entrusted, limit, since)
+            .map_err(FreezeError::NoGuardian)
     }
 
     /// While frozen: starts another guardian, and sends it the state.
@@ -151,7 +154,7 @@ impl<O: Ops> Engine<O> {
             freeze.guardians_left = left;
             match self.start_guardian_again(&freeze.held, limit, Some(freeze.since)) {
                 Ok(()) => break,
-                Err(text) => self.warn(text),
+                Err(error) => self.warn(error),
             }
         }
         self.state = State::Frozen(freeze);
@@ -176,9 +179,9 @@ impl<O: Ops> Engine<O> {
         survey: io::Result<Survey>,
         only: Option<&[Vec<u8>]>,
     ) -> Result<Plan, FreezeError> {
-        let survey = survey
-            .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
-        let plan = plan::make(&survey, &self.policy, only).map_err(|e| self.fail(e.to_string()))?;
+        let survey = survey.map_err(|e| self.fail(FreezeError::MountTable(e)))?;
+        let plan = plan::make(&survey, &self.policy, only);
+        let plan = plan.map_err(|cycle| self.fail(FreezeError::Cycle(cycle)))?;
         for note in &plan.notes {
             tracing::info!("{note}");
         }
@@ -209,19 +212,16 @@ impl<O: Ops> Engine<O> {
             let tolerated = tolerated || target.optional;
             if error.is_too_many() && !tolerated {
                 self.report
-                    .set_with_detail(record, FilesystemOutcome::Failed, &error.to_string());
+                    .set_with_detail(record, FilesystemOutcome::Failed, error);
                 no_descriptors.push(name);
             } else if is_last || !tolerated {
-                let text = format!("failed to open {name}: {error}");
-                failures = failures.and(self.exclude(record, text, tolerated));
+                let error = FreezeError::Open(name, error);
+                failures = failures.and(self.exclude(record, error, tolerated));
             }
         }
         if !no_descriptors.is_empty() {
-            let text = format!(
-                "failed to open {}: too many open files; raise LimitNOFILE= of the service",
-                no_descriptors.join(", ")
-            );
-            failures = failures.and(Err(self.fail(text)));
+            let error = FreezeError::TooManyFiles(no_descriptors);
+            failures = failures.and(Err(self.fail(error)));
         }
         failures.map(|()| held)
     }
@@ -273,18 +273,19 @@ impl<O: Ops> Engine<O> {
         let done = self.ops.flush(&handles, commits_first);
         for (result, held) in done.into_iter().zip(held) {
             let Err(e) = result else { continue };
-            let text = format!("failed to flush {}: {}", held.name, strerror(&e));
-            if e.kind() == io::ErrorKind::TimedOut {
+            let is_overdue = e.kind() == io::ErrorKind::TimedOut;
+            let error = FreezeError::Flush(held.name.clone(), e);
+            if is_overdue {
                 self.report
-                    .set_with_detail(held.record, FilesystemOutcome::Failed, &text);
-                hangs.get_or_insert(text);
+                    .set_with_detail(held.record, FilesystemOutcome::Failed, &error);
+                hangs.get_or_insert(error);
             } else {
-                self.report.write_errors.push(text.clone());
-                self.warn(text);
+                self.report.write_errors.push(error.to_string());
+                self.warn(error);
             }
         }
         match hangs {
-            Some(text) => Err(self.fail(text)),
+            Some(error) => Err(self.fail(error)),
             None => Ok(self.seconds_since(start)),
         }
     }
@@ -315,7 +316,7 @@ impl<O: Ops> Engine<O> {
         }
         match master.failure {
             None => Ok(!master.is_ours || !master.hooks.is_empty()),
-            Some(text) => Err(self.fail(text)),
+            Some(text) => Err(self.fail(FreezeError::Hooks(text))),
         }
     }
 
@@ -333,9 +334,8 @@ impl<O: Ops> Engine<O> {
         let ends = self.hold_limit.map(|limit| start + limit);
         // Before the first FIFREEZE: the state directory may be on a filesystem that is about to be frozen.
         let marker = self.marker(&held, start);
-        if let Err(text) = self.ops.mark_frozen(marker) {
-            self.warn(text);
-        }
+        let marked = self.ops.mark_frozen(marker);
+        self.add_error(marked);
         let batches = held.chunk_by(|a, b| a.batch == b.batch);
         self.ops
             .enter_frozen_section(batches.map(<[_]>::len).max().unwrap_or(0));
@@ -345,7 +345,7 @@ impl<O: Ops> Engine<O> {
         self.report.stages.freeze = self.seconds_since(start);
         // At once: the setting interrupts every processor of the system for each grace period.
         let restored = self.ops.restore_rcu();
-        self.add_error(restored);
+        self.add_error(restored.map_err(FreezeError::Rcu));
         let count = frozen.len() as u64;
         let since = self.ops.now();
         self.state = State::Frozen(Freeze {
@@ -358,10 +358,8 @@ impl<O: Ops> Engine<O> {
         // The guardian may have thawed while the last FIFREEZE ran; then the host must not get a success.
         let is_late = ends.is_some_and(|ends| since >= ends) || !self.ops.is_undecided();
         let failure = match failure {
-            Ok(()) if is_late => Err(self.fail(LIMIT_WHILE_FREEZING.into())),
-            Err(FreezeError(text)) if is_late => {
-                Err(FreezeError(format!("{LIMIT_WHILE_FREEZING}: {text}")))
-            }
+            Ok(()) if is_late => Err(self.fail(FreezeError::HoldLimit(None))),
+            Err(error) if is_late => Err(FreezeError::HoldLimit(Some(error.into()))),
             other => other,
         };
         if failure.is_ok() && (count > 0 || self.hooks_only) {
@@ -446,11 +444,8 @@ impl<O: Ops> Engine<O> {
                 }
                 // Two filesystems that write to each other would be reordered indefinitely.
                 if reorders_left == 0 {
-                    let names: Vec<&str> = late.iter().map(|held| held.name.as_str()).collect();
-                    failure = failure.and(Err(self.fail(format!(
-                        "failed to freeze {}: it waits for other filesystems, whatever is frozen first",
-                        names.join(", ")
-                    ))));
+                    let names = late.iter().map(|held| held.name.clone()).collect();
+                    failure = failure.and(Err(self.fail(FreezeError::FreezeBlocked(names))));
                 }
                 reorders_left = reorders_left.saturating_sub(1);
                 // A batch of its own for each: whatever else the plan took for independent may not be.
@@ -516,9 +511,9 @@ impl<O: Ops> Engine<O> {
             }
             Err(e) if self.is_held_unfrozen(held.record, &e) => Ok(()),
             Err(e) => {
-                let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
                 let tolerated = held.optional || self.tolerates(&e);
-                self.exclude(held.record, text, tolerated)
+                let error = FreezeError::Freeze(held.name, e);
+                self.exclude(held.record, error, tolerated)
             }
         }
     }
@@ -536,18 +531,16 @@ impl<O: Ops> Engine<O> {
     pub(super) fn exclude(
         &mut self,
         record: usize,
-        text: String,
+        error: FreezeError,
         tolerated: bool,
     ) -> Result<(), FreezeError> {
-        if tolerated {
-            self.report
-                .set_with_detail(record, FilesystemOutcome::Skipped, &text);
-            self.warn(text);
-            return Ok(());
-        }
-        self.report
-            .set_with_detail(record, FilesystemOutcome::Failed, &text);
-        Err(self.fail(text))
+        let outcome = match tolerated {
+            true => FilesystemOutcome::Skipped,
+            false => FilesystemOutcome::Failed,
+        };
+        self.report.set_with_detail(record, outcome, &error);
+        let error = self.fail(error);
+        if tolerated { Ok(()) } else { Err(error) }
     }
 }
 
@@ -584,14 +577,5 @@ fn log_plan_changes(before: &[Target], after: &[Target]) {
             "{} is no longer mounted: it is not frozen",
             target.filesystem.name()
         );
-    }
-}
-
-/// The meaning of FIFREEZE's errors.
-fn refusal(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP) => "this type of filesystem cannot be frozen".into(),
-        Some(libc::EBUSY) => "someone else has frozen it already".into(),
-        _ => strerror(error),
     }
 }

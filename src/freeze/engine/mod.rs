@@ -10,6 +10,7 @@ mod recovery;
 mod thaw;
 mod watch;
 
+use crate::freeze::FreezeError;
 use crate::freeze::guardian::Claim;
 use crate::freeze::ops::{FilesystemOps, GuardianNews, Ops};
 use crate::freeze::plan::Target;
@@ -19,26 +20,13 @@ use crate::hooks::ThawReason;
 use crate::probe::mountinfo::DeviceNumber;
 use crate::state::Expiry;
 use nix::sys::eventfd::EventFd;
+use std::fmt::Display;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
 /// How often to check whether a guardian that does not answer is stopped.
 const LEGACY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-const STOPPING: &str = "the freeze was given up: the agent was asked to stop";
-
-/// Why a freeze or thaw failed; the text is sent to the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FreezeError(pub String);
-
-impl std::fmt::Display for FreezeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for FreezeError {}
 
 /// An open filesystem.
 struct Held<H> {
@@ -72,10 +60,10 @@ struct Thawed<H> {
     /// Number of thawed filesystems.
     count: u64,
     /// What stays frozen, with the reason.
-    still_frozen: Vec<(Held<H>, String)>,
-    /// One line for each FITHAW that has not returned. The call thaws the filesystem once its disk answers; the hooks
+    still_frozen: Vec<(Held<H>, FreezeError)>,
+    /// The FITHAWs that have not returned. The call thaws the filesystem once its disk answers; the hooks
     /// do not wait for that.
-    late: Vec<String>,
+    late: Vec<FreezeError>,
 }
 
 enum State<H> {
@@ -215,15 +203,13 @@ impl<O: Ops> Engine<O> {
         self.conclude();
         self.recover(true);
         if self.is_frozen() {
-            return Err(FreezeError("filesystems are already frozen".into()));
+            return Err(FreezeError::AlreadyFrozen);
         }
         if self.has_legacy {
-            let why =
-                "the freeze of an agent that was killed is still being undone; try again later";
-            return Err(FreezeError(why.into()));
+            return Err(FreezeError::UndoPending);
         }
         if self.ops.is_stopping() {
-            return Err(FreezeError(STOPPING.into()));
+            return Err(FreezeError::Stopping);
         }
         self.report = Report::begin(self.ops.wall_clock());
         self.report.requested = only.map(|names| {
@@ -267,7 +253,7 @@ impl<O: Ops> Engine<O> {
         let (reason, end) = match self.state {
             State::Thawed => {
                 let answer = match self.ops.take_expired() {
-                    Some(expiry) => Err(FreezeError(expiry.to_string())),
+                    Some(expiry) => Err(FreezeError::Expired(expiry)),
                     None => self.thaw_all_mounted(),
                 };
                 if !self.has_legacy {
@@ -362,7 +348,7 @@ impl<O: Ops> Engine<O> {
             None => {
                 self.report.stages.held += expiry.held;
                 self.report.ended_because = Some(expiry.reason.clone());
-                self.warn(expiry.to_string());
+                self.warn(expiry);
                 self.finish(RunEnd::Expiry);
             }
         }
@@ -385,8 +371,8 @@ impl<O: Ops> Engine<O> {
         let stored = self.ops.store_report(&self.report);
         self.ops.leave_frozen_section();
         self.log_summary();
-        if let Err(text) = stored {
-            tracing::warn!("{text}");
+        if let Err(error) = stored {
+            tracing::warn!("{error}");
         }
         if !self.has_legacy {
             self.ops.dismiss_guardian();
@@ -402,7 +388,7 @@ impl<O: Ops> Engine<O> {
     /// Fails once the agent is asked to stop: nobody might be there for the thaw.
     fn refuse_if_stopping(&mut self) -> Result<(), FreezeError> {
         match self.ops.is_stopping() {
-            true => Err(self.fail(STOPPING.into())),
+            true => Err(self.fail(FreezeError::Stopping)),
             false => Ok(()),
         }
     }
@@ -414,21 +400,21 @@ impl<O: Ops> Engine<O> {
 
 impl<O: FilesystemOps> Engine<O> {
     /// Logs and records a failure that does not stop the run.
-    fn warn(&mut self, text: String) {
-        tracing::warn!("{text}");
-        self.report.errors.push(text);
+    fn warn(&mut self, failure: impl Display) {
+        tracing::warn!("{failure}");
+        self.report.errors.push(failure.to_string());
     }
 
     /// As [`Engine::warn`], for a result.
-    fn add_error(&mut self, result: Result<(), String>) {
-        if let Err(text) = result {
-            self.warn(text);
+    fn add_error<E: Into<FreezeError>>(&mut self, result: Result<(), E>) {
+        if let Err(error) = result {
+            self.warn(error.into());
         }
     }
 
     /// Records an error and returns it as the answer.
-    fn fail(&mut self, text: String) -> FreezeError {
-        self.warn(text.clone());
-        FreezeError(text)
+    fn fail(&mut self, error: FreezeError) -> FreezeError {
+        self.warn(&error);
+        error
     }
 }

@@ -14,8 +14,8 @@ use super::{
     AGENT_REPORT_GRACE, Activity, Entrustment, FreezeStatus, Inherited, PROTOCOL_VERSION, Request,
     Response, Stage, THAW_CLAIM_TIMEOUT,
 };
-use crate::freeze::history;
 use crate::freeze::report::{Report, RunEnd};
+use crate::freeze::{FreezeError, history};
 use crate::hooks::Phase;
 use crate::ipc::Connection;
 use crate::state::{Expiry, StateDir};
@@ -23,7 +23,7 @@ use crate::sys::fds::{self, Token};
 use crate::sys::guardian::SocketPath;
 use crate::sys::poll::{has_hung_up, is_readable, timeout};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{guardian as sys, memory, process, rcu, strerror};
+use crate::sys::{guardian as sys, memory, process, rcu};
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -492,10 +492,8 @@ impl Guardian<'_> {
         } = self.filesystems.thaw();
         self.masters.begin_undo(self.state.path());
         let thaw_time = begun.elapsed();
-        failures.extend(restored.flatten().map(|error| {
-            let why = strerror(&error);
-            format!("cannot switch expedited RCU grace periods off: {why}; write 0 to /sys/kernel/rcu_expedited")
-        }));
+        let restored = restored.flatten().map(FreezeError::Rcu);
+        failures.extend(restored.map(|error| error.to_string()));
         memory::unlock_all().ok();
         let held = self.progress.held();
         let expiry = Expiry {
@@ -555,7 +553,8 @@ impl Guardian<'_> {
             report.errors.push(expiry.to_string());
             report.errors.extend(failures.iter().cloned());
             report.end(RunEnd::Expiry);
-            failures.extend(history::store(&self.state, &report).err());
+            let stored = history::store(&self.state, &report);
+            failures.extend(stored.err().map(|error| error.to_string()));
         }
         self.log_failures(&failures);
         if cause == Cause::Unmarked {

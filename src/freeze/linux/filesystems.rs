@@ -246,16 +246,11 @@ impl FilesystemOps for LinuxOps {
         }
     }
 
-    fn restore_rcu(&mut self) -> Result<(), String> {
+    fn restore_rcu(&mut self) -> io::Result<()> {
         step("restore_rcu");
         if !std::mem::take(&mut self.expedites_rcu) {
             return Ok(());
         }
-        rcu::set(Path::new(SYS), false).map_err(|error| {
-            format!(
-                "cannot switch expedited RCU grace periods off: {}; write 0 to {SYS}/kernel/rcu_expedited",
-                strerror(&error)
-            )
-        })
+        rcu::set(Path::new(SYS), false)
     }
 }

@@ -26,17 +26,13 @@ use std::time::Duration;
 const SOCKET_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl LinuxOps {
-    /// Gives the current guardian up; returns the warning that no process thaws if the agent dies.
-    fn unguarded(&mut self, error: &io::Error) -> String {
+    /// Gives the current guardian up: from here on no process thaws if the agent dies.
+    fn give_up_guardian(&mut self) {
         // One that was stopped must not act when it is continued. One that thaws already has to finish.
         if let Some(mut guardian) = self.guardian.take_if(|guardian| guardian.is_undecided()) {
             guardian.kill();
         }
         self.expedites_rcu = false;
-        format!(
-            "no guardian, so filesystems stay frozen if the agent dies: {}",
-            strerror(error)
-        )
     }
 
     /// What the hook master's process writes before it executes the master: its start, for the guardian. A thawing
@@ -134,27 +130,27 @@ impl LinuxOps {
 }
 
 impl GuardianOps for LinuxOps {
-    fn start_guardian(&mut self, run: &str) -> Result<(), String> {
+    fn start_guardian(&mut self, run: &str) -> io::Result<()> {
         step("start_guardian");
         let started = self.start_client(run, None);
-        self.guardian = Some(started.map_err(|e| self.unguarded(&e))?);
+        self.guardian = Some(started.inspect_err(|_| self.give_up_guardian())?);
         Ok(())
     }
 
-    fn wait_for_guardian(&mut self) -> Result<(), String> {
+    fn wait_for_guardian(&mut self) -> io::Result<()> {
         step("await_guardian");
         let ready = self
             .guardian
             .as_mut()
             .map_or(Ok(()), AgentClient::await_ready);
-        ready.map_err(|e| self.unguarded(&e))
+        ready.inspect_err(|_| self.give_up_guardian())
     }
 
     fn entrust(
         &mut self,
         held: &[HeldFilesystem<'_, Arc<Root>>],
         limit: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         step("entrust");
         self.expedites_rcu = self.guardian.is_some() && self.may_expedite_rcu();
         let (entrustment, roots) = self.entrustment(held, limit);
@@ -162,7 +158,7 @@ impl GuardianOps for LinuxOps {
             Some(guardian) => guardian.entrust(entrustment, &roots),
             None => Err(io::Error::other("it did not get ready")),
         };
-        entrusted.map_err(|e| self.unguarded(&e))
+        entrusted.inspect_err(|_| self.give_up_guardian())
     }
 
     fn replace_guardian(
@@ -171,7 +167,7 @@ impl GuardianOps for LinuxOps {
         held: &[HeldFilesystem<'_, Arc<Root>>],
         limit: Option<Duration>,
         since: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         step("replace_guardian");
         // With everything frozen no FIFREEZE follows.
         self.expedites_rcu = since.is_none() && self.may_expedite_rcu();
@@ -183,7 +179,7 @@ impl GuardianOps for LinuxOps {
         let started = self.start_client(run, Some((replaced, roots)));
         started
             .and_then(|started| self.guardian.insert(started).await_ready())
-            .map_err(|e| self.unguarded(&e))
+            .inspect_err(|_| self.give_up_guardian())
     }
 
     fn send_to_guardian(&mut self, request: Request) {

@@ -118,6 +118,6 @@ pub trait FilesystemOps {
     /// Ends what [`FilesystemOps::expedite_rcu`] began.
     ///
     /// # Errors
-    /// They stay expedited; one line.
-    fn restore_rcu(&mut self) -> Result<(), String>;
+    /// They stay expedited.
+    fn restore_rcu(&mut self) -> io::Result<()>;
 }

@@ -3,6 +3,7 @@
 use super::FilesystemOps;
 use crate::freeze::guardian::{Claim, Inherited, Request};
 use crate::state::{Expiry, Marker};
+use std::io;
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
@@ -45,14 +46,14 @@ pub trait GuardianOps: FilesystemOps {
     /// Starts the guardian of the run with this id.
     ///
     /// # Errors
-    /// There is none, so that a freeze would outlive the agent; one line.
-    fn start_guardian(&mut self, run: &str) -> Result<(), String>;
+    /// There is none, so that a freeze would outlive the agent.
+    fn start_guardian(&mut self, run: &str) -> io::Result<()>;
 
     /// Waits until the guardian has started. Does nothing without one.
     ///
     /// # Errors
     /// As [`GuardianOps::start_guardian`]; there is none afterwards.
-    fn wait_for_guardian(&mut self) -> Result<(), String>;
+    fn wait_for_guardian(&mut self) -> io::Result<()>;
 
     /// Sends the open filesystems, in freeze order, to the guardian, which thaws them after `limit`.
     ///
@@ -62,7 +63,7 @@ pub trait GuardianOps: FilesystemOps {
         &mut self,
         held: &[HeldFilesystem<'_, Self::Handle>],
         limit: Option<Duration>,
-    ) -> Result<(), String>;
+    ) -> io::Result<()>;
 
     /// Starts a guardian in place of one that has died, after the hooks were called, and waits until it has the
     /// filesystems. `since` is when everything was frozen; `None`: not yet.
@@ -75,7 +76,7 @@ pub trait GuardianOps: FilesystemOps {
         held: &[HeldFilesystem<'_, Self::Handle>],
         limit: Option<Duration>,
         since: Option<Duration>,
-    ) -> Result<(), String>;
+    ) -> io::Result<()>;
 
     /// Sends a request to the guardian. Does nothing without one.
     fn send_to_guardian(&mut self, request: Request);

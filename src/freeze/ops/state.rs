@@ -1,27 +1,28 @@
 //! The files of the state directory: marker, expiry, reports.
 
+use crate::freeze::FreezeError;
 use crate::freeze::report::Report;
-use crate::state::{Expiry, Marker};
+use crate::state::{Expiry, Marker, StateError};
 
 /// What outlives the agent.
 pub trait StateOps {
     /// Writes the marker for the next agent.
     ///
     /// # Errors
-    /// What could not be written; one line.
-    fn mark_frozen(&mut self, marker: Marker) -> Result<(), String>;
+    /// What could not be written.
+    fn mark_frozen(&mut self, marker: Marker) -> Result<(), StateError>;
 
     /// Removes the marker; whether there was one.
     ///
     /// # Errors
-    /// What could not be removed; one line.
-    fn mark_thawed(&mut self) -> Result<bool, String>;
+    /// What could not be removed.
+    fn mark_thawed(&mut self) -> Result<bool, StateError>;
 
     /// Records, for the next thaw, that the freeze ended before it.
     ///
     /// # Errors
-    /// What could not be written; one line.
-    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String>;
+    /// What could not be written.
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), StateError>;
 
     /// Returns what [`StateOps::mark_expired`] has recorded, and removes it.
     fn take_expired(&mut self) -> Option<Expiry>;
@@ -32,6 +33,6 @@ pub trait StateOps {
     /// Stores the report of a finished run.
     ///
     /// # Errors
-    /// What could not be written; one line.
-    fn store_report(&mut self, report: &Report) -> Result<(), String>;
+    /// What could not be written.
+    fn store_report(&mut self, report: &Report) -> Result<(), FreezeError>;
 }

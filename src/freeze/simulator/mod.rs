@@ -9,7 +9,8 @@ mod parties;
 mod tests;
 
 use crate::deadline::Timed;
-use crate::freeze::engine::{Engine, FreezeError};
+use crate::freeze::FreezeError;
+use crate::freeze::engine::Engine;
 use crate::freeze::guardian::state::{Action, Event, GuardianState, Hooks};
 use crate::freeze::guardian::{Claim, Entrusted, Inherited, PROTOCOL_VERSION, Request};
 use crate::freeze::ops::{
@@ -23,7 +24,7 @@ use crate::hooks::invoke::MasterReport;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{HookRecord, HookStatus, Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
-use crate::state::{Expiry, Marker};
+use crate::state::{Expiry, Marker, StateError};
 use crate::sys::guardian::SocketPath;
 use nix::libc;
 use std::cell::RefCell;
@@ -265,8 +266,10 @@ fn timed(result: io::Result<()>) -> Timed {
     Timed { result, took }
 }
 
-fn text(e: io::Error) -> String {
-    crate::sys::strerror(&e)
+fn state_error(error: io::Error) -> StateError {
+    StateError {
+        text: crate::sys::strerror(&error),
+    }
 }
 
 /// The survey that the plan gets.

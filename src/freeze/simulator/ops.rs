@@ -118,12 +118,11 @@ impl FilesystemOps for Simulator {
         }
     }
 
-    fn restore_rcu(&mut self) -> Result<(), String> {
+    fn restore_rcu(&mut self) -> io::Result<()> {
         if !self.0.borrow().rcu_expedited {
             return Ok(());
         }
         self.step("restore".into(), |world| world.rcu_expedited = false)
-            .map_err(text)
     }
 }
 
@@ -160,7 +159,7 @@ impl HookOps for Simulator {
             // The master ran, and failed.
             count(&mut self.0.borrow_mut());
         }
-        let failure = result.err().map(text);
+        let failure = result.err().map(|error| error.to_string());
         Some(MasterReport {
             failure,
             hooks: vec![HookRecord::new("/h".into(), phase, HookStatus::Exited(0))],
@@ -178,15 +177,14 @@ impl HookOps for Simulator {
 }
 
 impl GuardianOps for Simulator {
-    fn start_guardian(&mut self, _: &str) -> Result<(), String> {
+    fn start_guardian(&mut self, _: &str) -> io::Result<()> {
         self.step("guard".into(), |world| {
             world.guardian = Some(GuardianState::default());
             world.entrusted = Vec::new();
         })
-        .map_err(text)
     }
 
-    fn wait_for_guardian(&mut self) -> Result<(), String> {
+    fn wait_for_guardian(&mut self) -> io::Result<()> {
         if self.0.borrow().guardian.is_none() {
             return Ok(());
         }
@@ -194,16 +192,16 @@ impl GuardianOps for Simulator {
         if ready.is_err() {
             self.0.borrow_mut().guardian = None;
         }
-        ready.map_err(text)
+        ready
     }
 
     fn entrust(
         &mut self,
         held: &[HeldFilesystem<'_, usize>],
         _: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         if self.0.borrow().guardian.is_none() {
-            return Err("there is none".into());
+            return Err(io::Error::other("there is none"));
         }
         let entrusted = self.step("entrust".into(), |world| {
             world.entrusted = held.iter().map(|held| *held.handle).collect();
@@ -211,7 +209,7 @@ impl GuardianOps for Simulator {
         if entrusted.is_err() {
             self.0.borrow_mut().guardian = None;
         }
-        entrusted.map_err(text)
+        entrusted
     }
 
     fn replace_guardian(
@@ -220,7 +218,7 @@ impl GuardianOps for Simulator {
         held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
         _: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         self.start_guardian(run)?;
         self.wait_for_guardian()?;
         self.send_to_guardian(Request::HooksCalled);
@@ -311,20 +309,20 @@ impl GuardianOps for Simulator {
 }
 
 impl StateOps for Simulator {
-    fn mark_frozen(&mut self, _: Marker) -> Result<(), String> {
+    fn mark_frozen(&mut self, _: Marker) -> Result<(), StateError> {
         self.step("mark".into(), |world| world.marker = true)
-            .map_err(text)
+            .map_err(state_error)
     }
 
-    fn mark_thawed(&mut self) -> Result<bool, String> {
+    fn mark_thawed(&mut self) -> Result<bool, StateError> {
         self.step("unmark".into(), |world| std::mem::take(&mut world.marker))
-            .map_err(text)
+            .map_err(state_error)
     }
 
-    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), StateError> {
         let expiry = expiry.clone();
         self.step("mark expired".into(), |world| world.expired = Some(expiry))
-            .map_err(text)
+            .map_err(state_error)
     }
 
     fn take_expired(&mut self) -> Option<Expiry> {
@@ -335,9 +333,9 @@ impl StateOps for Simulator {
         self.0.borrow().kept.iter().rev().cloned().collect()
     }
 
-    fn store_report(&mut self, report: &Report) -> Result<(), String> {
+    fn store_report(&mut self, report: &Report) -> Result<(), FreezeError> {
         self.step("keep".into(), |world| world.kept.push(report.clone()))
-            .map_err(text)
+            .map_err(|error| FreezeError::Report(PathBuf::new(), error))
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::world::{AgentClient, Ms, Socket, World};
 use crate::deadline::Timed;
+use crate::freeze::FreezeError;
 use crate::freeze::guardian::{
     Claim, Entrusted, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT,
     THAW_HOOKS_TIMEOUT,
@@ -16,7 +17,7 @@ use crate::hooks::invoke::MasterReport;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
-use crate::state::{Expiry, Marker, boot_id};
+use crate::state::{Expiry, Marker, StateError, boot_id};
 use crate::sys::fds::Token;
 use nix::libc;
 use std::cell::{RefCell, RefMut};
@@ -94,10 +95,10 @@ impl World {
         }
     }
 
-    fn start_client(&mut self, run: &str, replaces: Option<Replaced>) -> Result<(), String> {
+    fn start_client(&mut self, run: &str, replaces: Option<Replaced>) -> io::Result<()> {
         self.drop_client();
         if std::mem::take(&mut self.agent.loses_message) {
-            return Err("no guardian can be started".into());
+            return Err(io::Error::other("no guardian can be started"));
         }
         let socket = match self.agent.socket {
             Some(socket) => socket,
@@ -112,7 +113,7 @@ impl World {
         if self.agent.socket.replace(socket).is_none() {
             self.socket_path = Some(socket);
         }
-        let token = Rc::new(Token::new().map_err(|error| error.to_string())?);
+        let token = Rc::new(Token::new()?);
         let connection = self.start_guardian(token.clone(), Some(socket), run.to_owned(), replaces);
         self.agent.client = Some(AgentClient {
             guardian: self.guardians.len() - 1,
@@ -129,12 +130,12 @@ impl World {
         }
     }
 
-    fn unguarded(&mut self) -> Result<(), String> {
+    fn unguarded(&mut self) -> io::Result<()> {
         if self.is_undecided() {
             self.end_guardian();
             self.drop_client();
         }
-        Err("there is no guardian".into())
+        Err(io::Error::other("there is no guardian"))
     }
 
     fn is_undecided(&self) -> bool {
@@ -143,7 +144,7 @@ impl World {
         })
     }
 
-    fn await_ready(&mut self) -> Result<(), String> {
+    fn await_ready(&mut self) -> io::Result<()> {
         match self.read(RESPONSE_TIMEOUT) {
             Read::Response(Response::Ready) => Ok(()),
             _ => self.unguarded(),
@@ -334,7 +335,7 @@ impl FilesystemOps for AgentOps {
 
     fn expedite_rcu(&mut self) {}
 
-    fn restore_rcu(&mut self) -> Result<(), String> {
+    fn restore_rcu(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -357,11 +358,11 @@ impl HookOps for AgentOps {
 }
 
 impl GuardianOps for AgentOps {
-    fn start_guardian(&mut self, run: &str) -> Result<(), String> {
+    fn start_guardian(&mut self, run: &str) -> io::Result<()> {
         self.turn().start_client(run, None)
     }
 
-    fn wait_for_guardian(&mut self) -> Result<(), String> {
+    fn wait_for_guardian(&mut self) -> io::Result<()> {
         let mut world = self.world();
         match world.agent.client {
             Some(_) => world.await_ready(),
@@ -373,10 +374,10 @@ impl GuardianOps for AgentOps {
         &mut self,
         held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         let mut world = self.world();
         if world.agent.client.is_none() {
-            return Err("there is no guardian".into());
+            return Err(io::Error::other("there is no guardian"));
         }
         let request = Request::Filesystems(entrustment(held, limit));
         match world.send(request) {
@@ -391,7 +392,7 @@ impl GuardianOps for AgentOps {
         held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
         since: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         let replaced = Replaced {
             entrustment: entrustment(held, limit),
             since_ms: since.map(|since| since.as_millis() as u64),
@@ -529,17 +530,17 @@ impl GuardianOps for AgentOps {
 }
 
 impl StateOps for AgentOps {
-    fn mark_frozen(&mut self, marker: Marker) -> Result<(), String> {
+    fn mark_frozen(&mut self, marker: Marker) -> Result<(), StateError> {
         let boot = boot_id();
         self.turn().marker = Some(Marker { boot, ..marker });
         Ok(())
     }
 
-    fn mark_thawed(&mut self) -> Result<bool, String> {
+    fn mark_thawed(&mut self) -> Result<bool, StateError> {
         Ok(self.turn().marker.take().is_some())
     }
 
-    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), StateError> {
         self.turn().expired = Some(expiry.clone());
         Ok(())
     }
@@ -552,7 +553,7 @@ impl StateOps for AgentOps {
         self.world().kept.iter().rev().cloned().collect()
     }
 
-    fn store_report(&mut self, report: &Report) -> Result<(), String> {
+    fn store_report(&mut self, report: &Report) -> Result<(), FreezeError> {
         self.turn().keep(report);
         Ok(())
     }

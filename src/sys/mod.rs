@@ -8,6 +8,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod daemon;
 pub mod fds;
+pub mod fnmatch;
 pub mod fsfreeze;
 pub mod fstrim;
 pub mod guardian;

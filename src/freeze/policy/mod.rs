@@ -15,7 +15,7 @@ pub use glob::Glob;
 ///
 /// `/data/*` is for the mount point, `type:xfs` for the type, `dev:/dev/sdb*` for the device by any of its names: the
 /// mount table's, the kernel's, the device mapper's and the links of udev. A btrfs has the names of all its devices.
-/// See [`Glob`] for the notation.
+/// The notation is that of fnmatch(3); see [`Glob`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,

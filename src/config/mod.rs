@@ -284,7 +284,7 @@ fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(), String> {
         match Pattern::parse(text) {
             Ok(pattern) => list.push(pattern),
             Err(_) if text.is_empty() => {}
-            Err(why) => wrong.push(keyfile::shown(&why)),
+            Err(why) => wrong.push(keyfile::shown(&why.to_string())),
         }
     }
     match wrong[..] {

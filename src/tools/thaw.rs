@@ -10,7 +10,7 @@ use super::context::{self, ToolContext};
 use super::output::{self, Style, count, escape_control, message, wrap};
 use super::status::Status;
 use crate::deadline::Timed;
-use crate::freeze::guardian::status_client::StatusClient;
+use crate::freeze::guardian::status_client::{StatusClient, ThawAnswer};
 use crate::freeze::history;
 use crate::freeze::linux::{Gate, LinuxOps};
 use crate::freeze::ops::FilesystemOps;
@@ -166,13 +166,13 @@ fn thaw(setting: &ToolContext, force: bool, question: &mut Option<StatusClient>)
     }
     if let Some(question) = question {
         match question.request_thaw() {
-            Ok(Ok(thawed)) => {
+            Ok(ThawAnswer::Thawed(thawed)) => {
                 done.by_guardian = Some(question.pid);
                 done.thawed = thawed.filesystems;
                 done.failures = thawed.failures;
                 return done;
             }
-            Ok(Err(why)) => {
+            Ok(ThawAnswer::Refused(why)) => {
                 let again = "nothing was done; try again in a moment, or with --now --force";
                 done.failures.push(format!("{why}: {again}"));
                 return done;

@@ -235,7 +235,7 @@ impl AgentClient {
             match self.recv(timeout) {
                 Ok(Response::Ended(expiry)) => return Claim::Ended(expiry),
                 Ok(Response::Yours(report)) => return Claim::Ours(report),
-                Ok(Response::Thawed { .. }) => timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT,
+                Ok(Response::Thawed(_)) => timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT,
                 // Meant for other requests; they only show that the guardian works.
                 Ok(
                     Response::Ready

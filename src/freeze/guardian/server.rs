@@ -9,7 +9,7 @@ use super::hooks::Masters;
 use super::pending_clients::{self, PendingClients};
 use super::progress::Progress;
 use super::state::{Action, Cause, Event, GuardianState, Hooks};
-use super::thaw::{Filesystems, Thawed};
+use super::thaw::Filesystems;
 use super::{
     AGENT_REPORT_GRACE, Activity, Entrustment, FreezeStatus, Inherited, PROTOCOL_VERSION, Request,
     Response, Stage, THAW_CLAIM_TIMEOUT,
@@ -486,14 +486,13 @@ impl Guardian<'_> {
         let restored = std::mem::take(&mut self.expedites_rcu)
             .then(|| rcu::set(Path::new("/sys"), false).err());
         let begun = Instant::now();
-        let Thawed {
-            filesystems,
-            mut failures,
-        } = self.filesystems.thaw();
+        let mut thawed = self.filesystems.thaw();
         self.masters.begin_undo(self.state.path());
         let thaw_time = begun.elapsed();
         let restored = restored.flatten().map(FreezeError::Rcu);
-        failures.extend(restored.map(|error| error.to_string()));
+        thawed
+            .failures
+            .extend(restored.map(|error| error.to_string()));
         memory::unlock_all().ok();
         let held = self.progress.held();
         let expiry = Expiry {
@@ -503,7 +502,7 @@ impl Guardian<'_> {
                 .as_secs_f64(),
             held,
             reason: cause.text().to_owned(),
-            count: filesystems.len() as u64,
+            count: thawed.filesystems.len() as u64,
         };
         // In this order: a death in between must not lose the expiry.
         let expired_marked = reports_early_end.then(|| self.state.mark_expired(&expiry));
@@ -511,12 +510,10 @@ impl Guardian<'_> {
             .into_iter()
             .chain([self.state.mark_thawed().map(drop)])
         {
-            failures.extend(marked.err().map(|error| error.text));
+            thawed.failures.extend(marked.err().map(|error| error.text));
         }
-        let response = Response::Thawed {
-            filesystems,
-            failures: failures.clone(),
-        };
+        let mut failures = thawed.failures.clone();
+        let response = Response::Thawed(thawed);
         if let Some(requester) = &self.requester {
             pending_clients::respond(requester, &response);
         }

@@ -4,7 +4,7 @@
 //! FITHAW runs with a time limit, so that one filesystem that hangs does not keep the others frozen. `server` calls
 //! this.
 
-use super::Entrusted;
+use super::{Entrusted, Thawed};
 use crate::deadline::{Pace, Pool};
 use crate::freeze::root::Root;
 use crate::sys::{fsfreeze, strerror};
@@ -26,15 +26,6 @@ struct Held {
     root: Arc<Root>,
     /// FIFREEZE has not returned.
     is_late: bool,
-}
-
-/// Result of FITHAW of all filesystems.
-#[derive(Default)]
-pub struct Thawed {
-    /// Mount points, in thaw order.
-    pub filesystems: Vec<String>,
-    /// One line for each that could not be thawed.
-    pub failures: Vec<String>,
 }
 
 impl Filesystems {

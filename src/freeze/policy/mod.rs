@@ -34,9 +34,9 @@ impl Pattern {
     /// Parses a pattern.
     ///
     /// # Errors
-    /// The text is no pattern; the error names the pattern and the reason.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let fail = |why: &str| Err(format!("the pattern '{text}' {why}"));
+    /// The text is no pattern.
+    pub fn parse(text: &str) -> Result<Self, PolicyError> {
+        let fail = |why| Err(PolicyError::Pattern(text.to_owned(), why));
         let (subject, glob) = if let Some(fstype) = text.strip_prefix("type:") {
             (PatternSubject::Type, fstype.to_owned())
         } else if let Some(device) = text.strip_prefix("dev:") {
@@ -169,18 +169,39 @@ impl Default for FreezeLimits {
 /// Parses a limit in seconds; 0 for none.
 ///
 /// # Errors
-/// The text is no number up to [`FreezeLimits::MAX_SECONDS`]; the error follows the value in the warning.
-pub fn seconds(text: &str) -> Result<Option<Duration>, String> {
+/// The text is no number up to [`FreezeLimits::MAX_SECONDS`].
+pub fn seconds(text: &str) -> Result<Option<Duration>, PolicyError> {
     match text.trim_ascii().parse::<u64>() {
         Ok(0) => Ok(None),
         Ok(number) if number <= FreezeLimits::MAX_SECONDS => Ok(Some(Duration::from_secs(number))),
-        Ok(_) => Err(format!(
-            "is more than {} seconds (a week)",
-            FreezeLimits::MAX_SECONDS
-        )),
-        Err(_) => Err("is not a whole number of seconds".into()),
+        Ok(_) => Err(PolicyError::TooLong),
+        Err(_) => Err(PolicyError::NoSeconds),
     }
 }
+
+/// Why a value of the policy is invalid.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PolicyError {
+    /// A pattern, and what is wrong with it.
+    Pattern(String, &'static str),
+    /// More than [`FreezeLimits::MAX_SECONDS`]; the text follows the value.
+    TooLong,
+    /// No number; the text follows the value.
+    NoSeconds,
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let max = FreezeLimits::MAX_SECONDS;
+        match self {
+            Self::Pattern(text, why) => write!(f, "the pattern '{text}' {why}"),
+            Self::TooLong => write!(f, "is more than {max} seconds (a week)"),
+            Self::NoSeconds => f.write_str("is not a whole number of seconds"),
+        }
+    }
+}
+
+impl std::error::Error for PolicyError {}
 
 #[cfg(test)]
 mod tests {
@@ -230,7 +251,7 @@ mod tests {
             ("/a[", "has a '[' without its ']'"),
         ] {
             let error = Pattern::parse(text).unwrap_err();
-            assert_eq!(error, format!("the pattern '{text}' {why}"));
+            assert_eq!(error.to_string(), format!("the pattern '{text}' {why}"));
         }
     }
 
@@ -239,13 +260,10 @@ mod tests {
         assert_eq!(seconds("0"), Ok(None));
         assert_eq!(seconds(" 90 "), Ok(Some(Duration::from_secs(90))));
         assert!(seconds("604800").unwrap().is_some());
-        assert!(seconds("604801").unwrap_err().contains("a week"));
+        let error = seconds("604801").unwrap_err().to_string();
+        assert_eq!(error, "is more than 604800 seconds (a week)");
         for text in ["", "-1", "15m", "1.5", "99999999999999999999"] {
-            assert_eq!(
-                seconds(text),
-                Err("is not a whole number of seconds".into()),
-                "{text}"
-            );
+            assert_eq!(seconds(text), Err(PolicyError::NoSeconds), "{text}");
         }
     }
 

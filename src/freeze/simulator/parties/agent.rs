@@ -178,7 +178,7 @@ impl World {
             match self.read(timeout.as_millis() as Ms) {
                 Read::Response(Response::Ended(expiry)) => return Claim::Ended(expiry),
                 Read::Response(Response::Yours(report)) => return Claim::Ours(report),
-                Read::Response(Response::Thawed { .. }) => {
+                Read::Response(Response::Thawed(_)) => {
                     timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT
                 }
                 Read::Response(_) => {}

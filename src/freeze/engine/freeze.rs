@@ -4,18 +4,15 @@
 //! its error is returned: everything is thawed and the thaw hooks are called, unless the guardian does both.
 
 use super::{Engine, Freeze, Held, State};
-use crate::deadline::Timed;
 use crate::freeze::FreezeError;
 use crate::freeze::guardian::{Claim, Request};
-use crate::freeze::ops::{FreezeWait, HeldFilesystem, Ops};
+use crate::freeze::ops::{HeldFilesystem, Ops};
 use crate::freeze::plan::{self, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::FilesystemOutcome;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason, words};
 use crate::state::Marker;
-use nix::libc;
-use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -28,9 +25,6 @@ const MAX_FLUSHES: u32 = 3;
 /// How many guardians are started while everything is frozen. What kills one may kill them all; then starting more
 /// does not help.
 pub(super) const MAX_GUARDIANS: u32 = 3;
-
-/// Upper limit of changes of the freeze order, for each filesystem, when one waits for another that is frozen.
-const MAX_REORDERS: usize = 2;
 
 impl<O: Ops> Engine<O> {
     /// Everything before the first FIFREEZE. No filesystem is held open while the hooks run, because a hook may unmount
@@ -401,132 +395,6 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Freezes batch by batch, until everything is frozen or the hold limit tolerated. Returns what is frozen, in the
-    /// order of freezing, and the failure that ended it.
-    ///
-    /// A filesystem whose FIFREEZE does not return may have to write to one that is frozen, by a way that the plan
-    /// could not see. So everything is thawed, that filesystem is frozen first, and all others after it, one by one.
-    fn freeze_in_order(
-        &mut self,
-        held: Vec<Held<O::Handle>>,
-        ends: Option<Duration>,
-    ) -> (Vec<Held<O::Handle>>, Result<(), FreezeError>) {
-        let mut reorders_left = held.len() * MAX_REORDERS;
-        let mut frozen: Vec<Held<O::Handle>> = Vec::with_capacity(held.len());
-        let mut next_batch = held.last().map_or(0, |last| last.batch + 1);
-        let mut waiting = VecDeque::from(held);
-        while let Some(mut late) = take_batch(&mut waiting) {
-            if ends.is_some_and(|ends| self.ops.now() >= ends) {
-                return (frozen, Ok(()));
-            }
-            let handles: Vec<&O::Handle> = late.iter().map(|held| &held.handle).collect();
-            let mut results = self.ops.freeze(&handles);
-            let mut failure = Ok(());
-            loop {
-                let mut still_late = Vec::new();
-                for (held, result) in late.into_iter().zip(results) {
-                    match result {
-                        None => still_late.push(held),
-                        Some(result) => {
-                            let entered = self.enter_frozen(held, result, &mut frozen);
-                            failure = failure.and(entered);
-                        }
-                    }
-                }
-                late = still_late;
-                if late.is_empty() {
-                    break;
-                }
-                if frozen.is_empty() {
-                    // Nothing of ours is frozen, so it waits for something else.
-                    results = self.wait_thawed(ends);
-                    continue;
-                }
-                // Two filesystems that write to each other would be reordered indefinitely.
-                if reorders_left == 0 {
-                    let names = late.iter().map(|held| held.name.clone()).collect();
-                    failure = failure.and(Err(self.fail(FreezeError::FreezeBlocked(names))));
-                }
-                reorders_left = reorders_left.saturating_sub(1);
-                // A batch of its own for each: whatever else the plan took for independent may not be.
-                for held in late.iter_mut().chain(frozen.iter_mut()) {
-                    held.batch = next_batch;
-                    next_batch += 1;
-                }
-                let released = self.release(&mut frozen);
-                released
-                    .into_iter()
-                    .rev()
-                    .for_each(|held| waiting.push_front(held));
-                results = match frozen.is_empty() {
-                    true => self.ops.wait_for_freeze(FreezeWait::Delay),
-                    false => self.wait_thawed(ends),
-                };
-            }
-            let failure = failure.and_then(|()| self.refuse_if_stopping());
-            if failure.is_err() {
-                return (frozen, failure);
-            }
-        }
-        (frozen, Ok(()))
-    }
-
-    /// Waits for FIFREEZE until the step limit or the hold limit.
-    fn wait_thawed(&mut self, ends: Option<Duration>) -> Vec<Option<Timed>> {
-        let left = ends.map(|ends| ends.saturating_sub(self.ops.now()));
-        self.ops.wait_for_freeze(FreezeWait::Limit(left))
-    }
-
-    /// Thaws what is frozen, to freeze it again later; returns it in freeze order. What cannot be thawed stays in
-    /// `frozen`.
-    fn release(&mut self, frozen: &mut Vec<Held<O::Handle>>) -> Vec<Held<O::Handle>> {
-        let handles: Vec<&O::Handle> = frozen.iter().rev().map(|held| &held.handle).collect();
-        let mut done = self.ops.thaw(&handles);
-        done.reverse();
-        let mut released = Vec::new();
-        for (held, timed) in std::mem::take(frozen).into_iter().zip(done) {
-            if timed.result.is_ok() {
-                self.report.set(held.record, FilesystemOutcome::Untouched);
-                released.push(held);
-            } else {
-                frozen.push(held);
-            }
-        }
-        released
-    }
-
-    /// Records the result of one FIFREEZE.
-    fn enter_frozen(
-        &mut self,
-        held: Held<O::Handle>,
-        Timed { result, took }: Timed,
-        frozen: &mut Vec<Held<O::Handle>>,
-    ) -> Result<(), FreezeError> {
-        self.report.filesystems[held.record].freeze_seconds = took.as_secs_f64();
-        match result {
-            Ok(()) => {
-                self.report.filesystems[held.record].outcome = FilesystemOutcome::Frozen;
-                frozen.push(held);
-                Ok(())
-            }
-            Err(e) if self.is_held_unfrozen(held.record, &e) => Ok(()),
-            Err(e) => {
-                let tolerated = held.optional || self.tolerates(&e);
-                let error = FreezeError::Freeze(held.name, e);
-                self.exclude(held.record, error, tolerated)
-            }
-        }
-    }
-
-    /// Whether this error of FIFREEZE leaves the filesystem out instead of failing the run.
-    pub(super) fn tolerates(&self, error: &io::Error) -> bool {
-        match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => !self.policy.strict,
-            Some(libc::EBUSY) => self.policy.ignore_frozen,
-            _ => false,
-        }
-    }
-
     /// Records that a filesystem cannot be opened or frozen; fails the run unless `tolerated`.
     pub(super) fn exclude(
         &mut self,
@@ -552,12 +420,6 @@ impl<H> Held<H> {
             mountpoint: &self.name,
         }
     }
-}
-
-fn take_batch<H>(waiting: &mut VecDeque<Held<H>>) -> Option<Vec<Held<H>>> {
-    let batch = waiting.front()?.batch;
-    let others = waiting.iter().position(|held| held.batch != batch);
-    Some(waiting.drain(..others.unwrap_or(waiting.len())).collect())
 }
 
 /// Logs what was mounted or unmounted while the hooks ran.

@@ -5,6 +5,7 @@
 //! and reports them all. [`Freezer`](crate::freeze::Freezer) calls the engine from its own thread; the simulator runs
 //! it with a fault at every step.
 
+mod batches;
 mod freeze;
 mod recovery;
 mod thaw;

@@ -26,6 +26,7 @@ pub(crate) mod server;
 pub mod state;
 pub(crate) mod status_client;
 pub(crate) mod thaw;
+mod undo;
 
 use super::report::Report;
 use crate::ipc::Connection;

@@ -66,8 +66,6 @@ pub struct LinuxOps {
     late: Vec<Weak<Root>>,
     /// This agent has expedited RCU grace periods.
     expedites_rcu: bool,
-    /// The guardian of an earlier freeze was found stopped at the last check.
-    was_stopped: bool,
     is_in_frozen_section: bool,
     guardian: Option<AgentClient>,
     /// The guardians' listening socket, from before a freeze to its end.
@@ -102,7 +100,6 @@ impl LinuxOps {
             entrusted: Vec::new(),
             late: Vec::new(),
             expedites_rcu: false,
-            was_stopped: false,
             is_in_frozen_section: false,
             guardian: None,
             socket: None,

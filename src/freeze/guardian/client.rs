@@ -12,7 +12,7 @@ use crate::ipc::{self, Connection};
 use crate::state::Expiry;
 use crate::sys::fds::Token;
 use crate::sys::guardian::{SocketPath, bind_guardian_socket};
-use crate::sys::process::{self, Family, PidFd, PreExecWrite};
+use crate::sys::process::{self, Family, PidFd, PreExecWrite, StopCheck};
 use nix::libc;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -80,6 +80,7 @@ pub struct AgentClient {
     token: Option<Token>,
     /// This agent has taken the token.
     has_token: bool,
+    stop_check: StopCheck,
 }
 
 impl AgentClient {
@@ -127,6 +128,7 @@ impl AgentClient {
             process: Process::Child(child),
             token: Some(token),
             has_token: false,
+            stop_check: StopCheck::default(),
         })
     }
 
@@ -178,6 +180,7 @@ impl AgentClient {
             process,
             token: None,
             has_token: false,
+            stop_check: StopCheck::default(),
         };
         client.send(&Request::Succeed).ok()?;
         Some(client)
@@ -252,15 +255,14 @@ impl AgentClient {
         }
     }
 
-    /// Whether a signal has stopped the guardian's process.
-    pub fn is_stopped(&self) -> bool {
+    /// Whether this call and the one before it have found the guardian's process stopped by a signal.
+    pub fn stays_stopped(&mut self) -> bool {
         let pid = match &self.process {
             Process::Child(child) => i32::try_from(child.id()).ok(),
             Process::Other(_) => self.connection.peer().ok().map(|peer| peer.pid()),
             Process::Ended => None,
         };
-        let stat = pid.and_then(process::stat);
-        stat.is_some_and(|stat| stat.is_stopped)
+        pid.is_some_and(|pid| self.stop_check.stays_stopped(pid))
     }
 
     /// The message that the guardian has sent unasked; with `waits`, one that arrives within [`RESPONSE_TIMEOUT`].

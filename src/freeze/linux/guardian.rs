@@ -196,18 +196,17 @@ impl GuardianOps for LinuxOps {
     }
 
     fn poll_guardian(&mut self) -> GuardianNews {
-        match self
-            .guardian
-            .as_mut()
-            .map(|guardian| guardian.receive(false))
-        {
-            Some(Received::Ended(expiry)) => GuardianNews::Ended(expiry),
-            Some(Received::Gone) => {
+        let Some(guardian) = &mut self.guardian else {
+            return GuardianNews::Nothing;
+        };
+        match guardian.receive(false) {
+            Received::Ended(expiry) => GuardianNews::Ended(expiry),
+            Received::Gone => {
                 tracing::warn!("the guardian is gone; another one is started");
                 self.guardian = None;
                 GuardianNews::Gone
             }
-            Some(Received::Nothing | Received::Freeze(..)) | None => GuardianNews::Nothing,
+            Received::Nothing | Received::Freeze(..) => GuardianNews::Nothing,
         }
     }
 
@@ -271,30 +270,24 @@ impl GuardianOps for LinuxOps {
     }
 
     fn legacy(&mut self, waits: bool) -> Legacy<Arc<Root>> {
-        match self
-            .guardian
-            .as_mut()
-            .map(|guardian| guardian.receive(waits))
-        {
-            Some(Received::Nothing) => {
-                let is_stopped = self.guardian.as_ref().is_some_and(AgentClient::is_stopped);
-                let was_stopped = std::mem::replace(&mut self.was_stopped, is_stopped);
-                if !(is_stopped && was_stopped) {
-                    return Legacy::Unknown;
+        if let Some(guardian) = &mut self.guardian {
+            match guardian.receive(waits) {
+                Received::Nothing if !guardian.stays_stopped() => return Legacy::Unknown,
+                Received::Nothing => {
+                    tracing::warn!(
+                        "the guardian of a freeze is stopped; it is ended, and the agent goes on"
+                    );
+                    guardian.kill();
                 }
-                tracing::warn!(
-                    "the guardian of a freeze is stopped; it is ended, and the agent goes on"
-                );
-                self.guardian.take().as_mut().map(AgentClient::kill);
+                Received::Ended(expiry) => return Legacy::Ended(expiry),
+                Received::Freeze(inherited, roots, socket) => {
+                    self.socket = Some(socket);
+                    let root = |root| Arc::new(Root::from(File::from(root)));
+                    return Legacy::Freeze(inherited, roots.into_iter().map(root).collect());
+                }
+                Received::Gone => {}
             }
-            Some(Received::Ended(expiry)) => return Legacy::Ended(expiry),
-            Some(Received::Freeze(inherited, roots, socket)) => {
-                self.socket = Some(socket);
-                let root = |root| Arc::new(Root::from(File::from(root)));
-                let roots: Vec<Arc<Root>> = roots.into_iter().map(root).collect();
-                return Legacy::Freeze(inherited, roots);
-            }
-            Some(Received::Gone) | None => self.guardian = None,
+            self.guardian = None;
         }
         let is_marked = self.state.is_marked_frozen().unwrap_or(true);
         let marker = is_marked.then(|| self.state.read_marker());

@@ -7,6 +7,7 @@
 use super::engine::Engine;
 use super::error::FreezeError;
 use super::linux::LinuxOps;
+use super::ops::SystemOps;
 use super::report::Report;
 use crate::sys::{memory, strerror};
 use nix::sys::eventfd::EventFd;
@@ -53,14 +54,14 @@ struct EngineStatus {
 
 impl EngineStatus {
     fn of(engine: &mut LinuxEngine) -> Self {
-        let guardian = engine.guardian_fd().map(Arc::new);
+        let guardian = engine.ops().guardian_fd().map(Arc::new);
         Self {
             frozen: engine.is_frozen(),
             ends: engine.time_left().map(|left| Instant::now() + left),
             guardian,
             has_legacy: engine.has_legacy(),
             owes_an_answer: engine.owes_an_answer(),
-            is_stopping: engine.is_stopping(),
+            is_stopping: engine.ops().is_stopping(),
         }
     }
 }
@@ -127,7 +128,7 @@ impl Freezer {
     /// A handle of `engine`, without a thread until the first request.
     pub fn new(mut engine: LinuxEngine) -> Self {
         let (status, _) = watch::channel(EngineStatus::of(&mut engine));
-        let stop = engine.stop_event();
+        let stop = engine.ops().stop_event();
         let jobs = Jobs {
             queue: VecDeque::new(),
             has_thread: false,

@@ -109,6 +109,17 @@ impl LinuxOps {
             alive: None,
         }
     }
+
+    /// Becomes readable when the agent is asked to stop. A freeze hook that runs is ended then.
+    pub fn stop_event(&self) -> Option<Arc<EventFd>> {
+        self.stop.clone()
+    }
+
+    /// A descriptor that becomes readable when the guardian sends something or exits; `None` without a guardian, or
+    /// without a free descriptor: then the guardian's end is noticed by the next request.
+    pub fn guardian_fd(&self) -> Option<OwnedFd> {
+        self.guardian.as_ref()?.readiness_fd().ok()
+    }
 }
 
 impl HookOps for LinuxOps {
@@ -219,10 +230,6 @@ impl SystemOps for LinuxOps {
         self.entrusted = Vec::new();
         self.inherited_hook = None;
         self.pool = Pool::default();
-    }
-
-    fn stop_event(&self) -> Option<Arc<EventFd>> {
-        self.stop.clone()
     }
 
     fn is_stopping(&self) -> bool {

@@ -5,7 +5,7 @@
 
 use super::{Engine, Freeze, Held, State};
 use crate::freeze::FreezeError;
-use crate::freeze::guardian::{Claim, Request};
+use crate::freeze::guardian::{Claim, Entrusted, Request};
 use crate::freeze::ops::{HeldFilesystem, Ops};
 use crate::freeze::plan::{self, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
@@ -103,8 +103,9 @@ impl<O: Ops> Engine<O> {
         }
         self.report.stages.flush_again = self.flush_again(&held, hooks_ran)?;
         self.refuse_if_stopping()?;
-        if let Err(error) = self.entrust(&held, self.hold_limit) {
-            self.warn(error);
+        let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
+        if let Err(error) = self.ops.entrust(&entrusted, self.hold_limit) {
+            self.warn(FreezeError::NoGuardian(error));
             if !self.ops.is_undecided() {
                 return Err(self.fail(FreezeError::HoldLimit(None)));
             }
@@ -113,16 +114,6 @@ impl<O: Ops> Engine<O> {
             self.add_error(replaced);
         }
         Ok(held)
-    }
-
-    fn entrust(
-        &mut self,
-        held: &[Held<O::Handle>],
-        limit: Option<Duration>,
-    ) -> Result<(), FreezeError> {
-        let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
-        let done = self.ops.entrust(&entrusted, limit);
-        done.map_err(FreezeError::NoGuardian)
     }
 
     /// Starts another guardian in place of one that died; `since` is when everything was frozen, if it is.
@@ -414,11 +405,11 @@ impl<O: Ops> Engine<O> {
 
 impl<H> Held<H> {
     fn entrusted(&self) -> HeldFilesystem<'_, H> {
-        HeldFilesystem {
+        let entrusted = Entrusted {
             number: self.record,
-            handle: &self.handle,
-            mountpoint: &self.name,
-        }
+            mountpoint: self.name.clone(),
+        };
+        (entrusted, &self.handle)
     }
 }
 

@@ -20,10 +20,7 @@ use crate::freeze::report::{Report, RunEnd};
 use crate::hooks::ThawReason;
 use crate::probe::mountinfo::DeviceNumber;
 use crate::state::Expiry;
-use nix::sys::eventfd::EventFd;
 use std::fmt::Display;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// How often to check whether a guardian that does not answer is stopped.
@@ -145,24 +142,14 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// See [`SystemOps::stop_event`](crate::freeze::ops::SystemOps::stop_event).
-    pub fn stop_event(&self) -> Option<Arc<EventFd>> {
-        self.ops.stop_event()
-    }
-
-    /// See [`SystemOps::is_stopping`](crate::freeze::ops::SystemOps::is_stopping).
-    pub fn is_stopping(&self) -> bool {
-        self.ops.is_stopping()
-    }
-
     /// Whether the host's next thaw has still to be answered: the freeze was ended for a shutdown.
     pub fn owes_an_answer(&self) -> bool {
         self.owes_an_answer
     }
 
-    /// See [`GuardianOps::guardian_fd`](crate::freeze::ops::GuardianOps::guardian_fd).
-    pub fn guardian_fd(&self) -> Option<OwnedFd> {
-        self.ops.guardian_fd()
+    /// The operations that it acts through.
+    pub fn ops(&self) -> &O {
+        &self.ops
     }
 
     /// Whether filesystems are frozen as far as this agent knows.
@@ -240,16 +227,7 @@ impl<O: Ops> Engine<O> {
         self.recover(true);
         self.owes_an_answer = false;
         if self.is_frozen() {
-            // The guardian may begin to thaw at the same moment; the token decides.
-            match self.ops.claim(false) {
-                Claim::Ours(inherited) => {
-                    self.has_legacy = false;
-                    if let Some(report) = inherited {
-                        self.report = *report;
-                    }
-                }
-                Claim::Ended(expiry) => self.record_guardian_end(&expiry),
-            }
+            self.claim_thaw(false);
         }
         let (reason, end) = match self.state {
             State::Thawed => {
@@ -302,23 +280,31 @@ impl<O: Ops> Engine<O> {
     /// As [`Engine::thaw`].
     pub fn end_early(&mut self, why: &str) -> Result<(), FreezeError> {
         self.recover(true);
-        if !self.is_frozen() {
+        if !self.is_frozen() || !self.claim_thaw(true) {
             return Ok(());
         }
-        match self.ops.claim(true) {
-            Claim::Ended(expiry) => {
-                self.record_guardian_end(&expiry);
-                return Ok(());
-            }
-            Claim::Ours(None) => {}
-            Claim::Ours(Some(inherited)) => self.report = *inherited,
-        }
-        self.has_legacy = false;
         let result = self.undo_because(ThawReason::TimedOut, Some(why));
         if !self.is_frozen() {
             self.finish(RunEnd::Expiry);
         }
         result.map(drop)
+    }
+
+    /// Whether this agent thaws. The guardian may begin to thaw at the same moment; the token decides.
+    fn claim_thaw(&mut self, is_early: bool) -> bool {
+        match self.ops.claim(is_early) {
+            Claim::Ended(expiry) => {
+                self.record_guardian_end(&expiry);
+                false
+            }
+            Claim::Ours(inherited) => {
+                self.has_legacy = false;
+                if let Some(report) = inherited {
+                    self.report = *report;
+                }
+                true
+            }
+        }
     }
 
     /// Updates state and report after the guardian has ended the freeze.

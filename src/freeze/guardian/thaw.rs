@@ -6,7 +6,7 @@
 
 use super::{Entrusted, Thawed};
 use crate::deadline::{Pace, Pool};
-use crate::freeze::root::Root;
+use crate::freeze::root::{Root, calls};
 use crate::sys::{fsfreeze, strerror};
 use nix::libc;
 use std::fs::File;
@@ -71,11 +71,8 @@ impl Filesystems {
     pub fn thaw(&mut self) -> Thawed {
         let mut thawed = Thawed::default();
         let mut overdue = Vec::new();
-        let thaw = |held: &Held| {
-            let root = held.root.clone();
-            move || fsfreeze::thaw(root.as_ref())
-        };
-        let calls = self.0.iter().rev().map(thaw);
+        let roots = self.0.iter().rev().map(|held| &held.root);
+        let calls = calls(roots, |root| fsfreeze::thaw(root.as_ref()));
         let done = Pool::default().run(Pace::OneByOne, FITHAW_TIMEOUT, drop, calls);
         for (held, timed) in self.0.iter().rev().zip(done) {
             if timed.is_overdue() {

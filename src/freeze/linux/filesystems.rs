@@ -5,7 +5,7 @@ use super::{LinuxOps, SYS};
 use crate::deadline::{Batch, Pace, Timed};
 use crate::freeze::ops::{FilesystemOps, FreezeWait, OpenError, REORDER_DELAY};
 use crate::freeze::plan::{Survey, Target};
-use crate::freeze::root::Root;
+use crate::freeze::root::{Root, calls};
 use crate::freeze::{holdups, reach};
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{self, DeviceNumber, Mount};
@@ -34,9 +34,9 @@ fn thaw_late(root: Arc<Root>) {
 /// A journal commits by itself every few seconds. In the middle of a flush that makes writers wait for blocks that
 /// queue behind all the data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts that
 /// interval anew. The call blocks while another process has the filesystem frozen.
-fn commit_journal(root: &Root) -> io::Result<()> {
+fn commit_journal(root: &Arc<Root>) -> io::Result<()> {
     let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    let file = openat(root, ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
+    let file = openat(root.as_ref(), ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
     Ok(fsync(file)?)
 }
 
@@ -111,21 +111,14 @@ impl FilesystemOps for LinuxOps {
 
     fn flush(&mut self, handles: &[&Arc<Root>], commits_first: bool) -> Vec<io::Result<()>> {
         step("flush");
+        let roots = || handles.iter().copied();
         if commits_first {
-            let commit = |root: &Arc<Root>| {
-                let root = root.clone();
-                move || commit_journal(&root)
-            };
             // Its failure is ignored: it only shortens waits, and read-only, full and other filesystems refuse it.
-            let commits = handles.iter().map(|root| commit(root));
+            let commits = calls(roots(), commit_journal);
             self.pool
                 .run(Pace::SideBySide, Some(COMMIT_TIMEOUT), drop, commits);
         }
-        let flush = |root: &Arc<Root>| {
-            let root = root.clone();
-            move || fsfreeze::flush(root.as_ref())
-        };
-        let flushes = handles.iter().map(|root| flush(root));
+        let flushes = calls(roots(), |root| fsfreeze::flush(root.as_ref()));
         let done = self
             .pool
             .run(Pace::SideBySide, self.step_limit, drop, flushes);
@@ -135,13 +128,10 @@ impl FilesystemOps for LinuxOps {
     fn freeze(&mut self, handles: &[&Arc<Root>]) -> Vec<Option<Timed>> {
         step("freeze");
         let roots: Vec<Arc<Root>> = handles.iter().map(|&root| root.clone()).collect();
-        let freeze = |root: &Arc<Root>| {
-            let root = root.clone();
-            move || fsfreeze::freeze(root.as_ref()).map(|()| root)
-        };
-        let batch = self
-            .pool
-            .start(Pace::SideBySide, thaw_late, roots.iter().map(freeze));
+        let freezes = calls(&roots, |root| {
+            fsfreeze::freeze(root.as_ref()).map(|()| root.clone())
+        });
+        let batch = self.pool.start(Pace::SideBySide, thaw_late, freezes);
         self.pending_freeze = Some((batch, roots));
         self.wait_for_freeze(FreezeWait::Delay)
     }
@@ -180,16 +170,10 @@ impl FilesystemOps for LinuxOps {
 
     fn thaw(&mut self, handles: &[&Arc<Root>]) -> Vec<Timed> {
         step("thaw");
-        let thaw = |root: &Arc<Root>| {
-            let root = root.clone();
-            move || fsfreeze::thaw(root.as_ref())
-        };
-        self.pool.run(
-            Pace::OneByOne,
-            self.step_limit,
-            drop,
-            handles.iter().map(|root| thaw(root)),
-        )
+        let thaws = calls(handles.iter().copied(), |root| {
+            fsfreeze::thaw(root.as_ref())
+        });
+        self.pool.run(Pace::OneByOne, self.step_limit, drop, thaws)
     }
 
     fn is_any_frozen(&mut self, handles: &[&Arc<Root>]) -> bool {

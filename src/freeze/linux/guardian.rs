@@ -6,7 +6,7 @@
 use super::step::step;
 use super::{LinuxOps, SYS};
 use crate::freeze::guardian::client::{AgentClient, Received, Socket};
-use crate::freeze::guardian::{Claim, Entrusted, Entrustment, Replaced, Request};
+use crate::freeze::guardian::{Claim, Entrustment, Replaced, Request};
 use crate::freeze::ops::{GuardianNews, GuardianOps, HeldFilesystem, Legacy};
 use crate::freeze::root::Root;
 use crate::hooks::Phase;
@@ -17,7 +17,7 @@ use nix::fcntl::OFlag;
 use nix::unistd::pipe2;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
@@ -64,23 +64,20 @@ impl LinuxOps {
         held: &[HeldFilesystem<'a, Arc<Root>>],
         limit: Option<Duration>,
     ) -> (Entrustment, Vec<BorrowedFd<'a>>) {
-        let roots = held
+        let entrusted = held
             .iter()
-            .map(|held| (held.number, Arc::downgrade(held.handle)));
-        self.entrusted = roots.collect();
-        let entrust = |held: &HeldFilesystem<'_, _>| Entrusted {
-            number: held.number,
-            mountpoint: held.mountpoint.to_owned(),
-        };
+            .map(|(entrusted, root)| (entrusted.number, Arc::downgrade(root)));
+        self.entrusted = entrusted.collect();
         let entrustment = Entrustment {
-            filesystems: held.iter().map(entrust).collect(),
+            filesystems: held
+                .iter()
+                .map(|(entrusted, _)| entrusted.clone())
+                .collect(),
             expedites_rcu: self.expedites_rcu,
             limit_ms: limit.map(|limit| limit.as_millis() as u64),
         };
-        (
-            entrustment,
-            held.iter().map(|held| held.handle.as_fd()).collect(),
-        )
+        let roots = held.iter().map(|held| held.1.as_fd());
+        (entrustment, roots.collect())
     }
 
     /// Whether to expedite RCU grace periods. Not where they are expedited already: the agent switches the setting off
@@ -208,10 +205,6 @@ impl GuardianOps for LinuxOps {
             }
             Received::Nothing | Received::Freeze(..) => GuardianNews::Nothing,
         }
-    }
-
-    fn guardian_fd(&self) -> Option<OwnedFd> {
-        self.guardian.as_ref()?.readiness_fd().ok()
     }
 
     fn is_undecided(&self) -> bool {

@@ -1,10 +1,9 @@
 //! The guardian of a run: its start, what it is sent, and which of the two processes thaws.
 
 use super::FilesystemOps;
-use crate::freeze::guardian::{Claim, Inherited, Request};
+use crate::freeze::guardian::{Claim, Entrusted, Inherited, Request};
 use crate::state::{Expiry, Marker};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 /// What the guardian has done unasked.
@@ -32,14 +31,7 @@ pub enum Legacy<H> {
 }
 
 /// An open filesystem, as the guardian gets it.
-#[derive(Debug)]
-pub struct HeldFilesystem<'a, H> {
-    /// The filesystem's index in the report, by which agent and guardian name it.
-    pub number: usize,
-    pub handle: &'a H,
-    /// Mount point.
-    pub mountpoint: &'a str,
-}
+pub type HeldFilesystem<'a, H> = (Entrusted, &'a H);
 
 /// The guardian, which gets the open filesystems.
 pub trait GuardianOps: FilesystemOps {
@@ -83,9 +75,6 @@ pub trait GuardianOps: FilesystemOps {
 
     /// Whether the guardian has ended the freeze or has died; never waits.
     fn poll_guardian(&mut self) -> GuardianNews;
-
-    /// A descriptor that becomes readable when the guardian sends something or exits; `None` without one.
-    fn guardian_fd(&self) -> Option<OwnedFd>;
 
     /// Whether neither the agent nor the guardian has begun to thaw.
     fn is_undecided(&self) -> bool;

@@ -1,7 +1,5 @@
 //! The agent's own process: its clock, the frozen section, requests to stop.
 
-use nix::sys::eventfd::EventFd;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 /// The agent's process.
@@ -16,11 +14,6 @@ pub trait SystemOps {
 
     /// Frees what only a run needs: threads, lists.
     fn release_resources(&mut self);
-
-    /// Becomes readable when the agent is asked to stop. A freeze hook that runs is ended then.
-    fn stop_event(&self) -> Option<Arc<EventFd>> {
-        None
-    }
 
     /// Whether the agent is asked to stop. A freeze that is not complete is given up then.
     fn is_stopping(&self) -> bool {

@@ -29,7 +29,6 @@ use crate::sys::guardian::SocketPath;
 use nix::libc;
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;

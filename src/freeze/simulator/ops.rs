@@ -204,7 +204,7 @@ impl GuardianOps for Simulator {
             return Err(io::Error::other("there is none"));
         }
         let entrusted = self.step("entrust".into(), |world| {
-            world.entrusted = held.iter().map(|held| *held.handle).collect();
+            world.entrusted = held.iter().map(|held| *held.1).collect();
         });
         if entrusted.is_err() {
             self.0.borrow_mut().guardian = None;
@@ -246,10 +246,6 @@ impl GuardianOps for Simulator {
             Some(expiry) => GuardianNews::Ended(expiry),
             None => GuardianNews::Nothing,
         }
-    }
-
-    fn guardian_fd(&self) -> Option<OwnedFd> {
-        None
     }
 
     fn is_undecided(&self) -> bool {

@@ -4,8 +4,7 @@ use super::world::{AgentClient, Ms, Socket, World};
 use crate::deadline::Timed;
 use crate::freeze::FreezeError;
 use crate::freeze::guardian::{
-    Claim, Entrusted, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT,
-    THAW_HOOKS_TIMEOUT,
+    Claim, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT, THAW_HOOKS_TIMEOUT,
 };
 use crate::freeze::ops::{
     FilesystemOps, FreezeWait, GuardianNews, GuardianOps, HeldFilesystem, HookOps, Legacy,
@@ -22,7 +21,6 @@ use crate::sys::fds::Token;
 use nix::libc;
 use std::cell::{RefCell, RefMut};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -262,12 +260,11 @@ fn survey() -> Survey {
 }
 
 fn entrustment(held: &[HeldFilesystem<'_, usize>], limit: Option<Duration>) -> Entrustment {
-    let entrusted = |held: &HeldFilesystem<'_, usize>| Entrusted {
-        number: held.number,
-        mountpoint: held.mountpoint.to_owned(),
-    };
     Entrustment {
-        filesystems: held.iter().map(entrusted).collect(),
+        filesystems: held
+            .iter()
+            .map(|(entrusted, _)| entrusted.clone())
+            .collect(),
         expedites_rcu: false,
         limit_ms: limit.map(|limit| limit.as_millis() as u64),
     }
@@ -425,10 +422,6 @@ impl GuardianOps for AgentOps {
             }
         }
         GuardianNews::Nothing
-    }
-
-    fn guardian_fd(&self) -> Option<OwnedFd> {
-        None
     }
 
     fn is_undecided(&self) -> bool {

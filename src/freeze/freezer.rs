@@ -153,6 +153,7 @@ impl Freezer {
     /// continues, unless the system shuts down.
     pub fn stop(&self) {
         if let Some(stop) = &self.shared.stop {
+            // It fails only at the counter's maximum, and is readable then as well.
             stop.write(1).ok();
             self.status.send_modify(|status| status.is_stopping = true);
         }
@@ -279,6 +280,7 @@ impl Freezer {
             // After the reply, so that the host does not wait for this; the next job does.
             engine.conclude();
             status.send_replace(EngineStatus::of(engine));
+            // The runtime may have ended, and with it the task that waits.
             concluded.send(()).ok();
         });
         self.enqueue(job);
@@ -292,6 +294,7 @@ impl Freezer {
 /// Gives back the memory that a run took, after the engine's thread has exited: what the thread keeps for its next
 /// allocations lies between what others use.
 async fn release_memory(freezer: Freezer, concluded: oneshot::Receiver<()>) {
+    // Err: the job panicked. Memory is given back all the same.
     concluded.await.ok();
     tokio::time::sleep(MEMORY_RELEASE_DELAY).await;
     if freezer.is_frozen() {
@@ -322,6 +325,7 @@ async fn watch_freeze(freezer: Freezer) {
             }
         };
         let guardian_event = async {
+            // If it cannot be watched, the guardian's end is noticed at the hold limit or with the next request.
             match guardian.and_then(|guardian| watch_fd(guardian).ok()) {
                 Some(fd) => drop(fd.readable().await),
                 None => std::future::pending().await,

@@ -137,6 +137,7 @@ impl HookOps for LinuxOps {
         // A stop ends a freeze hook; a thaw hook is always waited for.
         let stop = self.stop.as_ref().filter(|_| phase == Phase::Freeze);
         let invocation = invoke::Invocation {
+            // Without a descriptor a stop waits for the hooks.
             cancel: stop.and_then(|stop| stop.as_fd().try_clone_to_owned().ok()),
             reason,
             run: Some(run.clone()),

@@ -182,6 +182,7 @@ impl AgentClient {
             has_token: false,
             stop_check: StopCheck::default(),
         };
+        // It has closed the connection: it is exiting, and the marker shows what it has left.
         client.send(&Request::Succeed).ok()?;
         Some(client)
     }
@@ -257,6 +258,7 @@ impl AgentClient {
 
     /// Whether this call and the one before it have found the guardian's process stopped by a signal.
     pub fn stays_stopped(&mut self) -> bool {
+        // One whose process id is unknown is not taken for stopped.
         let pid = match &self.process {
             Process::Child(child) => i32::try_from(child.id()).ok(),
             Process::Other(_) => self.connection.peer().ok().map(|peer| peer.pid()),
@@ -326,6 +328,7 @@ impl AgentClient {
 
     /// Ends the guardian of a run that is over.
     pub fn dismiss(mut self) {
+        // If it cannot be sent, the guardian is killed below.
         self.send(&Request::Done).ok();
         // It closes the connection when it exits.
         while self.recv(RESPONSE_TIMEOUT).is_ok() {}
@@ -337,6 +340,7 @@ impl AgentClient {
     pub fn linger(mut self, late: &[usize]) -> Lingering {
         let requests = late.iter().map(|&number| Request::Late(number));
         for request in requests.chain([Request::Linger]) {
+            // If it does not arrive, no Ready follows.
             self.send(&request).ok();
         }
         // The guardian of the next freeze needs the socket path; Ready confirms that this one has closed it.
@@ -350,6 +354,7 @@ impl AgentClient {
 
     /// Kills the guardian's process.
     pub fn kill(&mut self) {
+        // A signal fails only for a process that has exited.
         match std::mem::replace(&mut self.process, Process::Ended) {
             Process::Child(mut child) => {
                 child.kill().ok();

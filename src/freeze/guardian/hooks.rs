@@ -25,6 +25,7 @@ struct Master(i32, PidFd);
 impl Master {
     fn of(pid: Option<i32>) -> Option<Self> {
         let pid = pid?;
+        // Without a pidfd (it was reaped, or Linux is older than 5.3) nothing is known of it.
         Some(Self(pid, PidFd::open(pid).ok()?))
     }
 

@@ -49,6 +49,7 @@ pub fn cli() -> u8 {
     match run_guardian(&mut syslog) {
         Ok(()) => 0,
         Err(error) => {
+            // As in `Guardian::log`.
             syslog
                 .send(Severity::Error, &format!("critical: guardian: {error:#}"))
                 .ok();
@@ -114,7 +115,7 @@ fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
             GuardianState::replacing(since.is_some())
         }
     };
-    // Without it a page fault may have to wait for a frozen filesystem; the agent's memory is locked as well.
+    // It may be refused (mlockall(2)); the guardian still thaws, unless memory gets short.
     memory::lock_all().ok();
     let result = guardian.run(machine, &signals);
     guardian.close_socket();
@@ -236,6 +237,7 @@ impl<'a> Guardian<'a> {
                     Action::Retire => {
                         self.close_socket();
                         self.clients = PendingClients::default();
+                        // Locked pages cost memory and nothing else.
                         memory::unlock_all().ok();
                         self.send(&Response::Ready);
                     }
@@ -437,7 +439,7 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// Sends to the agent. An agent that is stopped reads it when it is continued.
+    /// Sends to the agent. One that is stopped reads it when it is continued; if one is gone, Gone follows.
     pub(super) fn send(&mut self, response: &Response) {
         if let Some(agent) = &self.agent {
             agent.send(response, AGENT_SEND_TIMEOUT).ok();
@@ -457,7 +459,8 @@ impl<'a> Guardian<'a> {
     }
 }
 
-/// Whether the agent was killed or has exited, and all its requests were read.
+/// Whether the agent was killed or has exited, and all its requests were read. One whose process cannot be seen is not:
+/// its connection closes when it exits.
 fn is_ending(agent: &Connection) -> bool {
     let stat = agent.peer().ok().and_then(|peer| process::stat(peer.pid()));
     stat.is_some_and(|stat| !stat.is_running) && !is_readable(agent.as_fd(), Duration::ZERO)

@@ -120,7 +120,7 @@ impl Guardian<'_> {
         if let Some(Err(error)) = restored {
             thawed.failures.push(FreezeError::Rcu(error).to_string());
         }
-        // Memory that stays locked harms nothing in a process that is about to end.
+        // Locked pages cost memory and nothing else.
         memory::unlock_all().ok();
         thawed
     }

@@ -26,6 +26,7 @@ const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Thaws what FIFREEZE froze after it was given up; no other code knows of it.
 fn thaw_late(root: Arc<Root>) {
+    // EINVAL: another process has thawed it. For any other error no caller is left; FITHAW can be repeated by hand.
     fsfreeze::thaw(root.as_ref()).ok();
 }
 

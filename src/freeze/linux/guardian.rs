@@ -49,6 +49,7 @@ impl LinuxOps {
                 (escape, Request::HooksThawed)
             }
         };
+        // Without a descriptor, Filesystems shows that hooks were called, and the journal which of them wait.
         let announcement = |guardian: &AgentClient| guardian.pre_exec_write(&request).ok();
         writes.extend(self.guardian.as_ref().and_then(announcement));
         writes
@@ -252,6 +253,7 @@ impl GuardianOps for LinuxOps {
         let numbers: Vec<usize> = numbers.map(|(number, _)| *number).collect();
         let lingering = Arc::new(guardian.linger(&numbers));
         for root in late {
+            // Set only here, when the call is given up.
             root.guardian.set(lingering.clone()).ok();
         }
     }

@@ -66,7 +66,7 @@ def scale(unit, least, most):
     """Factor and name of the unit in which people read values from `least` to `most`."""
     if unit == "KiB":
         return (1024 / 1e6, "MB") if most >= 1000 and least >= 100 else (1.024, "kB")
-    # 61 ms beside 1430 ms, but 0.11 s beside 3.2 s.
+    # 61 ms and 1430 ms, but 0.11 s and 3.2 s.
     if unit in LARGER and most >= 1000 and least >= 100:
         return 1 / 1000, LARGER[unit]
     # Wakeups: the measure's name says that they are per second.

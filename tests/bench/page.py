@@ -14,7 +14,7 @@ KEPT, PAGE, PLOT = HERE / "figures.json", HERE / "FIGURES.md", HERE / "figures.s
 BEGIN, END = "<!-- figures: written by tests/bench/run --page -->", "<!-- /figures -->"
 LEAST_ROUNDS = 3
 BUSY = "the machine had other work to do during this run"
-OUTCOMES = {"less": "less", "more": "**more**", "equal": "equal", "unclear": "no clear difference"}
+OUTCOMES = {"less": "less", "more": "**more**", "equal": "equal", "unclear": "unclear"}
 
 
 def make(source):
@@ -45,7 +45,7 @@ def around():
     """README.md before and after the place of the plot."""
     text = README.read_text()
     if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise figures.FiguresError(f"{README} must have one line {BEGIN} and one line {END}: the plot stands between them")
+        raise figures.FiguresError(f"{README} must have one line {BEGIN} and one line {END}: the plot is between them")
     before, rest = text.split(BEGIN)
     return before, rest.split(END)[1]
 
@@ -64,26 +64,28 @@ def readme(facts, known):
 
 def page(facts, known):
     """The page."""
-    parts = ["# Figures beside the original\n",
-             "What this agent costs a guest, and what QEMU's own agent costs the same guest: both measured in one run, in turn, by one command.\n",
+    parts = ["# Figures compared with the original\n",
+             "What this agent costs a guest, and what QEMU's own agent costs the same guest. One command measures both in turn, in one run.\n",
              f"![{plot.title()}]({PLOT.name})\n", f"{summary(known)}\n"]
     if has_matrix(known):
         parts.append(matrix_summary(facts, known))
-    parts += ["## What was measured on what\n", conditions(facts)]
+    parts += [contents(known), "## Conditions\n", conditions(facts)]
     for group in measures.GROUPS:
         parts += [f"## {group.title}\n", f"{group.about}\n", table(group, known), hows(group)]
     if has_matrix(known):
         parts.append(matrix(facts, known))
-    return "\n".join(parts + ["## Once more\n", AGAIN.format(minutes=facts["minutes"], rounds=facts["rounds"])])
+    return "\n".join(parts + ["## Repeat the run\n", AGAIN.format(minutes=facts["minutes"], rounds=facts["rounds"])])
 
 
-AGAIN = """```sh
+AGAIN = """As root on Debian or Ubuntu, in the source tree:
+
+```sh
 cargo build --release --locked
 tests/bench/run --page
 ```
 
-as root on Debian or Ubuntu measures everything again ({minutes} minutes for the {rounds} rounds above; the guest image is made once
-before that) and writes this page, [figures.svg](figures.svg), [figures.json](figures.json) with every single round, and the place in
+This measures everything again, in {minutes} minutes for the {rounds} rounds above; the guest image is made once
+before that. It writes this page, [figures.svg](figures.svg), `figures.json` with every single round, and the figures in
 README.md. `tests/bench/run --page --from FILE` makes them from such a file, without measuring.
 """
 
@@ -97,9 +99,9 @@ def summary(known):
     """How many are better, and by name all that are not."""
     by = {outcome: [measure.label for group in measures.GROUPS for measure in group.measures if known[measure.name].outcome() == outcome]
           for outcome in OUTCOMES}
-    lines = [f"Of {sum(map(len, by.values()))} measures this agent needs less in {len(by['less'])}, in every round; less is better in all of them.", ""]
+    lines = [f"Of {sum(map(len, by.values()))} measures this agent needs less in {len(by['less'])}, in every round. Less is better in all of them.", ""]
     lines += [f"- {words}: {'; '.join(by[outcome]) or 'none'}." for outcome, words in
-              (("more", "More, in every round"), ("equal", "Equal"), ("unclear", "No clear difference (the rounds of both overlap)"))]
+              (("more", "More, in every round"), ("equal", "Equal"), ("unclear", "Unclear, because the rounds of both overlap"))]
     return "\n".join(lines)
 
 
@@ -121,6 +123,12 @@ def matrix_summary(facts, known):
     return "\n".join(lines).rstrip() + "\n"
 
 
+def contents(known):
+    """Links to the sections."""
+    titles = ["Conditions", *(group.title for group in measures.GROUPS), *(["The whole matrix"] if has_matrix(known) else []), "Repeat the run"]
+    return "Contents: " + ", ".join(f"[{title.lower()}](#{title.lower().replace(' ', '-')})" for title in titles) + "\n"
+
+
 def conditions(facts):
     """Machine, guest and agents."""
     rows = [("date, rounds", f"{facts['date']}, {facts['rounds']} of each agent, in turn: ours, the original, ours, …"),
@@ -129,12 +137,15 @@ def conditions(facts):
                         f"{facts['others_percent']} % busy before the run"),
             ("guest", f"QEMU {facts['guest_qemu']}, {facts['guest_accelerator']}, {facts['guest_cores']} processors, "
                       f"{facts['guest_memory_gib']} GiB, Linux {facts['guest_kernel']}")]
+    if "size_date" in facts:
+        rows.append(("this agent's size", f"measured again on {facts['size_date']}"))
     noise = f"\n\n**Provisional: {BUSY}, so that times are too long and differ too much.**" if busy(facts) else ""
     return "\n".join(["| | |", "|---|---|", *(f"| {name} | {cell(value)} |" for name, value in rows)]) + noise + """
 
-Times differ between machines: compare within a run. What needs mounts and loop devices runs in the guest, what needs speed on the machine
-itself, in a network namespace of its own. In the tables: the median, in brackets the least and the most of the rounds.
-*Ratio* is ours divided by the original's; *beside* says more or less only where every round of the one lies beyond every round of the other.
+Times differ between machines: compare them only within a run. Measures that need mounts and loop devices are taken in the guest. Those that need
+speed are taken on the machine itself, in a network namespace of its own. The tables have the median, and in brackets the least and the most of the
+rounds. *Ratio* is this agent's median divided by the original's. It says *less* or *more* only if every round of the one is below every round of the
+other.
 """
 
 
@@ -145,12 +156,13 @@ def cell(text):
 
 def table(group, known):
     """A row for each measure."""
-    lines = ["| measure | this agent | the original | ratio | beside | what it means |", "|---|---|---|---|---|---|"]
+    lines = ["| measure | this agent | the original | ratio |", "|---|---|---|---|"]
     for measure in group.measures:
         figure = known[measure.name]
         ratio = figure.ratio()
+        outcome = OUTCOMES[figure.outcome()]
         lines.append(f"| {measure.label} | {' | '.join(spread(figure, side) for side in figures.SIDES)} | "
-                     f"{'–' if ratio is None else format(ratio, '.3f')} | {OUTCOMES[figure.outcome()]} | {cell(measure.means)} |")
+                     f"{outcome if ratio is None else f'{ratio:.3f}, {outcome}'} |")
     return "\n".join(lines) + "\n"
 
 
@@ -183,11 +195,13 @@ def spread(figure, side):
 
 
 def hows(group):
-    """How each was taken; measures taken alike stand together."""
+    """What each measure means, and how it was taken; measures that were taken in the same way have one item."""
+    means = "\n".join(f"- *{measure.label}:* {measure.means}." for measure in group.measures)
     ways = {}
     for measure in group.measures:
         ways.setdefault(measure.how, []).append(measure.label)
-    return "How it was taken:\n\n" + "\n".join(f"- *{'; '.join(labels)}:* {way}" for way, labels in ways.items()) + "\n"
+    taken = "\n".join(f"- *{'; '.join(labels)}:* {way}" for way, labels in ways.items())
+    return f"What it means:\n\n{means}\n\nHow it was taken:\n\n{taken}\n"
 
 
 def differing(files):

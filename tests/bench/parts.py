@@ -113,7 +113,7 @@ def alternate(rounds):
 
 def sizes(work):
     """The binary, stripped, and what the dynamic linker loads besides libc."""
-    binary = Row("binary, stripped", "KiB", most=1.8e6 / 1024)  # the budget with every command in it
+    binary = Row("binary, stripped", "KiB", most=2.2e6 / 1024)  # README.md's budget
     libraries = Row("libraries besides libc", "KiB", ratio=1)
     for side, path in binaries().items():
         stripped = work / f"{side}.stripped"

@@ -12,7 +12,7 @@ WIDTH, MARGIN, GUTTER, COLUMNS = 830, 22, 30, 3
 COLUMN = (WIDTH - 2 * MARGIN - (COLUMNS - 1) * GUTTER) / COLUMNS
 HEAD, TITLE, PAIR, PANEL_GAP, FOOT = 62, 46, 66, 22, 34
 BAR, BAR_GAP = 14, 4
-# What is left of a column beside the longest bar, for its value.
+# What is left of a column next to the longest bar, for its value.
 VALUE = 84
 NAMES = {"ours": "qemu-ga-rs (this agent)", "original": "QEMU's qemu-ga"}
 STYLE = """
@@ -48,7 +48,7 @@ def draw(facts, known):
 
 def title():
     """What the plot shows, in a line."""
-    return "What qemu-ga-rs costs a guest, beside QEMU's own guest agent"
+    return "What qemu-ga-rs costs a guest, compared with QEMU's own guest agent"
 
 
 def note(facts):

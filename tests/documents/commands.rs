@@ -32,7 +32,7 @@ const PLATFORMS: [&str; 3] = [
 /// Programs that a line may begin with to be run here; others could mean this machine.
 const HARMLESS: [&str; 4] = ["qemu-ga", "ls", "install", "cargo"];
 
-/// The command lines of a block, without comments; one that is continued is one.
+/// The command lines of a block, without comments. A line that is continued and its continuation are one.
 fn lines(block: &Block) -> Vec<String> {
     let uncommented = block.text.lines().map(|line| match line.find("  #") {
         Some(at) => &line[..at],
@@ -44,7 +44,8 @@ fn lines(block: &Block) -> Vec<String> {
         let words: Vec<&str> = line.split_whitespace().collect();
         words.join(" ")
     });
-    lines.filter(|line| !line.is_empty()).collect()
+    let is_command = |line: &String| !line.is_empty() && !line.starts_with('#');
+    lines.filter(is_command).collect()
 }
 
 /// Whether the script runs the commands of that heading.
@@ -134,7 +135,13 @@ fn is_of_the_bench(line: &str) -> bool {
         && read("tests/bench/run").contains(&format!("\"{option}\""))
 }
 
-/// A system with the agent and its hook master installed, and a tree from which both come.
+/// Where the packages install the samples: of the deb, and of the rpm.
+const SAMPLES: [&str; 2] = [
+    "/usr/share/doc/qemu-ga-rs/examples/fsfreeze-hook.d",
+    "/usr/share/qemu-ga/fsfreeze-hook.d",
+];
+
+/// A system with the agent, its hook master and the samples installed, and a tree from which all of them come.
 fn scene(place: &Place) {
     for dir in ["/etc/qemu", "/etc/qemu-ga"] {
         fs::create_dir_all(dir).expect("dir");
@@ -154,6 +161,13 @@ fn scene(place: &Place) {
     }
     for name in ["/tmp/prescript.sh", "/tmp/postscript.sh"] {
         fs::write(name, "#!/bin/sh\n").expect("script");
+    }
+    for samples in SAMPLES.map(Path::new) {
+        fs::create_dir_all(samples).expect("dir");
+        for entry in fs::read_dir(root().join("hooks/fsfreeze-hook.d")).expect("samples") {
+            let path = entry.expect("entry").path();
+            install(&path, &samples.join(path.file_name().expect("name")));
+        }
     }
     let done = Command::new("cp")
         .args(["-r", "hooks"])
@@ -182,14 +196,9 @@ fn run(line: &str, place: &Place, dir: &Path) -> Output {
         .expect("sh")
 }
 
-/// Runs one line, which must succeed; `check` may have something to find.
+/// Runs one line from the top of the tree. It must succeed; `check` may report findings.
 fn succeed(line: &str, place: &Place, block: &Block) {
-    // Samples are named as seen from beside them, all else from the top of the tree.
-    let dir = match block.file.rsplit_once('/') {
-        Some((dir, _)) if dir.starts_with("hooks") => place.path(dir),
-        _ => place.path(""),
-    };
-    let done = run(line, place, &dir);
+    let done = run(line, place, &place.path(""));
     let said = String::from_utf8_lossy(&done.stderr);
     let finds = line == "qemu-ga check" && done.status.code() == Some(1) && said.is_empty();
     assert!(
@@ -270,9 +279,7 @@ fn every_block_of_commands_is_run() {
             left_behind(&block);
         }
         let told = read("docs/images.md");
-        assert!(
-            told.contains("themselves were not run, nor were the commands above that are theirs")
-        );
+        assert!(told.contains("themselves were not run, nor were their commands above"));
     });
 }
 

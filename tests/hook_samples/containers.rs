@@ -1,4 +1,4 @@
-//! Databases in containers: found by label and name, held by a session in each, let go however it ends.
+//! Databases in containers: found by label and name, held by a session in each, released however it ends.
 //! The commands are stand-ins; what the hook sends into a container is run as it is.
 
 use nix::sys::signal::{Signal, kill};
@@ -185,7 +185,7 @@ fn each_database_is_held_from_freeze_to_thaw() {
     assert_eq!(bench.state(), 0, "nothing is left in /run");
     let lines = bench.run("thaw", &[("QGA_THAW_REASON", "ok")]);
     for (name, ..) in ENGINES {
-        has(&lines, &format!("{name}: let go"));
+        has(&lines, &format!("{name}: released"));
     }
     has(&lines, "containers finished with status=0");
     assert!(locked(&bench).is_empty());
@@ -239,7 +239,7 @@ fn a_stopped_container_is_named() {
     let lines = bench.run("freeze", &[]);
     has(&lines, "shop: not held, as it is not running (exited)");
     has(&lines, "containers is ready and holds");
-    has(&bench.run("thaw", &[]), "wiki: let go");
+    has(&bench.run("thaw", &[]), "wiki: released");
 }
 
 /// Nothing that is found and cannot be held is passed over, and then none of the others stays held.
@@ -313,7 +313,7 @@ fn somebody_elses_lock_of_mongodb_stays() {
     all_four(&bench);
     bench.fact("podman/docs/locked", "");
     let lines = bench.run("freeze", &[]);
-    has(&lines, "docs: locked already, by somebody else");
+    has(&lines, "docs: locked already, by another client");
     has(&lines, "containers finished with status=1");
     assert_eq!(locked(&bench), ["docs"]);
 }
@@ -327,7 +327,7 @@ fn save_points_are_saved_before_the_freeze() {
     has(&lines, "cache: saved, rdb_last_save_time 1700000000");
     has(&lines, "containers is ready and holds");
     assert!(there(&bench, "cache/saved") && !there(&bench, "cache/locked"));
-    has(&bench.run("thaw", &[]), "cache: let go");
+    has(&bench.run("thaw", &[]), "cache: released");
 }
 
 #[test]
@@ -353,7 +353,7 @@ fn a_session_that_cannot_let_go_is_a_failure_at_the_thaw() {
     bench.fact("podman/wiki/dies", "");
     let lines = bench.run("thaw", &[("QGA_THAW_REASON", "ok")]);
     has(&lines, "wiki: ERROR 2006");
-    has(&lines, "docs: let go");
+    has(&lines, "docs: released");
     has(&lines, "containers finished with status=1");
 }
 

@@ -207,9 +207,9 @@ fn every_sample_is_ready_to_be_enabled() {
         let text = fs::read_to_string(&path).expect("text");
         for part in [
             "#!/bin/sh\n# qga-hook: ",
-            "# On: copy this file",
-            "Promises",
-            "# Status: 0 done; 77 ",
+            "# To enable: copy this file",
+            "Guarantees",
+            "# Exit status: 0 success; 77 ",
         ] {
             assert!(text.contains(part), "{name} lacks {part:?}");
         }

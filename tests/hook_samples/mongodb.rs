@@ -55,7 +55,7 @@ fn locked_from_freeze_to_thaw() {
         (status, said(&lines).as_str()),
         (
             0,
-            "mongodb://127.0.0.1:27017/admin: mongod takes writes again"
+            "mongodb://127.0.0.1:27017/admin: mongod accepts writes again"
         )
     );
     assert_eq!((bench.told("count").trim(), bench.state()), ("0", 0));

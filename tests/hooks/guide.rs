@@ -125,7 +125,7 @@ fn the_holding_example_holds_its_lock_from_freeze_to_thaw() {
         said[2],
         "--> freeze took some time, ready and holds: success"
     );
-    assert!(said.contains(&"let go: ok".to_owned()), "{said:?}");
+    assert!(said.contains(&"released: ok".to_owned()), "{said:?}");
 
     let is_free = || {
         sh(&place, &format!("flock -n {quoted} true"))

@@ -3,7 +3,7 @@
 //! Run it through `tests/run`, or under `qemu-ga selftest --run` as the test runner: what freezes
 //! is done on loop-mounted images in a private mount namespace, and refuses to start elsewhere.
 //! `QGA_BINARY_UNDER_TEST` names another agent to hold against the same cases; those that show a
-//! deliberate difference (tests/COMPAT.md) then pass over it.
+//! deliberate difference (docs/COMPAT.md) then pass over it.
 
 // Helpers of tests, outside of #[test] itself.
 #![allow(clippy::expect_used, clippy::panic)]

@@ -18,7 +18,7 @@ its output, line by line (no `=`: it must succeed, whatever it prints). `<PID>` 
 told. The agent starts at the first request, so what stands before it prepares its world.
 
 A reply is `(nothing)`, or `(same)` where only the two agents can be compared. What differs on purpose has lines of its
-own, `<ours`, `<theirs` (`=ours`, `=theirs`), and the case names the rows of tests/COMPAT.md that allow it, each by the
+own, `<ours`, `<theirs` (`=ours`, `=theirs`), and the case names the rows of docs/COMPAT.md that allow it, each by the
 start of its first cell. `<theirs-10.0.5` is the reply of originals up to that version; later ones give the plain reply.
 """
 import dataclasses

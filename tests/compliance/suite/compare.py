@@ -1,9 +1,9 @@
-"""Holds what came against what is to come, and the declared differences against tests/COMPAT.md."""
+"""Holds what came against what is to come, and the declared differences against docs/COMPAT.md."""
 import re
 
 from . import cases
 
-COMPAT = cases.HERE.parent / "COMPAT.md"
+COMPAT = cases.HERE.parents[1] / "docs/COMPAT.md"
 # A process's number, and which release an agent says it is.
 COMMON_MASKS = ((r'\{"pid": \d+\}', '{"pid": <PID>}'), (r'"version": "\d+\.\d+\.\d+", "sup', '"version": "<VERSION>", "sup'))
 

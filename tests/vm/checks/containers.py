@@ -97,7 +97,7 @@ def take(g, copy):
 
 
 def kill_the_hook(g):
-    """Valkey would hold writes back for longer than the agent's hold limit, did its session not let go."""
+    """Valkey would hold writes back for longer than the agent's hold limit, if its session did not release it."""
     with frozen(g):
         known = acknowledged(g)
         # With the exec clients, by the program that they brought into the containers.

@@ -153,7 +153,7 @@ def either_package_finds_the_init_script_as_it_needs_it(g):
         install(package)
         g.answers(20)
         holds(g.active() and g.starts_by_itself(), f"{name} runs, and would at a boot")
-    # As README.md says: this takes the links along.
+    # As docs/images.md says: this removes the links.
     g.dpkg(f"--purge {DEBIANS_NAME}")
     g.oob.run("update-rc.d qemu-guest-agent defaults")
     holds(g.active() and g.starts_by_itself(), f"{OUR_NAME} would start at a boot without what {DEBIANS_NAME} has left")

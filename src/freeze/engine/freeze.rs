@@ -85,17 +85,11 @@ impl<O: Ops> Engine<O> {
             }
             return Ok(Vec::new());
         }
-        match self.ops.survey_again() {
-            Ok(None) => {}
-            Ok(Some(survey)) => {
-                let before = std::mem::take(&mut plan);
-                plan = self.plan(Ok(survey), only)?;
-                log_plan_changes(&before.targets, &plan.targets);
-                self.report.ignore_unmounted(&before.targets);
-            }
-            Err(error) => {
-                self.plan(Err(error), only)?;
-            }
+        if let Some(survey) = self.ops.survey_again().transpose() {
+            let before = std::mem::take(&mut plan);
+            plan = self.plan(survey, only)?;
+            log_plan_changes(&before.targets, &plan.targets);
+            self.report.ignore_unmounted(&before.targets);
         }
         let held = self.open(&plan.targets, true)?;
         if held.is_empty() {
@@ -360,7 +354,7 @@ impl<O: Ops> Engine<O> {
     /// calls the thaw hooks.
     fn roll_back(&mut self) {
         match self.ops.claim(false) {
-            Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed)),
+            Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed, None)),
             Claim::Ours(_) => drop(self.call_hooks(Phase::Thaw, Some(ThawReason::Failed))),
             Claim::Ended(_) => {
                 if let State::Frozen(freeze) = std::mem::replace(&mut self.state, State::Thawed) {

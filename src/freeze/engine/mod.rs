@@ -246,7 +246,7 @@ impl<O: Ops> Engine<O> {
             }) => (ThawReason::Ok, RunEnd::Thaw),
             State::Frozen(_) | State::Inherited => (ThawReason::Recovered, RunEnd::Recovery),
         };
-        let result = self.undo(reason);
+        let result = self.undo(reason, None);
         self.ended = (!self.is_frozen()).then_some(end);
         result
     }
@@ -283,7 +283,7 @@ impl<O: Ops> Engine<O> {
         if !self.is_frozen() || !self.claim_thaw(true) {
             return Ok(());
         }
-        let result = self.undo_because(ThawReason::TimedOut, Some(why));
+        let result = self.undo(ThawReason::TimedOut, Some(why));
         if !self.is_frozen() {
             self.finish(RunEnd::Expiry);
         }

@@ -16,13 +16,9 @@ use std::io;
 use std::time::UNIX_EPOCH;
 
 impl<O: Ops> Engine<O> {
-    /// Thaws, and calls the thaw hooks with the reason.
-    pub(super) fn undo(&mut self, reason: ThawReason) -> Result<u64, FreezeError> {
-        self.undo_because(reason, None)
-    }
-
-    /// As [`Engine::undo`]; with `expiry`, the next thaw reports that the freeze ended before it, for this reason.
-    pub(super) fn undo_because(
+    /// Thaws, and calls the thaw hooks with the reason. With `expiry`, the next thaw reports that the freeze ended before
+    /// it, for this reason.
+    pub(super) fn undo(
         &mut self,
         reason: ThawReason,
         expiry: Option<&str>,

@@ -188,32 +188,9 @@ impl<'a> Guardian<'a> {
 
     fn run(&mut self, mut machine: GuardianState, signals: &SignalFd) -> anyhow::Result<()> {
         loop {
-            let event = match self.next_wakeup(signals, machine.is_urgent())? {
-                Wakeup::Event(event) => event,
-                Wakeup::Request(client, Request::Status) => {
-                    let status = Box::new(self.freeze_status(machine.stage()));
-                    pending_clients::respond(&client, &Response::Standing(status));
-                    continue;
-                }
-                Wakeup::Request(client, Request::End) => {
-                    if machine.stage() != Stage::Frozen {
-                        pending_clients::respond(&client, &machine.stage().refusal());
-                        continue;
-                    }
-                    self.requester = Some(client);
-                    Event::ThawRequested
-                }
-                // A next agent shows that the previous one died, but its connection may still be open: in a thread in
-                // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the
-                // new one waits for the undo.
-                Wakeup::Request(successor, _) if machine.stage() != Stage::Frozen => {
-                    self.clients.push(successor);
-                    continue;
-                }
-                Wakeup::Request(successor, request) => {
-                    self.agent = Some(successor);
-                    Event::Request(request)
-                }
+            let wakeup = self.next_wakeup(signals, machine.is_urgent())?;
+            let Some(event) = self.event_of(wakeup, machine.stage()) else {
+                continue;
             };
             self.record_event(&event);
             for action in machine.apply(event, Some(&self.token)) {
@@ -244,6 +221,37 @@ impl<'a> Guardian<'a> {
                     Action::TakeBack => self.thaw_late_freezes(),
                     Action::Leave => return Ok(()),
                 }
+            }
+        }
+    }
+
+    /// The event of a wakeup; `None`: a client that was answered, or that has to wait.
+    fn event_of(&mut self, wakeup: Wakeup, stage: Stage) -> Option<Event> {
+        match wakeup {
+            Wakeup::Event(event) => Some(event),
+            Wakeup::Request(client, Request::Status) => {
+                let status = Box::new(self.freeze_status(stage));
+                pending_clients::respond(&client, &Response::Standing(status));
+                None
+            }
+            Wakeup::Request(client, Request::End) if stage != Stage::Frozen => {
+                pending_clients::respond(&client, &stage.refusal());
+                None
+            }
+            Wakeup::Request(client, Request::End) => {
+                self.requester = Some(client);
+                Some(Event::ThawRequested)
+            }
+            // A next agent shows that the previous one died, but its connection may still be open: in a thread in
+            // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the
+            // new one waits for the undo.
+            Wakeup::Request(successor, _) if stage != Stage::Frozen => {
+                self.clients.push(successor);
+                None
+            }
+            Wakeup::Request(successor, request) => {
+                self.agent = Some(successor);
+                Some(Event::Request(request))
             }
         }
     }
@@ -422,7 +430,7 @@ impl<'a> Guardian<'a> {
         let request = readable.and_then(|index| self.clients.recv_request(index));
         // Only now: to add a client may drop the oldest, and shift the indices of `readable`.
         if let Some((client, _)) = accepted {
-            self.clients.accept(client);
+            self.clients.push(client.into());
         }
         request.map(|(client, request)| Wakeup::Request(client, request))
     }

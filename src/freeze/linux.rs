@@ -196,14 +196,14 @@ impl StateOps for LinuxOps {
     }
 
     fn store_report(&mut self, report: &Report) -> Result<(), FreezeError> {
-        step("keep");
+        step("store_report");
         history::store(&self.state, report)
     }
 }
 
 impl SystemOps for LinuxOps {
     fn enter_frozen_section(&mut self, at_once: usize) {
-        step("hush");
+        step("enter_frozen_section");
         self.is_in_frozen_section = true;
         self.gate.shut();
         self.pool.reserve(at_once);

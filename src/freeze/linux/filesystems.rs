@@ -138,7 +138,7 @@ impl FilesystemOps for LinuxOps {
     }
 
     fn wait_for_freeze(&mut self, wait: FreezeWait) -> Vec<Option<Timed>> {
-        step("await_freeze");
+        step("wait_for_freeze");
         let Some((mut batch, mut roots)) = self.pending_freeze.take() else {
             return Vec::new();
         };

@@ -136,7 +136,7 @@ impl GuardianOps for LinuxOps {
     }
 
     fn wait_for_guardian(&mut self) -> io::Result<()> {
-        step("await_guardian");
+        step("wait_for_guardian");
         let ready = self
             .guardian
             .as_mut()
@@ -181,7 +181,7 @@ impl GuardianOps for LinuxOps {
     }
 
     fn send_to_guardian(&mut self, request: Request) {
-        step("tell_guardian");
+        step("send_to_guardian");
         let Some(guardian) = &mut self.guardian else {
             return;
         };
@@ -220,7 +220,7 @@ impl GuardianOps for LinuxOps {
     }
 
     fn disconnect_guardian(&mut self) {
-        step("part_from_guardian");
+        step("disconnect_guardian");
         self.guardian.as_mut().map(AgentClient::close_sending_side);
     }
 

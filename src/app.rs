@@ -4,17 +4,18 @@
 use crate::agent::{self, Session, pidfile::PidFile};
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
+use crate::diagnostic::did_you_mean;
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
-use crate::freeze::linux::{Gate, LinuxOps};
+use crate::freeze::linux::LinuxOps;
 use crate::hooks;
 use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{fds, memory, strerror};
+use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
 use crate::transport::{Address, Endpoint, OpenError};
 use nix::fcntl::Flock;
@@ -22,6 +23,7 @@ use std::convert::Infallible;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
 /// A word that, as the first argument, makes the binary something else than the agent.
@@ -111,6 +113,7 @@ fn find(word: &str) -> Option<&'static Subcommand> {
 /// Runs the program and returns its exit status.
 pub fn main() -> u8 {
     abort_on_panic();
+    localtime::apply_tzdir();
     let args: Vec<OsString> = std::env::args_os().collect();
     let word = args.get(1);
     if word.is_some_and(|word| word == "guardian") {
@@ -122,6 +125,11 @@ pub fn main() -> u8 {
             Does::Itself { run, .. } => run(&args[2..]),
         };
     }
+    // A mistyped tool must not start an agent, which as root would take the host's channel. Later operands are ignored as
+    // the original ignores them: `-F PATH`, for one.
+    if let Some(word) = word.filter(|word| !word.is_empty() && !word.as_bytes().starts_with(b"-")) {
+        return unknown_command(&word.to_string_lossy());
+    }
     match config::parse(&args, &|name| std::env::var_os(name)) {
         Ok(action) => act(action),
         Err(error) => {
@@ -130,6 +138,14 @@ pub fn main() -> u8 {
             ConfigError::EXIT_STATUS
         }
     }
+}
+
+/// Prints that this word is no tool; returns the exit status.
+fn unknown_command(word: &str) -> u8 {
+    let remedy = did_you_mean(word, SUBCOMMANDS.iter().map(|s| s.name))
+        .unwrap_or_else(|| "run \"qemu-ga --help\" for a list".into());
+    complain(&format_args!("unknown command '{word}'; {remedy}"));
+    2
 }
 
 /// A panic ends a debug build as it ends a release build, by whose profile the compiler sees to that.
@@ -196,16 +212,6 @@ fn log_activation(config: &mut Config, activated: Option<&Activated>) {
     }
 }
 
-impl Gate for logging::Gate {
-    fn shut(&self) {
-        self.shut();
-    }
-
-    fn open(&self) {
-        self.open();
-    }
-}
-
 fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     log_activation(&mut config, activated.as_ref());
     let state = StateDir::new(&config.statedir);
@@ -214,19 +220,19 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         Err(error) => return complain(&error),
     };
     let mut syslog = Syslog::connect("qemu-ga");
-    let gate = match logging::init(LogOptions {
+    let started = logging::init(LogOptions {
         logfile: config.logfile.clone(),
         verbose: config.verbose,
         frozen: inherited,
         audit: Some(Box::new(move |when, text| {
             syslog.send_at(when, Severity::Info, text)
         })),
-    }) {
-        Ok(gate) => gate,
-        Err(error) => return complain(&error),
-    };
+    });
+    if let Err(error) = started {
+        return complain(&error);
+    }
     if inherited {
-        // The log is shut already; a person who looks must see why.
+        // The log holds its lines back already; a person at the console must see why.
         complain(&format_args!(
             "an earlier instance left filesystems frozen ({} exists): only the freeze family, \
              guest-sync, guest-ping and guest-info answer until guest-fsfreeze-thaw",
@@ -238,9 +244,16 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
+    for unknown in access::unknown_names(config.allow_rpcs.names()) {
+        tracing::warn!("allow-rpcs: {unknown}");
+    }
+    // The command that was meant would stay allowed.
+    if let Some(unknown) = access::unknown_names(config.block_rpcs.names()).first() {
+        return fail_start(&format_args!("block-rpcs: {unknown}"));
+    }
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, state, lock, gate, inherited, activated),
+        Ok(lock) => serve(config, state, lock, inherited, activated),
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
@@ -257,7 +270,6 @@ fn serve(
     config: Config,
     state: StateDir,
     mut lock: Option<Flock<File>>,
-    gate: logging::Gate,
     inherited: bool,
     activated: Option<Activated>,
 ) -> u8 {
@@ -265,7 +277,8 @@ fn serve(
     if let Err(error) = fds::raise_limit() {
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
     }
-    if let Err(error) = agent::hold_back_signals() {
+    let signals = process::restore_signals().and_then(|()| agent::hold_back_signals());
+    if let Err(error) = signals {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
     let first = match Endpoint::open(address(&config, activated)) {
@@ -304,7 +317,7 @@ fn serve(
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
     let files = Files::new(state.clone());
-    let ops = LinuxOps::new(state, hook, Box::new(gate), limits.step, policy.normal_rcu);
+    let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
     let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
     let session = Session::new(Context {
         freezer,

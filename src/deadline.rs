@@ -35,7 +35,7 @@ impl Pace {
 }
 
 /// Stack of a thread, in bytes: a system call needs little.
-const STACK: usize = 64 * 1024;
+const STACK_SIZE: usize = 64 * 1024;
 
 /// The result of a call.
 #[derive(Debug)]
@@ -75,7 +75,7 @@ struct Slots<T> {
 type Job = Box<dyn FnOnce() -> bool + Send>;
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     queue: VecDeque<Job>,
     /// Threads that are not blocked in an abandoned call.
     threads: usize,
@@ -88,8 +88,8 @@ struct State {
 }
 
 #[derive(Default)]
-struct Shared {
-    state: Mutex<State>,
+struct SharedPool {
+    state: Mutex<PoolState>,
     queued: Condvar,
     /// Stack of each thread, in bytes.
     stack: usize,
@@ -99,7 +99,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl Shared {
+impl SharedPool {
     fn run_thread(&self) {
         let mut state = lock(&self.state);
         while !state.is_closed {
@@ -126,20 +126,20 @@ impl Shared {
 pub struct Pool(Threads);
 
 #[derive(Clone)]
-struct Threads(Arc<Shared>);
+struct Threads(Arc<SharedPool>);
 
 impl Default for Pool {
     fn default() -> Self {
-        Self::with_stack(STACK)
+        Self::with_stack(STACK_SIZE)
     }
 }
 
 impl Pool {
     /// A pool whose threads have this much stack, in bytes, for calls that run more than a system call.
     pub fn with_stack(stack: usize) -> Self {
-        Self(Threads(Arc::new(Shared {
+        Self(Threads(Arc::new(SharedPool {
             stack,
-            ..Shared::default()
+            ..SharedPool::default()
         })))
     }
 
@@ -219,6 +219,7 @@ impl Threads {
         if is_full || self.start_one() {
             return;
         }
+        // With other threads the job only waits for one of them.
         let mut state = lock(&self.0.state);
         if state.threads == 0 {
             if let Some(job) = state.queue.pop_back() {
@@ -258,18 +259,18 @@ impl Threads {
 
 impl<T> Slots<T> {
     /// Runs the calls that are left; false as soon as one of them was abandoned.
-    fn make_calls(&self) -> bool {
+    fn run_calls(&self) -> bool {
         loop {
             let Some((index, call)) = lock(&self.calls).pop_front() else {
                 return true;
             };
-            if !self.make(index, call) {
+            if !self.run_call(index, call) {
                 return false;
             }
         }
     }
 
-    fn make(&self, index: usize, call: Call<T>) -> bool {
+    fn run_call(&self, index: usize, call: Call<T>) -> bool {
         let since = Instant::now();
         self.set(
             index,
@@ -288,6 +289,7 @@ impl<T> Slots<T> {
                 true
             }
             _ => {
+                // It was abandoned. `undo` may block as long as the call has, and the caller needs the lock.
                 drop(slots);
                 if let Ok(value) = result {
                     (self.undo)(value);
@@ -316,7 +318,7 @@ impl<T: Send + 'static> Batch<T> {
     fn add_helper(&self) {
         if !lock(&self.slots.calls).is_empty() {
             let slots = self.slots.clone();
-            self.threads.enqueue(Box::new(move || slots.make_calls()));
+            self.threads.enqueue(Box::new(move || slots.run_calls()));
         }
     }
 
@@ -378,6 +380,7 @@ impl<T: Send + 'static> Batch<T> {
                         if limit.is_some_and(|limit| took >= limit) {
                             needs_helper |= !*has_helper;
                             *slot = Slot::Abandoned(took);
+                            // The blocked thread is replaced: it does not count against MAX_THREADS.
                             lock(&self.threads.0.state).threads -= 1;
                             continue;
                         }
@@ -399,6 +402,7 @@ impl<T: Send + 'static> Batch<T> {
                 return false;
             }
             if needs_helper {
+                // Starting a thread may run the job here, which takes this lock.
                 drop(slots);
                 self.add_helper();
                 slots = lock(&self.slots.slots);

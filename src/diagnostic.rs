@@ -43,6 +43,16 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostic {}
 
+/// The word of `known` that was probably meant by `word`, as a question for a remedy; `None` if none is similar.
+pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    // Two slips of the pen in a long word, one in a short one.
+    let most = if word.len() > 4 { 2 } else { 1 };
+    let distance = |candidate: &str| strsim::osa_distance(word, candidate);
+    let close = known.into_iter().map(|known| (distance(known), known));
+    let (_, best) = close.filter(|(far, _)| *far <= most).min()?;
+    Some(format!("did you mean '{best}'?"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -57,5 +67,13 @@ mod tests {
         assert_eq!(text("no hook", "", "add one"), "no hook; add one");
         assert_eq!(text("", "no file", "add one"), "no file; add one");
         assert_eq!(text("", "no file", ""), "no file");
+    }
+
+    #[test]
+    fn a_similar_word_is_offered() {
+        let ask = |word| did_you_mean(word, ["status", "thaw", "check"]);
+        assert_eq!(ask("stauts").unwrap(), "did you mean 'status'?");
+        assert_eq!(ask("thw").unwrap(), "did you mean 'thaw'?");
+        assert_eq!((ask("hook"), ask("")), (None, None));
     }
 }

@@ -59,7 +59,7 @@ impl AsFd for Connection {
 ///
 /// # Errors
 /// It cannot be serialized.
-pub fn line(message: &impl Serialize) -> io::Result<Vec<u8>> {
+pub fn to_line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
     Ok(line)
@@ -84,7 +84,7 @@ impl Connection {
         fds: &[BorrowedFd<'_>],
         limit: Duration,
     ) -> io::Result<()> {
-        self.send_line(&line(message)?, fds, Instant::now() + limit)
+        self.send_line(&to_line(message)?, fds, Instant::now() + limit)
     }
 
     fn send_line(&self, line: &[u8], fds: &[BorrowedFd<'_>], end: Instant) -> io::Result<()> {
@@ -106,6 +106,7 @@ impl Connection {
         control: &[ControlMessage<'_>],
         end: Instant,
     ) -> io::Result<usize> {
+        // Not O_NONBLOCK: the flag would hold for every process that has inherited this end.
         let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
         loop {
             let socket = self.stream.as_raw_fd();
@@ -210,6 +211,7 @@ impl Connection {
     fn recv_some(&mut self, end: Option<Instant>) -> io::Result<usize> {
         let mut bytes = [0; 4096];
         loop {
+            // Room for all that one message may have: the kernel closes descriptors that do not fit (scm_detach_fds).
             let mut control = nix::cmsg_space!([RawFd; MAX_FDS], UnixCredentials);
             let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_CMSG_CLOEXEC;
             let mut parts = [IoSliceMut::new(&mut bytes)];
@@ -227,7 +229,7 @@ impl Connection {
             for control in message.cmsgs()? {
                 match control {
                     ControlMessageOwned::ScmRights(numbers) => {
-                        self.fds.extend(numbers.into_iter().map(fds::received));
+                        self.fds.extend(numbers.into_iter().map(fds::own_received));
                     }
                     // The kernel does not merge data of different senders into one recvmsg(2).
                     ControlMessageOwned::ScmCredentials(sender) => self.sender = Some(sender.pid()),
@@ -287,7 +289,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_silent_or_gone_or_talks_nonsense_is_an_error() {
+    fn a_silent_or_closed_peer_and_invalid_data_are_errors() {
         let (mut a, b) = pair();
         let kind = |result: io::Result<u8>| result.unwrap_err().kind();
         assert_eq!(kind(a.recv(Some(SHORT_TIMEOUT))), io::ErrorKind::TimedOut);

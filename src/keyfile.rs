@@ -1,27 +1,31 @@
-//! Parser (floor 0) for configuration files: the key file format of GLib and the desktop entries.
+//! Key files (floor 0): the format of GLib and of desktop entries, and the readers of their values.
 //!
-//! Floor-pure: bytes in, entries or a [`Problem`] out, no I/O. Lines are groups, `key=value` pairs,
-//! `#` comments or blank; white space before a line, around the `=` and before a line's end after a
-//! `]` does not count, white space at the end of a value does. Values are only interpreted when
-//! asked for, so what is wrong in a group that nobody reads does no harm.
+//! Bytes in, entries or a [`Problem`] out, no I/O. Lines are groups, `key=value` pairs, `#` comments or blank; white
+//! space before a line, around the `=` and after a `]` is ignored, white space at the end of a value is part of it.
+//! Values are interpreted only on demand, so an error in a group that nobody reads does no harm. The agent's
+//! configuration, the hooks' settings with the groups of the adapters, VMware's tools.conf and the state file with
+//! the counter of handles are read by this. A value means the same in all of our own groups; [`Entry::boolean`] has
+//! the narrower rule of GLib for the group that QEMU's agent reads.
 
 use std::borrow::Cow;
 use std::fmt;
+use std::str::FromStr;
+use std::time::Duration;
 
-/// What is wrong with a file, where, and what to do.
+/// An error in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
     /// The line, counted from 1.
     pub line: usize,
     /// What is wrong.
     pub reason: String,
-    /// What to do about it.
+    /// The remedy.
     pub advice: &'static str,
 }
 
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} (line {}): {}", self.reason, self.line, self.advice)
+        write!(f, "{} (line {}); {}", self.reason, self.line, self.advice)
     }
 }
 
@@ -30,7 +34,7 @@ impl std::error::Error for Problem {}
 /// One `key=value` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The group that it stands in.
+    /// The group that it is in.
     pub group: Cow<'a, str>,
     /// The key, without the white space around it.
     pub key: Cow<'a, str>,
@@ -39,26 +43,27 @@ pub struct Entry<'a> {
     raw: &'a [u8],
 }
 
-/// What a line is.
+/// The meaning of a line.
 #[derive(Debug)]
-pub enum Line<'a> {
-    /// The head of a group.
+pub(crate) enum Line<'a> {
+    /// The header of a group.
     Group(Cow<'a, str>),
-    /// A key with its value; its group is left empty.
+    /// A key with its value; [`Entry::group`] is empty.
     Entry(Entry<'a>),
     /// None of these.
-    Wrong(Problem),
+    Invalid(Problem),
 }
 
-/// The lines of `text` that say something: the number, counted from 1, the line as it stands, and what it
-/// is. What is wrong with one changes nothing about the others.
-pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8], Line<'_>)> {
+/// The lines of `text` but for comments and blank ones: the number, counted from 1, the line without its indentation,
+/// and its meaning. An invalid line does not affect the others.
+pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8], Line<'_>)> {
     let read = |(index, line): (usize, _)| {
         let line: &[u8] = line;
+        // The line end of a file that was edited on Windows.
         let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
         let number = index + 1;
-        let wrong = |(reason, advice)| {
-            Line::Wrong(Problem {
+        let invalid = |(reason, advice)| {
+            Line::Invalid(Problem {
                 line: number,
                 reason,
                 advice,
@@ -66,15 +71,16 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8], Line<'_>)> {
         };
         let read = match line {
             [] | [b'#', ..] => return None,
-            [b'[', ..] => group_name(line).map_or_else(wrong, Line::Group),
+            [b'[', ..] => group_name(line).map_or_else(invalid, Line::Group),
             _ => match line.iter().position(|b| *b == b'=') {
+                // White space at the end of a value is part of it for GLib.
                 Some(at) if at > 0 => Line::Entry(Entry {
                     group: Cow::Borrowed(""),
                     key: String::from_utf8_lossy(line[..at].trim_ascii_end()),
                     line: number,
                     raw: line[at + 1..].trim_ascii_start(),
                 }),
-                _ => wrong((neither(line), "write key=value, or # before a comment")),
+                _ => invalid((unknown_line(line), "write key=value, or # before a comment")),
             },
         };
         Some((number, line, read))
@@ -82,13 +88,16 @@ pub fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8], Line<'_>)> {
     text.split(|b| *b == b'\n').enumerate().filter_map(read)
 }
 
-/// Splits `text` into its entries, in file order; repeated groups and keys are all there.
+/// The entries of `text` in file order, including those of repeated groups and keys.
+///
+/// # Errors
+/// The first invalid line.
 pub fn parse(text: &[u8]) -> Result<Vec<Entry<'_>>, Problem> {
     let mut entries = Vec::new();
     let mut group = None;
     for (_, _, line) in lines(text) {
         let mut entry = match line {
-            Line::Wrong(problem) => return Err(problem),
+            Line::Invalid(problem) => return Err(problem),
             Line::Group(name) => {
                 group = Some(name);
                 continue;
@@ -101,8 +110,8 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry<'_>>, Problem> {
                 "put a line [general] before the first key",
             ));
         };
-        if !is_key(entry.key.as_bytes()) {
-            let reason = format!("Invalid key name: {}", shown(&entry.key));
+        if !is_valid_key(entry.key.as_bytes()) {
+            let reason = format!("Invalid key name: {}", excerpt(&entry.key));
             return Err(entry.problem(reason, "a key has no brackets"));
         }
         entry.group = Cow::clone(group);
@@ -111,16 +120,17 @@ pub fn parse(text: &[u8]) -> Result<Vec<Entry<'_>>, Problem> {
     Ok(entries)
 }
 
-fn neither(line: &[u8]) -> String {
-    let line = shown(&String::from_utf8_lossy(line));
+fn unknown_line(line: &[u8]) -> String {
+    let line = excerpt(&String::from_utf8_lossy(line));
     format!("'{line}' is neither a group, a key with a value nor a comment")
 }
 
-/// `text` for a message: cut, and with what cannot be seen escaped.
-pub fn shown(text: &str) -> String {
+/// The first 80 characters of `text` for a message, with control and other invisible characters escaped.
+pub(crate) fn excerpt(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(80) {
         match c {
+            // escape_debug would double or mask these, which is harder to compare with the file.
             '\\' | '\'' | '"' => shown.push(c),
             c => shown.extend(c.escape_debug()),
         }
@@ -134,21 +144,24 @@ fn group_name(line: &[u8]) -> Result<Cow<'_, str>, (String, &'static str)> {
         .strip_prefix(b"[")
         .and_then(|l| l.strip_suffix(b"]"))
     else {
-        return Err((neither(line), "write a group as [name], alone on its line"));
+        return Err((
+            unknown_line(line),
+            "write a group as [name], alone on its line",
+        ));
     };
     let bad = |b: &u8| b.is_ascii_control() || matches!(b, b'[' | b']');
     if name.is_empty() || name.iter().any(bad) {
-        let shown = shown(&String::from_utf8_lossy(name));
+        let name = excerpt(&String::from_utf8_lossy(name));
         return Err((
-            format!("Invalid group name: {shown}"),
+            format!("Invalid group name: {name}"),
             "write a group as [name]",
         ));
     }
     Ok(String::from_utf8_lossy(name))
 }
 
-/// Brackets may only enclose a language at the end: `key[de]`, a key of its own.
-fn is_key(key: &[u8]) -> bool {
+/// Brackets may only enclose a locale at the end: `key[de]`, which is a key of its own.
+fn is_valid_key(key: &[u8]) -> bool {
     let bare = match key.strip_suffix(b"]") {
         Some(rest) => match rest.iter().position(|b| *b == b'[') {
             Some(at) if at > 0 && at + 1 < rest.len() => [&rest[..at], &rest[at + 1..]].concat(),
@@ -160,8 +173,7 @@ fn is_key(key: &[u8]) -> bool {
 }
 
 impl Entry<'_> {
-    /// What is wrong with this entry.
-    pub fn problem(&self, reason: String, advice: &'static str) -> Problem {
+    pub(crate) fn problem(&self, reason: String, advice: &'static str) -> Problem {
         Problem {
             line: self.line,
             reason,
@@ -177,13 +189,16 @@ impl Entry<'_> {
             )),
             Ok(text) if text.contains('\0') => Err(self.problem(
                 format!("the value of '{}' holds a NUL byte", self.key),
-                "write it anew",
+                "write the line again",
             )),
             Ok(text) => Ok(text),
         }
     }
 
     /// The value with its escapes (`\s \t \n \r \\`) resolved.
+    ///
+    /// # Errors
+    /// It is not UTF-8, has a NUL byte or another escape.
     pub fn string(&self) -> Result<String, Problem> {
         let text = self.text()?;
         let mut value = String::with_capacity(text.len());
@@ -215,24 +230,81 @@ impl Entry<'_> {
         Ok(value)
     }
 
-    /// The value as a boolean: exactly `true`, `1`, `false` or `0`, blanks after it tolerated.
+    /// The value as g_key_file_get_boolean() reads it: `true`, `1`, `false` or `0`, and blanks after it.
+    ///
+    /// # Errors
+    /// Any other value.
     pub fn boolean(&self) -> Result<bool, Problem> {
         match self.text()?.trim_ascii_end() {
             "true" | "1" => Ok(true),
             "false" | "0" => Ok(false),
             other => {
-                let shown = shown(other);
-                Err(self.problem(
-                    format!("the value '{}' of '{}' is not a boolean", shown, self.key),
-                    "use true or false",
-                ))
+                let reason = format!(
+                    "the value '{}' of '{}' is not a boolean",
+                    excerpt(other),
+                    self.key
+                );
+                Err(self.problem(reason, "use true or false"))
             }
         }
     }
 }
 
-/// Writes a value so that [`Entry::string`] gives it back: backslashes and line ends escaped
-/// everywhere, blanks where they would get lost, at the start.
+/// Longest time in a key file, in seconds: a week. A longer one is taken for a mistake.
+const MAX_SECONDS: f64 = 604_800.0;
+
+/// `yes` or `no`, or another usual spelling of them. This and the readers below it are for our own groups; each error
+/// completes a sentence that begins with the setting.
+///
+/// # Errors
+/// Any other value.
+pub(crate) fn parse_boolean(value: &str) -> Result<bool, String> {
+    match value.trim() {
+        "yes" | "true" | "1" | "on" => Ok(true),
+        "no" | "false" | "0" | "off" => Ok(false),
+        _ => Err("is neither yes nor no".into()),
+    }
+}
+
+/// A number of seconds, fractions allowed.
+///
+/// # Errors
+/// Not a number, negative, or more than a week.
+pub(crate) fn parse_seconds(value: &str) -> Result<Duration, String> {
+    match value.trim().parse::<f64>() {
+        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => {
+            Ok(Duration::from_secs_f64(seconds))
+        }
+        _ => Err(format!(
+            "is not a number of seconds from 0 to {MAX_SECONDS}"
+        )),
+    }
+}
+
+/// As [`parse_seconds`]; 0 means no limit.
+///
+/// # Errors
+/// As [`parse_seconds`].
+pub fn parse_time_limit(value: &str) -> Result<Option<Duration>, String> {
+    parse_seconds(value).map(|limit| (!limit.is_zero()).then_some(limit))
+}
+
+/// A whole number.
+///
+/// # Errors
+/// Not a whole number, or more than `max`.
+pub(crate) fn parse_number<N: FromStr + PartialOrd + fmt::Display>(
+    value: &str,
+    max: N,
+) -> Result<N, String> {
+    match value.trim().parse() {
+        Ok(number) if number <= max => Ok(number),
+        _ => Err(format!("is not a whole number from 0 to {max}")),
+    }
+}
+
+/// The form of a value that [`Entry::string`] reads back: backslashes and line ends are escaped, and the blanks at the
+/// start, which a reader would remove.
 pub fn escape(value: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(value.len());
     let mut leading = true;
@@ -249,4 +321,40 @@ pub fn escape(value: &[u8]) -> Vec<u8> {
         out.extend_from_slice(escaped);
     }
     out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_of_our_own_groups() {
+        for (yes, no) in [
+            ("yes", "no"),
+            ("true", "false"),
+            (" 1 ", " 0"),
+            ("on", "off"),
+        ] {
+            assert_eq!(
+                (parse_boolean(yes), parse_boolean(no)),
+                (Ok(true), Ok(false))
+            );
+        }
+        assert!(parse_boolean("Yes").is_err() && parse_boolean("").is_err());
+        assert_eq!(parse_seconds(" 1.5 "), Ok(Duration::from_millis(1500)));
+        assert_eq!(parse_time_limit("0"), Ok(None));
+        assert_eq!(
+            parse_time_limit("604800").unwrap(),
+            Some(Duration::from_secs(604_800))
+        );
+        for value in ["", "-1", "15m", "604800.1", "nan", "inf"] {
+            let why = "is not a number of seconds from 0 to 604800";
+            assert_eq!(parse_time_limit(value), Err(why.into()), "{value}");
+        }
+        assert_eq!(parse_number(" 99", 99_u8), Ok(99));
+        for value in ["", "-1", "100", "256", "1.0"] {
+            let why = "is not a whole number from 0 to 99";
+            assert_eq!(parse_number(value, 99_u8), Err(why.into()), "{value}");
+        }
+    }
 }

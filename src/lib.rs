@@ -16,10 +16,11 @@
 //! | 2 | [`ipc`] | JSON lines and descriptors over a unix socket, with time limits |
 //! | 2 | [`child`] | helper processes: bounded capture, deadline, the whole process group |
 //! | 2 | [`state`] | state directory: lock, frozen marker, counter, last reports |
+//! | 2 | [`logging`] | log and audit lines; holds them back while filesystems are frozen |
 //! | 3 | [`hooks`] | hook discovery, order, run, the hook log; the hook master |
 //! | 3 | [`freeze`] | plan, engine (the transaction), ops (real and simulated), report; uses [`hooks`] |
 //! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
-//! | 5 | [`config`], [`logging`], [`agent`] | options and keyfile; log lines and the gate while frozen; session and dispatch |
+//! | 5 | [`config`], [`agent`] | options and configuration file; session and dispatch |
 //! | 5 | [`tools`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
 //!
@@ -31,16 +32,16 @@ pub const AUDIT: &str = "audit";
 
 pub mod agent;
 pub mod app;
-pub mod child;
+pub(crate) mod child;
 pub mod commands;
 pub mod config;
-pub mod deadline;
+pub(crate) mod deadline;
 pub mod diagnostic;
 pub mod freeze;
 pub mod hooks;
-pub mod ipc;
+pub(crate) mod ipc;
 pub mod keyfile;
-pub mod logging;
+pub(crate) mod logging;
 pub mod probe;
 pub mod protocol;
 pub mod state;

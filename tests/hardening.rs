@@ -100,6 +100,7 @@ fn the_default_units_take_nothing_from_guest_exec_and_hooks() {
                 "UMask" => place == "rpm" && value == "0077",
                 "Description" | "Documentation" | "BindsTo" | "After" | "IgnoreOnIsolate" => true,
                 "Environment" | "EnvironmentFile" | "ExecStart" | "Restart" | "RestartSec" => true,
+                "StartLimitIntervalSec" => value == "0",
                 "WantedBy" => true,
                 // systemd's own default: it ends nothing sooner than without.
                 "TimeoutStopSec" => value == "90",

@@ -1,14 +1,12 @@
-//! Child processes (floor 2): hooks, shutdown, hwclock, chpasswd. All calls block, so they belong on a worker
-//! thread and never on the task that serves the protocol.
+//! Child processes (floor 2): hooks, the hook master, shutdown, hwclock, chpasswd. All calls block, so they belong on a
+//! worker thread and never on the task that serves the protocol.
 //!
-//! What always holds: the child has a session or process group of its own, no blocked signals, the default
-//! action for SIGPIPE, a stdin that is /dev/null or the given bytes, and no descriptors of ours except those
-//! passed on purpose. Output is read as it arrives and kept up to a limit, so a child never blocks on it. The
-//! wait ends with the child itself: a background process that keeps our pipe open delays nothing. When a
-//! timeout expires, all processes of the child's [`Family`] are killed before `run` returns, and for a
-//! [`Child::tracked`] one also processes that have left it. Those that cannot be killed are named.
-//!
-//! [`Child::run`] follows a child to its end; [`Child::start`] leaves that to the caller.
+//! What always holds: the child has a session or process group of its own, no blocked signals, the default action for
+//! SIGPIPE, a stdin that is /dev/null or the given bytes, and no descriptors of ours except those passed on purpose. Output
+//! is read as it arrives and kept up to a limit, so a child never blocks on it. The wait ends with the child itself: a
+//! background process that keeps our pipe open delays nothing. When a timeout expires, all processes of the child's
+//! [`Family`] are killed before `run` returns, and for a [`Child::tracked`] one also processes that have left it. Those
+//! that cannot be killed are named. [`Child::run`] follows a child to its end; [`Child::start`] leaves that to the caller.
 
 mod family;
 mod run;
@@ -23,8 +21,8 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use crate::sys::identity::Identity;
-pub use crate::sys::process::{Family, PreExecWrite};
-use crate::sys::spawn::Ended;
+pub(crate) use crate::sys::process::{Family, PreExecWrite};
+use crate::sys::spawn::WaitStatus;
 use crate::sys::strerror;
 pub use run::{ChildEvent, Running, reap_later};
 
@@ -54,11 +52,11 @@ pub struct Child {
     passed: Vec<OwnedFd>,
     announcements: Vec<PreExecWrite>,
     output: Option<File>,
-    cap: usize,
-    deadline: Option<Duration>,
+    output_limit: usize,
+    timeout: Option<Duration>,
     stopped_limit: Option<Duration>,
-    grace: Duration,
-    linger: Duration,
+    kill_grace: Duration,
+    output_grace: Duration,
     cancel: Option<OwnedFd>,
     family: Family,
     is_tracked: bool,
@@ -78,11 +76,11 @@ impl Child {
             passed: Vec::new(),
             announcements: Vec::new(),
             output: None,
-            cap: DEFAULT_OUTPUT_LIMIT,
-            deadline: None,
+            output_limit: DEFAULT_OUTPUT_LIMIT,
+            timeout: None,
             stopped_limit: None,
-            grace: DEFAULT_KILL_GRACE,
-            linger: DEFAULT_OUTPUT_GRACE,
+            kill_grace: DEFAULT_KILL_GRACE,
+            output_grace: DEFAULT_OUTPUT_GRACE,
             cancel: None,
             family: Family::Session,
             is_tracked: false,
@@ -105,13 +103,11 @@ impl Child {
         }
     }
 
-    /// Adds one argument.
     pub fn arg(mut self, arg: impl AsRef<OsStr>) -> Child {
         self.args.push(arg.as_ref().to_owned());
         self
     }
 
-    /// Adds arguments.
     pub fn args(mut self, args: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Child {
         self.args
             .extend(args.into_iter().map(|arg| arg.as_ref().to_owned()));
@@ -137,7 +133,6 @@ impl Child {
         self
     }
 
-    /// Uses `fd` as stdin.
     pub fn stdin_from(mut self, fd: OwnedFd) -> Child {
         self.stdin_from = Some(fd);
         self
@@ -169,14 +164,14 @@ impl Child {
     }
 
     /// Keeps the first `bytes` of output; the rest is read and counted.
-    pub fn cap(mut self, bytes: usize) -> Child {
-        self.cap = bytes;
+    pub fn output_limit(mut self, bytes: usize) -> Child {
+        self.output_limit = bytes;
         self
     }
 
     /// Kills the child and its family if it has not ended after `limit`; None: no limit.
-    pub fn deadline(mut self, limit: Option<Duration>) -> Child {
-        self.deadline = limit;
+    pub fn timeout(mut self, limit: Option<Duration>) -> Child {
+        self.timeout = limit;
         self
     }
 
@@ -187,14 +182,15 @@ impl Child {
     }
 
     /// Time between SIGTERM and SIGKILL after a timeout or a cancellation.
-    pub fn grace(mut self, grace: Duration) -> Child {
-        self.grace = grace;
+    pub fn kill_grace(mut self, grace: Duration) -> Child {
+        self.kill_grace = grace;
         self
     }
 
     /// Time to wait for the end of the output after the child itself has ended.
-    pub fn linger(mut self, linger: Duration) -> Child {
-        self.linger = linger;
+    #[cfg(test)]
+    pub fn output_grace(mut self, grace: Duration) -> Child {
+        self.output_grace = grace;
         self
     }
 
@@ -241,13 +237,14 @@ impl Child {
     pub fn run_with(mut self, seen: &mut dyn FnMut(&[u8])) -> Result<ChildOutcome, ChildError> {
         let started = Instant::now();
         let cancel = self.cancel.take();
-        let (due, linger, stopped_limit) = (self.deadline, self.linger, self.stopped_limit);
-        let due = due.and_then(|limit| started.checked_add(limit));
+        let (output_grace, stopped_limit) = (self.output_grace, self.stopped_limit);
+        // A limit that overflows the clock is as good as none.
+        let due = self.timeout.and_then(|limit| started.checked_add(limit));
         let program = self.program.clone();
         match self.start(seen) {
             Ok(mut running) => {
                 running.stopped_limit = stopped_limit;
-                running.follow(started, due, cancel.as_ref(), linger)
+                running.follow(started, due, cancel.as_ref(), output_grace)
             }
             Err(ChildError::Exec(error)) => {
                 Ok(ChildOutcome::not_executed(&program, &error, started))
@@ -256,7 +253,7 @@ impl Child {
         }
     }
 
-    /// Starts the child; the caller follows and reaps it. Deadline, linger and cancel are not used.
+    /// Starts the child; the caller follows and reaps it. The timeout, the output's grace period and the cancel descriptor are not used.
     ///
     /// # Errors
     /// It could not be started, or not be executed ([`ChildError::Exec`]).
@@ -275,7 +272,7 @@ pub enum ChildStatus {
     Exited(i32),
     /// Ended by this signal, which we did not send.
     Signaled(i32),
-    /// The deadline expired; its family was killed.
+    /// The timeout expired; its family was killed.
     TimedOut,
     /// A signal had stopped it for too long; its family was killed.
     Stopped,
@@ -283,11 +280,11 @@ pub enum ChildStatus {
     Cancelled,
 }
 
-impl From<Ended> for ChildStatus {
-    fn from(ended: Ended) -> ChildStatus {
-        match ended {
-            Ended::Exited(code) => ChildStatus::Exited(code),
-            Ended::Signaled(signal) => ChildStatus::Signaled(signal),
+impl From<WaitStatus> for ChildStatus {
+    fn from(status: WaitStatus) -> ChildStatus {
+        match status {
+            WaitStatus::Exited(code) => ChildStatus::Exited(code),
+            WaitStatus::Signaled(signal) => ChildStatus::Signaled(signal),
         }
     }
 }
@@ -299,8 +296,6 @@ pub struct ChildOutcome {
     pub status: ChildStatus,
     /// The beginning of its stdout and stderr, in the order in which they were written.
     pub output: Vec<u8>,
-    /// The number of bytes of output that were not kept.
-    pub dropped: u64,
     /// The reading end of its output, if a background process still has the writing end open.
     pub leftover: Option<File>,
     /// Processes that could not be killed, each as `NUMBER (NAME)`.
@@ -319,7 +314,6 @@ impl ChildOutcome {
         ChildOutcome {
             status: ChildStatus::Exited(1),
             output,
-            dropped: 0,
             leftover: None,
             survivors: Vec::new(),
             elapsed: started.elapsed(),

@@ -1,7 +1,7 @@
 //! Starts a child and follows it to its end, in one poll(2) loop over its output, its stdin, its pidfd and
 //! the caller's own descriptors.
 //!
-//! [`Child::run`] uses [`Running`] with the deadline and the cancel descriptor of the child; a caller of
+//! [`Child::run`] uses [`Running`] with the timeout and the cancel descriptor of the child; a caller of
 //! [`Child::start`] uses it directly. The child is reaped only after its family was killed or was left alone
 //! on purpose.
 
@@ -48,16 +48,17 @@ pub fn start(mut child: Child, seen: &mut dyn FnMut(&[u8])) -> Result<Running<'_
     let pid = fork(&child, &output, &input)?;
     Ok(Running {
         pid,
+        // Before Linux 5.3, or without a free descriptor: the end is then found by polling.
         pidfd: PidFd::open(pid).ok(),
         has_ended: false,
         reader,
         writer,
         output: Vec::new(),
         dropped: 0,
-        cap: child.cap,
+        output_limit: child.output_limit,
         family: child.family,
         stopped_limit: None,
-        grace: child.grace,
+        kill_grace: child.kill_grace,
         scope,
         seen,
     })
@@ -74,7 +75,7 @@ fn output_pair(file: Option<File>) -> Result<(Option<File>, OwnedFd), ChildError
 }
 
 /// The child's stdin, and our end with the bytes to write.
-fn input_pair(bytes: Option<Vec<u8>>) -> Result<(OwnedFd, Option<Feed>), ChildError> {
+fn input_pair(bytes: Option<Vec<u8>>) -> Result<(OwnedFd, Option<Input>), ChildError> {
     let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
         let null = File::open("/dev/null").map_err(ChildError::Pipe)?;
         return Ok((null.into(), None));
@@ -82,7 +83,7 @@ fn input_pair(bytes: Option<Vec<u8>>) -> Result<(OwnedFd, Option<Feed>), ChildEr
     let (read, write) = pipe2(OFlag::O_CLOEXEC).map_err(pipe_error)?;
     nonblocking(&write).map_err(ChildError::Pipe)?;
     let pipe = write.into();
-    Ok((read, Some(Feed { pipe, bytes, at: 0 })))
+    Ok((read, Some(Input { pipe, bytes, at: 0 })))
 }
 
 fn pipe_error(errno: Errno) -> ChildError {
@@ -156,13 +157,13 @@ fn fork(child: &Child, output: &OwnedFd, input: &OwnedFd) -> Result<i32, ChildEr
     }
 }
 
-struct Feed {
+struct Input {
     pipe: File,
     bytes: Vec<u8>,
     at: usize,
 }
 
-impl Drop for Feed {
+impl Drop for Input {
     fn drop(&mut self) {
         // The input may be a password (chpasswd), so it is overwritten; black_box keeps the compiler from
         // removing that.
@@ -178,13 +179,13 @@ pub struct Running<'a> {
     /// The end was seen, so poll(2) no longer waits for it.
     has_ended: bool,
     reader: Option<File>,
-    writer: Option<Feed>,
+    writer: Option<Input>,
     output: Vec<u8>,
     dropped: u64,
-    cap: usize,
+    output_limit: usize,
     family: Family,
     pub(super) stopped_limit: Option<Duration>,
-    grace: Duration,
+    kill_grace: Duration,
     scope: Option<Scope>,
     seen: &'a mut dyn FnMut(&[u8]),
 }
@@ -216,7 +217,7 @@ impl Running<'_> {
 
     /// The output since the last call, and the number of bytes that were not kept.
     pub fn take_output(&mut self) -> Result<(Vec<u8>, u64), ChildError> {
-        self.drain()?;
+        self.read_rest()?;
         let dropped = std::mem::take(&mut self.dropped);
         Ok((std::mem::take(&mut self.output), dropped))
     }
@@ -226,16 +227,16 @@ impl Running<'_> {
         started: Instant,
         due: Option<Instant>,
         cancel: Option<&OwnedFd>,
-        linger: Duration,
+        output_grace: Duration,
     ) -> Result<ChildOutcome, ChildError> {
         let cancel: Vec<_> = cancel.iter().map(|fd| fd.as_fd()).collect();
         let (followed, mut survivors) = (self.wait_unless_stopped(&cancel, due), Vec::new());
         let forced = match followed {
             Ok(Some(ChildEvent::Ended)) => {
-                self.linger(linger)?;
+                self.read_late_output(output_grace)?;
                 None
             }
-            // After an error it must not continue without supervision.
+            // Also after an error: the child must not continue without supervision.
             _ => {
                 survivors = self.end();
                 Some(match followed {
@@ -250,7 +251,6 @@ impl Running<'_> {
         Ok(ChildOutcome {
             status: forced.or(ended).unwrap_or(ChildStatus::TimedOut),
             output: self.output,
-            dropped: self.dropped,
             leftover: self.reader,
             survivors,
             elapsed: started.elapsed(),
@@ -269,6 +269,7 @@ impl Running<'_> {
         };
         let mut stop_check = StopCheck::default();
         loop {
+            // Two checks with half the limit between them: a child that was stopped for a moment is not killed.
             let next_check = Instant::now() + limit / 2;
             let is_due = due.is_some_and(|due| due <= next_check);
             match self.wait(
@@ -298,10 +299,10 @@ impl Running<'_> {
             let left = due.map(|due| due.saturating_duration_since(Instant::now()));
             let ready = self.poll(others, left)?;
             if ready.output {
-                self.take_in()?;
+                self.read_output()?;
             }
             if ready.input {
-                self.feed()?;
+                self.write_input()?;
             }
             if !self.has_ended && (ready.ended || self.pidfd.is_none() && self.is_zombie()?) {
                 self.writer = None;
@@ -332,7 +333,7 @@ impl Running<'_> {
             _ => left,
         };
         let pidfd = self.pidfd.as_ref().filter(|_| !self.has_ended);
-        let writer = self.writer.as_ref().map(|feed| feed.pipe.as_fd());
+        let writer = self.writer.as_ref().map(|input| input.pipe.as_fd());
         let watched = [
             (pidfd.map(AsFd::as_fd), PollFlags::POLLIN),
             (self.reader.as_ref().map(AsFd::as_fd), PollFlags::POLLIN),
@@ -361,40 +362,43 @@ impl Running<'_> {
     }
 
     /// Reads the output that is available; at end of file the pipe is closed.
-    fn take_in(&mut self) -> Result<(), ChildError> {
+    fn read_output(&mut self) -> Result<(), ChildError> {
         let Some(reader) = &mut self.reader else {
             return Ok(());
         };
         let mut buffer = [0; 16 * 1024];
         match reader.read(&mut buffer) {
             Ok(0) => self.reader = None,
-            Ok(length) => self.keep(&buffer[..length]),
-            Err(error) if not_now(&error) => (),
+            Ok(length) => self.keep_output(&buffer[..length]),
+            Err(error) if is_temporary(&error) => (),
             Err(error) => return Err(ChildError::Read(error)),
         }
         Ok(())
     }
 
-    fn keep(&mut self, bytes: &[u8]) {
+    fn keep_output(&mut self, bytes: &[u8]) {
         (self.seen)(bytes);
-        let room = self.cap.saturating_sub(self.output.len()).min(bytes.len());
+        let room = self
+            .output_limit
+            .saturating_sub(self.output.len())
+            .min(bytes.len());
         self.output.extend_from_slice(&bytes[..room]);
         self.dropped += (bytes.len() - room) as u64;
     }
 
     /// Writes as much as the pipe accepts. EPIPE ends the input: the child has closed its stdin.
-    fn feed(&mut self) -> Result<(), ChildError> {
-        let Some(feed) = &mut self.writer else {
+    fn write_input(&mut self) -> Result<(), ChildError> {
+        let Some(input) = &mut self.writer else {
             return Ok(());
         };
-        match feed.pipe.write(&feed.bytes[feed.at..]) {
+        match input.pipe.write(&input.bytes[input.at..]) {
             Ok(length) => {
-                feed.at += length;
-                if feed.at == feed.bytes.len() {
+                input.at += length;
+                if input.at == input.bytes.len() {
                     self.writer = None;
                 }
             }
-            Err(error) if not_now(&error) => (),
+            Err(error) if is_temporary(&error) => (),
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => self.writer = None,
             Err(error) => return Err(ChildError::Write(error)),
         }
@@ -402,10 +406,10 @@ impl Running<'_> {
     }
 
     /// Called after the child's end, when all its own output is in the pipe. Output of other processes in its
-    /// pipeline (such as a `tee`) that arrives within `linger` is read as well.
-    fn linger(&mut self, linger: Duration) -> Result<(), ChildError> {
+    /// pipeline (such as a `tee`) that arrives within `grace` is read as well.
+    fn read_late_output(&mut self, grace: Duration) -> Result<(), ChildError> {
         self.has_ended = true;
-        let until = Instant::now() + linger;
+        let until = Instant::now() + grace;
         while self.reader.is_some() {
             let left = until.saturating_duration_since(Instant::now());
             let has_output = self.poll(&[], Some(left))?.output;
@@ -413,19 +417,19 @@ impl Running<'_> {
                 break;
             }
             if has_output {
-                self.take_in()?;
+                self.read_output()?;
             }
         }
-        self.drain()
+        self.read_rest()
     }
 
     /// Reads the rest of the pipe, at most its largest size (1 MiB without privileges, pipe(7)).
-    fn drain(&mut self) -> Result<(), ChildError> {
+    fn read_rest(&mut self) -> Result<(), ChildError> {
         for _ in 0..64 {
             if self.reader.is_none() || !self.poll(&[], Some(Duration::ZERO))?.output {
                 break;
             }
-            self.take_in()?;
+            self.read_output()?;
         }
         Ok(())
     }
@@ -436,7 +440,7 @@ impl Running<'_> {
         self.writer = None;
         let mut scope = self.scope.take();
         let mut members = Members::new(self.pid, self.family, scope.as_mut());
-        let grace = self.grace;
+        let grace = self.kill_grace;
         let survivors = members.end(grace, &mut |time| {
             let until = Instant::now() + time;
             // Continue to read output, so that no member blocks on it. An error only loses the rest of the
@@ -447,14 +451,14 @@ impl Running<'_> {
                     None => false,
                     Some(_) => self.poll_output(left),
                 };
-                if !(has_output && self.take_in().is_ok()) {
+                if !(has_output && self.read_output().is_ok()) {
                     std::thread::sleep(until.saturating_duration_since(Instant::now()));
                     return;
                 }
             }
         });
         self.scope = scope;
-        if self.drain().is_err() {
+        if self.read_rest().is_err() {
             self.reader = None;
         }
         survivors
@@ -496,7 +500,7 @@ pub fn reap_later(pid: i32) -> io::Result<()> {
     started.map(drop)
 }
 
-fn not_now(error: &io::Error) -> bool {
+fn is_temporary(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted

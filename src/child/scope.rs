@@ -15,7 +15,7 @@ use crate::sys::process::PreExecWrite;
 /// The beginning of the names of these control groups.
 const PREFIX: &str = "qga-hook-";
 /// Attempts to remove a control group: its last members may be about to end.
-const TRIES: u32 = 10;
+const MAX_REMOVAL_TRIES: u32 = 10;
 
 pub struct Scope {
     /// Unique among all children, even after process ids wrap around.
@@ -47,6 +47,7 @@ impl Scope {
     /// The write by which the child enters the control group, before execve(2).
     pub fn entry(&self) -> Option<PreExecWrite> {
         let list = self.group.as_ref()?.join("cgroup.procs");
+        // Without it the processes are found by the environment variable alone.
         let list = fs::OpenOptions::new().write(true).open(list).ok()?;
         Some(PreExecWrite {
             fd: list.into(),
@@ -69,7 +70,8 @@ impl Scope {
     /// before that this does nothing.
     pub fn kill(&self) {
         if let Some(group) = &self.group {
-            fs::write(group.join("cgroup.kill"), "1").ok();
+            // The caller signals each process besides.
+            let _ = fs::write(group.join("cgroup.kill"), "1");
         }
     }
 }
@@ -79,7 +81,7 @@ impl Drop for Scope {
     /// removes the group.
     fn drop(&mut self) {
         let Some(group) = &self.group else { return };
-        for _ in 0..TRIES {
+        for _ in 0..MAX_REMOVAL_TRIES {
             match fs::remove_dir(group) {
                 Err(error) if error.kind() != std::io::ErrorKind::NotFound => (),
                 _ => return,
@@ -88,7 +90,7 @@ impl Drop for Scope {
             let own = group.with_file_name("cgroup.procs");
             for pid in left.lines() {
                 // The write fails for a process that has ended.
-                fs::write(&own, pid).ok();
+                let _ = fs::write(&own, pid);
             }
             std::thread::sleep(Duration::from_millis(2));
         }
@@ -102,7 +104,8 @@ fn remove_stale(own: &Path) {
         let name = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
         let maker = name.and_then(|mark| mark.split_once('-'));
         if maker.is_some_and(|(pid, _)| !Path::new("/proc").join(pid).exists()) {
-            fs::remove_dir(entry.path()).ok();
+            // It fails while a process is in the group; the next child tries again.
+            let _ = fs::remove_dir(entry.path());
         }
     }
 }

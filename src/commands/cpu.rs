@@ -252,7 +252,7 @@ struct LoadAverage {
 }
 
 fn get_load() -> Result<LoadAverage, CommandError> {
-    let [load1m, load5m, load15m] = load::average().map_err(|error| {
+    let [load1m, load5m, load15m] = load::read_average().map_err(|error| {
         CommandError::generic(format!("cannot query load average: {}", strerror(&error)))
     })?;
     Ok(LoadAverage {

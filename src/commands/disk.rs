@@ -14,12 +14,12 @@ use serde::Serialize;
 use super::fs::DiskAddress;
 use super::{Command, answer, wire, worker};
 use crate::probe::address::{self, BusType};
-use crate::probe::diskstats::{self, Counters, DiskStats};
+use crate::probe::diskstats::{self, DiskCounters, DiskStats};
 use crate::probe::nvme::{self, SmartLog};
 use crate::probe::{System, sysblock, udev};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
-use crate::sys::{nvme::smart_log, strerror};
+use crate::sys::{nvme::read_smart_log, strerror};
 
 pub(super) const COMMANDS: &[Command] = &[
     Command::later(25, "guest-get-disks", |_, arguments| {
@@ -156,7 +156,7 @@ fn is_partition(disk: &Path, name: &OsStr) -> bool {
 }
 
 fn smart(devnode: &Path) -> Option<NvmeSmart> {
-    let log = File::open(devnode).and_then(|device| smart_log(&device));
+    let log = File::open(devnode).and_then(|device| read_smart_log(&device));
     match log {
         Ok(page) => nvme::parse(&page).map(NvmeSmart::from),
         Err(error) => {
@@ -283,8 +283,8 @@ impl From<DiskStats> for DiskStatsInfo {
     }
 }
 
-impl From<Counters> for Stats {
-    fn from(found: Counters) -> Self {
+impl From<DiskCounters> for Stats {
+    fn from(found: DiskCounters) -> Self {
         Self {
             read_sectors: found.read_sectors,
             read_ios: found.read_ios,

@@ -11,8 +11,8 @@ use serde::Serialize;
 
 use super::{Command, answer, wire};
 use crate::probe::System;
-use crate::probe::interfaces::{self, Entry, Interface, ip_text, ipv6_text};
-use crate::probe::netdev::{self, Counters};
+use crate::probe::interfaces::{self, Interface, InterfaceEntry, ip_text, ipv6_text};
+use crate::probe::netdev::{self, LinkCounters};
 use crate::probe::route::{self, Ipv4Route, Ipv6Route};
 use crate::probe::rtnetlink;
 use crate::protocol::arguments::{NoArguments, decode};
@@ -71,12 +71,12 @@ fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError
     Ok(describe(interfaces, &counters))
 }
 
-type Found = (Vec<Interface>, HashMap<String, Counters>);
+type Found = (Vec<Interface>, HashMap<String, LinkCounters>);
 
 /// The quick way: no more is asked of the kernel than is told.
 fn by_netlink() -> io::Result<Found> {
-    let links = rtnetlink::parse_counters(&netdevice::link_counters()?);
-    let addresses = rtnetlink::parse_addresses(&netdevice::addresses()?);
+    let links = rtnetlink::parse_counters(&netdevice::read_counters()?);
+    let addresses = rtnetlink::parse_addresses(&netdevice::read_addresses()?);
     let devices = NetDevices::open()?;
     let mut names: HashMap<u32, String> = HashMap::with_capacity(links.len());
     let mut counters = HashMap::with_capacity(links.len());
@@ -90,12 +90,12 @@ fn by_netlink() -> io::Result<Found> {
         };
         names.insert(index, name.clone());
         counters.insert(name.clone(), counted);
-        entries.push((name, Entry::Link(address)));
+        entries.push((name, InterfaceEntry::Link(address)));
     }
     for found in addresses {
         let label = found.label.or_else(|| names.get(&found.index).cloned());
         if let Some(name) = label {
-            entries.push((name, Entry::Address(found.address, found.prefix)));
+            entries.push((name, InterfaceEntry::Address(found.address, found.prefix)));
         }
     }
     Ok((interfaces::group(entries), counters))
@@ -116,7 +116,7 @@ fn by_getifaddrs(system: &System) -> Result<Found, CommandError> {
 
 fn describe(
     interfaces: Vec<Interface>,
-    counters: &HashMap<String, Counters>,
+    counters: &HashMap<String, LinkCounters>,
 ) -> Vec<NetworkInterface> {
     let one = |interface: Interface| {
         let with_address = !interface.addresses.is_empty();
@@ -144,8 +144,8 @@ fn hexadecimal([a, b, c, d, e, f]: interfaces::HardwareAddress) -> String {
     format!("{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")
 }
 
-impl From<&Counters> for Statistics {
-    fn from(found: &Counters) -> Self {
+impl From<&LinkCounters> for Statistics {
+    fn from(found: &LinkCounters) -> Self {
         Self {
             rx_bytes: found.rx_bytes,
             rx_packets: found.rx_packets,
@@ -246,11 +246,20 @@ mod tests {
     #[test]
     fn interfaces_on_the_wire() {
         let entries = [
-            ("lo", Entry::Link([0; 6])),
-            ("dummy0", Entry::Link([0xae, 0xc1, 0xc7, 0x4f, 0x54, 0xa6])),
-            ("lo", Entry::Address("127.0.0.1".parse().unwrap(), 8)),
-            ("lo:1", Entry::Address("127.0.0.2".parse().unwrap(), 32)),
-            ("lo", Entry::Address("::1".parse().unwrap(), 128)),
+            ("lo", InterfaceEntry::Link([0; 6])),
+            (
+                "dummy0",
+                InterfaceEntry::Link([0xae, 0xc1, 0xc7, 0x4f, 0x54, 0xa6]),
+            ),
+            (
+                "lo",
+                InterfaceEntry::Address("127.0.0.1".parse().unwrap(), 8),
+            ),
+            (
+                "lo:1",
+                InterfaceEntry::Address("127.0.0.2".parse().unwrap(), 32),
+            ),
+            ("lo", InterfaceEntry::Address("::1".parse().unwrap(), 128)),
         ];
         let interfaces = group(entries.map(|(name, entry)| (name.to_owned(), entry)));
         let counters = netdev::parse(
@@ -286,7 +295,7 @@ mod tests {
         let (quick, quick_counters) = by_netlink().unwrap();
         let (plain, plain_counters) = by_getifaddrs(&System::host()).unwrap();
         assert_eq!(quick, plain);
-        let names = |counters: &HashMap<String, Counters>| {
+        let names = |counters: &HashMap<String, LinkCounters>| {
             let mut names: Vec<_> = counters.keys().cloned().collect();
             names.sort_unstable();
             names

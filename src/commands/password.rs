@@ -62,7 +62,7 @@ fn set_user_password(helper: &Path, arguments: SetUserPassword) -> Result<(), Co
     let line = credentials(&to_os_bytes(&username), &password.0)?;
     let mut child = Child::new(helper)
         .stdin(line)
-        .deadline(Some(CHPASSWD_TIMEOUT));
+        .timeout(Some(CHPASSWD_TIMEOUT));
     if crypted {
         child = child.arg("-e");
     }

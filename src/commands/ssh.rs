@@ -141,7 +141,7 @@ impl Account {
     ) -> Result<T, CommandError> {
         let file = KeyFile::new(&self.home, self.identity.uid, self.identity.gid);
         let user = &self.name;
-        identity::with(&self.identity, || job(&file))
+        identity::run_as(&self.identity, || job(&file))
             .map_err(|error| {
                 CommandError::generic(match error {
                     IdentityError::Groups(error) => {
@@ -180,11 +180,14 @@ fn get(account: &Account) -> Result<AuthorizedKeys, CommandError> {
 fn add(account: &Account, keys: &[Vec<u8>], reset: bool) -> Result<(), CommandError> {
     account.with_file(|file| {
         file.make_directory()?;
-        // Read in either case: a link must not be taken for a file.
-        let content = match file.read() {
-            Ok(_) if reset => Vec::new(),
-            Err(trouble) if trouble.is_missing() => Vec::new(),
-            content => content?,
+        let content = if reset {
+            file.check_replaceable()?;
+            Vec::new()
+        } else {
+            match file.read() {
+                Err(trouble) if trouble.is_missing() => Vec::new(),
+                content => content?,
+            }
         };
         let mut lines = lines(&content);
         for key in keys {

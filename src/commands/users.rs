@@ -4,7 +4,6 @@
 
 use std::collections::HashMap;
 use std::ffi::c_long;
-use std::path::Path;
 use std::time::SystemTime;
 
 use serde::Serialize;
@@ -93,7 +92,7 @@ fn get_timezone(system: &System, name: Option<&str>) -> Result<Timezone, Command
 fn is_known_zone(system: &System, name: &str) -> bool {
     let name = name.strip_prefix(':').unwrap_or(name);
     // Joining an absolute name leaves that.
-    let file = Path::new("/usr/share/zoneinfo").join(name);
+    let file = localtime::zone_directory().join(name);
     name.is_empty() || name.contains(|c: char| c.is_ascii_digit()) || system.path(file).is_file()
 }
 

@@ -1,13 +1,13 @@
 //! Finds the configuration file and applies it to a [`Config`].
 //!
-//! A file that was named with `-c` must exist; the default one, and the one that `QGA_CONF` names,
-//! may be missing. Anything else that is wrong with the file is fatal, as an agent that runs
-//! without the block list its operator wrote would be worse than one that does not start. An
-//! unknown key in a known group is a warning, an unknown group is none. A value without sense in our
-//! own group is a warning too: it must not keep the agent from starting where the original would.
+//! A file that was named with `-c` must exist; the default one, and the one that `QGA_CONF` names, may be missing. Any
+//! other error of the file is fatal: an agent without the block list that its operator wrote is worse than one that
+//! does not start. An unknown key in a known group is a warning, an unknown group is not even that. An invalid value in
+//! our own group is a warning, too: it must not keep the agent from starting where QEMU's agent would.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::OpenOptions;
 use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
@@ -20,121 +20,128 @@ use super::options::{self, Arg, CONF_FILE, Group, OPTIONS, Spec};
 use crate::keyfile::{self, Entry, Problem};
 use crate::sys::strerror;
 
-/// No sane configuration is larger, and one read must not take the guest's memory.
+/// A device or a wrong file must not use up the guest's memory.
 const MAX_CONFIG_BYTES: u64 = 1 << 20;
 
-/// A file to read.
-pub(super) struct Choice {
+pub(super) struct ChosenFile {
     path: PathBuf,
     must_exist: bool,
 }
 
-/// The file that counts: the `named` one, else that of the environment, else the first default one
-/// that exists.
-pub(super) fn choose(named: Option<PathBuf>, env: Option<PathBuf>, dirs: &[&Path]) -> Choice {
+/// The `named` file, else that of the environment, else the first default one that exists.
+pub(super) fn choose(named: Option<PathBuf>, env: Option<PathBuf>, dirs: &[&Path]) -> ChosenFile {
     let must_exist = named.is_some();
     let path = named
         .or(env)
         .unwrap_or_else(|| first_existing(dirs, CONF_FILE));
-    Choice { path, must_exist }
+    ChosenFile { path, must_exist }
 }
 
 /// `name` in the first of `dirs` that has it, else in the first.
 pub(super) fn first_existing(dirs: &[&Path], name: &str) -> PathBuf {
-    // A link that leads nowhere exists too: reading it will tell.
-    let found = dirs
-        .iter()
-        .map(|dir| dir.join(name))
-        .find(|path| path.symlink_metadata().is_ok());
+    let paths: Vec<PathBuf> = dirs.iter().map(|dir| dir.join(name)).collect();
+    // A dangling link is chosen, too, so that reading it reports the mistake.
+    let found = paths.iter().find(|path| path.symlink_metadata().is_ok());
     found
-        .or_else(|| dirs.first().map(|dir| dir.join(name)))
-        .unwrap_or_else(|| name.into())
+        .or(paths.first())
+        .map_or_else(|| name.into(), PathBuf::clone)
 }
 
-/// Applies the file to `config`; the error is the whole text to print.
-pub(super) fn load(config: &mut Config, choice: &Choice) -> Result<(), String> {
-    let fail = |reason: &dyn std::fmt::Display| {
-        format!(
-            "error loading configuration from path: {}, {reason}",
-            choice.path.display()
-        )
-    };
-    let text = match read(&choice.path) {
-        Ok(text) => text,
-        Err(Failure::Io(error)) if error.kind() == io::ErrorKind::NotFound => {
-            if choice.must_exist {
-                return Err(fail(&format_args!(
-                    "{}: check the path after -c",
-                    strerror(&error)
-                )));
-            }
-            return Ok(());
-        }
-        Err(Failure::Io(error)) => {
-            return Err(fail(&format_args!(
-                "{}: make it readable for the agent",
-                strerror(&error)
-            )));
-        }
-        Err(Failure::Other(reason)) => return Err(fail(&reason)),
-    };
-    let entries = keyfile::parse(&text).map_err(|problem| fail(&problem))?;
-    apply(config, &entries, &choice.path).map_err(|problem| fail(&problem))
+/// Why the file cannot be used; the beginning of the text is that of QEMU's agent.
+pub(super) struct FileError {
+    path: PathBuf,
+    cause: FileErrorCause,
 }
 
-enum Failure {
+enum FileErrorCause {
     Io(io::Error),
-    Other(&'static str),
+    NotRegular,
+    TooLarge,
+    Syntax(Problem),
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Failure::Io(error)
+impl fmt::Display for FileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        write!(f, "error loading configuration from path: {path}, ")?;
+        match &self.cause {
+            FileErrorCause::Io(error) if error.kind() == io::ErrorKind::NotFound => {
+                write!(f, "{}; check the path after -c", strerror(error))
+            }
+            FileErrorCause::Io(error) => {
+                write!(f, "{}; make it readable for the agent", strerror(error))
+            }
+            FileErrorCause::NotRegular => {
+                f.write_str("Not a regular file; name a configuration file")
+            }
+            FileErrorCause::TooLarge => f.write_str("larger than 1 MiB; name a configuration file"),
+            FileErrorCause::Syntax(problem) => problem.fmt(f),
+        }
     }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Failure> {
-    // Opening a FIFO would wait for a writer.
+impl From<io::Error> for FileErrorCause {
+    fn from(error: io::Error) -> Self {
+        FileErrorCause::Io(error)
+    }
+}
+
+/// Applies the file to `config`.
+pub(super) fn load(config: &mut Config, choice: &ChosenFile) -> Result<(), FileError> {
+    let path = &choice.path;
+    let result = match read(path) {
+        Err(FileErrorCause::Io(error))
+            if error.kind() == io::ErrorKind::NotFound && !choice.must_exist =>
+        {
+            Ok(())
+        }
+        Err(cause) => Err(cause),
+        Ok(text) => keyfile::parse(&text)
+            .and_then(|entries| apply(config, &entries, path))
+            .map_err(FileErrorCause::Syntax),
+    };
+    result.map_err(|cause| FileError {
+        path: path.clone(),
+        cause,
+    })
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, FileErrorCause> {
+    // Without O_NONBLOCK opening a FIFO would wait for a writer.
     let file = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
     if !file.metadata()?.is_file() {
-        return Err(Failure::Other(
-            "Not a regular file: name a configuration file",
-        ));
+        return Err(FileErrorCause::NotRegular);
     }
     let mut text = Vec::new();
+    // The size of the metadata is not enough: the file may grow meanwhile.
     file.take(MAX_CONFIG_BYTES + 1).read_to_end(&mut text)?;
     if text.len() as u64 > MAX_CONFIG_BYTES {
-        return Err(Failure::Other(
-            "larger than 1 MiB: name a configuration file",
-        ));
+        return Err(FileErrorCause::TooLarge);
     }
     Ok(text)
 }
 
-/// Values are taken in the table's order and of repeated keys only the last counts, so a bad value
-/// that is overridden does no harm.
+/// Values are read in the order of the table, and of repeated keys only the last, as QEMU's agent does by way of GLib: an
+/// invalid value that is overridden later does no harm.
 fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), Problem> {
+    let place = |entry: &Entry<'_>| format!("{} (line {})", path.display(), entry.line);
     let mut last: HashMap<(Group, &str), &Entry<'_>> = HashMap::new();
     for entry in entries {
-        let Some(group) = Group::ALL
-            .into_iter()
-            .find(|group| group.name() == entry.group)
-        else {
+        let mut groups = Group::ALL.into_iter();
+        let Some(group) = groups.find(|group| group.name() == entry.group) else {
             continue;
         };
-        let mut warn = |text: String| {
-            let text = warning(path, entry, group, &text);
-            config.warnings.push(text);
-        };
-        if let Some(oddity) = oddity(group, &entry.key) {
-            warn(oddity);
+        if let Some(warning) = check_key(group, &entry.key) {
+            config.warnings.push(format!("{}: {warning}", place(entry)));
         }
         if let Some(earlier) = last.insert((group, &entry.key), entry) {
-            warn(format!(
-                "stands in line {} too: only the last one counts",
+            config.warnings.push(format!(
+                "{}: key '{}' in {group} is also in line {}; the last one is used",
+                place(entry),
+                entry.key,
                 earlier.line
             ));
         }
@@ -143,66 +150,74 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
         let Some((group, key)) = spec.key else {
             continue;
         };
+        // An old spelling first: the present one wins, or adds to its list.
         for key in spec.old.iter().copied().chain([key]) {
             let Some(entry) = last.get(&(group, key)) else {
                 continue;
             };
-            let complaint = match apply_entry(config, spec, entry) {
-                Ok(complaint) => complaint,
-                Err(problem) if group == Group::Own => Some(format!(
-                    "is ignored: {}: {}",
-                    problem.reason, problem.advice
-                )),
-                Err(problem) => return Err(problem),
+            let warning = match apply_entry(config, spec, group, entry) {
+                Err(problem) if group == Group::Own => {
+                    Some(format!(": {}; ignored; {}", problem.reason, problem.advice))
+                }
+                applied => applied?.map(|why| {
+                    // The value was read, so it is a string.
+                    let value = entry.string().unwrap_or_default();
+                    format!(": {key}={} in {group} {why}", keyfile::excerpt(&value))
+                }),
             };
-            if let Some(complaint) = complaint {
-                let text = warning(path, entry, group, &complaint);
-                config.warnings.push(text);
+            if let Some(warning) = warning {
+                config.warnings.push(place(entry) + &warning);
             }
         }
     }
     Ok(())
 }
 
-/// Takes one entry over; answers what makes no sense about its value.
+/// Applies one entry; returns why its value is invalid, and what is used instead.
 fn apply_entry(
     config: &mut Config,
     spec: &Spec,
+    group: Group,
     entry: &Entry<'_>,
 ) -> Result<Option<String>, Problem> {
     match spec.arg {
-        Arg::Switch => {
-            config.switch(spec.id, entry.boolean()?);
+        // Only the values that QEMU's agent accepts: a file that one agent refuses must not work with the other.
+        Arg::Switch if group == Group::General => {
+            config.set_switch(spec.id, entry.boolean()?);
             Ok(None)
         }
+        Arg::Switch => Ok(match keyfile::parse_boolean(&entry.string()?) {
+            Ok(value) => {
+                config.set_switch(spec.id, value);
+                None
+            }
+            Err(why) => Some(why + "; ignored"),
+        }),
         Arg::Value(_) | Arg::Attached(_) | Arg::List(_) => {
-            Ok(config.set(spec.id, OsStr::new(&entry.string()?)).err())
+            let value = entry.string()?;
+            Ok(config.set_value(spec.id, OsStr::new(&value)).err())
         }
     }
 }
 
-fn warning(path: &Path, entry: &Entry<'_>, group: Group, text: &str) -> String {
-    let (path, line, key) = (path.display(), entry.line, &entry.key);
-    format!("{path}, line {line}: key '{key}' in {group} {text}")
-}
-
-/// What is odd about a key, if anything.
-fn oddity(group: Group, key: &str) -> Option<String> {
+/// A warning if the key is not one of the group's, or is an old spelling.
+fn check_key(group: Group, key: &str) -> Option<String> {
     if options::by_key(group, key).is_some() {
         return None;
     }
     if let Some((_, new)) = options::by_old_key(group, key).and_then(|spec| spec.key) {
-        return Some(format!("is an old spelling, understood as '{new}'"));
+        return Some(format!(
+            "key '{key}' in {group} is an old spelling; read as '{new}'"
+        ));
     }
-    let meant = OPTIONS
-        .iter()
-        .find(|spec| spec.long == key)
-        .and_then(|spec| spec.key);
-    Some(match meant {
+    let same_option = OPTIONS.iter().find(|spec| spec.long == key);
+    Some(match same_option.and_then(|spec| spec.key) {
         Some((right, name)) if name == key => {
-            format!("belongs to {right} and is ignored: move it there")
+            format!("key '{key}' in {group} belongs to {right}; ignored; move it there")
         }
-        Some((_, right)) => format!("is unknown and ignored: did you mean '{right}'?"),
-        None => "is unknown and ignored: check its spelling".into(),
+        Some((_, right)) => {
+            format!("unknown key '{key}' in {group}; ignored; did you mean '{right}'?")
+        }
+        None => format!("unknown key '{key}' in {group}; ignored; check its spelling"),
     })
 }

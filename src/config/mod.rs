@@ -1,10 +1,10 @@
-//! Options and configuration file (floor 5): what the operator asked for, as a [`Config`].
+//! Command line and configuration file (floor 5), as a [`Config`].
 //!
-//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`crate::keyfile`], [`mod@file`]),
-//! the help and the dump ([`show`]). The command line is scanned once for `-c`, the file is read,
-//! then the command line is applied on top: scalars are replaced, lists add up. Nothing is opened
-//! here but the file, and nothing is printed: the caller prints what an [`Action`] or a
-//! [`ConfigError`] holds, and logs [`Config::warnings`] once the log is up.
+//! One table ([`options`]) drives the command line ([`getopt`]), the file ([`mod@file`]), the help and the dump
+//! ([`show`]). The command line is scanned once for `-c`, the file is read, then the command line is applied on top:
+//! scalars are replaced, lists add up. Nothing is opened here but the file, and nothing is printed: the caller prints
+//! the text of an [`Action`] or a [`ConfigError`], and logs [`Config::warnings`] when the log works. `app` starts the
+//! agent with this, and the tools read the running agent's configuration by it.
 
 mod file;
 pub mod getopt;
@@ -18,21 +18,21 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::freeze::policy::{self, FreezeLimits, FreezeMode, FreezePolicy, Pattern};
+use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::hooks::locate;
 use crate::hooks::settings::HookConfig;
 use crate::hooks::sources::vmware;
 use crate::keyfile;
+use crate::transport;
 use getopt::Found;
 use options::{CONF_DIRS, HOOK_FILE, Id, PIDFILE, STATEDIR};
 
-/// What the command line asks for.
+/// What the command line requests.
 #[derive(Debug)]
 pub enum Action {
     /// Run the agent.
     Run(Config),
-    /// Print [`Config::dump`] and exit. Comes after socket activation is known
-    /// ([`Config::use_activated_socket`]).
+    /// Print [`Config::dump`] and exit, after [`Config::use_activated_socket`].
     DumpConf(Config),
     /// Print this text and exit.
     Help(String),
@@ -42,24 +42,23 @@ pub enum Action {
     ListCommands,
 }
 
-/// How the channel is made.
+/// The kind of channel to the host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Method {
     /// A virtio-serial port.
     VirtioSerial,
-    /// A serial line.
+    /// A serial port.
     IsaSerial,
     /// A listening Unix socket.
     UnixListen,
     /// A listening vsock.
     VsockListen,
-    /// Something else: refused when the channel is to be opened.
+    /// Refused when the channel is opened, not before: `--dump-conf` shows it, as with QEMU's agent.
     Unknown(String),
 }
 
 impl Method {
-    /// The method of that name.
-    pub fn from_name(name: &str) -> Method {
+    pub(crate) fn from_name(name: &str) -> Method {
         match name {
             "virtio-serial" => Method::VirtioSerial,
             "isa-serial" => Method::IsaSerial,
@@ -69,7 +68,7 @@ impl Method {
         }
     }
 
-    /// The name, as it is given to `-m`.
+    /// The name for `-m`.
     pub fn name(&self) -> &str {
         match self {
             Method::VirtioSerial => "virtio-serial",
@@ -80,8 +79,7 @@ impl Method {
         }
     }
 
-    /// The path that is used when none is given.
-    pub fn default_path(&self) -> Option<&'static Path> {
+    pub(crate) fn default_path(&self) -> Option<&'static Path> {
         match self {
             Method::VirtioSerial => Some(Path::new("/dev/virtio-ports/org.qemu.guest_agent.0")),
             Method::IsaSerial => Some(Path::new("/dev/ttyS0")),
@@ -90,9 +88,10 @@ impl Method {
     }
 }
 
-/// An allow or a block list: the entries of each option that was given, the file's first.
+/// A list of commands to allow or block: the entries of each option that was given, those of the file first. The
+/// options are kept apart because the dump reverses each of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct RpcList(Vec<Vec<String>>);
+pub(crate) struct RpcList(Vec<Vec<String>>);
 
 impl RpcList {
     /// Adds the entries of one option or key. An empty value adds none; nothing is trimmed.
@@ -102,52 +101,42 @@ impl RpcList {
         }
     }
 
-    /// Whether no entry was given: then there is no such list.
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    /// All entries, as they were given.
-    pub fn names(&self) -> impl Iterator<Item = &str> {
+    /// The entries as they were given, for the dump.
+    fn entries(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flatten().map(String::as_str)
     }
 
-    /// Whether `name` is an entry, literally.
-    pub fn contains(&self, name: &str) -> bool {
-        self.names().any(|entry| entry == name)
+    /// All names: the entries without the blanks around them.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries().map(str::trim_ascii)
     }
 }
 
 /// The configuration in effect.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Config {
-    /// How the channel is made.
+    /// The kind of channel to the host.
     pub method: Method,
-    /// Device, socket or `<cid>:<port>`; `None` only when the service manager passed the socket.
-    pub path: Option<PathBuf>,
-    /// Log file; `None`: stderr.
-    pub logfile: Option<PathBuf>,
-    /// Pid file, written with `daemon`.
-    pub pidfile: PathBuf,
-    /// The hook as it was configured; what to run is told by [`Config::hook`].
-    pub fsfreeze_hook: Option<PathBuf>,
-    /// State directory.
-    pub statedir: PathBuf,
-    /// Log everything.
-    pub verbose: bool,
-    /// Go to the background.
-    pub daemon: bool,
+    /// Device, socket or `<cid>:<port>`; `None` only if the service manager passed the socket.
+    pub(crate) path: Option<PathBuf>,
+    /// `None`: standard error.
+    pub(crate) logfile: Option<PathBuf>,
+    /// Written only with `daemon`.
+    pub(crate) pidfile: PathBuf,
+    /// The hook as configured; [`Config::hook`] is the one to run.
+    pub(crate) fsfreeze_hook: Option<PathBuf>,
+    pub(crate) statedir: PathBuf,
+    pub(crate) verbose: bool,
+    pub(crate) daemon: bool,
     /// Reopen a lost channel.
-    pub retry_path: bool,
-    /// Which filesystems are frozen, and what is an error.
-    pub policy: FreezePolicy,
-    /// How long a freeze and its steps may take.
-    pub limits: FreezeLimits,
+    pub(crate) retry_path: bool,
+    pub(crate) policy: FreezePolicy,
+    pub(crate) limits: FreezeLimits,
     /// Commands that are refused.
-    pub block_rpcs: RpcList,
-    /// If not empty, the only commands that are answered.
-    pub allow_rpcs: RpcList,
-    /// What is odd about the configuration, one sentence each, for the log.
+    pub(crate) block_rpcs: RpcList,
+    /// If not empty, the only commands that are allowed.
+    pub(crate) allow_rpcs: RpcList,
+    /// Mistakes that do not keep the agent from starting, one line each, for the log.
     pub warnings: Vec<String>,
 }
 
@@ -173,27 +162,27 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The hook to run at freeze and thaw. `None` when there is none, and for `/dev/null`, which
-    /// the configuration of RHEL and Fedora documents as the way to switch the hook off.
-    pub fn hook(&self) -> Option<&Path> {
+    /// The hook to run at freeze and thaw. `None` also for `/dev/null`, which the configuration file of RHEL and Fedora
+    /// documents as the way to switch the hook off.
+    pub(crate) fn hook(&self) -> Option<&Path> {
         self.fsfreeze_hook
             .as_deref()
             .filter(|hook| *hook != Path::new("/dev/null"))
     }
 
-    /// The service manager passed a listening socket of that kind: it replaces method and path,
-    /// wherever they came from.
-    pub fn use_activated_socket(&mut self, method: Method) {
+    /// A listening socket that the service manager passed replaces method and path, whatever has set them.
+    pub(crate) fn use_activated_socket(&mut self, method: Method) {
         self.method = method;
         self.path = None;
     }
 
-    /// Takes over what VMware's tools.conf says of filesystems, if the hooks' settings use its scripts.
-    fn adopt_tools_conf(&mut self) {
+    /// Applies the settings for filesystems in VMware's tools.conf, if the hooks' settings use its scripts: who
+    /// migrates expects his exclusions to hold.
+    fn apply_tools_conf(&mut self) {
         let Some(master) = self.hook() else {
             return;
         };
-        // What is wrong with these settings fails the freeze itself.
+        // An error in these settings is not reported here: the hook master reports it and fails the freeze.
         let rules = HookConfig::read(&locate::conf_beside(&locate::dir_of(master)));
         let Some(conf) = rules.ok().and_then(|rules| vmware::tools_conf(&rules)) else {
             return;
@@ -204,7 +193,7 @@ impl Config {
                 for glob in conf.exclude {
                     match Pattern::parse(&glob) {
                         Ok(pattern) => self.policy.exclude.push(pattern),
-                        Err(why) => self.warnings.push(format!("tools.conf: {why}: ignored")),
+                        Err(why) => self.warnings.push(format!("tools.conf: {why}; ignored")),
                     }
                 }
             }
@@ -212,8 +201,7 @@ impl Config {
         }
     }
 
-    /// Sets a switch.
-    fn switch(&mut self, id: Id, value: bool) {
+    fn set_switch(&mut self, id: Id, value: bool) {
         match id {
             Id::Daemon => self.daemon = value,
             Id::Verbose => self.verbose = value,
@@ -228,101 +216,123 @@ impl Config {
     /// Sets a scalar or adds to a list.
     ///
     /// # Errors
-    /// The value makes no sense: what is wrong, and what counts instead. Only options of our own
-    /// complain; the original takes anything.
-    fn set(&mut self, id: Id, value: &OsStr) -> Result<(), String> {
+    /// The value is invalid: why, and what is used instead. Only options of our own have this error; QEMU's agent
+    /// accepts any value of its options.
+    fn set_value(&mut self, id: Id, value: &OsStr) -> Result<(), String> {
+        let text = value.to_string_lossy();
         match id {
-            Id::Method => self.method = Method::from_name(&value.to_string_lossy()),
+            Id::Method => self.method = Method::from_name(&text),
             Id::Path => self.path = Some(value.into()),
             Id::LogFile => self.logfile = Some(value.into()),
             Id::PidFile => self.pidfile = value.into(),
             Id::FsfreezeHook => self.fsfreeze_hook = Some(value.into()),
             Id::StateDir => self.statedir = value.into(),
-            Id::BlockRpcs => self.block_rpcs.add(&value.to_string_lossy()),
-            Id::AllowRpcs => self.allow_rpcs.add(&value.to_string_lossy()),
-            Id::FsfreezeMode => return self.set_mode(&value.to_string_lossy()),
-            Id::FsfreezeInclude => return add_patterns(&mut self.policy.include, value),
-            Id::FsfreezeExclude => return add_patterns(&mut self.policy.exclude, value),
-            Id::FsfreezeOptional => return add_patterns(&mut self.policy.optional, value),
+            Id::BlockRpcs => self.block_rpcs.add(&text),
+            Id::AllowRpcs => self.allow_rpcs.add(&text),
+            Id::FsfreezeMode => {
+                let mode = FreezeMode::parse(text.trim_ascii());
+                // Also after an earlier, valid value: more is frozen rather than less.
+                self.policy.freeze = mode.unwrap_or_default();
+                return mode
+                    .map(drop)
+                    .ok_or_else(|| "is none of all, hooks-only and off; using all".into());
+            }
+            Id::FsfreezeInclude => return add_patterns(&mut self.policy.include, &text),
+            Id::FsfreezeExclude => return add_patterns(&mut self.policy.exclude, &text),
+            Id::FsfreezeOptional => return add_patterns(&mut self.policy.optional, &text),
             Id::FsfreezeHoldLimit => {
-                return set_limit(
-                    &mut self.limits.hold,
-                    FreezeLimits::DEFAULT_HOLD_SECONDS,
-                    value,
-                );
+                let default = FreezeLimits::DEFAULT_HOLD_SECONDS;
+                return set_limit(&mut self.limits.hold, default, &text);
             }
             Id::FsfreezeStepLimit => {
-                return set_limit(
-                    &mut self.limits.step,
-                    FreezeLimits::DEFAULT_STEP_SECONDS,
-                    value,
-                );
+                let default = FreezeLimits::DEFAULT_STEP_SECONDS;
+                return set_limit(&mut self.limits.step, default, &text);
             }
             _takes_no_value => {}
         }
         Ok(())
     }
 
-    fn set_mode(&mut self, value: &str) -> Result<(), String> {
-        let mode = FreezeMode::parse(value.trim_ascii());
-        self.policy.freeze = mode.unwrap_or_default();
-        match mode {
-            Some(_) => Ok(()),
-            None => Err(format!(
-                "has the value '{}', which is none of all, hooks-only and off: all is taken",
-                keyfile::shown(value)
-            )),
+    /// Applies the options of the command line; an action if one of them asks for it.
+    fn apply_command_line(
+        &mut self,
+        found: Vec<Found>,
+        program: &str,
+        dirs: &[&Path],
+    ) -> Result<Option<Action>, ConfigError> {
+        for found in found {
+            match found {
+                Found::Bad(text) => {
+                    return Err(ConfigError {
+                        stdout: format!(
+                            "Unknown option, try '{program} --help' for more information.\n"
+                        ),
+                        ..ConfigError::new(program, text)
+                    });
+                }
+                Found::Option(Id::Help, _) => return Ok(Some(Action::Help(show::help(program)))),
+                Found::Option(Id::Version, _) => {
+                    return Ok(Some(Action::Version(show::version() + "\n")));
+                }
+                Found::Option(Id::BlockRpcs | Id::AllowRpcs, Some(value))
+                    if value == "help" || value == "?" =>
+                {
+                    return Ok(Some(Action::ListCommands));
+                }
+                Found::Option(Id::FsfreezeHook, None) => {
+                    self.fsfreeze_hook = Some(file::first_existing(dirs, HOOK_FILE));
+                }
+                Found::Option(id, Some(value)) => {
+                    if let (Err(why), Some(spec)) = (self.set_value(id, &value), options::by_id(id))
+                    {
+                        let value = keyfile::excerpt(&value.to_string_lossy());
+                        self.warnings.push(format!("--{}={value} {why}", spec.long));
+                    }
+                }
+                Found::Option(id, None) => self.set_switch(id, true),
+            }
         }
+        Ok(None)
     }
 }
 
-/// Adds a comma separated list of patterns; blanks around a pattern do not count.
-fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(), String> {
-    let mut wrong = Vec::new();
-    let value = value.to_string_lossy();
+/// Adds a comma-separated list of patterns; blanks around a pattern are ignored.
+fn add_patterns(list: &mut Vec<Pattern>, value: &str) -> Result<(), String> {
+    let mut faults = Vec::new();
     for text in value.split(',').map(str::trim_ascii) {
         match Pattern::parse(text) {
             Ok(pattern) => list.push(pattern),
+            // An empty list, or a comma at its end.
             Err(_) if text.is_empty() => {}
-            Err(why) => wrong.push(keyfile::shown(&why.to_string())),
+            Err(why) => faults.push(keyfile::excerpt(&why.to_string())),
         }
     }
-    match wrong[..] {
-        [] => Ok(()),
-        _ => Err(format!("is ignored where {}", wrong.join(", and where "))),
+    if faults.is_empty() {
+        return Ok(());
     }
+    Err(format!("is partly ignored: {}", faults.join(", ")))
 }
 
-/// Sets a limit; for nonsense the default is taken.
-fn set_limit(limit: &mut Option<Duration>, default: u64, value: &OsStr) -> Result<(), String> {
-    let value = value.to_string_lossy();
-    let read = policy::seconds(&value);
-    *limit = match &read {
-        Ok(limit) => *limit,
-        Err(_) => Some(Duration::from_secs(default)),
-    };
-    match read {
-        Ok(_) => Ok(()),
-        Err(why) => Err(format!(
-            "has the value '{}', which {why}: {default} is taken",
-            keyfile::shown(&value)
-        )),
-    }
+/// Sets a limit, to its default if the value is invalid: without a limit a freeze could last indefinitely.
+fn set_limit(limit: &mut Option<Duration>, default: u64, value: &str) -> Result<(), String> {
+    let parsed = keyfile::parse_time_limit(value);
+    *limit = parsed.clone().unwrap_or(Some(Duration::from_secs(default)));
+    parsed
+        .map(drop)
+        .map_err(|why| format!("{why}; using {default}"))
 }
 
-/// Why the agent cannot start with this configuration: what to print on which stream. The exit
+/// Why the agent cannot start with this configuration: what to print on which stream, line ends included. The exit
 /// status is [`ConfigError::EXIT_STATUS`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
-    /// For standard error, line ends included.
-    pub stderr: String,
-    /// For standard output, line ends included; mostly empty.
-    pub stdout: String,
+    pub(crate) stderr: String,
+    /// Mostly empty.
+    pub(crate) stdout: String,
 }
 
 impl ConfigError {
-    /// The exit status of every such error.
-    pub const EXIT_STATUS: u8 = 1;
+    pub(crate) const EXIT_STATUS: u8 = 1;
 
     fn new(program: &str, text: impl fmt::Display) -> Self {
         ConfigError {
@@ -340,21 +350,19 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads the command line (`args`, the program's name first), the environment and the
-/// configuration file.
+/// Reads the command line (`args`, the program's name first), the environment and the configuration file.
 ///
-/// Call it before the socket of the service manager is taken, which removes the variables that
-/// announce it.
+/// Call it before [`crate::sys::activation::receive`], which removes the variables that announce a socket.
 ///
 /// # Errors
-/// An option or the file cannot be understood, or a path is missing: the text says what to do.
+/// An option or the file cannot be understood, or a path is missing.
 pub fn parse(
     args: &[OsString],
     env: &dyn Fn(&str) -> Option<OsString>,
 ) -> Result<Action, ConfigError> {
     let mut action = parse_in(args, env, &CONF_DIRS.map(Path::new))?;
     if let Action::Run(config) | Action::DumpConf(config) = &mut action {
-        config.adopt_tools_conf();
+        config.apply_tools_conf();
     }
     Ok(action)
 }
@@ -370,58 +378,34 @@ fn parse_in(
         [] => ("qemu-ga".into(), args),
     };
     let found = getopt::scan(args);
+    let dumps = found
+        .iter()
+        .any(|found| matches!(found, Found::Option(Id::DumpConf, _)));
     let mut config = Config::default();
-
     let file = file::choose(named_file(args), env("QGA_CONF").map(PathBuf::from), dirs);
+    // Before the options, which are applied on top of it.
     file::load(&mut config, &file).map_err(|error| ConfigError::new(&program, error))?;
-
-    let mut dump = false;
-    for found in found {
-        match found {
-            Found::Bad(complaint) => {
-                return Err(ConfigError {
-                    stdout: format!(
-                        "Unknown option, try '{program} --help' for more information.\n"
-                    ),
-                    ..ConfigError::new(&program, complaint)
-                });
-            }
-            Found::Option(Id::Help, _) => return Ok(Action::Help(show::help(&program))),
-            Found::Option(Id::Version, _) => return Ok(Action::Version(show::version() + "\n")),
-            Found::Option(Id::DumpConf, _) => dump = true,
-            Found::Option(Id::BlockRpcs | Id::AllowRpcs, Some(value))
-                if value == "help" || value == "?" =>
-            {
-                return Ok(Action::ListCommands);
-            }
-            Found::Option(Id::FsfreezeHook, None) => {
-                config.fsfreeze_hook = Some(file::first_existing(dirs, HOOK_FILE));
-            }
-            Found::Option(id, Some(value)) => {
-                if let (Err(complaint), Some(spec)) = (config.set(id, &value), options::by_id(id)) {
-                    let text = format!("option '--{}' {complaint}", spec.long);
-                    config.warnings.push(text);
-                }
-            }
-            Found::Option(id, None) => config.switch(id, true),
-        }
+    if let Some(action) = config.apply_command_line(found, &program, dirs)? {
+        return Ok(action);
     }
-
-    if activated(env) {
+    // The variables decide here; the socket itself is received later.
+    if is_activated(env) {
         config.path = None;
     } else if config.path.is_none() {
-        config.path = config.method.default_path().map(Path::to_owned);
-        if config.path.is_none() {
-            return Err(ConfigError::new(
-                &program,
-                format_args!(
+        let path = config.method.default_path().ok_or_else(|| {
+            let text = match &config.method {
+                // No path would make it work.
+                Method::Unknown(name) => transport::unknown_method(name),
+                method => format!(
                     "must specify a path for this channel: add -p PATH for the method '{}'",
-                    config.method.name()
+                    method.name()
                 ),
-            ));
-        }
+            };
+            ConfigError::new(&program, text)
+        })?;
+        config.path = Some(path.to_owned());
     }
-    Ok(if dump {
+    Ok(if dumps {
         Action::DumpConf(config)
     } else {
         Action::Run(config)
@@ -429,7 +413,7 @@ fn parse_in(
 }
 
 /// The configuration file that these arguments, without the program's name, ask for.
-pub fn named_file(args: &[OsString]) -> Option<PathBuf> {
+pub(crate) fn named_file(args: &[OsString]) -> Option<PathBuf> {
     let mut found = getopt::scan(args).into_iter().rev();
     found.find_map(|found| match found {
         Found::Option(Id::Config, path) => path.map(PathBuf::from),
@@ -437,9 +421,9 @@ pub fn named_file(args: &[OsString]) -> Option<PathBuf> {
     })
 }
 
-/// Whether the environment says that the service manager passed sockets to this process
-/// (sd_listen_fds(3)): then a path is neither needed nor used.
-fn activated(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
+/// Whether the environment says that the service manager passed sockets to this process (sd_listen_fds(3)): then a path
+/// is neither needed nor used.
+fn is_activated(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     let number = |name| env(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
     number("LISTEN_PID") == Some(std::process::id()) && number("LISTEN_FDS").is_some_and(|n| n > 0)
 }

@@ -140,7 +140,7 @@ impl Config {
 }
 
 fn seconds(limit: Option<Duration>) -> Vec<u8> {
-    let number = limit.map_or(0, |limit| limit.as_secs());
+    let number = limit.unwrap_or_default().as_secs_f64();
     number.to_string().into_bytes()
 }
 

@@ -35,7 +35,9 @@ pub fn find(pool: &Pool, roots: &[Arc<Root>]) -> Vec<Vec<Writer>> {
         let find = |root: &Arc<Root>| {
             let descriptor = root.as_fd().as_raw_fd().to_string();
             let device = device_of(&system, Path::new("/proc/self"), &descriptor);
-            device.map_or_else(Vec::new, |device| writers::find(&system, device, until))
+            device.map_or_else(Vec::new, |device| {
+                writers::find_writers(&system, device, until)
+            })
         };
         Ok(all.iter().map(find).collect())
     };
@@ -49,7 +51,7 @@ pub fn find(pool: &Pool, roots: &[Arc<Root>]) -> Vec<Vec<Writer>> {
 pub fn abort_connections(writers: Option<&[Vec<Writer>]>) -> bool {
     let system = System::host();
     let mut found_any = false;
-    if !writers::is_awaited(&system) {
+    if !writers::is_freeze_waiting(&system) {
         return found_any;
     }
     for entry in std::fs::read_dir(CONNECTIONS).into_iter().flatten() {

@@ -18,6 +18,7 @@ use super::root::Root;
 use crate::deadline::{Batch, Pool};
 use crate::hooks::journal::{RunInfo, is_open};
 use crate::hooks::{ANY_RUN, Phase, ThawReason, invoke};
+use crate::logging;
 use crate::probe::mountinfo::{DeviceNumber, Mount};
 use crate::probe::shutdown;
 use crate::probe::write_counters::WriteCounters;
@@ -33,14 +34,6 @@ use step::step;
 
 const SYS: &str = "/sys";
 
-/// Holds log lines back while filesystems are frozen.
-pub trait Gate: Send {
-    /// Keeps lines in memory from now on.
-    fn shut(&self);
-    /// Writes lines again, the kept ones first.
-    fn open(&self);
-}
-
 /// FIFREEZE calls, and the filesystems that they freeze.
 type PendingFreeze = (Batch<Arc<Root>>, Vec<Arc<Root>>);
 
@@ -50,7 +43,6 @@ pub struct LinuxOps {
     hook: Option<PathBuf>,
     /// The hook master of the current freeze, if an earlier agent began it.
     inherited_hook: Option<Option<PathBuf>>,
-    gate: Box<dyn Gate>,
     step_limit: Option<Duration>,
     /// RCU grace periods are not expedited.
     keeps_rcu: bool,
@@ -82,7 +74,6 @@ impl LinuxOps {
     pub fn new(
         state: StateDir,
         hook: Option<PathBuf>,
-        gate: Box<dyn Gate>,
         step_limit: Option<Duration>,
         keeps_rcu: bool,
     ) -> Self {
@@ -90,7 +81,6 @@ impl LinuxOps {
             state,
             hook,
             inherited_hook: None,
-            gate,
             step_limit,
             keeps_rcu,
             mounts: Vec::new(),
@@ -205,7 +195,7 @@ impl SystemOps for LinuxOps {
     fn enter_frozen_section(&mut self, at_once: usize) {
         step("enter_frozen_section");
         self.is_in_frozen_section = true;
-        self.gate.shut();
+        logging::hold_lines();
         self.pool.reserve(at_once);
         // After the threads have started, so that their stacks are locked, too.
         if let Err(e) = memory::lock_all() {
@@ -222,7 +212,7 @@ impl SystemOps for LinuxOps {
             tracing::debug!("memory stays locked: {}", strerror(&e));
         }
         self.pool = Pool::default();
-        self.gate.open();
+        logging::release_lines();
     }
 
     fn release_resources(&mut self) {
@@ -239,7 +229,7 @@ impl SystemOps for LinuxOps {
     }
 
     fn is_system_stopping(&self) -> bool {
-        shutdown::is_under_way()
+        shutdown::is_in_progress()
     }
 
     fn now(&mut self) -> Duration {

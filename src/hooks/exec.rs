@@ -147,9 +147,9 @@ pub fn run_once(
         .args(&command.args)
         .family(family)
         .tracked()
-        .deadline(time)
-        .grace(policy.kill_after)
-        .cap(0);
+        .timeout(time)
+        .kill_grace(policy.kill_after)
+        .output_limit(0);
     child = with_user(with_environment(child, environment(hook_run, time)), user);
     if let Some(stop) = hook_run.stop.as_ref().and_then(|fd| fd.try_clone().ok()) {
         child = child.cancel_on(stop);

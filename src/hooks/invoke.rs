@@ -96,7 +96,7 @@ pub fn invoke(program: &Path, phase: Phase, mut invocation: Invocation) -> Maste
             .deadline
             .map(|all| all.saturating_sub(started.elapsed()));
         let outcome = child(program, phase, &mut invocation, records.as_ref())
-            .deadline(left)
+            .timeout(left)
             .stopped_limit(STOPPED_MASTER_TIMEOUT)
             .run();
         if let Some(records) = &records {
@@ -155,7 +155,7 @@ fn child(
         .arg(phase.as_str())
         .announce(std::mem::take(&mut invocation.announcements));
     if let Some(grace) = invocation.grace {
-        child = child.grace(grace);
+        child = child.kill_grace(grace);
     }
     let cancel = invocation
         .cancel

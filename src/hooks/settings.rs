@@ -9,10 +9,9 @@ mod rules;
 
 use std::time::Duration;
 
+use crate::keyfile::{parse_boolean, parse_number, parse_seconds, parse_time_limit};
 pub use rules::{EffectiveSettings, HookConfig};
 
-/// Longest time in the settings, in seconds: a day.
-const MAX_SECONDS: f64 = 86_400.0;
 /// The last stage.
 pub const LAST_STAGE: u8 = 99;
 
@@ -97,7 +96,7 @@ impl HookSettings {
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), String> {
         let value = value.trim();
         match key {
-            "enabled" => self.enabled = boolean(value)?,
+            "enabled" => self.enabled = parse_boolean(value)?,
             "type" => {
                 self.kind = match value {
                     "once" => HookKind::Once,
@@ -112,17 +111,17 @@ impl HookSettings {
                     _ => return Err("is neither continue nor abort".into()),
                 }
             }
-            "timeout" => self.timeout = limit(value)?,
-            "kill-after" => self.kill_after = seconds(value)?,
-            "retries" => self.retries = number(value, 100)?,
-            "retry-pause" => self.retry_pause = seconds(value)?,
+            "timeout" => self.timeout = parse_time_limit(value)?,
+            "kill-after" => self.kill_after = parse_seconds(value)?,
+            "retries" => self.retries = parse_number(value, 100)?,
+            "retry-pause" => self.retry_pause = parse_seconds(value)?,
             "success" => self.success = statuses(value)?,
             "not-applicable" => self.not_applicable = statuses(value)?,
             "user" => self.user = (!value.is_empty()).then(|| value.to_owned()),
-            "stage" => self.stage = number(value, LAST_STAGE)?,
-            "parallel" => self.parallel = boolean(value)?,
-            "output-limit" => self.output_limit = number(value, u64::from(u32::MAX))?,
-            "hold-timeout" => self.hold_timeout = limit(value)?,
+            "stage" => self.stage = parse_number(value, LAST_STAGE)?,
+            "parallel" => self.parallel = parse_boolean(value)?,
+            "output-limit" => self.output_limit = parse_number(value, u64::from(u32::MAX))?,
+            "hold-timeout" => self.hold_timeout = parse_time_limit(value)?,
             _ => return Err("is not a setting of a hook".into()),
         }
         Ok(())
@@ -161,54 +160,11 @@ impl HookSettings {
     }
 }
 
-/// `yes` or `no`, or the key file's spellings of them.
-///
-/// # Errors
-/// Any other text.
-pub fn boolean(value: &str) -> Result<bool, String> {
-    match value {
-        "yes" | "true" | "1" | "on" => Ok(true),
-        "no" | "false" | "0" | "off" => Ok(false),
-        _ => Err("is neither yes nor no".into()),
-    }
-}
-
-/// A number of seconds, fractions allowed.
-///
-/// # Errors
-/// Not a number, negative, or more than a day.
-pub fn seconds(value: &str) -> Result<Duration, String> {
-    match value.parse::<f64>() {
-        Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => {
-            Ok(Duration::from_secs_f64(seconds))
-        }
-        _ => Err(format!(
-            "is not a number of seconds from 0 to {MAX_SECONDS}"
-        )),
-    }
-}
-
-/// As [`seconds`]; 0 is no limit.
-///
-/// # Errors
-/// As [`seconds`].
-pub fn limit(value: &str) -> Result<Option<Duration>, String> {
-    seconds(value).map(|limit| (!limit.is_zero()).then_some(limit))
-}
-
-fn number<N>(value: &str, most: N) -> Result<N, String>
-where
-    N: std::str::FromStr + PartialOrd + std::fmt::Display,
-{
-    let number = value.parse().ok().filter(|number| *number <= most);
-    number.ok_or_else(|| format!("is not a whole number from 0 to {most}"))
-}
-
 fn statuses(value: &str) -> Result<Vec<i32>, String> {
     let parts = value.split([';', ',']).map(str::trim);
     let numbers = parts.filter(|part| !part.is_empty());
     numbers
-        .map(|part| number(part, 255_u8).map(i32::from))
+        .map(|part| parse_number(part, 255_u8).map(i32::from))
         .collect::<Result<_, _>>()
         .map_err(|_| "is not a list of exit statuses from 0 to 255, like 0;3".to_owned())
 }

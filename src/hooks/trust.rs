@@ -175,7 +175,7 @@ fn check_one(path: &Path, file: &File, leaf: bool) -> Result<(), TrustFault> {
     // With an access control list the group bits are the list's mask (acl(5)), so they may be set without the
     // group being able to write, and the list may name other users.
     if found.is_none() && data.mode() & GROUP_WRITE != 0 && !is_excused(&data, leaf) {
-        let writers = acl::writers(file).map_err(|error| unseen(path, &error))?;
+        let writers = acl::read_writers(file).map_err(|error| unseen(path, &error))?;
         let is_untrusted = |named: &Named| match named {
             Named::User(id) => *id != 0 && *id != uid,
             Named::Group(id) => *id != 0 && *id != gid,

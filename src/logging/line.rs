@@ -1,4 +1,4 @@
-//! What a line looks like: level names, the layout, and what is done to a text that would break it.
+//! The layout of a log line, and escaping a text that would break it. [`super::writer`] uses this.
 
 use crate::protocol::text::is_hidden;
 use std::borrow::Cow;
@@ -8,7 +8,6 @@ use std::time::{SystemTime, UNIX_EPOCH};
 /// Longest text of one line in bytes, without the notice that it was cut.
 pub(super) const MAX_TEXT: usize = 4096;
 
-/// The level of a log line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Level {
     Debug,
@@ -18,6 +17,7 @@ pub(super) enum Level {
 }
 
 impl Level {
+    /// GLib's names, as QEMU's agent writes them.
     fn name(self) -> &'static str {
         match self {
             Level::Debug => "debug",
@@ -26,36 +26,47 @@ impl Level {
             Level::Critical => "critical",
         }
     }
+
+    /// The level's number for syslog(3).
+    pub fn priority(self) -> u8 {
+        match self {
+            Level::Debug => 7,
+            Level::Info => 6,
+            Level::Warning => 4,
+            Level::Critical => 3,
+        }
+    }
 }
 
-/// Puts a log line, its line end included, into `out` in place of what was there.
+/// Replaces the content of `out` with a log line, including its line end.
 pub(super) fn format(out: &mut Vec<u8>, level: Level, when: SystemTime, text: &str) {
     out.clear();
+    // A clock before 1970 is shown as 0.
     let since = when.duration_since(UNIX_EPOCH).unwrap_or_default();
     let (seconds, micros) = (since.as_secs(), since.subsec_micros());
     // Writing to memory does not fail.
     let _ = writeln!(out, "{seconds}.{micros:06}: {}: {text}", level.name());
 }
 
-/// `text` as one line of bounded length. Control characters are shown escaped: what a host or a
-/// hook sent must not be able to forge lines or drive a terminal.
+/// `text` as one line of bounded length with control characters escaped: what a host or a hook has sent must not forge
+/// lines or control a terminal.
 pub(super) fn escape_control(text: &str) -> Cow<'_, str> {
-    let breaks = |c: char| is_hidden(c) && c != '\t';
+    let needs_escape = |c: char| is_hidden(c) && c != '\t';
     let text = text.trim_end_matches(['\n', '\r']);
-    if text.len() <= MAX_TEXT && !text.contains(breaks) {
+    if text.len() <= MAX_TEXT && !text.contains(needs_escape) {
         return Cow::Borrowed(text);
     }
-    let mut tame = String::with_capacity(text.len().min(MAX_TEXT) + 64);
+    let mut escaped = String::with_capacity(text.len().min(MAX_TEXT) + 64);
     for (at, c) in text.char_indices() {
-        if tame.len() + c.len_utf8() > MAX_TEXT {
-            tame += &format!(" [{} bytes cut]", text.len() - at);
+        if escaped.len() + c.len_utf8() > MAX_TEXT {
+            escaped += &format!(" [{} bytes cut]", text.len() - at);
             break;
         }
-        if breaks(c) {
-            tame.extend(c.escape_default());
+        if needs_escape(c) {
+            escaped.extend(c.escape_default());
         } else {
-            tame.push(c);
+            escaped.push(c);
         }
     }
-    Cow::Owned(tame)
+    Cow::Owned(escaped)
 }

@@ -1,7 +1,7 @@
-//! The receiver of `tracing`'s events: renders them and passes them to the log.
+//! The receiver of `tracing`'s events: renders them and passes them to the [`LogWriter`].
 //!
-//! Whether a call site logs depends on its level alone and is fixed at the start, so `tracing`
-//! caches it: a debug event costs one load where debugging is off. There are no spans.
+//! Whether a call site logs depends on its level and target alone and is fixed at the start, so `tracing` caches it: a
+//! debug event costs one load if the agent is not verbose. There are no spans, so their callbacks are empty.
 
 use std::error::Error;
 use std::fmt::{self, Write};
@@ -12,24 +12,23 @@ use tracing::level_filters::LevelFilter;
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Metadata, Subscriber};
 
-use super::core::Core;
 use super::line::Level;
+use super::writer::LogWriter;
 
-/// See the module.
 pub(super) struct LogSubscriber {
-    core: Arc<Core>,
+    writer: Arc<LogWriter>,
     limit: LevelFilter,
 }
 
 impl LogSubscriber {
-    /// Passes everything if `verbose`, else what is at least a warning.
-    pub fn new(core: Arc<Core>, verbose: bool) -> Self {
+    /// Passes everything if `verbose`, else warnings, errors and audit lines.
+    pub fn new(writer: Arc<LogWriter>, verbose: bool) -> Self {
         let limit = if verbose {
             LevelFilter::TRACE
         } else {
             LevelFilter::WARN
         };
-        LogSubscriber { core, limit }
+        LogSubscriber { writer, limit }
     }
 }
 
@@ -58,9 +57,9 @@ impl Subscriber for LogSubscriber {
         event.record(&mut text);
         text.message += &text.fields;
         if event.metadata().target() == crate::AUDIT {
-            return self.core.audit(&text.message);
+            return self.writer.audit(&text.message);
         }
-        self.core
+        self.writer
             .log(level(event.metadata().level()), text.message.trim_start());
     }
 
@@ -85,8 +84,8 @@ struct Text {
 }
 
 impl Text {
-    fn put(&mut self, field: &Field, value: &dyn fmt::Display) {
-        // Writing to memory does not fail; a value that fails to show itself stays cut short.
+    fn append(&mut self, field: &Field, value: &dyn fmt::Display) {
+        // Writing to memory does not fail; a value whose Display fails stays incomplete.
         let _ = match field.name() {
             "message" => write!(self.message, "{value}"),
             name => write!(self.fields, " {name}={value}"),
@@ -96,20 +95,20 @@ impl Text {
 
 impl Visit for Text {
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.put(field, &format_args!("{value:?}"));
+        self.append(field, &format_args!("{value:?}"));
     }
 
     fn record_str(&mut self, field: &Field, value: &str) {
         let plain = field.name() == "message"
             || !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"');
         if plain {
-            self.put(field, &value);
+            self.append(field, &value);
         } else {
-            self.put(field, &format_args!("{value:?}"));
+            self.append(field, &format_args!("{value:?}"));
         }
     }
 
     fn record_error(&mut self, field: &Field, value: &(dyn Error + 'static)) {
-        self.put(field, &value);
+        self.append(field, &value);
     }
 }

@@ -6,10 +6,10 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use std::{fs, mem};
 
-use super::core::{Core, Outputs, Target};
-use super::kept::{BOUNDS, Bounds};
+use super::held::{BOUNDS, Bounds};
 use super::line::{self, Level, MAX_TEXT};
 use super::subscriber::LogSubscriber;
+use super::writer::{LogTarget, LogWriter, Outputs};
 use super::*;
 
 /// Everything that comes out of a log, as text, in one place.
@@ -53,7 +53,7 @@ impl Sink {
 }
 
 impl Bench {
-    fn core(&self, target: Target, bounds: Bounds, shut: bool) -> Arc<Core> {
+    fn writer(&self, target: LogTarget, bounds: Bounds, holds_lines: bool) -> Arc<LogWriter> {
         let (clock, pauses, refuse) = (
             Arc::clone(&self.clock),
             Arc::clone(&self.pauses),
@@ -62,6 +62,7 @@ impl Bench {
         let mut audit = self.audit.clone();
         let outputs = Outputs {
             target,
+            is_journal: false,
             console: Box::new(self.console.clone()),
             audit: Some(Box::new(move |when, text| {
                 if refuse.load(Relaxed) > 0 {
@@ -78,23 +79,23 @@ impl Bench {
                 pauses.fetch_add(1, Relaxed);
             }),
         };
-        Arc::new(Core::with(outputs, bounds, shut))
+        Arc::new(LogWriter::with_outputs(outputs, bounds, holds_lines))
     }
 
-    fn console(&self) -> Arc<Core> {
-        self.core(Target::Console, BOUNDS, false)
+    fn console(&self) -> Arc<LogWriter> {
+        self.writer(LogTarget::Console, BOUNDS, false)
     }
 }
 
 #[test]
 fn line_layout() {
     let bench = Bench::default();
-    let core = bench.console();
+    let writer = bench.console();
     bench.clock.store(1_700_000_000_042, Relaxed);
-    core.log(Level::Critical, "a");
-    core.log(Level::Warning, "b");
-    core.log(Level::Info, "c\n");
-    core.log(Level::Debug, "d");
+    writer.log(Level::Critical, "a");
+    writer.log(Level::Warning, "b");
+    writer.log(Level::Info, "c\n");
+    writer.log(Level::Debug, "d");
     assert_eq!(
         bench.console.take(),
         "1700000000.042000: critical: a\n1700000000.043000: warning: b\n\
@@ -103,16 +104,16 @@ fn line_layout() {
 }
 
 #[test]
-fn texts_are_tamed() {
+fn control_characters_are_escaped() {
     assert_eq!(line::escape_control("a\tbé\n"), "a\tbé");
     assert_eq!(
         line::escape_control("a\n1.0: critical: b\r\u{1b}[0m"),
         "a\\n1.0: critical: b\\r\\u{1b}[0m"
     );
     let long = "é".repeat(MAX_TEXT);
-    let tame = line::escape_control(&long);
+    let escaped = line::escape_control(&long);
     assert_eq!(
-        tame,
+        escaped,
         format!("{} [{MAX_TEXT} bytes cut]", "é".repeat(MAX_TEXT / 2))
     );
     let just = "x".repeat(MAX_TEXT);
@@ -120,27 +121,26 @@ fn texts_are_tamed() {
 }
 
 #[test]
-fn gate_keeps_order_and_time() {
+fn held_lines_keep_order_and_time() {
     let bench = Bench::default();
-    let core = bench.console();
-    let gate = Gate(Some(Arc::clone(&core)));
-    core.log(Level::Warning, "before");
-    gate.shut();
-    gate.clone().shut();
-    assert!(gate.is_shut());
-    core.audit("guest-ping called");
-    core.log(Level::Debug, "one");
-    core.audit("guest-info called");
-    core.log(Level::Critical, "two\nlines");
+    let writer = bench.console();
+    writer.log(Level::Warning, "before");
+    writer.hold_lines();
+    writer.hold_lines();
+    assert!(writer.holds_lines());
+    writer.audit("guest-ping called");
+    writer.log(Level::Debug, "one");
+    writer.audit("guest-info called");
+    writer.log(Level::Critical, "two\nlines");
     assert_eq!(bench.console.take(), "0.000000: warning: before\n");
     assert_eq!(bench.audit.take(), "");
 
     bench.clock.store(9000, Relaxed);
-    gate.open();
-    gate.open();
-    assert!(!gate.is_shut());
-    core.log(Level::Warning, "after");
-    core.audit("after");
+    writer.release_lines();
+    writer.release_lines();
+    assert!(!writer.holds_lines());
+    writer.log(Level::Warning, "after");
+    writer.audit("after");
     let console = bench.console.take();
     let (kept, after) = console.split_at(console.find("9.").unwrap());
     assert_eq!(
@@ -158,14 +158,14 @@ fn gate_keeps_order_and_time() {
 }
 
 #[test]
-fn gate_shuts_again() {
+fn lines_are_held_again() {
     let bench = Bench::default();
-    let core = bench.console();
+    let writer = bench.console();
     for text in ["a", "b"] {
-        core.shut();
-        core.log(Level::Info, text);
+        writer.hold_lines();
+        writer.log(Level::Info, text);
         assert_eq!(bench.console.take(), "");
-        core.open();
+        writer.release_lines();
         assert_eq!(
             bench
                 .console
@@ -178,24 +178,24 @@ fn gate_shuts_again() {
 }
 
 #[test]
-fn what_finds_no_place_is_counted() {
+fn dropped_lines_are_counted() {
     let bench = Bench::default();
-    let core = bench.core(
-        Target::Console,
+    let writer = bench.writer(
+        LogTarget::Console,
         Bounds {
             lines: 8,
             bytes: 1000,
         },
         false,
     );
-    core.shut();
+    writer.hold_lines();
     for i in 0..10 {
-        core.log(Level::Debug, &format!("d{i}"));
+        writer.log(Level::Debug, &format!("d{i}"));
     }
-    core.log(Level::Warning, "w");
-    core.audit("a0");
-    core.audit("a1");
-    core.open();
+    writer.log(Level::Warning, "w");
+    writer.audit("a0");
+    writer.audit("a1");
+    writer.release_lines();
     let console = bench.console.take();
     let mut texts = console
         .lines()
@@ -204,9 +204,9 @@ fn what_finds_no_place_is_counted() {
         assert_eq!(texts.next(), Some(format!("debug: {expected}").as_str()));
     }
     assert_eq!(texts.next(), Some("warning: w"));
-    let told = "warning: the memory for log lines was full while filesystems were frozen: 4 log \
-                lines and 1 audit lines are missing";
-    assert_eq!(texts.collect::<Vec<_>>(), [told]);
+    let expected = "warning: memory for log lines was full while filesystems were frozen: 4 log lines and 1 \
+                audit lines were dropped";
+    assert_eq!(texts.collect::<Vec<_>>(), [expected]);
     let audit = bench.audit.take();
     assert!(
         audit.contains("info: a0\n") && !audit.contains("a1"),
@@ -221,8 +221,8 @@ fn what_finds_no_place_is_counted() {
 #[test]
 fn memory_is_bounded() {
     let bench = Bench::default();
-    let core = bench.core(
-        Target::Console,
+    let writer = bench.writer(
+        LogTarget::Console,
         Bounds {
             lines: 1000,
             bytes: 100,
@@ -231,12 +231,12 @@ fn memory_is_bounded() {
     );
     let text = "x".repeat(30);
     for _ in 0..10 {
-        core.log(Level::Info, &text);
+        writer.log(Level::Info, &text);
     }
     for _ in 0..10 {
-        core.log(Level::Critical, &text);
+        writer.log(Level::Critical, &text);
     }
-    core.open();
+    writer.release_lines();
     let console = bench.console.take();
     assert_eq!(console.matches("info").count(), 2);
     assert_eq!(console.matches("critical").count(), 1);
@@ -247,18 +247,18 @@ fn memory_is_bounded() {
 fn log_file_that_fails() {
     let bench = Bench::default();
     let file = Box::new(bench.file.clone());
-    let target = Target::File {
+    let target = LogTarget::File {
         path: "/x".into(),
         file,
         failing: false,
     };
-    let core = bench.core(target, BOUNDS, false);
-    core.log(Level::Info, "a");
+    let writer = bench.writer(target, BOUNDS, false);
+    writer.log(Level::Info, "a");
     bench.file.fails(true);
-    core.log(Level::Info, "b");
-    core.log(Level::Info, "c");
+    writer.log(Level::Info, "b");
+    writer.log(Level::Info, "c");
     bench.file.fails(false);
-    core.log(Level::Info, "d");
+    writer.log(Level::Info, "d");
     assert_eq!(bench.file.take(), "0.000000: info: a\n0.003000: info: d\n");
     let console = bench.console.take();
     let notice = "0.001000: critical: cannot write to the log file '/x': No space left on device";
@@ -271,16 +271,16 @@ fn log_file_that_fails() {
 }
 
 #[test]
-fn deferred_log_file_opens_with_the_gate() {
+fn deferred_log_file_opens_when_lines_are_released() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     fs::write(&path, "old\n").unwrap();
     let bench = Bench::default();
-    let core = bench.core(Target::Deferred(path.clone()), BOUNDS, true);
-    core.log(Level::Warning, "frozen");
+    let writer = bench.writer(LogTarget::Deferred(path.clone()), BOUNDS, true);
+    writer.log(Level::Warning, "frozen");
     assert_eq!(fs::read_to_string(&path).unwrap(), "old\n");
-    core.open();
-    core.log(Level::Warning, "thawed");
+    writer.release_lines();
+    writer.log(Level::Warning, "thawed");
     assert_eq!(
         fs::read_to_string(&path).unwrap(),
         "old\n0.000000: warning: frozen\n0.001000: warning: thawed\n"
@@ -291,19 +291,19 @@ fn deferred_log_file_opens_with_the_gate() {
 #[test]
 fn deferred_log_file_that_cannot_be_opened() {
     let bench = Bench::default();
-    let core = bench.core(Target::Deferred("/nonexistent/log".into()), BOUNDS, true);
-    core.log(Level::Warning, "frozen");
-    core.open();
+    let writer = bench.writer(LogTarget::Deferred("/nonexistent/log".into()), BOUNDS, true);
+    writer.log(Level::Warning, "frozen");
+    writer.release_lines();
     let console = bench.console.take();
     assert!(
         console.starts_with(
             "0.001000: critical: unable to open specified log file: No such file or directory \
-             ('/nonexistent/log'): "
+             ('/nonexistent/log'); "
         ),
         "{console}"
     );
     assert!(
-        console.ends_with("standard error\n0.000000: warning: frozen\n"),
+        console.ends_with("until the agent is restarted\n0.000000: warning: frozen\n"),
         "{console}"
     );
 }
@@ -312,7 +312,7 @@ fn deferred_log_file_that_cannot_be_opened() {
 fn log_file_at_the_start() {
     let open = |path: &str, frozen| {
         let logfile = Some(path.into());
-        Core::new(LogOptions {
+        LogWriter::open(LogOptions {
             logfile,
             frozen,
             ..LogOptions::default()
@@ -323,46 +323,46 @@ fn log_file_at_the_start() {
     };
     let text = error.to_string();
     assert!(text.starts_with("unable to open specified log file: No such file or directory"));
-    assert!(open("/nonexistent/log", true).unwrap().is_shut());
+    assert!(open("/nonexistent/log", true).unwrap().holds_lines());
 }
 
 #[test]
 fn full_system_log_is_tried_again_after_the_thaw_only() {
     let bench = Bench::default();
-    let core = bench.console();
+    let writer = bench.console();
     bench.refuse.store(1, Relaxed);
-    core.audit("lost");
+    writer.audit("lost");
     assert_eq!(bench.pauses.load(Relaxed), 0);
-    assert!(bench.console.take().contains("takes no audit lines"));
+    assert!(bench.console.take().contains("cannot send an audit line"));
 
-    core.shut();
-    core.audit("kept");
+    writer.hold_lines();
+    writer.audit("kept");
     bench.refuse.store(3, Relaxed);
-    core.open();
+    writer.release_lines();
     assert_eq!(bench.pauses.load(Relaxed), 3);
     assert_eq!(bench.audit.take(), "1 info: kept\n");
 
-    core.shut();
-    core.audit("kept");
+    writer.hold_lines();
+    writer.audit("kept");
     bench.refuse.store(u64::MAX, Relaxed);
-    core.open();
+    writer.release_lines();
     assert_eq!(bench.pauses.load(Relaxed), 103);
 }
 
 #[test]
 fn lost_audit_lines_are_counted() {
     let bench = Bench::default();
-    let core = bench.console();
+    let writer = bench.console();
     bench.refuse.store(3, Relaxed);
     for i in 0..5 {
-        core.audit(&i.to_string());
+        writer.audit(&i.to_string());
     }
     assert_eq!(bench.audit.take(), "3 info: 3\n4 info: 4\n");
     let console = bench.console.take();
     assert_eq!(console.lines().count(), 2, "{console}");
     assert!(console.contains("lost: info: 0\n"), "{console}");
     assert!(
-        console.ends_with("takes audit lines again; 3 were lost\n"),
+        console.ends_with("accepts audit lines again; 3 were lost\n"),
         "{console}"
     );
 }
@@ -392,19 +392,11 @@ fn events_are_rendered() {
 }
 
 #[test]
-fn without_a_log_nothing_is_held_back() {
-    let gate = Gate(None);
-    gate.shut();
-    assert!(!gate.is_shut());
-    gate.open();
-}
-
-#[test]
 fn real_clock_is_used() {
     let before = SystemTime::now();
     let times = Arc::new(Mutex::new(Vec::new()));
     let seen = Arc::clone(&times);
-    let core = Core::new(LogOptions {
+    let writer = LogWriter::open(LogOptions {
         frozen: true,
         audit: Some(Box::new(move |when, text| {
             seen.lock().unwrap().push((when, text.to_owned()));
@@ -413,9 +405,9 @@ fn real_clock_is_used() {
         ..LogOptions::default()
     })
     .unwrap();
-    core.audit("x");
+    writer.audit("x");
     let after = SystemTime::now();
-    core.open();
+    writer.release_lines();
     let times = times.lock().unwrap();
     let [(when, text)] = &times[..] else {
         panic!("{times:?}")

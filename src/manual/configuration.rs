@@ -91,7 +91,7 @@ fn kind(spec: &Spec) -> &'static str {
     match spec.arg {
         Arg::Switch if spec.key.is_some() => "`true` or `false`",
         Arg::Switch => "",
-        Arg::Value("SECONDS") => "whole seconds, up to a week",
+        Arg::Value("SECONDS") => "seconds, 0 to 604800",
         Arg::Value("PATH") | Arg::Attached(_) => "path",
         Arg::Value("DIR") => "directory",
         Arg::Value(_) => "word",

@@ -282,7 +282,7 @@ fn every_variable_of_the_services_is_described() {
     }
     let init = include_str!("../../debian/qemu-guest-agent.init");
     let head = init
-        .split_once("if it is there, may set\n")
+        .split_once("qemu-guest-agent may set\n")
         .expect("the head")
         .1;
     let known: Vec<&str> = head

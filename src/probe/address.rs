@@ -1,35 +1,31 @@
-//! Where a disk is plugged in, as far as its sysfs path tells. Floor 1.
+//! The hardware address of a disk, from its path in sysfs. Floor 1.
 //!
-//! The host finds its own disk by this address, so numbers follow what the host configured (port,
-//! SCSI target, LUN), not what Linux counted up. The table of drivers is protocol.md 4.11's; a disk
-//! that is not recognised still has its device node and serial number.
+//! The host finds its own disk by this address, so numbers are those that the host has configured (port, SCSI target, LUN),
+//! not those that Linux counts. The drivers in the table are those that QEMU's agent recognizes; any other disk still has
+//! its device node and serial number. guest-get-disks, guest-get-fsinfo and the check of the transport call this.
 
 use std::path::Path;
 
 use super::System;
 use super::udev;
 
-/// How a disk is attached. Names are those of the wire, in lower case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BusType {
-    /// IDE, by port and drive.
+    /// By port and drive.
     Ide,
-    /// SCSI, by target or LUN.
+    /// By target or LUN.
     Scsi,
     /// virtio-blk.
     Virtio,
-    /// USB mass storage.
     Usb,
-    /// SATA, by port.
+    /// By port.
     Sata,
-    /// NVMe.
     Nvme,
-    /// Not recognised.
     Unknown,
 }
 
 impl BusType {
-    /// The word that goes over the wire.
+    /// The word on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ide => "ide",
@@ -43,23 +39,18 @@ impl BusType {
     }
 }
 
-/// A PCI function.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PciAddress {
-    /// Domain, or segment group.
     pub domain: u32,
-    /// Bus in the domain.
     pub bus: u8,
-    /// Slot, or device, on the bus.
     pub slot: u8,
-    /// Function of the device.
     pub function: u8,
 }
 
 /// A channel-attached device of an s390x machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CcwAddress {
-    /// Channel subsystem image.
+    /// Channel subsystem.
     pub cssid: u32,
     /// Subchannel set.
     pub ssid: u32,
@@ -69,14 +60,13 @@ pub struct CcwAddress {
     pub devno: u32,
 }
 
-/// A disk's or partition's place. Members of an unrecognised disk are 0 and `None`.
+/// The address of a disk or partition. Members of an unrecognized disk are 0 and `None`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DiskAddress {
-    /// The PCI function that controls it.
+    /// The PCI function of its controller.
     pub pci: Option<PciAddress>,
-    /// The channel device it is, on s390x.
+    /// On s390x.
     pub ccw: Option<CcwAddress>,
-    /// How it is attached.
     pub bus_type: BusType,
     /// Bus or channel.
     pub bus: u64,
@@ -84,13 +74,13 @@ pub struct DiskAddress {
     pub target: u64,
     /// LUN, port or drive.
     pub unit: u64,
-    /// Serial number, by udev.
+    /// From udev's database.
     pub serial: Option<String>,
     /// Path of the device node.
     pub dev: Option<String>,
 }
 
-/// The address of the disk or partition at `sysfs_path`; `None` if nothing at all is known of it.
+/// The address of the disk or partition at `sysfs_path`; `None` if nothing is known of it.
 pub fn disk_address(system: &System, sysfs_path: &Path) -> Option<DiskAddress> {
     let device = udev::block_device(system, sysfs_path);
     let mut address = DiskAddress {
@@ -103,6 +93,7 @@ pub fn disk_address(system: &System, sysfs_path: &Path) -> Option<DiskAddress> {
         serial: device.serial,
         dev: device.devnode,
     };
+    // A multipath namespace is a virtual device; its controllers have the PCI address.
     let controller = nvme_controller(system, sysfs_path);
     let hardware_path = controller.as_deref().unwrap_or(sysfs_path);
     let text = hardware_path.to_string_lossy();
@@ -146,18 +137,18 @@ impl Place {
     }
 }
 
-/// A PCI function on the way to a disk, whose driver is one that disks are recognised by.
+/// A PCI function above a disk, with a driver of the table.
 struct Function {
     address: PciAddress,
     driver: &'static str,
-    /// Index of the function among the parts of the disk's path.
+    /// Its index among the components of the disk's path.
     index: usize,
 }
 
-/// The first PCI function from the root whose driver is one of the table.
+/// The first PCI function of the path with a driver of the table.
 ///
-/// Functions are looked for anywhere in the path, not only right below /sys/devices: on arm64 the
-/// PCI host is a platform device, and with VMD or Hyper-V one PCI domain hangs below another bus.
+/// It may be anywhere in the path, not only below `/sys/devices/pci*`: on arm64 the PCI host is a platform device, and with
+/// VMD or Hyper-V a PCI domain is below another bus.
 fn controlling_function(system: &System, parts: &[&str]) -> Option<Function> {
     const DRIVERS: [&str; 7] = [
         "virtio-pci",
@@ -186,11 +177,12 @@ impl Function {
     fn place(&self, system: &System, parts: &[&str]) -> Option<Place> {
         let below = parts.get(self.index + 1..)?;
         match self.driver {
-            // The host counts disks of its virtio-scsi controllers by LUN.
+            // The host numbers the disks of its virtio-scsi controllers by LUN.
             "virtio-pci" => Some(match scsi_numbers(below) {
                 Some([_, _, _, lun]) => Place::new(BusType::Scsi, 0, 0, lun),
                 None => Place::new(BusType::Virtio, 0, 0, 0),
             }),
+            // The host addresses IDE disks by port (bus) and drive (unit).
             "ata_piix" => {
                 let [_, _, target, _] = scsi_numbers(below)?;
                 Some(Place::new(
@@ -210,9 +202,8 @@ impl Function {
         }
     }
 
-    /// Which port of this controller the disk is at. Linux numbers ATA ports, and SCSI hosts where
-    /// old kernels have no ATA level, through all controllers; the port is the index among those
-    /// of this one.
+    /// The disk's port at this controller. Linux numbers ATA ports, and SCSI hosts where a driver has no ATA level, across
+    /// all controllers; the port is the index among those of this controller.
     fn port(&self, system: &System, parts: &[&str]) -> Option<u64> {
         let own = parts.get(self.index + 1)?;
         let kind = ["ata", "host"]
@@ -261,8 +252,8 @@ fn ccw_address(parts: &[&str]) -> Option<CcwAddress> {
     })
 }
 
-/// The controller of a namespace that the kernel shows as a multipath device: the lowest-numbered
-/// one of its subsystem.
+/// The controller of a namespace that the kernel shows as a multipath device (below nvme-subsystem): the one of its
+/// subsystem with the lowest number, so that the answer is always the same.
 fn nvme_controller(system: &System, sysfs_path: &Path) -> Option<std::path::PathBuf> {
     let below = sysfs_path
         .strip_prefix("/sys/devices/virtual/nvme-subsystem")
@@ -313,13 +304,12 @@ fn pci_address(part: &str) -> Option<PciAddress> {
     })
 }
 
-/// The number of a name such as `ata3`.
-fn numbered(name: &str, kind: &str) -> Option<u64> {
+/// The number in a name such as `ata3`.
+pub(super) fn numbered(name: &str, kind: &str) -> Option<u64> {
     let number = name.strip_prefix(kind)?;
-    number
-        .bytes()
-        .all(|byte| byte.is_ascii_digit())
-        .then(|| number.parse().ok())?
+    // `parse` alone would accept a sign.
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    number.parse().ok().filter(|_| is_number)
 }
 
 fn numbered_hex(name: &str, kind: &str) -> Option<u64> {
@@ -332,7 +322,7 @@ mod tests {
     use super::*;
 
     /// One line: `BUS-TYPE BUS.TARGET.UNIT [pci] [ccw] [dev] [serial]`.
-    fn told(system: &System, device: (u32, u32)) -> String {
+    fn summary(system: &System, device: (u32, u32)) -> String {
         let path = sysblock::sysfs_path(system, device).unwrap().unwrap();
         let Some(address) = disk_address(system, &path) else {
             return "nothing".into();
@@ -366,12 +356,12 @@ mod tests {
     fn check(description: &str, expected: &[((u32, u32), &str)]) {
         let (_root, system) = capture::build(description);
         for (device, line) in expected {
-            assert_eq!(told(&system, *device), *line, "{device:?}");
+            assert_eq!(summary(&system, *device), *line, "{device:?}");
         }
     }
 
     /// The original agent gave the same answers on the same trees, but for multipath NVMe, which
-    /// it does not recognise.
+    /// it does not recognize.
     #[test]
     fn controllers_of_qemu() {
         check(
@@ -440,7 +430,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_known_is_nothing() {
+    fn an_unknown_disk_has_no_address() {
         let (_root, system) = capture::build("dir platform/x/block/xda\n");
         let path = |path| disk_address(&system, Path::new(path));
         assert_eq!(path("/sys/devices/platform/x/block/xda"), None);

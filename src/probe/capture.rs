@@ -1,10 +1,10 @@
-//! Test data: systems written down in a few lines and laid out as /sys and /run/udev.
+//! Test data: systems in a few lines of text, laid out as /sys and /run/udev.
 //!
 //! One directive a line, paths below /sys/devices:
 //! `disk M:m PATH`, `part M:m PATH` (a block device: directory, uevent, links to it),
 //! `driver PATH NAME` (a bus device's driver), `dir PATH`, `link PATH TARGET`,
-//! `slave PATH TARGET` (what a virtual device stands on), `loop PATH FILE` (the file behind a loop
-//! device), `btrfs UUID PATH` (a device of a btrfs), `udev M:m KEY=VALUE`.
+//! `slave PATH TARGET` (a device on which a virtual one depends), `loop PATH FILE` (the file behind a loop device),
+//! `btrfs UUID PATH` (a device of a btrfs), `udev M:m KEY=VALUE`. The tests of the other modules build their systems by this.
 
 use std::fs;
 use std::io::Write;
@@ -26,91 +26,79 @@ pub const NOPCI: &str = include_str!("captures/nopci.txt");
 /// Rare layouts.
 pub const EDGE: &str = include_str!("captures/edge.txt");
 
-/// Lays the description out in a directory that lives as long as the first of the pair.
+/// Lays the description out in a directory that exists as long as the first of the pair.
 pub fn build(description: &str) -> (TempDir, System) {
     let root = tempfile::tempdir().unwrap();
-    let sys = root.path().join("sys");
-    let devices = sys.join("devices");
     for line in description
         .lines()
         .filter(|line| !line.is_empty() && !line.starts_with('#'))
     {
-        let [directive, first, rest] = *line.splitn(3, ' ').collect::<Vec<_>>() else {
-            assert!(line.starts_with("dir "), "{line}");
-            fs::create_dir_all(devices.join(&line[4..])).unwrap();
-            continue;
-        };
-        let base = rest.rsplit('/').next().unwrap();
-        match directive {
-            "disk" | "part" => {
-                let path = devices.join(rest);
-                fs::create_dir_all(&path).unwrap();
-                let (major, minor) = first.split_once(':').unwrap();
-                fs::write(
-                    path.join("uevent"),
-                    format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={base}\nDEVTYPE={directive}\n"),
-                )
-                .unwrap();
-                link(
-                    &sys,
-                    &format!("dev/block/{first}"),
-                    &format!("devices/{rest}"),
-                );
-                link(
-                    &sys,
-                    &format!("class/block/{base}"),
-                    &format!("devices/{rest}"),
-                );
-                if directive == "disk" {
-                    fs::create_dir_all(path.join("slaves")).unwrap();
-                    link(&sys, &format!("block/{base}"), &format!("devices/{rest}"));
-                }
-            }
-            "driver" => {
-                fs::create_dir_all(sys.join("bus/pci/drivers").join(rest)).unwrap();
-                link(
-                    &sys,
-                    &format!("devices/{first}/driver"),
-                    &format!("bus/pci/drivers/{rest}"),
-                );
-            }
-            "link" => link(
-                &sys,
-                &format!("devices/{first}"),
-                &format!("devices/{rest}"),
-            ),
-            "slave" => {
-                link(
-                    &sys,
-                    &format!("devices/{first}/slaves/{base}"),
-                    &format!("devices/{rest}"),
-                );
-            }
-            "loop" => {
-                let directory = devices.join(first).join("loop");
-                fs::create_dir_all(&directory).unwrap();
-                fs::write(directory.join("backing_file"), format!("{rest}\n")).unwrap();
-            }
-            "btrfs" => link(
-                &sys,
-                &format!("fs/btrfs/{first}/devices/{base}"),
-                &format!("devices/{rest}"),
-            ),
-            "udev" => {
-                let data = root.path().join("run/udev/data");
-                fs::create_dir_all(&data).unwrap();
-                let mut file = fs::File::options()
-                    .create(true)
-                    .append(true)
-                    .open(data.join(format!("b{first}")))
-                    .unwrap();
-                writeln!(file, "E:{rest}").unwrap();
-            }
-            _ => panic!("{line}"),
-        }
+        let mut words = line.splitn(3, ' ');
+        let [directive, first] = [words.next().unwrap(), words.next().unwrap()];
+        apply(root.path(), directive, first, words.next().unwrap_or(""));
     }
     let system = System::at(root.path()).unwrap();
     (root, system)
+}
+
+fn apply(root: &Path, directive: &str, first: &str, rest: &str) {
+    let sys = root.join("sys");
+    let devices = sys.join("devices");
+    let base = rest.rsplit('/').next().unwrap();
+    let link = |from: String, to: String| link(&sys, &from, &to);
+    match directive {
+        "dir" => fs::create_dir_all(devices.join(first)).unwrap(),
+        "disk" | "part" => add_device(&sys, directive, first, rest),
+        "driver" => {
+            fs::create_dir_all(sys.join("bus/pci/drivers").join(rest)).unwrap();
+            link(
+                format!("devices/{first}/driver"),
+                format!("bus/pci/drivers/{rest}"),
+            );
+        }
+        "link" => link(format!("devices/{first}"), format!("devices/{rest}")),
+        "slave" => link(
+            format!("devices/{first}/slaves/{base}"),
+            format!("devices/{rest}"),
+        ),
+        "loop" => {
+            let directory = devices.join(first).join("loop");
+            fs::create_dir_all(&directory).unwrap();
+            fs::write(directory.join("backing_file"), format!("{rest}\n")).unwrap();
+        }
+        "btrfs" => link(
+            format!("fs/btrfs/{first}/devices/{base}"),
+            format!("devices/{rest}"),
+        ),
+        "udev" => {
+            let data = root.join("run/udev/data");
+            fs::create_dir_all(&data).unwrap();
+            let path = data.join(format!("b{first}"));
+            let mut file = fs::File::options()
+                .create(true)
+                .append(true)
+                .open(path)
+                .unwrap();
+            writeln!(file, "E:{rest}").unwrap();
+        }
+        _ => panic!("unknown directive {directive}"),
+    }
+}
+
+fn add_device(sys: &Path, kind: &str, number: &str, path: &str) {
+    let name = path.rsplit('/').next().unwrap();
+    let directory = sys.join("devices").join(path);
+    fs::create_dir_all(&directory).unwrap();
+    let (major, minor) = number.split_once(':').unwrap();
+    let uevent = format!("MAJOR={major}\nMINOR={minor}\nDEVNAME={name}\nDEVTYPE={kind}\n");
+    fs::write(directory.join("uevent"), uevent).unwrap();
+    let target = format!("devices/{path}");
+    link(sys, &format!("dev/block/{number}"), &target);
+    link(sys, &format!("class/block/{name}"), &target);
+    if kind == "disk" {
+        fs::create_dir_all(directory.join("slaves")).unwrap();
+        link(sys, &format!("block/{name}"), &target);
+    }
 }
 
 /// A relative symbolic link below `base`, as sysfs makes them.

@@ -1,67 +1,45 @@
-//! Counters of block devices: /proc/diskstats (proc_diskstats(5)). Floor 1.
+//! DiskCounters of block devices: /proc/diskstats (proc_diskstats(5)). Floor 1.
 //!
-//! The kernel's lines grew over time: 14 columns, 18 since 4.18 (discard), 20 since 5.5 (flush),
-//! and 7 for partitions of very old ones. Every line is told, partitions and idle devices, too.
+//! A line has 14 columns, 18 since Linux 4.18 (discards) and 20 since 5.5 (flushes); QEMU's agent also reads the 7 columns
+//! that partitions had before 2.6.25. Partitions and idle devices are included. guest-get-diskstats calls this.
 
 /// One line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskStats {
-    /// Major device number.
-    pub major: u64,
-    /// Minor device number.
-    pub minor: u64,
+    pub(crate) major: u64,
+    pub(crate) minor: u64,
     /// The kernel's name of the device.
-    pub name: String,
-    /// What the kernel counted.
-    pub counters: Counters,
+    pub(crate) name: String,
+    pub(crate) counters: DiskCounters,
 }
 
-/// Requests, merged requests, sectors of 512 bytes, and milliseconds since the start; `None` for
-/// what the kernel does not tell.
+/// Requests, merged requests, sectors of 512 bytes, and milliseconds since boot, in the kernel's order; `None` for those
+/// that it does not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Reads done.
+pub(crate) struct DiskCounters {
     pub read_ios: Option<u64>,
-    /// Reads that were joined to another.
     pub read_merges: Option<u64>,
-    /// Sectors read.
     pub read_sectors: Option<u64>,
-    /// Time that reads took.
     pub read_ticks: Option<u64>,
-    /// Writes done.
     pub write_ios: Option<u64>,
-    /// Writes that were joined to another.
     pub write_merges: Option<u64>,
-    /// Sectors written.
     pub write_sectors: Option<u64>,
-    /// Time that writes took.
     pub write_ticks: Option<u64>,
-    /// Requests at work now.
+    /// Started and not ended.
     pub ios_in_progress: Option<u64>,
-    /// Time with any request at work.
+    /// Time with any request in progress.
     pub total_ticks: Option<u64>,
-    /// Time weighted by the number of requests at work.
+    /// The same, weighted by the number of requests.
     pub weight_ticks: Option<u64>,
-    /// Discards done.
     pub discard_ios: Option<u64>,
-    /// Discards that were joined to another.
     pub discard_merges: Option<u64>,
-    /// Sectors discarded.
     pub discard_sectors: Option<u64>,
-    /// Time that discards took.
     pub discard_ticks: Option<u64>,
-    /// Flushes done.
     pub flush_ios: Option<u64>,
-    /// Time that flushes took.
     pub flush_ticks: Option<u64>,
 }
 
-/// Columns before the counters: major, minor and name.
-const HEADING: usize = 3;
-/// Columns of a partition before Linux 2.6.25.
-const SHORT: usize = 7;
-
-/// The devices in file order; lines that can't be understood are left out.
+/// The devices in file order; lines that cannot be understood are left out.
 pub fn parse(text: &str) -> Vec<DiskStats> {
     text.lines().filter_map(parse_line).collect()
 }
@@ -71,17 +49,44 @@ fn parse_line(line: &str) -> Option<DiskStats> {
     let major = words.next()?.parse().ok()?;
     let minor = words.next()?.parse().ok()?;
     let name = words.next()?.to_owned();
-    let numbers: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
-    let counters = match numbers.len() + HEADING {
-        SHORT => Counters {
-            read_ios: numbers.first().copied(),
-            read_sectors: numbers.get(1).copied(),
-            write_ios: numbers.get(2).copied(),
-            write_sectors: numbers.get(3).copied(),
-            ..Counters::default()
-        },
-        14.. => long(&numbers),
+    let mut numbers: Vec<u64> = words.map_while(|word| word.parse().ok()).collect();
+    // Groups of counters were added as a whole, so a part of one is damage.
+    let complete = match numbers.len() {
+        17.. => 17,
+        15.. => 15,
+        11.. => 11,
+        4 => 4,
         _ => return None,
+    };
+    numbers.truncate(complete);
+    let at = |index: usize| numbers.get(index).copied();
+    let counters = match complete {
+        4 => DiskCounters {
+            read_ios: at(0),
+            read_sectors: at(1),
+            write_ios: at(2),
+            write_sectors: at(3),
+            ..DiskCounters::default()
+        },
+        _ => DiskCounters {
+            read_ios: at(0),
+            read_merges: at(1),
+            read_sectors: at(2),
+            read_ticks: at(3),
+            write_ios: at(4),
+            write_merges: at(5),
+            write_sectors: at(6),
+            write_ticks: at(7),
+            ios_in_progress: at(8),
+            total_ticks: at(9),
+            weight_ticks: at(10),
+            discard_ios: at(11),
+            discard_merges: at(12),
+            discard_sectors: at(13),
+            discard_ticks: at(14),
+            flush_ios: at(15),
+            flush_ticks: at(16),
+        },
     };
     Some(DiskStats {
         major,
@@ -91,40 +96,11 @@ fn parse_line(line: &str) -> Option<DiskStats> {
     })
 }
 
-fn long(numbers: &[u64]) -> Counters {
-    // A group is told as a whole or not at all.
-    let complete = match numbers.len() + HEADING {
-        20.. => 17,
-        18.. => 15,
-        _ => 11,
-    };
-    let at = |index: usize| numbers.get(..complete)?.get(index).copied();
-    Counters {
-        read_ios: at(0),
-        read_merges: at(1),
-        read_sectors: at(2),
-        read_ticks: at(3),
-        write_ios: at(4),
-        write_merges: at(5),
-        write_sectors: at(6),
-        write_ticks: at(7),
-        ios_in_progress: at(8),
-        total_ticks: at(9),
-        weight_ticks: at(10),
-        discard_ios: at(11),
-        discard_merges: at(12),
-        discard_sectors: at(13),
-        discard_ticks: at(14),
-        flush_ios: at(15),
-        flush_ticks: at(16),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn one(line: &str) -> Counters {
+    fn one(line: &str) -> DiskCounters {
         let found = parse(line);
         assert_eq!(found.len(), 1, "{line}");
         found[0].counters
@@ -147,12 +123,12 @@ mod tests {
         assert_eq!((plain.weight_ticks, plain.discard_ios), (Some(11), None));
         assert_eq!(
             one("8 1 sda1 1 2 3 4"),
-            Counters {
+            DiskCounters {
                 read_ios: Some(1),
                 read_sectors: Some(2),
                 write_ios: Some(3),
                 write_sectors: Some(4),
-                ..Counters::default()
+                ..DiskCounters::default()
             }
         );
     }

@@ -1,10 +1,8 @@
-//! Which mounts count as filesystems of their own: those that freeze, trim and get-fsinfo act on.
-//! Floor 1.
+//! Which mounts count as filesystems of their own: those that freeze, trim and get-fsinfo act on. Floor 1.
 //!
-//! The rule is that of protocol.md 4.9.3, read off the mount table alone: a mount counts if its
-//! filesystem has a block device number, and of several mounts of one device only the first does.
-//! Every other mount is accounted for with a reason, so that nothing is left out silently. The
-//! cost is linear in the number of mounts.
+//! The rule is that of QEMU's agent, and needs nothing but the mount table: a mount counts if its filesystem has a block
+//! device number, and of several mounts of one device the first does. Every other mount is returned with the reason, so
+//! that nothing is left out silently. The cost is linear in the number of mounts.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -15,26 +13,24 @@ use super::mountinfo::{DeviceNumber, Mount};
 /// A mounted filesystem with a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filesystem {
-    /// Where it was mounted first.
-    pub mountpoint: Vec<u8>,
-    /// Filesystem type.
-    pub fstype: String,
-    /// Major number of its block device.
-    pub major: u32,
-    /// Minor number of its block device.
-    pub minor: u32,
-    /// The kernel's number of the mount; 0 if not known.
-    pub mount_id: u64,
+    /// Of its first mount.
+    pub(crate) mountpoint: Vec<u8>,
+    pub(crate) fstype: String,
+    /// The number of its block device.
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    /// Of its first mount.
+    pub(crate) mount_id: u64,
 }
 
 impl Filesystem {
-    /// Major and minor device number.
+    /// Major and minor number.
     pub fn device(&self) -> DeviceNumber {
         (self.major, self.minor)
     }
 
-    /// Its mountpoint, for people.
-    pub fn name(&self) -> String {
+    /// Its mount point for messages.
+    pub(crate) fn name(&self) -> String {
         String::from_utf8_lossy(&self.mountpoint).into_owned()
     }
 }
@@ -42,42 +38,36 @@ impl Filesystem {
 /// A mount that is left out.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Skipped {
-    /// Where it is mounted.
-    pub mountpoint: Vec<u8>,
-    /// Filesystem type.
-    pub fstype: String,
-    /// Why it is left out.
-    pub reason: SkipReason,
+    pub(crate) mountpoint: Vec<u8>,
+    pub(crate) fstype: String,
+    pub(crate) reason: SkipReason,
 }
 
-/// Why a mount is left out. The `Display` text completes 'skipped: …' for people.
+/// Why a mount is left out. The `Display` text completes 'skipped: …'.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SkipReason {
-    /// Made by the kernel or held in memory: proc, sysfs, tmpfs …
+pub(crate) enum SkipReason {
+    /// Made by the kernel or in memory: proc, sysfs, tmpfs …
     Pseudo,
-    /// Lives on another machine: nfs, cifs …
+    /// nfs, cifs …
     Network,
-    /// Lives on the hypervisor's host: 9p, virtiofs …
+    /// On the hypervisor's host: 9p, virtiofs …
     HostShare,
-    /// A program in user space serves it.
     Fuse,
     /// Made of directories of other filesystems: overlay …
     Layered,
     /// A further mount (bind mount, subvolume) of a device that already counts.
     SecondMount {
-        /// Where the device is mounted first.
         first: Vec<u8>,
     },
-    /// btrfs whose source can't be found as a block device.
+    /// btrfs whose source in the mount table is not a block device.
     BtrfsSource {
-        /// What the mount table names as the source.
         source: Vec<u8>,
     },
-    /// Stands on disks, but the kernel shows no device number: zfs, bcachefs …
+    /// On disks, but the kernel shows no device number: zfs, bcachefs …
     NoDeviceNumber,
-    /// Of a type unknown here, and without a device number.
+    /// Of an unknown type, and without a device number.
     NoDevice,
-    /// Mounted, but not in the agent's mount table.
+    /// Mounted, but not in the agent's mount table; with the place.
     Elsewhere(String),
 }
 
@@ -111,8 +101,8 @@ impl fmt::Display for SkipReason {
 
 /// Splits a mount table, in file order, into the filesystems that count and the mounts that do not.
 ///
-/// `stat_source` tells the number of the block device at a path, `None` if there is none; it is
-/// asked for btrfs alone, which hides its devices behind a number of its own.
+/// `stat_source` returns the number of the block device at a path, `None` if there is none. It is called for btrfs only,
+/// whose number in the mount table is an anonymous one.
 pub fn block_filesystems(
     mounts: &[Mount],
     stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
@@ -149,9 +139,8 @@ pub fn block_filesystems(
     (filesystems, skipped)
 }
 
-/// The block device number by which a mount's filesystem counts; `None` if it has none.
-/// `stat_source` as for [`block_filesystems`].
-pub fn device_number(
+/// The block device of a mount's filesystem; `None` if it has none. `stat_source` as for [`block_filesystems`].
+pub(crate) fn device_number(
     mount: &Mount,
     stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
 ) -> Option<DeviceNumber> {
@@ -165,6 +154,7 @@ fn device_of(
     if mount.major != 0 {
         return Ok(mount.device());
     }
+    // The number of a btrfs is anonymous, because it may have several devices (fs/btrfs/super.c).
     if mount.fstype != "btrfs" {
         return Err(reason_without_device(&mount.fstype));
     }
@@ -173,7 +163,7 @@ fn device_of(
     })
 }
 
-/// The reason for a filesystem type whose device number has major 0.
+/// The reason for a filesystem whose device number has major 0.
 fn reason_without_device(fstype: &str) -> SkipReason {
     let family = fstype.split_once('.').map_or(fstype, |(family, _)| family);
     match family {

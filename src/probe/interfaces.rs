@@ -1,8 +1,9 @@
 //! Network interfaces with their addresses, by getifaddrs(3). Floor 1.
 //!
-//! One pass over what the kernel tells: first every link in kernel order, then every address under
-//! the name it carries. An IPv4 address may carry a label (`eth0:1`), which makes it an interface
-//! of its own here, as it does for ifconfig. Costs time linear in the number of addresses.
+//! The kernel's list is read once: first every link in kernel order, then every address under its own name. An IPv4
+//! address may have a label (`eth0:1`), which is an interface of its own here, as for ifconfig and QEMU's agent. The cost is
+//! linear in the number of addresses. guest-network-get-interfaces uses this where it cannot use
+//! [`crate::sys::netdevice`].
 
 use std::collections::HashMap;
 use std::io;
@@ -17,30 +18,27 @@ pub type HardwareAddress = [u8; 6];
 /// An interface or a label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
-    /// Its name.
     pub name: String,
-    /// Address of the link; `None` if no link of that name is known.
+    /// `None` if no link of that name is known.
     pub hardware_address: Option<HardwareAddress>,
-    /// Its addresses with their prefix lengths, in kernel order; for a point-to-point link the
-    /// local ones.
+    /// With their prefix lengths, in kernel order; the local ones of a point-to-point link.
     pub addresses: Vec<(IpAddr, u32)>,
 }
 
-/// One thing that the kernel tells of one name.
+/// One entry of getifaddrs(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Entry {
-    /// The link itself.
+pub enum InterfaceEntry {
     Link(HardwareAddress),
-    /// An address and the number of one-bits in its netmask.
+    /// With the number of one-bits in its netmask.
     Address(IpAddr, u32),
-    /// Anything else: as the first of a name, a link without an address.
+    /// The first one of a name is a link without an address.
     Other,
 }
 
 /// The interfaces of this process's network namespace.
 ///
 /// # Errors
-/// getifaddrs(3)'s.
+/// Those of getifaddrs(3).
 pub fn read() -> io::Result<Vec<Interface>> {
     Ok(group(getifaddrs()?.map(|found| {
         let entry = entry(&found);
@@ -48,11 +46,12 @@ pub fn read() -> io::Result<Vec<Interface>> {
     })))
 }
 
-/// One interface for each name, in the order in which the names first appear.
-pub fn group(entries: impl IntoIterator<Item = (String, Entry)>) -> Vec<Interface> {
+/// One interface for each name, in the order of the first entries.
+pub fn group(entries: impl IntoIterator<Item = (String, InterfaceEntry)>) -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
     let mut index_of: HashMap<String, usize> = HashMap::new();
     for (name, entry) in entries {
+        // The map keeps the cost linear: container hosts have thousands of interfaces.
         let index = match index_of.get(&name) {
             Some(&index) => index,
             None => {
@@ -60,7 +59,7 @@ pub fn group(entries: impl IntoIterator<Item = (String, Entry)>) -> Vec<Interfac
                 let owner = link.and_then(|&link| interfaces.get(link));
                 let hardware_address = match entry {
                     // A link without an address, such as a tunnel's.
-                    Entry::Other => Some(HardwareAddress::default()),
+                    InterfaceEntry::Other => Some(HardwareAddress::default()),
                     _ => owner.and_then(|owner| owner.hardware_address),
                 };
                 interfaces.push(Interface {
@@ -76,25 +75,25 @@ pub fn group(entries: impl IntoIterator<Item = (String, Entry)>) -> Vec<Interfac
             continue;
         };
         match entry {
-            Entry::Link(address) => interface.hardware_address = Some(address),
-            Entry::Address(address, prefix) => interface.addresses.push((address, prefix)),
-            Entry::Other => {}
+            InterfaceEntry::Link(address) => interface.hardware_address = Some(address),
+            InterfaceEntry::Address(address, prefix) => interface.addresses.push((address, prefix)),
+            InterfaceEntry::Other => {}
         }
     }
     interfaces
 }
 
-/// `eth0` for the label `eth0:1`.
+/// Returns `eth0` for the label `eth0:1`.
 fn label_owner(name: &str) -> Option<&str> {
     name.split_once(':').map(|(owner, _)| owner)
 }
 
-fn entry(found: &InterfaceAddress) -> Entry {
+fn entry(found: &InterfaceAddress) -> InterfaceEntry {
     let Some(address) = &found.address else {
-        return Entry::Other;
+        return InterfaceEntry::Other;
     };
     if let Some(link) = address.as_link_addr() {
-        return Entry::Link(link.addr().unwrap_or_default());
+        return InterfaceEntry::Link(link.addr().unwrap_or_default());
     }
     match ip(address) {
         Some(address) => {
@@ -103,9 +102,9 @@ fn entry(found: &InterfaceAddress) -> Entry {
                 IpAddr::V6(mask) => mask.to_bits().count_ones(),
             };
             let mask = found.netmask.as_ref().and_then(ip);
-            Entry::Address(address, mask.map_or(0, ones))
+            InterfaceEntry::Address(address, mask.map_or(0, ones))
         }
-        None => Entry::Other,
+        None => InterfaceEntry::Other,
     }
 }
 
@@ -114,8 +113,8 @@ fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
-/// The address as inet_ntop(3) writes it, which has the last four bytes of an address from
-/// `::/96` as IPv4.
+/// The address as inet_ntop(3) writes it, which differs from `Display`: the last four bytes of an address in `::/96` are
+/// written as IPv4.
 pub fn ip_text(address: &IpAddr) -> String {
     match address {
         IpAddr::V6(v6) => ipv6_text(v6),
@@ -139,16 +138,16 @@ pub fn ipv6_text(address: &Ipv6Addr) -> String {
 mod tests {
     use super::*;
 
-    fn address(text: &str, prefix: u32) -> Entry {
-        Entry::Address(text.parse().unwrap(), prefix)
+    fn address(text: &str, prefix: u32) -> InterfaceEntry {
+        InterfaceEntry::Address(text.parse().unwrap(), prefix)
     }
 
     #[test]
     fn links_first_then_labels() {
         let entries = [
-            ("lo", Entry::Link([0; 6])),
-            ("eth0", Entry::Link([2, 0, 0, 0, 0, 1])),
-            ("odd0", Entry::Other),
+            ("lo", InterfaceEntry::Link([0; 6])),
+            ("eth0", InterfaceEntry::Link([2, 0, 0, 0, 0, 1])),
+            ("odd0", InterfaceEntry::Other),
             ("lo", address("127.0.0.1", 8)),
             ("eth0", address("192.0.2.2", 24)),
             ("eth0:1", address("192.0.2.3", 32)),
@@ -157,7 +156,7 @@ mod tests {
             ("gone:1", address("192.0.2.5", 0)),
         ];
         let found = group(entries.map(|(name, entry)| (name.to_owned(), entry)));
-        let told: Vec<_> = found
+        let summary: Vec<_> = found
             .iter()
             .map(|i| {
                 let addresses: Vec<_> = i
@@ -180,7 +179,7 @@ mod tests {
             ("gone:1", None, "192.0.2.5/0"),
         ];
         assert_eq!(
-            told,
+            summary,
             expected.map(|(name, mac, text)| (name, mac, text.to_owned()))
         );
     }

@@ -1,10 +1,10 @@
-//! Which filesystem holds a file, told from its path and the mount table. Floor 1.
+//! Which filesystem holds a file, by its path and the mount table. Floor 1.
 //!
-//! The path is one that the kernel shows, so it is absolute and has no links. The mount with the
-//! longest mountpoint before it holds it, the last one made if there are several. A file that is
-//! not there (deleted, covered, or named in another mount namespace or a mount that is detached) is
-//! sought by the device number of its filesystem, if the caller can tell it. A file on an overlay
-//! is held by the filesystems of the overlay's layers.
+//! The path is one that the kernel shows, so it is absolute and has no symbolic links. The mount with the longest mount
+//! point that is a prefix of it holds the file, the latest one if there are several. A file that is not there (deleted,
+//! covered, or in another mount namespace or a detached mount) is found by the device number of its filesystem, if the
+//! caller knows it. A file on an overlay is held by the filesystems of the overlay's layers. The plan orders filesystems
+//! with loop devices and swap files by this.
 
 use std::collections::HashMap;
 use std::ffi::OsStr;
@@ -14,34 +14,33 @@ use super::System;
 use super::filesystems::device_number;
 use super::mountinfo::{DeviceNumber, Mount};
 
-/// Overlays on overlays that are followed down; the kernel itself allows two.
+/// Overlays on overlays that are followed: more than the two that the kernel allows (FILESYSTEM_MAX_STACK_DEPTH in
+/// include/linux/fs.h).
 const MAX_OVERLAYS: usize = 4;
 
-/// Tells the number of the block device at a path.
+/// Returns the number of the block device at a path.
 pub type StatSource<'a> = &'a dyn Fn(&[u8]) -> Option<DeviceNumber>;
 
-/// Finds the filesystems that hold files.
 pub struct Locator<'a> {
     system: &'a System,
     mounts: &'a [Mount],
     stat_source: StatSource<'a>,
-    /// The mounts at each mountpoint, by index, in mount order.
+    /// The indices of the mounts at each mount point, in mount order.
     at: HashMap<&'a [u8], Vec<usize>>,
 }
 
-/// Where a file lies.
+/// The place of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {
-    /// Where its filesystem is mounted, and of what type that is; `None` if it is not to be found
-    /// from here.
+    /// Mount point and type of its filesystem; `None` if it is not found in this mount table.
     pub mount: Option<(Vec<u8>, String)>,
-    /// The filesystems with a block device that hold the file: one; several for an overlay; none
-    /// for one in memory or on another machine.
+    /// The filesystems with a block device that hold the file: one, several for an overlay, none for one in memory or on
+    /// another machine.
     pub devices: Vec<DeviceNumber>,
 }
 
 impl<'a> Locator<'a> {
-    /// A finder over the mount table of `system`; `stat_source` as for
+    /// `mounts` is the mount table of `system`; `stat_source` as for
     /// [`block_filesystems`](super::filesystems::block_filesystems).
     pub fn new(system: &'a System, mounts: &'a [Mount], stat_source: StatSource<'a>) -> Self {
         let mut at: HashMap<&[u8], Vec<usize>> = HashMap::new();
@@ -56,23 +55,24 @@ impl<'a> Locator<'a> {
         }
     }
 
-    /// Where the file at `path` lies. If the path does not lead to it, `device` is asked for the
-    /// number of its filesystem, `(0, n)` for one without a block device.
+    /// Locates the file at `path`. If the path does not lead to it, `device` returns the number of its filesystem,
+    /// `(0, n)` for one without a block device.
     ///
-    /// A file that is in use can be looked up without any I/O, as the kernel keeps its directories
-    /// in memory; it is not looked up on filesystems of other machines, for they may not answer.
-    pub fn file(&self, path: &[u8], device: &dyn Fn() -> Option<DeviceNumber>) -> Location {
-        let (path, deleted) = match path.strip_suffix(b" (deleted)") {
+    /// The path of a file in use is looked up without I/O, because the kernel has its directories in memory. On
+    /// filesystems of other machines it is not looked up, because they may not answer.
+    pub fn locate_file(&self, path: &[u8], device: &dyn Fn() -> Option<DeviceNumber>) -> Location {
+        // The kernel appends this to the path of a deleted file (d_path in fs/d_path.c); but a name may really end so.
+        let (path, is_deleted) = match path.strip_suffix(b" (deleted)") {
             Some(bare) if !self.exists(path) => (bare, true),
             _ => (path, false),
         };
         let by_path = self.mounts_before(path).next();
         if let Some(mount) = by_path {
-            let checked = self.may_be_looked_up(mount);
-            if !checked || (!deleted && self.exists(path)) {
+            if !self.answers_locally(mount) || (!is_deleted && self.exists(path)) {
                 return self.on(mount);
             }
         }
+        // Last, because finding out the number may cost ioctls.
         let by_number = device().and_then(|n| self.mounts.iter().find(|m| m.device() == n));
         by_number.map_or_else(Location::default, |mount| self.on(mount))
     }
@@ -92,13 +92,12 @@ impl<'a> Locator<'a> {
             .unwrap_or_default()
     }
 
-    /// The number of the block device of a mount's filesystem; `None` if it has none.
+    /// The block device of a mount's filesystem; `None` if it has none.
     pub fn device(&self, mount: &Mount) -> Option<DeviceNumber> {
         device_number(mount, self.stat_source)
     }
 
-    /// The filesystems with a block device that keep the layers of an overlay, each once; for any
-    /// other filesystem without a device none.
+    /// The filesystems with a block device that hold the layers of an overlay, each once. None for any other filesystem.
     pub fn layers(&self, mount: &Mount) -> Vec<DeviceNumber> {
         self.layers_within(mount, MAX_OVERLAYS)
     }
@@ -125,7 +124,7 @@ impl<'a> Locator<'a> {
         }
     }
 
-    /// The mounts whose mountpoint lies before `path`, the longest and latest first.
+    /// The mounts whose mount point is a prefix of `path`, the longest and latest first.
     fn mounts_before(&self, path: &[u8]) -> impl Iterator<Item = &'a Mount> {
         let ancestors = (0..=path.len()).rev().filter_map(move |end| {
             match (path.get(..end)?, path.get(end)) {
@@ -142,8 +141,8 @@ impl<'a> Locator<'a> {
             .filter_map(|&index| self.mounts.get(index))
     }
 
-    /// Whether looking up a file there needs nobody's answer.
-    fn may_be_looked_up(&self, mount: &Mount) -> bool {
+    /// Whether a path there can be looked up without another machine or a program in user space.
+    fn answers_locally(&self, mount: &Mount) -> bool {
         matches!(
             mount.fstype.as_str(),
             "tmpfs" | "ramfs" | "rootfs" | "devtmpfs"
@@ -152,7 +151,7 @@ impl<'a> Locator<'a> {
 
     fn exists(&self, path: &[u8]) -> bool {
         let mount = self.mounts_before(path).next();
-        mount.is_some_and(|mount| self.may_be_looked_up(mount))
+        mount.is_some_and(|mount| self.answers_locally(mount))
             && self
                 .system
                 .path(OsStr::from_bytes(path))
@@ -161,19 +160,18 @@ impl<'a> Locator<'a> {
     }
 }
 
-/// The absolute paths of the directories that a mount is made of: an overlay's layers, in the
-/// notation of mount(8), or the lower directory of ecryptfs. Relative ones are left out, as nothing
-/// tells to what.
+/// The absolute paths of the directories below a mount: an overlay's layers, in the notation of mount(8), or the lower
+/// directory of ecryptfs. Relative ones are left out: their base is not in the mount table.
 fn layer_paths(mount: &Mount) -> Vec<Vec<u8>> {
     let paths: Vec<Vec<u8>> = match mount.fstype.as_str() {
         "ecryptfs" => vec![mount.source.clone()],
-        "overlay" => split(mount.super_options.as_bytes(), b',')
+        "overlay" => split_unescaped(mount.super_options.as_bytes(), b',')
             .iter()
             .filter_map(|option| {
                 let at = option.iter().position(|&byte| byte == b'=')?;
                 let (key, value) = (option.get(..at)?, option.get(at + 1..)?);
                 Some(match key {
-                    b"lowerdir" | b"lowerdir+" | b"datadir+" => split(value, b':'),
+                    b"lowerdir" | b"lowerdir+" | b"datadir+" => split_unescaped(value, b':'),
                     b"upperdir" => vec![value.to_vec()],
                     _ => Vec::new(),
                 })
@@ -189,8 +187,8 @@ fn layer_paths(mount: &Mount) -> Vec<Vec<u8>> {
         .collect()
 }
 
-/// Splits at a separator that no backslash stands before; backslashes stay.
-fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
+/// Splits at separators without a backslash before them; backslashes are kept.
+fn split_unescaped(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
     let mut parts = vec![Vec::new()];
     let mut escaped = false;
     for &byte in text {
@@ -204,6 +202,7 @@ fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
     parts
 }
 
+/// A backslash makes the next character a plain one, unlike in [`super::mountinfo::unescape`], which was applied before.
 fn unescape(text: &[u8]) -> Vec<u8> {
     let mut bytes = text.iter();
     let mut plain = Vec::with_capacity(text.len());
@@ -241,7 +240,7 @@ mod tests {
         }
         let system = System::at(root.path()).unwrap();
         let mounts = mountinfo::parse(TABLE.as_bytes());
-        Locator::new(&system, &mounts, &|_| None).file(path.as_bytes(), &|| number)
+        Locator::new(&system, &mounts, &|_| None).locate_file(path.as_bytes(), &|| number)
     }
 
     fn on(mountpoint: &str, fstype: &str, devices: &[DeviceNumber]) -> Location {
@@ -318,14 +317,14 @@ mod tests {
     #[test]
     fn layers_are_read_in_the_notation_of_mount() {
         let mounts = mountinfo::parse(TABLE.as_bytes());
-        let told = |index: usize| -> Vec<String> {
+        let paths = |index: usize| -> Vec<String> {
             layer_paths(&mounts[index])
                 .into_iter()
                 .map(|path| String::from_utf8(path).unwrap())
                 .collect()
         };
-        assert_eq!(told(4), ["/data/a:b", "/lower", "/data/up,per"]);
-        assert_eq!(told(5), ["/merged/sub", "/run/x"]);
-        assert!(told(0).is_empty());
+        assert_eq!(paths(4), ["/data/a:b", "/lower", "/data/up,per"]);
+        assert_eq!(paths(5), ["/merged/sub", "/run/x"]);
+        assert!(paths(0).is_empty());
     }
 }

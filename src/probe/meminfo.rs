@@ -1,19 +1,21 @@
-//! How much the system has still to write back: /proc/meminfo (proc_meminfo(5)). Floor 1.
+//! How much data the system has still to write back: /proc/meminfo (proc_meminfo(5)). Floor 1.
+//!
+//! The freeze flushes until this is small, because FIFREEZE writes the rest while writers wait.
 
 use super::System;
 use std::fs;
 use std::io;
 
-/// `Dirty` and `Writeback` together, in bytes.
+/// The sum of `Dirty` and `Writeback`, in bytes.
 ///
 /// # Errors
 /// The file cannot be read, or lacks one of the two.
-pub fn dirty_bytes(system: &System) -> io::Result<u64> {
+pub(crate) fn dirty_bytes(system: &System) -> io::Result<u64> {
     parse(&fs::read_to_string(system.path("/proc/meminfo"))?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no Dirty: or Writeback:"))
 }
 
-/// [`dirty_bytes`] of the file's text; `None` if it lacks one of the two, or they are too much to be true.
+/// Parses the file for [`dirty_bytes`]; `None` if it lacks one of the two, or if the sum overflows.
 pub fn parse(text: &str) -> Option<u64> {
     let kib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;

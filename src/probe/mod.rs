@@ -1,47 +1,46 @@
-//! Floor 1: what the running system says about itself, read from /proc, /sys, /run/udev and
-//! os-release.
+//! The state of the running system (floor 1), read from /proc, /sys, /run/udev and os-release.
 //!
-//! Each parser is a function of text. Each reader takes the [`System`] it looks at, which is a root
-//! directory, so that a captured system is test data. Nothing here forks a process, keeps state or
-//! panics on odd input: what can't be understood is left out.
+//! Each parser is a function of text. Each reader gets the [`System`] to read, which is a root directory, so captured
+//! systems are test data. Nothing here starts a process, keeps state or panics on unexpected input: what cannot be
+//! understood is left out. The plan of a freeze, the commands that report on the guest, and the tools read by this.
 #![forbid(unsafe_code)]
 
-use std::ffi::{OsStr, OsString};
+use std::ffi::OsString;
 use std::fmt;
 use std::io;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-pub mod address;
+pub(crate) mod address;
 #[cfg(test)]
-pub mod capture;
+pub(crate) mod capture;
 pub mod diskstats;
 pub mod filesystems;
-pub mod interfaces;
-pub mod location;
+pub(crate) mod interfaces;
+pub(crate) mod location;
 pub mod meminfo;
-pub mod mount_root;
+pub(crate) mod mount_root;
 pub mod mountinfo;
 pub mod netdev;
-pub mod nvme;
+pub(crate) mod nvme;
 pub mod osrelease;
 pub mod procstat;
 pub mod route;
 pub mod rtnetlink;
-pub mod shutdown;
-pub mod stack;
-pub mod superblocks;
+pub(crate) mod shutdown;
+pub(crate) mod stack;
+pub(crate) mod superblocks;
 pub mod swaps;
-pub mod sysblock;
+pub(crate) mod sysblock;
 pub mod udev;
 pub mod utmp;
-pub mod write_counters;
-pub mod writers;
+pub(crate) mod write_counters;
+pub(crate) mod writers;
 
-/// Longest attribute of sysfs: a page of the smallest size that there is.
-const ATTRIBUTE: usize = 4096;
+/// Longest attribute of sysfs: a page (sysfs_emit in fs/sysfs/file.c), of the smallest page size.
+const MAX_ATTRIBUTE_SIZE: usize = 4096;
 
-/// A system to look at: the directory that stands for `/`.
+/// A system to read: the directory that is its `/`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct System {
     root: PathBuf,
@@ -58,33 +57,26 @@ impl System {
     /// The system whose root directory is `root`.
     ///
     /// # Errors
-    /// `root` can't be resolved.
+    /// `root` cannot be resolved.
     pub fn at(root: &Path) -> io::Result<Self> {
         Ok(Self {
             root: root.canonicalize()?,
         })
     }
 
-    /// The root directory, without symbolic links.
-    pub fn root(&self) -> &Path {
-        &self.root
-    }
-
-    /// Where the absolute `path` of this system really is.
+    /// The place of this system's absolute `path`.
     pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
-        let mut below = path.as_ref().as_os_str().as_bytes();
-        while let [b'/', rest @ ..] = below {
-            below = rest;
-        }
-        self.root.join(OsStr::from_bytes(below))
+        let path = path.as_ref();
+        // Path::join with an absolute path would drop the root.
+        self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
     /// The mount table.
     ///
     /// # Errors
-    /// It can't be read.
+    /// It cannot be read.
     pub fn mounts(&self) -> io::Result<Vec<mountinfo::Mount>> {
-        mountinfo::read(&self.root)
+        mountinfo::read(self)
     }
 
     /// The filesystems with a block device among `mounts`, in file order, and the mounts left out.
@@ -92,15 +84,13 @@ impl System {
         &self,
         mounts: &[mountinfo::Mount],
     ) -> (Vec<filesystems::Filesystem>, Vec<filesystems::Skipped>) {
-        filesystems::block_filesystems(mounts, &|source| {
-            mountinfo::block_device(&self.root, source)
-        })
+        filesystems::block_filesystems(mounts, &|source| mountinfo::block_device(self, source))
     }
 
     /// A whole file.
     ///
     /// # Errors
-    /// It can't be opened or read.
+    /// It cannot be opened or read.
     pub fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
         let path = path.as_ref();
         let fail = |call| {
@@ -116,37 +106,37 @@ impl System {
         Ok(bytes)
     }
 
-    /// A whole file as text; what is not UTF-8 in it becomes U+FFFD.
+    /// A whole file as text; bytes that are not UTF-8 become U+FFFD.
     ///
     /// # Errors
-    /// It can't be opened or read.
+    /// It cannot be opened or read.
     pub fn text(&self, path: impl AsRef<Path>) -> Result<String, Error> {
-        Ok(String::from_utf8(self.bytes(path)?)
-            .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned()))
+        Ok(into_text(self.bytes(path)?))
     }
 
-    /// What an attribute in sysfs says, which is a page at most and comes in one piece; empty if it
-    /// can't be read.
+    /// The text of an attribute in sysfs, which is at most a page and comes in one read(2). Empty if it cannot be read.
     pub fn attribute(&self, path: &Path) -> String {
-        let mut page = [0; ATTRIBUTE];
+        // The buffer on the stack and the single read(2) matter: a guest may have hundreds of disks with dozens of
+        // attributes.
+        let mut page = [0; MAX_ATTRIBUTE_SIZE];
         let read = std::fs::File::open(self.path(path))
             .and_then(|mut file| io::Read::read(&mut file, &mut page));
         let text = page.get(..read.unwrap_or(0)).unwrap_or_default();
         String::from_utf8_lossy(text).into_owned()
     }
 
-    /// Where a link in sysfs leads. Those are relative and lead to a real path below
-    /// `/sys/devices`, so that one look is enough.
+    /// The target of a link in sysfs.
     ///
     /// # Errors
-    /// It is no link or can't be read; or, if it is none of sysfs, it can't be resolved.
+    /// It is not a link or cannot be read; or it is not like those of sysfs, and cannot be resolved.
     pub fn sysfs_link(&self, path: &Path) -> Result<PathBuf, Error> {
         let target = std::fs::read_link(self.path(path)).map_err(|source| Error {
             call: "realpath",
             path: path.to_owned(),
             source,
         })?;
-        // As many directories up as it says, then names.
+        // sysfs makes relative links to a real path below /sys/devices (sysfs_create_link in fs/sysfs/symlink.c): some
+        // times `../`, then names. So one readlink(2) replaces realpath(3), which makes one for each component.
         let (mut up, mut names) = (1, target.as_os_str().as_bytes());
         while let Some(rest) = names.strip_prefix(b"../") {
             (up, names) = (up + 1, rest);
@@ -164,7 +154,7 @@ impl System {
     /// `realpath(path)` as this system sees it.
     ///
     /// # Errors
-    /// It can't be resolved, or leads out of the root directory.
+    /// It cannot be resolved, or leads out of the root directory.
     pub fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
         let fail = |source| Error {
             call: "realpath",
@@ -178,10 +168,10 @@ impl System {
         }
     }
 
-    /// The names in a directory, in the order the kernel tells them.
+    /// The names in a directory, in the kernel's order.
     ///
     /// # Errors
-    /// The directory can't be opened or read.
+    /// The directory cannot be opened or read.
     pub fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
         let fail = |call| {
             move |source| Error {
@@ -197,19 +187,23 @@ impl System {
     }
 }
 
-/// A path that can't be read, and what was tried.
+/// A path that cannot be read.
 #[derive(Debug)]
 pub struct Error {
-    /// The call that failed, by its C name.
-    pub call: &'static str,
-    /// What it was called for.
-    pub path: PathBuf,
-    /// Why it failed.
-    pub source: io::Error,
+    /// The failed call by its C name, as texts on the wire have it.
+    pub(crate) call: &'static str,
+    pub(crate) path: PathBuf,
+    pub(crate) source: io::Error,
+}
+
+/// `bytes` as text without a copy if they are UTF-8; others become U+FFFD.
+fn into_text(bytes: Vec<u8>) -> String {
+    String::from_utf8(bytes)
+        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 impl Error {
-    /// The thing is not there (ENOENT), which is often no failure.
+    /// ENOENT, which is often not a failure.
     pub fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }

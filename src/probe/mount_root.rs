@@ -1,10 +1,10 @@
-//! Opens mounted filesystems, whoever may rename the directories above them. Floor 1.
+//! Opens mounted filesystems safely, even if a user renames directories above them. Floor 1.
 //!
-//! A path of the mount table may lead through directories of an ordinary user, who exchanges one of them with a link while
-//! root opens the path: to a device node, which acts on being opened, or to another filesystem, so that the
-//! one meant is left out. So a path is resolved without links to a descriptor that acts on nothing (O_PATH); only what has
-//! been identified is opened, through /proc/self/fd. A path that leads elsewhere is read anew from the mount table and tried
-//! again. Freeze and trim open filesystems here.
+//! A path of the mount table may lead through directories of an ordinary user, who can exchange one of them for a symbolic
+//! link while root opens the path: to a device node, which has effects when it is opened, or to another filesystem, so
+//! that the right one is not frozen. So a path is resolved without links to a descriptor that has no effects (O_PATH), and
+//! only what was identified is opened, by /proc/self/fd. If a path leads elsewhere, it is read from the mount table again.
+//! Freeze and trim open filesystems by this.
 
 use super::System;
 use super::filesystems::Filesystem;
@@ -21,26 +21,25 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Attempts for one mountpoint. Each fails about every second time against somebody who does nothing but rename.
+/// Attempts for one mount point. Each fails with a probability of about one half against a user who renames all the time.
 const MAX_ATTEMPTS: usize = 50;
 
-/// The error if all that is mounted is a socket, FIFO or device node (a bind mount), which cannot be opened for an ioctl
-/// of its filesystem.
+/// The error for a bind mount of a socket, FIFO or device node, which cannot be opened for an ioctl of its filesystem.
 pub const NO_DIRECTORY: Errno = Errno::ENXIO;
 
-/// A mount, as the mount table described it.
+/// A mount as in the mount table.
 #[derive(Debug, Default)]
 pub struct MountRoot {
     mountpoint: Vec<u8>,
-    /// 0 if not known.
-    mount_id: u64,
+    /// None if the mount was not in the table, which must not happen.
+    mount_id: Option<u64>,
     table_device: Option<DeviceNumber>,
-    /// The device of what is opened; a btrfs subvolume has an anonymous one that no table shows.
+    /// st_dev of the root; None for btrfs, whose subvolumes have anonymous devices that no table shows.
     device: Option<u64>,
 }
 
 impl MountRoot {
-    /// The mount of `filesystem` at `mountpoint`, one of those in `mounts`.
+    /// The mount of `filesystem` at `mountpoint`, which is one of those in `mounts`.
     pub fn of(mounts: &[Mount], filesystem: &Filesystem, mountpoint: &[u8]) -> Self {
         let is_first = |mount: &&Mount| {
             mount.mount_id == filesystem.mount_id && mount.mountpoint == filesystem.mountpoint
@@ -51,24 +50,21 @@ impl MountRoot {
         let device = makedev(filesystem.major.into(), filesystem.minor.into());
         Self {
             mountpoint: mountpoint.to_owned(),
-            mount_id: mounts
-                .iter()
-                .find(is_here)
-                .map_or(0, |mount| mount.mount_id),
+            mount_id: mounts.iter().find(is_here).map(|mount| mount.mount_id),
             table_device,
             device: (filesystem.fstype != "btrfs").then_some(device),
         }
     }
 
-    /// Where it is mounted.
+    #[cfg(test)]
     pub fn mountpoint(&self) -> &[u8] {
         &self.mountpoint
     }
 
-    /// Opens it for reading; may hang.
+    /// Opens it for reading. May block, on a filesystem of another machine for example.
     ///
     /// # Errors
-    /// `CrossesDevices`: its path leads to something else, also where it is read anew. Others are open(2)'s.
+    /// `CrossesDevices`: its path leads to something else, also after it was read again. Others are those of open(2).
     pub fn open(mut self) -> io::Result<File> {
         let mut attempt = 1;
         loop {
@@ -76,6 +72,7 @@ impl MountRoot {
                 Ok(root) => return Ok(root),
                 Err(error) => error,
             };
+            // A directory on the path may have been renamed, removed, or replaced by one without permissions.
             let may_be_moved = error.kind() == ErrorKind::CrossesDevices
                 || matches!(
                     error.raw_os_error(),
@@ -96,7 +93,8 @@ impl MountRoot {
             .flags(flags)
             .resolve(ResolveFlag::RESOLVE_NO_SYMLINKS);
         let found = match openat2(AT_FDCWD, path, how) {
-            // Linux before 5.6, or a filter of system calls from that time. What is found is examined all the same.
+            // Linux before 5.6, or a seccomp filter that does not know the call. With links followed this is safe, too:
+            // O_PATH opens without effects, and the result is identified below.
             Err(Errno::ENOSYS | Errno::EPERM) => open(path, flags, Mode::empty()),
             Err(Errno::ELOOP) => return Err(leads_elsewhere()),
             found => found,
@@ -108,41 +106,43 @@ impl MountRoot {
             None => {
                 let descriptor = found.as_raw_fd().to_string();
                 let own = Path::new("/proc/self");
-                self.mount_id == 0
+                self.mount_id.is_none()
                     || device_of(&System::host(), own, &descriptor) == self.table_device
             }
         };
-        // A single file may be mounted, but no device node or FIFO of the filesystem is opened.
+        // A mount of a single file is opened, but not a device node or FIFO: opening these has effects or blocks.
         if is_own && !metadata.is_dir() && !metadata.is_file() && self.is_mount(&found) {
             return Err(NO_DIRECTORY.into());
         }
         if !is_own || !(metadata.is_dir() || metadata.is_file()) {
             return Err(leads_elsewhere());
         }
+        // Opening the link in /proc does not resolve the path again.
         OpenOptions::new()
             .read(true)
             .custom_flags(libc::O_NONBLOCK)
             .open(format!("/proc/self/fd/{}", found.as_raw_fd()))
     }
 
-    /// Whether this is the mount itself, and not something that somebody moved into its path.
+    /// Whether this is the mount itself, and not another file that was moved to its path.
     fn is_mount(&self, found: &File) -> bool {
         let info = format!("/proc/self/fdinfo/{}", found.as_raw_fd());
         let info = std::fs::read_to_string(info).unwrap_or_default();
         let mut lines = info.lines();
         let id = lines.find_map(|line| line.strip_prefix("mnt_id:"));
-        id.and_then(|id| id.trim().parse().ok()) == Some(self.mount_id)
+        id.and_then(|id| id.trim().parse().ok()) == self.mount_id
     }
 
-    /// Where it is mounted now; `None` if that is not known, or covered by another mount.
+    /// Its present mount point; `None` if that is not known, or covered by another mount.
     fn find_again(&self) -> Option<Vec<u8>> {
-        let mounts = mountinfo::read(Path::new("/")).ok()?;
-        let is_it = |mount: &&Mount| {
-            mount.mount_id == self.mount_id && Some(mount.device()) == self.table_device
-        };
-        let mount = mounts.iter().find(is_it)?;
-        (mount.mount_id != 0 && !is_covered(&mounts, mount.mount_id))
-            .then(|| mount.mountpoint.clone())
+        // If the table cannot be read now, the error of the first attempt says more.
+        let mounts = mountinfo::read(&System::host()).ok()?;
+        let id = self.mount_id?;
+        // The kernel may have given the id of an unmounted filesystem to another one.
+        let is_it =
+            |mount: &Mount| mount.mount_id == id && Some(mount.device()) == self.table_device;
+        let mount = mounts.iter().find(|mount| is_it(mount))?;
+        (!is_covered(&mounts, id)).then(|| mount.mountpoint.clone())
     }
 }
 
@@ -151,7 +151,8 @@ fn leads_elsewhere() -> io::Error {
     io::Error::new(ErrorKind::CrossesDevices, text)
 }
 
-/// Whether the path of a mount leads to another one, by the mount table alone; also if it is not in there.
+/// Whether the path of a mount leads to another one, or the mount is not in the table. The mount table decides; nothing is
+/// opened.
 pub fn is_covered(mounts: &[Mount], mount_id: u64) -> bool {
     let find = |id: u64| mounts.iter().find(|mount| mount.mount_id == id);
     let Some(mut mount) = find(mount_id) else {
@@ -164,7 +165,7 @@ pub fn is_covered(mounts: &[Mount], mount_id: u64) -> bool {
     if is_on(mount.mount_id, &mount.mountpoint) {
         return true;
     }
-    // Not without end, whatever the table says.
+    // At most as often as there are mounts, in case the table has a cycle.
     for _ in mounts {
         let path = Path::new(OsStr::from_bytes(&mount.mountpoint));
         let mut above = path.ancestors().skip(1);
@@ -209,9 +210,9 @@ mod tests {
             .collect();
         assert_eq!(covered, [24, 26, 28]);
         assert!(is_covered(&mounts, 99), "gone");
-        // A circle of parents.
-        let circle = parse(b"1 2 8:1 / /a rw - x x rw\n2 1 8:2 / /b rw - x x rw\n");
-        assert!(!is_covered(&circle, 1));
+        // A cycle of parents.
+        let cycle = parse(b"1 2 8:1 / /a rw - x x rw\n2 1 8:2 / /b rw - x x rw\n");
+        assert!(!is_covered(&cycle, 1));
     }
 
     fn filesystem(mount: &Mount, fstype: &str) -> Filesystem {
@@ -231,7 +232,7 @@ mod tests {
         // That of the device it names as its source.
         (btrfs.major, btrfs.minor) = (8, 9);
         let root = MountRoot::of(&mounts, &btrfs, b"/c");
-        assert_eq!((root.mount_id, root.device), (31, None));
+        assert_eq!((root.mount_id, root.device), (Some(31), None));
         assert_eq!(root.table_device, Some((0, 50)));
     }
 

@@ -1,8 +1,9 @@
-//! The mount table of the agent's own mount namespace (proc_pid_mountinfo(5)). Floor 1.
+//! The mount table of a mount namespace (proc_pid_mountinfo(5)). Floor 1.
 //!
-//! Paths stay bytes: Linux path names need not be UTF-8. Octal escapes are decoded, a line that
-//! can't be understood is left out, and file order is kept, for it is the order of mounting.
-//! Parsing costs time linear in the table, which is long on container hosts.
+//! Paths are bytes, because path names need not be UTF-8. Octal escapes are decoded, a line that cannot be understood is
+//! left out, and the order of the file is kept, because it is the order of mounting. Parsing takes time linear in the
+//! length of the table, which is long on container hosts. The plan, guest-get-fsinfo and the guards of the debug build
+//! read their mounts by this.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -17,60 +18,54 @@ use nix::sys::stat::{major, minor};
 /// Major and minor number of a device.
 pub type DeviceNumber = (u32, u32);
 
-/// One mount, as one line of the table describes it.
+/// One mount: one line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
-    /// The kernel's number of this mount; 0 if read from the table without numbers.
-    pub mount_id: u64,
-    /// Number of the mount it is mounted on; 0 if read from the table without numbers.
-    pub parent_id: u64,
+    /// The kernel may give it to another mount after an unmount.
+    pub(crate) mount_id: u64,
+    /// The mount on which it is mounted.
+    pub(crate) parent_id: u64,
     /// Major device number of the filesystem; 0 for one without a block device of its own.
-    pub major: u32,
-    /// Minor device number of the filesystem.
-    pub minor: u32,
-    /// Directory inside the filesystem that is mounted; not `/` for a bind mount of a
-    /// subdirectory or for a subvolume.
-    pub root: Vec<u8>,
-    /// Where it is mounted.
-    pub mountpoint: Vec<u8>,
+    pub(crate) major: u32,
+    pub(crate) minor: u32,
+    /// The directory of the filesystem that is mounted; not `/` for a bind mount of a subdirectory or for a subvolume.
+    pub(crate) root: Vec<u8>,
+    pub(crate) mountpoint: Vec<u8>,
     /// Options of this mount, comma-separated.
-    pub mount_options: String,
-    /// Filesystem type, with the subtype after a dot for FUSE.
-    pub fstype: String,
-    /// What is mounted: a device, a host and path, or any word.
-    pub source: Vec<u8>,
+    pub(crate) mount_options: String,
+    /// For FUSE with the subtype after a dot.
+    pub(crate) fstype: String,
+    /// A device, a host and path, or any word.
+    pub(crate) source: Vec<u8>,
     /// Options of the filesystem, comma-separated.
-    pub super_options: String,
+    pub(crate) super_options: String,
 }
 
 impl Mount {
-    /// Major and minor device number.
-    pub fn device(&self) -> DeviceNumber {
+    pub(crate) fn device(&self) -> DeviceNumber {
         (self.major, self.minor)
     }
 
-    /// Whether nothing can be written by any mount of this filesystem. The options of one mount do not tell, and the
-    /// table without numbers has no others.
-    pub fn is_filesystem_read_only(&self) -> bool {
-        is_never_written(&self.fstype)
-            || (self.mount_id != 0 && self.super_options.split(',').next() == Some("ro"))
+    /// Whether the filesystem is read-only, whatever the options of one mount: another mount may be writable.
+    pub(crate) fn is_filesystem_read_only(&self) -> bool {
+        is_never_written(&self.fstype) || self.super_options.split(',').next() == Some("ro")
     }
 }
 
-/// The number in an attribute of sysfs: `8:1`.
-pub fn number_of(text: &str) -> Option<DeviceNumber> {
+/// Parses an attribute `dev` of sysfs: `8:1`.
+pub(crate) fn parse_device_number(text: &str) -> Option<DeviceNumber> {
     device_number(text.trim().as_bytes())
 }
 
-/// Whether filesystems of this type are made once and mounted read-only.
-pub fn is_never_written(fstype: &str) -> bool {
+/// Whether filesystems of this type have no way to be written when they are mounted.
+pub(crate) fn is_never_written(fstype: &str) -> bool {
     matches!(
         fstype,
         "squashfs" | "erofs" | "iso9660" | "cramfs" | "romfs"
     )
 }
 
-/// The mounts of a mountinfo table, in file order.
+/// The mounts of a table, in the order of the file.
 pub fn parse(table: &[u8]) -> Vec<Mount> {
     table
         .split(|&byte| byte == b'\n')
@@ -78,45 +73,38 @@ pub fn parse(table: &[u8]) -> Vec<Mount> {
         .collect()
 }
 
-/// Reads `<root>/proc/self/mountinfo`. If that can't be opened, `<root>/proc/self/mounts` has to
-/// do, with device numbers taken from the mounted block devices.
+/// Reads /proc/self/mountinfo.
 ///
 /// # Errors
-/// Neither table can be read; the error is that of the last one tried.
-pub fn read(root: &Path) -> io::Result<Vec<Mount>> {
-    match fs::File::open(root.join("proc/self/mountinfo")) {
-        Ok(mut file) => {
-            let mut table = Vec::new();
-            io::Read::read_to_end(&mut file, &mut table)?;
-            Ok(parse(&table))
-        }
-        Err(_) => {
-            let table = fs::read(root.join("proc/self/mounts"))?;
-            let stat = |source: &[u8]| block_device(root, source);
-            Ok(parse_mounts(&table, &stat))
-        }
-    }
+/// It cannot be read.
+pub(crate) fn read(system: &System) -> io::Result<Vec<Mount>> {
+    Ok(parse(&fs::read(system.path("/proc/self/mountinfo"))?))
 }
 
-/// Major and minor number of the block device at `path` (taken below `root`), or `None` if there
-/// is none.
-pub fn block_device(root: &Path, path: &[u8]) -> Option<DeviceNumber> {
-    let relative = path.strip_prefix(b"/")?;
-    let metadata = fs::metadata(root.join(OsStr::from_bytes(relative))).ok()?;
+/// The number of the block device at `path`; `None` if there is none.
+pub(crate) fn block_device(system: &System, path: &[u8]) -> Option<DeviceNumber> {
+    let path = Path::new(OsStr::from_bytes(path));
+    // A source like `tmpfs` or `host:/dir` is not a path.
+    if !path.is_absolute() {
+        return None;
+    }
+    let metadata = fs::metadata(system.path(path)).ok()?;
     if !metadata.file_type().is_block_device() {
         return None;
     }
     let device = metadata.rdev();
-    // Linux device numbers have 12 bits of major and 20 of minor.
+    // The kernel has 12 bits for the major and 20 for the minor number (include/linux/kdev_t.h).
     Some((
         u32::try_from(major(device)).ok()?,
         u32::try_from(minor(device)).ok()?,
     ))
 }
 
-/// The filesystem, as a mount table has it, of a descriptor of the task whose directory in /proc is `task` (proc_pid_fdinfo(5)).
-/// Unlike stat(2) this never asks the filesystem, and of a btrfs it is the same for all subvolumes.
-pub fn device_of(system: &System, task: &Path, descriptor: &str) -> Option<DeviceNumber> {
+/// The device, as in a mount table, of the filesystem of a `descriptor` of the task whose directory in /proc is `task`.
+///
+/// The mount id in proc_pid_fdinfo(5) is known to the kernel, whereas stat(2) asks the filesystem and may hang; and for a
+/// btrfs the result is the same for all subvolumes.
+pub(crate) fn device_of(system: &System, task: &Path, descriptor: &str) -> Option<DeviceNumber> {
     let info = task.join("fdinfo").join(descriptor);
     let info = system.text(info).ok()?;
     let id = info.lines().find_map(|line| line.strip_prefix("mnt_id:"))?;
@@ -137,7 +125,7 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
         return None;
     }
     let mount_options = text(fields.next()?);
-    // Any number of tags such as `shared:1` end at a lone dash.
+    // A dash ends the optional tags, such as `shared:1`.
     fields.find(|field| *field == b"-")?;
     let fstype = text(fields.next().filter(|field| !field.is_empty())?);
     let source = unescape(fields.next()?);
@@ -156,34 +144,6 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     })
 }
 
-/// The older table, fstab(5)'s format: `SOURCE MOUNTPOINT TYPE OPTIONS 0 0`.
-fn parse_mounts(table: &[u8], stat: &dyn Fn(&[u8]) -> Option<DeviceNumber>) -> Vec<Mount> {
-    let line = |line: &[u8]| {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let source = unescape(fields.next()?);
-        let mountpoint = unescape(fields.next().filter(|field| !field.is_empty())?);
-        let fstype = text(fields.next().filter(|field| !field.is_empty())?);
-        let mount_options = text(fields.next()?);
-        let (major, minor) = stat(&source).unwrap_or((0, 0));
-        Some(Mount {
-            mount_id: 0,
-            parent_id: 0,
-            major,
-            minor,
-            root: b"/".to_vec(),
-            mountpoint,
-            super_options: mount_options.clone(),
-            mount_options,
-            fstype,
-            source,
-        })
-    };
-    table
-        .split(|&byte| byte == b'\n')
-        .filter_map(line)
-        .collect()
-}
-
 fn number(field: &[u8]) -> Option<u64> {
     std::str::from_utf8(field).ok()?.parse().ok()
 }
@@ -194,11 +154,10 @@ fn device_number(field: &[u8]) -> Option<DeviceNumber> {
 }
 
 fn text(field: &[u8]) -> String {
-    String::from_utf8(unescape(field))
-        .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
+    super::into_text(unescape(field))
 }
 
-/// Decodes `\NNN` (octal) and `\\`; any other backslash stands for itself.
+/// Decodes `\NNN` (octal, mangle_path in the kernel's fs/seq_file.c) and `\\`; any other backslash is kept.
 pub fn unescape(field: &[u8]) -> Vec<u8> {
     if !field.contains(&b'\\') {
         return field.to_vec();
@@ -304,35 +263,19 @@ x 28 8:1 / /a rw - ext4 /dev/a rw\n\
     }
 
     #[test]
-    fn reads_below_the_root_with_the_older_table_as_fallback() {
+    fn the_table_is_read_below_the_root() {
         let root = tempfile::tempdir().unwrap();
-        assert!(read(root.path()).is_err());
+        let system = System::at(root.path()).unwrap();
+        assert!(read(&system).is_err());
         fs::create_dir_all(root.path().join("proc/self")).unwrap();
-        fs::write(
-            root.path().join("proc/self/mounts"),
-            "proc /proc proc rw 0 0\n/dev/gone /mnt/a\\040b ext4 ro 0 0\nshort\n",
-        )
-        .unwrap();
-        let mounts = read(root.path()).unwrap();
-        assert_eq!(mounts.len(), 2);
-        assert_eq!(mounts[1].mountpoint, b"/mnt/a b");
-        assert_eq!(mounts[1].device(), (0, 0));
         fs::write(root.path().join("proc/self/mountinfo"), TABLE).unwrap();
-        assert_eq!(read(root.path()).unwrap(), parse(TABLE));
-    }
-
-    #[test]
-    fn the_older_table_takes_numbers_from_the_devices() {
-        let stat = |source: &[u8]| (source == b"/dev/vda1").then_some((254, 1));
-        let mounts = parse_mounts(b"/dev/vda1 / ext4 rw 0 0\ntmpfs /run tmpfs rw 0 0\n", &stat);
-        assert_eq!(mounts[0].device(), (254, 1));
-        assert_eq!(mounts[1].device(), (0, 0));
+        assert_eq!(read(&system).unwrap(), parse(TABLE));
     }
 
     #[test]
     fn only_a_block_device_has_a_number() {
-        assert_eq!(block_device(Path::new("/"), b"/dev/null"), None);
-        assert_eq!(block_device(Path::new("/"), b"relative"), None);
+        assert_eq!(block_device(&System::host(), b"/dev/null"), None);
+        assert_eq!(block_device(&System::host(), b"relative"), None);
     }
 
     #[test]
@@ -349,7 +292,7 @@ x 28 8:1 / /a rw - ext4 /dev/a rw\n\
 
     proptest! {
         #[test]
-        fn any_bytes_are_taken(table in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fn any_bytes_are_parsed(table in proptest::collection::vec(any::<u8>(), 0..400)) {
             parse(&table);
         }
 

@@ -1,31 +1,25 @@
-//! Counters of network interfaces: /proc/net/dev (proc_pid_net(5)). Floor 1.
+//! LinkCounters of network interfaces: /proc/net/dev (proc_pid_net(5)). Floor 1.
 //!
-//! The file tells 64-bit counters of every interface of the network namespace at once, so it is
-//! read once for however many interfaces are asked for.
+//! The file has the 64-bit counters of every interface of the network namespace, so it is read once for any number of
+//! interfaces. guest-network-get-interfaces uses this where it cannot use [`super::rtnetlink`].
 
 use std::collections::HashMap;
 
 use super::{Error, System};
 
-/// What went over one interface since it came up.
+/// Since the interface came up.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Counters {
-    /// Bytes received.
-    pub rx_bytes: u64,
-    /// Packets received.
-    pub rx_packets: u64,
-    /// Damaged packets received.
-    pub rx_errs: u64,
-    /// Received packets that were dropped for want of room.
-    pub rx_dropped: u64,
-    /// Bytes sent.
-    pub tx_bytes: u64,
-    /// Packets sent.
-    pub tx_packets: u64,
-    /// Errors while sending.
-    pub tx_errs: u64,
-    /// Packets dropped on the way out.
-    pub tx_dropped: u64,
+pub struct LinkCounters {
+    pub(crate) rx_bytes: u64,
+    pub(crate) rx_packets: u64,
+    /// Damaged packets.
+    pub(crate) rx_errs: u64,
+    /// Received packets without a free buffer.
+    pub(crate) rx_dropped: u64,
+    pub(crate) tx_bytes: u64,
+    pub(crate) tx_packets: u64,
+    pub(crate) tx_errs: u64,
+    pub(crate) tx_dropped: u64,
 }
 
 /// Columns after the name; the first eight are of reception.
@@ -34,18 +28,18 @@ const COLUMNS: usize = 16;
 /// Reads `/proc/net/dev`: counters by interface name.
 ///
 /// # Errors
-/// It can't be read.
-pub fn read(system: &System) -> Result<HashMap<String, Counters>, Error> {
+/// It cannot be read.
+pub(crate) fn read(system: &System) -> Result<HashMap<String, LinkCounters>, Error> {
     Ok(parse(&system.text("/proc/net/dev")?))
 }
 
-/// Counters by interface name; lines that are none (the two of the heading) are left out.
-pub fn parse(text: &str) -> HashMap<String, Counters> {
+/// Counters by interface name. The two lines of the heading do not have this form and are left out.
+pub fn parse(text: &str) -> HashMap<String, LinkCounters> {
     text.lines().filter_map(parse_line).collect()
 }
 
 /// `NAME: COLUMN…`; old kernels have no space after the colon.
-fn parse_line(line: &str) -> Option<(String, Counters)> {
+fn parse_line(line: &str) -> Option<(String, LinkCounters)> {
     let (name, rest) = line.split_once(':')?;
     let mut columns = [0_u64; COLUMNS];
     let mut words = rest.split_ascii_whitespace();
@@ -64,7 +58,7 @@ fn parse_line(line: &str) -> Option<(String, Counters)> {
         sent @ ..,
     ] = columns;
     let [tx_bytes, tx_packets, tx_errs, tx_dropped, ..] = sent;
-    let counters = Counters {
+    let counters = LinkCounters {
         rx_bytes,
         rx_packets,
         rx_errs,
@@ -97,10 +91,10 @@ odd0: 1 2 3 4 5 6 7 8 9 10 11 x 13 14 15 16
         let mut names: Vec<_> = table.keys().map(String::as_str).collect();
         names.sort_unstable();
         assert_eq!(names, ["eth0", "lo", "old0"]);
-        assert_eq!(table["lo"], Counters::default());
+        assert_eq!(table["lo"], LinkCounters::default());
         assert_eq!(
             table["eth0"],
-            Counters {
+            LinkCounters {
                 rx_bytes: u64::MAX,
                 rx_packets: 2,
                 rx_errs: 3,

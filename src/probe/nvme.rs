@@ -1,46 +1,42 @@
-//! The SMART log page of NVMe (NVM Express Base Specification, log page 02h). Floor 1.
+//! Parses the SMART log page of NVMe (NVM Express Base Specification, log page 02h). Floor 1.
+//!
+//! [`crate::sys::nvme`] reads the page for guest-get-disks.
 
-/// Health of a controller. Counters have 128 bits.
+/// Members in the order of the page, without the reserved ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SmartLog {
-    /// One bit for each kind of trouble.
+    /// A bit for each kind of fault.
     pub critical_warning: u8,
     /// In kelvin.
     pub temperature: u16,
-    /// Spare capacity left, in percent.
+    /// In percent.
     pub available_spare: u8,
-    /// Where too little is left, in percent.
+    /// The controller warns below this, in percent.
     pub available_spare_threshold: u8,
-    /// Life that is used up, in percent; may exceed 100.
+    /// Of the device's life, in percent; may exceed 100.
     pub percentage_used: u8,
-    /// In thousands of 512 bytes.
+    /// In units of 512,000 bytes.
     pub data_units_read: u128,
-    /// In thousands of 512 bytes.
+    /// In units of 512,000 bytes.
     pub data_units_written: u128,
-    /// Reads done.
     pub host_read_commands: u128,
-    /// Writes done.
     pub host_write_commands: u128,
     /// In minutes.
     pub controller_busy_time: u128,
-    /// Times it was switched on.
     pub power_cycles: u128,
-    /// In hours.
     pub power_on_hours: u128,
-    /// Times the power went without notice.
     pub unsafe_shutdowns: u128,
-    /// Data that could not be had back.
     pub media_errors: u128,
-    /// Entries that the error log ever had.
+    /// Since the beginning.
     pub error_log_entries: u128,
 }
 
-/// Length of the part that is understood.
-const KNOWN: usize = 192;
+/// Length of the part that is parsed.
+const KNOWN_SIZE: usize = 192;
 
-/// Reads the page; `None` if it is too short.
+/// `None` if the page is too short.
 pub fn parse(page: &[u8]) -> Option<SmartLog> {
-    let &[warning, cold, warm, spare, threshold, used, ..] = page.get(..KNOWN)? else {
+    let &[warning, cold, warm, spare, threshold, used, ..] = page.get(..KNOWN_SIZE)? else {
         return None;
     };
     let counter = |offset: usize| {

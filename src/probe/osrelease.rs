@@ -1,36 +1,29 @@
-//! The distribution's name and version (os-release(5)). Floor 1.
+//! Name and version of the distribution (os-release(5)). Floor 1.
 //!
-//! What the original agent understands reads the same here: an unquoted value ends at its first
-//! space or semicolon, later lines win. Beyond it single quotes are understood, and a line that is
-//! no assignment, or not UTF-8, is left out alone instead of voiding the file.
+//! What QEMU's agent understands reads the same here: an unquoted value ends at its first blank or semicolon, and the last
+//! of repeated lines is used. Beyond that, single quotes are understood, and a line that is not an assignment, or not
+//! UTF-8, is ignored alone instead of invalidating the file. guest-get-osinfo calls this.
 
 use std::fs;
 use std::path::Path;
 
 use super::System;
 
-/// The members of os-release that the agent tells; absent ones are `None`.
+/// The variables of these names; absent ones are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct OsRelease {
-    /// `ID`, a lower-case word such as `debian`.
-    pub id: Option<String>,
-    /// `NAME`, such as `Debian GNU/Linux`.
-    pub name: Option<String>,
-    /// `PRETTY_NAME`, name and version for people.
-    pub pretty_name: Option<String>,
-    /// `VERSION`, for people.
-    pub version: Option<String>,
-    /// `VERSION_ID`, for programs.
-    pub version_id: Option<String>,
-    /// `VARIANT`, for people.
-    pub variant: Option<String>,
-    /// `VARIANT_ID`, for programs.
-    pub variant_id: Option<String>,
+    pub(crate) id: Option<String>,
+    pub(crate) name: Option<String>,
+    pub(crate) pretty_name: Option<String>,
+    pub(crate) version: Option<String>,
+    pub(crate) version_id: Option<String>,
+    pub(crate) variant: Option<String>,
+    pub(crate) variant_id: Option<String>,
 }
 
-/// Reads the file named by `override_path` if there is one, else /etc/os-release, else
-/// /usr/lib/os-release. A file that can't be read says nothing, as an empty one does.
-pub fn read(system: &System, override_path: Option<&Path>) -> OsRelease {
+/// Reads the file at `override_path` if given, else /etc/os-release, else /usr/lib/os-release. One that cannot be read
+/// is like an empty one.
+pub(crate) fn read(system: &System, override_path: Option<&Path>) -> OsRelease {
     let content = match override_path {
         Some(path) => fs::read(path),
         None => fs::read(system.path("/etc/os-release"))
@@ -39,7 +32,7 @@ pub fn read(system: &System, override_path: Option<&Path>) -> OsRelease {
     content.map(|content| parse(&content)).unwrap_or_default()
 }
 
-/// The members of an os-release file.
+/// Parses an os-release file.
 pub fn parse(content: &[u8]) -> OsRelease {
     let mut found = OsRelease::default();
     for line in content.split(|&byte| byte == b'\n') {
@@ -68,7 +61,7 @@ pub fn parse(content: &[u8]) -> OsRelease {
     found
 }
 
-/// The value as a shell would read it, as far as os-release(5) allows shell syntax.
+/// The value as a shell reads it, as far as os-release(5) allows shell syntax.
 fn unquote(value: &str) -> String {
     if let Some(quoted) = value.strip_prefix('\'') {
         return quoted.split('\'').next().unwrap_or_default().to_owned();
@@ -149,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn comments_and_other_keys_say_nothing() {
+    fn comments_and_other_keys_are_ignored() {
         let content = b"\n#NAME=x\n # NAME=y\nNAME[de]=x\nexport NAME=z\nname=a\nID_LIKE=b\n";
         assert_eq!(parse(content), OsRelease::default());
     }
@@ -165,7 +158,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_line_voids_itself_alone() {
+    fn an_invalid_line_is_ignored_alone() {
         let found = parse(b"ID=debian\nnonsense\n[section]\n=x\nVERSION=\xff\nNAME=Debian");
         assert_eq!((found.id, found.name), (some("debian"), some("Debian")));
         assert_eq!(found.version, None);

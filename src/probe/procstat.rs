@@ -1,38 +1,31 @@
-//! Time that each processor spent: the `cpuN` lines of /proc/stat (proc_stat(5)). Floor 1.
+//! Time of each processor: the `cpuN` lines of /proc/stat (proc_stat(5)). Floor 1. guest-get-cpustats calls this.
 
-/// Ticks of one processor by what it did. Members that an old kernel does not tell are `None`.
+/// The columns of proc_stat(5), in ticks; `None` for those that the line does not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTicks {
     /// Number of the processor.
-    pub cpu: i64,
-    /// Programs.
-    pub user: u64,
-    /// Programs of low priority.
-    pub nice: u64,
-    /// The kernel.
-    pub system: u64,
-    /// Nothing.
-    pub idle: u64,
-    /// Nothing, while a disk was awaited.
-    pub iowait: Option<u64>,
-    /// Interrupts.
-    pub irq: Option<u64>,
-    /// Deferred work of interrupts.
-    pub softirq: Option<u64>,
-    /// Other guests of the same host ran.
-    pub steal: Option<u64>,
-    /// Guests of this guest; counted in `user`, too.
-    pub guest: Option<u64>,
-    /// Guests of low priority; counted in `nice`, too.
-    pub guest_nice: Option<u64>,
+    pub(crate) cpu: i64,
+    pub(crate) user: u64,
+    pub(crate) nice: u64,
+    pub(crate) system: u64,
+    pub(crate) idle: u64,
+    pub(crate) iowait: Option<u64>,
+    pub(crate) irq: Option<u64>,
+    pub(crate) softirq: Option<u64>,
+    pub(crate) steal: Option<u64>,
+    /// Included in `user`.
+    pub(crate) guest: Option<u64>,
+    /// Included in `nice`.
+    pub(crate) guest_nice: Option<u64>,
 }
 
-/// One entry for each processor that is online, in file order. The sum over all is left out.
+/// One entry for each online processor, in file order. The first line, their sum, has no number and is left out.
 pub fn parse(text: &str) -> Vec<CpuTicks> {
     text.lines().filter_map(parse_line).collect()
 }
 
 fn parse_line(line: &str) -> Option<CpuTicks> {
+    // The first word after `cpu` is the number; the line of the sum has two blanks there, so an empty word.
     let mut words = line.strip_prefix("cpu")?.split(' ');
     let cpu = words.next()?.parse().ok()?;
     let mut next = || words.next()?.parse().ok();

@@ -1,68 +1,57 @@
 //! Routing tables: /proc/net/route and /proc/net/ipv6_route (proc_pid_net(5)). Floor 1.
 //!
-//! The first has the main table of IPv4, the second every table of IPv6. Lines that can't be
-//! understood are left out.
+//! The first has the main table of IPv4, the second every table of IPv6. Lines that cannot be understood are left out.
+//! guest-network-get-route calls this.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-/// A route of IPv4.
+/// A line of `/proc/net/route`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipv4Route {
-    /// Interface that packets leave by.
-    pub interface: String,
-    /// Network that is reached.
-    pub destination: Ipv4Addr,
-    /// Netmask of the destination.
-    pub mask: Ipv4Addr,
-    /// Next hop, zeros for none.
-    pub gateway: Ipv4Addr,
+    pub(crate) interface: String,
+    pub(crate) destination: Ipv4Addr,
+    pub(crate) mask: Ipv4Addr,
+    /// Zeros for none.
+    pub(crate) gateway: Ipv4Addr,
     /// RTF_ flags.
-    pub flags: u32,
-    /// Users of the route; kernels of today say 0.
-    pub refcnt: i32,
-    /// Look-ups of the route; kernels of today say 0.
-    pub uses: u32,
-    /// Price; the least wins.
-    pub metric: i32,
-    /// Largest packet, 0 for the interface's.
-    pub mtu: i32,
-    /// TCP window, 0 for the default.
-    pub window: u32,
-    /// First guess of the round-trip time.
-    pub irtt: u32,
+    pub(crate) flags: u32,
+    /// Always 0 on present kernels (fib_route_seq_show in net/ipv4/fib_trie.c), as is `uses`.
+    pub(crate) refcnt: i32,
+    pub(crate) uses: u32,
+    pub(crate) metric: u32,
+    /// 0: that of the interface.
+    pub(crate) mtu: i32,
+    /// Of TCP; 0: the default.
+    pub(crate) window: u32,
+    /// Initial round-trip time.
+    pub(crate) irtt: u32,
 }
 
-/// A route of IPv6.
+/// A line of `/proc/net/ipv6_route`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipv6Route {
-    /// Interface that packets leave by; may be empty.
-    pub interface: String,
-    /// Network that is reached.
-    pub destination: Ipv6Addr,
-    /// Prefix length of the destination.
-    pub destination_prefix: u8,
-    /// Network that packets come from, `::` for any.
-    pub source: Ipv6Addr,
-    /// Prefix length of the source.
-    pub source_prefix: u8,
-    /// Next hop, `::` for none.
-    pub next_hop: Ipv6Addr,
-    /// Price; the least wins.
-    pub metric: u32,
-    /// Users of the route.
-    pub refcnt: u32,
-    /// Look-ups of the route.
-    pub uses: u32,
-    /// RTF_ flags; the upper half is the kernel's own.
-    pub flags: u32,
+    /// May be empty.
+    pub(crate) interface: String,
+    pub(crate) destination: Ipv6Addr,
+    pub(crate) destination_prefix: u8,
+    /// `::` for any.
+    pub(crate) source: Ipv6Addr,
+    pub(crate) source_prefix: u8,
+    /// `::` for none.
+    pub(crate) next_hop: Ipv6Addr,
+    pub(crate) metric: u32,
+    pub(crate) refcnt: u32,
+    pub(crate) uses: u32,
+    /// RTF_ flags; the upper half is internal to the kernel.
+    pub(crate) flags: u32,
 }
 
-/// The routes of `/proc/net/route`, whose first line is a heading.
+/// Parses `/proc/net/route`, whose first line is a heading.
 pub fn parse_ipv4(text: &str) -> Vec<Ipv4Route> {
     text.lines().skip(1).filter_map(ipv4_line).collect()
 }
 
-/// The routes of `/proc/net/ipv6_route`.
+/// Parses `/proc/net/ipv6_route`.
 pub fn parse_ipv6(text: &str) -> Vec<Ipv6Route> {
     text.lines().filter_map(ipv6_line).collect()
 }
@@ -74,9 +63,9 @@ fn ipv4_line(line: &str) -> Option<Ipv4Route> {
     let destination = ipv4(words.next()?)?;
     let gateway = ipv4(words.next()?)?;
     let flags = hexadecimal(words.next()?)?;
-    let refcnt = words.next()?.parse().ok()?;
-    let uses = words.next()?.parse().ok()?;
-    let metric = words.next()?.parse().ok()?;
+    let refcnt = signed(words.next());
+    let uses = unsigned(words.next());
+    let metric = unsigned(words.next());
     let mask = ipv4(words.next()?)?;
     Some(Ipv4Route {
         interface,
@@ -87,14 +76,25 @@ fn ipv4_line(line: &str) -> Option<Ipv4Route> {
         refcnt,
         uses,
         metric,
-        mtu: words.next()?.parse().ok()?,
-        window: words.next()?.parse().ok()?,
-        irtt: words.next()?.parse().ok()?,
+        mtu: signed(words.next()),
+        window: unsigned(words.next()),
+        irtt: unsigned(words.next()),
     })
 }
 
-/// `DESTINATION LENGTH SOURCE LENGTH NEXT-HOP METRIC REFCNT USE FLAGS IFACE`, all hexadecimal but
-/// the last.
+/// A decimal column; 0 if it is missing or no such number: a route without its MTU is of more use than no route.
+fn signed(word: Option<&str>) -> i32 {
+    word.and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
+/// As [`signed`], for the kernel's unsigned values. Kernels before 6.18 print a metric of 2^31 or more as a negative
+/// number (net/ipv4/fib_trie.c, fib_route_seq_show).
+fn unsigned(word: Option<&str>) -> u32 {
+    word.and_then(|word| word.parse().ok())
+        .unwrap_or_else(|| u32::from_ne_bytes(signed(word).to_ne_bytes()))
+}
+
+/// `DESTINATION LENGTH SOURCE LENGTH NEXT-HOP METRIC REFCNT USE FLAGS IFACE`, in hexadecimal but for the last.
 fn ipv6_line(line: &str) -> Option<Ipv6Route> {
     let mut words = line.split_ascii_whitespace();
     let destination = ipv6(words.next()?)?;
@@ -106,7 +106,7 @@ fn ipv6_line(line: &str) -> Option<Ipv6Route> {
     let refcnt = hexadecimal(words.next()?)?;
     let uses = hexadecimal(words.next()?)?;
     let flags = hexadecimal(words.next()?)?;
-    // A route that lost its device has an empty name.
+    // A route without a device has an empty name.
     let interface = words.next().unwrap_or_default().to_owned();
     Some(Ipv6Route {
         interface,
@@ -126,12 +126,12 @@ fn hexadecimal(word: &str) -> Option<u32> {
     u32::from_str_radix(word, 16).ok()
 }
 
-/// The address as the machine has it in memory, printed as one number.
+/// The kernel prints the four bytes in memory as one number of the machine's byte order.
 fn ipv4(word: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(hexadecimal(word)?.to_ne_bytes()))
 }
 
-/// Thirty-two digits in the order of the address.
+/// 32 digits in the order of the bytes.
 fn ipv6(word: &str) -> Option<Ipv6Addr> {
     (word.len() == 32).then_some(())?;
     Some(Ipv6Addr::from(u128::from_str_radix(word, 16).ok()?))
@@ -167,6 +167,20 @@ mod tests {
             }]
         );
         assert_eq!(parse_ipv4(""), []);
+    }
+
+    #[test]
+    fn a_number_out_of_range_does_not_lose_the_route() {
+        let route = |metric: &str, mtu: &str| {
+            let text = format!("head\neth0\t0\t0\t1\t0\t0\t{metric}\t0\t{mtu}\t0\t0\n");
+            let routes = parse_ipv4(&text);
+            (routes.len(), routes[0].metric, routes[0].mtu)
+        };
+        assert_eq!(route("2147483648", "1500"), (1, 1 << 31, 1500));
+        assert_eq!(route("-2147483648", "1500"), (1, 1 << 31, 1500));
+        assert_eq!(route("4294967295", "4294967295"), (1, u32::MAX, 0));
+        assert_eq!(route("x", "1500"), (1, 0, 1500));
+        assert_eq!(parse_ipv4("head\neth0 0 0 1 0 0 5 0\n").len(), 1);
     }
 
     #[test]

@@ -1,66 +1,71 @@
-//! Messages of routing netlink (rtnetlink(7)): counters of links and addresses. Floor 1.
+//! Parses messages of routing netlink (rtnetlink(7)): counters of links, and addresses. Floor 1.
 //!
-//! What is not understood is left out.
+//! Input is what [`crate::sys::netdevice`] has received. What is not understood is left out.
+//! guest-network-get-interfaces calls this.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::netdev::Counters;
+use super::netdev::LinkCounters;
 
 /// An address of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Address {
-    /// Number of the interface.
-    pub index: u32,
-    /// The name that this address goes by, if it is not the interface's: `eth0:1`.
+pub struct InterfaceAddress {
+    /// Of the interface.
+    pub(crate) index: u32,
+    /// The name of this address: that of the interface, or a label such as `eth0:1`.
     pub label: Option<String>,
-    /// The address; of a point-to-point link this side's.
-    pub address: IpAddr,
-    /// Length of its prefix.
-    pub prefix: u32,
+    /// The local one of a point-to-point link.
+    pub(crate) address: IpAddr,
+    /// The length of its prefix.
+    pub(crate) prefix: u32,
 }
 
-const NEW_ADDRESS: u16 = 20;
-const NEW_STATS: u16 = 92;
-const HEADER: usize = 16;
+// linux/rtnetlink.h
+const RTM_NEWADDR: u16 = 20;
+const RTM_NEWSTATS: u16 = 92;
+/// `struct nlmsghdr`.
+const HEADER_SIZE: usize = 16;
 
-/// Number and counters of each link in `RTM_NEWSTATS` messages, in their order. The counters are
-/// added up as `/proc/net/dev` has them.
-pub fn parse_counters(messages: &[u8]) -> Vec<(u32, Counters)> {
-    const LINK_64: u16 = 1;
+/// Index and counters of each link in `RTM_NEWSTATS` messages, in their order. The counters are added up as in
+/// `/proc/net/dev`.
+pub fn parse_counters(messages: &[u8]) -> Vec<(u32, LinkCounters)> {
+    const IFLA_STATS_LINK_64: u16 = 1;
+    // `struct if_stats_msg`, then `struct rtnl_link_stats64` as an attribute (linux/if_link.h).
     let one = |body: &[u8]| {
         let index = u32_at(body, 4)?;
         let counters = attributes(body.get(12..)?)
-            .find(|(kind, _)| *kind == LINK_64)?
+            .find(|(kind, _)| *kind == IFLA_STATS_LINK_64)?
             .1;
         let at = |place: usize| {
             let bytes = counters.get(place * 8..place * 8 + 8)?;
             Some(u64::from_ne_bytes(bytes.try_into().ok()?))
         };
-        let counters = Counters {
+        let counters = LinkCounters {
             rx_packets: at(0)?,
             tx_packets: at(1)?,
             rx_bytes: at(2)?,
             tx_bytes: at(3)?,
             rx_errs: at(4)?,
             tx_errs: at(5)?,
-            // Those that the card itself had no room for count as dropped.
+            // With rx_missed_errors, as in dev_seq_printf_stats of net/core/net-procfs.c.
             rx_dropped: at(6)?.wrapping_add(at(15)?),
             tx_dropped: at(7)?,
         };
         Some((index, counters))
     };
-    bodies(messages, NEW_STATS).filter_map(one).collect()
+    bodies(messages, RTM_NEWSTATS).filter_map(one).collect()
 }
 
 /// The addresses in `RTM_NEWADDR` messages, in their order.
-pub fn parse_addresses(messages: &[u8]) -> Vec<Address> {
-    bodies(messages, NEW_ADDRESS).filter_map(address).collect()
+pub fn parse_addresses(messages: &[u8]) -> Vec<InterfaceAddress> {
+    bodies(messages, RTM_NEWADDR).filter_map(address).collect()
 }
 
-fn address(body: &[u8]) -> Option<Address> {
-    const ADDRESS: u16 = 1;
-    const LOCAL: u16 = 2;
-    const LABEL: u16 = 3;
+fn address(body: &[u8]) -> Option<InterfaceAddress> {
+    // linux/if_addr.h
+    const IFA_ADDRESS: u16 = 1;
+    const IFA_LOCAL: u16 = 2;
+    const IFA_LABEL: u16 = 3;
     let prefix = u32::from(*body.get(1)?);
     let index = u32_at(body, 4)?;
     let attribute = |wanted: u16| {
@@ -68,20 +73,21 @@ fn address(body: &[u8]) -> Option<Address> {
             .find(|(kind, _)| *kind == wanted)
             .map(|(_, value)| value)
     };
-    let bytes = attribute(LOCAL).or_else(|| attribute(ADDRESS))?;
+    // IFA_ADDRESS of a point-to-point link is the peer's; without IFA_LOCAL (IPv6) it is the local one.
+    let bytes = attribute(IFA_LOCAL).or_else(|| attribute(IFA_ADDRESS))?;
     let address = match bytes.len() {
         4 => IpAddr::V4(Ipv4Addr::from(<[u8; 4]>::try_from(bytes).ok()?)),
         16 => IpAddr::V6(Ipv6Addr::from(<[u8; 16]>::try_from(bytes).ok()?)),
         _ => return None,
     };
-    let label = attribute(LABEL).map(|label| {
+    let label = attribute(IFA_LABEL).map(|label| {
         let end = label
             .iter()
             .position(|&byte| byte == 0)
             .unwrap_or(label.len());
         String::from_utf8_lossy(&label[..end]).into_owned()
     });
-    Some(Address {
+    Some(InterfaceAddress {
         index,
         label,
         address,
@@ -89,12 +95,13 @@ fn address(body: &[u8]) -> Option<Address> {
     })
 }
 
-/// The bodies of the messages of one kind.
+/// The bodies of the messages of one type.
 fn bodies(mut messages: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32_at(messages, 0)? as usize;
         let kind = u16_at(messages, 4)?;
-        let body = messages.get(HEADER..length)?;
+        let body = messages.get(HEADER_SIZE..length)?;
+        // NLMSG_ALIGN.
         messages = messages
             .get(length.next_multiple_of(4)..)
             .unwrap_or_default();
@@ -103,7 +110,7 @@ fn bodies(mut messages: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     .filter_map(move |(kind, body)| (kind == wanted).then_some(body))
 }
 
-/// Kinds and values.
+/// The types and values of attributes.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);
@@ -148,7 +155,7 @@ mod tests {
         let mut body = vec![family, prefix, 0, 0];
         body.extend(index.to_ne_bytes());
         body.extend(attributes.concat());
-        message(NEW_ADDRESS, &body)
+        message(RTM_NEWADDR, &body)
     }
 
     #[test]
@@ -174,7 +181,7 @@ mod tests {
         assert_eq!(found.len(), 2);
         assert_eq!(
             found[0],
-            Address {
+            InterfaceAddress {
                 index: 3,
                 label: Some("eth0:1".into()),
                 address: IpAddr::from([192, 0, 2, 1]),
@@ -197,8 +204,8 @@ mod tests {
         body.extend(7_u32.to_ne_bytes());
         body.extend([0; 4]);
         body.extend(attribute(1, &numbers));
-        let found = parse_counters(&[message(NEW_STATS, &body), vec![1, 2, 3]].concat());
-        let counters = Counters {
+        let found = parse_counters(&[message(RTM_NEWSTATS, &body), vec![1, 2, 3]].concat());
+        let counters = LinkCounters {
             rx_packets: 1,
             tx_packets: 2,
             rx_bytes: 3,

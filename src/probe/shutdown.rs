@@ -1,52 +1,56 @@
-//! Whether the whole system is going down. Floor 1.
+//! Whether the whole system is shutting down. Floor 1.
 //!
-//! Asked while filesystems are frozen, so no program is started and nothing is written.
+//! The engine asks this while filesystems are frozen, so no program is started and nothing is written; that is why systemd
+//! is asked over its private socket and not by systemctl or a bus daemon, which may wait for a frozen filesystem.
 
 use super::{System, utmp};
 use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Where systemd itself takes D-Bus messages, from root alone; no bus has to run.
-const SYSTEMD: &str = "/run/systemd/private";
+/// Where systemd itself accepts D-Bus messages, from root only.
+const SYSTEMD_SOCKET: &str = "/run/systemd/private";
 
-/// How long systemd may take for each part of its answer: it may itself wait for a frozen filesystem.
+/// Time for each part of systemd's answer: it may itself wait for a frozen filesystem.
 const SYSTEMD_RESPONSE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Authentication as uid 0, which needs no further line: there is nothing to negotiate.
-const LOGIN: &[u8] = b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n";
+/// Authentication as uid 0 (`30` is the digit 0 in hexadecimal), without further negotiation.
+const AUTHENTICATION: &[u8] = b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n";
 
 /// `OK`, a blank, an identifier of 32 digits, and the end of the line.
-const LOGIN_ANSWER: usize = 37;
+const AUTHENTICATION_REPLY_SIZE: usize = 37;
 
-/// The call of org.freedesktop.DBus.Properties.Get for SystemState of org.freedesktop.systemd1.Manager,
-/// as the D-Bus specification lays it out (little-endian, serial 1).
-const QUESTION: &[u8] = b"l\x01\0\x01\x38\0\0\0\x01\0\0\0\x68\0\0\0\
+/// A call of org.freedesktop.DBus.Properties.Get for SystemState of org.freedesktop.systemd1.Manager,
+/// in the format of the D-Bus specification (little-endian, serial 1).
+const PROPERTY_CALL: &[u8] = b"l\x01\0\x01\x38\0\0\0\x01\0\0\0\x68\0\0\0\
     \x01\x01o\0\x19\0\0\0/org/freedesktop/systemd1\0\0\0\0\0\0\0\
     \x02\x01s\0\x1f\0\0\0org.freedesktop.DBus.Properties\0\
     \x03\x01s\0\x03\0\0\0Get\0\0\0\0\0\x08\x01g\0\x02ss\0\
     \x20\0\0\0org.freedesktop.systemd1.Manager\0\0\0\0\
     \x0b\0\0\0SystemState\0";
 
-/// Longest message that is read; the answer has less than 200 bytes.
-const MAX_ANSWER: usize = 1 << 20;
+/// Longest message that is read; the reply has less than 200 bytes.
+const MAX_MESSAGE_SIZE: usize = 1 << 20;
 
-/// Type of the messages that come unasked.
+/// The type of messages that are not replies.
 const SIGNAL: u8 = 4;
 
-/// Whether systemd has a job to shut down, or sysvinit is in a runlevel that ends the system. What cannot
-/// be found out counts as no.
-pub fn is_under_way() -> bool {
-    query_systemd().unwrap_or(false) || matches!(utmp::runlevel(&System::host()), Some(b'0' | b'6'))
+/// Whether systemd is in the state `stopping`, or sysvinit in runlevel 0 or 6. If neither can be asked, the system is
+/// taken not to shut down.
+pub fn is_in_progress() -> bool {
+    // Without systemd the socket does not exist; an error of another kind is no reason to thaw early either.
+    query_systemd().unwrap_or(false)
+        || matches!(utmp::read_runlevel(&System::host()), Some(b'0' | b'6'))
 }
 
 fn query_systemd() -> io::Result<bool> {
-    let mut systemd = UnixStream::connect(SYSTEMD)?;
+    let mut systemd = UnixStream::connect(SYSTEMD_SOCKET)?;
     systemd.set_read_timeout(Some(SYSTEMD_RESPONSE_TIMEOUT))?;
-    systemd.write_all(LOGIN)?;
-    // What comes in one piece with the login systemd leaves until more comes.
-    systemd.read_exact(&mut [0; LOGIN_ANSWER])?;
-    systemd.write_all(QUESTION)?;
+    systemd.write_all(AUTHENTICATION)?;
+    // systemd does not handle a message that arrives together with the authentication before more data arrives, so the
+    // reply is awaited first.
+    systemd.read_exact(&mut [0; AUTHENTICATION_REPLY_SIZE])?;
+    systemd.write_all(PROPERTY_CALL)?;
     loop {
         let mut head = [0; 16];
         systemd.read_exact(&mut head)?;
@@ -58,9 +62,8 @@ fn query_systemd() -> io::Result<bool> {
     }
 }
 
-/// What follows the head of a message: byte order, type, flags, version; length of the body, serial,
-/// length of the fields. systemd answers in its own byte order, whatever the question's. `None` for what is no
-/// D-Bus, or too long to be an answer.
+/// The length of the rest of a message with this head: byte order, type, flags, version; length of the body, serial, length
+/// of the header fields. systemd replies in its own byte order. `None` if this is not D-Bus, or too long.
 fn rest_length(head: &[u8; 16]) -> Option<usize> {
     let number = |at| {
         let bytes = *head.get(at..)?.first_chunk()?;
@@ -72,7 +75,7 @@ fn rest_length(head: &[u8; 16]) -> Option<usize> {
     };
     let fields = number(12)?.checked_next_multiple_of(8)?;
     let length = fields.checked_add(number(4)?)? as usize;
-    (length <= MAX_ANSWER).then_some(length)
+    (length <= MAX_MESSAGE_SIZE).then_some(length)
 }
 
 #[cfg(test)]

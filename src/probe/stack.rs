@@ -1,58 +1,54 @@
-//! What a block device is made of, all the way down. Floor 1.
+//! The devices and files of which a block device is made, down to the hardware. Floor 1.
 //!
-//! From a device the walk goes to what it is made of (`slaves` of device mapper and RAID), to the
-//! disk of a partition, and at a loop device to the file behind it. It ends at hardware and at
-//! files; which filesystem holds a file is the business of [`super::location`]. Each device is
-//! visited once, so a circle ends. Nothing is opened but sysfs.
+//! From a device this follows `slaves` (device mapper, RAID), the disk of a partition, and the file behind a loop device.
+//! It ends at hardware and at files; [`super::location`] finds the filesystem of a file. Each device is visited once, so a
+//! cycle ends. Nothing is opened but sysfs. The plan orders stacked filesystems by this.
 
 use std::collections::HashSet;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use super::address::numbered;
 use super::mountinfo::DeviceNumber;
 use super::{System, sysblock, udev};
 
-/// One thing that a device is made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layer {
-    /// A device, by the kernel's name, with the device mapper's own name of it.
     Device {
-        /// Such as `dm-0` or `vda2`.
+        /// The kernel's name, such as `dm-0` or `vda2`.
         name: String,
-        /// Such as `vg-root`.
+        /// The name in the device mapper, such as `vg-root`.
         dm_name: Option<String>,
     },
     /// The file behind a loop device.
     File {
-        /// Its path, as the kernel tells it.
         path: Vec<u8>,
         /// The kernel's name of the loop device.
         device: String,
     },
 }
 
-/// What devices are made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Stack {
     /// Layers from the top down, the devices themselves first.
     pub layers: Vec<Layer>,
-    /// What could not be read: one line each.
+    /// What could not be read, one line each.
     pub problems: Vec<String>,
-    /// Devices at the bottom that are no hardware of the machine, or not known to be.
+    /// Devices at the bottom that are not known to be hardware of the machine.
     soft_ends: usize,
 }
 
 impl Stack {
-    /// Whether all of it ends at hardware of the machine, real or emulated, so that no program or
-    /// file of this very system is behind it.
+    /// Whether all of it ends at hardware of the machine, real or emulated, so that no program or file of this system is
+    /// behind it, which a freeze could block.
     pub fn is_on_hardware(&self) -> bool {
         self.soft_ends == 0 && self.problems.is_empty() && !self.layers.is_empty()
     }
 }
 
-/// What the devices of these numbers are made of. A number that sysfs does not know has no layers.
-pub fn below(system: &System, devices: &[DeviceNumber]) -> Stack {
+/// The layers below these devices. A number that is not in sysfs has none.
+pub fn read_stack(system: &System, devices: &[DeviceNumber]) -> Stack {
     let mut stack = Stack::default();
     let mut seen = HashSet::new();
     for &device in devices {
@@ -65,23 +61,19 @@ pub fn below(system: &System, devices: &[DeviceNumber]) -> Stack {
     stack
 }
 
-/// Whether a disk is a device of the machine: on PCI, on the platform's virtio or a channel of s390.
+/// Whether a disk is a device of the machine: on PCI, virtio of the platform, or a channel of s390.
 ///
-/// iSCSI, NVMe over fabrics, nbd and all that has its place in `/sys/devices/virtual` or without a bus
-/// may be served by this very system. A session of iSCSI or a remote port can be below an adapter on
-/// PCI, too.
+/// iSCSI, NVMe over fabrics, nbd and everything else in `/sys/devices/virtual` or without a bus may be served by a program
+/// of this system. A session of iSCSI and a remote port can also be below an adapter on PCI.
 fn is_hardware(sysfs_path: &Path) -> bool {
     let Ok(path) = sysfs_path.strip_prefix("/sys/devices") else {
         return false;
     };
     let mut components = path.iter().filter_map(|component| component.to_str());
     let bus = components.next().unwrap_or_default();
-    let is_numbered = |component: &str, kind: &str| {
-        let number = component.strip_prefix(kind);
-        number.is_some_and(|n| !n.is_empty() && n.bytes().all(|byte| byte.is_ascii_digit()))
+    let is_remote = |component: &str| {
+        numbered(component, "session").is_some() || component.starts_with("rport-")
     };
-    let is_remote =
-        |component: &str| is_numbered(component, "session") || component.starts_with("rport-");
     let mut rest: Vec<&str> = components.collect();
     if rest.iter().any(|component| is_remote(component)) {
         return false;
@@ -89,12 +81,12 @@ fn is_hardware(sysfs_path: &Path) -> bool {
     rest.truncate(3);
     let is_virtio = rest
         .iter()
-        .any(|component| is_numbered(component, "virtio"));
+        .any(|component| numbered(component, "virtio").is_some());
     bus.starts_with("pci") || bus.starts_with("css") || bus == "platform" && is_virtio
 }
 
 fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &mut Stack) {
-    // What is still to visit, the next one last.
+    // Not recursive: a stack of devices may be deeper than the thread's stack allows. The next one is the last.
     let mut waiting = vec![top];
     while let Some(path) = waiting.pop() {
         if !seen.insert(path.clone()) {
@@ -123,7 +115,7 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
             }
             Err(error) => stack.problems.push(error.to_string()),
         }
-        // The directory of a disk holds those of its partitions.
+        // The directory of a partition is in that of its disk.
         if let Some(disk) = path.parent().filter(|parent| udev::is_disk(system, parent)) {
             waiting.push(disk.to_owned());
         }
@@ -133,8 +125,7 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
     }
 }
 
-/// The path of the file behind a loop device as the kernel tells it; `None` for any other device
-/// and for a loop device without a file.
+/// The path of the file behind a loop device; `None` for any other device and for a loop device without a file.
 fn backing_file(system: &System, sysfs_path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(system.path(sysfs_path.join("loop/backing_file"))) {
         Ok(mut path) => {
@@ -148,8 +139,8 @@ fn backing_file(system: &System, sysfs_path: &Path) -> io::Result<Option<Vec<u8>
     }
 }
 
-/// The devices of each mounted btrfs, by number, as `/sys/fs/btrfs` lists them.
-pub fn btrfs_members(system: &System) -> Vec<Vec<DeviceNumber>> {
+/// The devices of each mounted btrfs, from `/sys/fs/btrfs`.
+pub fn read_btrfs_members(system: &System) -> Vec<Vec<DeviceNumber>> {
     let base = Path::new("/sys/fs/btrfs");
     // Without btrfs in the kernel there is no such directory, and `features` has no devices.
     let mut filesystems = system.names(base).unwrap_or_default();
@@ -198,8 +189,8 @@ mod tests {
         assert!(!is_hardware(Path::new("/elsewhere/pci0/vda")));
     }
 
-    fn told(system: &System, devices: &[DeviceNumber]) -> Vec<String> {
-        let stack = below(system, devices);
+    fn summary(system: &System, devices: &[DeviceNumber]) -> Vec<String> {
+        let stack = read_stack(system, devices);
         assert_eq!(stack.problems, Vec::<String>::new());
         let line = |layer: &Layer| match layer {
             Layer::Device {
@@ -215,13 +206,16 @@ mod tests {
     #[test]
     fn volumes_and_raid_come_down_to_disks() {
         let (_root, system) = capture::build(capture::LVM);
-        assert_eq!(told(&system, &[(254, 1)]), ["vda1", "vda"]);
+        assert_eq!(summary(&system, &[(254, 1)]), ["vda1", "vda"]);
         assert_eq!(
-            told(&system, &[(253, 2)]),
+            summary(&system, &[(253, 2)]),
             ["dm-2=secret", "dm-1", "vda2", "vda"]
         );
-        assert_eq!(told(&system, &[(9, 127)]), ["md127", "vda1", "vda", "vdb"]);
-        assert!(told(&system, &[(1, 1)]).is_empty());
+        assert_eq!(
+            summary(&system, &[(9, 127)]),
+            ["md127", "vda1", "vda", "vdb"]
+        );
+        assert!(summary(&system, &[(1, 1)]).is_empty());
     }
 
     #[test]
@@ -235,12 +229,12 @@ mod tests {
              loop virtual/block/loop0 /srv/disk image.img\n",
         );
         assert_eq!(
-            told(&system, &[(253, 0)]),
+            summary(&system, &[(253, 0)]),
             ["dm-0", "loop0p1", "loop0", "/srv/disk image.img"]
         );
-        assert_eq!(told(&system, &[(7, 1)]), ["loop1"]);
+        assert_eq!(summary(&system, &[(7, 1)]), ["loop1"]);
         assert_eq!(
-            below(&system, &[(7, 0)]).layers[1],
+            read_stack(&system, &[(7, 0)]).layers[1],
             Layer::File {
                 path: b"/srv/disk image.img".to_vec(),
                 device: "loop0".into()
@@ -249,17 +243,17 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_ends_and_what_cannot_be_read_is_told() {
+    fn a_cycle_ends_and_unreadable_devices_are_reported() {
         let (root, system) = capture::build(
             "disk 253:0 virtual/block/dm-0\ndisk 253:1 virtual/block/dm-1\n\
              slave virtual/block/dm-0 virtual/block/dm-1\n\
              slave virtual/block/dm-1 virtual/block/dm-0\n",
         );
-        assert_eq!(told(&system, &[(253, 0)]), ["dm-0", "dm-1"]);
+        assert_eq!(summary(&system, &[(253, 0)]), ["dm-0", "dm-1"]);
         let slaves = root.path().join("sys/devices/virtual/block/dm-1/slaves");
         fs::remove_dir_all(&slaves).unwrap();
         fs::write(&slaves, "").unwrap();
-        let stack = below(&system, &[(253, 0)]);
+        let stack = read_stack(&system, &[(253, 0)]);
         assert_eq!(stack.layers.len(), 2);
         assert!(stack.problems[0].contains("dm-1/slaves"));
     }
@@ -272,10 +266,10 @@ mod tests {
              btrfs 3333-4444 virtual/x/vdd\n",
         );
         assert_eq!(
-            btrfs_members(&system),
+            read_btrfs_members(&system),
             [vec![(254, 16), (254, 32)], vec![(254, 48)]]
         );
         let (_root, system) = capture::build("");
-        assert!(btrfs_members(&system).is_empty());
+        assert!(read_btrfs_members(&system).is_empty());
     }
 }

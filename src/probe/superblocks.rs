@@ -1,8 +1,9 @@
-//! Filesystems that the kernel keeps mounted, whether or not the mount table of this process shows them: those of other
-//! mount namespaces (containers, services with PrivateMounts), and those that were unmounted while in use (umount -l). Floor 1.
+//! Filesystems that are mounted, but not in the mount table of this process: those of other mount namespaces (containers,
+//! services with PrivateMounts), and those that were unmounted while in use (umount -l). Floor 1.
 //!
-//! The drivers of ext4, XFS, F2FS and NILFS2 have a directory in /sys/fs for each, named after its device. Others have none
-//! (vfat) or name no device (btrfs), and are not found here. All processes are looked through only if one is missing.
+//! The drivers of ext4, XFS, F2FS and NILFS2 have a directory in /sys/fs for each filesystem, named after its device.
+//! Others have none (vfat) or name no device (btrfs), and are not found. The mount tables of all processes are searched
+//! only if a filesystem is missing. The plan warns of these, because a freeze does not include them.
 
 use super::System;
 use super::mountinfo::{self, DeviceNumber, Mount};
@@ -10,26 +11,26 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// Drivers, by their directories; ext2 and ext3 are ext4's.
+/// The directories of the drivers; ext2 and ext3 are mounted by ext4.
 pub const DRIVERS: [&str; 4] = ["ext4", "xfs", "f2fs", "nilfs2"];
 
-/// How long mount namespaces are looked through.
+/// Time for searching mount namespaces: this delays the freeze.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_millis(300);
 
 /// A filesystem that is not in the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// The file of its device.
+    /// The path of its device.
     pub device: String,
-    /// Its type, or that of its driver.
+    /// Or that of its driver, if the mount was not found.
     pub fstype: String,
-    /// Where it is mounted, for which process.
+    /// A mount point, and a process in whose mount namespace that is.
     pub place: Option<(Vec<u8>, i32)>,
     number: DeviceNumber,
 }
 
-/// The filesystems that are not among `mounts` and can be written.
-pub fn elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
+/// The writable filesystems that are not among `mounts`.
+pub fn find_elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
     let known: HashSet<DeviceNumber> = mounts.iter().map(Mount::device).collect();
     let mut found = Vec::new();
     for driver in DRIVERS {
@@ -39,13 +40,14 @@ pub fn elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
         for entry in dir.flatten() {
             let name = entry.file_name();
             let device = Path::new("/sys/class/block").join(&name);
-            // Not all that is there is a device.
-            let number = mountinfo::number_of(&system.attribute(&device.join("dev")));
+            // The directory also has `features` and the like.
+            let number = mountinfo::parse_device_number(&system.attribute(&device.join("dev")));
             let Some(number) = number.filter(|number| !known.contains(number)) else {
                 continue;
             };
             if system.attribute(&device.join("ro")).trim() != "1" {
                 found.push(Elsewhere {
+                    // The kernel writes the slash of names such as `cciss/c0d0` as `!` in sysfs.
                     device: format!("/dev/{}", name.to_string_lossy().replace('!', "/")),
                     fstype: driver.to_owned(),
                     place: None,
@@ -60,7 +62,7 @@ pub fn elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
     found
 }
 
-/// Looks for them in the mount namespaces of all processes, and drops those that are read-only there.
+/// Finds them in the mount namespaces of all processes, and removes those that are read-only there.
 fn find_places(system: &System, found: &mut Vec<Elsewhere>) {
     let until = Instant::now() + PROC_SEARCH_TIMEOUT;
     let mut seen: HashSet<PathBuf> = HashSet::new();
@@ -78,6 +80,7 @@ fn find_places(system: &System, found: &mut Vec<Elsewhere>) {
         let (Some(pid), Ok(namespace)) = (pid, namespace) else {
             continue;
         };
+        // Of each namespace one process is enough.
         if !seen.insert(namespace) || Instant::now() >= until {
             continue;
         }
@@ -96,6 +99,7 @@ fn find_places(system: &System, found: &mut Vec<Elsewhere>) {
             missing.place.get_or_insert((mount.mountpoint, pid));
         }
     }
+    // After the search, because a filesystem may be mounted in several namespaces.
     found.retain(|missing| !is_read_only.contains(&missing.number));
 }
 
@@ -136,7 +140,7 @@ mod tests {
         symlink("mnt:[1]", root.path().join("proc/7/ns/mnt")).unwrap();
         let system = System::at(root.path()).unwrap();
         let own = mountinfo::parse(b"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n");
-        let mut found = elsewhere(&system, &own);
+        let mut found = find_elsewhere(&system, &own);
         found.sort_by(|a, b| a.device.cmp(&b.device));
         let found: Vec<_> = found.into_iter().map(|e| (e.device, e.place)).collect();
         let expected = [

@@ -1,4 +1,7 @@
-//! What the kernel swaps to (proc_swaps(5)). Floor 1.
+//! Swap areas: /proc/swaps (proc_swaps(5)). Floor 1.
+//!
+//! While a filesystem with swap space is frozen, a page that must be written there may block any process, so the plan notes
+//! such a filesystem.
 
 use super::System;
 use super::mountinfo::unescape;
@@ -6,21 +9,19 @@ use super::mountinfo::unescape;
 /// One swap area.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swap {
-    /// The file or device, as the kernel names it.
-    pub path: Vec<u8>,
-    /// A file of a filesystem rather than a device.
-    pub is_file: bool,
+    pub(crate) path: Vec<u8>,
+    /// And not a device.
+    pub(crate) is_file: bool,
 }
 
-/// The swap areas of `/proc/swaps`; none if it can't be read, for a kernel without swap has no such
-/// file.
-pub fn read(system: &System) -> Vec<Swap> {
+/// None if the file cannot be read: a kernel without swap does not have it.
+pub(crate) fn read(system: &System) -> Vec<Swap> {
     std::fs::read(system.path("/proc/swaps"))
         .map(|table| parse(&table))
         .unwrap_or_default()
 }
 
-/// Reads the table: a heading, then `PATH TYPE SIZE USED PRIORITY` a line, the path escaped.
+/// Parses the table: a heading, then lines `PATH TYPE SIZE USED PRIORITY`, the path escaped as in a mount table.
 pub fn parse(table: &[u8]) -> Vec<Swap> {
     let line = |line: &[u8]| {
         let mut fields = line
@@ -28,6 +29,7 @@ pub fn parse(table: &[u8]) -> Vec<Swap> {
             .filter(|field| !field.is_empty());
         let path = unescape(fields.next()?);
         let kind = fields.next()?;
+        // The heading has neither.
         (path.starts_with(b"/") && matches!(kind, b"file" | b"partition")).then(|| Swap {
             path,
             is_file: kind == b"file",

@@ -1,7 +1,8 @@
-//! Block devices in sysfs: from a device number to the hardware below it. Floor 1.
+//! Block devices in sysfs: from a device number to the hardware below. Floor 1.
 //!
-//! A filesystem's device may be virtual (device mapper, RAID, loop); what it stands on is found by
-//! its `slaves`, down to devices with hardware. Nothing is opened but sysfs directories.
+//! The device of a filesystem may be virtual (device mapper, RAID, loop); the devices on which it depends are its `slaves`,
+//! down to devices with hardware. Nothing is opened but directories of sysfs. guest-get-fsinfo, guest-get-disks and the
+//! plan call this.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -10,13 +11,13 @@ use std::path::{Path, PathBuf};
 use super::mountinfo::DeviceNumber;
 use super::{Error, System};
 
-/// Layers of virtual devices that are followed down; real stacks have three or four.
+/// Layers of virtual devices that are followed; real stacks have three or four.
 const MAX_LAYERS: usize = 32;
 
-/// The device's real path (`/sys/devices/…`); `None` if sysfs does not know the number.
+/// The device's real path (`/sys/devices/…`); `None` if the number is not in sysfs.
 ///
 /// # Errors
-/// The link is there but can't be resolved.
+/// The link exists but cannot be resolved.
 pub fn sysfs_path(system: &System, device: DeviceNumber) -> Result<Option<PathBuf>, Error> {
     let (major, minor) = device;
     match system.sysfs_link(Path::new(&format!("/sys/dev/block/{major}:{minor}"))) {
@@ -26,7 +27,7 @@ pub fn sysfs_path(system: &System, device: DeviceNumber) -> Result<Option<PathBu
     }
 }
 
-/// The kernel's name of a device: the last component of its path.
+/// The kernel's name of a device.
 pub fn name(sysfs_path: &Path) -> String {
     sysfs_path
         .file_name()
@@ -35,14 +36,14 @@ pub fn name(sysfs_path: &Path) -> String {
         .into_owned()
 }
 
-/// Whether the device is made of other devices, or of nothing, and has no hardware of its own.
+/// Whether the device has no hardware of its own.
 pub fn is_virtual(sysfs_path: &Path) -> bool {
     let path = sysfs_path.as_os_str().as_bytes();
     path.starts_with(b"/sys/devices/virtual/block/")
 }
 
-/// Whether it is a device that never stands on another one, whatever its data come from: there may
-/// be hundreds of them.
+/// Whether it is a device that never depends on another one. There may be hundreds of these, so their `slaves` are not
+/// read.
 fn is_independent(sysfs_path: &Path) -> bool {
     const KINDS: [&str; 4] = ["loop", "nbd", "ram", "zram"];
     let name = sysfs_path.file_name().and_then(OsStr::to_str);
@@ -54,10 +55,10 @@ fn is_independent(sysfs_path: &Path) -> bool {
     is_virtual(sysfs_path) && name.is_some_and(is_kind)
 }
 
-/// The devices that a virtual device directly stands on; none if it has no such list.
+/// The devices on which a virtual device depends directly; none if it has no such list.
 ///
 /// # Errors
-/// The list is there but can't be read.
+/// The list exists but cannot be read.
 pub fn slaves(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(slaves_if_listed(system, sysfs_path)?.unwrap_or_default())
 }
@@ -65,7 +66,7 @@ pub fn slaves(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error>
 /// [`slaves`]; `None` if the device has no such list.
 ///
 /// # Errors
-/// The list is there but can't be read.
+/// The list exists but cannot be read.
 pub fn slaves_if_listed(system: &System, sysfs_path: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
     if is_independent(sysfs_path) {
         return Ok(Some(Vec::new()));
@@ -76,11 +77,11 @@ pub fn slaves_if_listed(system: &System, sysfs_path: &Path) -> Result<Option<Vec
         names => names?,
     };
     let mut paths = Vec::with_capacity(names.len());
-    // The original answers the reverse of the directory's order.
+    // The order on the wire: QEMU's agent reverses the order of the directory.
     for name in names.iter().rev() {
         match system.sysfs_link(&directory.join(name)) {
             Ok(path) => paths.push(path),
-            // Unplugged in this moment.
+            // It was unplugged meanwhile.
             Err(error) if error.is_missing() => {}
             Err(error) => return Err(error),
         }
@@ -88,11 +89,11 @@ pub fn slaves_if_listed(system: &System, sysfs_path: &Path) -> Result<Option<Vec
     Ok(Some(paths))
 }
 
-/// The devices with hardware that a device stands on: itself, or for a virtual one what its slaves
-/// come down to, each as often as it is met.
+/// The devices with hardware on which a device depends: itself, or the hardware below the slaves of a virtual one. A device
+/// that is reached on several ways is repeated, as on the wire of QEMU's agent.
 ///
 /// # Errors
-/// A list of slaves can't be read.
+/// A list of slaves cannot be read.
 pub fn hardware(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     descend(system, sysfs_path, MAX_LAYERS, &mut found)?;
@@ -153,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn some_kinds_stand_alone() {
+    fn independent_devices_are_known_by_their_names() {
         let alone =
             |name: &str| is_independent(&Path::new("/sys/devices/virtual/block").join(name));
         assert!(
@@ -172,7 +173,7 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_ends() {
+    fn a_cycle_ends() {
         let (_root, system) = capture::build(
             "disk 253:0 virtual/block/dm-0\nslave virtual/block/dm-0 virtual/block/dm-0\n",
         );

@@ -1,57 +1,54 @@
-//! What the kernel's uevent file and udev's database say of a block device. Floor 1.
+//! The kernel's uevent file and udev's database entry of a block device. Floor 1.
 //!
-//! The database (/run/udev/data) is read as it lies, without the udev library: lines of one letter,
-//! a colon and text, of which `E:` lines are properties. A guest without udev still has the device
-//! node's name, for that comes from the kernel.
+//! The database (/run/udev/data) is read directly, without libudev: lines of a letter, a colon and text, of which `E:` lines
+//! are properties, `S:` links and `N:` the name. In a guest without udev the kernel still has the name of the device node.
+//! Disk addresses and the plan's device names come from this.
 
-use std::fs;
 use std::path::Path;
 
 use super::System;
 use super::mountinfo::DeviceNumber;
 
-/// What is known of a block device; unknown or empty members are `None`.
+/// Unknown or empty members are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BlockDevice {
-    /// Path of the device node, such as `/dev/vda1`.
-    pub devnode: Option<String>,
+    /// A path such as `/dev/vda1`.
+    pub(crate) devnode: Option<String>,
     /// `ID_SERIAL`: the serial number, with vendor and model for some buses.
-    pub serial: Option<String>,
+    pub(crate) serial: Option<String>,
     /// `DM_NAME`: the name of a device-mapper device.
-    pub dm_name: Option<String>,
-    /// Paths of the links to the device node, such as `/dev/disk/by-label/data`.
-    pub links: Vec<String>,
+    pub(crate) dm_name: Option<String>,
+    /// Paths such as `/dev/disk/by-label/data`.
+    pub(crate) links: Vec<String>,
 }
 
-/// Looks up the device at `sysfs_path` (`/sys/devices/…`).
-pub fn block_device(system: &System, sysfs_path: &Path) -> BlockDevice {
-    // A missing file says as much as an empty one: there may be no udev in this guest.
-    let text = |path: &Path| {
-        let content = fs::read(system.path(path)).unwrap_or_default();
-        String::from_utf8_lossy(&content).into_owned()
-    };
+/// Reads about the device at `sysfs_path` (`/sys/devices/…`).
+pub(crate) fn block_device(system: &System, sysfs_path: &Path) -> BlockDevice {
     let uevent = system.attribute(&sysfs_path.join("uevent"));
-    let database = match (property(&uevent, "MAJOR"), property(&uevent, "MINOR")) {
-        (Some(major), Some(minor)) => text(Path::new(&format!("/run/udev/data/b{major}:{minor}"))),
+    let entry = match (property(&uevent, "MAJOR"), property(&uevent, "MINOR")) {
+        // A missing file is like an empty one: this guest may not have udev.
+        (Some(major), Some(minor)) => system
+            .text(format!("/run/udev/data/b{major}:{minor}"))
+            .unwrap_or_default(),
         _ => String::new(),
     };
-    parse(&uevent, &database)
+    parse(&uevent, &entry)
 }
 
-/// Major and minor number of the device at `sysfs_path`; `None` if it is no block device.
-pub fn number(system: &System, sysfs_path: &Path) -> Option<DeviceNumber> {
-    let uevent = fs::read_to_string(system.path(sysfs_path.join("uevent"))).ok()?;
+/// The number of the device at `sysfs_path`; `None` if it is not a block device.
+pub(crate) fn number(system: &System, sysfs_path: &Path) -> Option<DeviceNumber> {
+    let uevent = system.attribute(&sysfs_path.join("uevent"));
     let number = |key| property(&uevent, key)?.parse().ok();
     Some((number("MAJOR")?, number("MINOR")?))
 }
 
-/// Whether a whole disk is at `sysfs_path`: not a partition, and not the controller above it.
-pub fn is_disk(system: &System, sysfs_path: &Path) -> bool {
-    fs::read_to_string(system.path(sysfs_path.join("uevent")))
-        .is_ok_and(|uevent| property(&uevent, "DEVTYPE") == Some("disk"))
+/// Whether a whole disk is at `sysfs_path`, and not a partition or a controller.
+pub(crate) fn is_disk(system: &System, sysfs_path: &Path) -> bool {
+    let uevent = system.attribute(&sysfs_path.join("uevent"));
+    property(&uevent, "DEVTYPE") == Some("disk")
 }
 
-/// Combines a uevent file (`KEY=VALUE` lines) and a database entry.
+/// Combines a uevent file (`KEY=VALUE` lines) with an entry of the database.
 pub fn parse(uevent: &str, database: &str) -> BlockDevice {
     let stored = |key| {
         let property = |line: &str| {

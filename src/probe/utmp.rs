@@ -1,24 +1,23 @@
-//! Who is logged in: the records of utmp(5), as the C library of this machine writes them. Floor 1.
+//! Logged-in users and the runlevel: the records of utmp(5), as the C library of this machine writes them. Floor 1.
 //!
-//! Two layouts exist. With 32 bits, and on 64-bit processors where glibc shares the file with 32-bit
-//! programs (`__WORDSIZE_TIME64_COMPAT32` in its bits/wordsize.h: x86_64, ppc64, riscv64), times have 32 bits;
-//! elsewhere (aarch64, s390x, loongarch64) they have 64, and records are longer. The layout is the
-//! processor's also for a static build with musl, for the file is the guest's. Systems without utmp have none.
+//! There are two layouts. With 32 bits, and on 64-bit processors where glibc shares the file with 32-bit programs
+//! (`__WORDSIZE_TIME64_COMPAT32` in its bits/wordsize.h: x86_64, ppc64, riscv64), times have 32 bits; elsewhere (aarch64,
+//! s390x, loongarch64) they have 64, and records are longer. A static build with musl uses the processor's layout, too,
+//! because the file is the guest's. Guests without utmp have no logins here. guest-get-users calls this.
 
 use super::{Error, System};
 
-/// One login.
+/// The record of a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// Name of the user; need not be UTF-8.
+    /// The name, which need not be UTF-8.
     pub user: Vec<u8>,
-    /// Seconds since the epoch.
-    pub seconds: i64,
-    /// And microseconds.
-    pub microseconds: i64,
+    /// Since the epoch.
+    pub(crate) seconds: i64,
+    pub(crate) microseconds: i64,
 }
 
-/// Where the members of a record are, in bytes.
+/// The offsets of the members of a record, in bytes.
 #[derive(Debug, Clone, Copy)]
 pub struct Layout {
     length: usize,
@@ -39,8 +38,8 @@ impl Layout {
         time: 344,
         time_width: 8,
     };
-    /// This machine's.
-    pub const NATIVE: Self = if cfg!(any(
+    /// Of this machine.
+    pub(crate) const NATIVE: Self = if cfg!(any(
         target_arch = "aarch64",
         target_arch = "s390x",
         target_arch = "loongarch64"
@@ -51,7 +50,7 @@ impl Layout {
     };
 }
 
-/// Compiling for a processor compares the layout with the C library's, so that `cargo check` does.
+/// Compares the layout with the C library's for every processor that is compiled for, in `cargo check`, too.
 #[cfg(target_env = "gnu")]
 const _: () = {
     use nix::libc::utmpx;
@@ -61,7 +60,7 @@ const _: () = {
     assert!(offset_of!(utmpx, ut_tv) == Layout::NATIVE.time);
 };
 
-/// `ut_type` of a login; other records tell of boots, terminals and logouts.
+/// `ut_type` of a login; other records are of boots, terminals and logouts.
 const USER_PROCESS: i16 = 7;
 /// `ut_type` of the record in which sysvinit keeps its runlevel.
 const RUN_LVL: i16 = 1;
@@ -69,11 +68,11 @@ const PID: usize = 4;
 const USER: usize = 44;
 const USER_LENGTH: usize = 32;
 
-/// Reads `/var/run/utmp`; no logins if there is none.
+/// Reads `/var/run/utmp`; no logins if it does not exist.
 ///
 /// # Errors
-/// The file is there but can't be read.
-pub fn read(system: &System) -> Result<Vec<Login>, Error> {
+/// The file exists but cannot be read.
+pub(crate) fn read(system: &System) -> Result<Vec<Login>, Error> {
     match system.bytes("/var/run/utmp") {
         Ok(records) => Ok(parse(&records, Layout::NATIVE)),
         Err(error) if error.is_missing() => Ok(Vec::new()),
@@ -81,17 +80,17 @@ pub fn read(system: &System) -> Result<Vec<Login>, Error> {
     }
 }
 
-/// The runlevel that sysvinit is in, or is changing to, as an ASCII digit; `None` if nothing tells.
-pub fn runlevel(system: &System) -> Option<u8> {
+/// The runlevel of sysvinit, during a change the new one, as an ASCII digit; `None` if it is not recorded.
+pub(crate) fn read_runlevel(system: &System) -> Option<u8> {
     let records = system.bytes("/var/run/utmp").ok()?;
     let mut records = records.chunks_exact(Layout::NATIVE.length);
     let record = records.rfind(|record| record.starts_with(&RUN_LVL.to_ne_bytes()))?;
     let pid = record.get(PID..PID + 4)?.try_into().ok()?;
-    // The byte above it is the runlevel before.
+    // The next byte is the previous runlevel.
     Some(i32::from_ne_bytes(pid) as u8)
 }
 
-/// The logins in file order; an incomplete record at the end is left out.
+/// The logins in file order. An incomplete record at the end is left out.
 pub fn parse(records: &[u8], layout: Layout) -> Vec<Login> {
     let login = |record| parse_record(record, layout);
     records
@@ -163,7 +162,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn no_file_is_no_logins() {
+    fn without_a_file_there_are_no_logins() {
         let root = tempfile::tempdir().unwrap();
         let system = System::at(root.path()).unwrap();
         assert_eq!(read(&system).unwrap(), []);

@@ -1,7 +1,7 @@
 //! How much was written to a block device: /sys/dev/block/M:N/stat and inflight (Documentation/block/stat.rst). Floor 1.
 //!
-//! The files stay open, so that reading them once more opens and allocates nothing: the engine does that while
-//! filesystems are frozen.
+//! The files stay open, so that another reading opens and allocates nothing: the engine reads them while filesystems are
+//! frozen, to prove that nothing was written.
 
 use super::System;
 use super::mountinfo::DeviceNumber;
@@ -16,21 +16,21 @@ pub struct WriteCounters {
     inflight: File,
 }
 
-/// What they say at one moment.
+/// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
     /// Writes and discards that have ended since the device appeared.
     pub ended: u64,
-    /// Writes at work.
+    /// Writes in progress.
     pub in_flight: u64,
 }
 
 impl WriteCounters {
-    /// Opens them; `None`: the device has none, or does not count: queue/iostats is 0, or there was neither a read nor a
-    /// write of a filesystem that is mounted (before Linux 6.11 nothing is counted at the head of an NVMe multipath device).
+    /// Opens the files; `None` if the device has none or does not count: queue/iostats is 0, or not a single read or write of
+    /// a mounted filesystem was counted (before Linux 6.11 none is counted at the head of an NVMe multipath device).
     pub fn open(system: &System, device: DeviceNumber) -> Option<Self> {
         let dir = PathBuf::from(format!("/sys/dev/block/{}:{}", device.0, device.1));
-        // A partition has the queue of its disk.
+        // A partition uses the queue of its disk.
         let counts = |queue: &str| {
             let value = system.attribute(&dir.join(queue).join("iostats"));
             value.trim() == "1"
@@ -39,19 +39,20 @@ impl WriteCounters {
             return None;
         }
         let open = |name: &Path| File::open(system.path(dir.join(name))).ok();
-        let this = Self {
+        let counters = Self {
             stat: open(Path::new("stat"))?,
             inflight: open(Path::new("inflight"))?,
         };
-        let stat = numbers(&this.stat)?;
-        (this.read().is_some() && (stat[0] > 0 || stat[4] > 0)).then_some(this)
+        let stat = read_numbers(&counters.stat)?;
+        (counters.read().is_some() && (stat[0] > 0 || stat[4] > 0)).then_some(counters)
     }
 
-    /// Reads them; `None`: the device is gone.
+    /// `None` if the device has disappeared.
     pub fn read(&self) -> Option<Written> {
-        let stat = numbers(&self.stat)?;
-        let inflight = numbers(&self.inflight)?;
-        // Discards are counted since Linux 4.18.
+        let stat = read_numbers(&self.stat)?;
+        let inflight = read_numbers(&self.inflight)?;
+        // Linux counts discards since 4.18; before that the number is 0.
+        // Fields 5 and 12 (writes, discards); reads do not change the disk.
         let ended = stat[4].checked_add(stat[11])?;
         Some(Written {
             ended,
@@ -60,8 +61,8 @@ impl WriteCounters {
     }
 }
 
-/// The numbers of such a file, as many as there are; the rest is 0.
-fn numbers(file: &File) -> Option<[u64; 17]> {
+/// The numbers of such a file; 0 for those that the kernel does not have. Does not allocate.
+fn read_numbers(file: &File) -> Option<[u64; 17]> {
     let mut text = [0; 512];
     let length = file
         .read_at(&mut text, 0)

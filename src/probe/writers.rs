@@ -1,9 +1,10 @@
-//! Who keeps a FIFREEZE from returning, and which ones have not returned: by the system calls of all tasks (proc_pid_syscall(5)).
-//! Floor 1.
+//! Processes that keep a FIFREEZE from returning, and FIFREEZE calls that have not returned, found by the system calls of
+//! all tasks (proc_pid_syscall(5)). Floor 1.
 //!
-//! FIFREEZE waits for every write that has begun, and blocks those after it. A write whose data come from a FUSE page or from
-//! userfaultfd(2) ends when the user who owns these likes. Its task is inside write(2), and waits for no lock of the
-//! kernel. Nothing here asks the filesystem of a file for anything, for that may block; what cannot be read is left out.
+//! FIFREEZE waits for every write that has begun, and blocks those after it. A write whose data come from a FUSE page or
+//! from userfaultfd(2) ends when the user who owns these likes; its task is in write(2) and waits for no lock of the kernel.
+//! Nothing here asks the filesystem of a file, because that may block. What cannot be read is left out. The engine names
+//! these writers when a freeze does not succeed; the tools name the calls.
 
 use super::System;
 use super::mountinfo::{DeviceNumber, Mount, device_of};
@@ -12,19 +13,18 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The request of FIFREEZE (linux/fs.h).
+/// linux/fs.h.
 const FIFREEZE: u32 = nix::request_code_readwrite!(b'X', 119, size_of::<libc::c_int>()) as u32;
 
 /// A process that has begun to write to a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writer {
-    /// Its process id.
     pub pid: u32,
-    /// Its name, as far as that is printable.
+    /// With `?` for unprintable characters.
     pub name: String,
-    /// Its real user.
+    /// The real one.
     pub uid: String,
-    /// Minor numbers of the filesystems without a device of which it has mapped files.
+    /// Minor numbers of the filesystems without a device (FUSE, for example) whose files it has mapped.
     pub maps: Vec<u32>,
 }
 
@@ -35,7 +35,7 @@ impl fmt::Display for Writer {
     }
 }
 
-/// A task inside a system call.
+/// A task in a system call.
 struct Task {
     /// `/proc/PID/task/TID`.
     dir: PathBuf,
@@ -45,7 +45,7 @@ struct Task {
 }
 
 impl Task {
-    /// `NUMBER ARGUMENT…`, the arguments in hexadecimal; a task that runs has none.
+    /// Parses `NUMBER ARGUMENT…`, the arguments in hexadecimal. `None` for a task that is not in a system call.
     fn parse(dir: PathBuf, pid: u32, line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let number = words.next()?.parse().ok()?;
@@ -59,8 +59,8 @@ impl Task {
         })
     }
 
-    /// The descriptor that it writes to.
-    fn written(&self) -> Option<u64> {
+    /// The descriptor to which it writes.
+    fn written_descriptor(&self) -> Option<u64> {
         let [first, _, third] = self.arguments;
         match self.number {
             libc::SYS_write
@@ -69,29 +69,30 @@ impl Task {
             | libc::SYS_pwritev
             | libc::SYS_pwritev2
             | libc::SYS_sendfile => Some(first),
+            // The first one is read.
             libc::SYS_splice | libc::SYS_copy_file_range => Some(third),
             _ => None,
         }
     }
 }
 
-/// The numbers that are names in a directory.
-fn numbers(dir: &Path) -> Vec<u32> {
+/// The names in a directory that are numbers.
+fn read_numbers(dir: &Path) -> Vec<u32> {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
     let number =
         |entry: std::io::Result<std::fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
     entries.filter_map(number).collect()
 }
 
-/// All tasks that are inside a system call, as far as time allows.
-fn tasks(system: &System, until: Instant) -> Vec<Task> {
+/// All tasks that are in a system call. After `until` the rest is left out.
+fn find_tasks(system: &System, until: Instant) -> Vec<Task> {
     let mut found = Vec::new();
-    for pid in numbers(&system.path("/proc")) {
+    for pid in read_numbers(&system.path("/proc")) {
         if Instant::now() > until {
             break;
         }
         let tasks = PathBuf::from(format!("/proc/{pid}/task"));
-        for tid in numbers(&system.path(&tasks)) {
+        for tid in read_numbers(&system.path(&tasks)) {
             let dir = tasks.join(tid.to_string());
             let line = system.attribute(&dir.join("syscall"));
             found.extend(Task::parse(dir, pid, &line));
@@ -100,16 +101,17 @@ fn tasks(system: &System, until: Instant) -> Vec<Task> {
     found
 }
 
-/// The processes that have begun to write to the filesystem `device` and wait for something else than its thaw.
-pub fn find(system: &System, device: DeviceNumber, until: Instant) -> Vec<Writer> {
+/// The processes that have begun to write to the filesystem `device` and do not wait for its thaw.
+pub fn find_writers(system: &System, device: DeviceNumber, until: Instant) -> Vec<Writer> {
     let mut found: Vec<Writer> = Vec::new();
-    for task in tasks(system, until) {
-        let Some(descriptor) = task.written() else {
+    for task in find_tasks(system, until) {
+        let Some(descriptor) = task.written_descriptor() else {
             continue;
         };
-        // Who waits for the thaw, or for another writer of the same file, waits for a semaphore.
-        let waits_in = system.attribute(&task.dir.join("wchan"));
-        let waits = waits_in.contains("rwsem") || waits_in.contains("percpu");
+        // A task that waits for the thaw (sb_start_write), or for another writer of the same file, waits for a semaphore,
+        // whose functions have these names.
+        let kernel_function = system.attribute(&task.dir.join("wchan"));
+        let waits = kernel_function.contains("rwsem") || kernel_function.contains("percpu");
         let is_known = found.last().is_some_and(|last| last.pid == task.pid);
         if !waits
             && !is_known
@@ -148,38 +150,43 @@ fn writer(system: &System, task: &Task) -> Writer {
 }
 
 /// Whether a FIFREEZE of this process waits for writers, not for a disk.
-pub fn is_awaited(system: &System) -> bool {
+pub fn is_freeze_waiting(system: &System) -> bool {
     let tasks = Path::new("/proc/self/task");
-    let mut names = numbers(&system.path(tasks))
+    let mut names = read_numbers(&system.path(tasks))
         .into_iter()
         .map(|tid| system.attribute(&tasks.join(tid.to_string()).join("wchan")));
-    // Inlined in the second since Linux 6.
+    // Since Linux 6 the first is inlined in the second.
     names.any(|name| name.contains("percpu_down_write") || name.contains("freeze_super"))
 }
 
-/// Where those of `mounts` are mounted of which a FIFREEZE is at work, whoever made it.
-pub fn freezing(system: &System, mounts: &[Mount], until: Instant) -> Vec<Vec<u8>> {
+/// The mount points of those of `mounts` with a FIFREEZE in progress, by any process.
+pub fn find_freezing(system: &System, mounts: &[Mount], until: Instant) -> Vec<Vec<u8>> {
     let is_freeze =
         |task: &Task| task.number == libc::SYS_ioctl && task.arguments[1] as u32 == FIFREEZE;
-    inside(system, mounts, until, &is_freeze)
+    find_in_call(system, mounts, until, &is_freeze)
 }
 
-/// Where those of `mounts` are mounted of which one of these processes waits for a syncfs(2).
-pub fn flushing(system: &System, mounts: &[Mount], until: Instant, pids: &[i32]) -> Vec<Vec<u8>> {
+/// The mount points of those of `mounts` for which one of these processes is in syncfs(2).
+pub fn find_flushing(
+    system: &System,
+    mounts: &[Mount],
+    until: Instant,
+    pids: &[i32],
+) -> Vec<Vec<u8>> {
     let is_flush =
         |task: &Task| task.number == libc::SYS_syncfs && pids.contains(&(task.pid as i32));
-    inside(system, mounts, until, &is_flush)
+    find_in_call(system, mounts, until, &is_flush)
 }
 
-/// Where those of `mounts` are mounted whose descriptor is the first argument of such a call.
-fn inside(
+/// The mount points of those of `mounts` of which a descriptor is the first argument of such a call.
+fn find_in_call(
     system: &System,
     mounts: &[Mount],
     until: Instant,
     is_meant: &dyn Fn(&Task) -> bool,
 ) -> Vec<Vec<u8>> {
     let mut found = Vec::new();
-    for task in tasks(system, until) {
+    for task in find_tasks(system, until) {
         let [descriptor, ..] = task.arguments;
         if !is_meant(&task) {
             continue;
@@ -254,19 +261,19 @@ mod tests {
         proc.add(14, &call(libc::SYS_read, 4, 4), "0");
         proc.add(15, "running\n", "0");
         proc.add(16, "-1 0x7ffd 0x7fd2\n", "0");
-        let mut found = find(&system, (7, 1), later());
+        let mut found = find_writers(&system, (7, 1), later());
         found.sort_by_key(|writer| writer.pid);
         let pids: Vec<u32> = found.iter().map(|writer| writer.pid).collect();
         assert_eq!(pids, [10, 13]);
         assert_eq!(found[0].to_string(), "process 10 (pyt?hon?3) of user 1000");
         assert_eq!(found[0].maps, [0x2f]);
-        assert_eq!(find(&system, (7, 3), later()), []);
+        assert_eq!(find_writers(&system, (7, 3), later()), []);
         let past = Instant::now().checked_sub(Duration::from_secs(1)).unwrap();
-        assert_eq!(find(&system, (7, 1), past), []);
+        assert_eq!(find_writers(&system, (7, 1), past), []);
     }
 
     #[test]
-    fn a_freeze_at_work_is_found_by_its_request() {
+    fn a_freeze_in_progress_is_found_by_its_request() {
         let proc = Proc(tempfile::tempdir().unwrap());
         let system = System::at(proc.0.path()).unwrap();
         let ioctl = libc::SYS_ioctl;
@@ -276,10 +283,13 @@ mod tests {
         let mounts = crate::probe::mountinfo::parse(
             b"41 1 7:1 / /data rw - ext4 /dev/loop1 rw\n42 1 7:1 / /bind rw - ext4 /dev/loop1 rw\n",
         );
-        assert_eq!(freezing(&system, &mounts, later()), [b"/data".to_vec()]);
-        assert_eq!(freezing(&system, &[], later()), Vec::<Vec<u8>>::new());
+        assert_eq!(
+            find_freezing(&system, &mounts, later()),
+            [b"/data".to_vec()]
+        );
+        assert_eq!(find_freezing(&system, &[], later()), Vec::<Vec<u8>>::new());
         proc.add(13, &format!("{} 0x4 0x0 0x0 0x0\n", libc::SYS_syncfs), "0");
-        let of = |pids: &[i32]| flushing(&system, &mounts, later(), pids);
+        let of = |pids: &[i32]| find_flushing(&system, &mounts, later(), pids);
         assert_eq!((of(&[13]).len(), of(&[10]).len()), (1, 0));
     }
 }

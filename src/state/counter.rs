@@ -5,12 +5,13 @@
 //! written before the handle below it is returned to a client. guest-file-open uses this.
 
 use super::{FIRST_HANDLE, StateDir, read, reason, replace};
+use crate::keyfile::{self, Line};
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::PathBuf;
 
-const GROUP: &[u8] = b"global";
-const KEY: &[u8] = b"fd_counter";
+const GROUP: &str = "global";
+const KEY: &str = "fd_counter";
 
 /// Larger numbers are treated as damage: a JSON number above 2^53 is not exact in JavaScript.
 const TOO_LARGE: i64 = 1 << 53;
@@ -62,32 +63,25 @@ impl StateDir {
 /// The counter in a key file; the last one if there are several. A missing one, or one in an incomplete line,
 /// is an error.
 fn parse(text: &[u8]) -> Result<i64, String> {
-    let mut next = None;
-    let mut group: Option<&[u8]> = None;
-    for line in text.split_inclusive(|&byte| byte == b'\n') {
-        let is_whole = line.ends_with(b"\n");
-        let line = line.trim_ascii();
-        let header = line
-            .strip_prefix(b"[")
-            .and_then(|rest| rest.strip_suffix(b"]"));
-        if header.is_some() {
-            group = header;
-            continue;
-        }
-        let equals = line.iter().position(|&byte| byte == b'=');
-        let Some(equals) = equals.filter(|_| group == Some(GROUP)) else {
-            continue;
-        };
-        if line[..equals].trim_ascii_end() == KEY {
-            let value = line[equals + 1..].trim_ascii_start();
-            next = parse_number(value).filter(|_| is_whole);
+    // The number in a line without its end may have been cut.
+    let incomplete = text.split(|&byte| byte == b'\n').count();
+    let (mut next, mut is_global) = (None, false);
+    for (number, _, line) in keyfile::lines(text) {
+        match line {
+            Line::Group(name) => is_global = name == GROUP,
+            Line::Entry(entry) if is_global && entry.key == KEY => {
+                let value = entry.string().ok().filter(|_| number != incomplete);
+                next = value.and_then(|value| parse_number(value.trim()));
+            }
+            // Neither another key nor an invalid line changes the counter.
+            Line::Entry(_) | Line::Invalid(_) => {}
         }
     }
     next.ok_or_else(|| "it has no line fd_counter=NUMBER in [global]".to_owned())
 }
 
-fn parse_number(value: &[u8]) -> Option<i64> {
-    match std::str::from_utf8(value).ok()?.parse().ok()? {
+fn parse_number(value: &str) -> Option<i64> {
+    match value.parse().ok()? {
         number @ 0..TOO_LARGE => Some(number),
         // QEMU's agent stores 32 bits, so its 2^31st handle reads as a negative number.
         number => i32::try_from(number)

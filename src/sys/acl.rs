@@ -1,4 +1,7 @@
-//! POSIX access control lists (acl(5), linux/posix_acl_xattr.h).
+//! POSIX access control lists (acl(5), linux/posix_acl_xattr.h): which further users a file lets write.
+//!
+//! The permission bits do not show them: with a list, the group bits are its mask, so a file with mode 0660 may be
+//! writable for any number of users. `hooks::trust` calls this for each file and directory that it checks.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -9,20 +12,20 @@ use std::io;
 use std::os::fd::AsRawFd;
 
 const NAME: &std::ffi::CStr = c"system.posix_acl_access";
-/// Most bytes of an extended attribute (XATTR_SIZE_MAX).
+/// XATTR_SIZE_MAX in linux/limits.h.
 const MAX_SIZE: usize = 65536;
-const HEAD: usize = 4;
-const ENTRY: usize = 8;
-const WRITE: u16 = 2;
-const USER: u16 = 2;
-const GROUP: u16 = 8;
+/// The version, `struct posix_acl_xattr_header`.
+const HEADER_SIZE: usize = 4;
+/// Tag, permissions and id, `struct posix_acl_xattr_entry`.
+const ENTRY_SIZE: usize = 8;
+const ACL_WRITE: u16 = 2;
+const ACL_USER: u16 = 2;
+const ACL_GROUP: u16 = 8;
 
 /// A user or group that an entry names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
-    /// By its number.
     User(u32),
-    /// By its number.
     Group(u32),
 }
 
@@ -35,15 +38,16 @@ impl fmt::Display for Named {
     }
 }
 
-/// Whom the list of `file`, which may be opened as a mere place (O_PATH), lets write, as far as its mask does: that is the
-/// mode of the group. Empty without a list.
+/// The users and groups with write permission in the list of `file`, which may be open with O_PATH. The mask is not
+/// applied: the caller compares the group bits of the mode, which are the mask. Empty without a list.
 ///
 /// # Errors
-/// It cannot be read.
-pub fn writers(file: &File) -> io::Result<Vec<Named>> {
+/// The list cannot be read.
+pub fn read_writers(file: &File) -> io::Result<Vec<Named>> {
+    // fgetxattr(2) fails with EBADF for O_PATH; the link in /proc leads to the same inode.
     let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
     let mut list = vec![0; MAX_SIZE];
-    // SAFETY: path and name end in a NUL, and the list is as long as is said.
+    // SAFETY: path and name end in a NUL, and the length is that of the buffer.
     let size = unsafe {
         libc::getxattr(
             path.as_ptr(),
@@ -59,20 +63,23 @@ pub fn writers(file: &File) -> io::Result<Vec<Named>> {
     }
 }
 
-/// A version, then entries of tag, rights and number.
+/// The attribute is little-endian on all machines.
 fn parse(list: &[u8]) -> Vec<Named> {
-    let entries = list.get(HEAD..).unwrap_or_default().chunks_exact(ENTRY);
+    let entries = list
+        .get(HEADER_SIZE..)
+        .unwrap_or_default()
+        .chunks_exact(ENTRY_SIZE);
     let named = |entry: &[u8]| {
         let &[t0, t1, r0, r1, n0, n1, n2, n3] = entry else {
             return None;
         };
         let id = u32::from_le_bytes([n0, n1, n2, n3]);
         let named = match u16::from_le_bytes([t0, t1]) {
-            USER => Named::User(id),
-            GROUP => Named::Group(id),
+            ACL_USER => Named::User(id),
+            ACL_GROUP => Named::Group(id),
             _ => return None,
         };
-        (u16::from_le_bytes([r0, r1]) & WRITE != 0).then_some(named)
+        (u16::from_le_bytes([r0, r1]) & ACL_WRITE != 0).then_some(named)
     };
     entries.filter_map(named).collect()
 }
@@ -86,10 +93,10 @@ mod tests {
         let mut list = vec![2, 0, 0, 0];
         let entries: [(u16, u16, u32); 7] = [
             (1, 7, u32::MAX),
-            (USER, 6, 1000),
-            (USER, 5, 1001),
+            (ACL_USER, 6, 1000),
+            (ACL_USER, 5, 1001),
             (4, 7, u32::MAX),
-            (GROUP, 2, 50),
+            (ACL_GROUP, 2, 50),
             (0x10, 7, u32::MAX),
             (0x20, 7, u32::MAX),
         ];
@@ -101,6 +108,6 @@ mod tests {
         assert_eq!(parse(&list), [Named::User(1000), Named::Group(50)]);
         assert_eq!(parse(&list[..15]), []);
         assert_eq!(parse(b""), []);
-        assert_eq!(writers(&File::open("/proc").unwrap()).unwrap(), []);
+        assert_eq!(read_writers(&File::open("/proc").unwrap()).unwrap(), []);
     }
 }

@@ -1,4 +1,6 @@
-//! systemd socket activation (sd_listen_fds(3)): which descriptors were passed to this process.
+//! systemd socket activation (sd_listen_fds(3)): takes over the socket that the service manager has passed.
+//!
+//! `app` calls [`receive`] once at the start. The error texts are those of QEMU's agent.
 
 use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
@@ -10,16 +12,13 @@ const FIRST_FD: RawFd = 3;
 /// A listening socket received from the service manager.
 #[derive(Debug)]
 pub enum Activated {
-    /// An AF_UNIX listening socket.
     Unix(OwnedFd),
-    /// An AF_VSOCK listening socket.
     Vsock(OwnedFd),
 }
 
 /// Why the descriptors that were passed cannot be used.
 #[derive(Debug, PartialEq, Eq)]
 pub enum ActivationError {
-    /// More than one descriptor.
     Several,
     /// Descriptor 3 is not open, or its flags cannot be set.
     Invalid(nix::errno::Errno),
@@ -43,18 +42,18 @@ impl std::fmt::Display for ActivationError {
 
 impl std::error::Error for ActivationError {}
 
-/// Takes the socket that the service manager passed, if it passed one to this very process, and
-/// removes the variables from the environment so that no child believes they are meant for it.
+/// The socket that the service manager has passed to this process, if any. Removes the variables from the environment,
+/// so that no child takes them for its own.
 ///
 /// Call it once, before any thread is started.
 ///
 /// # Errors
 /// See [`ActivationError`].
 pub fn receive() -> Result<Option<Activated>, ActivationError> {
-    let count = announced();
+    let count = announced_fds();
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
         if count.is_some() {
-            // SAFETY: called before any other thread exists, so nobody reads the environment.
+            // SAFETY: no other thread exists yet that could read the environment.
             unsafe { std::env::remove_var(name) };
         }
     }
@@ -63,13 +62,14 @@ pub fn receive() -> Result<Option<Activated>, ActivationError> {
         Some(1) => {}
         Some(_) => return Err(ActivationError::Several),
     }
-    // SAFETY: only a probe; the descriptor is not owned by anything else in this process, and is
-    // taken over below only after F_GETFD has shown that it is open.
+    // SAFETY: used for F_GETFD only, which fails with EBADF if the descriptor is not open, and nothing in this process
+    // opens or closes it meanwhile.
     let probe = unsafe { std::os::fd::BorrowedFd::borrow_raw(FIRST_FD) };
     fcntl(probe, FcntlArg::F_GETFD).map_err(ActivationError::Invalid)?;
-    // SAFETY: open (checked above), and systemd hands its ownership to this process.
+    // SAFETY: it is open (checked above), systemd has passed it to this process, and nothing else here owns it.
     let socket = unsafe { OwnedFd::from_raw_fd(FIRST_FD) };
     fcntl(&socket, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(ActivationError::Invalid)?;
+    // An error means that it is no socket at all, which is reported as the wrong type.
     let family = getsockname::<SockaddrStorage>(socket.as_raw_fd())
         .ok()
         .and_then(|a| a.family());
@@ -80,8 +80,9 @@ pub fn receive() -> Result<Option<Activated>, ActivationError> {
     }
 }
 
-/// How many descriptors the environment announces for this process; `None`: none are meant for it.
-fn announced() -> Option<u32> {
+/// The number of descriptors that the environment announces for this process; `None` if the announcement is missing or
+/// meant for another process, such as the parent.
+fn announced_fds() -> Option<u32> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     (number("LISTEN_PID")? == std::process::id()).then_some(())?;
     number("LISTEN_FDS")

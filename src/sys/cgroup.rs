@@ -1,18 +1,21 @@
-//! The control groups that this process is in.
+//! The control groups of this process (cgroups(7)).
+//!
+//! The guardian leaves the agent's service by them, and a tracked child gets a group below its own. Without control
+//! groups both do without.
 
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-/// Where the kernel's control groups are mounted: version 2, alone or beside version 1, and the service
-/// manager's own hierarchy of version 1.
+/// Prefixes of lines in /proc/self/cgroup, each with the usual mount points of the hierarchy: version 2, alone or
+/// together with version 1, and systemd's own hierarchy of version 1.
 const MOUNTS: [(&str, &[&str]); 2] = [
     ("0::", &["/sys/fs/cgroup", "/sys/fs/cgroup/unified"]),
     ("name=systemd:", &["/sys/fs/cgroup/systemd"]),
 ];
 
-/// The directory of our own group in each hierarchy, that of version 2 first. It may be that nothing is
-/// mounted there.
+/// The directory of this process's group in each hierarchy, that of version 2 first. The hierarchy may not be mounted
+/// there.
 ///
 /// # Errors
 /// /proc cannot be read.
@@ -25,7 +28,7 @@ pub fn own_groups() -> io::Result<Vec<PathBuf>> {
             at.is_some_and(|at| at == 0 || line[..at].ends_with(':'))
         })?;
         let (_, path) = line.split_once(prefix)?;
-        // Outside of what a container sees.
+        // In a cgroup namespace, a group outside of its root is shown as `/../…`.
         let path = Path::new(path.strip_prefix('/')?);
         if path.starts_with("..") {
             return None;
@@ -34,6 +37,6 @@ pub fn own_groups() -> io::Result<Vec<PathBuf>> {
         let mount = mounts.iter().find(is_mounted).or(mounts.first())?;
         Some(Path::new(mount).join(path))
     };
-    // The kernel tells of version 2 last.
+    // Version 2 has hierarchy number 0 and comes last (proc_cgroup_show in kernel/cgroup/cgroup.c).
     Ok(membership.lines().rev().filter_map(group).collect())
 }

@@ -1,35 +1,36 @@
-//! Becoming a daemon (daemon(7), the traditional steps).
+//! Becoming a daemon (daemon(7), the traditional steps), for the option `--daemonize`.
+//!
+//! `app` forks before any thread exists and calls [`detach`] in the child once the channel is open, so that whoever has
+//! started the agent sees errors until then.
 
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, chdir, fork, setsid};
 use std::io;
 
-/// Which side of the fork this is.
+/// The side of the fork on which the call has returned.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Side {
-    /// The process that was started; it has nothing left to do.
+    /// It exits, so that the caller's shell continues.
     Parent,
-    /// The daemon.
     Child,
 }
 
 /// Forks. Call it before any thread is started.
 ///
 /// # Errors
-/// EAGAIN, ENOMEM: no further process can be made.
+/// EAGAIN, ENOMEM.
 pub fn fork_daemon() -> io::Result<Side> {
-    // SAFETY: the process is single-threaded here, so the child may run any code.
+    // SAFETY: without other threads, no lock is held and no data is half-changed in the child, so it may run any code.
     match unsafe { fork() }? {
         ForkResult::Parent { .. } => Ok(Side::Parent),
         ForkResult::Child => Ok(Side::Child),
     }
 }
 
-/// The child's part: umask 0077, a session of its own, `/` as directory, /dev/null as standard
-/// descriptors.
+/// The child's part: umask 0077, a session of its own, `/` as working directory, /dev/null as stdin, stdout and stderr.
 ///
 /// # Errors
-/// Any step's, /dev/null's included.
+/// The first step that fails.
 pub fn detach() -> io::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     setsid()?;

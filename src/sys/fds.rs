@@ -1,4 +1,7 @@
-//! Descriptors: those that come over a socket, and how many a process may have.
+//! File descriptors: received ones, a token shared by two processes, and the limit of open files.
+//!
+//! Each filesystem of a freeze is one descriptor, so the agent raises its limit ([`raise_limit`]); children get the
+//! inherited one back. The guardian and the agent share [`Token`]s.
 
 use super::poll::is_readable;
 use nix::libc;
@@ -10,19 +13,19 @@ use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
 
-/// Takes over a descriptor that recvmsg(2) has just made.
-pub fn received(number: RawFd) -> OwnedFd {
-    // SAFETY: the kernel made it for this process in that call, and no one else knows its number.
+/// The owner of a descriptor that recvmsg(2) has just returned.
+pub(crate) fn own_received(number: RawFd) -> OwnedFd {
+    // SAFETY: the kernel has opened it for this process in that call, and nothing else knows its number.
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// A thing that two processes share and one of them takes, the first that asks. Neither waits for the
-/// other, whatever has become of it: an eventfd(2) with the count 1.
+/// A token that two processes share and only the first that asks gets: an eventfd(2) with the count 1. Neither waits
+/// for the other, even if the other was stopped or killed, which a lock in shared memory could not promise.
 #[derive(Debug)]
 pub struct Token(File);
 
 impl Token {
-    /// A token that nobody has taken.
+    /// A free token.
     ///
     /// # Errors
     /// No descriptor is left.
@@ -32,12 +35,12 @@ impl Token {
         Ok(OwnedFd::from(event).into())
     }
 
-    /// Takes it; false if it has been taken before.
+    /// Takes the token; false if it was taken before.
     pub fn try_take(&self) -> bool {
         (&self.0).read_exact(&mut [0; 8]).is_ok()
     }
 
-    /// Whether nobody has taken it yet.
+    /// Whether it was not taken yet.
     pub fn is_free(&self) -> bool {
         is_readable(self.0.as_fd(), Duration::ZERO)
     }
@@ -55,33 +58,31 @@ impl AsFd for Token {
     }
 }
 
-/// The soft limit of open files that this process was started with, where it was raised.
-static INHERITED: OnceLock<libc::rlimit> = OnceLock::new();
+/// The limit of open files that this process was started with, if it was raised.
+static INHERITED_LIMIT: OnceLock<libc::rlimit> = OnceLock::new();
 
-/// Raises the soft limit of open files to the hard one: each filesystem of a freeze is one. Children get
-/// the old limit back ([`restore_limit`]), for select(2) fails beyond 1024.
+/// Raises the soft limit of open files to the hard one. Children get the old limit back ([`restore_limit`]), because
+/// select(2) cannot handle descriptors from 1024 up.
 ///
 /// # Errors
-/// As setrlimit(2) has it.
-pub fn raise_limit() -> io::Result<()> {
+/// Those of setrlimit(2).
+pub(crate) fn raise_limit() -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
         setrlimit(Resource::RLIMIT_NOFILE, hard, hard)?;
-        INHERITED
-            .set(libc::rlimit {
-                rlim_cur: soft,
-                rlim_max: hard,
-            })
-            .ok();
+        // After a second call the first value is the inherited one.
+        let _ = INHERITED_LIMIT.set(libc::rlimit {
+            rlim_cur: soft,
+            rlim_max: hard,
+        });
     }
     Ok(())
 }
 
-/// Gives a child the limit that this process was started with; for the time between fork and exec.
+/// Gives a child the limit that this process was started with. Runs between fork and exec.
 pub(super) fn restore_limit() {
-    if let Some(limit) = INHERITED.get() {
-        // SAFETY: the pointer is good for the call, which is async-signal-safe; lowering a soft limit
-        // to what it was cannot fail.
+    if let Some(limit) = INHERITED_LIMIT.get() {
+        // SAFETY: the pointer is valid during the call, which is a plain system call. Lowering a soft limit cannot fail.
         unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, limit) };
     }
 }
@@ -91,7 +92,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_token_is_taken_once_whoever_asks() {
+    fn a_token_is_taken_once() {
         let token = Token::new().unwrap();
         let copy = Token::from(token.as_fd().try_clone_to_owned().unwrap());
         assert!(

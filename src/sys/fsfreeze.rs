@@ -1,6 +1,8 @@
-//! The FIFREEZE and FITHAW ioctls and syncfs(2) (ioctl_fsfreeze in fs/ioctl.c, syncfs(2)).
+//! The ioctls FIFREEZE and FITHAW (ioctl_fsfreeze and ioctl_fsthaw in fs/ioctl.c), and syncfs(2).
 //!
-//! Both ioctls act on the filesystem that holds the descriptor, whatever the mount namespace.
+//! Both ioctls act on the filesystem that holds the descriptor, whatever the mount namespace. FIFREEZE waits for every
+//! write that has begun (freeze_super in fs/super.c), so each of these calls may block indefinitely; the engine and the
+//! guardian run them on threads of a pool. The debug build's guard decides before that which filesystems are allowed.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -10,14 +12,14 @@ mod request {
     nix::ioctl_readwrite!(fithaw, b'X', 120, nix::libc::c_int);
 }
 
-/// Writes back everything dirty, then blocks all writers of the filesystem that holds `fd`.
+/// Writes back all dirty data, then blocks all writers of the filesystem that holds `fd`.
 ///
 /// # Errors
-/// EOPNOTSUPP: the filesystem cannot freeze; EBUSY: it is frozen already; EPERM: no
-/// CAP_SYS_ADMIN; EIO and others: write-back failed.
+/// EOPNOTSUPP: the filesystem cannot be frozen; EBUSY: it is frozen already; EPERM: no CAP_SYS_ADMIN; EIO and others:
+/// write-back failed.
 pub fn freeze(fd: impl AsFd) -> io::Result<()> {
     let mut unused = 0;
-    // SAFETY: the descriptor is borrowed for the whole call, and the kernel ignores the argument.
+    // SAFETY: the descriptor is open during the call, and the kernel does not use the argument.
     unsafe { request::fifreeze(fd.as_fd().as_raw_fd(), &mut unused) }?;
     Ok(())
 }
@@ -25,7 +27,7 @@ pub fn freeze(fd: impl AsFd) -> io::Result<()> {
 /// Undoes [`freeze`].
 ///
 /// # Errors
-/// EINVAL: the filesystem is not frozen; anything else: it stays frozen.
+/// EINVAL: the filesystem is not frozen; any other: it stays frozen.
 pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     let mut unused = 0;
     // SAFETY: as in `freeze`.
@@ -33,11 +35,11 @@ pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes back everything dirty of the filesystem that holds `fd`; writers go on meanwhile.
+/// Writes back all dirty data of the filesystem that holds `fd`, while writers continue.
 ///
 /// # Errors
 /// EIO, ENOSPC, EDQUOT: write-back failed.
-pub fn flush(fd: impl AsFd) -> io::Result<()> {
+pub(crate) fn flush(fd: impl AsFd) -> io::Result<()> {
     nix::unistd::syncfs(fd)?;
     Ok(())
 }

@@ -1,4 +1,4 @@
-//! The FITRIM ioctl (linux/fs.h): tells a filesystem's disk which blocks are free.
+//! The ioctl FITRIM (linux/fs.h): a filesystem tells its disk which blocks are free. guest-fstrim calls this.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
@@ -15,28 +15,25 @@ mod request {
     nix::ioctl_readwrite!(fitrim, b'X', 121, super::Range);
 }
 
-/// What a trim came to, in bytes.
+/// The result of a trim, in bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trimmed {
-    /// Handed to the disk as free.
     pub bytes: u64,
-    /// The shortest free extent that was considered; the filesystem may round what was asked.
+    /// The length of the shortest extent that was considered; the filesystem may have rounded the requested one.
     pub minimum: u64,
 }
 
-/// Discards every free extent of at least `minimum` bytes of the filesystem that holds `fd`. It
-/// may take minutes.
+/// Discards every free extent of at least `minimum` bytes of the filesystem that holds `fd`. This may take minutes.
 ///
 /// # Errors
-/// EOPNOTSUPP, ENOTTY: filesystem or disk cannot; EINVAL: `minimum` is too large; EPERM.
+/// EOPNOTSUPP, ENOTTY: not supported by the filesystem or the disk; EINVAL: `minimum` is too large; EPERM.
 pub fn trim(fd: impl AsFd, minimum: u64) -> io::Result<Trimmed> {
     let mut range = Range {
         start: 0,
         length: u64::MAX,
         minimum,
     };
-    // SAFETY: the descriptor is borrowed and the range good for the whole call, which reads and
-    // writes it.
+    // SAFETY: the descriptor is open during the call, and the range has the layout that the kernel reads and writes.
     unsafe { request::fitrim(fd.as_fd().as_raw_fd(), &mut range) }?;
     Ok(Trimmed {
         bytes: range.length,

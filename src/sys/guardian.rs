@@ -1,5 +1,8 @@
-//! What the guardian process needs of the system: its line and its files, inherited by number, and
-//! a place where it outlives the agent.
+//! System calls of the guardian process: its connection and files, inherited by number, its socket, and leaving the
+//! agent's service, so that it survives the agent.
+//!
+//! The guardian and the holders of hooks call these. Each step is possible without the next: a guardian that cannot leave
+//! the control group works until the service manager kills the group.
 
 use super::cgroup::own_groups;
 use super::process::PreExecWrite;
@@ -12,54 +15,55 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Standard input as the line to the agent.
+/// Standard input as the connection to the agent.
 ///
 /// # Errors
-/// It is no socket, or no descriptor is left.
+/// It is not a socket, or no descriptor is left.
 pub fn line_from_agent() -> io::Result<UnixStream> {
     let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     line.peer_addr()?;
-    // Only the copy is to keep the line open.
+    // Otherwise stdin would keep the connection open when the copy is closed, and the agent would not see the end.
     let null = File::open("/dev/null")?;
     nix::unistd::dup2_stdin(&null)?;
     Ok(line)
 }
 
-/// Takes over an inherited descriptor.
+/// The owner of an inherited descriptor.
 ///
 /// # Errors
 /// It is not open.
-pub fn inherited_file(number: i32) -> io::Result<File> {
-    // SAFETY: only a probe; nothing else in this process knows of the number.
+pub fn own_inherited(number: i32) -> io::Result<File> {
+    // SAFETY: used for fcntl(2) only, which fails with EBADF if it is not open, and nothing else here uses the number.
     let probe = unsafe { BorrowedFd::borrow_raw(number.max(3)) };
     fcntl(probe, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC))?;
-    // SAFETY: it is open (checked above), was passed to this process by the agent, and each
-    // number is taken over once.
+    // SAFETY: it is open (checked above), the agent has passed it to this process, and the caller asks once for each
+    // number.
     Ok(unsafe { File::from_raw_fd(probe.as_raw_fd()) })
 }
 
-/// The path of a listening socket.
+/// The path of a listening socket, and the inode that was created there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketPath {
     path: PathBuf,
-    /// Device and inode number, by which it is known from one that a successor has put in its place.
+    /// Device and inode number, which differ from those of a socket that a successor has created at this path.
     id: (u64, u64),
 }
 
 impl SocketPath {
-    /// Removes it, unless another one is there by now.
+    /// Removes the socket, unless a successor's is there now.
     pub fn remove(&self) {
         let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == self.id;
         if fs::symlink_metadata(&self.path).is_ok_and(is_it) {
-            fs::remove_file(&self.path).ok();
+            // A stale socket does no harm: the next guardian replaces it.
+            let _ = fs::remove_file(&self.path);
         }
     }
 }
 
-/// Listens at `path`, where a dead predecessor may have left its own; root's alone.
+/// Listens at `path` for root only, in place of a socket that a killed predecessor has left there.
 ///
 /// # Errors
-/// What unlink(2), bind(2) or chmod(2) says.
+/// Those of unlink(2), bind(2) and chmod(2).
 pub fn bind_guardian_socket(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -75,7 +79,7 @@ pub fn bind_guardian_socket(path: &Path) -> io::Result<(UnixListener, SocketPath
     Ok((listener, socket_path))
 }
 
-/// Asks the kernel to end every other process first when memory runs out.
+/// Excludes this process from the out-of-memory killer: without the guardian nothing would thaw the filesystems.
 ///
 /// # Errors
 /// No CAP_SYS_RESOURCE.
@@ -83,37 +87,38 @@ pub fn outlive_memory_pressure() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")
 }
 
-/// Moves this process from the control group of the agent's service into one beside it, for a
-/// service manager ends all that is left in a service's group.
+/// Moves this process from the control group of the agent's service to one next to it: when the service stops, systemd
+/// kills all processes of the service's group (KillMode= in systemd.kill(5)).
 ///
 /// # Errors
-/// Control groups are not mounted or not writable. Being in no service is none.
+/// Control groups are not mounted or not writable. A process that is in no service has nothing to leave.
 pub fn leave_service_cgroup() -> io::Result<()> {
-    for way_out in service_cgroup_escape()? {
-        way_out.write()?;
+    for escape in service_cgroup_escape()? {
+        escape.write()?;
     }
     Ok(())
 }
 
-/// What a process of this service writes to move into the control group beside it.
+/// The writes by which a process of this service moves to the control group next to it.
 ///
 /// # Errors
-/// Control groups are not mounted or not writable. Being in no service is none.
+/// As [`leave_service_cgroup`].
 pub fn service_cgroup_escape() -> io::Result<Vec<PreExecWrite>> {
-    let mut ways_out = Vec::new();
+    let mut escapes = Vec::new();
     for group in own_groups()? {
         if group.extension().is_none_or(|kind| kind != "service") {
             continue;
         }
-        let beside = group.with_file_name("qemu-ga-guardian");
-        fs::create_dir_all(&beside)?;
+        let sibling = group.with_file_name("qemu-ga-guardian");
+        fs::create_dir_all(&sibling)?;
         let processes = OpenOptions::new()
             .write(true)
-            .open(beside.join("cgroup.procs"))?;
-        ways_out.push(PreExecWrite {
+            .open(sibling.join("cgroup.procs"))?;
+        escapes.push(PreExecWrite {
             fd: processes.into(),
+            // The writing process itself (cgroups(7)).
             text: b"0".to_vec(),
         });
     }
-    Ok(ways_out)
+    Ok(escapes)
 }

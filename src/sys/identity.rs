@@ -1,9 +1,10 @@
-//! File work in another user's name (floor 1), by setfsuid(2).
+//! File access as another user (floor 1), by setfsuid(2).
 //!
-//! The identity that the kernel checks file access by belongs to a thread, not to the process. It
-//! is changed on a thread that does the one job and ends, so nothing ever has to be changed back,
-//! and no other thread sees a difference. Root's capabilities over files are gone on that thread,
-//! while the user, who can send signals to his processes, has no such right over it.
+//! The identity by which the kernel checks file access belongs to a thread, not to the process. It is changed on a thread
+//! that runs one job and ends, so it never has to be changed back, and no other thread is affected. That thread has none
+//! of root's capabilities over files (cap_drop_fs_set in the kernel's security/commoncap.c), and unlike after setuid(2)
+//! the user cannot send it signals. The commands for ssh keys call [`run_as`]; hooks with `user=` are started as an
+//! [`Identity`].
 
 use std::ffi::CString;
 use std::io;
@@ -11,23 +12,21 @@ use std::io;
 use nix::libc;
 use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 
-/// Whom to be.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
-    /// The user.
     pub uid: Uid,
     /// The primary group.
     pub gid: Gid,
-    /// All groups.
+    /// All groups, the primary one included.
     pub groups: Vec<Gid>,
 }
 
 impl Identity {
-    /// The user `name` with all his groups, looked up where the system keeps its users, which may be
-    /// another machine; None if there is no such user.
+    /// The user `name` with all groups; None if there is no such user. The sources of nsswitch.conf(5) are searched,
+    /// which may be on another machine.
     ///
     /// # Errors
-    /// Nobody could tell.
+    /// The user database cannot be read or reached.
     pub fn find(name: &str) -> io::Result<Option<(Identity, User)>> {
         let Ok(c_name) = CString::new(name) else {
             return Ok(None);
@@ -44,24 +43,21 @@ impl Identity {
     }
 }
 
-/// Which part of the identity could not be taken.
+/// The part of the identity that could not be changed.
 #[derive(Debug)]
 pub enum IdentityError {
-    /// The list of groups.
     Groups(io::Error),
-    /// The primary group.
     Group,
-    /// The user.
     User,
-    /// No thread could be started, or it died.
+    /// The thread could not be started, or it panicked.
     Thread(io::Error),
 }
 
-/// Runs `job` with the rights of `identity` over files, on a thread of its own, to its end.
+/// Runs `job` with the file permissions of `identity` on a thread of its own, and waits for its end.
 ///
 /// # Errors
-/// The identity could not be taken; then `job` did not run.
-pub fn with<T: Send>(
+/// The identity could not be changed, so `job` did not run; or the thread panicked.
+pub fn run_as<T: Send>(
     identity: &Identity,
     job: impl FnOnce() -> T + Send,
 ) -> Result<T, IdentityError> {
@@ -75,21 +71,21 @@ pub fn with<T: Send>(
             .map_err(IdentityError::Thread)?;
         thread
             .join()
-            .unwrap_or_else(|_| Err(IdentityError::Thread(io::Error::other("it died"))))
+            .unwrap_or_else(|_| Err(IdentityError::Thread(io::Error::other("it panicked"))))
     })
 }
 
-/// Makes the calling thread that user until its end.
+/// Changes the calling thread, until its end.
 fn switch_to(identity: &Identity) -> Result<(), IdentityError> {
-    // An agent without privileges can serve the user that it runs as.
+    // Without privileges setgroups(2) fails, but an agent that runs as that very user needs no change.
     if !geteuid().is_root() && geteuid() == identity.uid {
         return Ok(());
     }
     set_groups(&identity.groups).map_err(IdentityError::Groups)?;
-    // The calls tell the value before, never a failure; asking for -1, which no one is, tells the
-    // value now.
+    // setfsuid(2) returns the previous value and reports no failure; a second call with -1, which is not a valid id,
+    // changes nothing and returns the present value.
     let (uid, gid) = (identity.uid.as_raw(), identity.gid.as_raw());
-    // SAFETY: integers only; both act on the calling thread alone.
+    // SAFETY: the arguments are integers; the bare system calls act on the calling thread only.
     let (gid_now, uid_now) = unsafe {
         libc::setfsgid(gid);
         libc::setfsuid(uid);
@@ -107,20 +103,19 @@ fn switch_to(identity: &Identity) -> Result<(), IdentityError> {
     Ok(())
 }
 
-/// The bare system call: the C library's function would change all threads.
+/// The bare system call: the C library's function changes all threads (nptl(7)).
 fn set_groups(groups: &[Gid]) -> io::Result<()> {
     #[cfg(not(any(target_arch = "x86", target_arch = "arm")))]
     use libc::SYS_setgroups as SYS_SETGROUPS;
     #[cfg(any(target_arch = "x86", target_arch = "arm"))]
     use libc::SYS_setgroups32 as SYS_SETGROUPS;
     let groups: Vec<libc::gid_t> = groups.iter().map(|group| group.as_raw()).collect();
-    // SAFETY: the pointer is to as many group numbers as are announced, alive over the call.
-    let done = unsafe { libc::syscall(SYS_SETGROUPS, groups.len(), groups.as_ptr()) };
-    if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+    // SAFETY: pointer and length are those of the vector, which outlives the call.
+    let result = unsafe { libc::syscall(SYS_SETGROUPS, groups.len(), groups.as_ptr()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -149,7 +144,7 @@ mod tests {
         fs::set_permissions(&shared, fs::Permissions::from_mode(0o777)).unwrap();
         fs::set_permissions(directory.path(), fs::Permissions::from_mode(0o755)).unwrap();
         let made = shared.join("made");
-        let read = with(&nobody(), || {
+        let read = run_as(&nobody(), || {
             fs::write(&made, "").unwrap();
             fs::read(&private).map_err(|error| error.kind())
         });
@@ -174,6 +169,6 @@ mod tests {
             gid: nix::unistd::getegid(),
             groups: nix::unistd::getgroups().unwrap(),
         };
-        assert_eq!(with(&own, || 7).unwrap(), 7);
+        assert_eq!(run_as(&own, || 7).unwrap(), 7);
     }
 }

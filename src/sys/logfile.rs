@@ -1,4 +1,6 @@
-//! Opening log files in directories that others may write.
+//! Opens log files in directories where other users may create files, such as a `/var/log/qemu-ga` of a service user.
+//!
+//! The agent's log and the hook log are opened by this.
 
 use nix::libc;
 use nix::unistd::geteuid;
@@ -7,21 +9,22 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Opens the log at `path` for appending, with further open(2) flags; a new one gets `mode`, less the umask. A link is
-/// followed only if it is root's or this user's: others could lead root's log to any file.
+/// Opens the log at `path` for appending, with further open(2) `flags`; a new one gets `mode`, less the umask. A link is
+/// followed only if it belongs to root or to this user: others could direct root's log to any file.
 ///
 /// # Errors
-/// Those of open(2), or the name of the user whose link it is.
+/// Those of open(2), or a text with the owner of the link.
 pub fn open_to_append(path: &Path, mode: u32, flags: libc::c_int) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(mode);
-    // First without following, so that the link cannot be exchanged after its owner was looked at.
+    // Without following first: otherwise a file could be exchanged for a link after the check. The link itself can be
+    // exchanged only by its owner, who was checked, or by the owner of the directory.
     match options.custom_flags(flags | libc::O_NOFOLLOW).open(path) {
         Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {
             let owner = fs::symlink_metadata(path)?.uid();
             if owner != 0 && owner != geteuid().as_raw() {
                 return Err(io::Error::other(format!(
-                    "a link that belongs to user {owner}"
+                    "it is a link that belongs to user {owner}"
                 )));
             }
             options.custom_flags(flags).open(path)
@@ -46,7 +49,7 @@ mod tests {
         if !crate::left_out::needs_root() {
             lchown(&link, Some(1), None).unwrap();
             let error = open_to_append(&link, 0o600, 0).unwrap_err();
-            assert_eq!(error.to_string(), "a link that belongs to user 1");
+            assert_eq!(error.to_string(), "it is a link that belongs to user 1");
         }
     }
 }

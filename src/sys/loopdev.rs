@@ -1,4 +1,7 @@
-//! Loop devices (loop(4)): made so that they go away with their last user, and asked for their file.
+//! Loop devices (loop(4)): attaching an image so that the device goes away with its last user, and reading which
+//! filesystem holds the file behind a device.
+//!
+//! The selftest and the tests mount images by the first; the plan orders stacked filesystems by the second.
 
 use nix::errno::Errno;
 use nix::libc;
@@ -9,8 +12,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// `LO_FLAGS_AUTOCLEAR`: detach when the last user closes the device.
-const AUTOCLEAR: u32 = 4;
+/// Detach when the last user closes the device.
+const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
 /// `struct loop_info64` of linux/loop.h.
 #[repr(C)]
@@ -40,7 +43,7 @@ mod request {
     nix::ioctl_read_bad!(get_status, 0x4C05 as c_ulong, LoopInfo);
 }
 
-/// An attached loop device. It stays while this value, or a mount of it, lives.
+/// An attached loop device. It remains until this value is dropped and it is not mounted any more.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
@@ -51,7 +54,7 @@ impl LoopDevice {
     /// Attaches `image` to a free loop device.
     ///
     /// # Errors
-    /// No loop driver, no permission, or no free device.
+    /// The kernel has no loop driver, or permission is missing.
     pub fn attach(image: &Path) -> io::Result<Self> {
         let image = OpenOptions::new().read(true).write(true).open(image)?;
         let control = OpenOptions::new()
@@ -59,7 +62,7 @@ impl LoopDevice {
             .write(true)
             .open("/dev/loop-control")?;
         loop {
-            // SAFETY: takes no argument; the descriptor is open.
+            // SAFETY: the request has no argument.
             let number = unsafe { request::get_free(control.as_raw_fd()) }?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
             let device = OpenOptions::new().read(true).write(true).open(&path)?;
@@ -70,10 +73,10 @@ impl LoopDevice {
                 Err(Errno::EBUSY) => continue,
                 Err(e) => return Err(e.into()),
             }
-            // SAFETY: all-zero is a valid value of this plain struct.
+            // SAFETY: all-zero bytes are a valid value of this struct of integers.
             let mut info: LoopInfo = unsafe { std::mem::zeroed() };
-            info.flags = AUTOCLEAR;
-            // SAFETY: `info` is the struct that this request reads, and lives over the call.
+            info.flags = LO_FLAGS_AUTOCLEAR;
+            // SAFETY: `info` has the layout that this request reads, and is valid during the call.
             unsafe { request::set_status(device.as_raw_fd(), &info) }?;
             return Ok(Self {
                 path,
@@ -88,19 +91,19 @@ impl LoopDevice {
     }
 }
 
-/// Major and minor device number of the filesystem that has the file behind the loop device at
-/// `path`: what stat(2) of the file would tell, wherever it is.
+/// Major and minor device number of the filesystem with the file behind the loop device at `path`, as in stat(2) of the
+/// file, which need not be reachable by a path (in another mount namespace, deleted).
 ///
 /// # Errors
-/// It cannot be opened, or is no loop device with a file.
-pub fn backing_filesystem(path: &Path) -> io::Result<(u32, u32)> {
+/// It cannot be opened, or is not a loop device with a file.
+pub(crate) fn backing_filesystem(path: &Path) -> io::Result<(u32, u32)> {
     let device = OpenOptions::new()
         .read(true)
         .custom_flags(libc::O_NONBLOCK)
         .open(path)?;
-    // SAFETY: all-zero is a valid value of this plain struct.
+    // SAFETY: all-zero bytes are a valid value of this struct of integers.
     let mut info: LoopInfo = unsafe { std::mem::zeroed() };
-    // SAFETY: `info` is the struct that this request fills, and lives over the call.
+    // SAFETY: `info` has the layout that this request fills, and is valid during the call.
     unsafe { request::get_status(device.as_raw_fd(), &raw mut info) }?;
     let number = |part: u64| u32::try_from(part).map_err(io::Error::other);
     Ok((number(major(info.device))?, number(minor(info.device))?))

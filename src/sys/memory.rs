@@ -1,33 +1,34 @@
-//! Keeps the agent's pages resident while filesystems are frozen: a page fault may need memory
-//! that only a write to a frozen filesystem would free (mlockall(2)). And gives memory back that
-//! the C library would keep.
+//! Memory of the agent: resident while filesystems are frozen (mlockall(2)), small when idle.
+//!
+//! A page fault during a freeze may need memory that only a write to a frozen filesystem would free, and then nobody
+//! thaws. After the freeze, everything that it made resident is given back, including what the C library would keep: an
+//! idle agent's memory has a budget (`tests/budgets`). Agent, guardian and `qemu-ga thaw` call these.
 
 use nix::errno::Errno;
 use nix::sys::mman::{MlockAllFlags, mlockall, munlockall};
 use std::io;
 use std::ops::Range;
 
-/// Keeps the pages that the process has resident until [`unlock_all`], and those that it comes to use;
-/// those of the program and its libraries are made resident now, for to read one later may need memory
-/// that is not to be had.
+/// Keeps the pages that the process has, and those that it touches from now on, resident until [`unlock_all`]. Pages of
+/// the program and its libraries are read now, because reading one later may need memory that is not available.
 ///
-/// Stacks and heap are not filled up: freezing has touched what thawing will touch, and a filled main
-/// stack alone is 130 kB that an idle agent keeps for good.
+/// Stacks and heap are not filled: freezing has touched what thawing will touch, and a filled main stack alone is
+/// 130 kB that an idle agent would keep for good.
 ///
 /// # Errors
-/// EPERM or ENOMEM: not allowed, or over RLIMIT_MEMLOCK.
+/// EPERM or ENOMEM: no CAP_IPC_LOCK, or over RLIMIT_MEMLOCK.
 pub fn lock_all() -> io::Result<()> {
     let all = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
     let on_fault = MlockAllFlags::from_bits_retain(MCL_ONFAULT);
     match mlockall(all | on_fault) {
-        // Before Linux 4.4.
+        // Before Linux 4.4, which has introduced the flag: everything is filled.
         Err(Errno::EINVAL) => return Ok(mlockall(all)?),
         done => done?,
     }
+    // MCL_ONFAULT does not read anything by itself, unlike mlock(2) of a address_range.
     for mapping in file_mappings(&std::fs::read_to_string("/proc/self/maps")?) {
         let address = std::ptr::with_exposed_provenance(mapping.start);
-        // SAFETY: mlock(2) changes no content and takes any address; one that is no longer mapped is an
-        // error.
+        // SAFETY: mlock(2) changes no content, and for a address_range that is not mapped any more it fails with ENOMEM.
         if unsafe { nix::libc::mlock(address, mapping.len()) } < 0 {
             return Err(io::Error::last_os_error());
         }
@@ -35,30 +36,30 @@ pub fn lock_all() -> io::Result<()> {
     Ok(())
 }
 
-/// `MCL_ONFAULT` of mlockall(2); musl does not name it.
+/// mlockall(2); the libc crate does not have it for musl.
 const MCL_ONFAULT: nix::libc::c_int = 4;
 
 /// Undoes [`lock_all`].
 ///
 /// # Errors
-/// None that the kernel documents for this call.
+/// munlockall(2) documents none.
 pub fn unlock_all() -> io::Result<()> {
     Ok(munlockall()?)
 }
 
-/// Gives the heap's free pages back to the system. glibc keeps tens of megabytes after large blocks
-/// (malloc_trim(3)); other C libraries do not.
+/// Returns the heap's free pages to the system. After large blocks were freed, glibc keeps tens of megabytes of
+/// them (M_MMAP_THRESHOLD in mallopt(3) says why); musl does not.
 pub fn release_free_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: an integer; the call takes the heap's own locks and touches free blocks only.
+    // SAFETY: the argument is an integer; the call takes the heap's own locks and affects free blocks only.
     unsafe {
         nix::libc::malloc_trim(0);
     }
 }
 
-/// Empties the calling thread's cache of free blocks, which [`release_free_heap`] does not reach: glibc keeps
-/// up to seven of each small size, and each keeps a page of the heap that is free otherwise. A thread that
-/// ends returns its own; so this one takes all that are cached, and another one frees them.
+/// Empties the calling thread's cache of free blocks, which [`release_free_heap`] does not affect: glibc keeps up to seven
+/// of each small size (glibc.malloc.tcache_count in its manual), and each keeps a page resident that is free otherwise.
+/// A thread that ends returns its cache; so this thread allocates all cached blocks, and another one frees them.
 pub fn empty_thread_cache() {
     #[cfg(target_env = "gnu")]
     {
@@ -70,62 +71,61 @@ pub fn empty_thread_cache() {
             .name("free".into())
             .stack_size(64 * 1024)
             .spawn(move || drop(blocks));
-        freed.ok().and_then(|thread| thread.join().ok());
+        // Without another thread the blocks were freed into this cache again, which only costs memory.
+        let _ = freed.map(std::thread::JoinHandle::join);
     }
 }
 
-/// Has all threads share one heap. glibc gives each new thread a heap of its own, which stays when the
-/// thread has ended (mallopt(3), M_ARENA_MAX); a thread here lives for one freeze. Call it before the
-/// first thread starts.
+/// Makes all threads share one heap. glibc gives new threads heaps of their own, which remain when the threads have ended
+/// (M_ARENA_MAX in mallopt(3)); here most threads exist for one freeze only. Call it before the first thread starts.
 pub fn share_heap() {
     #[cfg(target_env = "gnu")]
-    // SAFETY: two integers; only the calling thread exists.
+    // SAFETY: the arguments are integers, and no other thread uses the heap yet.
     unsafe {
         nix::libc::mallopt(nix::libc::M_ARENA_MAX, 1);
     }
 }
 
-/// Lets go of pages that can be read again from their files: [`lock_all`] makes all of the program and
-/// its libraries resident, where a fraction is ever used. Pages that are needed come back from the page
-/// cache one by one.
+/// Releases pages that can be read from their files again: [`lock_all`] makes all of the program and its libraries
+/// resident, of which a fraction is used. Needed pages come back from the page cache one by one.
 ///
 /// # Errors
-/// /proc/self/smaps cannot be read, or a madvise(2) fails; some pages then stay.
+/// /proc/self/smaps cannot be read, or madvise(2) failed; some pages then stay resident.
 pub fn release_file_pages() -> io::Result<()> {
     for mapping in clean_file_mappings(&std::fs::read_to_string("/proc/self/smaps")?) {
         let address = std::ptr::with_exposed_provenance_mut(mapping.start);
-        // SAFETY: the mapping is private, of a file, cannot be written, and has no page that differs
-        // from the file: what comes back at the next access is the same content.
-        let done = unsafe { nix::libc::madvise(address, mapping.len(), nix::libc::MADV_DONTNEED) };
-        if done < 0 {
+        // SAFETY: the mapping is private, of a file, not writable, and has no page that differs from the file, so the
+        // next access reads the same content.
+        let result =
+            unsafe { nix::libc::madvise(address, mapping.len(), nix::libc::MADV_DONTNEED) };
+        if result < 0 {
             return Err(io::Error::last_os_error());
         }
     }
     Ok(())
 }
 
-/// The address ranges of a maps listing (proc_pid_maps(5)) that map a file and cannot be written.
+/// The address ranges in proc_pid_maps(5) that map a file and are not writable.
 fn file_mappings(maps: &str) -> Vec<Range<usize>> {
     maps.lines().filter_map(file_mapping).collect()
 }
 
-/// The address range of one line of it.
 fn file_mapping(line: &str) -> Option<Range<usize>> {
     let mut words = line.split_ascii_whitespace();
-    let range = range(words.next()?)?;
+    let range = parse_range(words.next()?)?;
     let is_read_only = matches!(words.next(), Some("r--p" | "r-xp"));
     let has_file = words.nth(3).is_some_and(|name| name.starts_with('/'));
     (is_read_only && has_file).then_some(range)
 }
 
-/// The address ranges of an smaps listing (proc_pid_smaps(5)) that map a file, cannot be written, and
-/// have no page of their own: a relocated one, say.
+/// The address ranges in proc_pid_smaps(5) that map a file, are not writable, and have no anonymous page. The dynamic
+/// linker has changed such pages before it made them read-only (RELRO): dropping them would undo the relocation.
 fn clean_file_mappings(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut current = None;
     for line in smaps.lines() {
         let first = line.split_ascii_whitespace().next().unwrap_or_default();
-        if range(first).is_some() {
+        if parse_range(first).is_some() {
             current = file_mapping(line);
         } else if line.split_ascii_whitespace().eq(["Anonymous:", "0", "kB"]) {
             found.extend(current.take());
@@ -135,7 +135,7 @@ fn clean_file_mappings(smaps: &str) -> Vec<Range<usize>> {
 }
 
 /// `55d0c8a00000-55d0c8a21000`
-fn range(text: &str) -> Option<Range<usize>> {
+fn parse_range(text: &str) -> Option<Range<usize>> {
     let (start, end) = text.split_once('-')?;
     let number = |text| usize::from_str_radix(text, 16).ok();
     Some(number(start)?..number(end)?)
@@ -146,7 +146,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_files_without_pages_of_ones_own_are_let_go() {
+    fn only_mappings_without_anonymous_pages_are_released() {
         let smaps = "\
 1000-3000 r--p 00000000 fe:00 12 /usr/sbin/qemu-ga (deleted)
 Size: 8 kB

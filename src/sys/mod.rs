@@ -1,41 +1,43 @@
-//! Floor 1: the only `unsafe` of the crate, each file a safe and owning API over one corner of the
-//! system. Nothing here knows of the agent; every function reports the error number it got.
-//! What the `nix` crate already makes safe is used from there.
+//! Safe functions over system calls (floor 1): the only place with `unsafe`.
+//!
+//! Each file covers one part of the system and owns what it opens. Nothing here knows of the agent: functions return the
+//! errno that they got, and the callers name the object and the remedy. What the `nix` crate makes safe already is used
+//! from there. All floors above use this.
 
-pub mod acl;
-pub mod activation;
-pub mod cgroup;
-pub mod clock;
-pub mod daemon;
+pub(crate) mod acl;
+pub(crate) mod activation;
+pub(crate) mod cgroup;
+pub(crate) mod clock;
+pub(crate) mod daemon;
 pub mod fds;
 pub mod fnmatch;
 pub mod fsfreeze;
-pub mod fstrim;
-pub mod guardian;
-pub mod identity;
-pub mod load;
-pub mod localtime;
-pub mod logfile;
+pub(crate) mod fstrim;
+pub(crate) mod guardian;
+pub(crate) mod identity;
+pub(crate) mod load;
+pub(crate) mod localtime;
+pub(crate) mod logfile;
 pub mod loopdev;
-pub mod memory;
+pub(crate) mod memory;
 pub mod netdevice;
-pub mod nvme;
-pub mod poll;
+pub(crate) mod nvme;
+pub(crate) mod poll;
 pub mod process;
-pub mod rcu;
-pub mod rtc;
-pub mod spawn;
+pub(crate) mod rcu;
+pub(crate) mod rtc;
+pub(crate) mod spawn;
 mod strerror;
-pub mod syslog;
+pub(crate) mod syslog;
 
-pub use strerror::strerror;
+pub(crate) use strerror::strerror;
 
-/// The C library's count of seconds. libc marks the name for musl, where it became wider.
+/// time_t. The libc crate deprecates the name because musl has made the type wider.
 #[allow(deprecated)]
 pub(crate) type CTime = nix::libc::time_t;
 
 /// Seconds since the epoch for the C library; `None` if its type is too narrow: after 2038 with 32 bits.
-#[allow(clippy::useless_conversion)] // not with 32 bits
+#[allow(clippy::useless_conversion)] // not useless where time_t has 32 bits
 pub(crate) fn c_time(seconds: i64) -> Option<CTime> {
     seconds.try_into().ok()
 }

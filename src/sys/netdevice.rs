@@ -1,8 +1,7 @@
-//! Network interfaces by number (floor 1): routing netlink (rtnetlink(7)) for lists, netdevice(7)
-//! for one interface.
+//! Network interfaces by index (floor 1): routing netlink (rtnetlink(7)) for lists, netdevice(7) for one interface.
 //!
-//! Only what costs the kernel little is asked for: its list of links with all their properties
-//! takes ten times as long as the list of their counters.
+//! Only what is cheap for the kernel is requested: its list of links with all properties takes ten times as long as the
+//! list of their counters. [`crate::probe::rtnetlink`] parses the messages; guest-network-get-interfaces uses both.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -13,40 +12,41 @@ use nix::sys::socket::{
     AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket,
 };
 
-/// `RTM_GETADDR`.
-const GET_ADDRESSES: u16 = 22;
-/// `RTM_GETSTATS`.
-const GET_STATS: u16 = 94;
-/// The 64-bit counters of `RTM_GETSTATS`.
+// linux/rtnetlink.h and linux/netlink.h
+const RTM_GETADDR: u16 = 22;
+const RTM_GETSTATS: u16 = 94;
+/// The bit of IFLA_STATS_LINK_64.
 const LINK_STATS_64: u32 = 1;
-/// `NLM_F_DUMP_INTR`: the list changed while it was told.
-const INTERRUPTED: u16 = 0x10;
-const HEADER: usize = 16;
-/// The kernel fills at most this much at once.
-const BUFFER: usize = 32 * 1024;
-const TRIES: u32 = 4;
+/// The list changed while it was sent.
+const NLM_F_DUMP_INTR: u16 = 0x10;
+/// `struct nlmsghdr`.
+const HEADER_SIZE: usize = 16;
+/// The kernel sends at most this much at once (netlink_dump in net/netlink/af_netlink.c).
+const BUFFER_SIZE: usize = 32 * 1024;
+const MAX_TRIES: u32 = 4;
 
-/// The messages of every link's counters, `RTM_NEWSTATS`, in kernel order.
+/// `RTM_NEWSTATS` messages with the counters of every link, in kernel order.
 ///
 /// # Errors
-/// EOPNOTSUPP before Linux 4.7; no netlink.
-pub fn link_counters() -> io::Result<Vec<u8>> {
-    // Every interface, and which counters.
+/// EOPNOTSUPP before Linux 4.7, or the kernel has no netlink.
+pub(crate) fn read_counters() -> io::Result<Vec<u8>> {
+    // `struct if_stats_msg`: no family, no index (all interfaces), and the mask of the wanted counters.
     let [a, b, c, d] = LINK_STATS_64.to_ne_bytes();
-    dump(GET_STATS, &[0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d])
+    dump(RTM_GETSTATS, &[0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d])
 }
 
-/// The messages of every address, `RTM_NEWADDR`, in kernel order.
+/// `RTM_NEWADDR` messages with every address, in kernel order.
 ///
 /// # Errors
-/// No netlink.
-pub fn addresses() -> io::Result<Vec<u8>> {
-    dump(GET_ADDRESSES, &[0; 8])
+/// The kernel has no netlink.
+pub(crate) fn read_addresses() -> io::Result<Vec<u8>> {
+    dump(RTM_GETADDR, &[0; 8])
 }
 
 fn dump(kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
     let mut messages = Vec::new();
-    for _ in 0..TRIES {
+    // After the last try the list may lack an interface that has just appeared, which is better than no list.
+    for _ in 0..MAX_TRIES {
         messages.clear();
         if dump_once(kind, body, &mut messages)? {
             break;
@@ -55,7 +55,7 @@ fn dump(kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
     Ok(messages)
 }
 
-/// False if the list changed meanwhile, so that one entry may be missing.
+/// Returns false if the list changed meanwhile, so that an entry may be missing.
 fn dump_once(kind: u16, body: &[u8], messages: &mut Vec<u8>) -> io::Result<bool> {
     let socket = socket(
         AddressFamily::Netlink,
@@ -63,41 +63,41 @@ fn dump_once(kind: u16, body: &[u8], messages: &mut Vec<u8>) -> io::Result<bool>
         SockFlag::SOCK_CLOEXEC,
         SockProtocol::NetlinkRoute,
     )?;
-    let length = u32::try_from(HEADER + body.len()).map_err(io::Error::other)?;
+    let length = u32::try_from(HEADER_SIZE + body.len()).map_err(io::Error::other)?;
     let flags = (libc::NLM_F_REQUEST | libc::NLM_F_DUMP) as u16;
-    let mut request = Vec::with_capacity(HEADER + body.len());
+    let mut request = Vec::with_capacity(HEADER_SIZE + body.len());
     request.extend(length.to_ne_bytes());
     request.extend(kind.to_ne_bytes());
     request.extend(flags.to_ne_bytes());
     request.extend([0; 8]);
     request.extend(body);
     send(socket.as_raw_fd(), &request, MsgFlags::empty())?;
-    let mut buffer = vec![0; BUFFER];
-    let mut whole = true;
+    let mut buffer = vec![0; BUFFER_SIZE];
+    let mut is_whole = true;
     loop {
         let count = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
             Err(Errno::EINTR) => continue,
             count => count?,
         };
         let datagram = buffer.get(..count).unwrap_or_default();
-        if append_messages(datagram, messages, &mut whole)? {
-            return Ok(whole);
+        if append_messages(datagram, messages, &mut is_whole)? {
+            return Ok(is_whole);
         }
     }
 }
 
-/// Appends the messages of a datagram; true if it is the last one. `whole` becomes false if the list
-/// changed meanwhile.
+/// Appends the messages of a datagram to `messages`; returns true if it is the last one. `is_whole` becomes false if the
+/// list changed meanwhile.
 ///
 /// # Errors
-/// The kernel's, in place of an answer.
+/// The error that the kernel has sent instead.
 pub fn append_messages(
     mut rest: &[u8],
     messages: &mut Vec<u8>,
-    whole: &mut bool,
+    is_whole: &mut bool,
 ) -> io::Result<bool> {
-    while let Some((message, next)) = split(rest) {
-        *whole &= message.flags & INTERRUPTED == 0;
+    while let Some((message, next)) = split_message(rest) {
+        *is_whole &= message.flags & NLM_F_DUMP_INTR == 0;
         match i32::from(message.kind) {
             libc::NLMSG_DONE => return Ok(true),
             libc::NLMSG_ERROR => {
@@ -112,7 +112,6 @@ pub fn append_messages(
     Ok(false)
 }
 
-/// One message of a dump.
 #[derive(Debug, Clone, Copy)]
 struct Message<'a> {
     kind: u16,
@@ -122,11 +121,11 @@ struct Message<'a> {
     whole: &'a [u8],
 }
 
-fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
+fn split_message(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     let length = u32::from_ne_bytes(*bytes.first_chunk()?) as usize;
     let kind = u16::from_ne_bytes(bytes.get(4..6)?.try_into().ok()?);
     let flags = u16::from_ne_bytes(bytes.get(6..8)?.try_into().ok()?);
-    let body = bytes.get(HEADER..length)?;
+    let body = bytes.get(HEADER_SIZE..length)?;
     let (whole, next) = bytes.split_at(length.next_multiple_of(4).min(bytes.len()));
     Some((
         Message {
@@ -139,7 +138,7 @@ fn split(bytes: &[u8]) -> Option<(Message<'_>, &[u8])> {
     ))
 }
 
-mod request {
+mod ioctl {
     use nix::libc;
     nix::ioctl_readwrite_bad!(name, 0x8910, libc::ifreq);
     nix::ioctl_readwrite_bad!(hardware_address, 0x8927, libc::ifreq);
@@ -150,32 +149,32 @@ mod request {
 pub struct NetDevices(OwnedFd);
 
 impl NetDevices {
-    /// Any socket serves.
+    /// Opens a socket for the ioctls, for which any kind is good.
     ///
     /// # Errors
-    /// No socket to be had.
+    /// No socket is available.
     pub fn open() -> io::Result<Self> {
         let (family, kind) = (AddressFamily::Unix, SockType::Datagram);
         Ok(Self(socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?))
     }
 
-    /// The name and the first six bytes of the link-level address of the interface with this
-    /// number; zeros if it has none.
+    /// The name and the first six bytes of the link-level address of the interface with this index; zeros if it has no
+    /// such address.
     ///
     /// # Errors
-    /// ENODEV if there is no such interface (any more).
+    /// ENODEV: there is no such interface any more.
     pub fn name_and_address(&self, index: u32) -> io::Result<(String, [u8; 6])> {
-        // SAFETY: all-zero is a valid value of this plain struct.
-        let mut asked: libc::ifreq = unsafe { std::mem::zeroed() };
-        asked.ifr_ifru.ifru_ifindex =
+        // SAFETY: all-zero bytes are a valid value of this C struct.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        request.ifr_ifru.ifru_ifindex =
             i32::try_from(index).map_err(|_| io::Error::from_raw_os_error(libc::ENODEV))?;
-        // SAFETY: `asked` is the struct that both requests read and write; the kernel puts a name
-        // with its NUL into it by the first, which the second reads, and a link-level address.
+        // SAFETY: `request` has the layout that both ioctls read and write. The first (SIOCGIFNAME) fills in the name,
+        // which the second (SIOCGIFHWADDR) reads; after that the union holds a link-level address.
         let (name, address) = unsafe {
-            request::name(self.0.as_raw_fd(), &mut asked)?;
-            let name = asked.ifr_name;
-            request::hardware_address(self.0.as_raw_fd(), &mut asked)?;
-            (name, asked.ifr_ifru.ifru_hwaddr.sa_data)
+            ioctl::name(self.0.as_raw_fd(), &mut request)?;
+            let name = request.ifr_name;
+            ioctl::hardware_address(self.0.as_raw_fd(), &mut request)?;
+            (name, request.ifr_ifru.ifru_hwaddr.sa_data)
         };
         let name: Vec<u8> = name
             .iter()
@@ -207,9 +206,9 @@ mod tests {
 
     #[test]
     fn dumps_are_whole_messages() {
-        for messages in [link_counters().unwrap(), addresses().unwrap()] {
+        for messages in [read_counters().unwrap(), read_addresses().unwrap()] {
             let mut rest = &messages[..];
-            while let Some((_, next)) = split(rest) {
+            while let Some((_, next)) = split_message(rest) {
                 rest = next;
             }
             assert_eq!((rest.len(), messages.is_empty()), (0, false));

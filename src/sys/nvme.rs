@@ -1,28 +1,28 @@
-//! The SMART log of an NVMe controller (floor 1), by the kernel's pass-through of administrative
-//! commands (linux/nvme_ioctl.h).
+//! The SMART log of an NVMe controller (floor 1), by the kernel's pass-through of administrative commands
+//! (linux/nvme_ioctl.h). guest-get-disks calls this, and [`crate::probe::nvme`] parses the page.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd;
 
-/// Length of the log page, in bytes.
+/// In bytes.
 pub const SMART_LOG_LENGTH: usize = 512;
 
-/// The administrative command Get Log Page.
+/// Opcode of the administrative command Get Log Page.
 const GET_LOG_PAGE: u8 = 0x02;
 /// The log page SMART / Health Information.
 const SMART_LOG: u32 = 0x02;
-/// Leave pending events as they are: other programs wait for them.
+/// Retain Asynchronous Event: otherwise reading the log would clear events for which other programs wait.
 const RETAIN_EVENTS: u32 = 1 << 15;
 /// The controller as a whole, not one namespace.
 const ALL_NAMESPACES: u32 = 0xFFFF_FFFF;
-/// How long the controller may take, in milliseconds.
+/// Time for the controller, in milliseconds.
 const ADMIN_TIMEOUT_MS: u32 = 5000;
 
 /// `struct nvme_passthru_cmd`.
 #[repr(C)]
 #[derive(Default)]
-struct Command {
+struct AdminCommand {
     opcode: u8,
     flags: u8,
     reserved: u16,
@@ -37,25 +37,25 @@ struct Command {
     result: u32,
 }
 
-const _: () = assert!(size_of::<Command>() == 72);
+const _: () = assert!(size_of::<AdminCommand>() == 72);
 
 mod request {
-    nix::ioctl_readwrite!(admin, b'N', 0x41, super::Command);
+    nix::ioctl_readwrite!(admin, b'N', 0x41, super::AdminCommand);
 }
 
-/// Reads the log of the controller that `device`, a namespace or the controller itself, belongs to.
+/// Reads the log of the controller to which `device` belongs, a namespace or the controller itself.
 ///
 /// # Errors
-/// It is no NVMe device, we may not, or the controller refuses.
-pub fn smart_log(device: &File) -> io::Result<[u8; SMART_LOG_LENGTH]> {
+/// It is not an NVMe device, permission is missing, or the controller refuses.
+pub fn read_smart_log(device: &File) -> io::Result<[u8; SMART_LOG_LENGTH]> {
     let mut log = [0_u8; SMART_LOG_LENGTH];
     let length = log.len() as u32;
-    let mut command = Command {
+    let mut command = AdminCommand {
         opcode: GET_LOG_PAGE,
         namespace: ALL_NAMESPACES,
         address: log.as_mut_ptr() as u64,
         data_length: length,
-        // The number of four-byte words less one stands in the upper half.
+        // AdminCommand dword 10: the upper half is the number of four-byte words, less one.
         words_10_15: [
             SMART_LOG | RETAIN_EVENTS | (length / 4 - 1) << 16,
             0,
@@ -65,10 +65,10 @@ pub fn smart_log(device: &File) -> io::Result<[u8; SMART_LOG_LENGTH]> {
             0,
         ],
         timeout: ADMIN_TIMEOUT_MS,
-        ..Command::default()
+        ..AdminCommand::default()
     };
-    // SAFETY: `command` is the struct that this request reads and writes; the kernel writes at most
-    // `data_length` bytes at `address`, which is `log`, alive and exclusively ours over the call.
+    // SAFETY: `command` has the layout that this request reads and writes. The kernel writes at most `data_length` bytes
+    // at `address`, which is all of `log`, and `log` is not used otherwise during the call.
     let status = unsafe { request::admin(device.as_raw_fd(), &mut command) }?;
     if status != 0 {
         return Err(io::Error::other(format!("NVMe status {status:#x}")));
@@ -81,8 +81,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_no_controller_refuses() {
-        let error = smart_log(&File::open("/dev/null").unwrap()).unwrap_err();
+    fn other_devices_refuse() {
+        let error = read_smart_log(&File::open("/dev/null").unwrap()).unwrap_err();
         assert_eq!(error.raw_os_error(), Some(nix::libc::ENOTTY));
     }
 }

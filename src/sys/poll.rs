@@ -1,4 +1,5 @@
-//! What poll(2) is asked everywhere: a time in its own units, and whether one descriptor is ready.
+//! Common uses of poll(2): a timeout in its unit, and whether one descriptor is ready. Everything that waits for
+//! descriptors without the async runtime calls these.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -6,8 +7,8 @@ use std::time::Duration;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// A time for poll; None: for ever. Rounded up to a millisecond, so that whoever waits again for what
-/// is left does not spin on the last fraction.
+/// A timeout for poll(2); None: indefinitely. Rounded up to a millisecond: a caller that waits for the rest of a time
+/// would otherwise spin in its last millisecond.
 pub fn timeout(left: Option<Duration>) -> PollTimeout {
     let Some(left) = left else {
         return PollTimeout::NONE;
@@ -16,15 +17,13 @@ pub fn timeout(left: Option<Duration>) -> PollTimeout {
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
 
-/// Waits until `fd` is readable or has hung up, at most for `time`; false if it is neither, or a
-/// signal came.
+/// Waits at most for `time` until `fd` is readable or has hung up; false if it is neither, or after a signal.
 pub fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     matches!(poll(&mut fds, timeout(Some(time))), Ok(1))
 }
 
-/// Waits, at most for `time`, until whoever is at the other end of `fd` has gone, or sends nothing any more; what was
-/// sent before may still be to be read.
+/// Waits at most for `time` until the peer of `fd` has closed or shut down its end. Data from before may still be unread.
 pub fn has_hung_up(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let hung_up = PollFlags::from_bits_retain(libc::POLLRDHUP);
     let mut fds = [PollFd::new(fd, hung_up)];

@@ -1,5 +1,8 @@
-//! Child processes (floor 1): what runs between fork and exec, waiting without reaping, and
-//! signals that cannot hit a stranger who got a dead process's number.
+//! Processes (floor 1): what runs between fork and exec, waiting without reaping, and signals that cannot reach another
+//! process to which the number of an ended one was given.
+//!
+//! [`crate::child`] and [`super::spawn`] are built on this; the guardian, the hook master and the tools look at other
+//! processes by it.
 
 use std::ffi::CStr;
 use std::io;
@@ -8,65 +11,61 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
+use nix::sys::signal::SigSet;
 
 use super::fds;
 
-/// Gives this process the name by which lists of processes show it, at most 15 bytes; without, it is
-/// that of the path that was executed, `exe` for /proc/self/exe.
-pub fn set_process_name(name: &CStr) {
-    // The kernel knows no failure of this but a bad address.
-    nix::sys::prctl::set_name(name).ok();
+/// Sets the name of this process in lists of processes, at most 15 bytes. Without it a process that was started by
+/// /proc/self/exe is called `exe`.
+pub(crate) fn set_process_name(name: &CStr) {
+    // PR_SET_NAME fails only for an invalid address.
+    let _ = nix::sys::prctl::set_name(name);
 }
 
-/// What a child leaves its parent's family for.
+/// What a child gets of its own, so that all its processes can be killed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// A session of its own, setsid(2): no controlling terminal.
+    /// A session by setsid(2): no controlling terminal.
     Session,
-    /// A process group of its own in the caller's session, setpgid(2).
+    /// A process group by setpgid(2), in the caller's session.
     Group,
 }
 
-/// Bytes that a child writes to a descriptor just before it becomes its program. Of a socket,
-/// whoever reads them knows that the program runs, whatever has become of the parent; `0` written
-/// to the list of a control group's processes moves the child there.
+/// Bytes that a child writes right before execve(2). Written to a socket, they show its reader that the program runs,
+/// even if the parent has ended; `0` written to the cgroup.procs of a control group moves the child there.
 #[derive(Debug)]
 pub struct PreExecWrite {
-    /// Where to; open until the spawn.
-    pub fd: OwnedFd,
-    /// What, in one write(2).
-    pub text: Vec<u8>,
+    pub(crate) fd: OwnedFd,
+    /// Written in one call.
+    pub(crate) text: Vec<u8>,
 }
 
 impl PreExecWrite {
-    /// Writes it, from this very process. Whoever is at the other end of a socket may have gone, or have
-    /// stopped to read: that neither ends this process with SIGPIPE nor blocks it.
+    /// Writes it from this process. A peer that has closed its socket does not end this process by SIGPIPE, and one that
+    /// does not read does not block it.
     ///
     /// # Errors
-    /// send(2)'s or write(2)'s.
-    pub fn write(&self) -> io::Result<()> {
+    /// Those of send(2) and write(2).
+    pub(crate) fn write(&self) -> io::Result<()> {
         let (fd, text) = (self.fd.as_raw_fd(), self.text.as_ptr().cast());
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        // SAFETY: the descriptor is owned, and the pointer and length are those of the vector.
+        // This may run between fork and exec: bare system calls only.
+        // SAFETY: the descriptor is open, and pointer and length are those of the vector.
         let mut written = unsafe { libc::send(fd, text, self.text.len(), flags) };
         if written < 0 && nix::errno::Errno::last() == nix::errno::Errno::ENOTSOCK {
             // SAFETY: as above.
             written = unsafe { libc::write(fd, text, self.text.len()) };
         }
-        if written < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        check_result(written as libc::c_int)
     }
 }
 
-/// This very program, to be started once more for a part of its work; it is the one that runs, also
-/// when its file was replaced meanwhile.
+/// This program, to be started again for a part of its work. /proc/self/exe is the running program even if an upgrade has
+/// replaced its file.
 ///
 /// # Errors
-/// In the library's own tests, which are no qemu-ga: they would run themselves, without end.
-pub fn self_exe() -> io::Result<Command> {
+/// In unit tests, which are not qemu-ga: each would start all of them again.
+pub(crate) fn self_exe() -> io::Result<Command> {
     if cfg!(test) {
         return Err(io::ErrorKind::Unsupported.into());
     }
@@ -75,61 +74,70 @@ pub fn self_exe() -> io::Result<Command> {
     Ok(command)
 }
 
-/// Prepares `command` so that its child starts in its own `family`, with no signal blocked, with
-/// SIGPIPE at its default, SIGHUP and SIGCHLD too, which whoever started the agent may have had
-/// ignored, and with every descriptor from 3 up closed at exec but those of `keep`,
-/// whose numbers must stay open until the spawn. An announcement that cannot be made stops nothing.
-pub fn prepare(
+/// Prepares `command` by [`prepare_exec`].
+pub(crate) fn prepare(
     command: &mut Command,
     family: Family,
     keep: Vec<RawFd>,
     announcements: Vec<PreExecWrite>,
 ) {
-    let hook = move || {
-        join(family)?;
-        for announcement in &announcements {
-            announcement.write().ok();
-        }
-        reset_signals()?;
-        fds::restore_limit();
-        close_at_exec_from(3)?;
-        for &fd in &keep {
-            // SAFETY: fcntl with F_SETFD takes an integer; a bad number is an error answer.
-            if unsafe { libc::fcntl(fd, libc::F_SETFD, 0) } < 0 {
-                return Err(io::Error::last_os_error());
-            }
-        }
-        Ok(())
-    };
-    // SAFETY: the closure runs between fork and exec of a program that may have threads. It calls
-    // only async-signal-safe functions and bare system calls, allocates nothing (its vector was
-    // filled before), takes no lock, and cannot panic.
+    let hook = move || prepare_exec(Some(family), &keep, &announcements);
+    // SAFETY: see `prepare_exec`; the vectors were filled before the fork.
     unsafe { command.pre_exec(hook) };
 }
 
-pub(super) fn join(family: Family) -> io::Result<()> {
-    // SAFETY: both calls take integers only and act on the calling process.
-    let done = unsafe {
-        match family {
-            Family::Session => libc::setsid(),
-            Family::Group => libc::setpgid(0, 0),
-        }
-    };
-    if done < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
+/// Moves this process, a child before execve(2), to its `family`; unblocks all signals, and sets SIGPIPE, SIGHUP and
+/// SIGCHLD, which the agent or its parent may ignore, to their default; restores the limit of open files; and marks every
+/// descriptor from 3 up to be closed by execve(2) but those of `keep`. A failed announcement is no error.
+///
+/// Threads of the parent may have held any lock at the fork. So this calls only async-signal-safe functions and bare
+/// system calls, allocates nothing, takes no lock, and does not panic.
+pub(super) fn prepare_exec(
+    family: Option<Family>,
+    keep: &[RawFd],
+    announcements: &[PreExecWrite],
+) -> io::Result<()> {
+    if let Some(family) = family {
+        // SAFETY: the arguments are integers; both act on the calling process.
+        check_result(unsafe {
+            match family {
+                Family::Session => libc::setsid(),
+                Family::Group => libc::setpgid(0, 0),
+            }
+        })?;
     }
+    for announcement in announcements {
+        // Whoever waits for it sees the end of the socket instead.
+        let _ = announcement.write();
+    }
+    reset_signals()?;
+    fds::restore_limit();
+    close_at_exec_from(3)?;
+    for &fd in keep {
+        // SAFETY: the arguments are integers; EBADF for a descriptor that is not open.
+        check_result(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
+    }
+    Ok(())
 }
 
-pub(super) fn reset_signals() -> io::Result<()> {
-    // SAFETY: the set is initialised by sigemptyset before it is used; SIG_DFL is a valid handler.
+/// The errno of a C function that returns -1 on failure. Does not allocate.
+pub(super) fn check_result(result: libc::c_int) -> io::Result<()> {
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+fn reset_signals() -> io::Result<()> {
+    // SAFETY: the set is initialized by sigemptyset before it is used; SIG_DFL is a valid handler.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut none);
-        if libc::sigprocmask(libc::SIG_SETMASK, &none, std::ptr::null_mut()) < 0 {
-            return Err(io::Error::last_os_error());
-        }
+        check_result(libc::sigprocmask(
+            libc::SIG_SETMASK,
+            &none,
+            std::ptr::null_mut(),
+        ))?;
         for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGCHLD] {
             if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
                 return Err(io::Error::last_os_error());
@@ -139,11 +147,25 @@ pub(super) fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Undoes what the starter of this process may have left: blocked signals, which would never arrive, and an ignored
+/// SIGCHLD, with which the kernel discards the exit status of children (wait(2)). SIGPIPE stays ignored.
+///
+/// # Errors
+/// None that the kernel documents for these calls.
+pub fn restore_signals() -> io::Result<()> {
+    SigSet::empty().thread_set_mask()?;
+    // SAFETY: SIG_DFL is a valid handler.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Sets close-on-exec on every descriptor from `first` up.
-pub(super) fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
-    // SAFETY: three integers; nothing is closed now, and a kernel without the call says ENOSYS
-    // (before 5.9) or EINVAL (without the flag, before 5.11).
-    let done = unsafe {
+fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
+    // SAFETY: the arguments are integers; nothing is closed now. The call fails with ENOSYS before Linux 5.9, and with
+    // EINVAL before 5.11, which has introduced the flag.
+    let result = unsafe {
         libc::syscall(
             libc::SYS_close_range,
             first,
@@ -151,35 +173,35 @@ pub(super) fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
             libc::CLOSE_RANGE_CLOEXEC,
         )
     };
-    if done == 0 {
+    if result == 0 {
         return Ok(());
     }
-    // Older kernels. The agent opens everything close-on-exec, so this only has to catch what it
-    // was itself given at its start: low numbers.
+    // The agent opens everything with close-on-exec, so only descriptors that it has inherited itself are left: low
+    // numbers.
     for fd in first..1024 {
-        // SAFETY: integers only; EBADF for a number that is not open is what most answer.
+        // SAFETY: the arguments are integers; for most of them the call fails with EBADF.
         unsafe { libc::fcntl(fd as RawFd, libc::F_SETFD, libc::FD_CLOEXEC) };
     }
     Ok(())
 }
 
-/// True if the child `pid` has ended; it stays a zombie, so that its number stays its own.
+/// Whether the child `pid` has ended. It is not reaped, so that its number is not given to another process.
 ///
 /// # Errors
-/// ECHILD if `pid` is no child of this process or was reaped already.
-pub fn has_ended(pid: i32) -> io::Result<bool> {
+/// ECHILD: `pid` is not a child of this process, or was reaped.
+pub(crate) fn has_ended(pid: i32) -> io::Result<bool> {
     let id = libc::id_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
     loop {
-        // SAFETY: all-zero is a valid siginfo_t, and the pointer is good for the call. With WNOHANG
-        // the kernel leaves si_pid 0 where the child has not ended.
-        let (done, pid_of) = unsafe {
+        // With WNOHANG the kernel sets si_pid to 0 if the child has not ended (waitid(2)).
+        // SAFETY: all-zero bytes are a valid siginfo_t, and the pointer is valid during the call.
+        let (result, ended) = unsafe {
             let mut info: libc::siginfo_t = std::mem::zeroed();
             let flags = libc::WEXITED | libc::WNOWAIT | libc::WNOHANG;
-            let done = libc::waitid(libc::P_PID, id, &mut info, flags);
-            (done, info.si_pid())
+            let result = libc::waitid(libc::P_PID, id, &mut info, flags);
+            (result, info.si_pid())
         };
-        if done == 0 {
-            return Ok(pid_of != 0);
+        if result == 0 {
+            return Ok(ended != 0);
         }
         let error = io::Error::last_os_error();
         if error.kind() != io::ErrorKind::Interrupted {
@@ -188,25 +210,22 @@ pub fn has_ended(pid: i32) -> io::Result<bool> {
     }
 }
 
-/// What /proc tells of a process.
+/// A part of proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// It has neither exited nor been killed. One that has is there until it is reaped, and until its last thread
+    /// It has neither exited nor been killed. A process that has is in /proc until it is reaped, and until its last thread
     /// has left the kernel; its descriptors stay open until then.
     pub is_running: bool,
-    /// A signal or a debugger has stopped it.
-    pub is_stopped: bool,
-    /// Its parent.
-    pub parent: i32,
-    /// Its process group.
-    pub group: i32,
-    /// Its session.
-    pub session: i32,
-    /// When it was started, in clock ticks since boot: with its number it is that very process.
+    /// By a signal or a debugger.
+    pub(crate) is_stopped: bool,
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    pub(crate) session: i32,
+    /// In clock ticks since boot. Together with its number this identifies a process.
     pub start: u64,
 }
 
-/// Reads /proc/PID/stat; None if it cannot be seen.
+/// Reads /proc/PID/stat; None if there is no such process, or none that this one may see (hidepid in proc(5)).
 pub fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
@@ -230,8 +249,9 @@ impl StopCheck {
     }
 }
 
-/// Fields 3 to 6 and 22 of proc_pid_stat(5); the name before them may hold anything, `)` included.
+/// Parses the content of /proc/PID/stat.
 pub fn parse_stat(text: &[u8]) -> Option<Stat> {
+    // Fields 3 to 6 and 22. The name in field 2 may contain anything, also `)`.
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
@@ -247,18 +267,15 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     })
 }
 
-/// A descriptor that stands for one process and becomes readable when it ends.
+/// A descriptor of a process, readable when the process has ended (pidfd_open(2)).
 #[derive(Debug)]
-pub struct PidFd(OwnedFd);
+pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// Opens the process `pid`, pidfd_open(2).
-    ///
     /// # Errors
-    /// ESRCH if there is none; ENOSYS before Linux 5.3.
+    /// ESRCH: there is no such process; ENOSYS before Linux 5.3.
     pub fn open(pid: i32) -> io::Result<PidFd> {
-        // SAFETY: integers only; the descriptor that comes back is new and ours alone, and the
-        // kernel sets close-on-exec on it.
+        // SAFETY: the arguments are integers; the returned descriptor is new, with close-on-exec, and has no other owner.
         unsafe {
             let fd = libc::syscall(libc::SYS_pidfd_open, pid, 0);
             match RawFd::try_from(fd) {
@@ -268,13 +285,13 @@ impl PidFd {
         }
     }
 
-    /// Sends `signal` to that very process, pidfd_send_signal(2).
+    /// Sends `signal` to this process and no other, even if its number was reused (pidfd_send_signal(2)).
     ///
     /// # Errors
-    /// ESRCH if it has ended and was reaped; EPERM.
+    /// ESRCH: it was reaped; EPERM.
     pub fn send(&self, signal: i32) -> io::Result<()> {
-        // SAFETY: the descriptor is open as long as self lives; a null siginfo is allowed.
-        let done = unsafe {
+        // SAFETY: the descriptor is open as long as self exists; a null siginfo is allowed.
+        let result = unsafe {
             libc::syscall(
                 libc::SYS_pidfd_send_signal,
                 self.0.as_raw_fd(),
@@ -283,11 +300,7 @@ impl PidFd {
                 0,
             )
         };
-        if done < 0 {
-            Err(io::Error::last_os_error())
-        } else {
-            Ok(())
-        }
+        check_result(result as libc::c_int)
     }
 }
 
@@ -297,21 +310,17 @@ impl std::os::fd::AsFd for PidFd {
     }
 }
 
-/// kill(2): a signal by number, for kernels without pidfd and for whole groups (negative `pid`).
+/// kill(2), for kernels without pidfd and for whole groups (negative `pid`).
 ///
 /// # Errors
-/// As kill(2) says: ESRCH, EPERM.
+/// EINVAL for 0 and -1; ESRCH; EPERM.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
-    // 0 and -1 would reach our own group or everybody.
+    // 0 is the group of this process, -1 all processes: a mistake that root must not make.
     if pid == 0 || pid == -1 {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
-    // SAFETY: integers only.
-    if unsafe { libc::kill(pid, signal) } < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
+    // SAFETY: the arguments are integers.
+    check_result(unsafe { libc::kill(pid, signal) })
 }
 
 #[cfg(test)]

@@ -1,10 +1,9 @@
-//! Expedited RCU grace periods: `/sys/kernel/rcu_expedited` (kernel/ksysfs.c; the kernel's
-//! Documentation/RCU/Design/Requirements).
+//! Expedited RCU grace periods: `/sys/kernel/rcu_expedited` (kernel/ksysfs.c; Documentation/RCU/Design/Requirements).
 //!
-//! FIFREEZE takes three per-CPU semaphores for writing (freeze_super in fs/super.c), and each waits for
-//! a grace period: 10 to 40 ms in all, during which writers wait, too. Expedited, a grace period takes
-//! a fraction of a millisecond and interrupts every processor once. The setting is the system's, so it
-//! is put back at once. `rcu_normal` takes precedence over it in the kernel.
+//! FIFREEZE takes three per-CPU semaphores for writing (freeze_super in fs/super.c), and each waits for a grace period:
+//! 10 to 40 ms in all, during which writers wait, too. An expedited grace period takes a fraction of a millisecond and
+//! interrupts every processor once. The setting is system-wide, so the engine switches it on right before the first
+//! FIFREEZE and off right after the last one; the guardian does if the agent ends in between.
 
 use std::fs;
 use std::io::{self, Write};
@@ -13,13 +12,12 @@ use std::path::{Path, PathBuf};
 /// Whether grace periods can be expedited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expedition {
-    /// For the time of a freeze.
     Available,
-    /// They are so already, for good.
+    /// By the administrator or the kernel's command line; it is not switched off after a freeze.
     AlreadyOn,
-    /// `rcu_normal` is set, as on a real-time kernel: the kernel would not heed it.
+    /// `rcu_normal` is set, as on a real-time kernel; it takes precedence over `rcu_expedited`.
     Overruled,
-    /// It cannot be switched on: why.
+    /// With the reason.
     Unavailable(String),
 }
 
@@ -34,13 +32,13 @@ impl std::fmt::Display for Expedition {
     }
 }
 
-fn setting(sys: &Path) -> PathBuf {
+fn setting_path(sys: &Path) -> PathBuf {
     sys.join("kernel/rcu_expedited")
 }
 
-/// Whether grace periods can be expedited, by the files below `sys`.
+/// Reads the settings below `sys`. Nothing is changed.
 pub fn read_state(sys: &Path) -> Expedition {
-    let path = setting(sys);
+    let path = setting_path(sys);
     let error = |error: &io::Error| {
         Expedition::Unavailable(format!("{}: {}", path.display(), super::strerror(error)))
     };
@@ -53,6 +51,7 @@ pub fn read_state(sys: &Path) -> Expedition {
     if fs::read_to_string(sys.join("kernel/rcu_normal")).is_ok_and(|text| !is_zero(&text)) {
         return Expedition::Overruled;
     }
+    // Opening shows whether /sys is read-only, as in most containers.
     match fs::OpenOptions::new().write(true).open(&path) {
         Ok(_) => Expedition::Available,
         Err(e) => error(&e),
@@ -62,9 +61,10 @@ pub fn read_state(sys: &Path) -> Expedition {
 /// Switches expedited grace periods on or off.
 ///
 /// # Errors
-/// No such file, a read-only /sys, no CAP_SYS_ADMIN.
+/// ENOENT, EROFS, EACCES.
 pub fn set(sys: &Path, is_on: bool) -> io::Result<()> {
-    let mut file = fs::OpenOptions::new().write(true).open(setting(sys))?;
+    // fs::write would try to create the file.
+    let mut file = fs::OpenOptions::new().write(true).open(setting_path(sys))?;
     file.write_all(if is_on { b"1" } else { b"0" })
 }
 

@@ -1,5 +1,5 @@
-//! The hardware clock (floor 1, rtc(4)), for systems without hwclock(8). It is taken to run in UTC:
-//! whoever calls asks first whether it does ([`is_local`]).
+//! The hardware clock (floor 1, rtc(4)), for systems without hwclock(8). It is assumed to run in UTC; guest-set-time checks
+//! [`is_local`] first.
 
 use std::fs::{self, File};
 use std::io;
@@ -9,21 +9,19 @@ use std::time::{Duration, Instant};
 
 use nix::libc;
 
-/// Names of the clock, the usual one first.
 const DEVICES: [&str; 2] = ["/dev/rtc0", "/dev/rtc"];
-/// The kernel's name for what drives it.
+/// The name of the driver.
 const DRIVER: &str = "/sys/class/rtc/rtc0/name";
-/// What hwclock(8) keeps of the clock; its third line is `UTC` or `LOCAL`.
+/// See adjtime_config(5): the third line is `UTC` or `LOCAL`.
 const ADJTIME: &str = "/etc/adjtime";
-/// How long the next second is waited for: a clock that stands still has none.
+/// Time to wait for the next second; a clock that is stopped has none.
 const TICK_TIMEOUT: Duration = Duration::from_millis(1500);
-/// How often the clock is looked at meanwhile.
 const TICK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// `struct rtc_time` of linux/rtc.h: broken-down time as in `struct tm`, but without a zone.
+/// `struct rtc_time` of linux/rtc.h: the fields of `struct tm` without the zone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Fields {
+struct RtcTime {
     second: libc::c_int,
     minute: libc::c_int,
     hour: libc::c_int,
@@ -35,33 +33,32 @@ struct Fields {
     summer_time: libc::c_int,
 }
 
-const _: () = assert!(size_of::<Fields>() == 36);
+const _: () = assert!(size_of::<RtcTime>() == 36);
 
 mod request {
-    nix::ioctl_read!(read, b'p', 0x09, super::Fields);
-    nix::ioctl_write_ptr!(set, b'p', 0x0a, super::Fields);
+    nix::ioctl_read!(read, b'p', 0x09, super::RtcTime);
+    nix::ioctl_write_ptr!(set, b'p', 0x0a, super::RtcTime);
 }
 
 /// An open hardware clock.
 #[derive(Debug)]
 pub struct Rtc {
     device: File,
-    /// From setting it until its second is full.
+    /// The time from setting the clock to its next second.
     until_tick: Duration,
 }
 
 impl Rtc {
-    /// Opens the clock; `None` if this system has none.
+    /// `None` if this system has no such clock.
     ///
     /// # Errors
-    /// open(2)'s, with the device's name: EACCES, EBUSY while another program has it.
+    /// Those of open(2), with the name of the device: EACCES, EBUSY if another program uses it.
     pub fn open() -> io::Result<Option<Self>> {
         for path in DEVICES {
             match File::open(path) {
-                // A test must not reach the machine's own.
+                // A test must not set the clock of the machine on which it runs.
                 Ok(_) if cfg!(debug_assertions) => {
-                    let text =
-                        "a debug build leaves the hardware clock alone (use a release build)";
+                    let text = "a debug build does not use the hardware clock; use a release build";
                     return Err(io::Error::other(text));
                 }
                 Ok(device) => {
@@ -72,16 +69,19 @@ impl Rtc {
                     }));
                 }
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-                Err(error) => return Err(named(path, error)),
+                Err(error) => {
+                    let text = format!("{path}: {}", super::strerror(&error));
+                    return Err(io::Error::new(error.kind(), text));
+                }
             }
         }
         Ok(None)
     }
 
-    /// Waits for the beginning of a second and returns it, counted from the epoch.
+    /// Waits for the beginning of a second, because the clock shows no fractions; returns it in seconds since the epoch.
     ///
     /// # Errors
-    /// RTC_RD_TIME's: EINVAL if the clock holds no time.
+    /// Those of RTC_RD_TIME: EINVAL if the clock has no valid time.
     pub fn next_second(&self) -> io::Result<i64> {
         let first = self.read()?;
         let started = Instant::now();
@@ -94,27 +94,27 @@ impl Rtc {
         }
     }
 
-    /// Sets the clock to what `now` says, to a fraction of a second.
+    /// Sets the clock to `now`, at the moment when its seconds will begin with the system's.
     ///
     /// # Errors
-    /// RTC_SET_TIME's: EACCES without CAP_SYS_TIME, EINVAL for a year that it cannot hold.
+    /// Those of RTC_SET_TIME: EACCES without CAP_SYS_TIME, EINVAL for a year that does not fit.
     pub fn set(&self, now: impl Fn() -> io::Result<Duration>) -> io::Result<()> {
         sleep(until_settable(now()?, self.until_tick));
         let fields = to_fields(i64::try_from(now()?.as_secs()).unwrap_or(i64::MAX))?;
-        // SAFETY: the descriptor is open and the pointer good for the call, which only reads.
+        // SAFETY: the descriptor is open, and `fields` has the layout that this request reads.
         unsafe { request::set(self.device.as_raw_fd(), &fields) }?;
         Ok(())
     }
 
     fn read(&self) -> io::Result<i64> {
-        let mut fields = Fields::default();
-        // SAFETY: the descriptor is open, and the kernel fills the struct that was made for it.
+        let mut fields = RtcTime::default();
+        // SAFETY: the descriptor is open, and `fields` has the layout that this request fills.
         unsafe { request::read(self.device.as_raw_fd(), &mut fields) }?;
         Ok(to_seconds(&fields))
     }
 }
 
-/// Whether the hardware clock runs in local time, as it does beside another operating system.
+/// Whether the hardware clock runs in local time, as it may on a machine with another operating system.
 pub fn is_local() -> bool {
     fs::read_to_string(ADJTIME).is_ok_and(|text| says_local(&text))
 }
@@ -126,7 +126,8 @@ fn says_local(adjtime: &str) -> bool {
         .is_some_and(|line| line.trim() == "LOCAL")
 }
 
-/// The PC's clock begins a second half a second after it was set, others at once.
+/// The MC146818 of a PC begins a second half a second after it was set (set_offset_nsec in the kernel's
+/// drivers/rtc/rtc-cmos.c), others at once.
 fn until_tick(driver: &str) -> Duration {
     if driver.starts_with("rtc_cmos") {
         Duration::from_millis(500)
@@ -135,7 +136,7 @@ fn until_tick(driver: &str) -> Duration {
     }
 }
 
-/// How long to wait at `now` (since the epoch) so that the clock's seconds begin with the system's.
+/// The time to wait at `now` (since the epoch) so that the clock's seconds begin with the system's.
 fn until_settable(now: Duration, until_tick: Duration) -> Duration {
     let second = Duration::from_secs(1);
     let into_second = Duration::from_nanos(now.subsec_nanos().into());
@@ -148,13 +149,8 @@ fn until_settable(now: Duration, until_tick: Duration) -> Duration {
     }
 }
 
-fn named(path: &str, error: io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{path}: {}", super::strerror(&error)))
-}
-
-/// Seconds since the epoch.
-fn to_seconds(fields: &Fields) -> i64 {
-    // SAFETY: an all-zero `tm` is a valid value of that plain C struct (null zone name included).
+fn to_seconds(fields: &RtcTime) -> i64 {
+    // SAFETY: all-zero bytes are a valid value of this C struct of integers and a nullable pointer.
     let mut tm: libc::tm = unsafe { std::mem::zeroed() };
     tm.tm_sec = fields.second;
     tm.tm_min = fields.minute;
@@ -162,26 +158,26 @@ fn to_seconds(fields: &Fields) -> i64 {
     tm.tm_mday = fields.day;
     tm.tm_mon = fields.month;
     tm.tm_year = fields.year;
-    // SAFETY: the pointer is good for the call; timegm(3) reads no zone.
+    // SAFETY: the pointer is valid during the call; timegm(3) does not read the zone's name.
     let time: super::CTime = unsafe { libc::timegm(&mut tm) };
     time as i64
 }
 
 /// # Errors
-/// EOVERFLOW: no date that this machine can name.
-fn to_fields(seconds: i64) -> io::Result<Fields> {
+/// EOVERFLOW: the year does not fit.
+fn to_fields(seconds: i64) -> io::Result<RtcTime> {
     let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);
     let time = super::c_time(seconds).ok_or_else(overflow)?;
-    // SAFETY: as in `to_seconds`; both pointers are good for the call.
-    let (tm, done) = unsafe {
+    // SAFETY: as in `to_seconds`; both pointers are valid during the call.
+    let (tm, result) = unsafe {
         let mut tm: libc::tm = std::mem::zeroed();
-        let done = libc::gmtime_r(&time, &mut tm);
-        (tm, done)
+        let result = libc::gmtime_r(&time, &mut tm);
+        (tm, result)
     };
-    if done.is_null() {
+    if result.is_null() {
         return Err(overflow());
     }
-    Ok(Fields {
+    Ok(RtcTime {
         second: tm.tm_sec,
         minute: tm.tm_min,
         hour: tm.tm_hour,
@@ -210,7 +206,7 @@ mod tests {
             (2_147_483_648, [2038, 1, 19, 3, 14, 8, 2, 19]),
             (3_155_673_599, [2069, 12, 30, 23, 59, 59, 1, 364]),
         ] {
-            let fields = Fields {
+            let fields = RtcTime {
                 second,
                 minute,
                 hour,
@@ -252,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn the_third_line_tells_a_clock_in_local_time() {
+    fn the_third_line_says_whether_the_clock_is_local() {
         assert!(says_local("0.0 0 0.0\n0\nLOCAL\n"));
         assert!(!says_local("0.0 0 0.0\n0\nUTC\n"));
         assert!(!says_local("0.0 0 0.0\nLOCAL\n"));

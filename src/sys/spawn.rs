@@ -1,6 +1,8 @@
-//! Starting a program (floor 1): the one place where helpers, hooks and the programs of guest-exec are
-//! forked. Environment, search list, user and family are given together, which posix_spawn(3) and
-//! `std::process` cannot express. The child gets three descriptors and those that are named.
+//! Starts a program (floor 1): the one place where helpers, hooks and the programs of guest-exec are forked.
+//!
+//! Environment, search list, user and family are set together, which posix_spawn(3) and `std::process` cannot do; and the
+//! caller learns the errno of execve(2). The child gets three descriptors and those that are named.
+//! [`crate::child`] and guest-exec call [`spawn`].
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -12,52 +14,50 @@ use nix::fcntl::OFlag;
 use nix::libc;
 use nix::unistd::pipe2;
 
-use super::fds;
 use super::identity::Identity;
-use super::process::{self, Family, PreExecWrite};
+use super::process::{self, Family, PreExecWrite, check_result};
 
 const SHELL: &CStr = c"/bin/sh";
 
-/// A program to start.
 #[derive(Debug, Clone, Copy)]
 pub struct Program<'a> {
-    /// The files to try, in this order: one, or the program's name in each directory of PATH.
+    /// The files to try in this order: one, or the program's name in each directory of PATH.
     pub candidates: &'a [CString],
-    /// Its arguments; the first is its name.
+    /// The first is the name that the program gets.
     pub argv: &'a [CString],
-    /// Its whole environment; None: ours.
+    /// The whole environment; None: the agent's.
     pub env: Option<&'a [CString]>,
-    /// Its standard input, output and error. None of the three may be numbered 0, 1 or 2.
+    /// Stdin, stdout and stderr. None of these may have number 0, 1 or 2: dup2(2) of one would overwrite another.
     pub stdio: [BorrowedFd<'a>; 3],
-    /// What it leaves our family for; None: nothing.
+    /// None: it stays in the agent's session and group.
     pub family: Option<Family>,
-    /// Descriptors that stay open in it, under their numbers.
+    /// Descriptors that stay open in it under their numbers.
     pub keep: &'a [RawFd],
-    /// What it writes before it is executed; one that cannot be written stops nothing.
+    /// A write that fails does not keep the program from starting.
     pub announcements: &'a [PreExecWrite],
-    /// Whom it becomes; None: nobody else.
+    /// None: the agent's user.
     pub user: Option<&'a Identity>,
 }
 
 /// Why there is no child.
 #[derive(Debug)]
 pub enum SpawnError {
-    /// No pipe or no process to be had.
+    /// pipe(2) or fork(2) failed.
     Fork(io::Error),
     /// No candidate could be executed.
     Exec(io::Error),
 }
 
-/// Starts `program` in our directory and with our umask, with no signal blocked and SIGPIPE, SIGHUP and
-/// SIGCHLD at their defaults; returns its process id. Whoever calls this reaps it.
+/// Starts `program` in the agent's working directory and with its umask, with no signal blocked and SIGPIPE, SIGHUP and
+/// SIGCHLD at their defaults; returns its process id. The caller reaps it.
 ///
-/// A file that the kernel cannot execute (ENOEXEC) is run by /bin/sh. A candidate that is not
-/// there or may not be executed is passed over.
+/// As execvp(3) does, this runs a file with an unknown format (ENOEXEC) by /bin/sh, and skips candidates that do not
+/// exist or may not be executed.
 ///
 /// # Errors
-/// The last candidate's, or EACCES if any may not be executed. There is no child then.
+/// The last candidate's, or EACCES if one may not be executed. There is no child then.
 pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
-    let (told, tell) = pipe2(OFlag::O_CLOEXEC).map_err(|e| SpawnError::Fork(e.into()))?;
+    let (result, report) = pipe2(OFlag::O_CLOEXEC).map_err(|e| SpawnError::Fork(e.into()))?;
     let argv = pointers(program.argv);
     let env = program.env.map(pointers);
     // `/bin/sh FILE ARGUMENT…`, the file filled in by the child.
@@ -70,10 +70,10 @@ pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
         argv: &argv,
         env: env.as_deref(),
         groups: &groups,
-        tell: tell.as_raw_fd(),
+        report: report.as_raw_fd(),
     };
-    // SAFETY: the child calls only async-signal-safe functions on memory that was filled before,
-    // and leaves by exec or _exit: no destructor, lock or allocator is touched in it.
+    // SAFETY: the child calls only async-signal-safe functions on memory that was filled before, and leaves by execve
+    // or _exit: no destructor runs in it, no lock is taken, nothing is allocated.
     let pid = unsafe { libc::fork() };
     if pid < 0 {
         return Err(SpawnError::Fork(io::Error::last_os_error()));
@@ -82,21 +82,23 @@ pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
         // SAFETY: this is the child of fork.
         unsafe { prepared.run(&mut shell) }
     }
-    drop(tell);
-    match verdict(told) {
+    // The child has the only writing end now.
+    drop(report);
+    match read_exec_error(result) {
         None => Ok(pid),
         Some(errno) => {
-            // It ends at once; no status is wanted.
-            reap(pid).ok();
+            // It exits at once with a status that says nothing; an error would mean that it was reaped already.
+            let _ = reap(pid);
             Err(SpawnError::Exec(io::Error::from_raw_os_error(errno)))
         }
     }
 }
 
-/// The error number that the child sends, or None: the exec closed the pipe.
-fn verdict(told: OwnedFd) -> Option<i32> {
+/// The errno that the child has sent; None if execve(2) has closed the pipe.
+fn read_exec_error(result: OwnedFd) -> Option<i32> {
     let mut errno = [0; 4];
-    File::from(told).read_exact(&mut errno).ok()?;
+    // The end of the file is success.
+    File::from(result).read_exact(&mut errno).ok()?;
     Some(i32::from_ne_bytes(errno))
 }
 
@@ -105,12 +107,14 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain(null).collect()
 }
 
+/// Everything that the child needs, as it may not allocate.
 struct Prepared<'a> {
     program: &'a Program<'a>,
     argv: &'a [*const libc::c_char],
     env: Option<&'a [*const libc::c_char]>,
     groups: &'a [libc::gid_t],
-    tell: RawFd,
+    /// Where the errno of a failure goes.
+    report: RawFd,
 }
 
 unsafe extern "C" {
@@ -123,64 +127,55 @@ impl Prepared<'_> {
     /// # Safety
     /// Only right after fork, in the child. The arrays of pointers end in null.
     unsafe fn run(&self, shell: &mut [*const libc::c_char]) -> ! {
-        let errno = match self.settle() {
-            // SAFETY: as promised by the caller.
+        let errno = match self.set_up() {
+            // SAFETY: the caller's promise.
             Ok(()) => unsafe { self.execute(shell) },
             Err(error) => error.raw_os_error().unwrap_or(libc::EIO),
         };
         let bytes = errno.to_ne_bytes();
-        // SAFETY: the buffer outlives the call; _exit takes an integer and does not return. A
-        // parent that is gone needs no answer.
+        // SAFETY: the buffer outlives the call; _exit takes an integer and does not return. A failed write means that the
+        // parent has ended, and no one else reads the pipe.
         unsafe {
-            libc::write(self.tell, bytes.as_ptr().cast(), bytes.len());
+            libc::write(self.report, bytes.as_ptr().cast(), bytes.len());
             libc::_exit(127)
         }
     }
 
-    fn settle(&self) -> io::Result<()> {
+    fn set_up(&self) -> io::Result<()> {
         let program = self.program;
         for (to, from) in program.stdio.iter().enumerate() {
-            // SAFETY: integers only. The copy has no close-on-exec flag.
-            check(unsafe { libc::dup2(from.as_raw_fd(), to as RawFd) })?;
+            // SAFETY: the arguments are integers. The copy does not have the flag close-on-exec.
+            check_result(unsafe { libc::dup2(from.as_raw_fd(), to as RawFd) })?;
         }
-        program.family.map_or(Ok(()), process::join)?;
-        for announcement in program.announcements {
-            announcement.write().ok();
-        }
-        process::reset_signals()?;
-        fds::restore_limit();
-        process::close_at_exec_from(3)?;
-        for &fd in program.keep {
-            // SAFETY: F_SETFD takes an integer; a bad number is an error answer.
-            check(unsafe { libc::fcntl(fd, libc::F_SETFD, 0) })?;
-        }
+        process::prepare_exec(program.family, program.keep, program.announcements)?;
         if let Some(user) = program.user {
-            // Last, for the rest needs the rights that this takes away.
-            // SAFETY: integers, and a pointer to as many group numbers as are announced; there is no
-            // other thread in this child whose identity the C library would change too.
+            // Last, because the other steps may need root's rights. The groups first, because setuid(2) takes the right
+            // to change them away.
+            // SAFETY: integers, and a pointer with the length of its slice; the C library has no other thread to change
+            // in this child.
             unsafe {
-                check(libc::setgroups(
+                check_result(libc::setgroups(
                     self.groups.len() as _,
                     self.groups.as_ptr(),
                 ))?;
-                check(libc::setgid(user.gid.as_raw()))?;
-                check(libc::setuid(user.uid.as_raw()))?;
+                check_result(libc::setgid(user.gid.as_raw()))?;
+                check_result(libc::setuid(user.uid.as_raw()))?;
             }
         }
         Ok(())
     }
 
-    /// Returns only if nothing could be executed: the error number.
+    /// Returns the errno if nothing could be executed.
     ///
     /// # Safety
     /// As for [`Self::run`].
     unsafe fn execute(&self, shell: &mut [*const libc::c_char]) -> i32 {
         let mut refused = None;
         let mut last = libc::ENOENT;
-        // SAFETY: our own environment is a null-terminated array; in the child nobody changes it.
+        // SAFETY: environ is an array that ends in null, and no other thread changes it in the child.
         let env = self.env.map_or(unsafe { environ }, <[_]>::as_ptr);
         for file in self.program.candidates {
-            // SAFETY: the strings end in NUL and the arrays in null, and all outlive the call.
+            // SAFETY: the strings end in a NUL and the arrays in null, and all outlive the call.
             unsafe { libc::execve(file.as_ptr(), self.argv.as_ptr(), env) };
             last = errno();
             if last == libc::ENOEXEC {
@@ -191,6 +186,7 @@ impl Prepared<'_> {
                 unsafe { libc::execve(SHELL.as_ptr(), shell.as_ptr(), env) };
                 return errno();
             }
+            // The errors with which execvp(3) of glibc continues.
             match last {
                 libc::EACCES => refused = Some(last),
                 libc::ENOENT | libc::ENOTDIR | libc::ESTALE | libc::ENODEV | libc::ETIMEDOUT => {}
@@ -201,34 +197,24 @@ impl Prepared<'_> {
     }
 }
 
-fn check(answer: libc::c_int) -> io::Result<()> {
-    if answer < 0 {
-        Err(io::Error::last_os_error())
-    } else {
-        Ok(())
-    }
-}
-
 fn errno() -> i32 {
     io::Error::last_os_error()
         .raw_os_error()
         .unwrap_or(libc::EIO)
 }
 
-/// How a child that was [`spawn`]ed ended.
+/// The status of wait(2) of a child that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ended {
-    /// With this exit status.
+pub enum WaitStatus {
     Exited(i32),
-    /// By this signal.
     Signaled(i32),
 }
 
-/// Reaps the child `pid` if it has ended; None if it runs.
+/// Reaps the child `pid` if it has ended; None if it is running.
 ///
 /// # Errors
-/// ECHILD: it is no child of ours, or somebody else has reaped it.
-pub fn try_reap(pid: i32) -> io::Result<Option<Ended>> {
+/// ECHILD: it is not a child of this process, or was reaped.
+pub fn try_reap(pid: i32) -> io::Result<Option<WaitStatus>> {
     wait(pid, libc::WNOHANG)
 }
 
@@ -236,14 +222,15 @@ pub fn try_reap(pid: i32) -> io::Result<Option<Ended>> {
 ///
 /// # Errors
 /// As [`try_reap`].
-pub fn reap(pid: i32) -> io::Result<Ended> {
-    wait(pid, 0).map(|ended| ended.unwrap_or(Ended::Exited(0)))
+pub fn reap(pid: i32) -> io::Result<WaitStatus> {
+    // Without WNOHANG the call does not return for a running child.
+    wait(pid, 0).map(|ended| ended.unwrap_or(WaitStatus::Exited(0)))
 }
 
-fn wait(pid: i32, flags: libc::c_int) -> io::Result<Option<Ended>> {
+fn wait(pid: i32, flags: libc::c_int) -> io::Result<Option<WaitStatus>> {
     let mut status = 0;
     loop {
-        // SAFETY: the pointer is good for the call.
+        // SAFETY: the pointer is valid during the call.
         match unsafe { libc::waitpid(pid, &mut status, flags) } {
             0 => return Ok(None),
             -1 => {
@@ -253,15 +240,15 @@ fn wait(pid: i32, flags: libc::c_int) -> io::Result<Option<Ended>> {
                 }
             }
             _ if libc::WIFSIGNALED(status) => {
-                return Ok(Some(Ended::Signaled(libc::WTERMSIG(status))));
+                return Ok(Some(WaitStatus::Signaled(libc::WTERMSIG(status))));
             }
-            _ => return Ok(Some(Ended::Exited(libc::WEXITSTATUS(status)))),
+            _ => return Ok(Some(WaitStatus::Exited(libc::WEXITSTATUS(status)))),
         }
     }
 }
 
-/// The files that a program's name may mean: the name itself if it has a slash, else in each of the
-/// directories of `path`, with `:` between.
+/// The files that a program's name may mean: the name itself if it has a slash, else the name in each directory of `path`,
+/// which is in the form of PATH.
 pub fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
     if name.is_empty() || name.contains(&b'/') {
         return CString::new(name).into_iter().collect();
@@ -279,15 +266,15 @@ pub fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
         .collect()
 }
 
-/// A descriptor above the standard three that will be closed at exec, for `fd`.
+/// `fd` under a number above 2, as [`Program::stdio`] needs it; with close-on-exec.
 ///
 /// # Errors
-/// No descriptor is free.
+/// No descriptor is available.
 pub fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {
         return Ok(fd);
     }
-    // SAFETY: the descriptor is open; what comes back is new and ours alone.
+    // SAFETY: the descriptor is open; the returned one is new and has no other owner.
     unsafe {
         match libc::fcntl(fd.as_raw_fd(), libc::F_DUPFD_CLOEXEC, 3) {
             -1 => Err(io::Error::last_os_error()),
@@ -301,7 +288,11 @@ mod tests {
     use super::*;
     use std::os::fd::AsFd;
 
-    fn run(files: &[&str], argv: &[&str], env: Option<&[&str]>) -> Result<(Ended, String), i32> {
+    fn run(
+        files: &[&str],
+        argv: &[&str],
+        env: Option<&[&str]>,
+    ) -> Result<(WaitStatus, String), i32> {
         let strings = |list: &[&str]| -> Vec<CString> {
             list.iter().map(|s| CString::new(*s).unwrap()).collect()
         };
@@ -346,7 +337,7 @@ mod tests {
         let (ended, output) = run(&["/usr/bin/env"], &["env"], Some(&env)).unwrap();
         assert_eq!(
             (ended, output.as_str()),
-            (Ended::Exited(0), "A=1\nA=2\nodd\n")
+            (WaitStatus::Exited(0), "A=1\nA=2\nodd\n")
         );
         let (_, output) = run(&["/usr/bin/env"], &["env"], None).unwrap();
         assert!(output.contains("PATH="), "{output}");
@@ -374,7 +365,7 @@ mod tests {
         std::fs::set_permissions(script, mode).unwrap();
         assert_eq!(
             run(&[missing, "/etc/passwd", script], &["x", "a b", "c"], None),
-            Ok((Ended::Signaled(9), format!("{script} a b c\n")))
+            Ok((WaitStatus::Signaled(9), format!("{script} a b c\n")))
         );
     }
 

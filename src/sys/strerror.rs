@@ -1,11 +1,11 @@
-//! The C library's text of an error number (floor 1).
+//! The C library's text for an errno (floor 1).
 //!
-//! Wire texts end in `strerror`'s words; the standard library puts ` (os error N)` behind them.
+//! Texts on the wire end with it. The standard library appends ` (os error N)`, which hosts do not expect, so every message
+//! with a system error uses this.
 
 use std::io;
 
-/// The text of `error` as strerror(3) says it: `No such file or directory`. An error that carries
-/// no number keeps its own text.
+/// The text of `error` as from strerror(3): `No such file or directory`. An error without an errno keeps its own text.
 pub fn strerror(error: &io::Error) -> String {
     #[cfg(not(target_env = "gnu"))]
     if let Some((_, words)) = WORDS.iter().find(|w| Some(w.0) == error.raw_os_error()) {
@@ -20,8 +20,7 @@ pub fn strerror(error: &io::Error) -> String {
     }
 }
 
-/// What hosts know from guests with glibc, where another C library has other words: files, devices,
-/// processes and sockets.
+/// glibc's texts where another C library has others, for files, devices, processes and sockets: hosts compare them.
 #[cfg(not(target_env = "gnu"))]
 const WORDS: &[(i32, &str)] = &[
     (5, "Input/output error"),
@@ -75,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn has_the_words_that_hosts_know_whatever_the_c_library() {
+    fn texts_are_those_of_glibc_with_any_c_library() {
         for (number, words) in [
             (5, "Input/output error"),
             (16, "Device or resource busy"),

@@ -1,94 +1,124 @@
-//! A small client of the system log (floor 1): datagrams to /dev/log as syslog(3) writes them.
+//! A client of the system log (floor 1): messages to /dev/log in the format of syslog(3).
 //!
-//! Never blocks: a message that the log daemon cannot take now is an error to the caller, so that
-//! a stuck daemon, or one whose disk is frozen, cannot stop the agent. Connects when first used
-//! and again after the daemon was restarted.
+//! It never blocks, unlike syslog(3): a message that the log daemon cannot accept now is an error for the caller, so that
+//! a daemon that is stopped, or whose disk is frozen, cannot stop the agent. It connects at the first use and again after
+//! the daemon was restarted. Audit lines, the hook log and the guardian use this.
 
-use std::io;
-use std::os::unix::net::UnixDatagram;
+use nix::libc;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, UnixAddr, connect, socket};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::net::{UnixDatagram, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::localtime::format_local;
 
-/// Where the system log listens.
 const SOCKET: &str = "/dev/log";
-/// Longest text of one message, in bytes; more is cut. Within what every daemon takes.
+/// Longest text of one message, in bytes; the rest is cut. rsyslog has a limit of 8 KiB by default
+/// (maxMessageSize).
 const MAX_MESSAGE_BYTES: usize = 8000;
 /// syslog(3)'s LOG_USER.
 const FACILITY_USER: u8 = 1 << 3;
 
-/// Severity of a message, by its syslog(3) number.
+/// By the numbers of syslog(3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Severity {
-    /// LOG_ERR
     Error = 3,
-    /// LOG_WARNING
     Warning = 4,
-    /// LOG_NOTICE
     Notice = 5,
-    /// LOG_INFO
     Info = 6,
-    /// LOG_DEBUG
-    Debug = 7,
 }
 
-/// A sender to the system log under one tag; see the module.
+/// Sends to the system log under one tag.
 #[derive(Debug)]
 pub struct Syslog {
     tag: String,
     path: PathBuf,
-    socket: Option<UnixDatagram>,
+    socket: Option<Socket>,
+}
+
+/// A connection to the log daemon. Most listen for datagrams; some (the busybox of small images, log relays) for a
+/// stream, in which a NUL ends each message, as syslog(3) sends it.
+#[derive(Debug)]
+enum Socket {
+    Datagram(UnixDatagram),
+    Stream(UnixStream),
+}
+
+impl Socket {
+    fn connect(path: &Path) -> io::Result<Socket> {
+        let datagram = UnixDatagram::unbound()?;
+        datagram.set_nonblocking(true)?;
+        match datagram.connect(path) {
+            Ok(()) => Ok(Socket::Datagram(datagram)),
+            Err(error) if error.raw_os_error() == Some(libc::EPROTOTYPE) => {
+                // Non-blocking before it connects: a daemon that accepts nobody must not stop the agent either.
+                let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+                let stream = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
+                connect(stream.as_raw_fd(), &UnixAddr::new(path)?)?;
+                Ok(Socket::Stream(stream.into()))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn send(&mut self, message: &[u8]) -> io::Result<()> {
+        match self {
+            Socket::Datagram(socket) => socket.send(message).map(drop),
+            Socket::Stream(stream) => {
+                let whole = [message, b"\0"].concat();
+                match stream.write(&whole)? {
+                    length if length == whole.len() => Ok(()),
+                    // The rest would have to wait, and the daemon would read it as the next message's begin.
+                    _ => Err(io::ErrorKind::BrokenPipe.into()),
+                }
+            }
+        }
+    }
 }
 
 impl Syslog {
-    /// A sender whose messages carry `tag`. If nobody listens yet, each `send` tries again.
+    /// If no daemon listens yet, each send tries again.
     pub fn connect(tag: &str) -> Syslog {
         Syslog::connect_to(Path::new(SOCKET), tag)
     }
 
-    /// As [`Syslog::connect`], to a socket of the caller's choice.
+    /// As [`Syslog::connect`], to the socket at `path`.
     pub fn connect_to(path: &Path, tag: &str) -> Syslog {
         let mut log = Syslog {
             tag: tag.to_owned(),
             path: path.to_owned(),
             socket: None,
         };
-        log.socket = log.open().ok();
+        // An error is reported by the first message that is lost.
+        log.socket = Socket::connect(&log.path).ok();
         log
     }
 
-    fn open(&self) -> io::Result<UnixDatagram> {
-        let socket = UnixDatagram::unbound()?;
-        socket.set_nonblocking(true)?;
-        socket.connect(&self.path)?;
-        Ok(socket)
-    }
-
-    /// Sends one message of facility user; line ends and NULs in `text` become spaces.
+    /// Sends one message of the facility user; line ends and NULs in `text` become blanks.
     ///
     /// # Errors
-    /// Nobody listens (ENOENT, ECONNREFUSED), or the daemon's queue is full (`WouldBlock`): the
-    /// message is lost.
+    /// The message is lost: no daemon listens (ENOENT, ECONNREFUSED), or its queue is full (`WouldBlock`).
     pub fn send(&mut self, severity: Severity, text: &str) -> io::Result<()> {
         self.send_at(SystemTime::now(), severity, text)
     }
 
-    /// As [`Syslog::send`], with the time at which the message was made.
+    /// As [`Syslog::send`], with the time of the message.
     ///
     /// # Errors
     /// As [`Syslog::send`].
     pub fn send_at(&mut self, when: SystemTime, severity: Severity, text: &str) -> io::Result<()> {
         let message = self.message(when, severity, text);
-        if let Some(socket) = &self.socket {
+        if let Some(socket) = &mut self.socket {
             match socket.send(&message) {
-                Ok(_) => return Ok(()),
+                Ok(()) => return Ok(()),
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(error),
-                // The daemon was restarted: its new socket has the old name.
+                // The daemon was restarted and listens at the same path with a new socket.
                 Err(_) => self.socket = None,
             }
         }
-        let socket = self.open()?;
+        let mut socket = Socket::connect(&self.path)?;
         socket.send(&message)?;
         self.socket = Some(socket);
         Ok(())
@@ -149,7 +179,7 @@ mod tests {
         let path = dir.path().join("log");
         let _daemon = UnixDatagram::bind(&path).expect("bind");
         let mut log = Syslog::connect_to(&path, "t");
-        let full = (0..100_000).find_map(|_| log.send(Severity::Debug, "x").err());
+        let full = (0..100_000).find_map(|_| log.send(Severity::Info, "x").err());
         assert_eq!(
             full.map(|error| error.kind()),
             Some(io::ErrorKind::WouldBlock)

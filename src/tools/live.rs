@@ -151,8 +151,8 @@ fn filesystems(statedir: &Path, stage: &str) -> Vec<String> {
     let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
     let mounts = system.mounts().unwrap_or_default();
     let found = match stage {
-        "freeze" => writers::freezing(&system, &mounts, until),
-        _ => writers::flushing(&system, &mounts, until, &context::pids(statedir)),
+        "freeze" => writers::find_freezing(&system, &mounts, until),
+        _ => writers::find_flushing(&system, &mounts, until, &context::pids(statedir)),
     };
     let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
     found.into_iter().map(name).collect()

@@ -168,7 +168,7 @@ impl Status {
         // No agent need be left that knows of it.
         let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
         let mounts = system.mounts().unwrap_or_default();
-        let blocked = writers::freezing(&system, &mounts, until);
+        let blocked = writers::find_freezing(&system, &mounts, until);
         let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
         status.blocked = blocked.into_iter().map(name).collect();
         let is_thawed = status.state == "thawed";

@@ -12,7 +12,7 @@ use super::status::Status;
 use crate::deadline::Timed;
 use crate::freeze::guardian::status_client::{StatusClient, ThawAnswer};
 use crate::freeze::history;
-use crate::freeze::linux::{Gate, LinuxOps};
+use crate::freeze::linux::LinuxOps;
 use crate::freeze::ops::FilesystemOps;
 use crate::freeze::plan;
 use crate::hooks::Phase;
@@ -189,17 +189,10 @@ fn thaw(setting: &ToolContext, force: bool, question: &mut Option<StatusClient>)
     done
 }
 
-struct NoLog;
-
-impl Gate for NoLog {
-    fn shut(&self) {}
-    fn open(&self) {}
-}
-
 /// FITHAW for every filesystem of the mount table, in the reverse of the order of freezing.
 fn thaw_mounted(setting: &ToolContext, done: &mut ThawResult) {
     let state = StateDir::new(&setting.config.statedir);
-    let mut ops = LinuxOps::new(state, None, Box::new(NoLog), Some(FITHAW_TIMEOUT), true);
+    let mut ops = LinuxOps::new(state, None, Some(FITHAW_TIMEOUT), true);
     let survey = match ops.survey() {
         Ok(survey) => survey,
         Err(error) => {

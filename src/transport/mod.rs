@@ -74,9 +74,7 @@ impl Endpoint {
             Address::Activated(Activated::Unix(fd)) => Opened::Unix(socket::adopt(fd)?),
             Address::Activated(Activated::Vsock(fd)) => Opened::Vsock(socket::adopt(fd)?),
             Address::Unknown(method) => {
-                return Err(OpenError(format!(
-                    "unsupported channel method/type: {method} (use virtio-serial, isa-serial, unix-listen or vsock-listen)"
-                )));
+                return Err(OpenError(unknown_method(&method)));
             }
         }))
     }
@@ -152,6 +150,18 @@ impl Channel {
             Kind::Socket(channel) => channel.write_all(data).await,
         }
     }
+}
+
+/// The device that [`Address::Virtio`] with this path opens.
+pub fn locate_port(path: &Path) -> PathBuf {
+    virtio::locate(path, Path::new("/"))
+}
+
+/// The text of a method that does not exist.
+pub fn unknown_method(name: &str) -> String {
+    format!(
+        "unsupported channel method/type: {name} (use virtio-serial, isa-serial, unix-listen or vsock-listen)"
+    )
 }
 
 /// The text of a device that cannot be opened.

@@ -6,7 +6,8 @@ use crate::sys::strerror;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, listen, socket,
+    AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, connect, listen,
+    socket,
 };
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -19,6 +20,9 @@ use tokio_vsock::{VsockListener, VsockStream};
 /// How often a client that sends nothing more is looked at while its answer is worked on; no
 /// event tells the one change from the other.
 const HANG_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long to wait for descriptors or memory before accept(2) is called again.
+const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Clients that may wait while one is served.
 const BACKLOG: i32 = 1;
@@ -47,11 +51,16 @@ fn listening(
     Ok(fd)
 }
 
-/// Listens at `path`; what was there before is removed.
+/// Listens at `path`; a file or a socket without an owner that is there is removed.
 pub fn listen_unix(path: &Path) -> Result<OwnedFd, OpenError> {
     let shown = path.display();
     let address = UnixAddr::new(path)
         .map_err(|_| OpenError(format!("UNIX socket path '{shown}' is too long")))?;
+    if has_owner(&address) {
+        return Err(OpenError(format!(
+            "Failed to bind socket to {shown}: in use by another process; stop that one or choose another path with --path"
+        )));
+    }
     match std::fs::remove_file(path) {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             return Err(OpenError(format!(
@@ -62,6 +71,25 @@ pub fn listen_unix(path: &Path) -> Result<OwnedFd, OpenError> {
         _ => {}
     }
     listening(AddressFamily::Unix, &address, &format!(" to {shown}"))
+}
+
+/// Whether a process has this socket open. A datagram socket cannot be connected to a stream socket, and the kernel says
+/// so only if the latter is bound (unix_find_other in net/unix/af_unix.c: ECONNREFUSED otherwise). A stream connection
+/// would take the place of a client.
+fn has_owner(address: &UnixAddr) -> bool {
+    let probe = socket(
+        AddressFamily::Unix,
+        SockType::Datagram,
+        SockFlag::SOCK_CLOEXEC,
+        None,
+    );
+    // Without a probe the socket is taken over as the original does.
+    probe.is_ok_and(|probe| {
+        matches!(
+            connect(probe.as_raw_fd(), address),
+            Ok(()) | Err(Errno::EPROTOTYPE)
+        )
+    })
 }
 
 /// Listens at `<cid>:<port>`.
@@ -135,6 +163,8 @@ pub struct SocketChannel {
     half_closed: bool,
     /// How many clients have gone.
     gone: u64,
+    /// Why the last accept(2) failed, if it was a shortage; one warning is enough for each.
+    shortage: Option<Errno>,
 }
 
 impl SocketChannel {
@@ -145,6 +175,7 @@ impl SocketChannel {
             client: None,
             half_closed: false,
             gone: 0,
+            shortage: None,
         }
     }
 
@@ -174,12 +205,14 @@ impl SocketChannel {
             let client = match &mut self.client {
                 Some(client) => client,
                 None => match self.listener.accept().await {
-                    Ok(client) => self.client.insert(client),
-                    Err(e) if is_passing(&e) => {
-                        tracing::warn!("error accepting connection: {}", strerror(&e));
+                    Ok(client) => {
+                        self.shortage = None;
+                        self.client.insert(client)
+                    }
+                    Err(error) => {
+                        self.wait_after_failed_accept(error).await?;
                         continue;
                     }
-                    Err(e) => return Err(e),
                 },
             };
             if !self.half_closed {
@@ -203,6 +236,32 @@ impl SocketChannel {
         }
     }
 
+    /// Returns when accept(2) is worth another try.
+    ///
+    /// # Errors
+    /// `error`, if no later accept(2) can succeed.
+    async fn wait_after_failed_accept(&mut self, error: io::Error) -> io::Result<()> {
+        let errno = error.raw_os_error().map(Errno::from_raw);
+        match errno {
+            Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {
+                tracing::warn!("error accepting connection: {}", strerror(&error));
+            }
+            // The connection stays in the queue and the socket stays readable, so without a pause this would spin.
+            Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
+                if self.shortage != errno {
+                    tracing::warn!(
+                        "error accepting connection: {}; trying again until it succeeds",
+                        strerror(&error)
+                    );
+                }
+                self.shortage = errno;
+                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
+            }
+            _ => return Err(error),
+        }
+        Ok(())
+    }
+
     /// Which client is served: a number that changes when one has gone.
     pub fn generation(&self) -> u64 {
         self.gone
@@ -216,12 +275,4 @@ impl SocketChannel {
             None => Ok(()),
         }
     }
-}
-
-/// Whether the next accept(2) may well succeed.
-fn is_passing(error: &io::Error) -> bool {
-    matches!(
-        error.raw_os_error().map(Errno::from_raw),
-        Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO)
-    )
 }

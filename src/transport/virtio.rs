@@ -13,16 +13,40 @@ use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags, EpollTime
 use nix::sys::stat::Mode;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
+/// Where udev makes a link for each port that has a name.
+const LINKS: &str = "/dev/virtio-ports";
+
 /// Opens a port without waiting for a host.
 pub fn open(path: &Path) -> Result<OwnedFd, OpenError> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
-    nix::fcntl::open(path, flags, Mode::empty()).map_err(|e| cannot_open(path, &e.into()))
+    let device = locate(path, Path::new("/"));
+    nix::fcntl::open(&device, flags, Mode::empty()).map_err(|e| cannot_open(path, &e.into()))
+}
+
+/// The device of a port: `path`, or, if that is a link of udev's that is missing (Alpine and others run mdev), the port
+/// with that name in sysfs. `root` is `/` except in tests.
+pub fn locate(path: &Path, root: &Path) -> PathBuf {
+    let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
+    let name = path.strip_prefix(LINKS).ok().and_then(Path::to_str);
+    let (Some(name), false) = (name, below(path).exists()) else {
+        return path.to_owned();
+    };
+    // Without the directory there is no such port, and the caller reports that `path` is missing.
+    let ports = std::fs::read_dir(below(Path::new("/sys/class/virtio-ports")));
+    let has_name = |port: &std::fs::DirEntry| {
+        std::fs::read_to_string(port.path().join("name")).is_ok_and(|text| text.trim_end() == name)
+    };
+    let found = ports.into_iter().flatten().flatten().find(has_name);
+    found.map_or_else(
+        || path.to_owned(),
+        |port| Path::new("/dev").join(port.file_name()),
+    )
 }
 
 struct Watch(Epoll);
@@ -129,5 +153,37 @@ impl VirtioChannel {
         Ok(fds[0]
             .revents()
             .is_some_and(|events| events.contains(PollFlags::POLLHUP)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_port_without_a_link_is_found_by_its_name() {
+        let root = tempfile::tempdir().unwrap();
+        let write = |path: &str, text: &str| {
+            let path = root.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, text).unwrap();
+        };
+        let locate = |path: &str| locate(Path::new(path), root.path());
+        let link = "/dev/virtio-ports/org.qemu.guest_agent.0";
+        assert_eq!(locate(link), Path::new(link), "no port at all");
+        write(
+            "sys/class/virtio-ports/vport1p1/name",
+            "com.redhat.spice.0\n",
+        );
+        write(
+            "sys/class/virtio-ports/vport1p2/name",
+            "org.qemu.guest_agent.0\n",
+        );
+        write("sys/class/virtio-ports/vport1p3/dev", "no name\n");
+        assert_eq!(locate(link), Path::new("/dev/vport1p2"));
+        assert_eq!(locate("/dev/vport9p9"), Path::new("/dev/vport9p9"));
+        write(&link[1..], "");
+        assert_eq!(locate(link), Path::new(link), "udev's link comes first");
     }
 }

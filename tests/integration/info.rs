@@ -68,7 +68,7 @@ fn block_and_allow_lists_show_in_the_flags() {
             without(&["guest-ping", "guest-get-time"]),
         ),
         (
-            &["-b", "nonsense", "-b", "guest-ping"],
+            &["-b", "guest-get-devices", "-b", "guest-ping"],
             without(&["guest-ping"]),
         ),
         (&["-b", "", "-a", ""], without(&[])),

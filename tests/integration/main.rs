@@ -12,6 +12,7 @@ mod acting;
 mod attacks;
 mod cli;
 mod cycles;
+mod edges;
 mod exec;
 mod expedited_rcu;
 mod files;

@@ -288,7 +288,7 @@ fn no_file_of_the_agent_follows_a_link_of_another_user() {
     assert!(
         place
             .read("stderr")
-            .contains("a link that belongs to user 65534"),
+            .contains("it is a link that belongs to user 65534"),
         "{}",
         place.read("stderr")
     );

@@ -6,7 +6,7 @@
 use super::capture::{Budget, Capture, Captured, feed};
 use super::launch::Started;
 use crate::protocol::error::CommandError;
-use crate::sys::spawn::{Ended, try_reap};
+use crate::sys::spawn::{WaitStatus, try_reap};
 use crate::sys::strerror;
 use std::collections::HashMap;
 use std::io;
@@ -18,7 +18,7 @@ const MAX_REAP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
 struct Record {
-    ended: Option<Ended>,
+    ended: Option<WaitStatus>,
     out: Capture,
     err: Capture,
 }
@@ -31,7 +31,7 @@ impl Record {
         self.ended = try_reap(pid).unwrap_or_else(|error| {
             // Nobody else waits for it, so this does not happen; a client must not wait for ever.
             tracing::error!("cannot wait for child {pid}: {}", strerror(&error));
-            Some(Ended::Exited(-1))
+            Some(WaitStatus::Exited(-1))
         });
     }
 
@@ -102,13 +102,13 @@ impl Children {
 
     /// How the child `pid` ended, as far as its record says.
     #[cfg(test)]
-    pub fn ended(&self, pid: i32) -> Option<Ended> {
+    pub fn ended(&self, pid: i32) -> Option<WaitStatus> {
         lock(&self.records).get(&pid)?.ended
     }
 
     /// What has become of the child `pid`: None if there is none; Some(None) while it runs or
     /// anybody can still write to its output; else its end and its output, and it is forgotten.
-    pub async fn report(&self, pid: i64) -> Option<Option<(Ended, Captured, Captured)>> {
+    pub async fn report(&self, pid: i64) -> Option<Option<(WaitStatus, Captured, Captured)>> {
         let pid = i32::try_from(pid).ok()?;
         for turn in 0.. {
             {

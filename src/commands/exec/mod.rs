@@ -15,7 +15,7 @@ use crate::protocol::arguments::{Alternate, decode};
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::Dict;
-use crate::sys::spawn::Ended;
+use crate::sys::spawn::WaitStatus;
 use capture::Captured;
 use serde::{Deserialize, Serialize};
 
@@ -103,7 +103,7 @@ fn exec_status(context: &mut Context, arguments: Dict) -> Waiting<'_> {
     })
 }
 
-fn status(ended: Ended, out: Captured, err: Captured) -> Status {
+fn status(ended: WaitStatus, out: Captured, err: Captured) -> Status {
     let data = |captured: &Captured| {
         let present = !captured.data.is_empty();
         (
@@ -114,8 +114,8 @@ fn status(ended: Ended, out: Captured, err: Captured) -> Status {
     let (out_data, out_truncated) = data(&out);
     let (err_data, err_truncated) = data(&err);
     let (exitcode, signal) = match ended {
-        Ended::Exited(code) => (Some(code), None),
-        Ended::Signaled(signal) => (None, Some(signal)),
+        WaitStatus::Exited(code) => (Some(code), None),
+        WaitStatus::Signaled(signal) => (None, Some(signal)),
     };
     Status {
         exited: true,

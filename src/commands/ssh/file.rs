@@ -110,12 +110,37 @@ impl KeyFile {
         Ok(file)
     }
 
+    /// Succeeds if [`KeyFile::replace`] replaces a regular file or makes a new one. The old file need not be readable.
+    ///
+    /// # Errors
+    /// There is a link or something else that is no regular file, or the directory cannot be opened.
+    pub fn check_replaceable(&self) -> Result<(), KeyFileError> {
+        let fail = |error: io::Error| {
+            let path = self.path();
+            let path = path.display();
+            KeyFileError {
+                action: format!(
+                    "failed to read '{path}': Failed to open file \u{201C}{path}\u{201D}"
+                ),
+                error,
+            }
+        };
+        let directory = self.open_directory().map_err(fail)?;
+        match file_type(&directory, FILE) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Ok(found) if found.is_file() => Ok(()),
+            Ok(found) if found.is_symlink() => Err(fail(Errno::ELOOP.into())),
+            Ok(_) => Err(fail(io::Error::other("Not a regular file"))),
+            Err(error) => Err(fail(error)),
+        }
+    }
+
     fn open_directory(&self) -> io::Result<OwnedFd> {
         let home = self.open_home()?;
         let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(&home, DIRECTORY, flags, Mode::empty()) {
             // What the kernel says of a link, too, where a directory is wanted.
-            Err(Errno::ENOTDIR) if file_type(&home).is_ok_and(|it| it.is_symlink()) => {
+            Err(Errno::ENOTDIR) if file_type(&home, DIRECTORY).is_ok_and(|it| it.is_symlink()) => {
                 Err(Errno::ELOOP.into())
             }
             directory => Ok(directory?),
@@ -141,7 +166,7 @@ impl KeyFile {
             error,
         };
         let home = self.open_home().map_err(fail)?;
-        if file_type(&home).is_ok_and(|it| it.is_dir()) {
+        if file_type(&home, DIRECTORY).is_ok_and(|it| it.is_dir()) {
             return Ok(());
         }
         mkdirat(&home, DIRECTORY, Mode::S_IRWXU).map_err(|errno| fail(errno.into()))
@@ -209,12 +234,12 @@ fn check_length(content: &[u8]) -> io::Result<()> {
     }))
 }
 
-/// What `.ssh` is itself. Not by fstatat(2), for with 32 bits nix's has no room for the inode numbers of large
+/// The type of an entry itself, links not followed. Not by fstatat(2), for with 32 bits nix's has no room for the inode numbers of large
 /// filesystems.
-fn file_type(home: &OwnedFd) -> io::Result<FileType> {
+fn file_type(directory: &OwnedFd, name: &str) -> io::Result<FileType> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
-    let there = File::from(openat(home, DIRECTORY, flags, Mode::empty())?);
-    Ok(there.metadata()?.file_type())
+    let entry = File::from(openat(directory, name, flags, Mode::empty())?);
+    Ok(entry.metadata()?.file_type())
 }
 
 /// A new file beside the old one, under a name that nobody has.

@@ -230,7 +230,7 @@ fn a_file_too_big_is_refused() {
     ] {
         fs::write(home.keys(), &content).unwrap();
         assert_eq!(home.get().map(drop), refused("read", what));
-        assert_eq!(home.add(&["a"], true), refused("read", what));
+        assert_eq!(home.add(&["a"], false), refused("read", what));
         assert_eq!(home.remove(&["k"]), refused("read", what));
         assert!(home.content() == content, "it is as it was");
     }
@@ -322,4 +322,17 @@ fn accounts() {
     assert_eq!(failure("a\0b"), "failed to lookup user 'a\0b': Success");
     let root = Account::find("root").unwrap();
     assert!(root.identity.uid.is_root() && root.identity.groups.contains(&root.identity.gid));
+}
+
+#[test]
+fn reset_replaces_a_file_that_cannot_be_read() {
+    let home = Home::with_keys("old\n");
+    fs::set_permissions(home.keys(), Permissions::from_mode(0o0)).unwrap();
+    home.add(&["new"], true).unwrap();
+    assert_eq!(home.content(), "new");
+    // Nor is one that is too long to be read.
+    fs::write(home.keys(), "x\n".repeat(20_000)).unwrap();
+    assert!(home.add(&["new"], false).is_err());
+    home.add(&["new"], true).unwrap();
+    assert_eq!(home.content(), "new");
 }

@@ -124,7 +124,7 @@ fn long_options_abbreviate() {
 fn old_spelling_of_the_block_list() {
     let config = run(&["--blacklist=a", "--block-rpcs=b", "--allow-rpcs", "c"]);
     assert_eq!(config.block_rpcs.names().collect::<Vec<_>>(), ["a", "b"]);
-    assert!(config.allow_rpcs.contains("c"));
+    assert!(config.allow_rpcs.names().any(|name| name == "c"));
 }
 
 #[test]
@@ -161,7 +161,7 @@ fn bad_options() {
 }
 
 #[test]
-fn what_acts_at_once_acts_in_its_turn() {
+fn options_with_an_immediate_effect_come_in_order() {
     assert!(matches!(try_run(&["-V", "-Q"]), Ok(Action::Version(_))));
     error(&["-Q", "-V"]);
     assert!(matches!(
@@ -189,7 +189,7 @@ fn what_acts_at_once_acts_in_its_turn() {
 
 #[test]
 fn empty_value_is_no_list() {
-    assert!(run(&["-a", ""]).allow_rpcs.is_empty());
+    assert!(run(&["-a", ""]).allow_rpcs.names().next().is_none());
     let config = run(&["-a", ",guest-info"]);
     assert_eq!(
         config.allow_rpcs.names().collect::<Vec<_>>(),
@@ -209,14 +209,14 @@ fn methods_and_their_paths() {
         run(&["-m", "x", "-p", "y"]).method,
         Method::Unknown("x".into())
     );
-    for method in ["unix-listen", "vsock-listen", "foo", ""] {
+    for (method, text) in [
+        ("unix-listen", "must specify a path for this channel"),
+        ("vsock-listen", "must specify a path for this channel"),
+        ("foo", "unsupported channel method/type: foo"),
+        ("", "unsupported channel method/type: "),
+    ] {
         let error = error(&["-D", "-m", method]);
-        assert!(
-            error
-                .stderr
-                .starts_with("qga: must specify a path for this channel"),
-            "{error}"
-        );
+        assert!(error.stderr.starts_with(&format!("qga: {text}")), "{error}");
     }
 }
 

@@ -9,7 +9,7 @@ fn every_key_in_the_file() {
     let config = from_file(
         "[general]\nverbose=true\n[qemu-ga-rs]\nfsfreeze-mode = hooks-only\n\
          fsfreeze-include=/data/*, type:xfs\nfsfreeze-exclude=dev:sdb*\nfsfreeze-optional=/mnt/[a-c]\n\
-         fsfreeze-strict=true\nfsfreeze-ignore-frozen=1\nfsfreeze-hold-limit=60\n\
+         fsfreeze-strict=yes\nfsfreeze-ignore-frozen=1\nfsfreeze-hold-limit=60.5\n\
          fsfreeze-step-limit=0\n",
     );
     assert_eq!(config.warnings, Vec::<String>::new());
@@ -20,7 +20,7 @@ fn every_key_in_the_file() {
     assert!(policy.exclude[0].matches(b"/x", "xfs", &["/dev/sdb1".into()]));
     assert!(policy.optional[0].matches(b"/mnt/b", "ext4", &[]));
     assert!(policy.strict && policy.ignore_frozen);
-    assert_eq!(config.limits.hold, Some(Duration::from_secs(60)));
+    assert_eq!(config.limits.hold, Some(Duration::from_millis(60_500)));
     assert_eq!(config.limits.step, None);
     let (general, own) = dumps(&config);
     assert!(general.contains("verbose=true") && !general.contains("fsfreeze"));
@@ -28,7 +28,7 @@ fn every_key_in_the_file() {
         own,
         "fsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
          fsfreeze-optional=/mnt/[a-c]\nfsfreeze-strict=true\nfsfreeze-ignore-frozen=true\n\
-         fsfreeze-normal-rcu=false\nfsfreeze-hold-limit=60\nfsfreeze-step-limit=0\n"
+         fsfreeze-normal-rcu=false\nfsfreeze-hold-limit=60.5\nfsfreeze-step-limit=0\n"
     );
     let again = from_file(std::str::from_utf8(&config.dump()).unwrap());
     assert_eq!((again.policy, again.limits), (config.policy, config.limits));
@@ -63,41 +63,36 @@ fn the_command_line_comes_on_top() {
     let config = run(&["--fsfreeze-hold-limit=soon"]);
     assert_eq!(
         config.warnings,
-        [
-            "option '--fsfreeze-hold-limit' has the value 'soon', which is not a whole number of \
-             seconds: 900 is taken"
-        ]
+        ["--fsfreeze-hold-limit=soon is not a number of seconds from 0 to 604800; using 900"]
     );
     assert_eq!(dump(&config), DEFAULTS);
 }
 
 #[test]
-fn nonsense_is_one_warning_each_and_a_safe_default() {
+fn each_invalid_value_is_one_warning_and_a_safe_default() {
     let file = file(
         "[qemu-ga-rs]\nfsfreeze-mode=some\nfsfreeze-exclude=data, /ok ,type:,/x[\n\
-         fsfreeze-strict=yes\nfsfreeze-hold-limit=-1\nfsfreeze-step-limit=1000000\n\
+         fsfreeze-strict=maybe\nfsfreeze-hold-limit=-1\nfsfreeze-step-limit=1000000\n\
          fsfreeze-include=/a\\*\nfsfreeze-freeze=off\n",
     );
     let config = run(&["-c", &file.1]);
     let expected = [
-        "8: key 'fsfreeze-freeze' in [qemu-ga-rs] is unknown and ignored: check its spelling",
-        "2: key 'fsfreeze-mode' in [qemu-ga-rs] has the value 'some', which is none of all, \
-         hooks-only and off: all is taken",
-        "7: key 'fsfreeze-include' in [qemu-ga-rs] is ignored: the value of 'fsfreeze-include' has \
-         an unknown escape '\\*': use \\s \\t \\n \\r or \\\\",
-        "3: key 'fsfreeze-exclude' in [qemu-ga-rs] is ignored where the pattern 'data' begins with \
-         none of '/', 'type:' and 'dev:', and where the pattern 'type:' is empty after its colon, \
-         and where the pattern '/x[' has a '[' without its ']'",
-        "4: key 'fsfreeze-strict' in [qemu-ga-rs] is ignored: the value 'yes' of 'fsfreeze-strict' \
-         is not a boolean: use true or false",
-        "5: key 'fsfreeze-hold-limit' in [qemu-ga-rs] has the value '-1', which is not a whole \
-         number of seconds: 900 is taken",
-        "6: key 'fsfreeze-step-limit' in [qemu-ga-rs] has the value '1000000', which is more than \
-         604800 seconds (a week): 300 is taken",
+        "8): unknown key 'fsfreeze-freeze' in [qemu-ga-rs]; ignored; check its spelling",
+        "2): fsfreeze-mode=some in [qemu-ga-rs] is none of all, hooks-only and off; using all",
+        "7): the value of 'fsfreeze-include' has an unknown escape '\\*'; ignored; use \\s \\t \\n \
+         \\r or \\\\",
+        "3): fsfreeze-exclude=data, /ok ,type:,/x[ in [qemu-ga-rs] is partly ignored: the pattern \
+         'data' begins with none of '/', 'type:' and 'dev:', the pattern 'type:' is empty after its \
+         colon, the pattern '/x[' has a '[' without its ']'",
+        "4): fsfreeze-strict=maybe in [qemu-ga-rs] is neither yes nor no; ignored",
+        "5): fsfreeze-hold-limit=-1 in [qemu-ga-rs] is not a number of seconds from 0 to 604800; \
+         using 900",
+        "6): fsfreeze-step-limit=1000000 in [qemu-ga-rs] is not a number of seconds from 0 to \
+         604800; using 300",
     ];
     assert_eq!(
         config.warnings,
-        expected.map(|text| format!("{}, line {text}", file.1))
+        expected.map(|text| format!("{} (line {text}", file.1))
     );
     // What counts in their place is shown.
     assert_eq!(
@@ -116,8 +111,8 @@ fn our_keys_do_not_belong_to_the_general_group() {
     assert_eq!(
         config.warnings,
         [format!(
-            "{}, line 2: key 'fsfreeze-hold-limit' in [general] belongs to [qemu-ga-rs] and is \
-             ignored: move it there",
+            "{} (line 2): key 'fsfreeze-hold-limit' in [general] belongs to [qemu-ga-rs]; ignored; \
+             move it there",
             file.1
         )]
     );

@@ -201,7 +201,7 @@ impl AgentClient {
     /// # Errors
     /// No descriptor is left.
     pub fn pre_exec_write(&self, request: &Request) -> io::Result<PreExecWrite> {
-        let text = ipc::line(request)?;
+        let text = ipc::to_line(request)?;
         let fd = self.readiness_fd()?;
         Ok(PreExecWrite { fd, text })
     }

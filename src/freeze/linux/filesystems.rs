@@ -83,13 +83,13 @@ impl FilesystemOps for LinuxOps {
 
     fn survey(&mut self) -> io::Result<Survey> {
         step("survey");
-        self.mounts = mountinfo::read(Path::new("/"))?;
+        self.mounts = mountinfo::read(&System::host())?;
         Ok(Survey::read(&System::host(), &self.mounts))
     }
 
     fn survey_again(&mut self) -> io::Result<Option<Survey>> {
         step("survey_again");
-        let mounts = mountinfo::read(Path::new("/"))?;
+        let mounts = mountinfo::read(&System::host())?;
         if mounts == self.mounts {
             return Ok(None);
         }

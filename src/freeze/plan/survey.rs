@@ -80,7 +80,7 @@ impl Survey {
         Self::read_with(
             system,
             mounts,
-            &|source| mountinfo::block_device(system.root(), source),
+            &|source| mountinfo::block_device(system, source),
             // Without it the file is looked for by its recorded path only.
             &|name| loopdev::backing_filesystem(&system.path("/dev").join(name)).ok(),
         )
@@ -100,10 +100,10 @@ impl Survey {
             skipped,
             ..Self::default()
         };
-        let members = stack::btrfs_members(system);
+        let members = stack::read_btrfs_members(system);
         survey.fold_btrfs(&members);
         let locator = Locator::new(system, mounts, stat_source);
-        let file = |device: &str, path: &[u8]| locator.file(path, &|| loop_status(device));
+        let file = |device: &str, path: &[u8]| locator.locate_file(path, &|| loop_status(device));
         survey.find_names_and_stacks(system, mounts, &members, &file);
         let own = survey.own_numbers(&members);
         survey.unify_numbers(&own);
@@ -141,7 +141,7 @@ impl Survey {
 
     /// Adds filesystems that are not mounted in this process's mount namespace.
     fn find_elsewhere(&mut self, system: &System, mounts: &[Mount]) {
-        for found in superblocks::elsewhere(system, mounts) {
+        for found in superblocks::find_elsewhere(system, mounts) {
             let text = match &found.place {
                 Some((mountpoint, pid)) => format!(
                     "{} is mounted in another mount namespace only, at {} for process {pid}",
@@ -247,7 +247,7 @@ impl Survey {
                         .for_each(&mut name);
                 }
             }
-            let stack = stack::below(system, &devices);
+            let stack = stack::read_stack(system, &devices);
             self.notes.extend(stack.problems.iter().map(|problem| {
                 format!(
                     "dependencies of {} are uncertain: {problem}",
@@ -345,7 +345,7 @@ impl Survey {
                     });
                 }
             } else if let Some(device) = stat_source(&swap.path) {
-                let stack = stack::below(system, &[device]);
+                let stack = stack::read_stack(system, &[device]);
                 for layer in &stack.layers {
                     if let Layer::File { path, device } = layer {
                         waiting.extend(holders(device, path));

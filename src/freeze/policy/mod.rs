@@ -2,8 +2,8 @@
 //!
 //! The configuration fills these types; the plan and the engine read them. The defaults do what QEMU's agent does,
 //! except for the limits and for a filesystem that another process has frozen, which is an error here.
-//! [`Pattern::parse`], [`FreezeMode::parse`] and [`seconds`] refuse invalid values with the text of the warning, and
-//! the caller keeps the default, so there always is a policy.
+//! [`Pattern::parse`] and [`FreezeMode::parse`] refuse invalid values with the text of the warning, and the caller
+//! keeps the default, so there always is a policy.
 
 use std::fmt;
 use std::time::Duration;
@@ -35,8 +35,8 @@ impl Pattern {
     ///
     /// # Errors
     /// The text is no pattern.
-    pub fn parse(text: &str) -> Result<Self, PolicyError> {
-        let fail = |why| Err(PolicyError::Pattern(text.to_owned(), why));
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let fail = |why| Err(PatternError(text.to_owned(), why));
         let (subject, glob) = if let Some(fstype) = text.strip_prefix("type:") {
             (PatternSubject::Type, fstype.to_owned())
         } else if let Some(device) = text.strip_prefix("dev:") {
@@ -152,9 +152,6 @@ impl FreezeLimits {
     /// Applications still work during the first flush, so the wait harms none; a limit that ends it would fail backups
     /// that QEMU's agent makes.
     pub const DEFAULT_STEP_SECONDS: u64 = 300;
-
-    /// A week; a larger number is taken for a mistake.
-    pub const MAX_SECONDS: u64 = 7 * 24 * 3600;
 }
 
 impl Default for FreezeLimits {
@@ -166,42 +163,17 @@ impl Default for FreezeLimits {
     }
 }
 
-/// Parses a limit in seconds; 0 for none.
-///
-/// # Errors
-/// The text is no number up to [`FreezeLimits::MAX_SECONDS`].
-pub fn seconds(text: &str) -> Result<Option<Duration>, PolicyError> {
-    match text.trim_ascii().parse::<u64>() {
-        Ok(0) => Ok(None),
-        Ok(number) if number <= FreezeLimits::MAX_SECONDS => Ok(Some(Duration::from_secs(number))),
-        Ok(_) => Err(PolicyError::TooLong),
-        Err(_) => Err(PolicyError::NoSeconds),
-    }
-}
-
-/// Why a value of the policy is invalid.
+/// Why a text is no pattern: the text, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PolicyError {
-    /// A pattern, and what is wrong with it.
-    Pattern(String, &'static str),
-    /// More than [`FreezeLimits::MAX_SECONDS`]; the text follows the value.
-    TooLong,
-    /// No number; the text follows the value.
-    NoSeconds,
-}
+pub struct PatternError(String, &'static str);
 
-impl fmt::Display for PolicyError {
+impl fmt::Display for PatternError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let max = FreezeLimits::MAX_SECONDS;
-        match self {
-            Self::Pattern(text, why) => write!(f, "the pattern '{text}' {why}"),
-            Self::TooLong => write!(f, "is more than {max} seconds (a week)"),
-            Self::NoSeconds => f.write_str("is not a whole number of seconds"),
-        }
+        write!(f, "the pattern '{}' {}", self.0, self.1)
     }
 }
 
-impl std::error::Error for PolicyError {}
+impl std::error::Error for PatternError {}
 
 #[cfg(test)]
 mod tests {
@@ -252,18 +224,6 @@ mod tests {
         ] {
             let error = Pattern::parse(text).unwrap_err();
             assert_eq!(error.to_string(), format!("the pattern '{text}' {why}"));
-        }
-    }
-
-    #[test]
-    fn limits_are_seconds() {
-        assert_eq!(seconds("0"), Ok(None));
-        assert_eq!(seconds(" 90 "), Ok(Some(Duration::from_secs(90))));
-        assert!(seconds("604800").unwrap().is_some());
-        let error = seconds("604801").unwrap_err().to_string();
-        assert_eq!(error, "is more than 604800 seconds (a week)");
-        for text in ["", "-1", "15m", "1.5", "99999999999999999999"] {
-            assert_eq!(seconds(text), Err(PolicyError::NoSeconds), "{text}");
         }
     }
 

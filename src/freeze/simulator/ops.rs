@@ -48,7 +48,7 @@ impl FilesystemOps for Simulator {
         let done = self.in_parallel("freeze", handles, |world, index| {
             assert!(
                 world.in_frozen_section,
-                "the log gate is open during a freeze"
+                "log lines are not held during a freeze"
             );
             assert!(!world.blocked.contains(&index) && !world.frozen[index]);
             for &(above, below) in &world.under {

@@ -104,7 +104,7 @@ fn ready_pipe() -> io::Result<(File, OwnedFd)> {
 
 fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
     let number = fcntl(fd, FcntlArg::F_DUPFD_CLOEXEC(least))?;
-    crate::sys::guardian::inherited_file(number).map(OwnedFd::from)
+    crate::sys::guardian::own_inherited(number).map(OwnedFd::from)
 }
 
 /// Waits from the hook's readiness until its release.
@@ -204,8 +204,8 @@ impl<'a> Hook<'a> {
             .args(&request.args)
             .stdin_from(stdin)
             .keep_fd(ready_writer)
-            .cap(usize::try_from(limit).unwrap_or(0))
-            .grace(Duration::try_from_secs_f64(request.kill_after).unwrap_or_default())
+            .output_limit(usize::try_from(limit).unwrap_or(0))
+            .kill_grace(Duration::try_from_secs_f64(request.kill_after).unwrap_or_default())
             .tracked();
         let started = with_user(child, user).start(seen);
         let child = started.map_err(|error| match error {

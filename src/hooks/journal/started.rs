@@ -9,9 +9,10 @@ use std::path::PathBuf;
 
 use serde_json::{Value, json};
 
-use crate::hooks::settings::{self, HookSettings};
+use crate::hooks::settings::HookSettings;
 use crate::hooks::sources;
 use crate::hooks::task::{CommandLine, HookTask};
+use crate::keyfile::parse_time_limit;
 use crate::probe::mountinfo::unescape;
 
 /// Key of the time for all tasks of a source.
@@ -132,7 +133,7 @@ impl StartedTask {
             match key {
                 THAW => thaw.push(argument()),
                 UNDO => undo.push(argument()),
-                BUDGET => task.budget = settings::limit(value).ok().flatten(),
+                BUDGET => task.budget = parse_time_limit(value).ok().flatten(),
                 // A value that this version does not know leaves the default.
                 _ => task.policy.set(key, value).unwrap_or_default(),
             }

@@ -4,7 +4,7 @@
 //! spellings were accepted, no reader of a script could know which of its lines apply. [`super::rules`] calls
 //! this.
 
-use crate::keyfile::shown;
+use crate::keyfile::excerpt;
 
 /// The beginning of a setting's line.
 const MARK: &str = "# qga-hook:";
@@ -43,7 +43,7 @@ pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
             _ if is_near(line) && malformed.len() < MAX_REPORTED_LINES => malformed.push(format!(
                 "(line {number}): '{}' is not read as a setting; write {MARK} KEY = VALUE, in the first \
                  {MAX_HEAD_LINES} lines of a file that begins with #!",
-                shown(line)
+                excerpt(line)
             )),
             _ => (),
         }

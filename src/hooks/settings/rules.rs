@@ -8,10 +8,10 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::{HookSettings, OnFailure, boolean, head, limit};
+use super::{HookSettings, OnFailure, head};
 use crate::hooks::sources;
 use crate::hooks::trust::{self, Refusal, quoted};
-use crate::keyfile::{self, Line, Problem};
+use crate::keyfile::{self, Line, Problem, parse_boolean, parse_time_limit};
 
 /// The group with the defaults.
 const DEFAULTS: &str = "hooks";
@@ -97,7 +97,7 @@ impl HookConfig {
         rules.reach_of_unknown_groups();
         let (mut defaults, mut total) = (HookSettings::default(), None);
         let warnings = rules.each(DEFAULTS, &mut |key, value| match key {
-            "total-timeout" => limit(value).map(|limit| total = limit),
+            "total-timeout" => parse_time_limit(value).map(|limit| total = limit),
             "type" => Err("is a setting of single hooks".into()),
             _ => defaults.set(key, value),
         });
@@ -156,17 +156,17 @@ impl HookConfig {
                         }
                         Some(Err(problem)) => problem,
                         None => {
-                            let key = keyfile::shown(&entry.key);
+                            let key = keyfile::excerpt(&entry.key);
                             entry.problem(format!("'{key}' can be no key"), "write it anew")
                         }
                     }
                 }
                 (Line::Entry(entry), None) => {
-                    let key = keyfile::shown(&entry.key);
+                    let key = keyfile::excerpt(&entry.key);
                     let advice = "put it below a group, [hooks] or [hook NAME]";
                     entry.problem(format!("'{key}' is in no group"), advice)
                 }
-                (Line::Wrong(problem), _) => {
+                (Line::Invalid(problem), _) => {
                     if is_head(&text) {
                         (group, bad_head) = (None, Some(self.faults.len()));
                         self.fault(head_reach(&text), problem, aborts(&text));
@@ -488,7 +488,7 @@ fn find_fault(group: &str, key: &str, value: &str) -> Option<(&'static str, Opti
         "on-failure" if !matches!(value, "continue" | "abort") => {
             Some(("is neither continue nor abort", Some(true)))
         }
-        "enabled" if boolean(value).is_err() && (is_hook || value != "auto") => {
+        "enabled" if parse_boolean(value).is_err() && (is_hook || value != "auto") => {
             Some(("is neither yes nor no", None))
         }
         "type" if is_hook && !matches!(value, "once" | "hold") => {

@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use super::script::{self, Flaw};
 use super::{Adapter, Discovered, DiscoveryContext, Enabled};
-use crate::hooks::settings::{OnFailure, boolean, limit};
+use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
+use crate::keyfile::{parse_boolean, parse_time_limit};
 
 /// The adapter.
 pub const ALIBABA: Adapter = Adapter {
@@ -31,8 +32,8 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
         match key {
             "pre-script" => pre = Some(script::absolute(value)?),
             "post-script" => post = Some(script::absolute(value)?),
-            "freeze-filesystems" => freezes = boolean(value)?,
-            "timeout" => timeout = limit(value)?,
+            "freeze-filesystems" => freezes = parse_boolean(value)?,
+            "timeout" => timeout = parse_time_limit(value)?,
             _ => return script::unknown(),
         }
         Ok(())

@@ -18,7 +18,7 @@ use super::{Adapter, Discovered, DiscoveryContext, Enabled};
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::{self, HookStatus, Phase};
-use crate::keyfile::shown;
+use crate::keyfile::excerpt;
 use crate::sys::strerror;
 
 /// The adapter.
@@ -225,7 +225,7 @@ impl Plugin {
         };
         let unknown = keys.0.keys();
         plugin.notes.extend(unknown.map(|key| {
-            let key = shown(key);
+            let key = excerpt(key);
             format!("the key {key} means nothing; take it out, or look at its spelling")
         }));
         Ok(plugin)

@@ -13,9 +13,10 @@ use std::time::Duration;
 
 use super::script::{self, Pair};
 use super::{Adapter, Discovered, DiscoveryContext, Enabled};
-use crate::hooks::settings::{OnFailure, limit};
+use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::trust::{self, REFUSING, quoted};
+use crate::keyfile::parse_time_limit;
 use crate::sys::strerror;
 
 /// The adapter.
@@ -39,7 +40,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
         match key {
             "scripts" => dir = Some(script::absolute(value)?),
             "agent-root" => root = Some(script::absolute(value)?),
-            "timeout" => timeout = limit(value)?,
+            "timeout" => timeout = parse_time_limit(value)?,
             _ => return script::unknown(),
         }
         Ok(())

@@ -16,10 +16,11 @@ pub mod vmware;
 
 use std::path::Path;
 
-use super::settings::{HookConfig, HookSettings, boolean};
+use super::settings::{HookConfig, HookSettings};
 use super::task::{Eligibility, HookTask};
 use super::trust::Refusal;
 use super::{HookStatus, Phase};
+use crate::keyfile::parse_boolean;
 
 /// The result of discovery.
 #[derive(Debug, Default)]
@@ -53,7 +54,7 @@ impl Enabled {
     pub fn parse(value: &str) -> Result<Enabled, String> {
         match value {
             "auto" => Ok(Enabled::Auto),
-            _ => match boolean(value) {
+            _ => match parse_boolean(value) {
                 Ok(true) => Ok(Enabled::Yes),
                 Ok(false) => Ok(Enabled::No),
                 Err(_) => Err("is neither yes, no nor auto".into()),

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::{Discovered, DiscoveryContext, Enabled};
-use crate::hooks::settings::{HookSettings, OnFailure, limit};
+use crate::hooks::settings::{HookSettings, OnFailure};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};
+use crate::keyfile::parse_time_limit;
 use crate::sys::strerror;
 
 /// Most permissions of a script that all users may read.
@@ -91,7 +92,7 @@ impl PairContract {
         let settings = settings(context, self.name, self.on_failure, &mut |key, value| {
             match self.keys.iter().position(|known| *known == key) {
                 Some(which) => named[which] = Some(absolute(value)?),
-                None if key == "timeout" => timeout = limit(value)?,
+                None if key == "timeout" => timeout = parse_time_limit(value)?,
                 None => return unknown(),
             }
             Ok(())

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::hooks::trust::{self, REFUSING};
-use crate::keyfile::{Entry, Line, lines};
+use crate::keyfile::{Entry, Line, Problem, lines};
 
 /// The settings of `[vmbackup]`.
 #[derive(Debug, PartialEq)]
@@ -54,7 +54,7 @@ impl ToolsConf {
                 }
                 Line::Entry(entry) if is_vmbackup => conf.set(&entry),
                 Line::Entry(_) => continue,
-                Line::Wrong(problem) => Err(problem),
+                Line::Invalid(problem) => Err(problem),
             };
             match result {
                 Ok(None) => (),
@@ -71,7 +71,7 @@ impl ToolsConf {
     }
 
     /// Sets one key; returns a warning for an invalid value.
-    fn set(&mut self, entry: &Entry<'_>) -> Result<Option<&'static str>, crate::keyfile::Problem> {
+    fn set(&mut self, entry: &Entry<'_>) -> Result<Option<String>, Problem> {
         let value = entry.string()?;
         let switch = match &*entry.key {
             "execScripts" => &mut self.scripts,
@@ -90,22 +90,15 @@ impl ToolsConf {
                 let seconds: Option<u32> = value.trim().parse().ok();
                 let limit = |s: u32| (s > 0).then(|| Duration::from_secs(s.into()));
                 self.timeout = seconds.map(limit);
-                return Ok(seconds
-                    .is_none()
-                    .then_some("timeout is not a number of seconds"));
+                let is_invalid = seconds.is_none();
+                return Ok(is_invalid.then(|| "timeout is not a number of seconds".to_owned()));
             }
             _ => return Ok(None),
         };
-        match value.trim() {
-            "true" | "1" => *switch = true,
-            "false" | "0" => *switch = false,
-            _ => {
-                return Ok(Some(match &*entry.key {
-                    "execScripts" => "execScripts is neither true nor false",
-                    "enableSyncDriver" => "enableSyncDriver is neither true nor false",
-                    _ => "ignoreFrozenFileSystems is neither true nor false",
-                }));
-            }
+        // GLib's rule, by which open-vm-tools reads it.
+        match entry.boolean() {
+            Ok(value) => *switch = value,
+            Err(problem) => return Ok(Some(problem.reason)),
         }
         Ok(None)
     }

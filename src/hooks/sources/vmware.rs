@@ -14,9 +14,10 @@ use std::time::Duration;
 use super::script::{self, AdapterSettings, Flaw};
 use super::tools_conf::ToolsConf;
 use super::{Adapter, Discovered, DiscoveryContext, Enabled};
-use crate::hooks::settings::{HookConfig, OnFailure, limit};
+use crate::hooks::settings::{HookConfig, OnFailure};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust;
+use crate::keyfile::parse_time_limit;
 use crate::sys::strerror;
 
 /// The adapter.
@@ -72,7 +73,7 @@ fn discover_scripts(
             "pre-freeze-script" => pre = Some(script::absolute(value)?),
             "post-thaw-script" => post = Some(script::absolute(value)?),
             "scripts" => dir = Some(script::absolute(value)?),
-            "timeout" => timeout = Some(limit(value)?),
+            "timeout" => timeout = Some(parse_time_limit(value)?),
             "tools-conf" => conf = Some(script::absolute(value)?),
             _ => return script::unknown(),
         }

@@ -1,11 +1,13 @@
 //! The channel to the host, RCU grace periods, mandatory access control, and the service's unit.
 
 use super::{CheckContext, CheckResult, ResultKind};
+use crate::commands::access;
 use crate::config::{Config, Method};
 use crate::freeze::policy::FreezePolicy;
 use crate::sys::strerror;
 use crate::tools::grace_periods::GracePeriods;
 use crate::tools::{context, systemd_unit};
+use crate::transport;
 use nix::unistd::{AccessFlags, eaccess};
 use std::fs;
 use std::os::unix::fs::FileTypeExt;
@@ -22,6 +24,7 @@ pub fn check(scene: &CheckContext<'_>) -> Vec<CheckResult> {
     if !scene.plan.targets.is_empty() {
         results.push(grace_periods(&scene.config.policy, &root.join("sys")));
     }
+    results.extend(command_lists(scene.config));
     results.extend(selinux(root, domain));
     results.extend(apparmor(root, domain));
     results.extend(service(root));
@@ -34,7 +37,16 @@ fn channel(config: &Config) -> CheckResult {
         return CheckResult::note(about, "the service manager passes the socket");
     };
     let shown = path.display();
-    let device = |advice: &str| match fs::metadata(path) {
+    let opened = match config.method {
+        Method::VirtioSerial => transport::locate_port(path),
+        _ => path.clone(),
+    };
+    let shown = if opened == *path {
+        shown.to_string()
+    } else {
+        format!("{shown} ({})", opened.display())
+    };
+    let device = |advice: &str| match fs::metadata(&opened) {
         Ok(data) if data.file_type().is_char_device() => {
             CheckResult::fine(about, format!("{shown}, {}", config.method.name()))
         }
@@ -76,6 +88,21 @@ fn channel(config: &Config) -> CheckResult {
             "choose virtio-serial, isa-serial, unix-listen or vsock-listen with -m",
         ),
     }
+}
+
+/// A name that means no command blocks nothing.
+fn command_lists(config: &Config) -> Vec<CheckResult> {
+    let lists = [
+        ("block-rpcs", &config.block_rpcs),
+        ("allow-rpcs", &config.allow_rpcs),
+    ];
+    let unknown = lists.into_iter().flat_map(|(key, list)| {
+        let names = access::unknown_names(list.names()).into_iter();
+        names.map(move |unknown| (format!("{key}: {}", unknown.why), unknown.remedy))
+    });
+    unknown
+        .map(|(text, remedy)| CheckResult::finding("commands", text, remedy))
+        .collect()
 }
 
 /// A freeze without expedited grace periods is as consistent, so this is never a finding.

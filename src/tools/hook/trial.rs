@@ -7,12 +7,13 @@ use crate::freeze::plan::{self, Survey};
 use crate::hooks::journal::{Journal, RunInfo};
 use crate::hooks::log::HookLog;
 use crate::hooks::runner::{self, Options, Summary};
-use crate::hooks::settings::{self, HookKind, OnFailure};
+use crate::hooks::settings::{HookKind, OnFailure};
 use crate::hooks::sources::{self, Discovered, directory};
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::{
     HookRecord, HookStatus, Phase, ThawReason, Verdict, stop_signals, trust, words,
 };
+use crate::keyfile::parse_seconds;
 use crate::probe::System;
 use crate::sys::poll::is_readable;
 use crate::sys::strerror;
@@ -72,7 +73,7 @@ fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
     };
     let time = |option: &str| {
         let value = given.value(option).map(|value| value.to_string_lossy());
-        let parsed = value.map(|value| settings::seconds(&value));
+        let parsed = value.map(|value| parse_seconds(&value));
         let told = |why| ToolError::Mistake(format!("{option} {why}"));
         parsed.transpose().map_err(told)
     };

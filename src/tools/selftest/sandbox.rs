@@ -6,7 +6,7 @@
 
 use crate::freeze::guard::LOOP_MAJOR;
 use crate::probe::filesystems::{Filesystem, block_filesystems};
-use crate::probe::{mountinfo, superblocks};
+use crate::probe::{System, mountinfo, superblocks};
 use anyhow::{Context, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -110,8 +110,8 @@ pub fn enter() -> anyhow::Result<()> {
 /// # Errors
 /// One is; nothing may be frozen then.
 pub fn check(own: &[&str]) -> anyhow::Result<()> {
-    let mounts = mountinfo::read(Path::new("/")).context("cannot read the mount table")?;
-    let source = |path: &[u8]| mountinfo::block_device(Path::new("/"), path);
+    let mounts = mountinfo::read(&System::host()).context("cannot read the mount table")?;
+    let source = |path: &[u8]| mountinfo::block_device(&System::host(), path);
     let (real, _) = block_filesystems(&mounts, &source);
     let is_own = |filesystem: &Filesystem| {
         filesystem.major == LOOP_MAJOR

@@ -1,8 +1,9 @@
 //! Patterns and settings that an operator writes, and what hooks get in variables.
 
-use qemu_ga::freeze::policy::{Glob, Pattern, seconds};
+use qemu_ga::freeze::policy::{Glob, Pattern};
 use qemu_ga::hooks::settings::HookSettings;
 use qemu_ga::hooks::{from_words, words as joined};
+use qemu_ga::keyfile::parse_time_limit;
 
 /// A glob, a line end, and what it is to match. A text matches itself and nothing else; what matches does so with a star
 /// before or after it as well.
@@ -12,7 +13,7 @@ pub fn globs(data: &[u8]) {
     let text = text.get(1..).unwrap_or_default();
     let glob = String::from_utf8_lossy(glob);
     Pattern::parse(&glob).ok();
-    seconds(&glob).ok();
+    parse_time_limit(&glob).ok();
     let literal: String = glob.chars().flat_map(|c| ['\\', c]).collect();
     let literal = match Glob::new(&literal) {
         Ok(literal) => literal,

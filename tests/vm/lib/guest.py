@@ -111,7 +111,7 @@ class RawGuest(Guest):
         old = self.agent_pid()
         drop_in = "/run/systemd/system/qemu-guest-agent.service.d"
         # Set up once, then only a link in tmpfs is turned: even `mkdir -p` of what exists asks the root for a write.
-        unit = "[Unit]\\nStartLimitIntervalSec=0\\n[Service]\\nExecStart=\\nExecStart=-/run/agent/qemu-ga\\n"
+        unit = "[Service]\\nExecStart=\\nExecStart=-/run/agent/qemu-ga\\n"
         self.oob.run(f"[ -e {drop_in}/link.conf ] || {{ mkdir -p {drop_in} /run/agent; printf '{unit}' >{drop_in}/link.conf; "
                      f"systemctl daemon-reload; }}; ln -sfn {program} /run/agent/qemu-ga; kill -9 {old}")
         while self.agent_pid() in (0, old):

@@ -22,7 +22,7 @@ def settle(g, unit="", **keys):
     """Restarts the agent with these keys of our own group (`_` for `-`) and these lines for its unit's [Service]."""
     lines = "\n".join(f"{key.replace('_', '-')}={value}" for key, value in keys.items())
     g.oob.run(f"printf '%s\\n' '[general]' '[qemu-ga-rs]' '{lines}' >/etc/qemu/qemu-ga.conf; mkdir -p {DROP_IN}; "
-              f"printf '%b\\n' '[Unit]' 'StartLimitIntervalSec=0' '[Service]' '{unit}' >{DROP_IN}/harm.conf; systemctl daemon-reload; "
+              f"printf '%b\\n' '[Service]' '{unit}' >{DROP_IN}/harm.conf; systemctl daemon-reload; "
               "systemctl reset-failed qemu-guest-agent 2>/dev/null; systemctl restart qemu-guest-agent")
     channel.wait_for_agent(g.agent_path, 60)
 

@@ -59,11 +59,11 @@ fn what_is_wrong_is_named_and_left_at_its_default() {
     assert_eq!(rules.defaults, HookSettings::default());
     let expected = [
         "/c (line 13): [hok x] means nothing here; a hook's group is [hook NAME]",
-        "/c (line 2): timeout=soon in [hooks] is not a number of seconds from 0 to 86400; ignored",
+        "/c (line 2): timeout=soon in [hooks] is not a number of seconds from 0 to 604800; ignored",
         "/c (line 3): retries=101 in [hooks] is not a whole number from 0 to 100; ignored",
         "/c (line 4): stage=-1 in [hooks] is not a whole number from 0 to 99; ignored",
         "/c (line 5): success=0;256 in [hooks] is not a list of exit statuses from 0 to 255, like 0;3; ignored",
-        "/c (line 6): kill-after=1e9 in [hooks] is not a number of seconds from 0 to 86400; ignored",
+        "/c (line 6): kill-after=1e9 in [hooks] is not a number of seconds from 0 to 604800; ignored",
         "/c (line 8): parallel=maybe in [hooks] is neither yes nor no; ignored",
         "/c (line 9): colour=red in [hooks] is not a setting of a hook; ignored",
         "/c (line 10): type=hold in [hooks] is a setting of single hooks; ignored",

@@ -8,6 +8,7 @@ use super::options::{Arg, Group, Id, OPTIONS, Spec};
 use super::{Config, RpcList};
 use crate::freeze::policy::Pattern;
 use crate::keyfile;
+use crate::protocol::text::wrap_words;
 use crate::version::{AGENT_VERSION, PROTOCOL_VERSION};
 
 /// Width of the help, and where its second column starts.
@@ -32,7 +33,7 @@ pub(super) fn help(program: &str) -> String {
         if let Some(default) = spec.default {
             right += &format!(" (default: {default})");
         }
-        for line in wrap(&right, WIDTH - COLUMN) {
+        for line in wrap_words(&right, WIDTH - COLUMN, WIDTH - COLUMN) {
             if left.len() + 2 > COLUMN {
                 text += &left;
                 text.push('\n');
@@ -64,21 +65,6 @@ fn names(spec: &Spec) -> String {
         .chain(long.map(|long| format!("--{long}{value}")))
         .collect();
     format!("  {}", all.join(", "))
-}
-
-fn wrap(text: &str, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.len() + 1 + word.len() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
-        }
-    }
-    lines
 }
 
 impl Config {

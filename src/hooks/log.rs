@@ -7,6 +7,8 @@
 //! Output is written in whole lines. A line of output that looks like a line of the master, which begins with
 //! a date, gets a [`QUOTE`] before it. So a hook cannot fake its own success.
 
+mod line;
+
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::AsFd;
@@ -22,6 +24,8 @@ use crate::sys::localtime::{DATE, format_local};
 use crate::sys::logfile::open_to_append;
 use crate::sys::strerror;
 use crate::sys::syslog::{Severity, Syslog};
+pub use line::{EndNote, LogLine};
+use line::{looks_like_one, split_date};
 
 /// The default path of the log.
 pub const DEFAULT_PATH: &str = "/var/log/qga-fsfreeze-hook.log";
@@ -89,6 +93,11 @@ impl HookLog {
             }
         }
         self.system(text);
+    }
+
+    /// Writes a line about one hook.
+    pub fn hook_line(&mut self, line: LogLine<'_>) {
+        self.line(&line.to_string());
     }
 
     /// The log file, for a process that writes to it after the master; None if the lines go to the system
@@ -204,10 +213,9 @@ impl Lines {
         for line in self.rest[..end].split_inclusive(|&byte| byte == b'\n') {
             // Programs may print dates themselves. Only texts with which the master's own lines about hooks
             // begin are quoted.
-            let starts = ["/", "execute ", "release "];
             let text = String::from_utf8_lossy(line);
-            let dated = date_of(&text).filter(|_| !self.is_continued);
-            if dated.is_some_and(|(_, text)| starts.iter().any(|start| text.starts_with(start))) {
+            let dated = split_date(&text).filter(|_| !self.is_continued);
+            if dated.is_some_and(|(_, text)| looks_like_one(text)) {
                 ready.extend_from_slice(QUOTE);
             }
             ready.extend_from_slice(line);
@@ -224,21 +232,6 @@ impl Lines {
             false => self.take(b"\n"),
         }
     }
-}
-
-/// Splits `DATE: TEXT`, a line of the master or of QEMU's fsfreeze-hook script.
-pub fn date_of(line: &str) -> Option<(&str, &str)> {
-    // The script uses date(1), whose format depends on the locale. All formats have 4 to 8 words, one of them
-    // a time of day.
-    let is_date = |text: &str| {
-        let words = text.split_whitespace();
-        let mut clocks = words.clone();
-        let is_clock = |word: &str| word.len() == 8 && word.matches(':').count() == 2;
-        (4..=8).contains(&words.count()) && clocks.any(is_clock)
-    };
-    let is_quoted = line.as_bytes().starts_with(QUOTE);
-    line.split_once(": ")
-        .filter(|(date, _)| !is_quoted && is_date(date))
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -278,6 +271,6 @@ mod tests {
         assert_eq!(lines.take(&[b'x'; 5000]).len(), 5000);
         assert_eq!(lines.take(format!("{date}y").as_bytes()), b"");
         assert_eq!(lines.end(), format!("{date}y\n").as_bytes());
-        assert!(date_of(&quoted).is_none() && date_of(&quoted[2..]).is_some());
+        assert!(split_date(&quoted).is_none() && split_date(&quoted[2..]).is_some());
     }
 }

@@ -95,12 +95,15 @@ pub fn describe_record(record: &HookRecord) -> String {
 /// The log's explanation of a status whose number is not enough.
 pub fn explanation(status: &HookStatus, limit: Option<Duration>) -> Option<String> {
     match status {
-        HookStatus::NotRun { reason, .. } => Some(format!("cannot be run: {reason}")),
         HookStatus::TimedOut => {
             let seconds = limit.unwrap_or_default().as_secs_f64();
             Some(format!("did not finish within {seconds} s and was ended"))
         }
         HookStatus::Cancelled => Some("was ended because the run was stopped".to_owned()),
-        HookStatus::Exited(_) | HookStatus::Signaled(_) | HookStatus::Skipped(_) => None,
+        // The log has a line of its own for what was not run.
+        HookStatus::NotRun { .. }
+        | HookStatus::Exited(_)
+        | HookStatus::Signaled(_)
+        | HookStatus::Skipped(_) => None,
     }
 }

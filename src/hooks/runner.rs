@@ -15,7 +15,7 @@ use super::exec::{self, CommandOutcome};
 use super::holder;
 use super::hook_run::HookRun;
 use super::journal::{Journal, JournalContent, RunInfo, StartedTask};
-use super::log::HookLog;
+use super::log::{EndNote, HookLog, LogLine};
 use super::outcome::{TaskOutcome, describe_record, error_name, explanation, verdict};
 use super::settings::{HookKind, OnFailure};
 use super::sources::Discovered;
@@ -222,10 +222,8 @@ impl HookMaster {
 
     fn log_uncalled(&self, task: &HookTask) {
         if task.eligibility == Eligibility::Fit && task.thaw.is_some() {
-            self.hook_run.log().line(&format!(
-                "{} is not called with thaw: it was not called with freeze, or that settled it",
-                task.name
-            ));
+            let hook = &task.name;
+            self.log_hook(LogLine::Unneeded { hook });
         }
     }
 
@@ -315,19 +313,20 @@ impl HookMaster {
             // that.
             _ if task.started.is_some() => self.start(task, socket_number, is_alone)?,
             Eligibility::Skipped(why) => {
-                self.hook_run
-                    .log()
-                    .line(&format!("{} skipped: {why}", task.name));
+                let hook = &task.name;
+                self.log_hook(LogLine::Skipped { hook, why });
                 TaskOutcome::of(HookStatus::Skipped(why.clone()))
             }
             Eligibility::Unfit { reason, .. } if phase == Phase::Freeze => {
-                self.skip(task, "cannot be run", reason, HookStatus::cannot_run)
+                self.reject(task, reason, HookStatus::cannot_run)
             }
             Eligibility::Unfit { .. } => return None,
             Eligibility::Fit => match self.check_time(task) {
                 Some((reason, effect)) => {
                     on_failure = effect;
-                    self.skip(task, "is not called", &reason, HookStatus::no_time)
+                    let (hook, why) = (&task.name, &reason);
+                    self.log_hook(LogLine::NotCalled { hook, why });
+                    TaskOutcome::of(HookStatus::no_time(reason))
                 }
                 None => self.start(task, socket_number, is_alone)?,
             },
@@ -394,17 +393,20 @@ impl HookMaster {
         Some((reason, task.policy.on_failure))
     }
 
-    /// Logs that a task is not started, which is a failure.
-    fn skip(
+    /// Logs a line about one hook.
+    fn log_hook(&self, line: LogLine<'_>) {
+        self.hook_run.log().hook_line(line);
+    }
+
+    /// Logs that a task cannot be run, which is a failure.
+    fn reject(
         &self,
         task: &HookTask,
-        what: &str,
         reason: &str,
         status: fn(String) -> HookStatus,
     ) -> TaskOutcome {
-        self.hook_run
-            .log()
-            .line(&format!("{} {what}: {reason}", task.name));
+        let (hook, why) = (&task.name, reason);
+        self.log_hook(LogLine::CannotRun { hook, why });
         TaskOutcome::of(status(reason.to_owned()))
     }
 
@@ -459,12 +461,12 @@ impl HookMaster {
             }
             task.started.as_ref()?;
             let reason = "it was started on freeze, and nothing is known of its thaw any more";
-            return Some(self.skip(task, "cannot be run", reason, HookStatus::missing));
+            return Some(self.reject(task, reason, HookStatus::missing));
         };
         let holds = task.policy.kind == HookKind::Hold;
         if holds && !self.hook_run.journal().is_kept() {
             let reason = "a holding hook could not be found again for the thaw";
-            return Some(self.skip(task, "cannot be run", reason, HookStatus::cannot_run));
+            return Some(self.reject(task, reason, HookStatus::cannot_run));
         }
         let socket = holds.then(|| self.hook_run.journal().holder_socket(socket_number));
         if is_freeze && (task.thaw.is_some() || holds) {
@@ -478,14 +480,15 @@ impl HookMaster {
             .map(|arg| arg.to_string_lossy())
             .collect();
         let program = command.program.display().to_string();
-        let command_line = format!("{program} {}", words.join(" "));
+        let args = words.join(" ");
         let (mut tries, mut has_run) = (0, false);
         loop {
             tries += 1;
             let command = &budget::within(&self.hook_run, task, command, tries);
-            self.hook_run
-                .log()
-                .line(&format!("execute {}", command_line.trim_end()));
+            self.log_hook(LogLine::Execute {
+                hook: &program,
+                args: args.trim_end(),
+            });
             let time = self.hook_run.time_for(command.timeout);
             self.hook_run.send_start(&program, task.source, time);
             let (holding, ended) = match &socket {
@@ -500,9 +503,8 @@ impl HookMaster {
                 ),
             };
             if holding {
-                self.hook_run
-                    .log()
-                    .line(&format!("{program} is ready and holds"));
+                let hook = &program;
+                self.log_hook(LogLine::Holds { hook });
             } else {
                 self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
             }
@@ -528,16 +530,15 @@ impl HookMaster {
     fn release(&self, task: &HookTask, socket: &std::path::Path) -> TaskOutcome {
         let reason = self.hook_run.reason.unwrap_or(ThawReason::Ok);
         let name = &task.name;
-        self.hook_run
-            .log()
-            .line(&format!("release {name} {}", reason.as_str()));
+        self.log_hook(LogLine::Release {
+            hook: name,
+            reason: reason.as_str(),
+        });
         self.hook_run
             .send_start(name, task.source, task.policy.timeout);
         let released = holder::release(&self.hook_run, &task.policy, socket, reason);
         if let Some(why) = &released.lost {
-            self.hook_run
-                .log()
-                .line(&format!("{name} did not hold until the thaw: {why}"));
+            self.log_hook(LogLine::Lost { hook: name, why });
         }
         self.finish(task, name, task.policy.timeout, (&released.ended, false));
         TaskOutcome {
@@ -555,21 +556,28 @@ impl HookMaster {
         (ended, is_early): (&CommandOutcome, bool),
     ) {
         let mut log = self.hook_run.log();
-        if let Some(more) = explanation(&ended.status, self.hook_run.time_for(timeout).or(timeout))
-        {
+        if let HookStatus::NotRun { reason, .. } = &ended.status {
+            let (hook, why) = (name, reason);
+            log.hook_line(LogLine::CannotRun { hook, why });
+        }
+        let limit = self.hook_run.time_for(timeout).or(timeout);
+        if let Some(more) = explanation(&ended.status, limit) {
             log.line(&format!("{name} {more}"));
         }
-        let number = ended.status.number();
         let note = match &ended.status {
             HookStatus::Exited(code) if task.policy.not_applicable.contains(code) => {
-                " (not applicable)"
+                EndNote::NotApplicable
             }
-            HookStatus::Exited(_) if is_early => " (before it was ready)",
+            HookStatus::Exited(_) if is_early => EndNote::Early,
             HookStatus::Exited(code) if *code != 0 && task.policy.success.contains(code) => {
-                " (success)"
+                EndNote::Success
             }
-            _ => "",
+            _ => EndNote::None,
         };
-        log.line(&format!("{name} finished with status={number}{note}"));
+        log.hook_line(LogLine::Finished {
+            hook: name,
+            status: ended.status.number(),
+            note,
+        });
     }
 }

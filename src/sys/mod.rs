@@ -29,6 +29,7 @@ pub(crate) mod rtc;
 pub(crate) mod spawn;
 mod strerror;
 pub(crate) mod syslog;
+pub(crate) mod terminal;
 
 pub(crate) use strerror::strerror;
 

@@ -1,5 +1,7 @@
-//! `qemu-ga check`: whether a freeze will go well here, before one is asked for, and whether the last one did.
-//! Every finding says what to do. It opens mountpoints as a freeze does, but no device, and writes nothing.
+//! `qemu-ga check`: whether the next freeze will succeed, and whether the last one did.
+//!
+//! Each check returns results; a finding always has a remedy. Mount points are opened as a freeze opens them, devices
+//! are not opened, and nothing is written. [`crate::app`] calls the tool; `qemu-ga hook check` shows a part of it.
 
 pub(super) mod files;
 mod filesystems;
@@ -9,8 +11,9 @@ mod system;
 
 use super::args::{ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
-use super::output::{self, Style, count, message, wrap};
+use super::output::{self, Style, count, message};
 use crate::config::Config;
+use crate::diagnostic::Diagnostic;
 use crate::freeze::plan::{self, Plan, Survey};
 use crate::freeze::policy::{FreezeMode, FreezePolicy};
 use crate::probe::System;
@@ -31,51 +34,103 @@ Exit status: 0 all is well; 1 something is to be mended; 2 for a mistake in this
 command.
 ";
 
-/// How serious it is.
+/// How serious a result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub(super) enum ResultKind {
+pub(super) enum Severity {
     /// As it should be.
-    Fine,
-    /// Good to know.
+    Ok,
+    /// Worth knowing; a freeze succeeds all the same.
     Note,
-    /// To be mended.
+    /// To be fixed.
     Finding,
 }
 
-/// One thing that was looked at.
+/// What a check examines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum Subject {
+    Configuration,
+    Rights,
+    Filesystems,
+    HookMaster,
+    Hooks,
+    Settings,
+    HookLog,
+    Log,
+    State,
+    Marker,
+    LateThaw,
+    Agent,
+    Reports,
+    LastRun,
+    Channel,
+    GracePeriods,
+    Commands,
+    #[serde(rename = "selinux")]
+    SeLinux,
+    #[serde(rename = "apparmor")]
+    AppArmor,
+    Service,
+}
+
+impl Subject {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Rights => "rights",
+            Self::Filesystems => "filesystems",
+            Self::HookMaster => "hook master",
+            Self::Hooks => "hooks",
+            Self::Settings => "settings",
+            Self::HookLog => "hook log",
+            Self::Log => "log",
+            Self::State => "state",
+            Self::Marker => "marker",
+            Self::LateThaw => "late thaw",
+            Self::Agent => "agent",
+            Self::Reports => "reports",
+            Self::LastRun => "last run",
+            Self::Channel => "channel",
+            Self::GracePeriods => "grace periods",
+            Self::Commands => "commands",
+            Self::SeLinux => "SELinux",
+            Self::AppArmor => "AppArmor",
+            Self::Service => "service",
+        }
+    }
+}
+
+/// The result of one check.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct CheckResult {
-    kind: ResultKind,
-    /// What was looked at.
-    about: &'static str,
-    /// How it is.
-    text: String,
-    /// What to do.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    advice: Option<String>,
+    kind: Severity,
+    about: Subject,
+    /// The remedy is empty unless there is something to do.
+    #[serde(flatten)]
+    text: Diagnostic,
 }
 
 impl CheckResult {
-    fn fine(about: &'static str, text: impl Into<String>) -> Self {
-        Self::new(ResultKind::Fine, about, text.into(), None)
+    fn ok(about: Subject, what: impl Into<String>) -> Self {
+        Self::new(Severity::Ok, about, Diagnostic::new(what, "", ""))
     }
 
-    fn note(about: &'static str, text: impl Into<String>) -> Self {
-        Self::new(ResultKind::Note, about, text.into(), None)
+    fn note(about: Subject, what: impl Into<String>, why: impl Into<String>) -> Self {
+        Self::new(Severity::Note, about, Diagnostic::new(what, why, ""))
     }
 
-    fn finding(about: &'static str, text: impl Into<String>, advice: impl Into<String>) -> Self {
-        Self::new(ResultKind::Finding, about, text.into(), Some(advice.into()))
+    fn finding(
+        about: Subject,
+        what: impl Into<String>,
+        why: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
+        Self::new(Severity::Finding, about, Diagnostic::new(what, why, remedy))
     }
 
-    fn new(kind: ResultKind, about: &'static str, text: String, advice: Option<String>) -> Self {
-        Self {
-            kind,
-            about,
-            text,
-            advice,
-        }
+    fn new(kind: Severity, about: Subject, text: Diagnostic) -> Self {
+        Self { kind, about, text }
     }
 }
 
@@ -97,95 +152,101 @@ pub const TOOL: Tool = Tool {
     run,
 };
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let results = match ToolContext::of(given) {
-        Ok(setting) => all(&setting),
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let results = match ToolContext::of(args) {
+        Ok(context) => check_all(&context),
         Err(error) => vec![CheckResult::finding(
-            "configuration",
+            Subject::Configuration,
+            "the agent does not start",
             error,
-            "correct the file: the agent does not start with it",
+            "correct the configuration",
         )],
     };
-    Ok(report(&results, given.has("--json")))
+    Ok(report(&results, args.has("--json")))
 }
 
 /// Shows the results; returns the exit status.
 pub(super) fn report(results: &[CheckResult], as_json: bool) -> u8 {
-    let told = if as_json {
-        output::print_json(&results)
+    let status = if as_json {
+        output::print_json_list("results", &results)
     } else {
         output::print(&render(results, Style::of_stdout()))
     };
-    let found = results
+    let has_finding = results
         .iter()
-        .any(|result| result.kind == ResultKind::Finding);
-    told.max(u8::from(found))
+        .any(|result| result.kind == Severity::Finding);
+    status.max(u8::from(has_finding))
 }
 
-/// Every check, in the order of reading.
-fn all(setting: &ToolContext) -> Vec<CheckResult> {
-    let config = &setting.config;
-    let mut results = vec![CheckResult::fine("configuration", setting.origin.clone())];
+/// Every check. What depends on others comes after them.
+fn check_all(context: &ToolContext) -> Vec<CheckResult> {
+    let config = &context.config;
+    let mut results = vec![CheckResult::ok(
+        Subject::Configuration,
+        context.origin.to_string(),
+    )];
     results.extend(config.warnings.iter().map(|warning| {
-        CheckResult::finding("configuration", warning, "correct that line or option")
+        let remedy = "correct that line or option";
+        CheckResult::finding(Subject::Configuration, warning, "", remedy)
     }));
     if !nix::unistd::geteuid().is_root() {
-        let text = "not run as root: what the agent may do and you may not is told as missing";
-        results.push(CheckResult::note("rights", text));
+        let why = "what only root can read or run is reported as missing";
+        results.push(CheckResult::note(Subject::Rights, "not run as root", why));
     }
     let mounts = match System::host().mounts() {
         Ok(mounts) => mounts,
         Err(error) => {
-            let text = format!("the mount table cannot be read: {}", strerror(&error));
-            results.push(CheckResult::finding("filesystems", text, "mount /proc"));
+            let what = "cannot read the mount table";
+            let finding =
+                CheckResult::finding(Subject::Filesystems, what, strerror(&error), "mount /proc");
+            results.push(finding);
             return results;
         }
     };
     let survey = Survey::read(&System::host(), &mounts);
-    let plan = planned(&survey, &config.policy, &mut results);
-    let scene = CheckContext {
+    let plan = check_plan(&survey, &config.policy, &mut results);
+    let context = CheckContext {
         config,
         mounts: &mounts,
         survey: &survey,
         plan: &plan,
     };
-    results.extend(filesystems::check(&scene));
-    results.extend(hooks::check(&scene));
-    results.extend(files::check(&scene));
-    results.extend(system::check(&scene));
+    results.extend(filesystems::check(&context));
+    results.extend(hooks::check(&context));
+    results.extend(files::check(&context));
+    results.extend(system::check(&context));
     results
 }
 
-/// What a freeze would take; where there is no plan, everything counts as frozen.
-fn planned(survey: &Survey, policy: &FreezePolicy, results: &mut Vec<CheckResult>) -> Plan {
+/// What a freeze would freeze. Without a plan that is every filesystem.
+fn check_plan(survey: &Survey, policy: &FreezePolicy, results: &mut Vec<CheckResult>) -> Plan {
+    let about = Subject::Filesystems;
     match plan::make(survey, policy, None) {
         Ok(plan) => {
             let number = count(plan.targets.len(), "filesystem");
             results.push(match (plan.targets.is_empty(), policy.freeze) {
                 (true, FreezeMode::All) => CheckResult::finding(
-                    "filesystems",
+                    about,
                     "a freeze finds nothing to freeze",
+                    "",
                     "see qemu-ga plan --all, and fsfreeze-include and fsfreeze-exclude",
                 ),
                 (true, mode) => {
-                    CheckResult::note("filesystems", format!("fsfreeze-mode is {}", mode.name()))
+                    let why = format!("fsfreeze-mode is {}", mode.name());
+                    CheckResult::note(about, "a freeze freezes no filesystem", why)
                 }
-                (false, _) => CheckResult::fine(
-                    "filesystems",
-                    format!("{number} would be frozen: see qemu-ga plan"),
-                ),
+                (false, _) => {
+                    CheckResult::ok(about, format!("{number} would be frozen: see qemu-ga plan"))
+                }
             });
             let notes = plan.notes.iter();
-            results.extend(notes.map(|note| CheckResult::note("filesystems", note)));
+            results.extend(notes.map(|note| CheckResult::note(about, note, "")));
             plan
         }
-        Err(circle) => {
-            let advice = "leave one of them out: fsfreeze-exclude in [qemu-ga-rs]";
-            results.push(CheckResult::finding(
-                "filesystems",
-                circle.to_string(),
-                advice,
-            ));
+        Err(cycle) => {
+            let remedy = "exclude one of them: fsfreeze-exclude in [qemu-ga-rs]";
+            let what = "every freeze fails";
+            results.push(CheckResult::finding(about, what, cycle.to_string(), remedy));
             Plan {
                 targets: plan::everything(survey),
                 ..Plan::default()
@@ -195,28 +256,68 @@ fn planned(survey: &Survey, policy: &FreezePolicy, results: &mut Vec<CheckResult
 }
 
 fn render(results: &[CheckResult], style: Style) -> String {
-    let mut text = String::new();
+    let mut shown = String::new();
     for result in results {
         let mark = match result.kind {
-            ResultKind::Fine => style.good("ok     "),
-            ResultKind::Note => style.warning("note   "),
-            ResultKind::Finding => style.bad("FINDING"),
+            Severity::Ok => style.good("ok     "),
+            Severity::Note => style.warning("note   "),
+            Severity::Finding => style.bad("FINDING"),
         };
-        let first = format!("{mark}  {:<13}  ", result.about);
-        text += &wrap(&first, &message(&result.text));
-        if let Some(advice) = &result.advice {
-            text += &wrap(&format!("{:24}-> ", ""), &message(advice));
+        let name = result.about.name();
+        let (first, arrow) = match style.is_narrow() {
+            true => (format!("{mark}  {name}: "), "    -> ".to_owned()),
+            false => (format!("{mark}  {name:<13}  "), format!("{:24}-> ", "")),
+        };
+        // The remedy has a line of its own, so that it can be found and copied.
+        let Diagnostic { what, why, remedy } = &result.text;
+        let text = Diagnostic::new(what, why, "").to_string();
+        shown += &style.wrap(&first, &message(&text));
+        if !remedy.is_empty() {
+            shown += &style.wrap(&arrow, &message(remedy));
         }
     }
     let found = results
         .iter()
-        .filter(|r| r.kind == ResultKind::Finding)
+        .filter(|r| r.kind == Severity::Finding)
         .count();
-    text += &match found {
+    shown += &match found {
         0 => style.good("no problems found\n"),
         _ => style.bad(&format!("{}\n", count(found, "finding"))),
     };
-    text
+    shown
+}
+
+/// A result of each kind about each subject, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    use Subject::*;
+    let subjects = [
+        Configuration,
+        Rights,
+        Filesystems,
+        HookMaster,
+        Hooks,
+        Settings,
+        HookLog,
+        Log,
+        State,
+        Marker,
+        LateThaw,
+        Agent,
+        Reports,
+        LastRun,
+        Channel,
+        GracePeriods,
+        Commands,
+        SeLinux,
+        AppArmor,
+        Service,
+    ];
+    let kinds = [Severity::Ok, Severity::Note, Severity::Finding];
+    let results = subjects.iter().zip(kinds.iter().cycle());
+    let results =
+        results.map(|(&about, &kind)| CheckResult::new(kind, about, Diagnostic::default()));
+    output::named("results", &results.collect::<Vec<_>>())
 }
 
 #[cfg(test)]
@@ -224,28 +325,34 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_finding_says_what_to_do() {
+    fn every_finding_has_a_remedy() {
+        let why = "a ".repeat(60);
         let results = [
-            CheckResult::fine("device", "there"),
-            CheckResult::finding("log", "a ".repeat(60), "move it"),
+            CheckResult::ok(Subject::Channel, "there"),
+            CheckResult::finding(Subject::Log, "not writable", why.trim(), "move it"),
         ];
         let text = render(&results, Style::default());
         assert!(text.lines().all(|line| line.len() <= 80), "{text}");
-        assert!(text.contains("ok       device         there\n"));
+        assert!(text.contains("ok       channel        there\n"));
+        assert!(text.contains("FINDING  log            not writable: a a"));
         assert!(text.contains(&format!("{:24}-> move it\n1 finding\n", "")));
+        let json = output::value(&results);
+        assert_eq!(json[1]["what"], "not writable");
+        assert_eq!(json[1]["remedy"], "move it");
+        assert_eq!(json[0]["kind"], "ok");
     }
 
     #[test]
-    fn a_circle_is_a_finding_and_everything_counts_as_frozen() {
+    fn a_plan_without_filesystems_is_a_finding_unless_the_mode_asks_for_it() {
         let mut results = Vec::new();
-        let plan = planned(&Survey::default(), &FreezePolicy::default(), &mut results);
+        let plan = check_plan(&Survey::default(), &FreezePolicy::default(), &mut results);
         assert!(plan.targets.is_empty());
-        assert_eq!(results[0].kind, ResultKind::Finding);
+        assert_eq!(results[0].kind, Severity::Finding);
         let off = FreezePolicy {
             freeze: FreezeMode::HooksOnly,
             ..FreezePolicy::default()
         };
-        planned(&Survey::default(), &off, &mut results);
-        assert_eq!(results[1].kind, ResultKind::Note);
+        check_plan(&Survey::default(), &off, &mut results);
+        assert_eq!(results[1].kind, Severity::Note);
     }
 }

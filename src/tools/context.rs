@@ -1,6 +1,8 @@
-//! The configuration that the tools go by: what the command line of the tool names, or else that of
-//! the running agent, or else that of the service's unit, each with the configuration file and
-//! QGA_CONF by the agent's own rules.
+//! The configuration that a tool works with.
+//!
+//! It is that of the tool's own `--config` or `QGA_CONF`, or else that of the running agent, or else that of the
+//! service's unit, each read by the agent's own rules. Processes of other users are never trusted. All tools but `log`
+//! and `selftest` call this.
 
 use super::args::ParsedArgs;
 use super::systemd_unit;
@@ -8,11 +10,12 @@ use crate::config::{self, Action, Config};
 use crate::hooks::trust;
 use nix::unistd::geteuid;
 use std::ffi::{OsStr, OsString};
+use std::fmt;
 use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The options by which a tool is told another configuration, for [`super::args::Tool::values`].
+/// The options for another configuration, for [`super::args::Tool::values`].
 pub const OPTIONS: &[&str] = &["--config -c", "--statedir -t"];
 
 /// Their part of a help text.
@@ -23,73 +26,118 @@ Without FILE the configuration is that of the running agent, or else that of
 qemu-guest-agent.service, or else the agent's default file.
 ";
 
-/// A configuration, and where it is from.
+/// A configuration and its origin.
 #[derive(Debug)]
-pub struct ToolContext {
-    /// In effect.
+pub(super) struct ToolContext {
     pub config: Config,
-    /// Where it is from, for people.
-    pub origin: String,
+    pub origin: Origin,
 }
 
-/// An agent that runs, ours or the original.
+/// Where a configuration comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// The file of `--config` or `QGA_CONF`.
+    File(PathBuf),
+    /// The running agent.
+    Agent(i32),
+    /// The service's unit.
+    Unit(PathBuf),
+    /// The agent's default file.
+    DefaultFile,
+    /// The built-in defaults, because no configuration can be read.
+    BuiltIn,
+}
+
+impl Origin {
+    /// The word in JSON.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
+            Self::File(_) => "file",
+            Self::Agent(_) => "agent",
+            Self::Unit(_) => "unit",
+            Self::DefaultFile => "default-file",
+            Self::BuiltIn => "built-in",
+        }
+    }
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "of {}", path.display()),
+            Self::Agent(pid) => write!(f, "of the running agent, process {pid}"),
+            Self::Unit(path) => write!(f, "of {} (agent not running)", path.display()),
+            Self::DefaultFile => {
+                f.write_str("of the agent's default file (no agent or unit found)")
+            }
+            Self::BuiltIn => f.write_str("built-in defaults"),
+        }
+    }
+}
+
+/// A running agent, ours or the original.
 #[derive(Debug)]
-pub struct Agent {
-    /// Its process.
+pub(super) struct Agent {
     pub pid: i32,
-    /// What it runs with; `None` if its command line makes no sense to us.
+    /// What it runs with. None: its command line cannot be read.
     pub config: Option<Config>,
 }
 
 impl ToolContext {
-    /// What holds for a tool that was called with `given`.
+    /// The configuration for a tool with these arguments.
     ///
     /// # Errors
-    /// The configuration cannot be understood; the text is the agent's own.
-    pub fn of(given: &ParsedArgs) -> Result<Self, String> {
+    /// The configuration cannot be read; the text is the agent's own.
+    pub(super) fn of(args: &ParsedArgs) -> Result<Self, String> {
         let env = |name: &str| std::env::var_os(name);
-        let statedir = given.value("--statedir");
-        let told = |mut args: Vec<OsString>| {
-            args.extend(
-                statedir
-                    .map(|dir| [OsString::from("--statedir"), dir.to_owned()])
-                    .into_iter()
-                    .flatten(),
-            );
+        let statedir = args.value("--statedir");
+        let read_with = |mut args: Vec<OsString>| {
+            if let Some(dir) = statedir {
+                args.extend([OsString::from("--statedir"), dir.to_owned()]);
+            }
             read(&args, &env)
         };
-        let named = given.value("--config").map(ToOwned::to_owned);
+        let named = args.value("--config").map(ToOwned::to_owned);
         if let Some(file) = named.clone().or(env("QGA_CONF")) {
             let option = named.map(|file| vec!["--config".into(), file]);
             return Ok(Self {
-                config: told(option.unwrap_or_default())?,
-                origin: format!("of {}", Path::new(&file).display()),
+                config: read_with(option.unwrap_or_default())?,
+                origin: Origin::File(file.into()),
             });
         }
         let mut running = agents();
         running.retain(|agent| statedir.is_none_or(|dir| agent.uses(Path::new(dir))));
+        // Of several agents none is more likely to be meant.
         if let [agent] = &mut running[..] {
             if let Some(config) = agent.config.take() {
-                let origin = format!("of the running agent, process {}", agent.pid);
+                let origin = Origin::Agent(agent.pid);
                 return Ok(Self { config, origin });
             }
         }
         if let Some((path, args)) = systemd_unit::command_line(Path::new("/")) {
-            if let Ok(config) = told(args) {
-                let origin = format!("of {}; its agent does not run", path.display());
+            if let Ok(config) = read_with(args) {
+                let origin = Origin::Unit(path);
                 return Ok(Self { config, origin });
             }
         }
         Ok(Self {
-            config: told(Vec::new())?,
-            origin: "of the agent's default file; no running agent and no unit was found".into(),
+            config: read_with(Vec::new())?,
+            origin: Origin::DefaultFile,
         })
+    }
+
+    /// For a tool that must work even if the configuration cannot be read.
+    pub(super) fn built_in() -> Self {
+        Self {
+            config: Config::default(),
+            origin: Origin::BuiltIn,
+        }
     }
 }
 
 impl Agent {
-    /// Whether it has this state directory.
-    pub fn uses(&self, statedir: &Path) -> bool {
+    /// Whether this is its state directory.
+    pub(super) fn uses(&self, statedir: &Path) -> bool {
         let theirs = self.config.as_ref().map(|config| &config.statedir);
         let real = |dir: &Path| dir.canonicalize().ok();
         theirs.is_some_and(|dir| real(dir).is_some() && real(dir) == real(statedir))
@@ -102,14 +150,13 @@ fn read(args: &[OsString], env: &dyn Fn(&str) -> Option<OsString>) -> Result<Con
     all.extend(args.iter().cloned());
     match config::parse(&all, env) {
         Ok(Action::Run(config) | Action::DumpConf(config)) => Ok(config),
-        Ok(_) => Err("its command line only asks for help".into()),
-        // A method without a path is the channel's trouble, not ours.
+        Ok(_) => Err("its command line only prints help".into()),
         Err(error) => Err(error.stderr.trim_end().to_owned()),
     }
 }
 
-/// The agents of our mount namespace.
-pub fn agents() -> Vec<Agent> {
+/// The agents of our mount namespace, by process id.
+pub(super) fn agents() -> Vec<Agent> {
     let own = std::process::id();
     let Ok(entries) = fs::read_dir("/proc") else {
         return Vec::new();
@@ -122,14 +169,14 @@ pub fn agents() -> Vec<Agent> {
 }
 
 /// The process ids of the agents with this state directory.
-pub fn pids(statedir: &Path) -> Vec<i32> {
+pub(super) fn pids(statedir: &Path) -> Vec<i32> {
     let mut agents = agents();
     agents.retain(|agent| agent.uses(statedir));
     agents.iter().map(|agent| agent.pid).collect()
 }
 
-/// The process `pid` if it is an agent that sees what we see, and is root's or ours. Another user's may
-/// call itself an agent and show anything; its very command line may be a page that never comes.
+/// The process `pid` if it is an agent in our mount namespace that runs as root or as our user. Another user's process
+/// could claim to be an agent; even reading its command line may block, on a page that never arrives.
 fn agent(pid: i32) -> Option<Agent> {
     let dir = PathBuf::from(format!("/proc/{pid}"));
     if !is_trusted(&dir) {
@@ -142,7 +189,7 @@ fn agent(pid: i32) -> Option<Agent> {
         Some(words.split(|&byte| byte == 0).map(word).collect())
     };
     let command = words("cmdline")?;
-    // Who is not root cannot see what root's processes run, only what they call it.
+    // Only root can read the program of root's processes; others see its name only.
     let called = || PathBuf::from(command.first().cloned().unwrap_or_default());
     let program = fs::read_link(dir.join("exe")).unwrap_or_else(|_| called());
     // After an upgrade it is `qemu-ga (deleted)`.
@@ -169,7 +216,7 @@ fn agent(pid: i32) -> Option<Agent> {
         };
         let found = environment.iter().find(is_meant)?;
         let value = &found.as_bytes()[name.len() + 1..];
-        // The socket of activation is that of the agent, which only it can tell by its number.
+        // config::parse compares LISTEN_PID with our own process id, but the socket is the agent's.
         let name_is_pid = name == "LISTEN_PID" && value == pid.to_string().as_bytes();
         Some(if name_is_pid {
             std::process::id().to_string().into()
@@ -187,7 +234,7 @@ fn agent(pid: i32) -> Option<Agent> {
     Some(Agent { pid, config })
 }
 
-/// Whether all users of the process with this directory in /proc, the real one included, are root or we.
+/// Whether all user ids of the process with this directory in /proc are root's or ours.
 pub(super) fn is_trusted(dir: &Path) -> bool {
     let own = geteuid().to_string();
     let status = fs::read_to_string(dir.join("status")).unwrap_or_default();

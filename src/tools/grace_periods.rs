@@ -1,5 +1,6 @@
-//! What applies to RCU grace periods while a freeze calls FIFREEZE: the words for it, which `plan` and
-//! `check` share.
+//! Whether RCU grace periods are expedited while a freeze calls FIFREEZE, and the texts for that.
+//!
+//! Only the state is read; [`crate::sys::rcu`] changes it during a freeze. `plan` and `check` call this.
 
 use crate::freeze::policy::FreezePolicy;
 use crate::sys::rcu::{self, Expedition};
@@ -7,30 +8,28 @@ use std::path::Path;
 
 /// Whether a freeze expedites RCU grace periods.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum GracePeriods {
+pub(super) enum GracePeriods {
     /// A freeze expedites them.
     Expedited,
     /// They are expedited all the time.
     AlreadyExpedited,
     /// They are not expedited.
     Normal {
-        /// Why.
         reason: String,
-        /// What changes that.
         remedy: &'static str,
     },
 }
 
 impl GracePeriods {
-    /// What applies with `policy`, by the files below `sys`.
-    pub fn find(policy: &FreezePolicy, sys: &Path) -> Self {
+    /// The state with `policy`, by the files below `sys`.
+    pub(super) fn find(policy: &FreezePolicy, sys: &Path) -> Self {
         let normal = |reason: String, remedy| Self::Normal { reason, remedy };
         match rcu::read_state(sys) {
             Expedition::AlreadyOn => Self::AlreadyExpedited,
             _ if policy.normal_rcu => normal(
                 "fsfreeze-normal-rcu is set".into(),
-                "if short interrupts of all processors do no harm here, take fsfreeze-normal-rcu \
-                 out of the configuration",
+                "if short interrupts of all processors do no harm here, remove fsfreeze-normal-rcu from \
+                 the configuration",
             ),
             Expedition::Available => Self::Expedited,
             Expedition::Overruled => normal(
@@ -46,8 +45,8 @@ impl GracePeriods {
         }
     }
 
-    /// One word, for `--json`.
-    pub fn name(&self) -> &'static str {
+    /// The word in JSON.
+    pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Expedited => "expedited",
             Self::AlreadyExpedited => "already-expedited",
@@ -56,15 +55,15 @@ impl GracePeriods {
     }
 
     /// Why they are not expedited.
-    pub fn reason(&self) -> Option<&str> {
+    pub(super) fn reason(&self) -> Option<&str> {
         match self {
             Self::Normal { reason, .. } => Some(reason),
             Self::Expedited | Self::AlreadyExpedited => None,
         }
     }
 
-    /// For people.
-    pub fn text(&self) -> String {
+    /// The phrase in the tools' output.
+    pub(super) fn text(&self) -> String {
         match self {
             Self::Expedited => "expedited while freezing".into(),
             Self::AlreadyExpedited => "already expedited".into(),
@@ -79,7 +78,7 @@ mod tests {
     use std::fs;
 
     #[test]
-    fn the_setting_and_the_files_decide() {
+    fn the_policy_and_the_files_decide() {
         let dir = tempfile::tempdir().unwrap();
         let sys = dir.path();
         fs::create_dir(sys.join("kernel")).unwrap();

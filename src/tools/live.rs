@@ -1,9 +1,10 @@
-//! The run at work: what its guardian, its hook master and the kernel say of it in this moment. Nothing is written and
-//! nobody is disturbed. Without a guardian that can be asked, as where the state directory cannot be written, the
-//! hook master is found all the same.
+//! The run in progress: what its guardian, its hook master and the kernel report now.
+//!
+//! Nothing is written and no process is disturbed. Without a guardian that answers, as where the state directory cannot
+//! be written, the hook master is found in /proc. `status` and `report` call this.
 
 use super::context::{self, is_trusted};
-use super::output::{escape_control, span, wrap};
+use super::output::{Style, escape_control, file_name, span};
 use crate::freeze::guardian::{Activity, FreezeStatus};
 use crate::freeze::report::Report;
 use crate::hooks::at_work::{self, Start};
@@ -16,27 +17,27 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long all processes may be looked through; that takes milliseconds.
+/// Limit for a search of all processes, which normally takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most of a master's records that is read, in bytes.
-const MAX_RECORDS: u64 = 16 << 20;
+/// Most bytes of a master's records that are read.
+const MAX_RECORDS_BYTES: u64 = 16 << 20;
 
-/// What a run is at, in the members of `--json`.
+/// The current step of a run, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct RunAtWork {
-    /// As the stages of a report.
+pub(super) struct RunAtWork {
+    /// A stage of a report.
     pub stage: &'static str,
-    /// How long it has been at that, in seconds.
+    /// Seconds since it began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// The hooks that run.
+    /// The hooks that are running.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Start>,
     /// The filesystems that are being flushed or frozen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filesystems: Vec<String>,
-    /// Seconds that one step may take at a filesystem.
+    /// The agent's limit for one step on a filesystem, in seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_limit: Option<f64>,
     /// The hooks that have ended, and the run's id.
@@ -44,7 +45,7 @@ pub struct RunAtWork {
     pub ended: (Vec<HookRecord>, Option<String>),
 }
 
-/// A hook master of ours that was started for an agent.
+/// Our hook master at work.
 struct RunningMaster {
     phase: Phase,
     run: Option<String>,
@@ -53,17 +54,17 @@ struct RunningMaster {
 }
 
 impl RunAtWork {
-    /// What the run with this state directory is at; `None`: there is none, as far as can be seen, or everything is frozen
-    /// and waits for the thaw.
-    pub fn find(
+    /// The step of the run with this state directory. None: no run is visible, or everything is frozen and waits for
+    /// the thaw.
+    pub(super) fn find(
         statedir: &Path,
-        standing: Option<&FreezeStatus>,
+        status: Option<&FreezeStatus>,
         step: Option<Duration>,
     ) -> Option<Self> {
-        let master = master(statedir);
-        let activity = standing.and_then(|standing| standing.activity);
+        let master = find_master(statedir);
+        let activity = status.and_then(|status| status.activity);
         let (stage, is_since) = match (activity, master.as_ref().map(|master| master.phase)) {
-            // The guardian may have had to begin with the thaw by itself.
+            // A guardian that thaws by itself has no activity of the agent.
             (_, Some(Phase::Thaw)) => ("thaw-hooks", activity == Some(Activity::ThawHooks)),
             (_, Some(Phase::Freeze)) => ("freeze-hooks", activity == Some(Activity::FreezeHooks)),
             (Some(Activity::Flush), None) => ("flush", true),
@@ -83,7 +84,7 @@ impl RunAtWork {
         });
         Some(Self {
             stage,
-            seconds: standing.filter(|_| is_since).map(|s| s.activity_seconds),
+            seconds: status.filter(|_| is_since).map(|s| s.activity_seconds),
             hooks: master.starts,
             filesystems: match at_filesystems {
                 true => filesystems(statedir, stage),
@@ -96,8 +97,8 @@ impl RunAtWork {
         })
     }
 
-    /// In lines behind this heading.
-    pub fn render(&self, heading: &str) -> String {
+    /// The step in lines behind `heading`.
+    pub(super) fn render(&self, heading: &str, style: Style) -> String {
         let mut line = match self.stage {
             "flush" | "flush-again" => "flushing filesystems",
             "freeze-hooks" => "freeze hooks",
@@ -109,34 +110,31 @@ impl RunAtWork {
         if let Some(seconds) = self.seconds {
             line += &format!(", for {}", span(seconds));
         }
-        let mut text = wrap(heading, &line);
+        let mut text = style.wrap(heading, &line);
         let indent = " ".repeat(heading.len());
         for start in &self.hooks {
-            let limit = start
-                .limit
-                .map(|limit| format!("ended after {}", span(limit)));
-            let limit = limit.unwrap_or("without limit".into());
-            let name = start.path.rsplit('/').next().unwrap_or(&start.path);
+            let limit = start.limit.map(|limit| format!("limit {}", span(limit)));
+            let limit = limit.unwrap_or("no limit".into());
             let source = match &start.source[..] {
                 "" => String::new(),
                 source => format!(" ({source})"),
             };
-            let line = format!("{name}{source}: for {}, {limit}", span(start.seconds));
-            text += &wrap(&indent, &escape_control(&line));
+            let (name, time) = (file_name(&start.path), span(start.seconds));
+            let line = format!("{name}{source}: for {time}, {limit}");
+            text += &style.wrap(&indent, &escape_control(&line));
         }
         if !self.filesystems.is_empty() {
-            let mut line = self.filesystems.join(", ");
-            line += " has not answered yet";
+            let mut line = format!("waiting for {}", self.filesystems.join(", "));
             if let Some(limit) = self.step_limit {
-                line += &format!(", given up after {}", span(limit));
+                line += &format!(", limit {}", span(limit));
             }
-            text += &wrap(&indent, &escape_control(&line));
+            text += &style.wrap(&indent, &escape_control(&line));
         }
         text
     }
 
-    /// The run so far, as a report that is not whole.
-    pub fn report(&self) -> Report {
+    /// The run so far, as a report without stages and filesystems.
+    pub(super) fn report(&self) -> Report {
         let (hooks, id) = &self.ended;
         Report {
             id: id.clone().unwrap_or_default(),
@@ -146,7 +144,7 @@ impl RunAtWork {
     }
 }
 
-/// The mountpoints at which a step has not ended.
+/// The mount points on which the step has not ended.
 fn filesystems(statedir: &Path, stage: &str) -> Vec<String> {
     let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
     let mounts = system.mounts().unwrap_or_default();
@@ -158,8 +156,8 @@ fn filesystems(statedir: &Path, stage: &str) -> Vec<String> {
     found.into_iter().map(name).collect()
 }
 
-/// The hook master of ours at work for the agent with this state directory.
-fn master(statedir: &Path) -> Option<RunningMaster> {
+/// Our hook master at work for the agent with this state directory.
+fn find_master(statedir: &Path) -> Option<RunningMaster> {
     let real = statedir.canonicalize().ok()?;
     let entries = fs::read_dir("/proc").ok()?.flatten();
     let dirs = entries.map(|entry| entry.path());
@@ -171,7 +169,7 @@ fn is_number(name: &OsStr) -> bool {
     name.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
-/// What the process with this directory in /proc is, if it is such a master.
+/// The master that the process with this directory in /proc is.
 fn of_process(dir: &Path, statedir: &Path) -> Option<RunningMaster> {
     let environment = fs::read(dir.join("environ")).ok()?;
     let variable = |name: &str| {
@@ -187,17 +185,18 @@ fn of_process(dir: &Path, statedir: &Path) -> Option<RunningMaster> {
         .parse()
         .ok()?;
     let records = dir.join("fd").join(number.to_string());
-    // Only a memory file is the agent's; a pipe could block us.
+    // The agent passes a memory file. Opening anything else, such as a FIFO, could block.
     let file = fs::read_link(&records).ok()?;
     if !file.as_os_str().as_bytes().starts_with(b"/memfd:") {
         return None;
     }
     let mut text = Vec::new();
     let file = fs::File::open(&records).ok()?;
-    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_RECORDS), &mut text).ok()?;
+    std::io::Read::read_to_end(&mut std::io::Read::take(file, MAX_RECORDS_BYTES), &mut text)
+        .ok()?;
     let words = fs::read(dir.join("cmdline")).ok()?;
     let is_thaw = words.split(|&byte| byte == 0).any(|word| word == b"thaw");
-    // What a foreign master's hooks leave running has the same variables and the same file.
+    // Processes that a foreign master's hooks left running have the same variables and file, but no such head.
     if !text.starts_with(RECORDS_HEAD.as_bytes()) {
         return None;
     }
@@ -208,4 +207,23 @@ fn of_process(dir: &Path, statedir: &Path) -> Option<RunningMaster> {
         ended,
         starts,
     })
+}
+
+/// A step with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> RunAtWork {
+    RunAtWork {
+        stage: "flush-again",
+        seconds: Some(1.5),
+        hooks: vec![Start {
+            path: "/h".into(),
+            source: String::new(),
+            phase: Phase::Freeze,
+            seconds: 1.0,
+            limit: Some(2.0),
+        }],
+        filesystems: vec!["/".into()],
+        step_limit: Some(3.0),
+        ended: (Vec::new(), None),
+    }
 }

@@ -1,8 +1,8 @@
-//! Floor 5: subcommands for people.
+//! Floor 5: the subcommands for operators.
 //!
-//! Each tool is a file with a [`args::Tool`], and an entry in [`crate::app`]'s table.
-//! All but `selftest`, `thaw --now` and `hook try` only look, and all speak JSON with `--json`. [`args`] takes
-//! their command lines apart, [`context`] finds the configuration that they go by, [`output`] shows.
+//! Each tool is a file with an [`args::Tool`], which is an entry in [`crate::app`]'s table. All but `selftest`,
+//! `thaw --now`, `hook try` and `hook dismiss` only read, and all print JSON with `--json` (`docs/json.md`). [`args`] parses
+//! the command lines, [`context`] finds the configuration, [`output`] prints.
 
 pub mod args;
 pub mod check;
@@ -18,3 +18,34 @@ pub mod selftest;
 pub mod status;
 mod systemd_unit;
 pub mod thaw;
+mod time;
+
+#[cfg(test)]
+#[path = "../../tests/support/json_page.rs"]
+mod json_page;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The samples have every member, so a new member is a compile error there and a fault here.
+    #[test]
+    fn docs_json_md_has_every_member_and_no_other() {
+        let mut samples = vec![
+            ("qemu-ga plan", plan::sample()),
+            ("qemu-ga check", check::sample()),
+            ("qemu-ga log", log::sample()),
+            ("qemu-ga status", status::sample()),
+            ("qemu-ga thaw --now", thaw::sample()),
+            ("qemu-ga selftest", selftest::sample()),
+        ];
+        samples.extend(report::samples());
+        samples.extend(hook::samples());
+        let mut page = json_page::Page::read();
+        for (heading, object) in samples {
+            let faults = page.check(heading, &output::with_version(object));
+            assert!(faults.is_empty(), "{faults:#?}");
+        }
+        assert_eq!(page.unseen(), [""; 0]);
+    }
+}

@@ -1,46 +1,81 @@
-//! How the tools show things: colour, tables, bars, wrapped lists, times. What comes from outside
-//! (names, output of hooks) is tamed first, so that it cannot command the terminal.
+//! How the tools print: colors, tables, bars, wrapped text, times and JSON.
+//!
+//! Text from outside (names, output of hooks) passes [`escape_control`] or [`message`] before it is printed, so that it
+//! cannot control the terminal. Nothing is wider than the terminal, except a word that is longer than a line: such a
+//! path or command can still be copied. Every tool prints through here; JSON is described in `docs/json.md`.
 
 use crate::freeze::report::Level;
-use crate::protocol::text::{escape_hidden, is_hidden};
+use crate::protocol::text::{escape_hidden, is_hidden, wrap_words};
 use crate::sys::localtime::{DATE, format_seconds};
-use serde::Serialize;
+use crate::sys::terminal;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use std::io::{self, IsTerminal, Write};
+use std::ops::RangeInclusive;
 
-/// What the tools write for: the width of a console.
-pub const TERMINAL_WIDTH: usize = 80;
+use super::time;
+
+/// The width if standard output is no terminal, in columns.
+const DEFAULT_WIDTH: usize = 80;
+/// The widths that the output follows, in columns.
+const WIDTHS: RangeInclusive<usize> = 40..=200;
+/// Continuation lines are indented less if fewer columns than this are left.
+const MIN_TEXT_WIDTH: usize = 22;
+/// Fewer columns than this are narrow.
+const NARROW_WIDTH: usize = 72;
+/// A column of a table is not made narrower, in columns.
+const MIN_CELL_WIDTH: usize = 6;
+/// The end of a color.
+const RESET: &str = "\x1b[0m";
+/// The version of the JSON of all tools. It changes if a member is removed or gets another meaning.
+const JSON_VERSION: u32 = 1;
 
 /// Writes to standard output; the exit status is 1 if that fails.
-pub fn print(text: &str) -> u8 {
+pub(super) fn print(text: &str) -> u8 {
     u8::from(io::stdout().write_all(text.as_bytes()).is_err())
 }
 
-/// Writes to standard error, all that is left to complain to.
-pub fn print_error(text: &str) {
+/// Writes to standard error. An error of that is ignored, because nowhere is left to report it.
+pub(super) fn print_error(text: &str) {
     let text = escape_hidden(text);
     io::stderr().write_all(text.as_bytes()).ok();
 }
 
-/// Writes `value` as JSON; the exit status is 1 if that fails.
-pub fn print_json(value: &impl Serialize) -> u8 {
-    // Through the one writer that is there anyway, and indented from the plain value: a second writer
-    // for every type would make the binary larger.
-    print_indented(serde_json::to_vec(value))
+/// Writes `object` as JSON with the schema's version; returns the exit status, 1 if that fails.
+pub(super) fn print_json(object: &impl Serialize) -> u8 {
+    print_object(with_version(value(object)))
+}
+
+/// [`print_json`] for a list, as the member `name` of an object.
+pub(super) fn print_json_list(name: &str, list: &impl Serialize) -> u8 {
+    print_object(with_version(named(name, list)))
+}
+
+/// An object with one member.
+pub(super) fn named(name: &str, list: &impl Serialize) -> Value {
+    let mut object = serde_json::Map::new();
+    object.insert(name.to_owned(), value(list));
+    Value::Object(object)
 }
 
 /// `value` as plain JSON; null if it has none.
-pub fn value(value: &impl Serialize) -> Value {
+pub(super) fn value(value: &impl Serialize) -> Value {
+    // By way of the text: a second serializer for every type would make the binary larger.
     let json = serde_json::to_vec(value).unwrap_or_default();
     serde_json::from_slice(&json).unwrap_or_default()
 }
 
+/// What a tool prints: the object and the version of the schema.
+pub(super) fn with_version(mut object: Value) -> Value {
+    if let Some(members) = object.as_object_mut() {
+        members.insert("version".into(), JSON_VERSION.into());
+    }
+    object
+}
+
 #[inline(never)]
-fn print_indented(plain: serde_json::Result<Vec<u8>>) -> u8 {
-    let indented = plain
-        .and_then(|json| serde_json::from_slice::<Value>(&json))
-        .and_then(|value| serde_json::to_string_pretty(&value));
-    match indented {
+fn print_object(object: Value) -> u8 {
+    match serde_json::to_string_pretty(&object) {
         Ok(text) => print(&(escape_hidden(&text) + "\n")),
         Err(error) => {
             print_error(&format!("cannot write JSON: {error}\n"));
@@ -49,59 +84,101 @@ fn print_indented(plain: serde_json::Result<Vec<u8>>) -> u8 {
     }
 }
 
-/// How text may look.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Style {
-    colour: bool,
+/// For serde: seconds since the epoch as a time of RFC 3339.
+pub(super) fn serialize_time<S: Serializer>(
+    seconds: &f64,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    time::rfc3339(*seconds).serialize(serializer)
+}
+
+/// [`serialize_time`] for a time that may be unknown.
+#[allow(clippy::ref_option, reason = "the signature that serde calls")]
+pub(super) fn serialize_optional_time<S: Serializer>(
+    seconds: &Option<f64>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    seconds.and_then(time::rfc3339).serialize(serializer)
+}
+
+/// What the reader of the output can show.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Style {
+    color: bool,
     unicode: bool,
+    /// Columns of a line.
+    width: usize,
+}
+
+/// Without a terminal.
+impl Default for Style {
+    fn default() -> Self {
+        Self {
+            color: false,
+            unicode: false,
+            width: DEFAULT_WIDTH,
+        }
+    }
 }
 
 impl Style {
-    /// What standard output takes: colour on a terminal alone, and not if NO_COLOR is set.
-    pub fn of_stdout() -> Self {
+    /// The style of standard output: on a terminal its width, and color unless `NO_COLOR` is set.
+    pub(super) fn of_stdout() -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
         let locale = ["LC_ALL", "LC_CTYPE", "LANG"].iter().find_map(|name| {
             let value = std::env::var(name).ok()?;
             (!value.is_empty()).then_some(value.to_ascii_lowercase())
         });
+        let columns = terminal::columns(io::stdout()).unwrap_or(DEFAULT_WIDTH);
         Self {
-            colour: io::stdout().is_terminal() && !dumb && !set("NO_COLOR"),
+            color: io::stdout().is_terminal() && !dumb && !set("NO_COLOR"),
             unicode: locale.is_some_and(|l| l.contains("utf-8") || l.contains("utf8")),
+            width: columns.clamp(*WIDTHS.start(), *WIDTHS.end()),
         }
     }
 
+    /// Columns of a line.
+    pub(super) fn width(self) -> usize {
+        self.width
+    }
+
+    /// Whether wide tables and headings do not fit.
+    pub(super) fn is_narrow(self) -> bool {
+        self.width < NARROW_WIDTH
+    }
+
     fn paint(self, code: &str, text: &str) -> String {
-        if self.colour && !text.is_empty() {
-            format!("\x1b[{code}m{text}\x1b[0m")
+        if self.color && !text.is_empty() {
+            format!("\x1b[{code}m{text}{RESET}")
         } else {
             text.to_owned()
         }
     }
 
     /// A heading.
-    pub fn bold(self, text: &str) -> String {
+    pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// All is well.
-    pub fn good(self, text: &str) -> String {
+    /// As it should be.
+    pub(super) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Look here.
-    pub fn warning(self, text: &str) -> String {
+    /// Worth a look.
+    pub(super) fn warning(self, text: &str) -> String {
         self.paint("33", text)
     }
 
-    /// Something is wrong.
-    pub fn bad(self, text: &str) -> String {
+    /// Wrong.
+    pub(super) fn bad(self, text: &str) -> String {
         self.paint("31;1", text)
     }
 
-    /// A bar of `width` columns for a stretch of time from `from` to `to` of `whole`. What took any
-    /// time at all is at least one column wide.
-    pub fn bar(self, from: f64, to: f64, whole: f64, width: usize) -> String {
+    /// The part from `from` to `to` of a bar of `width` columns that is `whole` long. It is at least one column wide
+    /// unless it is empty.
+    pub(super) fn bar(self, from: f64, to: f64, whole: f64, width: usize) -> String {
         if width == 0 || to <= from || whole <= 0.0 {
             return String::new();
         }
@@ -111,10 +188,95 @@ impl Style {
         let mark = if self.unicode { "█" } else { "#" };
         " ".repeat(start) + &self.paint("36", &mark.repeat(end - start))
     }
+
+    /// `text` broken at blanks: `first` before the first line, as many blanks before the others, or only a few if
+    /// little room is left or a word needs more.
+    pub(super) fn wrap(self, first: &str, text: &str) -> String {
+        let used = visible(first);
+        let room = self.width.saturating_sub(used);
+        let longest = text.split_whitespace().map(visible).max().unwrap_or(0);
+        let indent = match room < MIN_TEXT_WIDTH || longest > room {
+            true => used.min(4),
+            false => used,
+        };
+        let lines = wrap_words(text, room, self.width - indent);
+        let next = format!("\n{}", " ".repeat(indent));
+        let text = first.to_owned() + &lines.join(&next);
+        // `first` alone may end in blanks.
+        let lines = text.lines().map(str::trim_end);
+        lines.collect::<Vec<_>>().join("\n") + "\n"
+    }
+
+    /// The rows of a table, each with its line end: columns are aligned behind `indent`, two blanks between them.
+    /// `right` are the columns of numbers. Other columns are made narrower until the table fits.
+    pub(super) fn table(self, indent: &str, right: &[usize], rows: &[Vec<String>]) -> Vec<String> {
+        let widths = self.column_widths(indent.len(), right, rows);
+        let line_of = |row: &[Vec<String>], number: usize| {
+            let mut line = indent.to_owned();
+            for (column, pieces) in row.iter().enumerate() {
+                let piece = pieces.get(number).map_or("", String::as_str);
+                let blanks = " ".repeat(widths[column].saturating_sub(visible(piece)));
+                match right.contains(&column) {
+                    true => line += &(blanks + piece),
+                    false => line += &(piece.to_owned() + &blanks),
+                }
+                line += "  ";
+            }
+            line.trim_end().to_owned() + "\n"
+        };
+        let text_of = |row: &Vec<String>| {
+            let cells = row.iter().zip(&widths);
+            let cells: Vec<_> = cells
+                .map(|(cell, &width)| break_cell(cell, width))
+                .collect();
+            let height = cells.iter().map(Vec::len).max().unwrap_or(0);
+            (0..height.max(1))
+                .map(|number| line_of(&cells, number))
+                .collect()
+        };
+        rows.iter().map(text_of).collect()
+    }
+
+    fn column_widths(self, indent: usize, right: &[usize], rows: &[Vec<String>]) -> Vec<usize> {
+        let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+        let natural = |column: usize| {
+            let cells = rows.iter().filter_map(|row| row.get(column));
+            cells.map(|cell| visible(cell)).max().unwrap_or(0)
+        };
+        let mut widths: Vec<usize> = (0..columns).map(natural).collect();
+        let gaps = indent + 2 * columns.saturating_sub(1);
+        while gaps + widths.iter().sum::<usize>() > self.width {
+            let is_shrinkable =
+                |&column: &usize| !right.contains(&column) && widths[column] > MIN_CELL_WIDTH;
+            let widest = (0..columns).filter(is_shrinkable);
+            let Some(widest) = widest.max_by_key(|&column| widths[column]) else {
+                break;
+            };
+            widths[widest] -= 1;
+        }
+        widths
+    }
+
+    /// What is left out, with the mount points of each reason together.
+    pub(super) fn left_out<'a>(self, entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
+        let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
+        for (mountpoint, reason) in entries {
+            match reasons.iter_mut().find(|(known, _)| *known == reason) {
+                Some((_, mountpoints)) => mountpoints.push(mountpoint),
+                None => reasons.push((reason, vec![mountpoint])),
+            }
+        }
+        let mut text = String::new();
+        for (reason, mountpoints) in reasons {
+            text += &self.wrap("  ", &escape_control(reason));
+            text += &self.wrap("      ", &escape_control(&mountpoints.join(", ")));
+        }
+        text
+    }
 }
 
-/// `text` in one line, without what a terminal would obey.
-pub fn escape_control(text: &str) -> String {
+/// `text` in one line: controls of the terminal and of the direction of text become `?`.
+pub(super) fn escape_control(text: &str) -> String {
     let safe = |c: char| match c {
         '\t' => ' ',
         c if is_hidden(c) => '?',
@@ -123,14 +285,15 @@ pub fn escape_control(text: &str) -> String {
     text.chars().map(safe).collect()
 }
 
-/// A message in one line: where others end a line there is a blank, and nothing at its end.
-pub fn message(text: &str) -> String {
+/// A message in one line, as [`escape_control`], with its line ends as blanks.
+pub(super) fn message(text: &str) -> String {
     let lines: Vec<String> = text.trim_end().lines().map(escape_control).collect();
     lines.join(" ")
 }
 
-/// A level of consistency: green if applications were made quiet, yellow if filesystems alone were, else red.
-pub fn level(level: Level, text: &str, style: Style) -> String {
+/// `text` in the color of a level: green if applications were quiesced, yellow if only filesystems were frozen, else
+/// red.
+pub(super) fn level(level: Level, text: &str, style: Style) -> String {
     match level {
         Level::Application => style.good(text),
         Level::Filesystem => style.warning(text),
@@ -138,16 +301,16 @@ pub fn level(level: Level, text: &str, style: Style) -> String {
     }
 }
 
-/// A time span for people; `-` for what has not happened.
-pub fn span_or_none(seconds: f64) -> String {
+/// [`span`], or `-` for what has not happened.
+pub(super) fn span_or_none(seconds: f64) -> String {
     match seconds > 0.0 {
         true => span(seconds),
         false => "-".into(),
     }
 }
 
-/// A time span for people.
-pub fn span(seconds: f64) -> String {
+/// A time span of so many seconds, with the units that fit.
+pub(super) fn span(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     if seconds < 0.9995 {
         return format!("{:.1} ms", seconds * 1e3);
@@ -163,97 +326,113 @@ pub fn span(seconds: f64) -> String {
     }
 }
 
-/// `1 mount`, `2 mounts`.
-pub fn count(number: usize, thing: &str) -> String {
+/// A count with its noun: `1 mount`, `2 mounts`.
+pub(super) fn count(number: usize, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
 
-/// A moment, given in seconds since the epoch, as date(1) has it.
-pub fn moment(seconds: f64) -> String {
+/// Process ids as a list: `12, 34`.
+pub(super) fn join_pids(pids: &[i32]) -> String {
+    let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
+    pids.join(", ")
+}
+
+/// The file name of a path.
+pub(super) fn file_name(path: &str) -> &str {
+    path.rsplit('/').next().unwrap_or(path)
+}
+
+/// A time, in seconds since the epoch, as date(1) prints it.
+pub(super) fn moment(seconds: f64) -> String {
     format_seconds(seconds, DATE)
 }
 
-/// The same, for tables.
-pub fn short_moment(seconds: f64) -> String {
+/// [`moment`] for tables: `2026-11-29 08:45:00`.
+pub(super) fn short_moment(seconds: f64) -> String {
     format_seconds(seconds, c"%F %T")
 }
 
-/// Rows in aligned columns, two blanks between them, each line behind `indent`. `right` are the
-/// columns of numbers.
-pub fn table(indent: &str, right: &[usize], rows: &[Vec<String>]) -> String {
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let width = |column: usize| {
-        let cells = rows.iter().filter_map(|row| row.get(column));
-        cells.map(|cell| visible(cell)).max().unwrap_or(0)
-    };
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let mut line = indent.to_owned();
-        for (column, cell) in row.iter().enumerate() {
-            let blanks = " ".repeat(widths[column].saturating_sub(visible(cell)));
-            if right.contains(&column) {
-                line += &(blanks + cell);
+/// Columns of `text` on a terminal, escape sequences of [`Style`] left out.
+fn visible(text: &str) -> usize {
+    pieces(text)
+        .filter(|(_, is_escape)| !is_escape)
+        .map(|(piece, _)| piece.chars().count())
+        .sum()
+}
+
+/// `text` cut into escape sequences of [`Style`] (`true`) and what is between them.
+fn pieces(text: &str) -> impl Iterator<Item = (&str, bool)> {
+    let mut rest = text;
+    std::iter::from_fn(move || {
+        if rest.is_empty() {
+            return None;
+        }
+        let is_escape = rest.starts_with('\x1b');
+        let end = match is_escape {
+            true => rest.find('m').map(|at| at + 1),
+            false => rest.find('\x1b'),
+        };
+        let (piece, tail) = rest.split_at(end.unwrap_or(rest.len()));
+        rest = tail;
+        Some((piece, is_escape))
+    })
+}
+
+/// A cell in lines of at most `width` columns, broken behind a blank, a slash or a comma if there is one, else anywhere.
+/// Each line has its own color.
+fn break_cell(cell: &str, width: usize) -> Vec<String> {
+    if visible(cell) <= width {
+        return vec![cell.to_owned()];
+    }
+    let plain: String = pieces(cell)
+        .filter(|(_, is_escape)| !is_escape)
+        .map(|(piece, _)| piece)
+        .collect();
+    let mut lengths = line_lengths(&plain.chars().collect::<Vec<_>>(), width.max(1)).into_iter();
+    let (mut lines, mut line, mut color) = (Vec::new(), String::new(), String::new());
+    let mut left = lengths.next().unwrap_or(0);
+    for (piece, is_escape) in pieces(cell) {
+        if is_escape {
+            line += piece;
+            color = if piece == RESET {
+                String::new()
             } else {
-                line += &(cell.clone() + &blanks);
+                piece.to_owned()
+            };
+            continue;
+        }
+        for c in piece.chars() {
+            if left == 0 {
+                left = lengths.next().unwrap_or(usize::MAX);
+                let end = if color.is_empty() { "" } else { RESET };
+                lines.push(std::mem::replace(&mut line, color.clone()) + end);
             }
-            line += "  ";
+            line.push(c);
+            left -= 1;
         }
-        text += line.trim_end();
-        text.push('\n');
     }
-    text
+    lines.push(line);
+    lines
 }
 
-/// How many columns a cell takes, escape sequences aside.
-fn visible(cell: &str) -> usize {
-    let mut escape = false;
-    let counts = |c: &char| {
-        let starts = *c == '\x1b';
-        let counted = !escape && !starts;
-        escape = starts || (escape && *c != 'm');
-        counted
-    };
-    cell.chars().filter(counts).count()
-}
-
-/// `text` broken at blanks into lines that fit the console: `first` before the first, as many
-/// blanks before the others.
-pub fn wrap(first: &str, text: &str) -> String {
-    let indent = visible(first);
-    let room = TERMINAL_WIDTH.saturating_sub(indent).max(20);
-    let mut lines = vec![String::new()];
-    for word in text.split_whitespace() {
-        let last = lines.last().map_or(0, |line| line.chars().count());
-        if last > 0 && last + 1 + word.chars().count() > room {
-            lines.push(String::new());
-        }
-        if let Some(line) = lines.last_mut() {
-            if !line.is_empty() {
-                line.push(' ');
-            }
-            line.push_str(word);
-        }
+/// How many characters of `text` are in each line.
+fn line_lengths(text: &[char], width: usize) -> Vec<usize> {
+    let mut lengths = Vec::new();
+    let mut rest = text;
+    while rest.len() > width {
+        let is_end = |c: &char| matches!(c, ' ' | '/' | ',');
+        let end = rest[..width]
+            .iter()
+            .rposition(is_end)
+            .map_or(width, |at| at + 1);
+        // A path's first slash is no place to break.
+        let end = if end == 1 { width } else { end };
+        lengths.push(end);
+        rest = &rest[end..];
     }
-    first.to_owned() + &lines.join(&format!("\n{}", " ".repeat(indent))) + "\n"
-}
-
-/// What was left out, the mountpoints of one reason together.
-pub fn left_out<'a>(entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
-    let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
-    for (mountpoint, reason) in entries {
-        match reasons.iter_mut().find(|(known, _)| *known == reason) {
-            Some((_, mountpoints)) => mountpoints.push(mountpoint),
-            None => reasons.push((reason, vec![mountpoint])),
-        }
-    }
-    let mut text = String::new();
-    for (reason, mountpoints) in reasons {
-        text += &wrap("  ", &escape_control(reason));
-        text += &wrap("      ", &escape_control(&mountpoints.join(", ")));
-    }
-    text
+    lengths.push(rest.len());
+    lengths
 }
 
 #[cfg(test)]
@@ -261,7 +440,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bars_stand_where_the_time_was() {
+    fn bars_show_their_part_of_the_time() {
         let style = Style::default();
         assert_eq!(style.bar(0.0, 5.0, 10.0, 10), "#####");
         assert_eq!(style.bar(5.0, 10.0, 10.0, 10), "     #####");
@@ -276,7 +455,7 @@ mod tests {
     }
 
     #[test]
-    fn spans_for_people() {
+    fn spans_have_the_units_that_fit() {
         let spans = [0.0, 0.0123, 0.9996, 1.5, 59.996, 903.4, 7325.0].map(span);
         let expected = [
             "0.0 ms",
@@ -291,9 +470,9 @@ mod tests {
     }
 
     #[test]
-    fn the_level_has_the_colour_of_what_it_is_worth() {
+    fn each_level_has_its_color() {
         let style = Style {
-            colour: true,
+            color: true,
             ..Style::default()
         };
         let levels = [
@@ -302,42 +481,84 @@ mod tests {
             Level::Filesystem,
             Level::Application,
         ];
-        let colours = levels.map(|of| level(of, "x", style));
+        let colors = levels.map(|of| level(of, "x", style));
         let [red, yellow, green] = ["\x1b[31;1m", "\x1b[33m", "\x1b[32m"];
-        for (told, colour) in colours.iter().zip([red, red, yellow, green]) {
-            assert!(told.starts_with(colour), "{told:?}");
+        for (text, color) in colors.iter().zip([red, red, yellow, green]) {
+            assert!(text.starts_with(color), "{text:?}");
         }
     }
 
     #[test]
-    fn tables_align_whatever_the_colour() {
-        let colour = Style {
-            colour: true,
+    fn colors_do_not_move_columns() {
+        let color = Style {
+            color: true,
             ..Style::default()
         };
         let row = |cells: [&str; 3]| cells.map(str::to_owned).to_vec();
         let plain = [row(["a", "1", "x"]), row(["bbb", "22", ""])];
-        let text = table("  ", &[1], &plain);
+        let text = Style::default().table("  ", &[1], &plain).concat();
         assert_eq!(text, "  a     1  x\n  bbb  22\n");
-        let painted = [vec![colour.bad("a"), "1".into()], plain[1].clone()];
-        let text = table("", &[1], &painted);
+        let painted = [vec![color.bad("a"), "1".into()], plain[1].clone()];
+        let text = Style::default().table("", &[1], &painted).concat();
         assert_eq!(text, "\x1b[31;1ma\x1b[0m     1\nbbb  22\n");
     }
 
     #[test]
-    fn long_lines_are_wrapped_and_reasons_put_together() {
-        let text = wrap("  - ", &"word ".repeat(40));
-        assert!(
-            text.lines().all(|line| line.len() <= TERMINAL_WIDTH),
-            "{text}"
-        );
-        assert!(text.starts_with("  - word") && text.contains("\n    word"));
-        let text = left_out([("/a", "one"), ("/b", "two"), ("/c", "one")].into_iter());
+    fn text_follows_the_width() {
+        for width in [40, 80, 200] {
+            let style = Style {
+                width,
+                ..Style::default()
+            };
+            for indent in [2, 17, 26] {
+                let first = format!("{:indent$}- ", "");
+                let text = style.wrap(&first, &"word ".repeat(90));
+                assert!(text.lines().all(|line| line.len() <= width), "{text}");
+                assert!(
+                    text.lines()
+                        .nth(1)
+                        .is_some_and(|line| line.len() > width - 10)
+                );
+                assert!(text.starts_with(&(first + "word")), "{text}");
+            }
+        }
+        let text =
+            Style::default().left_out([("/a", "one"), ("/b", "two"), ("/c", "one")].into_iter());
         assert_eq!(text, "  one\n      /a, /c\n  two\n      /b\n");
+        let narrow = Style {
+            width: 40,
+            ..Style::default()
+        };
+        let long = "/a/path/that/is/too/long/for/the/line/but/can/be/copied";
+        let expected = format!("{:30}\n    {long}\n    end\n", "head").replace("head  ", "head");
+        let text = narrow.wrap(&format!("{:30}", "head"), &format!("{long} end"));
+        assert_eq!(text.replace(' ', ""), expected.replace(' ', ""));
     }
 
     #[test]
-    fn nothing_commands_the_terminal() {
+    fn tables_fit_and_keep_their_colors() {
+        let narrow = Style {
+            color: true,
+            width: 24,
+            ..Style::default()
+        };
+        let row = ["/srv/data/base", "12", &narrow.bad("FAILED: no space left")].map(str::to_owned);
+        let lines = narrow.table("", &[1], &[row.to_vec()]);
+        let lines: Vec<&str> = lines[0].lines().collect();
+        assert!(lines.iter().all(|line| visible(line) <= 24), "{lines:?}");
+        let (first, second) = (lines[0], lines[1]);
+        assert!(
+            first.starts_with("/srv/      12  \x1b[31;1mFAILED: "),
+            "{first:?}"
+        );
+        assert!(
+            second.starts_with("data/base      \x1b[31;1mno "),
+            "{second:?}"
+        );
+    }
+
+    #[test]
+    fn controls_do_not_reach_the_terminal() {
         assert_eq!(escape_control("a\x1b[31mb\tc\r\n"), "a?[31mb c??");
         assert_eq!(Style::default().bad("x"), "x");
         assert_eq!(message("no \x1b[31m\r\nserver\n\n"), "no ?[31m server");

@@ -1,14 +1,19 @@
-//! `qemu-ga plan`: what a freeze would do. It only looks.
+//! `qemu-ga plan`: what a freeze would do now.
+//!
+//! It makes the plan with the engine's own code and finds the hooks with the master's, so it shows what would happen. It
+//! changes nothing. [`crate::app`] calls the tool; `check` uses [`expected_hold`] and [`hooks_of`].
 
 use super::args::{ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::grace_periods::GracePeriods;
-use super::output::{self, Style, escape_control, span, table, wrap};
+use super::hook::{refusal_diagnostic, skip_diagnostic};
+use super::output::{self, Style, escape_control, file_name, span};
 use crate::config::Config;
-use crate::freeze::plan::{self, Excluded, Plan, Survey, Target};
+use crate::diagnostic::Diagnostic;
+use crate::freeze::plan::{self, Cycle, Excluded, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::Hold;
-pub use crate::hooks::locate::dir_of as hooks_of;
+pub(super) use crate::hooks::locate::dir_of as hooks_of;
 use crate::hooks::task::{Eligibility, HookTask, batches};
 use crate::hooks::{locate, sources};
 use crate::probe::System;
@@ -31,35 +36,35 @@ const EXIT: &str = "\
 Exit status: 0; 1 if a freeze would be refused; 2 for a mistake in this command.
 ";
 
-/// The plan, in the members of `--json`.
+/// The plan, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct PlanView {
+pub(super) struct PlanView {
     configuration: String,
+    configuration_source: &'static str,
     mode: &'static str,
+    /// In seconds; None: no limit.
     hold_limit: Option<f64>,
     step_limit: Option<f64>,
     /// Whether RCU grace periods are expedited while freezing.
     grace_periods: &'static str,
-    /// Why they are not.
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_periods_reason: Option<String>,
-    /// The same for people.
     #[serde(skip)]
     grace_periods_text: String,
     hook_master: Option<PathBuf>,
     /// Paths in the order of running.
     freeze_hooks: Vec<String>,
     thaw_hooks: Vec<String>,
-    /// What is passed over, and why.
     hooks_left_out: Vec<SkippedHook>,
-    /// Why no hook would be run.
+    /// Why no hook can be run, so that a freeze fails.
     #[serde(skip_serializing_if = "Option::is_none")]
-    hooks_refused: Option<String>,
-    filesystems: Vec<Filesystem>,
-    skipped: Vec<Skipped>,
+    hooks_refused: Option<Diagnostic>,
+    /// In freeze order.
+    filesystems: Vec<PlannedFilesystem>,
+    skipped: Vec<SkippedMount>,
     notes: Vec<String>,
-    /// Why nothing would be frozen.
+    /// Why there is no order of freezing, so that a freeze fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -67,29 +72,33 @@ struct PlanView {
 #[derive(Debug, Serialize)]
 struct SkippedHook {
     path: String,
-    reason: String,
+    /// `skipped`, or `unfit`: then a freeze fails if the hook's settings say so.
+    state: &'static str,
+    why: String,
+    remedy: String,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Filesystem {
+struct PlannedFilesystem {
     mountpoint: String,
     fstype: String,
     device: String,
-    stands_on: Vec<String>,
+    /// The devices and files below it, from its own device down.
+    depends_on: Vec<String>,
     optional: bool,
-    /// What is expected to keep it from changing; none: nothing.
+    /// What is expected to keep it from changing; None: nothing.
     held: Option<Hold>,
-    /// Those of one batch are frozen side by side, lower ones before higher ones.
+    /// Filesystems of one batch are frozen in parallel, lower batches before higher ones.
     batch: usize,
 }
 
 #[derive(Debug, Serialize)]
-struct Skipped {
+struct SkippedMount {
     mountpoint: String,
     fstype: String,
     reason: String,
-    /// It is on a local disk and can be written: the level is `crash`.
+    /// It is on a local disk and writable, so the level is `crash`.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     writable: bool,
 }
@@ -104,45 +113,46 @@ pub const TOOL: Tool = Tool {
     run,
 };
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let setting = ToolContext::of(given)?;
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let context = ToolContext::of(args)?;
     let mounts = System::host().mounts().map_err(|error| {
         let why = strerror(&error);
-        format!("the mount table cannot be read: {why}; mount /proc")
+        format!("cannot read the mount table: {why}; mount /proc")
     })?;
     let survey = Survey::read(&System::host(), &mounts);
-    let names: Vec<Vec<u8>> = given
+    let names: Vec<Vec<u8>> = args
         .operands
         .iter()
         .map(|w| w.as_bytes().to_vec())
         .collect();
     let only = (!names.is_empty()).then_some(names.as_slice());
-    let plan = plan::make(&survey, &setting.config.policy, only);
-    let shown = PlanView::of(&setting, plan.map_err(|circle| circle.to_string()));
-    let told = if given.has("--json") {
-        output::print_json(&shown)
+    let plan = plan::make(&survey, &context.config.policy, only);
+    let view = PlanView::of(&context, plan);
+    let status = if args.has("--json") {
+        output::print_json(&view)
     } else {
-        output::print(&shown.render(given.has("--all"), Style::of_stdout()))
+        output::print(&view.render(args.has("--all"), Style::of_stdout()))
     };
-    Ok(told.max(u8::from(shown.is_refused())))
+    Ok(status.max(u8::from(view.is_refused())))
 }
 
 impl PlanView {
-    fn of(setting: &ToolContext, plan: Result<Plan, String>) -> Self {
+    fn of(context: &ToolContext, plan: Result<Plan, Cycle>) -> Self {
         let Config {
             policy,
             limits,
             warnings,
             ..
-        } = &setting.config;
-        let master = setting.config.hook().map(Path::to_owned);
+        } = &context.config;
+        let master = context.config.hook().map(Path::to_owned);
         let grace_periods = GracePeriods::find(policy, Path::new("/sys"));
         let (plan, error) = match plan {
             Ok(plan) => (plan, None),
-            Err(circle) => (Plan::default(), Some(circle)),
+            Err(cycle) => (Plan::default(), Some(cycle.to_string())),
         };
         let mut this = Self {
-            configuration: setting.origin.clone(),
+            configuration: context.origin.to_string(),
+            configuration_source: context.origin.name(),
             mode: policy.freeze.name(),
             hold_limit: limits.hold.as_ref().map(Duration::as_secs_f64),
             step_limit: limits.step.as_ref().map(Duration::as_secs_f64),
@@ -153,8 +163,8 @@ impl PlanView {
             thaw_hooks: Vec::new(),
             hooks_left_out: Vec::new(),
             hooks_refused: None,
-            filesystems: plan.targets.iter().map(Filesystem::of).collect(),
-            skipped: plan.skipped.iter().map(Skipped::of).collect(),
+            filesystems: plan.targets.iter().map(PlannedFilesystem::of).collect(),
+            skipped: plan.skipped.iter().map(SkippedMount::of).collect(),
             notes: warnings.iter().chain(&plan.notes).cloned().collect(),
             error,
             hook_master: master,
@@ -162,7 +172,7 @@ impl PlanView {
         let idle = match policy.freeze {
             FreezeMode::Off => Some("fsfreeze-mode is off: a freeze does nothing"),
             FreezeMode::All if this.filesystems.is_empty() && this.error.is_none() => {
-                Some("nothing is chosen, so no hook runs either")
+                Some("no filesystem to freeze, so no hook runs either")
             }
             FreezeMode::All | FreezeMode::HooksOnly => None,
         };
@@ -180,9 +190,10 @@ impl PlanView {
             return;
         };
         if let Err(error) = std::fs::metadata(&master) {
-            let (master, why) = (master.display(), strerror(&error));
-            self.hooks_refused = Some(format!(
-                "{master}: {why}; install the hook master, or correct the path behind -F"
+            self.hooks_refused = Some(Diagnostic::new(
+                format!("cannot run {}", master.display()),
+                strerror(&error),
+                "install the hook master, or correct the path of -F",
             ));
             return;
         }
@@ -193,7 +204,7 @@ impl PlanView {
         let found = match sources::read(&dir, &locate::conf_beside(&dir), "") {
             Ok((found, _)) => found,
             Err(refusal) => {
-                self.hooks_refused = Some(refusal.0);
+                self.hooks_refused = Some(refusal_diagnostic(&refusal));
                 return;
             }
         };
@@ -203,26 +214,27 @@ impl PlanView {
             self.notes
                 .push("an adapter's settings ask that no filesystem be frozen".into());
         }
-        let steps: Vec<HookTask> = batches(found.tasks).into_iter().flatten().collect();
-        for step in &steps {
-            match &step.eligibility {
-                Eligibility::Fit if step.freeze.is_some() => {
-                    self.freeze_hooks.push(step.name.clone())
-                }
-                Eligibility::Fit => (),
-                Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => {
-                    self.hooks_left_out.push(SkippedHook {
-                        path: step.name.clone(),
-                        reason: reason.clone(),
-                    });
-                }
+        let tasks: Vec<HookTask> = batches(found.tasks).into_iter().flatten().collect();
+        for task in &tasks {
+            match skip_diagnostic(&task.eligibility) {
+                None if task.freeze.is_some() => self.freeze_hooks.push(task.name.clone()),
+                None => (),
+                Some(Diagnostic { why, remedy, .. }) => self.hooks_left_out.push(SkippedHook {
+                    path: task.name.clone(),
+                    state: match task.eligibility {
+                        Eligibility::Unfit { .. } => "unfit",
+                        Eligibility::Fit | Eligibility::Skipped(_) => "skipped",
+                    },
+                    why,
+                    remedy,
+                }),
             }
         }
-        let fit = steps
+        let fit = tasks
             .iter()
             .rev()
-            .filter(|s| s.eligibility == Eligibility::Fit);
-        self.thaw_hooks.extend(fit.map(|step| step.name.clone()));
+            .filter(|task| task.eligibility == Eligibility::Fit);
+        self.thaw_hooks.extend(fit.map(|task| task.name.clone()));
     }
 
     fn is_refused(&self) -> bool {
@@ -230,42 +242,35 @@ impl PlanView {
     }
 
     fn render(&self, all: bool, style: Style) -> String {
-        let mut text = format!(
-            "{}\n",
-            style.bold("What a freeze would do now; nothing was touched")
-        );
-        text += &wrap("  configuration  ", &self.configuration);
+        let heading = "What a freeze would do now; nothing was touched";
+        let mut text = style.wrap("", &style.bold(heading));
+        text += &style.wrap("  configuration  ", &escape_control(&self.configuration));
         let hold = match self.hold_limit {
             Some(limit) => format!("thawed after {} at the latest", span(limit)),
-            None => "held until the host thaws, however long that takes".into(),
+            None => "held until the host thaws, without limit".into(),
         };
         let step = self.step_limit.map_or("no limit".into(), span);
         let limits = format!("{hold}; each step at a filesystem: {step}");
-        text += &wrap("  limits         ", &limits);
-        text += &wrap(
+        text += &style.wrap("  limits         ", &limits);
+        text += &style.wrap(
             "  grace periods  ",
             &escape_control(&self.grace_periods_text),
         );
         if self.mode != FreezeMode::All.name() {
-            text += &format!("  fsfreeze-mode  {}\n", style.warning(self.mode));
+            text += &style.wrap("  fsfreeze-mode  ", &style.warning(self.mode));
         }
-        text += &format!("\n{}\n", style.bold("1. Hooks, called with freeze"));
+        let heading = |text: &str| format!("\n{}", style.wrap("", &style.bold(text)));
+        text += &heading("1. Hooks, called with freeze");
         text += &self.render_hooks(style);
-        text += &format!(
-            "\n{}\n",
-            style.bold("2. Filesystems, frozen in this order, equal numbers side by side")
-        );
+        text += &heading("2. Filesystems, frozen in this order, equal numbers side by side");
         text += &self.render_filesystems(style);
-        text += &format!(
-            "\n{}\n",
-            style.bold("3. Thaw: the same filesystems in the reverse order, then hooks")
-        );
-        text += &names(&self.thaw_hooks);
+        text += &heading("3. Thaw: the same filesystems in the reverse order, then hooks");
+        text += &names(&self.thaw_hooks, style);
         text += &self.render_skipped(all, style);
         if !self.notes.is_empty() {
-            text += &format!("\n{}\n", style.bold("Notes"));
+            text += &heading("Notes");
             for note in &self.notes {
-                text += &wrap("  - ", &escape_control(note));
+                text += &style.wrap("  - ", &escape_control(note));
             }
         }
         text
@@ -273,36 +278,34 @@ impl PlanView {
 
     fn render_hooks(&self, style: Style) -> String {
         let Some(master) = &self.hook_master else {
-            return wrap(
-                "  ",
-                "none: the agent runs without -F, and no fsfreeze-hook is configured",
-            );
+            let why = "none: the agent runs without -F, and no fsfreeze-hook is configured";
+            return style.wrap("  ", why);
         };
-        let mut text = format!("  by {}\n", escape_control(&master.display().to_string()));
+        let by = format!("by {}", master.display());
+        let mut text = style.wrap("  ", &escape_control(&by));
         if let Some(why) = &self.hooks_refused {
-            text += &wrap(&format!("  {}  ", style.bad("FAILS")), &escape_control(why));
+            let first = format!("  {}  ", style.bad("FAILS"));
+            text += &style.wrap(&first, &escape_control(&why.to_string()));
         } else {
-            text += &names(&self.freeze_hooks);
+            text += &names(&self.freeze_hooks, style);
         }
-        for left_out in &self.hooks_left_out {
-            let name = name(&left_out.path);
+        for skipped in &self.hooks_left_out {
+            let name = file_name(&skipped.path);
+            let line = Diagnostic::new(name, &skipped.why, &skipped.remedy).to_string();
             let first = format!("  {}  ", style.warning("skipped"));
-            text += &wrap(
-                &first,
-                &escape_control(&format!("{name}: {}", left_out.reason)),
-            );
+            text += &style.wrap(&first, &escape_control(&line));
         }
         text
     }
 
     fn render_filesystems(&self, style: Style) -> String {
         if let Some(why) = &self.error {
-            return wrap(&format!("  {}  ", style.bad("FAILS")), &escape_control(why));
+            return style.wrap(&format!("  {}  ", style.bad("FAILS")), &escape_control(why));
         }
         if self.filesystems.is_empty() {
             return "  none\n".into();
         }
-        let row = |f: &Filesystem| {
+        let row = |f: &PlannedFilesystem| {
             let how = match f.held {
                 Some(Hold::Frozen) => "",
                 Some(Hold::ReadOnly) => "read-only",
@@ -317,14 +320,14 @@ impl PlanView {
             row
         };
         let rows: Vec<_> = self.filesystems.iter().map(row).collect();
+        let lines = style.table("  ", &[0], &rows);
         let mut text = String::new();
-        for (line, filesystem) in table("  ", &[0], &rows).lines().zip(&self.filesystems) {
+        for (line, filesystem) in lines.iter().zip(&self.filesystems) {
             text += line;
-            text.push('\n');
-            // The device itself is in the line; only what is below it is news.
-            if filesystem.stands_on.len() > 1 {
-                let layers = filesystem.stands_on.join(", ");
-                text += &wrap("       depends on ", &escape_control(&layers));
+            // The first entry is its own device, which the line has.
+            if filesystem.depends_on.len() > 1 {
+                let layers = filesystem.depends_on.join(", ");
+                text += &style.wrap("       depends on ", &escape_control(&layers));
             }
         }
         text
@@ -336,25 +339,25 @@ impl PlanView {
         }
         let mut text = format!("\n{}\n", style.bold("Not frozen"));
         let pseudo = crate::probe::filesystems::SkipReason::Pseudo.to_string();
-        let is_shown = |skipped: &&Skipped| all || skipped.reason != pseudo;
+        let is_shown = |skipped: &&SkippedMount| all || skipped.reason != pseudo;
         let shown = self.skipped.iter().filter(is_shown);
-        text += &output::left_out(shown.map(|s| (s.mountpoint.as_str(), s.reason.as_str())));
+        text += &style.left_out(shown.map(|s| (s.mountpoint.as_str(), s.reason.as_str())));
         let hidden = self.skipped.iter().filter(|s| !is_shown(s)).count();
         if hidden > 0 {
             let count = output::count(hidden, "pseudo filesystem");
-            text += &format!("  {count}: --all names them\n");
+            text += &style.wrap("  ", &format!("{count}: --all names them"));
         }
         text
     }
 }
 
-impl Filesystem {
+impl PlannedFilesystem {
     fn of(target: &Target) -> Self {
         Self {
             mountpoint: String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned(),
             fstype: target.filesystem.fstype.clone(),
             device: target.device.clone(),
-            stands_on: target.depends_on.clone(),
+            depends_on: target.depends_on.clone(),
             optional: target.optional,
             held: expected_hold(target),
             batch: target.batch,
@@ -362,13 +365,13 @@ impl Filesystem {
     }
 }
 
-impl Skipped {
-    fn of(left_out: &Excluded) -> Self {
+impl SkippedMount {
+    fn of(excluded: &Excluded) -> Self {
         Self {
-            mountpoint: String::from_utf8_lossy(&left_out.mountpoint).into_owned(),
-            fstype: left_out.fstype.clone(),
-            reason: left_out.reason.clone(),
-            writable: left_out.writable,
+            mountpoint: String::from_utf8_lossy(&excluded.mountpoint).into_owned(),
+            fstype: excluded.fstype.clone(),
+            reason: excluded.reason.clone(),
+            writable: excluded.writable,
         }
     }
 }
@@ -380,31 +383,68 @@ pub(super) fn expected_hold(target: &Target) -> Option<Hold> {
     (hold != Hold::Unchanged || counts()).then_some(hold)
 }
 
-fn name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
-}
-
-/// The file names, numbered.
-fn names(paths: &[String]) -> String {
+/// The file names of hooks, numbered.
+fn names(paths: &[String], style: Style) -> String {
     if paths.is_empty() {
         return "  none\n".into();
     }
-    let row =
-        |(index, path): (usize, &String)| vec![(index + 1).to_string(), escape_control(name(path))];
+    let row = |(index, path): (usize, &String)| {
+        vec![(index + 1).to_string(), escape_control(file_name(path))]
+    };
     let rows: Vec<_> = paths.iter().enumerate().map(row).collect();
-    table("  ", &[0], &rows)
+    style.table("  ", &[0], &rows).concat()
+}
+
+/// A plan with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    let text = || "x".to_owned();
+    output::value(&PlanView {
+        configuration: text(),
+        configuration_source: "agent",
+        mode: FreezeMode::All.name(),
+        hold_limit: Some(900.0),
+        step_limit: None,
+        grace_periods: "normal",
+        grace_periods_reason: Some(text()),
+        grace_periods_text: text(),
+        hook_master: None,
+        freeze_hooks: vec![text()],
+        thaw_hooks: vec![text()],
+        hooks_left_out: vec![SkippedHook {
+            path: text(),
+            state: "unfit",
+            why: text(),
+            remedy: text(),
+        }],
+        hooks_refused: Some(Diagnostic::default()),
+        filesystems: vec![PlannedFilesystem {
+            mountpoint: text(),
+            fstype: text(),
+            device: text(),
+            depends_on: vec![text()],
+            optional: true,
+            held: Some(Hold::Frozen),
+            batch: 0,
+        }],
+        skipped: vec![SkippedMount {
+            mountpoint: text(),
+            fstype: text(),
+            reason: text(),
+            writable: true,
+        }],
+        notes: vec![text()],
+        error: Some(text()),
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn shown() -> PlanView {
-        let setting = ToolContext {
-            config: Config::default(),
-            origin: "of the test".into(),
-        };
-        let left_out = |mountpoint: &[u8], reason: &str| Excluded {
+    fn view() -> PlanView {
+        let context = ToolContext::built_in();
+        let excluded = |mountpoint: &[u8], reason: &str| Excluded {
             mountpoint: mountpoint.to_vec(),
             fstype: "x".into(),
             reason: reason.into(),
@@ -412,23 +452,23 @@ mod tests {
         };
         let pseudo = crate::probe::filesystems::SkipReason::Pseudo.to_string();
         let plan = Plan {
-            skipped: vec![left_out(b"/proc", &pseudo), left_out(b"/nfs", "network")],
+            skipped: vec![excluded(b"/proc", &pseudo), excluded(b"/nfs", "network")],
             ..Plan::default()
         };
-        PlanView::of(&setting, Ok(plan))
+        PlanView::of(&context, Ok(plan))
     }
 
     #[test]
-    fn what_is_left_out_is_told_by_reason() {
-        let text = shown().render(false, Style::default());
+    fn skipped_mounts_are_grouped_by_reason() {
+        let text = view().render(false, Style::default());
         assert!(
             text.contains("  network\n      /nfs\n  1 pseudo filesystem: --all"),
             "{text}"
         );
+        assert!(!text.contains("/proc") && view().render(true, Style::default()).contains("/proc"));
         assert!(
-            !text.contains("/proc") && shown().render(true, Style::default()).contains("/proc")
+            text.contains("no filesystem to freeze") && text.contains("thawed after 15 min 0 s")
         );
-        assert!(text.contains("nothing is chosen") && text.contains("thawed after 15 min 0 s"));
         assert!(
             text.lines().all(|line| line.chars().count() <= 80),
             "{text}"
@@ -436,13 +476,10 @@ mod tests {
     }
 
     #[test]
-    fn what_applies_to_grace_periods_is_shown() {
-        let mut setting = ToolContext {
-            config: Config::default(),
-            origin: String::new(),
-        };
-        setting.config.policy.normal_rcu = true;
-        let normal = PlanView::of(&setting, Ok(Plan::default()));
+    fn what_applies_to_grace_periods_is_view() {
+        let mut context = ToolContext::built_in();
+        context.config.policy.normal_rcu = true;
+        let normal = PlanView::of(&context, Ok(Plan::default()));
         let json = serde_json::to_value(&normal).unwrap();
         // On a machine where they are expedited all the time the setting has no effect.
         if json["grace-periods"] == "normal" {
@@ -456,26 +493,19 @@ mod tests {
     }
 
     #[test]
-    fn a_circle_or_a_missing_master_is_a_refusal() {
-        assert!(!shown().is_refused());
-        let mut setting = ToolContext {
-            config: Config::default(),
-            origin: String::new(),
-        };
-        let circle = PlanView::of(&setting, Err("a circle".into()));
-        assert!(circle.is_refused());
-        assert!(
-            circle
-                .render(false, Style::default())
-                .contains("FAILS  a circle")
-        );
-        setting.config.fsfreeze_hook = Some("/nonexistent/hook".into());
-        let missing = PlanView::of(&setting, Ok(Plan::default()));
+    fn a_cycle_or_a_missing_master_is_a_refusal() {
+        assert!(!view().is_refused());
+        let mut context = ToolContext::built_in();
+        let members = vec![("/a".into(), vec!["loop0".into()])];
+        let cycle = PlanView::of(&context, Err(Cycle { members }));
+        assert!(cycle.is_refused());
+        let text = cycle.render(false, Style::default());
+        assert!(text.contains("FAILS  filesystems depend on"), "{text}");
+        context.config.fsfreeze_hook = Some("/nonexistent/hook".into());
+        let missing = PlanView::of(&context, Ok(Plan::default()));
         assert!(missing.is_refused());
         let text = missing.render(false, Style::default());
-        assert!(
-            text.contains("/nonexistent/hook: No such file or directory; install"),
-            "{text}"
-        );
+        let line = "cannot run /nonexistent/hook: No such file or directory; install";
+        assert!(text.contains(line), "{text}");
     }
 }

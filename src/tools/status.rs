@@ -1,17 +1,23 @@
-//! `qemu-ga status`: what is frozen, since when, and who stands by. It asks the guardian and reads
-//! files; the agent's channel is left alone.
+//! `qemu-ga status`: what is frozen, since when, and which processes would thaw it.
+//!
+//! It asks the guardian and reads files. The agent's channel is not used, so it works while the agent is busy, stopped or
+//! dead. [`crate::app`] calls the tool; `check` and `thaw` use [`Status`].
 
 use super::args::{ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::live::RunAtWork;
-use super::output::{self, Style, escape_control, message, moment, span, wrap};
+use super::output::{
+    self, Style, escape_control, join_pids, message, moment, serialize_optional_time,
+    serialize_time, span,
+};
+use super::report::{early_end_word, ended_by};
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::guardian::{FreezeStatus, Stage};
 use crate::freeze::history;
-use crate::freeze::report::Level;
+use crate::freeze::report::{Level, Report};
 use crate::hooks::journal;
 use crate::probe::{System, writers};
-use crate::state::{StateDir, boot_id};
+use crate::state::{Expiry, StateDir, boot_id};
 use crate::sys::{process, strerror};
 use nix::unistd::{AccessFlags, eaccess};
 use serde::Serialize;
@@ -28,27 +34,48 @@ const EXIT: &str = "\
 Exit status: 0 nothing is frozen; 3 filesystems are frozen, or about to be;
 1 it cannot be found out; 2 for a mistake in this command.
 ";
-/// How long all processes may be looked through; that takes milliseconds.
+/// Limit for a search of all processes, which normally takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Exit status while filesystems are frozen.
 const FROZEN: u8 = 3;
 
-/// How things stand, in the members of `--json`.
+/// Whether filesystems are frozen, as a word in JSON and in messages.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) enum FreezeState {
+    #[default]
+    Thawed,
+    Freezing,
+    Frozen,
+    Thawing,
+}
+
+impl FreezeState {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Thawed => "thawed",
+            Self::Freezing => "freezing",
+            Self::Frozen => "frozen",
+            Self::Thawing => "thawing",
+        }
+    }
+}
+
+/// The state of the freeze, as in JSON.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Status {
-    /// `thawed`, `freezing`, `frozen` or `thawing`.
-    pub state: &'static str,
-    /// The marker says that an agent froze.
+pub(super) struct Status {
+    pub state: FreezeState,
+    /// There is a marker, which says that an agent froze.
     pub marked: bool,
-    /// It was another boot in which it did: nothing of that is frozen any more.
+    /// The marker is from an earlier boot, so it says nothing about this one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_of_another_boot: bool,
     /// Process ids of the agents with this state directory.
     pub agents: Vec<i32>,
     /// Process id of the guardian.
     pub guardian: Option<i32>,
-    /// What the run at work is doing.
+    /// The current step of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_work: Option<RunAtWork>,
     /// Why the guardian does not answer.
@@ -57,35 +84,95 @@ pub struct Status {
     /// The run's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// When the request came, in seconds since the epoch.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    /// The time of the request, in seconds since the epoch.
+    #[serde(
+        serialize_with = "serialize_optional_time",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub started: Option<f64>,
-    /// The mountpoints that the request named.
+    /// The mount points that the request named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<Vec<String>>,
-    /// How long everything has been frozen, in seconds.
+    /// Seconds since everything was frozen.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<f64>,
-    /// Seconds until it is thawed without being asked.
+    /// Seconds until the guardian thaws.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub left: Option<f64>,
-    /// Mountpoints in the order of freezing.
+    /// Mount points in freeze order.
     pub filesystems: Vec<String>,
-    /// Mountpoints of which a FIFREEZE has not returned: writes to them may block.
+    /// Mount points whose FIFREEZE has not returned: writes to them may block.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<String>,
-    /// Hooks that were told to freeze and could not be told to thaw, each with the reason.
+    /// Hooks that froze and could not be thawed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub owed: Vec<String>,
-    /// What the next thaw will be told.
+    pub owed: Vec<OwedThaw>,
+    /// A freeze that ended before the host's thaw, until the host learns of it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub expired: Option<String>,
-    /// The last run, in one line.
+    pub expired: Option<EarlyEnd>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub last_run: Option<String>,
-    /// Its level.
+    pub last_run: Option<LastRun>,
+}
+
+/// A hook whose thaw is pending.
+#[derive(Debug, Serialize)]
+pub(super) struct OwedThaw {
+    /// Its path.
+    hook: String,
+    reason: String,
+}
+
+/// How a freeze ended early.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct EarlyEnd {
+    #[serde(serialize_with = "serialize_time")]
+    ended: f64,
+    ended_by: &'static str,
+    /// Seconds for which it was frozen.
+    held: f64,
+    /// The number of filesystems that were thawed.
+    filesystems: u64,
+    /// What the host's next thaw returns.
+    pub text: String,
+}
+
+/// The last run.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct LastRun {
+    run: String,
+    #[serde(serialize_with = "serialize_time")]
+    started: f64,
+    level: Level,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_by: Option<&'static str>,
     #[serde(skip)]
-    pub last_level: Level,
+    summary: String,
+}
+
+impl EarlyEnd {
+    fn of(expiry: &Expiry) -> Self {
+        Self {
+            ended: expiry.when,
+            ended_by: early_end_word(&expiry.reason),
+            held: expiry.held,
+            filesystems: expiry.count,
+            text: expiry.to_string(),
+        }
+    }
+}
+
+impl LastRun {
+    fn of(report: &Report) -> Self {
+        Self {
+            run: report.id.clone(),
+            started: report.started,
+            level: report.level,
+            ended_by: ended_by(report),
+            summary: report.summary(),
+        }
+    }
 }
 
 /// `qemu-ga status`.
@@ -98,208 +185,263 @@ pub const TOOL: Tool = Tool {
     run,
 };
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let config = ToolContext::of(given)?.config;
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let config = ToolContext::of(args)?.config;
     let status = Status::find(&config.statedir, config.limits.step)?;
-    let told = if given.has("--json") {
+    let printed = if args.has("--json") {
         output::print_json(&status)
     } else {
         output::print(&status.render(Style::of_stdout()))
     };
-    let is_frozen = told == 0 && (status.state != "thawed" || !status.blocked.is_empty());
-    Ok(if is_frozen { FROZEN } else { told })
+    let is_frozen = status.state != FreezeState::Thawed || !status.blocked.is_empty();
+    Ok(match printed {
+        0 if is_frozen => FROZEN,
+        printed => printed,
+    })
 }
 
 impl Status {
-    /// Finds out for the agent with this state directory and this limit for a step at a filesystem.
+    /// The status for the agent with this state directory and this limit for a step on a filesystem.
     ///
     /// # Errors
     /// No permission, or the directory cannot be examined.
-    pub fn find(statedir: &Path, step_limit: Option<Duration>) -> Result<Self, String> {
+    pub(super) fn find(statedir: &Path, step_limit: Option<Duration>) -> Result<Self, String> {
         let state = StateDir::new(statedir);
+        let mut status = Self::of_marker(&state)?;
+        status.ask_guardian(statedir, step_limit)?;
+        status.find_run(statedir, step_limit);
+        status.blocked = find_blocked();
+        let is_thawed = status.state == FreezeState::Thawed;
+        for owed in journal::owed(statedir) {
+            let reason = match &owed.why[..] {
+                // The run's own thaw calls it.
+                "" if !is_thawed => continue,
+                "" => "it froze and was never thawed".to_owned(),
+                _ => owed.why,
+            };
+            let hook = owed.name;
+            status.owed.push(OwedThaw { hook, reason });
+        }
+        status.expired = state.peek_expired().as_ref().map(EarlyEnd::of);
+        let (reports, _) = history::read(&state);
+        status.last_run = reports.first().map(LastRun::of);
+        Ok(status)
+    }
+
+    /// What the marker and the processes say.
+    fn of_marker(state: &StateDir) -> Result<Self, String> {
         let marked = state.is_marked_frozen().map_err(|error| error.text)?;
         let boot = marked.then(|| state.read_marker()).flatten();
         let boot = boot.map(|marker| marker.boot).unwrap_or_default();
         let is_of_another_boot = !boot.is_empty() && boot != boot_id();
-        let is_frozen = marked && !is_of_another_boot;
-        let mut status = Self {
-            state: if is_frozen { "frozen" } else { "thawed" },
+        Ok(Self {
+            state: match marked && !is_of_another_boot {
+                true => FreezeState::Frozen,
+                false => FreezeState::Thawed,
+            },
             marked,
             is_of_another_boot,
-            agents: context::pids(statedir),
+            agents: context::pids(state.path()),
             ..Self::default()
-        };
-        let question = StatusClient::connect(statedir).map_err(|error| {
-            let (dir, why) = (statedir.display(), strerror(&error));
-            format!("the guardian in {dir} cannot be asked: {why}; be root")
-        })?;
-        if let Some(question) = question {
-            status.guardian = Some(question.pid);
-            match question.request_status() {
-                Ok(standing) => {
-                    status.at_work = RunAtWork::find(statedir, Some(&standing), step_limit);
-                    status.apply(standing);
-                }
-                Err(error) => {
-                    let why = format!("{}; it may be thawing", strerror(&error));
-                    status.guardian_silent = Some(why);
-                }
-            }
-        } else if let Some(pid) = hidden_guardian(statedir, &status.agents) {
-            status.state = "frozen";
-            status.guardian = Some(pid);
-            let why = "it has no socket, as the state directory cannot be written";
-            status.guardian_silent = Some(why.into());
-        }
-        if status.at_work.is_none() {
-            status.at_work = RunAtWork::find(statedir, None, step_limit);
-            if let Some(work) = &status.at_work {
-                status.state = match work.stage {
-                    "thaw-hooks" => "thawing",
-                    _ => "freezing",
-                };
-            }
-        }
-        let of_work = status
-            .at_work
-            .as_ref()
-            .and_then(|work| work.ended.1.clone());
-        status.run = status.run.or(of_work);
-        // No agent need be left that knows of it.
-        let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
-        let mounts = system.mounts().unwrap_or_default();
-        let blocked = writers::find_freezing(&system, &mounts, until);
-        let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
-        status.blocked = blocked.into_iter().map(name).collect();
-        let is_thawed = status.state == "thawed";
-        for owed in journal::owed(statedir) {
-            let why = match &owed.why[..] {
-                "" if !is_thawed => continue,
-                "" => "it was told to freeze, and nobody told it to thaw",
-                why => why,
-            };
-            status.owed.push(format!("{}: {why}", owed.name));
-        }
-        status.expired = state.peek_expired().map(|expiry| expiry.to_string());
-        let (reports, _) = history::read(&state);
-        if let Some(report) = reports.first() {
-            let summary = escape_control(&report.summary());
-            status.last_run = Some(format!("{}, {summary}", moment(report.started)));
-            status.last_level = report.level;
-        }
-        Ok(status)
+        })
     }
 
-    fn apply(&mut self, standing: FreezeStatus) {
-        self.state = match standing.stage {
-            Stage::Freezing => "freezing",
-            Stage::Frozen => "frozen",
-            Stage::Thawing => "thawing",
+    /// Adds what the guardian answers.
+    fn ask_guardian(
+        &mut self,
+        statedir: &Path,
+        step_limit: Option<Duration>,
+    ) -> Result<(), String> {
+        let client = StatusClient::connect(statedir).map_err(|error| {
+            let (dir, why) = (statedir.display(), strerror(&error));
+            format!("cannot ask the guardian in {dir}: {why}; run this as root")
+        })?;
+        let Some(client) = client else {
+            if let Some(pid) = hidden_guardian(statedir, &self.agents) {
+                self.state = FreezeState::Frozen;
+                self.guardian = Some(pid);
+                let why = "it has no socket, as the state directory is not writable";
+                self.guardian_silent = Some(why.into());
+            }
+            return Ok(());
         };
-        (self.held, self.left) = (standing.held, standing.left);
-        self.filesystems = standing.filesystems;
-        if let Some(report) = standing.report {
+        self.guardian = Some(client.pid);
+        match client.request_status() {
+            Ok(status) => {
+                self.at_work = RunAtWork::find(statedir, Some(&status), step_limit);
+                self.apply(status);
+            }
+            Err(error) => {
+                let why = format!("{}; it may be thawing", strerror(&error));
+                self.guardian_silent = Some(why);
+            }
+        }
+        Ok(())
+    }
+
+    fn apply(&mut self, status: FreezeStatus) {
+        self.state = match status.stage {
+            Stage::Freezing => FreezeState::Freezing,
+            Stage::Frozen => FreezeState::Frozen,
+            Stage::Thawing => FreezeState::Thawing,
+        };
+        (self.held, self.left) = (status.held, status.left);
+        self.filesystems = status.filesystems;
+        if let Some(report) = status.report {
             self.run = Some(report.id);
             self.started = Some(report.started);
             self.requested = report.requested;
         }
     }
 
+    /// Adds a run whose guardian has not answered: its hook master is visible.
+    fn find_run(&mut self, statedir: &Path, step_limit: Option<Duration>) {
+        if self.at_work.is_none() {
+            self.at_work = RunAtWork::find(statedir, None, step_limit);
+            if let Some(work) = &self.at_work {
+                self.state = match work.stage {
+                    "thaw-hooks" => FreezeState::Thawing,
+                    _ => FreezeState::Freezing,
+                };
+            }
+        }
+        if self.run.is_none() {
+            let work = self.at_work.as_ref();
+            self.run = work.and_then(|work| work.ended.1.clone());
+        }
+    }
+
     fn render(&self, style: Style) -> String {
         let head = match self.state {
-            "thawed" => style.good("thawed"),
-            other => style.warning(other),
+            FreezeState::Thawed => style.good(self.state.name()),
+            state => style.warning(state.name()),
         };
         let mut text = match self.held {
             Some(held) => format!("{head}  for {}\n", span(held)),
             None => format!("{head}\n"),
         };
+        text += &self.render_run(style);
+        text += &self.render_guardian(style);
+        text += &match &self.agents[..] {
+            [] => format!("  agent        {}\n", style.warning("does not run")),
+            [pid] => format!("  agent        process {pid}\n"),
+            many => {
+                let line = format!("processes {} share one state directory", join_pids(many));
+                style.wrap("  agent        ", &style.bad(&line))
+            }
+        };
+        text += &self.render_rest(style);
+        text += &self.render_advice(style);
+        text
+    }
+
+    /// The run and its filesystems.
+    fn render_run(&self, style: Style) -> String {
+        let mut text = String::new();
         if let Some(work) = &self.at_work {
-            text += &work.render("  at work      ");
+            text += &work.render("  at work      ", style);
         }
-        if let (Some(run), Some(started)) = (&self.run, self.started) {
-            let asked = self.requested.as_ref().map(|names| names.join(", "));
-            let asked = asked.map_or("everything".into(), |names| names);
-            let run = format!("{run}, asked for {asked} at {}", moment(started));
-            text += &wrap("  run          ", &escape_control(&run));
-        } else if let Some(run) = &self.run {
-            text += &wrap("  run          ", &escape_control(run));
+        if let Some(run) = &self.run {
+            let line = match self.started {
+                Some(started) => {
+                    let requested = self.requested.as_ref().map(|names| names.join(", "));
+                    let requested = requested.unwrap_or("everything".into());
+                    format!("{run}, requested for {requested} at {}", moment(started))
+                }
+                None => run.clone(),
+            };
+            text += &style.wrap("  run          ", &escape_control(&line));
         }
         if !self.filesystems.is_empty() {
-            text += &wrap(
-                "  filesystems  ",
-                &escape_control(&self.filesystems.join(", ")),
-            );
+            let names = escape_control(&self.filesystems.join(", "));
+            text += &style.wrap("  filesystems  ", &names);
         }
         if !self.blocked.is_empty() {
             let names = escape_control(&self.blocked.join(", "));
             let line = format!("writes to {names}: FIFREEZE has not returned");
-            text += &wrap("  blocked      ", &style.bad(&line));
+            text += &style.wrap("  blocked      ", &style.bad(&line));
         }
-        let is_frozen = self.state != "thawed";
-        match (self.guardian, &self.guardian_silent) {
+        text
+    }
+
+    fn render_guardian(&self, style: Style) -> String {
+        let is_frozen = self.state != FreezeState::Thawed;
+        let line = match (self.guardian, &self.guardian_silent) {
             (Some(pid), Some(why)) => {
-                let line = format!("process {pid} cannot be asked: {}", message(why));
-                text += &wrap("  guardian     ", &style.warning(&line));
+                let line = format!("process {pid} does not answer: {}", message(why));
+                style.warning(&line)
             }
-            (Some(pid), None) => {
-                let line = match (self.state, self.left) {
-                    ("thawing", _) => format!("process {pid}, thaws if the agent dies"),
-                    ("frozen", None) => format!("process {pid}, holds without limit"),
-                    (_, None) => format!("process {pid}, undoes it if the agent dies"),
-                    (_, Some(left)) => {
-                        format!("process {pid}, thaws in {} if nobody else does", span(left))
-                    }
-                };
-                text += &format!("  guardian     {line}\n");
-            }
-            (None, _) if is_frozen => {
-                text += &format!("  guardian     {}\n", style.bad("none"));
-            }
-            (None, _) => {}
-        }
-        text += &match &self.agents[..] {
-            [] => format!("  agent        {}\n", style.warning("does not run")),
-            [pid] => format!("  agent        process {pid}\n"),
-            many => format!(
-                "  agent        {many:?} {}\n",
-                style.bad("share one state directory")
-            ),
+            (Some(pid), None) => match (self.state, self.left) {
+                (FreezeState::Thawing, _) => format!("process {pid}, thaws if the agent dies"),
+                (FreezeState::Frozen, None) => format!("process {pid}, no hold limit"),
+                (_, None) => format!("process {pid}, undoes the freeze if the agent dies"),
+                (_, Some(left)) => {
+                    format!(
+                        "process {pid}, thaws in {} unless the host does",
+                        span(left)
+                    )
+                }
+            },
+            (None, _) if is_frozen => style.bad("none"),
+            (None, _) => return String::new(),
         };
+        style.wrap("  guardian     ", &line)
+    }
+
+    /// What is left of earlier runs.
+    fn render_rest(&self, style: Style) -> String {
+        let mut text = String::new();
         for owed in &self.owed {
-            text += &wrap("  thaw owed    ", &style.bad(&message(owed)));
+            let line = format!("{}: {}", owed.hook, owed.reason);
+            text += &style.wrap("  thaw owed    ", &style.bad(&message(&line)));
         }
         if !self.owed.is_empty() {
             let advice = "fix it, then qemu-ga hook thaw (the next freeze tries again, too), or \
                           qemu-ga hook dismiss";
-            text += &wrap("  ", advice);
+            text += &style.wrap("  ", advice);
         }
         if self.is_of_another_boot {
-            let line =
-                "it is of another boot, so nothing of it is frozen; the agent's start removes it";
-            text += &wrap("  marker       ", line);
+            let line = "from an earlier boot: nothing is frozen, and the next start of the agent removes it";
+            text += &style.wrap("  marker       ", line);
         }
         if let Some(expired) = &self.expired {
-            text += &wrap("  late thaw    ", &message(expired));
+            text += &style.wrap("  late thaw    ", &message(&expired.text));
         }
-        if let (Some(last), false) = (&self.last_run, is_frozen) {
-            let line = output::level(self.last_level, &escape_control(last), style);
-            text += &wrap("  last run     ", &line);
-        }
-        if is_frozen && self.guardian.is_none() {
-            let advice = "no guardian: the host must thaw, or you do with qemu-ga thaw --now";
-            text += &wrap("  ", advice);
-        } else if self.state == "frozen" {
-            text += "  qemu-ga thaw --now ends it at once\n";
-        } else if is_frozen {
-            let advice = "qemu-ga thaw --now does nothing before everything is frozen, nor while it is thawed";
-            text += &wrap("  ", advice);
+        if let (Some(last), FreezeState::Thawed) = (&self.last_run, self.state) {
+            let summary = escape_control(&last.summary);
+            let line = format!("{}, {summary}", moment(last.started));
+            let line = output::level(last.level, &line, style);
+            text += &style.wrap("  last run     ", &line);
         }
         text
     }
+
+    /// How to end the freeze. What would be refused now is not offered.
+    fn render_advice(&self, style: Style) -> String {
+        let advice = match self.state {
+            FreezeState::Thawed => return String::new(),
+            _ if self.guardian.is_none() => {
+                "no guardian: the host must thaw, or run qemu-ga thaw --now"
+            }
+            FreezeState::Frozen => "qemu-ga thaw --now ends it at once",
+            FreezeState::Freezing | FreezeState::Thawing => {
+                "qemu-ga thaw --now does nothing before everything is frozen, nor while it is thawed"
+            }
+        };
+        style.wrap("  ", advice)
+    }
 }
 
-/// The guardian of one of these agents, where its socket could not be made.
+/// Mount points whose FIFREEZE has not returned. Even without any agent a thread may hang in it.
+fn find_blocked() -> Vec<String> {
+    let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
+    let mounts = system.mounts().unwrap_or_default();
+    let blocked = writers::find_freezing(&system, &mounts, until);
+    let name = |path: Vec<u8>| String::from_utf8_lossy(&path).into_owned();
+    blocked.into_iter().map(name).collect()
+}
+
+/// The guardian of one of these agents, where the state directory is not writable and so it has no socket.
 fn hidden_guardian(statedir: &Path, agents: &[i32]) -> Option<i32> {
     if eaccess(statedir, AccessFlags::W_OK).is_ok() {
         return None;
@@ -313,22 +455,55 @@ fn hidden_guardian(statedir: &Path, agents: &[i32]) -> Option<i32> {
     })
 }
 
+/// A status with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    let text = || "x".to_owned();
+    output::value(&Status {
+        state: FreezeState::Freezing,
+        marked: true,
+        is_of_another_boot: true,
+        agents: vec![1],
+        guardian: Some(2),
+        at_work: Some(super::live::sample()),
+        guardian_silent: Some(text()),
+        run: Some(text()),
+        started: Some(1.5),
+        requested: Some(vec![text()]),
+        held: Some(1.0),
+        left: Some(2.0),
+        filesystems: vec![text()],
+        blocked: vec![text()],
+        owed: vec![OwedThaw {
+            hook: text(),
+            reason: text(),
+        }],
+        expired: Some(EarlyEnd::of(&Expiry {
+            when: 1.0,
+            held: 2.0,
+            reason: Expiry::SHUTDOWN.into(),
+            count: 3,
+        })),
+        last_run: Some(LastRun::of(&super::report::full_report())),
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::freeze::guardian::Activity;
 
     #[test]
-    fn a_marker_alone_is_told_as_frozen_without_guardian() {
+    fn a_marker_alone_means_frozen_without_guardian() {
         let dir = tempfile::tempdir().unwrap();
         let status = Status::find(dir.path(), None).unwrap();
-        assert_eq!((status.state, status.guardian), ("thawed", None));
+        assert_eq!((status.state, status.guardian), (FreezeState::Thawed, None));
         assert!(status.render(Style::default()).starts_with("thawed\n"));
         StateDir::new(dir.path())
             .mark_frozen(&crate::state::Marker::default())
             .unwrap();
         let status = Status::find(dir.path(), None).unwrap();
-        assert_eq!((status.state, status.marked), ("frozen", true));
+        assert_eq!((status.state, status.marked), (FreezeState::Frozen, true));
         let text = status.render(Style::default());
         let old = crate::state::Marker {
             boot: "another".into(),
@@ -336,10 +511,10 @@ mod tests {
         };
         StateDir::new(dir.path()).mark_frozen(&old).unwrap();
         let status = Status::find(dir.path(), None).unwrap();
-        assert_eq!((status.state, status.marked), ("thawed", true));
+        assert_eq!((status.state, status.marked), (FreezeState::Thawed, true));
         let stale = status.render(Style::default());
         assert!(!stale.contains("thaw --now"), "{stale}");
-        assert!(stale.contains("marker       it is of another boot"));
+        assert!(stale.contains("marker       from an earlier boot"));
         assert!(
             text.contains("guardian     none") && text.contains("thaw --now"),
             "{text}"
@@ -347,7 +522,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_guardian_knows_is_told() {
+    fn what_the_guardian_answers_is_shown() {
         let mut status = Status {
             guardian: Some(812),
             agents: vec![800],
@@ -367,7 +542,7 @@ mod tests {
         for line in [
             "frozen  for 1 min 3 s",
             "  filesystems  /data, /",
-            "  guardian     process 812, thaws in 13 min 57 s if nobody else does",
+            "  guardian     process 812, thaws in 13 min 57 s unless the host does",
             "  agent        process 800",
             "  qemu-ga thaw --now ends it at once",
         ] {
@@ -375,12 +550,9 @@ mod tests {
         }
         status.left = None;
         let text = status.render(Style::default());
-        assert!(
-            text.contains("process 812, holds without limit\n"),
-            "{text}"
-        );
-        // What would be refused is not offered, and a limit that is not there yet is not denied.
-        for state in ["freezing", "thawing"] {
+        assert!(text.contains("process 812, no hold limit\n"), "{text}");
+        // What would be refused is not offered, and before the limit is known nothing is said of it.
+        for state in [FreezeState::Freezing, FreezeState::Thawing] {
             status.state = state;
             let text = status.render(Style::default());
             assert!(text.contains("thaw --now does nothing before"), "{text}");

@@ -1,4 +1,7 @@
-//! What the service manager starts, read from its files: no program is asked.
+//! The command line in the agent's systemd unit.
+//!
+//! It is read from the unit's files, as systemctl(1) may be missing or block. Of the syntax only what packages use is
+//! understood: drop-ins, environment files, quotes and `$VARIABLES`. [`super::context`] and `check` call this.
 
 use std::ffi::OsString;
 use std::fs;
@@ -15,13 +18,13 @@ const PLACES: [&str; 5] = [
 ];
 
 /// The agent's unit file below `root`, if there is one.
-pub fn file(root: &Path) -> Option<PathBuf> {
+pub(super) fn file(root: &Path) -> Option<PathBuf> {
     let paths = PLACES.map(|place| root.join(place).join(NAME));
     paths.into_iter().find(|path| path.is_file())
 }
 
-/// The unit file, and the arguments behind the program that it starts.
-pub fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
+/// The unit file, and the arguments of the program that it starts.
+pub(super) fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
     let file = file(root)?;
     let mut texts = vec![fs::read_to_string(&file).ok()?];
     texts.extend(drop_ins(root));
@@ -49,7 +52,7 @@ pub fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
     let mut args = Vec::new();
     for word in words(&command?).iter().skip(1) {
         match word.strip_prefix('$').filter(|name| !name.starts_with('{')) {
-            // A bare variable is split into words, as systemd.service(5) has it.
+            // systemd.service(5): a variable without braces is split into words.
             Some(name) => args.extend(words(value_of(name, &variables))),
             None => args.push(expand(word, &variables)),
         }
@@ -57,7 +60,8 @@ pub fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
     Some((file, args.into_iter().map(OsString::from).collect()))
 }
 
-/// In the order of their names, wherever they are; of the same name the most important alone.
+/// The texts of the drop-ins in the order of their names. Of the same name only the most important counts
+/// (systemd.unit(5)).
 fn drop_ins(root: &Path) -> Vec<String> {
     let dirs = PLACES.map(|place| root.join(place).join(format!("{NAME}.d")));
     let entries = dirs.iter().rev().filter_map(|dir| fs::read_dir(dir).ok());
@@ -75,7 +79,7 @@ fn drop_ins(root: &Path) -> Vec<String> {
     found.iter().filter_map(text).collect()
 }
 
-/// The value that counts, the last one; nothing if there is none.
+/// The last value of a variable, or an empty one.
 fn value_of<'a>(name: &str, variables: &'a [(String, String)]) -> &'a str {
     let found = variables.iter().rev().find(|(known, _)| known == name);
     found.map_or("", |(_, value)| value)
@@ -87,7 +91,7 @@ fn assignment(line: &str) -> Option<(String, String)> {
     (!name.starts_with('#')).then(|| (name.to_owned(), value.to_owned()))
 }
 
-/// Words between blanks; quotes keep blanks in.
+/// The words of a line; quotes keep blanks together.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quote, mut begun) = (String::new(), None, false);
@@ -113,7 +117,7 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// `${NAME}` by its value; one that is unknown by nothing.
+/// Replaces each `${NAME}` by its value, or by nothing if it is unknown.
 fn expand(word: &str, variables: &[(String, String)]) -> String {
     let mut text = String::new();
     let mut rest = word;
@@ -164,7 +168,7 @@ mod tests {
             "[Service]\nExecStart=\nExecStart=/usr/sbin/qemu-ga -F '-l/a b' \"\"\n",
         );
         assert_eq!(command_line(root).unwrap().1, ["-F", "-l/a b", ""]);
-        // Another of that name counts for nothing, a later name for more.
+        // A drop-in of the same name in a less important place is ignored, one with a later name is used.
         let cases: [(&str, &str, &[&str]); 2] = [
             ("hooks", "-x", &["-F", "-l/a b", ""]),
             ("later", "-y", &["-y"]),

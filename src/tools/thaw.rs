@@ -1,14 +1,13 @@
-//! `qemu-ga thaw`: for the person at the console of a frozen machine.
+//! `qemu-ga thaw`: ends a freeze from a console of the frozen machine.
 //!
-//! Until the last FITHAW nothing is written, not even to the terminal, and all memory is resident:
-//! whatever is written to may be frozen. A guardian is asked first, for it holds the filesystems
-//! open, tells the hooks and leaves word for the host's thaw. Without one every filesystem of the
-//! mount table is asked to thaw.
+//! Whatever is written to may be frozen. So until the last FITHAW nothing is written, not even to the terminal, and all
+//! memory is locked. The guardian is asked first: it holds the filesystems open, calls the thaw hooks and tells the host's
+//! thaw about it. Without one, every filesystem of the mount table is thawed. [`crate::app`] calls the tool.
 
 use super::args::{ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
-use super::output::{self, Style, count, escape_control, message, wrap};
-use super::status::Status;
+use super::output::{self, Style, count, escape_control, join_pids, message};
+use super::status::{FreezeState, Status};
 use crate::deadline::Timed;
 use crate::freeze::guardian::status_client::{StatusClient, ThawAnswer};
 use crate::freeze::history;
@@ -20,6 +19,7 @@ use crate::state::{Expiry, StateDir};
 use crate::sys::{memory, strerror};
 use nix::libc;
 use serde::Serialize;
+use serde_json::Value;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 const USAGE: &str = "\
@@ -37,20 +37,18 @@ const EXIT: &str = "\
 Exit status: 0; 1 if something stays frozen or nothing was done; 2 for a mistake
 in this command.
 ";
-/// How long one FITHAW may take before the next filesystem is thawed without it.
+/// Limit for one FITHAW; then the next filesystem is thawed.
 const FITHAW_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// What was done, in the members of `--json`.
+/// The result, as in JSON.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct ThawResult {
-    /// Mountpoints in the order of thawing.
+pub(super) struct ThawResult {
+    /// Mount points in the order of thawing.
     thawed: Vec<String>,
-    /// The guardian did it, and the hooks are told by it.
+    /// Process id of the guardian, if it thawed.
     by_guardian: Option<i32>,
-    /// What else is to be known or done.
     notes: Vec<String>,
-    /// What went wrong.
     failures: Vec<String>,
 }
 
@@ -64,165 +62,173 @@ pub const TOOL: Tool = Tool {
     run,
 };
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    if given.has("--force") && !given.has("--now") {
-        return Err(ToolError::Mistake("--force goes with --now".into()));
-    }
-    if given.has("--now") {
-        // Locked or not, the thaw is tried: that it may fail is no reason not to.
-        memory::lock_all().ok();
-    }
-    let setting = ToolContext::of(given);
-    if !given.has("--now") {
-        let config = setting?.config;
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let as_json = args.has("--json");
+    let style = Style::of_stdout();
+    if !args.has("--now") {
+        if args.has("--force") {
+            return Err(ToolError::Mistake(
+                "--force is only valid with --now".into(),
+            ));
+        }
+        let config = ToolContext::of(args)?.config;
         let status = Status::find(&config.statedir, config.limits.step)?;
-        return Ok(if given.has("--json") {
+        return Ok(if as_json {
             output::print_json(&status)
         } else {
-            output::print(&describe_intention(&status))
+            output::print(&describe_intention(&status, style))
         });
     }
+    // Without the lock the thaw may hang on a page that is read from a frozen filesystem, but it may also succeed.
+    memory::lock_all().ok();
+    let context = ToolContext::of(args);
     if !nix::unistd::geteuid().is_root() {
-        return Err(ToolError::Failed("only root can thaw".into()));
+        return Err(ToolError::Failed("cannot thaw: not root".into()));
     }
-    // A configuration that makes no sense must not stand in the way of the thaw.
-    let setting = setting.unwrap_or_else(|_| ToolContext::fallback());
-    let mut question = None;
-    let done = thaw(&setting, given.has("--force"), &mut question);
-    let style = Style::of_stdout();
-    if !given.has("--json") {
-        output::print(&render(&done, style));
+    // The thaw does not depend on a readable configuration.
+    let context = context.unwrap_or_else(|_| ToolContext::built_in());
+    let (mut result, guardian) = thaw(&context, args.has("--force"));
+    if !as_json {
+        output::print(&render(&result, style));
     }
-    let mut done = done;
-    if let (Some(question), Some(_)) = (question, done.by_guardian) {
-        let waited = match question.wait_for_hooks() {
-            Ok(_) => hooks_told(&StateDir::new(&setting.config.statedir)),
-            Err(error) => format!(
-                "whether the hooks have been told is not known ({}): see qemu-ga report and log",
-                strerror(&error)
-            ),
-        };
-        if !given.has("--json") {
-            output::print(&wrap("", &waited));
+    if let (Some(guardian), Some(_)) = (guardian, result.by_guardian) {
+        let note = wait_for_hooks(guardian, &StateDir::new(&context.config.statedir));
+        if !as_json {
+            output::print(&style.wrap("", &note));
         }
-        done.notes.push(waited);
+        result.notes.push(note);
     }
-    let told = match given.has("--json") {
-        true => output::print_json(&done),
+    let printed = match as_json {
+        true => output::print_json(&result.value()),
         false => 0,
     };
-    Ok(told.max(u8::from(!done.failures.is_empty())))
+    Ok(printed.max(u8::from(!result.failures.is_empty())))
+}
+
+impl ThawResult {
+    fn value(&self) -> Value {
+        let word = match (self.failures.is_empty(), self.thawed.is_empty()) {
+            (false, _) => "failed",
+            (true, false) => "thawed",
+            (true, true) => "nothing-frozen",
+        };
+        let mut value = output::value(self);
+        value["result"] = word.into();
+        value
+    }
 }
 
 /// What `--now` would do.
-fn describe_intention(status: &Status) -> String {
-    let mut text = match (status.guardian, status.state) {
-        (None, "thawed") => wrap(
-            "",
-            "No agent has frozen anything, as far as can be known. qemu-ga thaw --now would ask \
-             every filesystem of the mount table to thaw, whoever froze it.",
+fn describe_intention(status: &Status, style: Style) -> String {
+    let every = "every filesystem of the mount table";
+    let text = match (status.guardian, status.state) {
+        (None, FreezeState::Thawed) => format!(
+            "No freeze of an agent is known. qemu-ga thaw --now would thaw {every}, whichever process froze it."
         ),
-        (None, _) => wrap(
-            "",
-            "The marker says that an agent froze; there is no guardian. qemu-ga thaw --now would \
-             ask every filesystem of the mount table to thaw, and remove the marker.",
+        (None, _) => format!(
+            "The marker says that an agent froze, but there is no guardian. qemu-ga thaw --now would thaw {every}, and \
+             remove the marker."
         ),
-        (Some(pid), _) if status.guardian_silent.is_some() => wrap(
-            "",
-            &format!(
-                "The guardian, process {pid}, cannot be asked. qemu-ga thaw --now would try, and then ask every \
-                 filesystem of the mount table to thaw."
-            ),
+        (Some(pid), _) if status.guardian_silent.is_some() => format!(
+            "The guardian, process {pid}, does not answer. qemu-ga thaw --now would ask it again, and then thaw {every}."
         ),
-        (Some(pid), "frozen") => wrap(
-            "",
-            &format!(
-                "qemu-ga thaw --now would ask the guardian, process {pid}, to thaw {} and to tell \
-                 the hooks.",
-                escape_control(&status.filesystems.join(", "))
-            ),
+        (Some(pid), FreezeState::Frozen) => format!(
+            "qemu-ga thaw --now would ask the guardian, process {pid}, to thaw {} and to call the thaw hooks.",
+            escape_control(&status.filesystems.join(", "))
         ),
-        (Some(_), state) => wrap(
-            "",
-            &format!("The agent is {state}; qemu-ga thaw --now does nothing meanwhile."),
-        ),
+        (Some(_), state) => {
+            let state = state.name();
+            format!("The agent is {state}; qemu-ga thaw --now does nothing meanwhile.")
+        }
     };
-    text += "Nothing was done.\n";
-    text
+    style.wrap("", &text) + "Nothing was done.\n"
 }
 
-/// No word leaves this function before the last FITHAW.
-fn thaw(setting: &ToolContext, force: bool, question: &mut Option<StatusClient>) -> ThawResult {
-    let mut done = ThawResult::default();
-    let statedir = &setting.config.statedir;
+/// Thaws, and returns the guardian if there is one. Nothing is written before the last FITHAW.
+fn thaw(context: &ToolContext, force: bool) -> (ThawResult, Option<StatusClient>) {
+    let mut result = ThawResult::default();
+    let mut guardian = None;
     if !force {
-        match StatusClient::connect(statedir) {
-            Ok(found) => *question = found,
-            Err(error) => done.notes.push(format!(
-                "the guardian cannot be asked: {}",
-                strerror(&error)
-            )),
+        match StatusClient::connect(&context.config.statedir) {
+            Ok(found) => guardian = found,
+            Err(error) => result
+                .notes
+                .push(format!("cannot ask the guardian: {}", strerror(&error))),
         }
     }
-    if let Some(question) = question {
-        match question.request_thaw() {
+    if let Some(client) = &mut guardian {
+        match client.request_thaw() {
             Ok(ThawAnswer::Thawed(thawed)) => {
-                done.by_guardian = Some(question.pid);
-                done.thawed = thawed.filesystems;
-                done.failures = thawed.failures;
-                return done;
+                result.by_guardian = Some(client.pid);
+                result.thawed = thawed.filesystems;
+                result.failures = thawed.failures;
+                return (result, guardian);
             }
             Ok(ThawAnswer::Refused(why)) => {
-                let again = "nothing was done; try again in a moment, or with --now --force";
-                done.failures.push(format!("{why}: {again}"));
-                return done;
+                let remedy = "try again in a moment, or with --now --force";
+                result
+                    .failures
+                    .push(format!("nothing was done: {why}; {remedy}"));
+                return (result, guardian);
             }
-            Err(error) => done.notes.push(format!(
+            Err(error) => result.notes.push(format!(
                 "the guardian, process {}, does not answer: {}",
-                question.pid,
+                client.pid,
                 strerror(&error)
             )),
         }
     }
-    thaw_mounted(setting, &mut done);
-    finish_run(setting, &mut done);
-    done
+    thaw_mounted(context, &mut result);
+    finish_run(context, &mut result);
+    (result, guardian)
+}
+
+/// Waits until the guardian has called the thaw hooks.
+fn wait_for_hooks(guardian: StatusClient, state: &StateDir) -> String {
+    match guardian.wait_for_hooks() {
+        Ok(_) => describe_thaw_hooks(state),
+        Err(error) => format!(
+            "unknown whether the thaw hooks were called: {}; see qemu-ga report and qemu-ga log",
+            strerror(&error)
+        ),
+    }
 }
 
 /// FITHAW for every filesystem of the mount table, in the reverse of the order of freezing.
-fn thaw_mounted(setting: &ToolContext, done: &mut ThawResult) {
-    let state = StateDir::new(&setting.config.statedir);
+fn thaw_mounted(context: &ToolContext, result: &mut ThawResult) {
+    let state = StateDir::new(&context.config.statedir);
     let mut ops = LinuxOps::new(state, None, Some(FITHAW_TIMEOUT), true);
     let survey = match ops.survey() {
         Ok(survey) => survey,
         Err(error) => {
             let why = strerror(&error);
-            done.failures.push(format!(
-                "the mount table cannot be read: {why}; mount /proc"
-            ));
+            result
+                .failures
+                .push(format!("cannot read the mount table: {why}; mount /proc"));
             return;
         }
     };
     for target in plan::everything(&survey).iter().rev() {
         let name = String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned();
-        // One at a time, so that the first one works again as soon as it can.
+        // One at a time, so that each is usable as soon as possible.
         let handle = match ops.open(std::slice::from_ref(target)).pop() {
             Some(Ok(handle)) => handle,
             Some(Err(error)) => {
-                // Nothing tells whether it was ever frozen.
-                done.notes
-                    .push(format!("{name} was skipped: it cannot be opened: {error}"));
+                // It may never have been frozen, so this is no failure.
+                result
+                    .notes
+                    .push(format!("{name} was skipped: cannot open it: {error}"));
                 continue;
             }
             None => continue,
         };
-        for Timed { result, .. } in ops.thaw(&[&handle]) {
-            match result {
-                Ok(()) => done.thawed.push(name.clone()),
-                Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {}
-                // A type that cannot be frozen.
-                Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
-                Err(error) => done
+        for Timed { result: thawed, .. } in ops.thaw(&[&handle]) {
+            match thawed {
+                Ok(()) => result.thawed.push(name.clone()),
+                // EINVAL: it is not frozen. EOPNOTSUPP: its type cannot be frozen.
+                Err(error)
+                    if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EOPNOTSUPP)) => {}
+                Err(error) => result
                     .failures
                     .push(format!("{name} stays frozen: {}", strerror(&error))),
             }
@@ -230,11 +236,11 @@ fn thaw_mounted(setting: &ToolContext, done: &mut ThawResult) {
     }
 }
 
-/// What is left to do after the walk.
-fn finish_run(setting: &ToolContext, done: &mut ThawResult) {
-    let state = StateDir::new(&setting.config.statedir);
+/// Updates marker and notes after [`thaw_mounted`].
+fn finish_run(context: &ToolContext, result: &mut ThawResult) {
+    let state = StateDir::new(&context.config.statedir);
     let marked = state.is_marked_frozen().unwrap_or(false);
-    if !done.failures.is_empty() || (!marked && done.thawed.is_empty()) {
+    if !result.failures.is_empty() || (!marked && result.thawed.is_empty()) {
         return;
     }
     let marker = std::fs::metadata(state.marker()).and_then(|marker| marker.modified());
@@ -243,15 +249,15 @@ fn finish_run(setting: &ToolContext, done: &mut ThawResult) {
         .and_then(|since| since.elapsed().ok())
         .unwrap_or_default();
     if let Some(Err(error)) = marked.then(|| state.mark_thawed()) {
-        done.failures.push(error.text);
+        result.failures.push(error.text);
     }
     let status = Status::find(state.path(), None).unwrap_or_default();
-    let agents = status.agents;
-    // An agent that cannot write its state directory freezes without a marker, and its guardian has no socket.
-    if !agents.is_empty() && (marked || status.state == "frozen") {
-        done.notes.push(format!(
-            "the agent (process {agents:?}) does not know: it answers frozen, and runs the thaw \
-             hooks, when the host thaws, or when the service is restarted and the host thaws then"
+    // Without a writable state directory an agent freezes without a marker, and its guardian has no socket.
+    if !status.agents.is_empty() && (marked || status.state == FreezeState::Frozen) {
+        result.notes.push(format!(
+            "the agent (process {}) still answers frozen: it calls the thaw hooks when the host thaws, also after a \
+             restart of the service",
+            join_pids(&status.agents)
         ));
         return;
     }
@@ -263,69 +269,69 @@ fn finish_run(setting: &ToolContext, done: &mut ThawResult) {
         when: since_epoch.unwrap_or_default().as_secs_f64(),
         held: held.as_secs_f64(),
         reason: Expiry::OPERATOR.to_owned(),
-        count: done.thawed.len() as u64,
+        count: result.thawed.len() as u64,
     };
     if let Err(error) = state.mark_expired(&expiry) {
-        done.failures.push(error.text);
+        result.failures.push(error.text);
     }
-    if let Some(hook) = setting.config.hook() {
+    if let Some(hook) = context.config.hook() {
         let hook = hook.display();
-        done.notes.push(format!(
-            "no hook was told: if applications are still quiesced, run {hook} thaw"
+        result.notes.push(format!(
+            "no thaw hook was called: if applications are still quiesced, run {hook} thaw"
         ));
     }
 }
 
-/// What the run that has just ended says of its thaw hooks.
-fn hooks_told(state: &StateDir) -> String {
+/// What the run that has just ended reports about its thaw hooks.
+fn describe_thaw_hooks(state: &StateDir) -> String {
     let (reports, _) = history::read(state);
     let hooks = reports.first().map(|report| &report.hooks[..]);
-    let told = hooks.unwrap_or_default().iter();
-    let told: Vec<_> = told.filter(|hook| hook.phase == Phase::Thaw).collect();
-    let failed = told.iter().filter(|hook| !hook.is_success()).count();
-    match (told.len(), failed) {
-        (0, _) => "no hook is known to have been told: see qemu-ga report".into(),
-        (_, 0) => "the hooks have been told".into(),
-        (_, failed) => {
-            format!("the hooks have been told, and {failed} of them failed: see qemu-ga report")
+    let called = hooks.unwrap_or_default().iter();
+    let called: Vec<_> = called.filter(|hook| hook.phase == Phase::Thaw).collect();
+    let failed = called.iter().filter(|hook| !hook.is_success()).count();
+    match (called.len(), failed) {
+        (0, _) => "no thaw hook was called, as far as the report shows: see qemu-ga report".into(),
+        (_, 0) => "the thaw hooks succeeded".into(),
+        (called, failed) => {
+            format!("{failed} of {called} thaw hooks failed: see qemu-ga report")
         }
     }
 }
 
-fn render(done: &ThawResult, style: Style) -> String {
-    let mut text = if done.thawed.is_empty() {
+fn render(result: &ThawResult, style: Style) -> String {
+    let mut text = if result.thawed.is_empty() {
         "nothing was thawed\n".to_owned()
     } else {
-        let by = done
+        let by = result
             .by_guardian
             .map(|pid| format!(" by the guardian, process {pid}"));
         let head = format!(
             "thawed {}{}: ",
-            count(done.thawed.len(), "filesystem"),
+            count(result.thawed.len(), "filesystem"),
             by.unwrap_or_default()
         );
-        wrap(
-            &style.good("ok  "),
-            &escape_control(&(head + &done.thawed.join(", "))),
-        )
+        let line = escape_control(&(head + &result.thawed.join(", ")));
+        style.wrap(&style.good("ok  "), &line)
     };
-    for note in &done.notes {
-        text += &wrap("  - ", &message(note));
+    for note in &result.notes {
+        text += &style.wrap("  - ", &message(note));
     }
-    for failure in &done.failures {
-        text += &wrap(&format!("  {} ", style.bad("FAILED")), &message(failure));
+    for failure in &result.failures {
+        text += &style.wrap(&format!("  {} ", style.bad("FAILED")), &message(failure));
     }
     text
 }
 
-impl ToolContext {
-    /// What is taken when the configuration cannot be understood.
-    fn fallback() -> Self {
-        Self {
-            config: crate::config::Config::default(),
-            origin: "by default".into(),
-        }
-    }
+/// What `--now` prints, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> Value {
+    let result = ThawResult {
+        thawed: vec!["/".into()],
+        by_guardian: Some(1),
+        notes: vec!["x".into()],
+        failures: vec!["x".into()],
+    };
+    result.value()
 }
 
 #[cfg(test)]
@@ -333,30 +339,31 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_intention_names_who_would_be_asked() {
+    fn the_intention_names_what_would_thaw() {
+        let intention = |status: &Status| describe_intention(status, Style::default());
         let mut status = Status {
-            state: "thawed",
+            state: FreezeState::Thawed,
             ..Status::default()
         };
-        assert!(describe_intention(&status).starts_with("No agent has frozen"));
-        status.state = "frozen";
-        assert!(describe_intention(&status).contains("there is no guardian"));
+        assert!(intention(&status).starts_with("No freeze of an agent"));
+        status.state = FreezeState::Frozen;
+        assert!(intention(&status).contains("there is no guardian"));
         status.guardian = Some(7);
         status.filesystems = vec!["/data".into()];
-        assert!(describe_intention(&status).contains("process 7, to thaw /data"));
-        status.state = "thawing";
-        assert!(describe_intention(&status).contains("does nothing"));
-        assert!(describe_intention(&status).ends_with("Nothing was done.\n"));
+        assert!(intention(&status).contains("process 7, to thaw /data"));
+        status.state = FreezeState::Thawing;
+        assert!(intention(&status).contains("does nothing"));
+        assert!(intention(&status).ends_with("Nothing was done.\n"));
     }
 
     #[test]
-    fn what_was_done_is_told() {
-        let done = ThawResult {
+    fn what_was_done_is_shown() {
+        let result = ThawResult {
             thawed: vec!["/".into(), "/data".into()],
             failures: vec!["/x stays frozen: EIO".into()],
             ..ThawResult::default()
         };
-        let text = render(&done, Style::default());
+        let text = render(&result, Style::default());
         assert_eq!(
             text,
             "ok  thawed 2 filesystems: /, /data\n  FAILED /x stays frozen: EIO\n"

@@ -10,10 +10,13 @@ mod architecture;
 mod blocks;
 mod commands;
 mod consistency;
+mod json;
 mod outputs;
 mod settings;
 mod text;
 
+#[path = "../support/json_page.rs"]
+mod json_page;
 #[allow(dead_code, unused_imports)]
 #[path = "../integration/support/mod.rs"]
 mod support;

@@ -135,7 +135,7 @@ fn every_shown_log_is_read_as_what_it_says() {
         command.args(["log", "--json", "--log"]).arg(file.path());
         let done = command.output().expect("runs");
         let runs: serde_json::Value = serde_json::from_slice(&done.stdout).expect("JSON");
-        let hook = &runs[0]["entries"][0];
+        let hook = &runs["runs"][0]["entries"][0];
         assert_eq!(hook["status"], 0, "{}: {runs}", block.place());
         assert_eq!(hook["phase"], "freeze", "{}: {runs}", block.place());
     }

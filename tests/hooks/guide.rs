@@ -157,7 +157,7 @@ fn the_settings_example_is_understood() {
             .as_array()
             .expect("settings");
         list.iter()
-            .map(|s| format!("{} {} {}", s["key"], s["value"], s["from"]).replace('"', ""))
+            .map(|s| format!("{} {} [{}]", s["key"], s["value"], s["name"]).replace('"', ""))
             .collect()
     };
     let first = [

@@ -313,14 +313,14 @@ fn what_a_hook_prints_is_taken_for_no_line_of_the_master() {
         );
         rig.freeze_and_thaw();
         let failed: Value = serde_json::from_str(&shown(&["--failed", "--json"])).expect("JSON");
-        let entries = failed[0]["entries"].as_array().expect("entries");
+        let entries = failed["runs"][0]["entries"].as_array().expect("entries");
         let told: Vec<_> = entries
             .iter()
             .map(|entry| (entry["phase"].as_str(), entry["status"].as_i64()))
             .collect();
         assert_eq!(told, [(Some("freeze"), Some(7))], "{}", shown(&[]));
         let all: Value = serde_json::from_str(&shown(&["--json"])).expect("JSON");
-        let all = all[0]["entries"].as_array().expect("entries");
+        let all = all["runs"][0]["entries"].as_array().expect("entries");
         let calls = all.iter().filter(|entry| entry["phase"].is_string());
         assert_eq!(calls.count(), 4, "{}", shown(&[]));
     });
@@ -345,6 +345,7 @@ fn a_log_of_two_megabytes_is_read() {
     fs::write(&log, text).expect("log");
     let runs = shown(&["--json", "--failed", "--log", log.to_str().expect("text")]);
     let runs: Value = serde_json::from_str(&runs).expect("JSON");
+    let runs = &runs["runs"];
     assert_eq!(runs.as_array().expect("runs").len(), 1);
     assert_eq!(runs[0]["entries"].as_array().expect("entries").len(), CALLS);
     assert_eq!(runs[0]["entries"][1]["lines"][1], "said");

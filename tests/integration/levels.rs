@@ -48,11 +48,12 @@ fn record<'a>(report: &'a Value, mountpoint: &str) -> &'a Value {
     all.find(|f| f["mountpoint"] == mountpoint).expect("listed")
 }
 
-/// A result of `check` whose text has `part`.
+/// A result of `check` whose texts have `part`.
 fn checked(rig: &Rig, kind: &str, part: &str) -> bool {
     let results = rig.json(1, &["check"]);
-    let mut results = results.as_array().expect("a list").iter();
-    results.any(|r| r["kind"] == kind && r["text"].as_str().expect("text").contains(part))
+    let mut results = results["results"].as_array().expect("a list").iter();
+    let text = |r: &Value| format!("{}: {}", r["what"], r["why"]).replace('"', "");
+    results.any(|r| r["kind"] == kind && text(r).contains(part))
 }
 
 #[test]

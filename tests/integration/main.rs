@@ -55,4 +55,5 @@ mod support;
 mod system;
 mod transports;
 mod two_agents;
+mod widths;
 mod wire;

@@ -108,7 +108,7 @@ fn report_and_log_tell_the_runs() {
         assert_eq!(list.lines().count(), 3, "{list}");
         assert_eq!(rig.json(0, &["report"])["level"], "application");
         let kept = rig.json(0, &["report", "--list"]);
-        assert_eq!(kept.as_array().expect("a list").len(), 2);
+        assert_eq!(kept["runs"].as_array().expect("a list").len(), 2);
 
         let failed = rig.says(0, &["log", "--failed"]);
         let lines: Vec<&str> = failed.lines().collect();
@@ -120,7 +120,7 @@ fn report_and_log_tell_the_runs() {
             rig.tool(&["log", "--failed", "--run", "1"]).status.code(),
             Some(1)
         );
-        let runs = rig.json(0, &["log"]);
+        let runs = &rig.json(0, &["log"])["runs"];
         assert_eq!(runs[1]["entries"][0]["status"], 0);
         assert_eq!(
             (&runs[0]["number"], &runs[1]["number"]),
@@ -233,19 +233,19 @@ fn thaw_now_walks_where_nobody_is_left_to_ask() {
             (&Value::Null, &json!([]))
         );
         let check = rig.json(1, &["check"]);
-        let marker = check.as_array().expect("a list").iter();
+        let marker = check["results"].as_array().expect("a list").iter();
         let marker = marker.clone().find(|result| result["about"] == "marker");
         let marker = marker.expect("a word on the marker");
         assert_eq!(marker["kind"], "finding");
         assert!(
-            marker["advice"]
+            marker["remedy"]
                 .as_str()
-                .expect("advice")
+                .expect("text")
                 .contains("thaw --now")
         );
         let text = rig.says(0, &["thaw", "--now"]);
         assert!(text.starts_with("ok  thawed 1 filesystem: "), "{text}");
-        assert!(text.contains("no hook was told"), "{text}");
+        assert!(text.contains("no thaw hook was called"), "{text}");
         assert!(!rig.disk.is_frozen() && !rig.place.marker().exists());
         let late = rig.agent().call("guest-fsfreeze-thaw");
         assert!(late.contains("somebody ran qemu-ga thaw --now"), "{late}");
@@ -336,10 +336,10 @@ fn thaw_now_while_the_hooks_still_run_is_refused() {
 fn check_finds_what_would_go_wrong_and_says_what_to_do() {
     with_rig(|rig| {
         let find = |results: &Value, about: &str| {
-            let results = results.as_array().expect("a list").clone();
+            let results = results["results"].as_array().expect("a list").clone();
             let kind = |result: &Value| result["kind"] == "finding" && result["about"] == about;
             let found = results.into_iter().find(kind);
-            found.map(|result| result["advice"].as_str().expect("advice").to_owned())
+            found.map(|result| format!("{} {}", result["why"], result["remedy"]))
         };
         let _agent = rig.agent();
         let results = rig.json(1, &["check"]);
@@ -348,8 +348,8 @@ fn check_finds_what_would_go_wrong_and_says_what_to_do() {
         let hooks = rig.place.path("etc/fsfreeze-hook.d");
         for about in [
             "hooks",
-            "hook master",
-            "hook log",
+            "hook-master",
+            "hook-log",
             "state",
             "marker",
             "agent",
@@ -366,7 +366,7 @@ fn check_finds_what_would_go_wrong_and_says_what_to_do() {
             .arg("/var/log/qga-fsfreeze-hook.log")
             .status();
         assert!(made.expect("mkfifo").success());
-        assert!(find(&rig.json(1, &["check"]), "hook log").is_some());
+        assert!(find(&rig.json(1, &["check"]), "hook-log").is_some());
         let on_disk = rig
             .place
             .run(&["check", "--json", "-t", rig.disk.mountpoint()]);

@@ -1,28 +1,32 @@
-//! What the agent writes to: the logs and the state directory, and the filesystems they are on.
+//! The files that the agent writes: the logs and the state directory, and what they say.
+//!
+//! A write to a frozen filesystem blocks, so the filesystem of each is looked up in the plan. [`super`] calls this, and
+//! `qemu-ga hook check` for its log.
 
-use super::{CheckContext, CheckResult, last_run};
+use super::{CheckContext, CheckResult, Subject, last_run};
 use crate::freeze::history;
 use crate::hooks::log;
 use crate::probe::mountinfo::Mount;
 use crate::state::StateDir;
 use crate::sys::strerror;
-use crate::tools::output::count;
-use crate::tools::status::Status;
+use crate::tools::output::{count, join_pids};
+use crate::tools::status::{FreezeState, Status};
 use nix::unistd::{AccessFlags, eaccess};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
-pub fn check(scene: &CheckContext<'_>) -> Vec<CheckResult> {
+pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
     let mut results = Vec::new();
-    if scene.config.hook().is_some() {
-        results.push(log_file(scene, "hook log", Path::new(log::DEFAULT_PATH)));
+    if context.config.hook().is_some() {
+        let path = Path::new(log::DEFAULT_PATH);
+        results.push(check_log(context, Subject::HookLog, path));
     }
-    if let Some(path) = &scene.config.logfile {
-        results.push(log_file(scene, "log", path));
+    if let Some(path) = &context.config.logfile {
+        results.push(check_log(context, Subject::Log, path));
     }
-    results.extend(state(scene));
+    results.extend(check_state(context));
     results
 }
 
@@ -30,163 +34,176 @@ pub fn check(scene: &CheckContext<'_>) -> Vec<CheckResult> {
 ///
 /// # Errors
 /// The finding.
-pub fn writable(about: &'static str, path: &Path) -> Result<CheckResult, CheckResult> {
+pub(in crate::tools) fn check_writable(
+    about: Subject,
+    path: &Path,
+) -> Result<CheckResult, CheckResult> {
     let shown = path.display();
-    let elsewhere = "choose a regular file in a directory that root can write";
+    let finding = |why: &str| {
+        let what = format!("cannot write to {shown}");
+        let remedy = "choose a regular file in a directory that root can write";
+        Err(CheckResult::finding(about, what, why, remedy))
+    };
     match fs::metadata(path) {
         Ok(data) if data.file_type().is_fifo() || data.file_type().is_block_device() => {
-            return Err(CheckResult::finding(
-                about,
-                format!("{shown} is a FIFO or device: who writes there may block indefinitely"),
-                elsewhere,
-            ));
+            return finding("FIFO or block device: writes may block indefinitely");
         }
         Ok(data) if !data.is_file() && !data.file_type().is_char_device() => {
-            let text = format!("{shown} is not a regular file");
-            return Err(CheckResult::finding(about, text, elsewhere));
+            return finding("not a regular file");
         }
-        Ok(_) if eaccess(path, AccessFlags::W_OK).is_err() => {
-            let text = format!("{shown} is not writable");
-            return Err(CheckResult::finding(about, text, elsewhere));
+        Ok(_) => {
+            if let Err(error) = eaccess(path, AccessFlags::W_OK) {
+                return finding(&strerror(&error.into()));
+            }
         }
-        Ok(_) => {}
         Err(_) => {
             let dir = path.parent().unwrap_or(Path::new("/"));
             if let Err(error) = eaccess(dir, AccessFlags::W_OK) {
                 let why = strerror(&error.into());
-                let text = format!("{shown} cannot be made: {}: {why}", dir.display());
-                return Err(CheckResult::finding(about, text, elsewhere));
+                return finding(&format!("{}: {why}", dir.display()));
             }
         }
     }
-    Ok(CheckResult::fine(about, shown.to_string()))
+    Ok(CheckResult::ok(about, shown.to_string()))
 }
 
-fn log_file(scene: &CheckContext<'_>, about: &'static str, path: &Path) -> CheckResult {
-    let fine = match writable(about, path) {
-        Ok(fine) => fine,
+fn check_log(context: &CheckContext<'_>, about: Subject, path: &Path) -> CheckResult {
+    let ok = match check_writable(about, path) {
+        Ok(ok) => ok,
         Err(finding) => return finding,
     };
-    let shown = path.display();
-    match frozen_under(scene, path) {
-        None => fine,
+    match find_frozen_below(context, path) {
+        None => ok,
         Some(on) => CheckResult::note(
             about,
-            format!(
-                "{shown} is on {on}, which a freeze takes: that is fine, for it is only written \
-                 before the freeze and after the thaw"
-            ),
+            format!("{} is on {on}, which a freeze freezes", path.display()),
+            "no problem, as it is only written before the freeze and after the thaw",
         ),
     }
 }
 
-fn state(scene: &CheckContext<'_>) -> Vec<CheckResult> {
-    let dir = &scene.config.statedir;
+fn check_state(context: &CheckContext<'_>) -> Vec<CheckResult> {
+    let about = Subject::State;
+    let dir = &context.config.statedir;
     let shown = dir.display();
-    let choose = "choose a directory in memory, such as /run: -t DIR, or statedir in [general]";
+    let remedy = "choose a directory in memory, such as /run: -t DIR, or statedir in [general]";
     if let Err(error) = eaccess(dir, AccessFlags::W_OK | AccessFlags::X_OK) {
-        let text = format!("{shown} is not writable: {}", strerror(&error.into()));
-        return vec![CheckResult::finding("state", text, choose)];
+        let what = format!("cannot write to {shown}");
+        let why = strerror(&error.into());
+        return vec![CheckResult::finding(about, what, why, remedy)];
     }
-    let mut results = vec![match frozen_under(scene, dir) {
-        None => CheckResult::fine("state", format!("{shown} is writable and never frozen")),
+    let mut results = vec![match find_frozen_below(context, dir) {
+        None => CheckResult::ok(about, format!("{shown} is writable and never frozen")),
         Some(on) => CheckResult::finding(
-            "state",
-            format!(
-                "{shown} is on {on}, which a freeze takes: what must be written then (that a \
-                 freeze was ended, the report) has to wait"
-            ),
-            choose,
+            about,
+            format!("{shown} is on {on}, which a freeze freezes"),
+            "the report, and that a freeze was ended early, can only be written after the thaw",
+            remedy,
         ),
     }];
     match Status::find(dir, None) {
-        Ok(status) => results.extend(marker(&status)),
+        Ok(status) => {
+            results.push(check_marker(&status));
+            let expired = status.expired.as_ref();
+            results.extend(
+                expired.map(|expired| CheckResult::note(Subject::LateThaw, &expired.text, "")),
+            );
+            results.push(check_agents(&status));
+        }
         Err(error) => results.push(CheckResult::finding(
-            "state",
+            about,
+            "unknown whether filesystems are frozen",
             error,
             "run qemu-ga check as root",
         )),
     }
-    let (reports, wrong) = history::read(&StateDir::new(dir));
-    results.push(match wrong {
+    let (reports, error) = history::read(&StateDir::new(dir));
+    results.push(match error {
         Some(why) => CheckResult::finding(
-            "reports",
+            Subject::Reports,
+            "cannot read the reports",
             why,
-            "remove the file; the next freeze makes it anew",
+            "remove the file; the next freeze creates it",
         ),
-        None => CheckResult::fine("reports", format!("{} kept", count(reports.len(), "run"))),
+        None => CheckResult::ok(
+            Subject::Reports,
+            format!("{} kept", count(reports.len(), "run")),
+        ),
     });
     let last = reports.first();
-    results.extend(last.map(|report| last_run::check_level(report, scene.config.policy.freeze)));
+    results.extend(last.map(|report| last_run::check_level(report, context.config.policy.freeze)));
     results
 }
 
-/// What marker, guardian and agent say together.
-fn marker(status: &Status) -> Vec<CheckResult> {
-    let mut results = Vec::new();
-    let frozen = status.state != "thawed";
-    results.push(match (status.guardian, &status.agents[..]) {
+/// Whether the marker, the guardian and the agents agree.
+fn check_marker(status: &Status) -> CheckResult {
+    let about = Subject::Marker;
+    match (status.guardian, &status.agents[..]) {
         (None, _) if status.is_of_another_boot => CheckResult::note(
-            "marker",
-            "it is of another boot, so nothing of it is frozen; the agent's start removes it",
+            about,
+            "it is from an earlier boot",
+            "nothing is frozen; the next start of the agent removes it",
         ),
         (None, []) if status.marked => CheckResult::finding(
-            "marker",
-            "it says that filesystems are frozen, but no agent runs and there is no guardian: it is \
-             stale, or something is frozen for ever",
-            "qemu-ga thaw --now thaws whatever is frozen and removes it",
+            about,
+            "it says that filesystems are frozen, but neither an agent nor a guardian runs",
+            "it is stale, or filesystems stay frozen indefinitely",
+            "run qemu-ga thaw --now: it thaws whatever is frozen and removes the marker",
         ),
         (None, _) if status.marked => CheckResult::finding(
-            "marker",
-            "filesystems are frozen, and there is no guardian if the agent dies",
+            about,
+            "filesystems are frozen without a guardian",
+            "if the agent dies, they stay frozen",
             "let the host thaw, or run qemu-ga thaw --now",
         ),
-        (Some(pid), _) if frozen => CheckResult::note(
-            "marker",
-            format!(
-                "a freeze is at work, filesystems are {}; process {pid} stands guard",
-                status.state
-            ),
+        (Some(pid), _) if status.state != FreezeState::Thawed => CheckResult::note(
+            about,
+            format!("filesystems are {}", status.state.name()),
+            format!("a freeze is in progress, guarded by process {pid}"),
         ),
-        (None, _) if frozen => {
-            CheckResult::note("marker", format!("none, but hooks are {}", status.state))
-        }
-        _ => CheckResult::fine("marker", "none: nothing is frozen"),
-    });
-    if let Some(expired) = &status.expired {
-        results.push(CheckResult::note("late thaw", expired));
+        (None, _) if status.state != FreezeState::Thawed => CheckResult::note(
+            about,
+            format!(
+                "no filesystem is frozen, but hooks are {}",
+                status.state.name()
+            ),
+            "a freeze is in progress",
+        ),
+        _ => CheckResult::ok(about, "none: nothing is frozen"),
     }
-    results.push(match &status.agents[..] {
-        [pid] => CheckResult::fine("agent", format!("process {pid}")),
-        [] => CheckResult::finding(
-            "agent",
-            "it does not run",
-            "systemctl start qemu-guest-agent (and enable it), or look why it ended: journalctl \
-             -u qemu-guest-agent",
-        ),
-        many => CheckResult::finding(
-            "agent",
-            format!(
-                "{} share one state directory: {many:?}",
-                count(many.len(), "process")
-            ),
-            "stop all but one, or give each a --statedir of its own",
-        ),
-    });
-    results
 }
 
-/// The mountpoint of the filesystem that holds `path`, if a freeze takes it.
-fn frozen_under(scene: &CheckContext<'_>, path: &Path) -> Option<String> {
-    let mount = mount_of(scene.mounts, &nearest(path))?;
-    let layers = scene.survey.layers.get(&mount.mountpoint);
+fn check_agents(status: &Status) -> CheckResult {
+    let about = Subject::Agent;
+    match &status.agents[..] {
+        [pid] => CheckResult::ok(about, format!("process {pid}")),
+        [] => CheckResult::finding(
+            about,
+            "the agent does not run",
+            "",
+            "systemctl enable --now qemu-guest-agent; if it has failed: journalctl -u \
+             qemu-guest-agent",
+        ),
+        many => CheckResult::finding(
+            about,
+            format!("{} share one state directory", count(many.len(), "agent")),
+            format!("processes {}", join_pids(many)),
+            "stop all but one, or give each its own --statedir",
+        ),
+    }
+}
+
+/// The mount point of the filesystem that has `path`, if a freeze freezes it.
+fn find_frozen_below(context: &CheckContext<'_>, path: &Path) -> Option<String> {
+    let mount = mount_of(context.mounts, &nearest(path))?;
+    let layers = context.survey.layers.get(&mount.mountpoint);
     let is_meant = |device| {
-        let mut targets = scene.plan.targets.iter();
+        let mut targets = context.plan.targets.iter();
         targets.find(|target| target.filesystem.device() == device)
     };
-    // btrfs shows an anonymous number; its mountpoints tell.
+    // The device number of a btrfs mount belongs to its subvolume, not to the filesystem.
     let by_path = || {
-        scene.plan.targets.iter().find(|target| {
+        context.plan.targets.iter().find(|target| {
             target.filesystem.mountpoint == mount.mountpoint
                 || target.alternatives.contains(&mount.mountpoint)
         })
@@ -197,14 +214,14 @@ fn frozen_under(scene: &CheckContext<'_>, path: &Path) -> Option<String> {
     Some(String::from_utf8_lossy(&target.filesystem.mountpoint).into_owned())
 }
 
-/// `path` without links, or what of it exists.
+/// `path` without links, or its nearest ancestor that exists.
 fn nearest(path: &Path) -> PathBuf {
     let mut ancestors = path.ancestors();
     let found = ancestors.find_map(|above| above.canonicalize().ok());
     found.unwrap_or_else(|| PathBuf::from("/"))
 }
 
-/// The mount that `path`, which has no links, is in: of the longest mountpoints the last.
+/// The mount of `path`, which has no links: of the longest mount points the last, which hides the others.
 fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     let holds = |mount: &&Mount| {
         let mountpoint = Path::new(std::ffi::OsStr::from_bytes(&mount.mountpoint));
@@ -218,14 +235,14 @@ fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ResultKind;
+    use super::super::Severity;
     use super::*;
     use crate::config::Config;
     use crate::freeze::plan::{Plan, Survey, Target};
     use crate::probe::filesystems::Filesystem;
     use crate::probe::mountinfo::parse;
 
-    fn with_scene(mounts: &str, frozen: &[(&str, u32)], body: impl FnOnce(&CheckContext<'_>)) {
+    fn with_context(mounts: &str, frozen: &[(&str, u32)], body: impl FnOnce(&CheckContext<'_>)) {
         let target = |&(mountpoint, minor): &(&str, u32)| Target {
             filesystem: Filesystem {
                 mountpoint: mountpoint.into(),
@@ -261,14 +278,14 @@ mod tests {
 
     #[test]
     fn the_filesystem_under_a_path_is_found() {
-        with_scene(MOUNTS, &[("/", 1)], |scene| {
-            let on = |path: &str| frozen_under(scene, Path::new(path));
+        with_context(MOUNTS, &[("/", 1)], |context| {
+            let on = |path: &str| find_frozen_below(context, Path::new(path));
             assert_eq!(on("/nonexistent/file"), Some("/".into()));
             assert_eq!(on("/usr/nonexistent"), Some("/".into()));
             assert_eq!(on("/proc/self"), None);
         });
-        with_scene(MOUNTS, &[], |scene| {
-            assert_eq!(frozen_under(scene, Path::new("/usr")), None);
+        with_context(MOUNTS, &[], |context| {
+            assert_eq!(find_frozen_below(context, Path::new("/usr")), None);
         });
     }
 
@@ -276,37 +293,40 @@ mod tests {
     fn logs_where_a_write_could_block_are_found() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
-        with_scene(MOUNTS, &[], |scene| {
-            let kind = |path: &Path| log_file(scene, "log", path).kind;
-            assert_eq!(kind(&path), ResultKind::Fine);
+        with_context(MOUNTS, &[], |context| {
+            let kind = |path: &Path| check_log(context, Subject::Log, path).kind;
+            assert_eq!(kind(&path), Severity::Ok);
             nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).unwrap();
-            assert_eq!(kind(&path), ResultKind::Finding);
-            assert_eq!(kind(dir.path()), ResultKind::Finding);
-            assert_eq!(kind(Path::new("/nonexistent/log")), ResultKind::Finding);
+            assert_eq!(kind(&path), Severity::Finding);
+            assert_eq!(kind(dir.path()), Severity::Finding);
+            assert_eq!(kind(Path::new("/nonexistent/log")), Severity::Finding);
         });
-        with_scene(MOUNTS, &[("/", 1)], |scene| {
-            let result = log_file(scene, "log", &dir.path().join("other"));
-            assert_eq!(result.kind, ResultKind::Note);
+        with_context(MOUNTS, &[("/", 1)], |context| {
+            let result = check_log(context, Subject::Log, &dir.path().join("other"));
+            assert_eq!(result.kind, Severity::Note);
         });
     }
 
     #[test]
-    fn a_marker_without_anybody_is_stale() {
+    fn a_marker_without_agent_and_guardian_is_stale() {
         let status = |marked, agents: &[i32], guardian| Status {
-            state: if marked { "frozen" } else { "thawed" },
+            state: match marked {
+                true => FreezeState::Frozen,
+                false => FreezeState::Thawed,
+            },
             marked,
             agents: agents.to_vec(),
             guardian,
             ..Status::default()
         };
-        let kinds = |status: Status| marker(&status).iter().map(|r| r.kind).collect::<Vec<_>>();
-        use ResultKind::{Finding, Fine, Note};
-        assert_eq!(kinds(status(false, &[1], None)), [Fine, Fine]);
+        let kinds = |status: Status| [check_marker(&status).kind, check_agents(&status).kind];
+        use Severity::{Finding, Note, Ok};
+        assert_eq!(kinds(status(false, &[1], None)), [Ok, Ok]);
         assert_eq!(kinds(status(true, &[], None)), [Finding, Finding]);
-        assert_eq!(kinds(status(true, &[1], None)), [Finding, Fine]);
-        assert_eq!(kinds(status(true, &[1], Some(2))), [Note, Fine]);
-        assert_eq!(kinds(status(false, &[1, 2], None)), [Fine, Finding]);
-        let stale = &marker(&status(true, &[], None))[0];
-        assert!(stale.advice.as_ref().unwrap().contains("thaw --now"));
+        assert_eq!(kinds(status(true, &[1], None)), [Finding, Ok]);
+        assert_eq!(kinds(status(true, &[1], Some(2))), [Note, Ok]);
+        assert_eq!(kinds(status(false, &[1, 2], None)), [Ok, Finding]);
+        let stale = check_marker(&status(true, &[], None));
+        assert!(stale.text.remedy.contains("thaw --now"));
     }
 }

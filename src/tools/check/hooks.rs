@@ -1,11 +1,16 @@
 //! The hook master, the hooks, and who could change them.
+//!
+//! Hooks are found exactly as the master finds them, and nothing is started. [`super`] calls this for the agent's
+//! hooks, `qemu-ga hook check` for those of a directory.
 
-use super::{CheckContext, CheckResult};
-use crate::hooks::settings::HookKind;
+use super::{CheckContext, CheckResult, Subject};
+use crate::diagnostic::Diagnostic;
+use crate::hooks::settings::{HookKind, HookSettings};
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::{locate, sources, trust};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
+use crate::tools::hook::{refusal_diagnostic, skip_diagnostic};
 use crate::tools::output::{count, span};
 use crate::tools::plan::hooks_of;
 use nix::unistd::{AccessFlags, eaccess};
@@ -14,134 +19,124 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-pub fn check(scene: &CheckContext<'_>) -> Vec<CheckResult> {
-    match scene.config.hook() {
+const INSTALL_MASTER: &str = "install hooks/fsfreeze-hook of this project as that file (mode 755)";
+
+pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
+    match context.config.hook() {
         Some(hook) => {
-            let mut results = master(hook);
             let dir = hooks_of(hook);
-            let hold = scene.config.limits.hold;
-            results.extend(installed(&dir, &locate::conf_beside(&dir), hold));
+            let hold = context.config.limits.hold;
+            let mut results = vec![check_master(hook)];
+            results.extend(check_installed(&dir, &locate::conf_beside(&dir), hold));
             results
         }
-        None => vec![unused(&locate::default_dir())],
+        None => vec![check_unused(&locate::default_dir())],
     }
 }
 
-/// Hooks that nobody calls.
-fn unused(dir: &Path) -> CheckResult {
+/// Whether there are hooks although the agent runs without a hook master.
+fn check_unused(dir: &Path) -> CheckResult {
     let found = sources::read(dir, &locate::conf_beside(dir), "");
     if found.is_ok_and(|(found, _)| found.tasks.is_empty()) {
-        return CheckResult::note(
-            "hooks",
-            "no hooks configured; applications are not quiesced",
-        );
+        let why = "applications are not quiesced";
+        return CheckResult::note(Subject::Hooks, "no hooks configured", why);
     }
     CheckResult::finding(
-        "hooks",
+        Subject::Hooks,
+        format!("the hooks in {} are never called", dir.display()),
+        "the agent runs without a hook master",
         format!(
-            "{} has hooks, but the agent is not told to call them",
-            dir.display()
-        ),
-        format!(
-            "add -F to the agent's command line, or fsfreeze-hook={} to [general] of its \
-             configuration file",
+            "add -F to the agent's command line, or fsfreeze-hook={} to [general] of its configuration file",
             locate::default_master().display()
         ),
     )
 }
 
-fn master(hook: &Path) -> Vec<CheckResult> {
+fn check_master(hook: &Path) -> CheckResult {
+    let about = Subject::HookMaster;
     let shown = trust::quoted(hook);
+    let failing = |why: String, remedy: String| {
+        let what = format!("every freeze fails, as {shown} cannot be run");
+        CheckResult::finding(about, what, why, remedy)
+    };
     let data = match fs::metadata(hook) {
         Ok(data) => data,
         Err(error) => {
-            return vec![CheckResult::finding(
-                "hook master",
-                format!("{shown}: {}", strerror(&error)),
-                "every freeze fails until it is there: install hooks/fsfreeze-hook of this \
-                 project as that file (mode 755), or correct the path behind -F",
-            )];
+            let remedy = format!("{INSTALL_MASTER}, or correct the path of -F");
+            return failing(strerror(&error), remedy);
         }
     };
     if !data.is_file() || eaccess(hook, AccessFlags::X_OK).is_err() {
-        return vec![CheckResult::finding(
-            "hook master",
-            format!("{shown} is not an executable file, so every freeze fails"),
+        return failing(
+            "not an executable file".into(),
             format!("chmod 755 {shown}"),
-        )];
+        );
     }
     match trust::check(hook) {
-        Ok(()) if locate::is_our_master(hook) => vec![CheckResult::fine("hook master", shown)],
-        Ok(()) => vec![CheckResult::finding(
-            "hook master",
-            format!("{shown}: {}", locate::FOREIGN_MASTER),
-            "install hooks/fsfreeze-hook of this project as that file (mode 755)",
-        )],
-        Err(refusal) => vec![refused("hook master", &refusal.0)],
+        Ok(()) if locate::is_our_master(hook) => CheckResult::ok(about, shown),
+        Ok(()) => CheckResult::finding(about, shown, locate::FOREIGN_MASTER, INSTALL_MASTER),
+        Err(refusal) => refused(about, &refusal),
     }
 }
 
-/// The refusal's line ends with the remedy.
-fn refused(about: &'static str, line: &str) -> CheckResult {
-    let (text, advice) = line
-        .split_once("; ")
-        .unwrap_or((line, "make it root's alone"));
-    CheckResult::finding(about, text, advice)
+fn refused(about: Subject, refusal: &trust::Refusal) -> CheckResult {
+    let Diagnostic { what, why, remedy } = refusal_diagnostic(refusal);
+    CheckResult::finding(about, what, why, remedy)
 }
 
-/// The hooks of `dir` with the settings in `conf`, under an agent that lets a freeze last for `hold`
-/// (None: for ever).
-pub fn installed(dir: &Path, conf: &Path, hold: Option<Duration>) -> Vec<CheckResult> {
+/// The hooks of `dir` with the settings in `conf`, for an agent whose freezes last for `hold` at most (None: without
+/// a limit).
+pub(in crate::tools) fn check_installed(
+    dir: &Path,
+    conf: &Path,
+    hold: Option<Duration>,
+) -> Vec<CheckResult> {
     let shown = dir.display();
     let (found, _) = match sources::read(dir, conf, "") {
         Ok(found) => found,
-        Err(refusal) => return faults(dir, conf, refusal),
+        Err(refusal) => return check_trust(dir, conf, refusal),
     };
     let fit = found
         .tasks
         .iter()
         .filter(|s| s.eligibility == Eligibility::Fit);
     let mut results = vec![if dir.exists() {
-        CheckResult::fine(
-            "hooks",
-            format!("{} in {shown}", count(fit.count(), "hook")),
-        )
+        let text = format!("{} in {shown}", count(fit.count(), "hook"));
+        CheckResult::ok(Subject::Hooks, text)
     } else {
-        CheckResult::note("hooks", format!("there is no {shown}"))
+        CheckResult::note(Subject::Hooks, format!("{shown} does not exist"), "")
     }];
     if !found.disabled.is_empty() {
         let names: Vec<&str> = found.disabled.iter().map(|s| s.name.as_str()).collect();
-        let text = format!("switched off by enabled = no: {}", names.join(", "));
-        results.push(CheckResult::note("hooks", text));
+        let what = format!("disabled: {}", names.join(", "));
+        results.push(CheckResult::note(Subject::Hooks, what, "enabled is no"));
     }
-    for step in &found.tasks {
-        match &step.eligibility {
-            Eligibility::Fit => results.extend(fit_step(step, hold)),
-            Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } => {
-                let (text, advice) = why.split_once("; ").unwrap_or((why, "fix it"));
-                results.push(CheckResult::finding(
-                    "hooks",
-                    format!(
-                        "{} is skipped: {text}; a freeze reaches at most the level filesystem",
-                        step.name
-                    ),
-                    format!("{advice} (or move the file elsewhere)"),
-                ));
-            }
+    for task in &found.tasks {
+        match skip_diagnostic(&task.eligibility) {
+            None => results.extend(check_task(task, hold)),
+            Some(Diagnostic { why, remedy, .. }) => results.push(CheckResult::finding(
+                Subject::Hooks,
+                format!(
+                    "{} is skipped, so a freeze reaches at most the level filesystem",
+                    task.name
+                ),
+                why,
+                match remedy.as_str() {
+                    "" => "correct it, or move the file elsewhere".to_owned(),
+                    remedy => format!("{remedy} (or move the file elsewhere)"),
+                },
+            )),
         }
     }
     results.extend(found.warnings.into_iter().map(|warning| {
-        CheckResult::finding(
-            "settings",
-            warning,
-            "correct that line; `qemu-ga hook list` shows what counts",
-        )
+        let remedy = "correct that line; qemu-ga hook list shows the settings in effect";
+        CheckResult::finding(Subject::Settings, warning, "", remedy)
     }));
     results
 }
 
-/// A refusal names the first fault; each is to be mended.
-fn faults(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<CheckResult> {
+/// Every fault in the ownership of the hooks. The master stops at the first, but an operator wants to fix all at once.
+fn check_trust(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<CheckResult> {
     let mut paths = vec![conf.to_owned(), dir.to_owned()];
     paths.extend(
         fs::read_dir(dir)
@@ -151,96 +146,113 @@ fn faults(dir: &Path, conf: &Path, first: trust::Refusal) -> Vec<CheckResult> {
             .map(|e| e.path()),
     );
     paths.sort_unstable();
-    let exists = |path: &PathBuf| {
+    let is_checked = |path: &PathBuf| {
         path.metadata()
             .is_ok_and(|data| data.is_file() || path == dir)
     };
-    let found = paths.into_iter().filter(exists);
-    let mut lines = vec![first.0];
-    for refusal in found.filter_map(|path| trust::check(&path).err()) {
-        if !lines.contains(&refusal.0) {
-            lines.push(refusal.0);
+    let paths = paths.into_iter().filter(is_checked);
+    let mut refusals = vec![first];
+    for refusal in paths.filter_map(|path| trust::check(&path).err()) {
+        if !refusals.contains(&refusal) {
+            refusals.push(refusal);
         }
     }
-    lines.iter().map(|line| refused("hooks", line)).collect()
+    let refusals = refusals.iter();
+    refusals
+        .map(|refusal| refused(Subject::Hooks, refusal))
+        .collect()
 }
 
 /// What is wrong with a hook that would be started.
-fn fit_step(step: &HookTask, hold: Option<Duration>) -> Vec<CheckResult> {
-    let (name, policy) = (&step.name, &step.policy);
+fn check_task(task: &HookTask, hold: Option<Duration>) -> Vec<CheckResult> {
+    let (name, policy) = (&task.name, &task.policy);
     let mut results = Vec::new();
     let mut seen = Vec::new();
-    for call in [&step.freeze, &step.thaw, &step.undo].into_iter().flatten() {
+    for call in [&task.freeze, &task.thaw, &task.undo].into_iter().flatten() {
         if !seen.contains(&&call.program) {
             seen.push(&call.program);
-            results.extend(interpreter(&call.program));
+            results.extend(check_interpreter(&call.program));
         }
     }
-    if let Some(user) = &policy.user {
-        let wrong = match Identity::find(user) {
-            Ok(Some(_)) => None,
-            Ok(None) => Some("there is no such user".to_owned()),
-            Err(error) => Some(strerror(&error)),
-        };
-        results.extend(wrong.map(|why| {
-            CheckResult::finding(
-                "hooks",
-                format!("{name} is to run as {user}: {why}"),
-                "create the user, or correct user = in the hook's settings",
-            )
-        }));
-    }
-    let longest = policy
-        .hold_timeout
-        .filter(|_| policy.kind == HookKind::Hold);
-    if let Some(longest) = longest.filter(|&longest| hold.is_none_or(|hold| longest < hold)) {
-        let hold = hold.map_or("for ever".to_owned(), |hold| span(hold.as_secs_f64()));
-        results.push(CheckResult::finding(
-            "hooks",
-            format!(
-                "{name} lets go after {}, but a freeze may last {hold}: what comes after that is \
-                 not consistent",
-                span(longest.as_secs_f64())
-            ),
-            "leave hold-timeout out (or 0): it then follows the agent's fsfreeze-hold-limit",
-        ));
-    }
+    results.extend(check_user(name, policy));
+    results.extend(check_hold_timeout(name, policy, hold));
     if policy.timeout.is_none() {
         results.push(CheckResult::note(
-            "hooks",
-            format!("{name} has no limit (timeout = 0): if it hangs, the freeze waits for it"),
+            Subject::Hooks,
+            format!("{name} has no limit (timeout = 0)"),
+            "if it hangs, the freeze waits for it",
         ));
     }
     results
 }
 
+fn check_user(name: &str, policy: &HookSettings) -> Option<CheckResult> {
+    let user = policy.user.as_ref()?;
+    let why = match Identity::find(user) {
+        Ok(Some(_)) => return None,
+        Ok(None) => "unknown user".to_owned(),
+        Err(error) => strerror(&error),
+    };
+    Some(CheckResult::finding(
+        Subject::Hooks,
+        format!("{name} cannot run as {user}"),
+        why,
+        "create the user, or correct user = in the hook's settings",
+    ))
+}
+
+fn check_hold_timeout(
+    name: &str,
+    policy: &HookSettings,
+    hold: Option<Duration>,
+) -> Option<CheckResult> {
+    let timeout = policy
+        .hold_timeout
+        .filter(|_| policy.kind == HookKind::Hold)?;
+    if hold.is_some_and(|hold| timeout >= hold) {
+        return None;
+    }
+    let hold = hold.map_or("without limit".to_owned(), |hold| {
+        format!("for {}", span(hold.as_secs_f64()))
+    });
+    Some(CheckResult::finding(
+        Subject::Hooks,
+        format!(
+            "{name} stops holding after {}, but a freeze may last {hold}",
+            span(timeout.as_secs_f64())
+        ),
+        "a snapshot that is taken later is not consistent",
+        "remove hold-timeout (or set it to 0), so that it follows the agent's fsfreeze-hold-limit",
+    ))
+}
+
 /// What would keep the kernel from starting the program.
-fn interpreter(program: &Path) -> Option<CheckResult> {
+fn check_interpreter(program: &Path) -> Option<CheckResult> {
     let shown = program.display();
     let mut head = Vec::new();
     let read = fs::File::open(program).and_then(|file| file.take(256).read_to_end(&mut head));
     if let Err(error) = read {
-        // Root reads everything; a hook that others may only execute is theirs to judge.
-        let text = format!("{shown} cannot be read: {}", strerror(&error));
-        return Some(CheckResult::note("hooks", text));
+        // Only a user who is not root gets here: the agent reads every file.
+        let what = format!("cannot read {shown}");
+        return Some(CheckResult::note(Subject::Hooks, what, strerror(&error)));
     }
     if head.starts_with(b"\x7fELF") {
         return None;
     }
-    let finding = |what: String, advice: String| {
-        let text = format!("{shown} {what}");
-        Some(CheckResult::finding("hooks", text, advice))
+    let finding = |why: String, remedy: String| {
+        let what = format!("{shown} cannot be started");
+        Some(CheckResult::finding(Subject::Hooks, what, why, remedy))
     };
     let line = head.split(|&byte| byte == b'\n').next().unwrap_or_default();
     let Some(line) = line.strip_prefix(b"#!") else {
         return finding(
-            "does not say what interprets it (status 126)".into(),
-            "make its first line #!/bin/sh, or what it is written for".into(),
+            "its first line names no interpreter (status 126)".into(),
+            "add #!/bin/sh, or the interpreter it is written for, as its first line".into(),
         );
     };
     if line.ends_with(b"\r") {
         return finding(
-            "has line ends of Windows, so its interpreter is not found (status 127)".into(),
+            "it has line ends of Windows, so its interpreter is not found (status 127)".into(),
             format!("sed -i 's/\\r$//' {}", trust::quoted(program)),
         );
     }
@@ -255,12 +267,12 @@ fn interpreter(program: &Path) -> Option<CheckResult> {
         return None;
     };
     finding(
-        format!("is written for '{missing}', which is not installed (status 127)"),
+        format!("its interpreter '{missing}' is not installed (status 127)"),
         "install it, or correct the first line".into(),
     )
 }
 
-/// Whether env(1) finds the command.
+/// Whether env(1) would find the command, or `word` is an assignment.
 fn in_path(word: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_in = |dir: PathBuf| eaccess(&dir.join(word), AccessFlags::X_OK).is_ok();
@@ -269,7 +281,7 @@ fn in_path(word: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ResultKind;
+    use super::super::Severity;
     use super::*;
     use std::os::unix::fs::PermissionsExt;
 
@@ -278,42 +290,40 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let hook = dir.path().join("hook");
         let kinds = |results: Vec<CheckResult>| results.iter().map(|r| r.kind).collect::<Vec<_>>();
-        let missing = master(&hook);
-        assert!(missing[0].text.ends_with("No such file or directory"));
+        let missing = check_master(&hook);
+        assert_eq!(missing.text.why, "No such file or directory");
         fs::write(&hook, "#!/bin/sh\n# QGA_BINARY\n").unwrap();
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o644)).unwrap();
-        assert!(
-            master(&hook)[0]
-                .advice
-                .as_ref()
-                .unwrap()
-                .starts_with("chmod 755 ")
-        );
+        assert!(check_master(&hook).text.remedy.starts_with("chmod 755 "));
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
-        assert_eq!(kinds(master(&hook)), [ResultKind::Fine]);
+        assert_eq!(check_master(&hook).kind, Severity::Ok);
         fs::set_permissions(&hook, fs::Permissions::from_mode(0o777)).unwrap();
-        let open = master(&hook);
-        assert!(
-            open[0].advice.as_ref().unwrap().contains("chmod go-w"),
-            "{open:?}"
-        );
+        let open = check_master(&hook);
+        assert!(open.text.to_string().contains("chmod go-w"), "{open:?}");
 
         let hooks = dir.path().join("hook.d");
         let conf = dir.path().join("hook.conf");
-        assert_eq!(kinds(installed(&hooks, &conf, None)), [ResultKind::Note]);
+        assert_eq!(
+            kinds(check_installed(&hooks, &conf, None)),
+            [Severity::Note]
+        );
         fs::create_dir(&hooks).unwrap();
-        assert_eq!(kinds(installed(&hooks, &conf, None)), [ResultKind::Fine]);
-        assert_eq!(unused(&hooks).kind, ResultKind::Note);
+        assert_eq!(kinds(check_installed(&hooks, &conf, None)), [Severity::Ok]);
+        assert_eq!(check_unused(&hooks).kind, Severity::Note);
         fs::write(hooks.join("README"), "").unwrap();
         fs::set_permissions(hooks.join("README"), fs::Permissions::from_mode(0o644)).unwrap();
         assert_eq!(
-            kinds(installed(&hooks, &conf, None)),
-            [ResultKind::Fine, ResultKind::Finding]
+            kinds(check_installed(&hooks, &conf, None)),
+            [Severity::Ok, Severity::Finding]
         );
-        assert_eq!(unused(&hooks).kind, ResultKind::Finding);
+        assert_eq!(check_unused(&hooks).kind, Severity::Finding);
         fs::set_permissions(&hooks, fs::Permissions::from_mode(0o777)).unwrap();
-        assert_eq!(kinds(installed(&hooks, &conf, None)), [ResultKind::Finding]);
+        assert_eq!(
+            kinds(check_installed(&hooks, &conf, None)),
+            [Severity::Finding]
+        );
     }
+
     #[test]
     fn what_would_not_start_or_not_hold() {
         let dir = tempfile::tempdir().unwrap();
@@ -338,21 +348,21 @@ mod tests {
             fs::set_permissions(hooks.join(name), fs::Permissions::from_mode(0o755)).unwrap();
         }
         fs::write(&conf, "[hooks]\ncolour=red\n").unwrap();
-        let told = |hold| -> Vec<(ResultKind, String)> {
-            let results = installed(&hooks, &conf, hold);
+        let list = |hold| -> Vec<(Severity, String)> {
+            let results = check_installed(&hooks, &conf, hold);
             let shown = |text: String| text.replace(&format!("{}/", hooks.display()), "");
-            let odd = results.into_iter().filter(|r| r.kind != ResultKind::Fine);
-            odd.map(|r| (r.kind, shown(r.text))).collect()
+            let odd = results.into_iter().filter(|r| r.kind != Severity::Ok);
+            odd.map(|r| (r.kind, shown(r.text.to_string()))).collect()
         };
         let minute = Some(Duration::from_secs(60));
-        let results = told(minute);
+        let results = list(minute);
         let expected = [
-            "1 has line ends of Windows",
-            "2 does not say what interprets it",
-            "3 is written for '/nonexistent/sh'",
-            "4 is written for 'nonesuch-of-the-test'",
-            "7 lets go after 5.00 s, but a freeze may last 1 min 0 s",
-            "8 is to run as nobody-of-the-test: there is no such user",
+            "1 cannot be started: it has line ends of Windows",
+            "2 cannot be started: its first line names no interpreter",
+            "3 cannot be started: its interpreter '/nonexistent/sh'",
+            "4 cannot be started: its interpreter 'nonesuch-of-the-test'",
+            "7 stops holding after 5.00 s, but a freeze may last for 1 min 0 s",
+            "8 cannot run as nobody-of-the-test: unknown user",
             "9 has no limit",
         ];
         for ((_, text), expected) in results.iter().zip(expected) {
@@ -362,18 +372,18 @@ mod tests {
             results[7].1.contains("colour=red in [hooks]"),
             "{results:?}"
         );
-        assert_eq!(results[6].0, ResultKind::Note);
+        assert_eq!(results[6].0, Severity::Note);
         assert_eq!(results.len(), 8);
         let lasts =
-            |results: &[(ResultKind, String)]| results.iter().any(|r| r.1.contains("lets go"));
-        assert!(lasts(&told(None)) && !lasts(&told(Some(Duration::from_secs(5)))));
+            |results: &[(Severity, String)]| results.iter().any(|r| r.1.contains("stops holding"));
+        assert!(lasts(&list(None)) && !lasts(&list(Some(Duration::from_secs(5)))));
         // Every fault, not the first alone.
         for name in ["1", "2"] {
             fs::set_permissions(hooks.join(name), fs::Permissions::from_mode(0o757)).unwrap();
         }
-        let results = installed(&hooks, &conf, minute);
-        let advice: Vec<&str> = results.iter().filter_map(|r| r.advice.as_deref()).collect();
-        assert_eq!(advice.len(), 2, "{results:?}");
-        assert!(advice.iter().all(|advice| advice.contains("chmod go-w")));
+        let results = check_installed(&hooks, &conf, minute);
+        let texts: Vec<String> = results.iter().map(|r| r.text.to_string()).collect();
+        let is_named = |text: &String| text.contains("chmod go-w");
+        assert!(texts.len() == 2 && texts.iter().all(is_named), "{texts:?}");
     }
 }

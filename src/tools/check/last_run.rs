@@ -1,20 +1,22 @@
-//! What the last freeze that has ended was worth, and what to do if that was less than it should be.
+//! The consistency of the last run that has ended, and the remedy if it was lower than it should be.
+//!
+//! It reads the stored report only. [`super::files`] calls this.
 
-use super::CheckResult;
+use super::{CheckResult, Subject};
 use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::{Applications, Level, Report};
 use crate::state::Expiry;
 use crate::tools::output::{Style, message, moment};
 use crate::tools::report::{describe_level, status};
 
-const ABOUT: &str = "last run";
-/// Most culprits that are named; how many more there are is said.
-const MAX_CULPRITS: usize = 3;
+const ABOUT: Subject = Subject::LastRun;
+/// Most causes that are named; of the others only the number is shown.
+const MAX_CAUSES: usize = 3;
 
-/// Judges it; `mode` is what freezes do here.
-pub fn check_level(report: &Report, mode: FreezeMode) -> CheckResult {
+/// Checks its level; `mode` is what freezes do now.
+pub(super) fn check_level(report: &Report, mode: FreezeMode) -> CheckResult {
     let level = report.level.name();
-    let text = format!(
+    let what = format!(
         "{level}, {}: {}",
         moment(report.started),
         describe_level(report)
@@ -25,29 +27,22 @@ pub fn check_level(report: &Report, mode: FreezeMode) -> CheckResult {
         Level::Crash | Level::None => false,
     };
     if is_good {
-        return CheckResult::fine(ABOUT, text);
+        return CheckResult::ok(ABOUT, what);
     }
-    let (culprits, advice) = culprits(report);
-    let text = match culprits.len() {
-        0 => text,
-        count => {
-            let more = match count.saturating_sub(MAX_CULPRITS) {
-                0 => String::new(),
-                more => format!(", and {more} more"),
-            };
-            let named = &culprits[..count.min(MAX_CULPRITS)];
-            format!("{text}; {}{more}", named.join(", "))
-        }
-    };
+    let (causes, remedy) = find_causes(report);
+    let named = &causes[..causes.len().min(MAX_CAUSES)];
+    let mut why = named.join(", ");
+    if causes.len() > MAX_CAUSES {
+        why += &format!(", and {} more", causes.len() - MAX_CAUSES);
+    }
     if mode != FreezeMode::All && report.level == Level::Crash {
-        let note = format!("{text} (fsfreeze-mode is {})", mode.name());
-        return CheckResult::note(ABOUT, note);
+        return CheckResult::note(ABOUT, what, format!("fsfreeze-mode is {}", mode.name()));
     }
-    CheckResult::finding(ABOUT, text, advice)
+    CheckResult::finding(ABOUT, what, why, remedy)
 }
 
-/// What kept it from its level, and the remedy.
-fn culprits(report: &Report) -> (Vec<String>, String) {
+/// What lowered its level, and the remedy.
+fn find_causes(report: &Report) -> (Vec<String>, String) {
     let again = "then take the snapshot again";
     let hooks = report.hooks.iter().filter(|hook| !hook.is_success());
     let name = |path: &str| path.rsplit('/').next().unwrap_or(path).to_owned();
@@ -75,12 +70,12 @@ fn culprits(report: &Report) -> (Vec<String>, String) {
             let name = name(&hook.path);
             (
                 named,
-                format!("qemu-ga log --hook {name}, qemu-ga hook try {name}, {again}"),
+                format!("see qemu-ga log --hook {name}, qemu-ga hook try {name}, {again}"),
             )
         }
         _ if !filesystems.is_empty() => (
             filesystems,
-            format!("fix or exclude it (fsfreeze-exclude, fsfreeze-optional), {again}"),
+            format!("correct or exclude it (fsfreeze-exclude, fsfreeze-optional), {again}"),
         ),
         _ if report.errors.is_empty() => (
             report
@@ -88,18 +83,18 @@ fn culprits(report: &Report) -> (Vec<String>, String) {
                 .iter()
                 .map(|why| message(why))
                 .collect(),
-            format!("qemu-ga check and qemu-ga report say more, {again}"),
+            format!("see qemu-ga check and qemu-ga report, {again}"),
         ),
         _ => (
             report.errors.iter().map(|error| message(error)).collect(),
-            format!("qemu-ga report and qemu-ga log --failed say more, {again}"),
+            format!("see qemu-ga report and qemu-ga log --failed, {again}"),
         ),
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::ResultKind;
+    use super::super::Severity;
     use super::*;
     use crate::hooks::{HookRecord, HookStatus, Phase};
 
@@ -112,32 +107,32 @@ mod tests {
     }
 
     #[test]
-    fn a_level_below_what_should_be_is_a_finding_with_its_culprits() {
+    fn a_level_that_is_too_low_is_a_finding_with_its_causes() {
         let kind = |level, applications, mode| check_level(&report(level, applications), mode).kind;
         let all = FreezeMode::All;
         assert_eq!(
             kind(Level::None, Applications::Untouched, all),
-            ResultKind::Finding
+            Severity::Finding
         );
         assert_eq!(
             kind(Level::Crash, Applications::Quiet, all),
-            ResultKind::Finding
+            Severity::Finding
         );
         assert_eq!(
             kind(Level::Crash, Applications::Quiet, FreezeMode::HooksOnly),
-            ResultKind::Note
+            Severity::Note
         );
         assert_eq!(
             kind(Level::Filesystem, Applications::Untouched, all),
-            ResultKind::Fine
+            Severity::Ok
         );
         assert_eq!(
             kind(Level::Filesystem, Applications::Failed, all),
-            ResultKind::Finding
+            Severity::Finding
         );
         assert_eq!(
             kind(Level::Application, Applications::Quiet, all),
-            ResultKind::Fine
+            Severity::Ok
         );
 
         let mut report = report(Level::Filesystem, Applications::Failed);
@@ -150,14 +145,14 @@ mod tests {
         }
         let result = check_level(&report, all);
         let all_named = "hook 1-db freeze: status 1, hook 2-db freeze: status 2, hook 3-db freeze: status 3, and 2 more";
-        assert!(result.text.ends_with(all_named), "{}", result.text);
-        assert!(result.advice.unwrap().contains("qemu-ga hook try 1-db"));
+        assert_eq!(result.text.why, all_named);
+        assert!(result.text.remedy.contains("qemu-ga hook try 1-db"));
         report.level = Level::Crash;
         report.ended_because = Some(Expiry::HOLD_LIMIT.into());
         assert!(
             check_level(&report, all)
-                .advice
-                .unwrap()
+                .text
+                .remedy
                 .contains("fsfreeze-hold-limit")
         );
     }

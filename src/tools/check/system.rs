@@ -1,8 +1,11 @@
-//! The channel to the host, RCU grace periods, mandatory access control, and the service's unit.
+//! What surrounds the agent: the channel to the host, RCU grace periods, SELinux and AppArmor, and the service's unit.
+//!
+//! Everything is read from files; no program is started and no device is opened. [`super`] calls this.
 
-use super::{CheckContext, CheckResult, ResultKind};
+use super::{CheckContext, CheckResult, Severity, Subject};
 use crate::commands::access;
 use crate::config::{Config, Method};
+use crate::diagnostic::Diagnostic;
 use crate::freeze::policy::FreezePolicy;
 use crate::sys::strerror;
 use crate::tools::grace_periods::GracePeriods;
@@ -13,156 +16,171 @@ use std::fs;
 use std::os::unix::fs::FileTypeExt;
 use std::path::Path;
 
-pub fn check(scene: &CheckContext<'_>) -> Vec<CheckResult> {
+pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
     let root = Path::new("/");
-    let mut results = vec![channel(scene.config)];
+    let mut results = vec![check_channel(context.config)];
     let agent = context::agents().first().map(|agent| agent.pid);
     let domain = agent.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/attr/current")).ok());
     let domain = domain
         .as_deref()
         .map(|text| text.trim_matches(['\0', '\n']));
-    if !scene.plan.targets.is_empty() {
-        results.push(grace_periods(&scene.config.policy, &root.join("sys")));
+    if !context.plan.targets.is_empty() {
+        results.push(check_grace_periods(
+            &context.config.policy,
+            &root.join("sys"),
+        ));
     }
-    results.extend(command_lists(scene.config));
-    results.extend(selinux(root, domain));
-    results.extend(apparmor(root, domain));
-    results.extend(service(root));
+    results.extend(check_command_lists(context.config));
+    results.extend(check_selinux(root, domain));
+    results.extend(check_apparmor(root, domain));
+    results.push(check_service(root));
     results
 }
 
-fn channel(config: &Config) -> CheckResult {
-    let about = "channel";
+const CHANNEL: Subject = Subject::Channel;
+
+fn check_channel(config: &Config) -> CheckResult {
     let Some(path) = &config.path else {
-        return CheckResult::note(about, "the service manager passes the socket");
+        return CheckResult::note(CHANNEL, "the service manager passes the socket", "");
     };
+    let method = config.method.name();
     let shown = path.display();
-    let opened = match config.method {
-        Method::VirtioSerial => transport::locate_port(path),
-        _ => path.clone(),
-    };
-    let shown = if opened == *path {
-        shown.to_string()
-    } else {
-        format!("{shown} ({})", opened.display())
-    };
-    let device = |advice: &str| match fs::metadata(&opened) {
-        Ok(data) if data.file_type().is_char_device() => {
-            CheckResult::fine(about, format!("{shown}, {}", config.method.name()))
-        }
-        Ok(_) => CheckResult::finding(about, format!("{shown} is not a character device"), advice),
-        Err(error) => {
-            let text = format!("{shown}: {}", strerror(&error));
-            CheckResult::finding(about, text, advice)
-        }
-    };
     match &config.method {
-        Method::VirtioSerial => device(
+        Method::VirtioSerial => check_device(
+            config,
+            path,
             "give the virtual machine the channel org.qemu.guest_agent.0 (libvirt: <channel \
              type='unix'> with <target type='virtio' name='org.qemu.guest_agent.0'/>; Proxmox VE: \
-             the option QEMU Guest Agent), start it anew, and load virtio_console in the guest",
+             the option QEMU Guest Agent), restart it, and load virtio_console in the guest",
         ),
-        Method::IsaSerial => device("give the virtual machine that serial port, or correct -p"),
+        Method::IsaSerial => {
+            let remedy = "give the virtual machine that serial port, or correct -p";
+            check_device(config, path, remedy)
+        }
         Method::UnixListen => {
             let dir = path.parent().unwrap_or(Path::new("/"));
             match eaccess(dir, AccessFlags::W_OK) {
-                Ok(()) => CheckResult::fine(about, format!("{shown}, unix-listen")),
+                Ok(()) => CheckResult::ok(CHANNEL, format!("{shown}, {method}")),
                 Err(error) => CheckResult::finding(
-                    about,
-                    format!("{}: {}", dir.display(), strerror(&error.into())),
-                    "make that directory, or choose another path with -p",
+                    CHANNEL,
+                    format!("cannot create a socket in {}", dir.display()),
+                    strerror(&error.into()),
+                    "create that directory, or choose another path with -p",
                 ),
             }
         }
         Method::VsockListen if Path::new("/dev/vsock").exists() => {
-            CheckResult::fine(about, format!("{shown}, vsock-listen"))
+            CheckResult::ok(CHANNEL, format!("{shown}, {method}"))
         }
         Method::VsockListen => CheckResult::finding(
-            about,
-            "there is no /dev/vsock",
+            CHANNEL,
+            "cannot listen on vsock",
+            "/dev/vsock does not exist",
             "give the virtual machine a vsock device, and load vmw_vsock_virtio_transport",
         ),
         Method::Unknown(name) => CheckResult::finding(
-            about,
-            format!("the method '{name}' is unknown"),
+            CHANNEL,
+            "the agent does not start",
+            format!("unknown method '{name}'"),
             "choose virtio-serial, isa-serial, unix-listen or vsock-listen with -m",
         ),
     }
 }
 
-/// A name that means no command blocks nothing.
-fn command_lists(config: &Config) -> Vec<CheckResult> {
+fn check_device(config: &Config, path: &Path, remedy: &str) -> CheckResult {
+    let opened = match config.method {
+        Method::VirtioSerial => transport::locate_port(path),
+        _ => path.to_owned(),
+    };
+    let shown = if opened == *path {
+        path.display().to_string()
+    } else {
+        format!("{} ({})", path.display(), opened.display())
+    };
+    let why = match fs::metadata(&opened) {
+        Ok(data) if data.file_type().is_char_device() => {
+            return CheckResult::ok(CHANNEL, format!("{shown}, {}", config.method.name()));
+        }
+        Ok(_) => "not a character device".to_owned(),
+        Err(error) => strerror(&error),
+    };
+    CheckResult::finding(CHANNEL, format!("cannot use {shown}"), why, remedy)
+}
+
+/// A name that is no command has no effect, so a mistyped one blocks nothing.
+fn check_command_lists(config: &Config) -> Vec<CheckResult> {
     let lists = [
         ("block-rpcs", &config.block_rpcs),
         ("allow-rpcs", &config.allow_rpcs),
     ];
     let unknown = lists.into_iter().flat_map(|(key, list)| {
         let names = access::unknown_names(list.names()).into_iter();
-        names.map(move |unknown| (format!("{key}: {}", unknown.why), unknown.remedy))
+        names.map(move |Diagnostic { why, remedy, .. }| {
+            CheckResult::finding(Subject::Commands, key, why, remedy)
+        })
     });
-    unknown
-        .map(|(text, remedy)| CheckResult::finding("commands", text, remedy))
-        .collect()
+    unknown.collect()
 }
 
-/// A freeze without expedited grace periods is as consistent, so this is never a finding.
-fn grace_periods(policy: &FreezePolicy, sys: &Path) -> CheckResult {
-    let about = "grace periods";
+/// Never a finding: a freeze without expedited grace periods is as consistent.
+fn check_grace_periods(policy: &FreezePolicy, sys: &Path) -> CheckResult {
+    let about = Subject::GracePeriods;
     let found = GracePeriods::find(policy, sys);
     match &found {
         GracePeriods::Expedited | GracePeriods::AlreadyExpedited => {
-            CheckResult::fine(about, found.text())
+            CheckResult::ok(about, found.text())
         }
-        GracePeriods::Normal { remedy, .. } => {
-            let text = format!(
-                "{}; a freeze blocks writers for tens of milliseconds more per filesystem",
-                found.text()
-            );
-            CheckResult::new(ResultKind::Note, about, text, Some((*remedy).into()))
+        GracePeriods::Normal { reason, remedy } => {
+            let what =
+                "normal, so a freeze blocks writers for tens of milliseconds more per filesystem";
+            CheckResult::new(
+                Severity::Note,
+                about,
+                Diagnostic::new(what, reason, *remedy),
+            )
         }
     }
 }
 
 /// `domain` is the running agent's.
-fn selinux(root: &Path, domain: Option<&str>) -> Option<CheckResult> {
+fn check_selinux(root: &Path, domain: Option<&str>) -> Option<CheckResult> {
+    let about = Subject::SeLinux;
     let enforce = fs::read_to_string(root.join("sys/fs/selinux/enforce")).ok()?;
-    let domain = domain.unwrap_or("not known, for it does not run");
+    let domain = domain.unwrap_or("unknown (agent not running)");
     Some(if enforce.trim() == "1" {
-        CheckResult::note(
-            "SELinux",
-            format!(
-                "enforcing; the agent's domain is {domain}. If a hook or a freeze is denied: \
-                 ausearch -m AVC -ts recent; after installing hooks: restorecon -R /etc/qemu-ga"
-            ),
-        )
+        let what = format!("enforcing, the agent's domain is {domain}");
+        let remedy = "if a hook or a freeze is denied: ausearch -m AVC -ts recent; after hooks were \
+                      installed: restorecon -R /etc/qemu-ga";
+        CheckResult::new(Severity::Note, about, Diagnostic::new(what, "", remedy))
     } else {
-        CheckResult::fine("SELinux", "permissive: it stops nothing")
+        CheckResult::ok(about, "permissive: denies nothing")
     })
 }
 
-fn apparmor(root: &Path, domain: Option<&str>) -> Option<CheckResult> {
+/// `profile` is the running agent's.
+fn check_apparmor(root: &Path, profile: Option<&str>) -> Option<CheckResult> {
+    let about = Subject::AppArmor;
     let enabled = fs::read_to_string(root.join("sys/module/apparmor/parameters/enabled")).ok()?;
     if enabled.trim() != "Y" {
         return None;
     }
-    Some(match domain {
-        Some(profile) if profile.ends_with("(enforce)") => CheckResult::note(
-            "AppArmor",
-            format!(
-                "the agent is confined by {profile}. If a hook or a freeze is denied: journalctl \
-                 -k -g apparmor"
-            ),
-        ),
-        Some(_) => CheckResult::fine("AppArmor", "the agent is not confined"),
+    Some(match profile {
+        Some(profile) if profile.ends_with("(enforce)") => {
+            let what = format!("the agent is confined by {profile}");
+            let remedy = "if a hook or a freeze is denied: journalctl -k -g apparmor";
+            CheckResult::new(Severity::Note, about, Diagnostic::new(what, "", remedy))
+        }
+        Some(_) => CheckResult::ok(about, "the agent is not confined"),
         None => CheckResult::note(
-            "AppArmor",
-            "enabled; whether it confines the agent shows while that runs",
+            about,
+            "unknown whether the agent is confined",
+            "the agent does not run",
         ),
     })
 }
 
-/// Settings of the unit under which the agent sees other mounts than everybody else.
-const APART: [&str; 6] = [
+/// Settings of the unit that give the agent a mount namespace of its own (systemd.exec(5)).
+const NAMESPACE_SETTINGS: [&str; 6] = [
     "PrivateTmp",
     "PrivateMounts",
     "ProtectSystem",
@@ -171,10 +189,11 @@ const APART: [&str; 6] = [
     "ReadOnlyPaths",
 ];
 
-fn service(root: &Path) -> Vec<CheckResult> {
+fn check_service(root: &Path) -> CheckResult {
+    let about = Subject::Service;
     let Some(path) = systemd_unit::file(root) else {
-        let text = "no qemu-guest-agent.service was found: something else must start the agent";
-        return vec![CheckResult::note("service", text)];
+        let why = "something else must start the agent";
+        return CheckResult::note(about, "no qemu-guest-agent.service found", why);
     };
     let text = fs::read_to_string(&path).unwrap_or_default();
     let is_on = |key: &&str| {
@@ -183,21 +202,18 @@ fn service(root: &Path) -> Vec<CheckResult> {
             value.is_some_and(|v| v.starts_with('=') && !matches!(&v[1..], "" | "no" | "false"))
         })
     };
-    let apart: Vec<&str> = APART.into_iter().filter(is_on).collect();
+    let settings: Vec<&str> = NAMESPACE_SETTINGS.into_iter().filter(is_on).collect();
     let shown = path.display();
-    vec![if apart.is_empty() {
-        CheckResult::fine("service", shown.to_string())
-    } else {
-        CheckResult::finding(
-            "service",
-            format!(
-                "{shown} sets {}: the agent then has mounts of its own, and filesystems that are \
-                 mounted later may be missing there or are read-only for hooks",
-                apart.join(", ")
-            ),
-            "take that out of the unit (systemctl edit --full qemu-guest-agent)",
-        )
-    }]
+    if settings.is_empty() {
+        return CheckResult::ok(about, shown.to_string());
+    }
+    CheckResult::finding(
+        about,
+        format!("{shown} sets {}", settings.join(", ")),
+        "the agent has a mount namespace of its own, in which filesystems that are mounted later may be missing, and \
+         others are read-only for hooks",
+        "remove that from the unit (systemctl edit --full qemu-guest-agent)",
+    )
 }
 
 #[cfg(test)]
@@ -207,26 +223,23 @@ mod tests {
     #[test]
     fn the_channel_of_each_method() {
         let with = |method: &str, path: &str| {
-            channel(&Config {
+            check_channel(&Config {
                 method: Method::from_name(method),
                 path: Some(path.into()),
                 ..Config::default()
             })
         };
-        assert_eq!(with("virtio-serial", "/dev/null").kind, ResultKind::Fine);
-        assert_eq!(
-            with("virtio-serial", "/etc/passwd").kind,
-            ResultKind::Finding
-        );
+        assert_eq!(with("virtio-serial", "/dev/null").kind, Severity::Ok);
+        assert_eq!(with("virtio-serial", "/etc/passwd").kind, Severity::Finding);
         let missing = with("virtio-serial", "/nonexistent");
-        assert!(missing.advice.unwrap().contains("org.qemu.guest_agent.0"));
-        assert_eq!(with("unix-listen", "/dev/shm/sock").kind, ResultKind::Fine);
+        assert!(missing.text.remedy.contains("org.qemu.guest_agent.0"));
+        assert_eq!(with("unix-listen", "/dev/shm/sock").kind, Severity::Ok);
         assert_eq!(
             with("unix-listen", "/nonexistent/sock").kind,
-            ResultKind::Finding
+            Severity::Finding
         );
-        assert_eq!(with("pigeon", "/x").kind, ResultKind::Finding);
-        assert_eq!(channel(&Config::default()).kind, ResultKind::Note);
+        assert_eq!(with("pigeon", "/x").kind, Severity::Finding);
+        assert_eq!(check_channel(&Config::default()).kind, Severity::Note);
     }
 
     #[test]
@@ -234,51 +247,59 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let kernel = dir.path().join("kernel");
         fs::create_dir(&kernel).unwrap();
-        let check = || grace_periods(&FreezePolicy::default(), dir.path());
+        let check = || check_grace_periods(&FreezePolicy::default(), dir.path());
         let missing = check();
-        assert_eq!(missing.kind, ResultKind::Note);
-        assert!(missing.text.contains("No such file or directory; a freeze"));
-        assert!(missing.advice.unwrap().contains("ReadWritePaths="));
+        assert_eq!(missing.kind, Severity::Note);
+        assert!(missing.text.why.ends_with("No such file or directory"));
+        assert!(missing.text.remedy.contains("ReadWritePaths="));
         fs::write(kernel.join("rcu_expedited"), "0\n").unwrap();
         assert_eq!(
             check(),
-            CheckResult::fine("grace periods", "expedited while freezing")
+            CheckResult::ok(Subject::GracePeriods, "expedited while freezing")
         );
         fs::write(kernel.join("rcu_normal"), "1\n").unwrap();
-        assert!(check().advice.unwrap().contains("real-time"));
+        assert!(check().text.remedy.contains("real-time"));
         fs::write(kernel.join("rcu_expedited"), "1\n").unwrap();
-        assert_eq!(check().kind, ResultKind::Fine);
+        assert_eq!(check().kind, Severity::Ok);
     }
 
     #[test]
-    fn what_the_system_says() {
+    fn mandatory_access_control_and_the_unit() {
         let root = tempfile::tempdir().unwrap();
         let root = root.path();
         let write = |path: &str, text: &str| {
             fs::create_dir_all(root.join(path).parent().unwrap()).unwrap();
             fs::write(root.join(path), text).unwrap();
         };
-        assert_eq!((selinux(root, None), apparmor(root, None)), (None, None));
-        assert_eq!(service(root)[0].kind, ResultKind::Note);
+        assert_eq!(
+            (check_selinux(root, None), check_apparmor(root, None)),
+            (None, None)
+        );
+        assert_eq!(check_service(root).kind, Severity::Note);
         write("sys/fs/selinux/enforce", "1");
         write("sys/module/apparmor/parameters/enabled", "Y\n");
-        let note = selinux(root, Some("system_u:system_r:virt_qemu_ga_t:s0")).unwrap();
-        assert!(note.text.contains("virt_qemu_ga_t"));
-        let confined = apparmor(root, Some("qemu-ga (enforce)")).unwrap();
-        assert_eq!(confined.kind, ResultKind::Note);
+        let note = check_selinux(root, Some("system_u:system_r:virt_qemu_ga_t:s0")).unwrap();
+        assert!(note.text.what.contains("virt_qemu_ga_t"));
+        let confined = check_apparmor(root, Some("qemu-ga (enforce)")).unwrap();
+        assert_eq!(confined.kind, Severity::Note);
         assert_eq!(
-            apparmor(root, Some("unconfined")).unwrap().kind,
-            ResultKind::Fine
+            check_apparmor(root, Some("unconfined")).unwrap().kind,
+            Severity::Ok
         );
         write("sys/fs/selinux/enforce", "0");
-        assert_eq!(selinux(root, None).unwrap().kind, ResultKind::Fine);
+        assert_eq!(check_selinux(root, None).unwrap().kind, Severity::Ok);
         let unit = "lib/systemd/system/qemu-guest-agent.service";
         write(
             unit,
             "[Service]\nExecStart=/usr/sbin/qemu-ga\nPrivateTmp=no\n",
         );
-        assert_eq!(service(root)[0].kind, ResultKind::Fine);
+        assert_eq!(check_service(root).kind, Severity::Ok);
         write(unit, "[Service]\nProtectSystem=strict\n");
-        assert!(service(root)[0].text.contains("sets ProtectSystem:"));
+        assert!(
+            check_service(root)
+                .text
+                .what
+                .ends_with("sets ProtectSystem")
+        );
     }
 }

@@ -1,10 +1,11 @@
-//! `qemu-ga hook check`: what is wrong with the hooks. `qemu-ga check` looks at the same.
+//! `qemu-ga hook check`: the part of `qemu-ga check` that is about hooks, for hooks anywhere.
+//!
+//! Nothing is started, and no running agent is needed. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, place};
-use crate::config::Config;
+use super::{HELP, OPTIONS, find_place};
 use crate::hooks::log;
 use crate::tools::args::{ParsedArgs, Tool, ToolError};
-use crate::tools::check::{files, hooks, report};
+use crate::tools::check::{Subject, files, hooks, report};
 use crate::tools::context::ToolContext;
 use std::path::Path;
 
@@ -31,13 +32,14 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let (dir, conf) = place(given);
-    let log = given.value("--log").unwrap_or(log::DEFAULT_PATH.as_ref());
-    // Without a configuration that makes sense there is no agent; its defaults are what to go by.
-    let config =
-        ToolContext::of(&ParsedArgs::default()).map_or_else(|_| Config::default(), |s| s.config);
-    let mut results = hooks::installed(&dir, &conf, config.limits.hold);
-    results.push(files::writable("hook log", Path::new(log)).unwrap_or_else(|finding| finding));
-    Ok(report(&results, given.has("--json")))
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let (dir, conf) = find_place(args);
+    let log = args.value("--log").unwrap_or(log::DEFAULT_PATH.as_ref());
+    // Without a readable configuration no agent starts, and the defaults apply to the next one.
+    let context =
+        ToolContext::of(&ParsedArgs::default()).unwrap_or_else(|_| ToolContext::built_in());
+    let mut results = hooks::check_installed(&dir, &conf, context.config.limits.hold);
+    let log = files::check_writable(Subject::HookLog, Path::new(log));
+    results.push(log.unwrap_or_else(|finding| finding));
+    Ok(report(&results, args.has("--json")))
 }

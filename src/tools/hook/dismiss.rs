@@ -1,9 +1,11 @@
 //! `qemu-ga hook dismiss`: gives up the thaws of hooks that could not be run.
+//!
+//! It only changes the journal of the hook master; no hook is run. [`super::cli`] calls the tool.
 
 use crate::hooks::journal;
 use crate::tools::args::{ParsedArgs, Tool, ToolError};
 use crate::tools::context::{self, ToolContext};
-use crate::tools::output;
+use crate::tools::output::{self, Style};
 
 const USAGE: &str = "\
 Usage: qemu-ga hook dismiss [HOOK]
@@ -24,18 +26,20 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let name = given.operands.first().map(|name| name.to_string_lossy());
-    let statedir = ToolContext::of(given)?.config.statedir;
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let name = args.operands.first().map(|name| name.to_string_lossy());
+    let statedir = ToolContext::of(args)?.config.statedir;
     let names = journal::dismiss(&statedir, name.as_deref())?;
     if names.is_empty() {
         return Err(ToolError::Failed(
-            "no thaw is owed; see qemu-ga status".into(),
+            "no pending thaw; see qemu-ga status".into(),
         ));
     }
-    let told = match given.has("--json") {
-        true => serde_json::Value::from(names).to_string(),
-        false => output::escape_control(&names.join(", ")),
-    };
-    Ok(output::print(&(told + "\n")))
+    Ok(match args.has("--json") {
+        true => output::print_json_list("dismissed", &names),
+        false => {
+            let names = output::escape_control(&names.join(", "));
+            output::print(&Style::of_stdout().wrap("", &names))
+        }
+    })
 }

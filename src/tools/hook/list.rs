@@ -1,11 +1,14 @@
-//! `qemu-ga hook list`: what would run, in which order, with which settings.
+//! `qemu-ga hook list`: the hooks that a freeze would run, in which order and with which settings.
+//!
+//! The hooks and their order come from the master's own code; nothing is started. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, file_name, place};
+use super::{HELP, OPTIONS, find_place, refusal_diagnostic, skip_diagnostic};
+use crate::diagnostic::Diagnostic;
 use crate::hooks::settings::{HookConfig, HookSettings};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask, batches};
 use crate::hooks::{locate, sources};
 use crate::tools::args::{ParsedArgs, Tool, ToolError};
-use crate::tools::output::{self, Style, escape_control, wrap};
+use crate::tools::output::{self, Style, escape_control, file_name};
 use serde::Serialize;
 
 const USAGE: &str = "\
@@ -28,67 +31,80 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// All hooks, in the members of `--json`.
+/// All hooks, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct HookListView {
+pub(super) struct HookListView {
     directory: String,
     configuration: String,
-    /// Seconds for all hooks of a phase; 0: no limit.
+    /// Limit for all hooks of a phase, in seconds; 0: none.
     total_timeout: f64,
-    /// Whether an adapter asks that no filesystem be frozen.
+    /// An adapter asks that no filesystem be frozen.
     leaves_filesystems: bool,
-    /// In the order of the freeze, then those that are switched off.
-    hooks: Vec<Hook>,
+    /// In the order of the freeze, then those that are disabled.
+    hooks: Vec<HookView>,
     warnings: Vec<String>,
 }
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct Hook {
+struct HookView {
     path: String,
-    /// The adapter that it belongs to; empty: of the directory.
+    /// The name of its adapter; empty: it is in the directory.
     source: &'static str,
-    /// `runs`, `passed-over` or `disabled`.
-    state: &'static str,
-    /// Why it does not run.
+    state: HookState,
+    /// Why it does not run, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    reason: Option<String>,
-    /// It runs side by side with the one before it.
-    beside: bool,
-    /// What is started on freeze; a holding hook stays until the thaw.
+    reason: Option<Diagnostic>,
+    /// It runs in parallel with the one before it.
+    parallel: bool,
+    /// The command line on freeze; that of a holding hook runs until the thaw.
     #[serde(skip_serializing_if = "Option::is_none")]
     freeze: Option<String>,
-    /// What is started on thaw.
+    /// The command line on thaw.
     #[serde(skip_serializing_if = "Option::is_none")]
     thaw: Option<String>,
     /// What differs from the defaults.
     settings: Vec<Setting>,
 }
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+enum HookState {
+    Runs,
+    Skipped,
+    /// It cannot be run, which fails the freeze if its settings say so.
+    Unfit,
+    Disabled,
+}
+
 #[derive(Debug, Serialize)]
 struct Setting {
     key: &'static str,
     value: String,
-    /// Where it is from.
-    from: String,
+    /// `group`, `script` or `adapter`.
+    from: &'static str,
+    /// The group of the configuration, or the name of the adapter.
+    name: String,
 }
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let (dir, conf) = place(given);
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let (dir, conf) = find_place(args);
     let master = dir.with_extension("");
-    let (mut found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+    let found = sources::read(&dir, &conf, "");
+    let (mut found, rules) = found.map_err(|refusal| refusal_diagnostic(&refusal).to_string())?;
     if master.is_file() && !locate::is_our_master(&master) {
         let text = format!("{}: {}", master.display(), locate::FOREIGN_MASTER);
         found.warnings.push(text);
     }
     let mut hooks = Vec::new();
     for batch in batches(found.tasks) {
-        let of = |(at, step): (usize, &HookTask)| Hook::of(step, &rules, at > 0);
-        hooks.extend(batch.iter().enumerate().map(of));
+        let tasks = batch.iter().enumerate();
+        hooks.extend(tasks.map(|(index, task)| HookView::of(task, &rules, index > 0)));
     }
-    hooks.extend(found.disabled.iter().map(|s| Hook::of(s, &rules, false)));
-    let shown = HookListView {
+    let disabled = found.disabled.iter();
+    hooks.extend(disabled.map(|task| HookView::of(task, &rules, false)));
+    let view = HookListView {
         directory: dir.display().to_string(),
         configuration: conf.display().to_string(),
         total_timeout: rules.total_timeout.unwrap_or_default().as_secs_f64(),
@@ -96,16 +112,27 @@ fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
         hooks,
         warnings: found.warnings,
     };
-    Ok(if given.has("--json") {
-        output::print_json(&shown)
+    Ok(if args.has("--json") {
+        output::print_json(&view)
     } else {
-        output::print(&shown.render(Style::of_stdout()))
+        output::print(&view.render(Style::of_stdout()))
     })
 }
 
-impl Hook {
-    fn of(step: &HookTask, rules: &HookConfig, beside: bool) -> Hook {
-        let words = |call: &CommandLine| {
+impl HookState {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Runs => "runs",
+            Self::Skipped => "skipped",
+            Self::Unfit => "cannot be run",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+impl HookView {
+    fn of(task: &HookTask, rules: &HookConfig, parallel: bool) -> HookView {
+        let command_line = |call: &CommandLine| {
             let mut words = call.program.display().to_string();
             for arg in &call.args {
                 words += " ";
@@ -113,58 +140,72 @@ impl Hook {
             }
             words
         };
-        let (state, reason) = match &step.eligibility {
-            _ if !step.policy.enabled => ("disabled", Some("enabled is no".to_owned())),
-            Eligibility::Fit => ("runs", None),
-            Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } => {
-                ("passed-over", Some(why.clone()))
-            }
+        let state = match &task.eligibility {
+            _ if !task.policy.enabled => HookState::Disabled,
+            Eligibility::Fit => HookState::Runs,
+            Eligibility::Skipped(_) => HookState::Skipped,
+            Eligibility::Unfit { .. } => HookState::Unfit,
         };
-        Hook {
-            path: step.name.clone(),
-            source: step.source,
+        HookView {
+            path: task.name.clone(),
+            source: task.source,
             state,
-            reason,
-            beside,
-            freeze: step.freeze.as_ref().map(words),
-            thaw: step.thaw.as_ref().map(words),
-            settings: settings(step, rules),
+            reason: match state {
+                HookState::Disabled => Some(Diagnostic::new("", "enabled is no", "")),
+                _ => skip_diagnostic(&task.eligibility),
+            },
+            parallel,
+            freeze: task.freeze.as_ref().map(command_line),
+            thaw: task.thaw.as_ref().map(command_line),
+            settings: settings(task, rules),
         }
     }
 
     fn render(&self, mark: &str, style: Style) -> String {
-        let mut text = format!(
-            "{mark:>3}  {}",
-            style.bold(&escape_control(file_name(&self.path)))
-        );
+        let name = style.bold(&escape_control(file_name(&self.path)));
+        let mut head = format!("{mark:>3}  {name}");
         if !self.source.is_empty() {
-            text += &format!("  ({})", self.source);
+            head += &format!("  ({})", self.source);
         }
-        if self.beside {
-            text += "  beside the one above";
+        if self.parallel {
+            head += "  in parallel with the previous one";
         }
-        text.push('\n');
+        let mut text = head + "\n";
         if let Some(reason) = &self.reason {
-            let first = format!("       {}: ", style.warning(&self.state.replace('-', " ")));
-            text += &wrap(&first, &escape_control(reason));
+            let first = format!("       {}: ", style.warning(self.state.name()));
+            text += &style.wrap(&first, &escape_control(&reason.to_string()));
         } else if !self.source.is_empty() {
             for (phase, words) in [("freeze", &self.freeze), ("thaw", &self.thaw)] {
                 let words = words.as_deref().unwrap_or("nothing");
-                text += &wrap(&format!("       {phase}: "), &escape_control(words));
+                text += &style.wrap(&format!("       {phase}: "), &escape_control(words));
             }
         }
-        for Setting { key, value, from } in &self.settings {
-            text += &wrap(
-                "       ",
-                &escape_control(&format!("{key} = {value} ({from})")),
-            );
+        for setting in &self.settings {
+            text += &style.wrap("       ", &escape_control(&setting.text()));
         }
         text
     }
 }
 
-/// What differs from the defaults, and where each is from.
-fn settings(step: &HookTask, rules: &HookConfig) -> Vec<Setting> {
+impl Setting {
+    fn text(&self) -> String {
+        let Setting {
+            key,
+            value,
+            from,
+            name,
+        } = self;
+        let from = match *from {
+            "group" => format!("[{name}]"),
+            "script" => "in the script".to_owned(),
+            _ => format!("default of {name}"),
+        };
+        format!("{key} = {value} ({from})")
+    }
+}
+
+/// The settings that differ from the defaults, and where each is from.
+fn settings(task: &HookTask, rules: &HookConfig) -> Vec<Setting> {
     let keys_of = |group: &str| {
         let mut keys = Vec::new();
         rules.each(group, &mut |key, _| {
@@ -173,25 +214,30 @@ fn settings(step: &HookTask, rules: &HookConfig) -> Vec<Setting> {
         });
         keys
     };
-    let own = match step.source {
-        "" => format!("hook {}", file_name(&step.name)),
+    let own = match task.source {
+        "" => format!("hook {}", file_name(&task.name)),
         source => source.to_owned(),
     };
     let groups = [own.as_str(), "hooks"].map(|group| (group, keys_of(group)));
     let defaults = HookSettings::default().settings();
-    let odd = step.policy.settings().into_iter().zip(defaults);
+    let odd = task.policy.settings().into_iter().zip(defaults);
     odd.filter(|(setting, default)| setting != default)
         .map(|((key, value), _)| {
             let is_in = |(_, keys): &&(&str, Vec<String>)| keys.iter().any(|k| k == key);
-            // A script's own word stands between its group and the defaults.
-            let from = match groups.iter().find(is_in) {
+            // A script's own line has precedence over [hooks], and the hook's group over both.
+            let (from, name) = match groups.iter().find(is_in) {
                 Some((group, _)) if *group == own || is_default(rules, key, &value) => {
-                    format!("[{group}]")
+                    ("group", (*group).to_owned())
                 }
-                _ if step.source.is_empty() => "in the script".to_owned(),
-                _ => format!("as {} has it", step.source),
+                _ if task.source.is_empty() => ("script", String::new()),
+                _ => ("adapter", task.source.to_owned()),
             };
-            Setting { key, value, from }
+            Setting {
+                key,
+                value,
+                from,
+                name,
+            }
         })
         .collect()
 }
@@ -203,13 +249,14 @@ fn is_default(rules: &HookConfig, key: &'static str, value: &str) -> bool {
 impl HookListView {
     fn render(&self, style: Style) -> String {
         let heading = format!("Hooks of {}, in the order of the freeze", self.directory);
-        let mut text = format!("{}\n", style.bold(&escape_control(&heading)));
-        text += &wrap("  settings: ", &escape_control(&self.configuration));
+        let mut text = style.wrap("", &style.bold(&escape_control(&heading)));
+        text += &style.wrap("  settings: ", &escape_control(&self.configuration));
         if self.total_timeout > 0.0 {
             text += &format!("  total-timeout = {}\n", self.total_timeout);
         }
         if self.leaves_filesystems {
-            text += "  an adapter's settings ask that no filesystem be frozen\n";
+            let line = "an adapter's settings ask that no filesystem be frozen";
+            text += &style.wrap("  ", line);
         }
         text.push('\n');
         if self.hooks.is_empty() {
@@ -218,20 +265,49 @@ impl HookListView {
         let mut number = 0;
         for hook in &self.hooks {
             let mark = match hook.state {
-                "runs" => {
+                HookState::Runs => {
                     number += 1;
                     number.to_string()
                 }
-                _ => "-".to_owned(),
+                HookState::Skipped | HookState::Unfit | HookState::Disabled => "-".to_owned(),
             };
             text += &hook.render(&mark, style);
         }
         if !self.warnings.is_empty() {
             text += &format!("\n{}\n", style.bold("To be fixed"));
             for warning in &self.warnings {
-                text += &wrap(&format!("  {} ", style.bad("-")), &escape_control(warning));
+                let first = format!("  {} ", style.bad("-"));
+                text += &style.wrap(&first, &escape_control(warning));
             }
         }
         text
     }
+}
+
+/// A list with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    let text = || "x".to_owned();
+    output::value(&HookListView {
+        directory: text(),
+        configuration: text(),
+        total_timeout: 1.0,
+        leaves_filesystems: false,
+        hooks: vec![HookView {
+            path: text(),
+            source: "azure",
+            state: HookState::Unfit,
+            reason: Some(Diagnostic::default()),
+            parallel: true,
+            freeze: Some(text()),
+            thaw: Some(text()),
+            settings: vec![Setting {
+                key: "timeout",
+                value: text(),
+                from: "group",
+                name: text(),
+            }],
+        }],
+        warnings: vec![text()],
+    })
 }

@@ -1,5 +1,7 @@
-//! `qemu-ga hook list|check|try|dismiss`: the hooks as they would run, what is wrong with them, one of
-//! them by itself, and an end to thaws that cannot be run. The other words of `qemu-ga hook` are the hook master's ([`crate::hooks::cli`]).
+//! `qemu-ga hook list|check|try|dismiss`: show the hooks, check them, run one, and give up pending thaws.
+//!
+//! Hooks are found by the master's own code, so what is shown is what a freeze runs. [`crate::app`] calls [`cli`], which
+//! passes all other words to the hook master ([`crate::hooks::cli`]).
 
 mod check;
 mod dismiss;
@@ -7,6 +9,9 @@ mod list;
 mod trial;
 
 use super::args::ParsedArgs;
+use crate::diagnostic::Diagnostic;
+use crate::hooks::task::Eligibility;
+use crate::hooks::trust::Refusal;
 use crate::hooks::{self, locate};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -33,14 +38,38 @@ pub fn cli(args: &[OsString]) -> u8 {
 }
 
 /// The hooks' directory and the file with their settings.
-fn place(given: &ParsedArgs) -> (PathBuf, PathBuf) {
-    let named = |name| given.value(name).map(PathBuf::from);
+fn find_place(args: &ParsedArgs) -> (PathBuf, PathBuf) {
+    let named = |name| args.value(name).map(PathBuf::from);
     let dir = named("--dir").unwrap_or_else(locate::default_dir);
     let conf = named("--conf").unwrap_or_else(|| locate::conf_beside(&dir));
     (dir, conf)
 }
 
-/// The last part of a path.
-fn file_name(path: &str) -> &str {
-    path.rsplit('/').next().unwrap_or(path)
+/// Why no hook is run.
+pub(super) fn refusal_diagnostic(refusal: &Refusal) -> Diagnostic {
+    Diagnostic::new("", &refusal.0, "")
+}
+
+/// Why a hook is not run, and what to do about it. None: it runs.
+pub(super) fn skip_diagnostic(eligibility: &Eligibility) -> Option<Diagnostic> {
+    match eligibility {
+        Eligibility::Fit => None,
+        Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => {
+            Some(Diagnostic::new("", reason, ""))
+        }
+    }
+}
+
+/// What the tools print, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn samples() -> Vec<(&'static str, serde_json::Value)> {
+    let names = vec!["x"];
+    vec![
+        ("qemu-ga hook list", list::sample()),
+        ("qemu-ga hook try", trial::sample()),
+        (
+            "qemu-ga hook dismiss",
+            super::output::named("dismissed", &names),
+        ),
+    ]
 }

@@ -1,15 +1,16 @@
-//! `qemu-ga hook try`: one hook by itself, freeze and thaw, with nothing frozen. It has a memory, a log
-//! and holding hooks of its own, so it does not get in the way of an agent at work.
+//! `qemu-ga hook try`: runs one hook with freeze and then with thaw, without freezing anything.
+//!
+//! It has a journal, a log and a state directory of its own, so a running agent is not affected. The hook is started by
+//! the master's own code. [`super::cli`] calls the tool.
 
-use super::{HELP, OPTIONS, place};
-use crate::config::Config;
+use super::{HELP, OPTIONS, find_place, refusal_diagnostic, skip_diagnostic};
 use crate::freeze::plan::{self, Survey};
 use crate::hooks::journal::{Journal, RunInfo};
 use crate::hooks::log::HookLog;
 use crate::hooks::runner::{self, Options, Summary};
 use crate::hooks::settings::{HookKind, OnFailure};
 use crate::hooks::sources::{self, Discovered, directory};
-use crate::hooks::task::{Eligibility, HookTask};
+use crate::hooks::task::HookTask;
 use crate::hooks::{
     HookRecord, HookStatus, Phase, ThawReason, Verdict, stop_signals, trust, words,
 };
@@ -51,129 +52,124 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// What came of it, in the members of `--json`.
+/// The result, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-struct TrialResult {
+pub(super) struct TrialResult {
     hook: String,
-    /// One for each call, as in the report of a freeze.
+    /// One for each call, as in a report.
     calls: Vec<HookRecord>,
     /// What is wrong with the settings.
     warnings: Vec<String>,
-    /// Whether a freeze would have gone on.
+    /// A freeze would not fail because of this hook.
     freeze_goes_on: bool,
-    /// The hook log's lines.
+    /// The lines of the hook log.
     log: String,
     succeeded: bool,
 }
 
-fn run(given: &ParsedArgs) -> Result<u8, ToolError> {
-    let Some(name) = given.operands.first() else {
+fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
+    let Some(name) = args.operands.first() else {
         return Err(ToolError::Mistake("missing argument: HOOK".into()));
     };
-    let time = |option: &str| {
-        let value = given.value(option).map(|value| value.to_string_lossy());
-        let parsed = value.map(|value| parse_seconds(&value));
-        let told = |why| ToolError::Mistake(format!("{option} {why}"));
-        parsed.transpose().map_err(told)
-    };
-    let (limit, hold) = (time("--limit")?, time("--hold")?);
-    let (mut step, mut warnings) = find(given, name.as_ref())?;
-    if let Eligibility::Skipped(why) | Eligibility::Unfit { reason: why, .. } = &step.eligibility {
-        return Err(ToolError::Failed(format!("{}: {why}", step.name)));
+    let (limit, hold) = (seconds(args, "--limit")?, seconds(args, "--hold")?);
+    let as_json = args.has("--json");
+    let (mut task, mut warnings) = find_task(args, name.as_ref())?;
+    if let Some(why) = skip_diagnostic(&task.eligibility) {
+        let name = &task.name;
+        return Err(ToolError::Failed(format!("cannot run {name}: {why}")));
     }
     if let Some(limit) = limit {
-        let limit = (!limit.is_zero()).then_some(limit);
-        step.policy.timeout = limit;
-        let calls = [&mut step.freeze, &mut step.thaw, &mut step.undo];
-        calls.into_iter().flatten().for_each(|c| c.timeout = limit);
+        set_timeout(&mut task, limit);
     }
-    if !std::mem::replace(&mut step.policy.enabled, true) {
-        warnings.push(format!(
-            "{}: a freeze does not call it, for enabled is no",
-            step.name
-        ));
+    if !std::mem::replace(&mut task.policy.enabled, true) {
+        let name = &task.name;
+        warnings.push(format!("{name}: a freeze does not call it: enabled is no"));
     }
-    let json = given.has("--json");
     let scratch = Scratch::new()?;
-    let log = match json {
-        true => scratch.0.join("log"),
-        false => PathBuf::from("-"),
-    };
     let trial = Trial {
-        step,
+        task,
         warnings,
         run: trial_run_info(),
-        log,
+        log: match as_json {
+            true => scratch.0.join("log"),
+            false => PathBuf::from("-"),
+        },
         state: scratch.0.clone(),
         stop: stop_signals(),
+        style: Style::of_stdout(),
     };
-    let style = Style::of_stdout();
-    let told = |summary: &Summary| match json {
-        true => 0,
-        false => output::print(&trial.summarize(summary, style)),
-    };
-    let freeze = trial.call(Phase::Freeze, None);
-    let mut written = told(&freeze);
-    trial.wait(hold.unwrap_or_default());
-    let reason = match freeze.failure {
-        Some(_) => ThawReason::Failed,
-        None => ThawReason::Ok,
-    };
-    let thaw = trial.call(Phase::Thaw, Some(reason));
-    written |= told(&thaw);
+    let (freeze, thaw, printed) = trial.run(hold.unwrap_or_default(), as_json);
     let calls = [freeze.hooks, thaw.hooks].concat();
     let succeeded = calls.iter().all(HookRecord::is_success);
-    if json {
-        written |= output::print_json(&TrialResult {
-            hook: trial.step.name.clone(),
+    let printed = match as_json {
+        true => output::print_json(&TrialResult {
+            hook: trial.task.name.clone(),
             warnings: trial.warnings.clone(),
             calls,
             freeze_goes_on: freeze.failure.is_none(),
             log: fs::read_to_string(&trial.log).unwrap_or_default(),
             succeeded,
-        });
-    }
-    Ok(written.max(u8::from(!succeeded)))
+        }),
+        false => printed,
+    };
+    Ok(printed.max(u8::from(!succeeded)))
 }
 
-/// The step that `name` means: a path, or a name in the hooks' directory, or an adapter's. Beside it what a freeze
-/// says of all settings.
-fn find(given: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), ToolError> {
-    let (dir, conf) = place(given);
-    let (found, rules) = sources::read(&dir, &conf, "").map_err(|refusal| refusal.0)?;
+/// The value of an option in seconds.
+fn seconds(args: &ParsedArgs, option: &str) -> Result<Option<Duration>, ToolError> {
+    let value = args.value(option).map(|value| value.to_string_lossy());
+    let parsed = value.map(|value| parse_seconds(&value));
+    let mistake = |why| ToolError::Mistake(format!("{option} {why}"));
+    parsed.transpose().map_err(mistake)
+}
+
+/// Replaces the timeout of every call; zero is no limit.
+fn set_timeout(task: &mut HookTask, limit: Duration) {
+    let limit = (!limit.is_zero()).then_some(limit);
+    task.policy.timeout = limit;
+    let calls = [&mut task.freeze, &mut task.thaw, &mut task.undo];
+    calls.into_iter().flatten().for_each(|c| c.timeout = limit);
+}
+
+/// The task that `name` means: a path, a name in the hooks' directory, or one of an adapter. And the warnings about all
+/// settings.
+fn find_task(args: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), ToolError> {
+    let (dir, conf) = find_place(args);
+    let found = sources::read(&dir, &conf, "");
+    let (found, rules) = found.map_err(|refusal| refusal_diagnostic(&refusal).to_string())?;
     let mut warnings = found.warnings;
     let path = match name.components().count() {
-        1 if !name.is_absolute() && !given_with_slash(name) => trust::absolute(&dir).join(name),
+        1 if !name.is_absolute() && !has_slash(name) => trust::absolute(&dir).join(name),
         _ => trust::absolute(name),
     };
     let known = found.tasks.into_iter().chain(found.disabled);
-    let is_meant = |step: &HookTask| Path::new(&step.name) == path || Path::new(&step.name) == name;
-    if let Some(step) = known.into_iter().find(is_meant) {
-        return Ok((step, warnings));
+    let is_meant = |task: &HookTask| Path::new(&task.name) == path || Path::new(&task.name) == name;
+    if let Some(task) = known.into_iter().find(is_meant) {
+        return Ok((task, warnings));
     }
     match directory::of_file(&path, &rules) {
-        Ok(Some((step, own))) if path.exists() => {
+        Ok(Some((task, own))) if path.exists() => {
             warnings.extend(own);
-            Ok((step, warnings))
+            Ok((task, warnings))
         }
-        Err(refusal) => Err(ToolError::Failed(refusal.0)),
+        Err(refusal) => Err(ToolError::Failed(refusal_diagnostic(&refusal).to_string())),
         Ok(_) => Err(ToolError::Failed(format!(
-            "there is no hook {}; qemu-ga hook list shows those of the directory",
+            "no such hook: {}; see qemu-ga hook list",
             path.display()
         ))),
     }
 }
 
-/// `./x` has one component, but is no name in the directory.
-fn given_with_slash(name: &Path) -> bool {
+/// `./x` has one component, but is not a name in the directory.
+fn has_slash(name: &Path) -> bool {
     name.as_os_str().to_string_lossy().contains('/')
 }
 
-/// What the hook is told: as a freeze would tell it now, by the configuration of the running agent.
+/// What a freeze by the running agent would pass to the hook now.
 fn trial_run_info() -> RunInfo {
-    let config =
-        ToolContext::of(&ParsedArgs::default()).map_or_else(|_| Config::default(), |s| s.config);
+    let context = ToolContext::of(&ParsedArgs::default());
+    let config = context.unwrap_or_else(|_| ToolContext::built_in()).config;
     let system = System::host();
     let targets = system.mounts().ok().and_then(|mounts| {
         let survey = Survey::read(&system, &mounts);
@@ -188,17 +184,17 @@ fn trial_run_info() -> RunInfo {
     }
 }
 
-/// A directory of our own, gone with us.
+/// A directory that is removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
     fn new() -> Result<Scratch, String> {
         let path = std::env::temp_dir().join(format!("qemu-ga-hook-try.{}", std::process::id()));
-        // Never one that is there already: it could be another's.
+        // A directory that exists may be another user's.
         match DirBuilder::new().mode(0o700).create(&path) {
             Ok(()) => Ok(Scratch(path)),
             Err(error) => Err(format!(
-                "cannot make {}: {}; set TMPDIR to a directory that can be written",
+                "cannot create {}: {}; set TMPDIR to a writable directory",
                 path.display(),
                 strerror(&error)
             )),
@@ -216,23 +212,42 @@ impl Drop for Scratch {
 }
 
 struct Trial {
-    step: HookTask,
+    task: HookTask,
     warnings: Vec<String>,
     run: RunInfo,
     log: PathBuf,
     state: PathBuf,
     stop: Option<OwnedFd>,
+    style: Style,
 }
 
 impl Trial {
+    /// Freezes, waits and thaws; returns both results and the exit status of printing them.
+    fn run(&self, hold: Duration, as_json: bool) -> (Summary, Summary, u8) {
+        let print = |summary: &Summary| match as_json {
+            true => 0,
+            false => output::print(&self.summarize(summary)),
+        };
+        let freeze = self.call(Phase::Freeze, None);
+        let mut printed = print(&freeze);
+        self.wait(hold);
+        let reason = match freeze.failure {
+            Some(_) => ThawReason::Failed,
+            None => ThawReason::Ok,
+        };
+        let thaw = self.call(Phase::Thaw, Some(reason));
+        printed |= print(&thaw);
+        (freeze, thaw, printed)
+    }
+
     fn call(&self, phase: Phase, reason: Option<ThawReason>) -> Summary {
-        // The log has them once, as that of a freeze.
+        // Once is enough for the log, as with a freeze.
         let warnings = match phase {
             Phase::Freeze => self.warnings.clone(),
             Phase::Thaw => Vec::new(),
         };
         let found = Discovered {
-            tasks: vec![self.step.clone()],
+            tasks: vec![self.task.clone()],
             warnings,
             ..Discovered::default()
         };
@@ -252,11 +267,11 @@ impl Trial {
         summary
     }
 
-    /// A person who stops the freeze, or the pause, still wants the thaw.
+    /// Discards a signal: the thaw runs even if the freeze or the pause was stopped.
     fn forget_signal(&self) {
         let mut signal = [0; 128];
         if let Some(stop) = &self.stop {
-            // There is none: it does not block.
+            // Without a signal it fails with EAGAIN, as the descriptor does not block.
             nix::unistd::read(stop, &mut signal).ok();
         }
     }
@@ -265,52 +280,54 @@ impl Trial {
         let Some(stop) = &self.stop else {
             return std::thread::sleep(time);
         };
-        // Cut short by a signal, and that is all there is to it.
+        // A signal ends the pause early.
         is_readable(stop.as_fd(), time);
         self.forget_signal();
     }
 
-    /// What the call means, for people.
-    fn summarize(&self, summary: &Summary, style: Style) -> String {
-        let mut text = String::new();
-        for record in &summary.hooks {
-            let verdict = match record.verdict {
-                _ if record.lost => style.bad("FAILED: it did not hold until the thaw"),
-                Some(Verdict::NotApplicable) => style.warning("not applicable: no failure"),
-                _ if record.is_success() => style.good("success"),
-                _ => style.bad("FAILED"),
+    /// How the hooks of one call ended, and what that would do to a freeze.
+    fn summarize(&self, summary: &Summary) -> String {
+        let lines = summary.hooks.iter().map(|record| self.describe(record));
+        let text: String = lines.collect();
+        match text.is_empty() {
+            true => "--> nothing to call\n".into(),
+            false => text,
+        }
+    }
+
+    fn describe(&self, record: &HookRecord) -> String {
+        let style = self.style;
+        let verdict = match record.verdict {
+            _ if record.lost => style.bad("FAILED: it did not hold until the thaw"),
+            Some(Verdict::NotApplicable) => style.warning("not applicable: no failure"),
+            _ if record.is_success() => style.good("success"),
+            _ => style.bad("FAILED"),
+        };
+        let mut text = format!(
+            "{} took {}, {}: {verdict}",
+            record.phase.as_str(),
+            span(record.elapsed),
+            describe_end(self.task.policy.kind, record),
+        );
+        if let Some(tries) = record.tries {
+            text += &format!(", after {tries} tries");
+        }
+        if let Some(error) = &record.error {
+            text += &format!(" ({error})");
+        }
+        if !record.is_success() {
+            text += match (self.task.policy.on_failure, record.phase) {
+                (OnFailure::Continue, _) => "; a freeze would go on (on-failure = continue)",
+                (_, Phase::Freeze) => "; the freeze would fail (on-failure = abort)",
+                (_, Phase::Thaw) => "; the thaw would return an error (on-failure = abort)",
             };
-            let phase = record.phase.as_str();
-            text += &format!(
-                "{} {phase} took {}, {}: {verdict}",
-                style.bold("-->"),
-                span(record.elapsed),
-                how(self.step.policy.kind, record),
-            );
-            if let Some(tries) = record.tries {
-                text += &format!(", after {tries} tries");
-            }
-            if let Some(error) = &record.error {
-                text += &format!(" ({error})");
-            }
-            if !record.is_success() {
-                text += match (self.step.policy.on_failure, record.phase) {
-                    (OnFailure::Continue, _) => "; it would go on (on-failure = continue)",
-                    (_, Phase::Freeze) => "; the freeze would fail (on-failure = abort)",
-                    (_, Phase::Thaw) => "; the thaw would answer an error (on-failure = abort)",
-                };
-            }
-            text.push('\n');
         }
-        if summary.hooks.is_empty() {
-            text += "--> there is nothing to call\n";
-        }
-        text
+        style.wrap(&format!("{} ", style.bold("-->")), &text)
     }
 }
 
-/// How a call ended, in a word or two.
-fn how(kind: HookKind, record: &HookRecord) -> String {
+/// How a call ended.
+fn describe_end(kind: HookKind, record: &HookRecord) -> String {
     match &record.status {
         HookStatus::Exited(status) if kind == HookKind::Hold && record.phase == Phase::Freeze => {
             match record.verdict {
@@ -325,4 +342,17 @@ fn how(kind: HookKind, record: &HookRecord) -> String {
         HookStatus::TimedOut => "not finished in time".into(),
         HookStatus::Cancelled => "stopped".into(),
     }
+}
+
+/// A result with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    output::value(&TrialResult {
+        hook: "x".into(),
+        calls: crate::tools::report::full_report().hooks,
+        warnings: vec!["x".into()],
+        freeze_goes_on: true,
+        log: "x".into(),
+        succeeded: true,
+    })
 }

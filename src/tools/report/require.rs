@@ -1,16 +1,19 @@
 //! `qemu-ga report --require`: one line and an exit status for monitors.
+//!
+//! The last run that has ended counts; one in progress is ignored. Each result has an exit status of its own.
+//! [`super`] calls this.
 
 use super::runs::none_kept;
 use crate::freeze::history;
 use crate::freeze::report::{Level, Report};
 use crate::state::StateDir;
-use crate::tools::output::{self, Style, moment, span};
+use crate::tools::output::{self, Style, moment, serialize_optional_time, span};
 use serde::Serialize;
 use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Exit statuses beside 0, and 1 and 2 as everywhere.
+/// Exit statuses; 0, 1 and 2 are as in all tools.
 const NOT_REACHED: u8 = 3;
 const NONE_KEPT: u8 = 4;
 const TOO_OLD: u8 = 5;
@@ -23,22 +26,30 @@ const LEVELS: [Level; 4] = [
     Level::Application,
 ];
 
-/// What the last run was worth, in the members of `--json`.
+/// The result, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Requirement {
+pub(super) struct Requirement {
     #[serde(skip)]
     status: u8,
     /// The requirement is met.
     met: bool,
+    /// `reached`, `not-reached`, `none-kept` or `too-old`.
+    result: &'static str,
     required: &'static str,
-    /// In a sentence.
     text: String,
-    /// The run's id and level, and how long ago it was asked for, in seconds.
+    /// The run's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     level: Option<&'static str>,
+    /// The time of the request, in seconds since the epoch.
+    #[serde(
+        serialize_with = "serialize_optional_time",
+        skip_serializing_if = "Option::is_none"
+    )]
+    started: Option<f64>,
+    /// Seconds since the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     age: Option<f64>,
 }
@@ -46,8 +57,8 @@ pub struct Requirement {
 /// The level of this name.
 ///
 /// # Errors
-/// It is none that could be required.
-pub fn level(name: &OsStr) -> Result<Level, String> {
+/// No level has this name, or it cannot be required.
+pub(super) fn level(name: &OsStr) -> Result<Level, String> {
     let mut levels = LEVELS.into_iter().skip(1);
     levels.find(|level| name == level.name()).ok_or_else(|| {
         let shown = name.to_string_lossy();
@@ -55,18 +66,18 @@ pub fn level(name: &OsStr) -> Result<Level, String> {
     })
 }
 
-/// Judges the last run that has ended.
+/// Checks the last run that has ended.
 ///
 /// # Errors
 /// The runs cannot be read.
-pub fn check_requirement(
+pub(super) fn check_requirement(
     statedir: &Path,
     required: Level,
     max_age: Option<f64>,
 ) -> Result<Requirement, String> {
     let state = StateDir::new(statedir);
-    let (reports, wrong) = history::read(&state);
-    if let Some(why) = wrong {
+    let (reports, error) = history::read(&state);
+    if let Some(why) = error {
         return Err(why);
     }
     let now = SystemTime::now().duration_since(UNIX_EPOCH);
@@ -76,10 +87,12 @@ pub fn check_requirement(
         None => Requirement {
             status: NONE_KEPT,
             met: false,
+            result: "none-kept",
             required: required.name(),
             text: none_kept(&state),
             run: None,
             level: None,
+            started: None,
             age: None,
         },
     })
@@ -105,28 +118,41 @@ fn check_run(report: &Report, required: Level, max_age: Option<f64>, now: f64) -
     Requirement {
         status,
         met: status == 0,
+        result: match status {
+            NOT_REACHED => "not-reached",
+            TOO_OLD => "too-old",
+            _ => "reached",
+        },
         required: required.name(),
         text,
         run: Some(report.id.clone()),
         level: Some(level),
+        started: Some(report.started),
         age: Some(age),
     }
 }
 
 impl Requirement {
-    /// Shows it; returns the exit status.
-    pub fn show(&self, as_json: bool, style: Style) -> u8 {
-        let told = if as_json {
+    /// Prints it; returns the exit status.
+    pub(super) fn show(&self, as_json: bool, style: Style) -> u8 {
+        let printed = if as_json {
             output::print_json(self)
         } else {
             let mark = match self.met {
                 true => style.good("ok"),
                 false => style.bad("FAILED"),
             };
-            output::print(&output::wrap(&(mark + "  "), &self.text))
+            output::print(&style.wrap(&(mark + "  "), &self.text))
         };
-        told.max(self.status)
+        printed.max(self.status)
     }
+}
+
+/// A result with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(super) fn sample() -> serde_json::Value {
+    let report = super::full_report();
+    output::value(&check_run(&report, Level::Application, None, 2.0))
 }
 
 #[cfg(test)]
@@ -134,7 +160,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_answer_has_a_status_of_its_own() {
+    fn each_result_has_its_own_status() {
         let report = Report {
             started: 1000.0,
             level: Level::Filesystem,

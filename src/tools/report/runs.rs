@@ -1,4 +1,6 @@
-//! The runs that are known: those that are kept, and one at work.
+//! The runs that `qemu-ga report` shows: the stored ones, and the one in progress.
+//!
+//! While a run is frozen only its guardian has its report. [`super`] calls this.
 
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::history;
@@ -8,39 +10,40 @@ use crate::state::StateDir;
 use crate::sys::strerror;
 use crate::tools::live::RunAtWork;
 use crate::tools::output;
+use crate::tools::report::ended_by;
+use crate::tools::time;
 use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-/// The runs that are known.
-pub struct Runs {
-    /// The newest first; one at work before them.
+/// The known runs.
+pub(super) struct Runs {
+    /// The newest first; a run in progress is before all others.
     pub reports: Vec<Report>,
-    /// What the first does, if it is at work and not just held.
+    /// The step of the first, if it is in progress and not only held.
     pub work: Option<RunAtWork>,
 }
 
 impl Runs {
-    /// Finds them, for the agent with this state directory and this limit for a step at a filesystem.
+    /// The runs of the agent with this state directory and this limit for a step on a filesystem.
     ///
     /// # Errors
     /// They cannot be read, or there are none.
-    pub fn find(statedir: &Path, step_limit: Option<Duration>) -> Result<Self, String> {
+    pub(super) fn find(statedir: &Path, step_limit: Option<Duration>) -> Result<Self, String> {
         let state = StateDir::new(statedir);
-        let (mut reports, wrong) = history::read(&state);
-        // While frozen the guardian has the run; without an answer the kept ones are all there is.
-        let question = StatusClient::connect(statedir).ok().flatten();
-        let answer = question.map(StatusClient::request_status).transpose();
+        let (mut reports, error) = history::read(&state);
+        let client = StatusClient::connect(statedir).ok().flatten();
+        let answer = client.map(StatusClient::request_status).transpose();
         if let Err(error) = &answer {
             let why = strerror(error);
             output::print_error(&format!(
-                "a run at work is missing: the guardian does not answer ({why}); it may be thawing\n"
+                "cannot show the run in progress: the guardian does not answer: {why}; it may be thawing, try again\n"
             ));
         }
-        let standing = answer.ok().flatten();
-        let work = RunAtWork::find(statedir, standing.as_ref(), step_limit);
-        let held = standing.as_ref().and_then(|standing| standing.held);
-        if let Some(mut report) = standing.and_then(|standing| standing.report) {
+        let status = answer.ok().flatten();
+        let work = RunAtWork::find(statedir, status.as_ref(), step_limit);
+        let held = status.as_ref().and_then(|status| status.held);
+        if let Some(mut report) = status.and_then(|status| status.report) {
             report.stages.held = held.unwrap_or_default();
             if let Some(work) = &work {
                 let (ended, _) = &work.ended;
@@ -52,18 +55,18 @@ impl Runs {
         } else if let Some(work) = &work {
             reports.insert(0, work.report());
         }
-        match wrong {
+        match error {
             Some(why) if reports.is_empty() => Err(why),
             None if reports.is_empty() => Err(none_kept(&state)),
             _ => Ok(Self { reports, work }),
         }
     }
 
-    /// A run for machines: that at work with what it does, and without a level before everything is frozen.
-    pub fn value(&self, number: usize) -> Value {
-        let report = &self.reports[number];
-        let mut value = output::value(report);
-        if let (0, Some(work)) = (number, &self.work) {
+    /// A run as JSON. For a run in progress that is what it does, and no level before everything is frozen.
+    pub(super) fn value(&self, index: usize) -> Value {
+        let report = &self.reports[index];
+        let mut value = report_value(report);
+        if let (0, Some(work)) = (index, &self.work) {
             value["at-work"] = output::value(work);
         }
         if let (Some(members), false) = (value.as_object_mut(), is_whole(report)) {
@@ -73,16 +76,26 @@ impl Runs {
     }
 }
 
-/// What is said where no run is kept.
-pub fn none_kept(state: &StateDir) -> String {
+/// A stored report as the tools print it: with times as RFC 3339, and a word for what ended the run.
+pub(in crate::tools) fn report_value(report: &Report) -> Value {
+    let mut value = output::value(report);
+    value["started"] = output::value(&time::rfc3339(report.started));
+    if let Some(word) = ended_by(report) {
+        value["ended-by"] = word.into();
+    }
+    value
+}
+
+/// The message if no run is kept.
+pub(super) fn none_kept(state: &StateDir) -> String {
     format!(
-        "no run is kept in {}: nothing was frozen since the system was started, or the agent \
-         has another state directory (--statedir)",
+        "no run is kept in {}: nothing was frozen since boot, or the agent has another state directory; check \
+         --statedir",
         state.reports().display()
     )
 }
 
-/// Whether everything was frozen, or the run has ended: of another one only hooks are known.
-pub fn is_whole(report: &Report) -> bool {
+/// Whether everything was frozen, or the run has ended. Of other runs only the hooks are known.
+pub(super) fn is_whole(report: &Report) -> bool {
     report.started > 0.0 || report.end.is_some()
 }

@@ -1,4 +1,6 @@
-//! A host's side of the conversation.
+//! The host's side of the channel: requests and their replies.
+//!
+//! Every reply has a timeout, so that a selftest always ends. [`super::script`] calls this.
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -7,17 +9,17 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The longest that any answer may take.
+/// Limit for any reply.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// A connection to the agent.
-pub struct Client {
+pub(super) struct Client {
     stream: BufReader<UnixStream>,
 }
 
 impl Client {
-    /// Connects as soon as the agent listens.
-    pub fn connect(path: &Path) -> anyhow::Result<Self> {
+    /// Connects, and waits for the agent to listen.
+    pub(super) fn connect(path: &Path) -> anyhow::Result<Self> {
         let start = Instant::now();
         let stream = loop {
             match UnixStream::connect(path) {
@@ -27,7 +29,7 @@ impl Client {
                 }
                 Err(error) => {
                     return Err(error).with_context(|| {
-                        format!("the agent does not listen at {}", path.display())
+                        format!("cannot connect to the agent at {}", path.display())
                     });
                 }
             }
@@ -38,21 +40,21 @@ impl Client {
         })
     }
 
-    /// Sends a command and returns what it returned.
-    pub fn call(&mut self, command: &str) -> anyhow::Result<Value> {
+    /// Sends a command and returns its result.
+    pub(super) fn call(&mut self, command: &str) -> anyhow::Result<Value> {
         let reply = self.exchange(command)?;
         match reply.get("return") {
             Some(value) => Ok(value.clone()),
-            None => bail!("{command} answered {reply}"),
+            None => bail!("{command} returned {reply}"),
         }
     }
 
-    /// Sends a command that must be refused and returns the error's text.
-    pub fn refused(&mut self, command: &str) -> anyhow::Result<String> {
+    /// Sends a command that must fail and returns the error's text.
+    pub(super) fn refused(&mut self, command: &str) -> anyhow::Result<String> {
         let reply = self.exchange(command)?;
         match reply.pointer("/error/desc").and_then(Value::as_str) {
             Some(text) => Ok(text.to_owned()),
-            None => bail!("{command} was not refused but answered {reply}"),
+            None => bail!("{command} did not fail but returned {reply}"),
         }
     }
 
@@ -62,14 +64,14 @@ impl Client {
         let mut line = String::new();
         let count = self.stream.read_line(&mut line).with_context(|| {
             format!(
-                "no answer to {command} within {} s",
+                "no reply to {command} within {} s",
                 RESPONSE_TIMEOUT.as_secs()
             )
         })?;
         if count == 0 {
-            bail!("the agent closed the connection instead of answering {command}");
+            bail!("the agent closed the connection without a reply to {command}");
         }
         serde_json::from_slice(line.as_bytes())
-            .with_context(|| format!("{command} was answered by {line:?}"))
+            .with_context(|| format!("the reply to {command} is not JSON: {line:?}"))
     }
 }

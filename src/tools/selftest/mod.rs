@@ -1,12 +1,12 @@
-//! `qemu-ga selftest`: the agent's main job, for real, on filesystems made for it.
+//! `qemu-ga selftest`: a real freeze and thaw, on filesystems made for it.
 //!
-//! In a private namespace ([`sandbox`]) a [`rig`] mounts two loop-backed ext4 filesystems, starts
-//! the agent as a service would, and two hooks and a [`writer`] that keeps writing. The steps of
-//! [`script`] then ping, freeze, look, thaw and look again; [`transcript`] tells the person.
+//! In a private mount namespace ([`sandbox`]) a [`rig`] mounts two loop-backed ext4 filesystems and starts the agent with
+//! two hooks, and a [`writer`] writes all the time. The steps of [`script`] freeze and thaw through a [`client`];
+//! [`transcript`] prints the results. Nothing of the machine is frozen or changed. [`crate::app`] calls [`cli`].
 
 mod client;
 mod rig;
-pub mod sandbox;
+mod sandbox;
 mod script;
 mod transcript;
 mod writer;
@@ -59,16 +59,19 @@ pub fn cli(args: &[OsString]) -> u8 {
             return 2;
         }
     };
-    let mut story = Transcript::new(json);
-    if let Err(error) = script::run(&mut story) {
-        story.failed(&error);
+    let mut transcript = Transcript::new(json);
+    if let Err(error) = script::run(&mut transcript) {
+        transcript.fail(&error);
     }
-    story.finish()
+    transcript.finish()
 }
 
-/// Replaces this process by `command` inside the namespace.
+/// Replaces this process by `command`, in the namespace.
 fn run_inside(command: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
     sandbox::enter()?;
     let error = Command::new(&command[0]).args(&command[1..]).exec();
     Err(error).with_context(|| format!("cannot run {}", command[0].to_string_lossy()))
 }
+
+#[cfg(test)]
+pub(super) use transcript::sample;

@@ -1,5 +1,7 @@
-//! What the selftest works on: filesystems, hooks, an agent. Dropped, it leaves nothing behind,
-//! and nothing frozen, whatever went wrong before.
+//! The filesystems, hooks and agent of the selftest.
+//!
+//! Dropping them thaws the filesystems and ends the agent, whatever failed before. [`super::script`] calls this, inside
+//! the namespace only.
 
 use super::sandbox;
 use crate::freeze::history;
@@ -17,20 +19,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Everything of the selftest but the mountpoints.
+/// The directory of everything but the mount points.
 const HOME: &str = "/selftest";
-/// The second stands on the first's tree, so the order of freezing can be seen.
-pub const MOUNTPOINTS: [&str; 2] = ["/srv/data", "/srv/data/db"];
-/// Size of each filesystem; the images are sparse files in memory.
+/// The second is below the first, so that the order of freezing shows.
+pub(super) const MOUNTPOINTS: [&str; 2] = ["/srv/data", "/srv/data/db"];
+/// Size of each filesystem. The images are sparse files in memory.
 const IMAGE_BYTES: u64 = 64 << 20;
-/// Where the hook master logs by default, here inside the namespace.
-pub const HOOK_LOG: &str = "/var/log/qga-fsfreeze-hook.log";
+/// The default log of the hook master, in the namespace.
+pub(super) const HOOK_LOG: &str = "/var/log/qga-fsfreeze-hook.log";
 
 const MASTER: &str = include_str!("../../../hooks/fsfreeze-hook");
 const HOOKS: [(&str, &str); 2] = [
     (
         "10-application.sh",
-        "#!/bin/sh\ncase $1 in\nfreeze) echo application told to be quiet ;;\nthaw) echo application released ;;\nesac\n",
+        "#!/bin/sh\ncase $1 in\nfreeze) echo application quiesced ;;\nthaw) echo application released ;;\nesac\n",
     ),
     (
         "20-still-writable.sh",
@@ -38,21 +40,21 @@ const HOOKS: [(&str, &str); 2] = [
     ),
 ];
 
-/// The mounted filesystems, with descriptors that can always thaw them.
-pub struct Filesystems {
+/// The mounted filesystems, held open so that they can be thawed.
+pub(super) struct Filesystems {
     roots: Vec<File>,
     _devices: Vec<LoopDevice>,
 }
 
 impl Filesystems {
-    /// Makes and mounts them.
-    pub fn make() -> anyhow::Result<Self> {
+    /// Creates and mounts them.
+    pub(super) fn make() -> anyhow::Result<Self> {
         let (mut roots, mut devices) = (Vec::new(), Vec::new());
         fs::create_dir_all(HOME)?;
         for (number, mountpoint) in MOUNTPOINTS.iter().enumerate() {
             let image = PathBuf::from(format!("{HOME}/disk{number}.img"));
             File::create(&image)?.set_len(IMAGE_BYTES)?;
-            // A root shell opened by su may lack the directories of system programs.
+            // A root shell of su(1) may lack the directories of system programs.
             let path = std::env::var("PATH").unwrap_or_default() + ":/usr/sbin:/sbin";
             let made = Command::new("mkfs.ext4")
                 .env("PATH", path)
@@ -92,25 +94,25 @@ impl Filesystems {
 impl Drop for Filesystems {
     fn drop(&mut self) {
         for root in &self.roots {
-            // Not frozen is what it should be; of anything else nobody is left to tell.
+            // Normally it is not frozen, and this fails. Nothing can be done about another error here.
             fsfreeze::thaw(root).ok();
         }
     }
 }
 
 /// A running agent.
-pub struct Agent {
+pub(super) struct Agent {
     child: Child,
 }
 
 impl Agent {
-    /// Where it listens.
-    pub fn socket() -> &'static Path {
+    /// The path of its socket.
+    pub(super) fn socket() -> &'static Path {
         Path::new("/run/qga.sock")
     }
 
-    /// Installs binary, hook master and hooks, and starts the agent as a service would be.
-    pub fn start() -> anyhow::Result<Self> {
+    /// Installs the binary, the hook master and the hooks, and starts the agent as a service does.
+    pub(super) fn start() -> anyhow::Result<Self> {
         let path = |name: &str| Path::new(HOME).join(name);
         fs::copy("/proc/self/exe", path("qemu-ga")).context("cannot copy the agent")?;
         fs::create_dir(path("fsfreeze-hook.d"))?;
@@ -140,24 +142,27 @@ impl Agent {
     }
 
     /// The agent's own log.
-    pub fn log() -> &'static Path {
+    pub(super) fn log() -> &'static Path {
         Path::new("/var/log/qemu-ga.log")
     }
 
-    /// The report that the agent kept of its last freeze.
-    pub fn report() -> anyhow::Result<Report> {
-        let (reports, wrong) = history::read(&StateDir::new("/run"));
-        if let Some(text) = wrong {
+    /// The report that the agent stored about its last freeze.
+    pub(super) fn report() -> anyhow::Result<Report> {
+        let (reports, error) = history::read(&StateDir::new("/run"));
+        if let Some(text) = error {
             bail!(text);
         }
         reports
             .into_iter()
             .next()
-            .context("the agent kept no report")
+            .context("the agent stored no report")
     }
 
-    /// Ends it as a service manager does; it must leave with status 0.
-    pub fn stop(mut self) -> anyhow::Result<()> {
+    /// Ends it as a service manager does.
+    ///
+    /// # Errors
+    /// Its exit status is not 0, or it does not end.
+    pub(super) fn stop(mut self) -> anyhow::Result<()> {
         kill(
             Pid::from_raw(i32::try_from(self.child.id())?),
             Signal::SIGTERM,

@@ -1,8 +1,9 @@
-//! A private mount namespace in which nothing real can be frozen.
+//! A private mount namespace in which no filesystem of the machine can be frozen.
 //!
-//! Its root is a tmpfs. The system's directories are there as overlays whose changes are thrown
-//! away; a filesystem of that kind has no block device, so no freeze can reach what lies below.
-//! Before anyone may act in it, the mount table is read back and searched for a block device.
+//! Its root is a tmpfs. The machine's directories are overlays whose changes are discarded. FIFREEZE on an overlay does
+//! not reach the filesystem below it, because an overlay has no block device. Before anything runs in the namespace, its
+//! mount table is read back and must not have a block device. The selftest calls [`enter`], and the tests' runner through
+//! `qemu-ga selftest --run`.
 
 use crate::freeze::guard::LOOP_MAJOR;
 use crate::probe::filesystems::{Filesystem, block_filesystems};
@@ -28,12 +29,13 @@ const EMPTY: [&str; 9] = [
     "old-root",
 ];
 
-/// Moves the calling process, and what it starts from now on, into such a namespace. Call it
-/// while the process has one thread.
+const NO_SOURCE: Option<&str> = None;
+
+/// Moves the calling process and its later children into such a namespace. The process must have only one thread.
 ///
 /// # Errors
 /// Not root, or a mount fails; the process must then end.
-pub fn enter() -> anyhow::Result<()> {
+pub(super) fn enter() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         let program = std::env::current_exe().unwrap_or_default();
         bail!(
@@ -42,11 +44,11 @@ pub fn enter() -> anyhow::Result<()> {
         );
     }
     let working_directory = std::env::current_dir().ok();
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
-    let none: Option<&str> = None;
-    mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)
+    unshare(CloneFlags::CLONE_NEWNS).context("cannot create a mount namespace")?;
+    let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
+    mount(NO_SOURCE, "/", NO_SOURCE, private, NO_SOURCE)
         .context("cannot make the mounts private")?;
-    // Any existing directory serves as the place where the new root is built.
+    // Any directory that exists serves as the place where the new root is built.
     let root = Path::new("/proc");
     mount(
         Some("qemu-ga-sandbox"),
@@ -56,6 +58,25 @@ pub fn enter() -> anyhow::Result<()> {
         Some("mode=755"),
     )
     .context("cannot mount a tmpfs")?;
+    fill_root(root)?;
+    if let Some(directory) = &working_directory {
+        expose(root, directory)?;
+    }
+    for directory in ["old-root", "var/log", "var/tmp"] {
+        fs::create_dir_all(root.join(directory))?;
+    }
+    symlink("/run", root.join("var/run"))?;
+    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+    change_root(root)?;
+    if let Some(directory) = working_directory {
+        // It may be missing here, as below an empty directory such as /tmp. Then / stays.
+        chdir(&directory).ok();
+    }
+    check(&[])
+}
+
+/// Puts the machine's top-level directories and links into the new root.
+fn fill_root(root: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir("/").context("cannot list /")? {
         let name = entry?.file_name();
         let (from, to) = (Path::new("/").join(&name), root.join(&name));
@@ -73,43 +94,44 @@ pub fn enter() -> anyhow::Result<()> {
             }
         }
     }
-    if let Some(directory) = &working_directory {
-        expose(root, directory)?;
-    }
-    fs::create_dir_all(root.join("old-root"))?;
-    fs::create_dir_all(root.join("var/log"))?;
-    fs::create_dir_all(root.join("var/tmp"))?;
-    symlink("/run", root.join("var/run"))?;
-    fs::set_permissions(root.join("tmp"), fs::Permissions::from_mode(0o1777))?;
+    Ok(())
+}
+
+/// Makes `root` the root, without the old one, and mounts /sys and /proc.
+fn change_root(root: &Path) -> anyhow::Result<()> {
     chdir(root)?;
     pivot_root(".", "old-root").context("cannot change the root")?;
     chdir("/")?;
-    mount(Some("sysfs"), "/sys", Some("sysfs"), MsFlags::empty(), none)
-        .context("cannot mount /sys")?;
-    // What these show is mounted outside, so that a freeze in here is not to be judged by it.
+    mount_pseudo("sysfs", "/sys")?;
+    // These directories show the filesystems of the machine, which a freeze in here must not see.
     for driver in superblocks::DRIVERS {
         let dir = Path::new("/sys/fs").join(driver);
         if dir.exists() {
-            mount(none, &dir, Some("tmpfs"), MsFlags::empty(), none)
+            mount(NO_SOURCE, &dir, Some("tmpfs"), MsFlags::empty(), NO_SOURCE)
                 .context("cannot hide /sys/fs")?;
         }
     }
-    umount2("/old-root", MntFlags::MNT_DETACH).context("cannot let go of the old root")?;
-    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), none)
-        .context("cannot mount /proc")?;
-    if let Some(directory) = working_directory {
-        // A directory that is empty here, such as /tmp, may lack it.
-        chdir(&directory).ok();
-    }
-    check(&[])
+    umount2("/old-root", MntFlags::MNT_DETACH).context("cannot unmount the old root")?;
+    mount_pseudo("proc", "/proc")
 }
 
-/// Reads the mount table back: but for the mountpoints of `own`, which must be loop devices, no
-/// filesystem in sight may be one that can be frozen.
+fn mount_pseudo(fstype: &str, path: &str) -> anyhow::Result<()> {
+    mount(
+        Some(fstype),
+        path,
+        Some(fstype),
+        MsFlags::empty(),
+        NO_SOURCE,
+    )
+    .with_context(|| format!("cannot mount {path}"))
+}
+
+/// Reads the mount table back. Except for the mount points of `own`, which must be loop devices, no filesystem in it may be
+/// on a block device.
 ///
 /// # Errors
-/// One is; nothing may be frozen then.
-pub fn check(own: &[&str]) -> anyhow::Result<()> {
+/// One is, so nothing may be frozen.
+pub(super) fn check(own: &[&str]) -> anyhow::Result<()> {
     let mounts = mountinfo::read(&System::host()).context("cannot read the mount table")?;
     let source = |path: &[u8]| mountinfo::block_device(&System::host(), path);
     let (real, _) = block_filesystems(&mounts, &source);
@@ -121,7 +143,7 @@ pub fn check(own: &[&str]) -> anyhow::Result<()> {
     };
     if let Some(filesystem) = real.iter().find(|filesystem| !is_own(filesystem)) {
         bail!(
-            "the private namespace still shows {} on device {}:{}; nothing was done in it",
+            "the private namespace has {} on device {}:{}; nothing was done in it",
             String::from_utf8_lossy(&filesystem.mountpoint),
             filesystem.major,
             filesystem.minor
@@ -157,7 +179,7 @@ fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
 
 /// Shows `from` at `to`; writes go to the tmpfs `root`.
 fn overlay(root: &Path, from: &Path, to: &Path) -> anyhow::Result<()> {
-    // A name of its own, whatever lies below.
+    // Distinct for every directory.
     let name = from.to_string_lossy().trim_matches('/').replace('/', "-");
     let (upper, work) = (
         root.join(".changes").join(&name),
@@ -165,7 +187,7 @@ fn overlay(root: &Path, from: &Path, to: &Path) -> anyhow::Result<()> {
     );
     fs::create_dir_all(&upper)?;
     fs::create_dir_all(&work)?;
-    // The directory keeps its mode and owner: some programs insist on /root being private.
+    // Some programs refuse to run if /root is not private.
     fs::set_permissions(&upper, fs::metadata(from)?.permissions())?;
     let options = format!(
         "lowerdir={},upperdir={},workdir={}",
@@ -182,7 +204,7 @@ fn overlay(root: &Path, from: &Path, to: &Path) -> anyhow::Result<()> {
     )
     .with_context(|| {
         format!(
-            "cannot overlay {} (is the overlay filesystem there? modprobe overlay)",
+            "cannot mount an overlay on {}; if the kernel lacks it: modprobe overlay",
             from.display()
         )
     })

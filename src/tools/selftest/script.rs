@@ -1,4 +1,6 @@
-//! The steps of the selftest, in order; the first that fails ends it.
+//! The steps of the selftest, in order. The first that fails ends it.
+//!
+//! Whatever fails, the filesystems are thawed before the writer is waited for. [`super::cli`] calls [`run`].
 
 use super::client::Client;
 use super::rig::{Agent, Filesystems, HOOK_LOG, MOUNTPOINTS};
@@ -6,6 +8,7 @@ use super::sandbox;
 use super::transcript::Transcript;
 use super::writer::Writer;
 use crate::freeze::report::FilesystemOutcome;
+use crate::hooks::log::LogLine;
 use crate::hooks::{HookStatus, Phase};
 use anyhow::{Context, ensure};
 use serde_json::json;
@@ -13,107 +16,108 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the filesystems stay frozen, to see that a write blocks.
+/// How long the filesystems stay frozen, to see that writes block.
 const HOLD_TIME: Duration = Duration::from_secs(1);
-/// How soon the writer must be seen to write.
+/// Limit for the writer's next write.
 const WRITER_RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Runs every step.
 ///
 /// # Errors
 /// The first step that fails, and why.
-pub fn run(story: &mut Transcript) -> anyhow::Result<()> {
-    story.step(
-        "private mount namespace, nothing real in it",
+pub(super) fn run(transcript: &mut Transcript) -> anyhow::Result<()> {
+    transcript.step(
+        "private mount namespace, no real filesystem in it",
         sandbox::enter,
     )?;
-    let _filesystems = story.step("two ext4 filesystems made, loop-mounted", Filesystems::make)?;
-    let agent = story.step("agent started on a unix socket", Agent::start)?;
-    let mut client = story.step("guest-ping answered", || {
+    let _filesystems =
+        transcript.step("two ext4 filesystems made, loop-mounted", Filesystems::make)?;
+    let agent = transcript.step("agent started on a unix socket", Agent::start)?;
+    let mut client = transcript.step("guest-ping replied", || {
         let mut client = Client::connect(Agent::socket())?;
         client.call("guest-ping")?;
         Ok(client)
     })?;
-    let writer = story.step("a writer at work", || {
+    let writer = transcript.step("writer started", || {
         let file = Path::new(MOUNTPOINTS[1]).join("writer");
         let writer = Writer::start(&file)?;
-        ensure!(writer.resumes(WRITER_RESUME_TIMEOUT), "it writes nothing");
+        ensure!(writer.resumes(WRITER_RESUME_TIMEOUT), "no write returned");
         Ok(writer)
     })?;
-    let result = freeze_and_thaw(story, &mut client, &writer);
+    let result = freeze_and_thaw(transcript, &mut client, &writer);
     if result.is_err() {
-        // Whatever is still frozen must not hold the writer, which is to be waited for.
+        // The writer is waited for below, and it must not be blocked then.
         client.call("guest-fsfreeze-thaw").ok();
     }
-    story.agent_log = fs::read_to_string(Agent::log()).unwrap_or_default();
+    transcript.agent_log = fs::read_to_string(Agent::log()).unwrap_or_default();
     result?;
-    story.writer_stood_still = Some(writer.stop()?.as_secs_f64());
-    story.step("agent ended by SIGTERM", || agent.stop())?;
-    story.step("hooks ran before the freeze and after the thaw", || {
+    transcript.writer_stood_still = Some(writer.stop()?.as_secs_f64());
+    transcript.step("agent ended by SIGTERM", || agent.stop())?;
+    transcript.step("hooks ran before the freeze and after the thaw", || {
         check_hooks(HOOK_LOG)
     })?;
-    story.hook_log = fs::read_to_string(HOOK_LOG)?
+    transcript.hook_log = fs::read_to_string(HOOK_LOG)?
         .lines()
         .map(str::to_owned)
         .collect();
-    story.report = Some(Agent::report()?);
+    transcript.report = Some(Agent::report()?);
     Ok(())
 }
 
 fn freeze_and_thaw(
-    story: &mut Transcript,
+    transcript: &mut Transcript,
     client: &mut Client,
     writer: &Writer,
 ) -> anyhow::Result<()> {
     let all = json!(MOUNTPOINTS.len());
-    story.step("guest-fsfreeze-freeze answered 2", || {
+    transcript.step("guest-fsfreeze-freeze returned 2", || {
         let count = client.call("guest-fsfreeze-freeze")?;
-        ensure!(count == all, "it answered {count}");
+        ensure!(count == all, "it returned {count}");
         Ok(())
     })?;
-    story.step("a write blocks", || {
-        // The write under way when the freeze took hold may still have come back.
+    transcript.step("a write blocks", || {
+        // The write that was in progress at the freeze may still return.
         std::thread::sleep(Duration::from_millis(20));
         let before = writer.writes();
         std::thread::sleep(HOLD_TIME);
         let more = writer.writes() - before;
-        ensure!(more == 0, "{more} writes came through");
+        ensure!(more == 0, "{more} writes returned");
         Ok(())
     })?;
-    story.step("status is frozen, other commands are refused", || {
+    transcript.step("status is frozen, other commands are refused", || {
         let status = client.call("guest-fsfreeze-status")?;
         ensure!(status == "frozen", "status is {status}");
         let text = client.refused("guest-get-time")?;
-        ensure!(
-            text.contains("has been disabled"),
-            "the refusal says: {text}"
-        );
+        ensure!(text.contains("has been disabled"), "the error is: {text}");
         Ok(())
     })?;
-    story.step("guest-fsfreeze-thaw answered 2", || {
+    transcript.step("guest-fsfreeze-thaw returned 2", || {
         let count = client.call("guest-fsfreeze-thaw")?;
-        ensure!(count == all, "it answered {count}");
+        ensure!(count == all, "it returned {count}");
         Ok(())
     })?;
-    story.step("the writer goes on", || {
-        ensure!(writer.resumes(WRITER_RESUME_TIMEOUT), "it writes nothing");
+    transcript.step("writes return again", || {
+        ensure!(writer.resumes(WRITER_RESUME_TIMEOUT), "no write returned");
         Ok(())
     })
 }
 
-/// Both hooks, twice each, in the documented order, each with status 0, and while everything was
-/// writable.
+/// Both hooks ran twice, in the documented order, with status 0, and while the filesystems were writable.
 fn check_hooks(log: &str) -> anyhow::Result<()> {
-    let text = fs::read_to_string(log).with_context(|| format!("there is no hook log {log}"))?;
+    let text =
+        fs::read_to_string(log).with_context(|| format!("cannot read the hook log {log}"))?;
     let ends = text
         .lines()
-        .filter(|line| line.ends_with(" finished with status=0"))
+        .filter(|line| {
+            let read = LogLine::parse(line);
+            matches!(read, Some((_, LogLine::Finished { status: 0, .. })))
+        })
         .count();
     ensure!(
         ends == 4,
         "the hook log has {ends} hooks with status 0 instead of 4:\n{text}"
     );
-    let wrote = fs::read_to_string("/srv/data/hook-wrote").context("no hook could write")?;
+    let wrote = fs::read_to_string("/srv/data/hook-wrote").context("no hook wrote")?;
     ensure!(
         wrote == "freeze hook\nthaw hook\n",
         "the hook wrote {wrote:?}"

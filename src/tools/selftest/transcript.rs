@@ -1,18 +1,27 @@
-//! What the person sees: progress while the selftest works, then the whole story.
+//! The results of the selftest: progress while it runs, then a summary or JSON.
+//!
+//! With `--json` progress goes to standard error. [`super::script`] adds steps, [`super::cli`] prints the end.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
     reason = "an operator's command"
 )]
 
-use crate::freeze::report::Report;
-use crate::hooks::HookStatus;
-use crate::tools::output;
-use serde::Serialize;
+use crate::freeze::report::{FilesystemRecord, Report};
+use crate::hooks::HookRecord;
+use crate::protocol::text::wrap_words;
+use crate::tools::output::{self, Style, span};
+use crate::tools::report::{report_value, status};
+use serde::{Serialize, Serializer};
 use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-/// One step that was taken.
+/// Columns of a step's name where there is room.
+const NAME_WIDTH: usize = 52;
+/// Columns of a step's line without its name.
+const STEP_TEXT_WIDTH: usize = 20;
+
+/// One step.
 #[derive(Serialize)]
 struct Step {
     name: &'static str,
@@ -20,18 +29,19 @@ struct Step {
     seconds: f64,
 }
 
-/// Collects and prints. The fields are the JSON object of `--json`.
+/// The results, as in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
-pub struct Transcript {
+pub(in crate::tools) struct Transcript {
     result: &'static str,
     steps: Vec<Step>,
     /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// The longest that one write took, in seconds.
+    /// The longest write, in seconds.
     pub writer_stood_still: Option<f64>,
-    /// What the agent reported.
+    /// The agent's own report.
+    #[serde(serialize_with = "serialize_report")]
     pub report: Option<Report>,
     /// Lines of the hook log.
     pub hook_log: Vec<String>,
@@ -42,11 +52,21 @@ pub struct Transcript {
     json: bool,
     #[serde(skip)]
     start: Instant,
+    #[serde(skip)]
+    style: Style,
+}
+
+#[allow(clippy::ref_option, reason = "the signature that serde calls")]
+fn serialize_report<S: Serializer>(
+    report: &Option<Report>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    report.as_ref().map(report_value).serialize(serializer)
 }
 
 impl Transcript {
-    /// Greets, unless the output is for a machine.
-    pub fn new(json: bool) -> Self {
+    /// Prints the heading.
+    pub(super) fn new(json: bool) -> Self {
         let this = Self {
             result: "PASS",
             steps: Vec::new(),
@@ -58,14 +78,15 @@ impl Transcript {
             seconds: 0.0,
             json,
             start: Instant::now(),
+            style: Style::of_stdout(),
         };
-        this.print(
-            "qemu-ga selftest: freezes two filesystems of its own, nothing of this machine\n",
-        );
+        let heading =
+            "qemu-ga selftest: freezes two filesystems of its own, nothing of this machine";
+        this.print(&this.style.wrap("", heading));
         this
     }
 
-    /// Progress: to standard output, or beside it if that is for a machine.
+    /// Progress goes to standard output, unless that is JSON.
     fn print(&self, text: &str) {
         if self.json {
             eprint!("{text}");
@@ -75,21 +96,29 @@ impl Transcript {
         }
     }
 
-    /// Takes a step and shows how it went.
-    pub fn step<T>(
+    /// Runs a step and prints its result.
+    pub(super) fn step<T>(
         &mut self,
         name: &'static str,
         act: impl FnOnce() -> anyhow::Result<T>,
     ) -> anyhow::Result<T> {
-        if std::io::stdout().is_terminal() && !self.json {
-            // Overwritten when the step ends; without a terminal it would only double the line.
+        let columns = NAME_WIDTH.min(self.style.width() - STEP_TEXT_WIDTH);
+        if std::io::stdout().is_terminal() && !self.json && name.len() <= columns {
+            // The result overwrites it. Elsewhere, or over two lines, it would stay.
             self.print(&format!("  …      {name}\r"));
         }
         let start = Instant::now();
         let result = act();
         let seconds = start.elapsed().as_secs_f64();
         let mark = if result.is_ok() { "ok    " } else { "FAILED" };
-        self.print(&format!("  {mark} {name:<52} {seconds:7.3} s\n"));
+        let lines = wrap_words(name, columns, columns);
+        for (number, line) in lines.iter().enumerate() {
+            let mark = if number == 0 { mark } else { "      " };
+            match number + 1 == lines.len() {
+                true => self.print(&format!("  {mark} {line:<columns$} {seconds:7.3} s\n")),
+                false => self.print(&format!("  {mark} {line}\n")),
+            }
+        }
         self.steps.push(Step {
             name,
             passed: result.is_ok(),
@@ -98,76 +127,105 @@ impl Transcript {
         result.map_err(|error| error.context(name))
     }
 
-    /// Notes why it ended early.
-    pub fn failed(&mut self, error: &anyhow::Error) {
+    /// Records why the selftest ended early.
+    pub(super) fn fail(&mut self, error: &anyhow::Error) {
         self.result = "FAIL";
         self.error = Some(format!("{error:#}"));
     }
 
-    /// Tells the story and returns the exit status.
-    pub fn finish(mut self) -> u8 {
+    /// Prints the results; returns the exit status.
+    pub(super) fn finish(mut self) -> u8 {
         self.seconds = self.start.elapsed().as_secs_f64();
         if self.json {
             output::print_json(&self);
         } else {
-            self.print_summary();
+            output::print(&self.summary());
         }
         u8::from(self.error.is_some())
     }
 
-    fn print_summary(&self) {
+    fn summary(&self) -> String {
+        let style = self.style;
+        let mut text = String::new();
         if let Some(report) = &self.report {
-            println!("\nFilesystems, in the order of freezing:");
-            for f in &report.filesystems {
-                println!(
-                    "  {:<14} {} on {}, frozen in {} and thawed",
-                    f.mountpoint,
-                    f.fstype,
-                    f.device,
-                    milliseconds(f.freeze_seconds)
-                );
-            }
-            println!("Hooks, in the order of running:");
-            for hook in &report.hooks {
-                let status = match &hook.status {
-                    HookStatus::Exited(status) => format!("status {status}"),
-                    other => format!("{other:?}"),
-                };
-                println!(
-                    "  {:<6} {}  {status}  {}",
-                    hook.phase.as_str(),
-                    hook.path,
-                    milliseconds(hook.elapsed)
-                );
-            }
-            if let Some(still) = self.writer_stood_still {
-                println!(
-                    "The writer stood still for {still:.3} s; {:.3} s of it the freeze was held on purpose.",
-                    report.stages.held
-                );
-            }
+            text += &self.report_summary(report);
         }
         if !self.hook_log.is_empty() {
-            println!("Hook log, {} of the namespace:", super::rig::HOOK_LOG);
+            let heading = format!("Hook log, {} of the namespace:", super::rig::HOOK_LOG);
+            text += &style.wrap("", &heading);
             for line in &self.hook_log {
-                println!("  | {line}");
+                text += &format!("  | {line}\n");
             }
         }
         match &self.error {
-            None => println!("PASS in {:.1} s", self.seconds),
+            None => text += &format!("PASS in {:.1} s\n", self.seconds),
             Some(error) => {
                 for line in self.agent_log.lines() {
-                    println!("  agent: {line}");
+                    text += &format!("  agent: {line}\n");
                 }
-                println!("FAIL: {error}");
+                text += &format!("FAIL: {error}\n");
             }
         }
+        text
+    }
+
+    fn report_summary(&self, report: &Report) -> String {
+        let style = self.style;
+        let mut text = "\nFilesystems, in the order of freezing:\n".to_owned();
+        let row = |f: &FilesystemRecord| {
+            let (kind, time) = (
+                format!("{} on {}", f.fstype, f.device),
+                span(f.freeze_seconds),
+            );
+            vec![
+                f.mountpoint.clone(),
+                kind,
+                format!("frozen in {time} and thawed"),
+            ]
+        };
+        let rows: Vec<_> = report.filesystems.iter().map(row).collect();
+        text += &style.table("  ", &[], &rows).concat();
+        text += "Hooks, in the order of running:\n";
+        let row = |hook: &HookRecord| {
+            let phase = hook.phase.as_str().to_owned();
+            vec![
+                phase,
+                hook.path.clone(),
+                status(hook, Style::default()),
+                span(hook.elapsed),
+            ]
+        };
+        let rows: Vec<_> = report.hooks.iter().map(row).collect();
+        text += &style.table("  ", &[3], &rows).concat();
+        if let Some(longest) = self.writer_stood_still {
+            let line = format!(
+                "The longest write took {longest:.3} s; {:.3} s of that the freeze was held on purpose.",
+                report.stages.held
+            );
+            text += &style.wrap("", &line);
+        }
+        text
     }
 }
 
-fn milliseconds(seconds: f64) -> String {
-    format!(
-        "{:.1} ms",
-        Duration::from_secs_f64(seconds.max(0.0)).as_secs_f64() * 1e3
-    )
+/// Results with every member, for the test of docs/json.md.
+#[cfg(test)]
+pub(in crate::tools) fn sample() -> serde_json::Value {
+    output::value(&Transcript {
+        result: "FAIL",
+        steps: vec![Step {
+            name: "x",
+            passed: true,
+            seconds: 1.0,
+        }],
+        error: Some("x".into()),
+        writer_stood_still: Some(1.0),
+        report: Some(crate::tools::report::full_report()),
+        hook_log: vec!["x".into()],
+        agent_log: "x".into(),
+        seconds: 1.0,
+        json: true,
+        start: Instant::now(),
+        style: Style::default(),
+    })
 }

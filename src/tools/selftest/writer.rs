@@ -1,4 +1,6 @@
-//! An application that keeps writing to one of the filesystems.
+//! An application that writes to one of the filesystems all the time.
+//!
+//! Its longest write shows for how long the freeze blocked writers. [`super::script`] calls this.
 
 use anyhow::Context;
 use std::fs::File;
@@ -19,15 +21,15 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// Appends 4 KiB every millisecond and remembers the longest write.
-pub struct Writer {
+/// Appends 4 KiB every millisecond and measures the longest write.
+pub(super) struct Writer {
     shared: Arc<Shared>,
     thread: JoinHandle<std::io::Result<()>>,
 }
 
 impl Writer {
     /// Starts to write to a new file at `path`.
-    pub fn start(path: &Path) -> anyhow::Result<Self> {
+    pub(super) fn start(path: &Path) -> anyhow::Result<Self> {
         let mut file =
             File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
         let shared = Arc::new(Shared::default());
@@ -47,13 +49,13 @@ impl Writer {
         Ok(Self { shared, thread })
     }
 
-    /// How many writes have come back.
-    pub fn writes(&self) -> u64 {
+    /// The number of writes that have returned.
+    pub(super) fn writes(&self) -> u64 {
         self.shared.writes.load(Ordering::Relaxed)
     }
 
-    /// Waits until at least one more write comes back; false if none does in time.
-    pub fn resumes(&self, within: Duration) -> bool {
+    /// Waits for one more write to return; false if none does in time.
+    pub(super) fn resumes(&self, within: Duration) -> bool {
         let (before, start) = (self.writes(), Instant::now());
         while start.elapsed() < within {
             if self.writes() > before {
@@ -64,12 +66,12 @@ impl Writer {
         false
     }
 
-    /// Ends the writer; returns how long its longest write took.
-    pub fn stop(self) -> anyhow::Result<Duration> {
+    /// Ends the writer; returns the duration of its longest write.
+    pub(super) fn stop(self) -> anyhow::Result<Duration> {
         self.shared.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {
-            Ok(result) => result.context("the writer could not write")?,
-            Err(_) => anyhow::bail!("the writer died"),
+            Ok(result) => result.context("the writer cannot write")?,
+            Err(_) => anyhow::bail!("the writer panicked"),
         }
         Ok(Duration::from_nanos(
             self.shared.longest_nanos.load(Ordering::Relaxed),

@@ -22,7 +22,7 @@ use super::family::Members;
 use super::scope::Scope;
 use super::{Child, ChildError, ChildOutcome, ChildStatus, MARK_ENV};
 use crate::sys::poll::timeout;
-use crate::sys::process::{Family, PidFd, has_ended, stat};
+use crate::sys::process::{Family, PidFd, StopCheck, has_ended};
 use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
 
 /// Interval of checks where the kernel has no pidfd (before Linux 5.3).
@@ -258,7 +258,7 @@ impl Running<'_> {
         })
     }
 
-    /// As [`Running::wait`]; None if two checks in a row have found it stopped by a signal.
+    /// As [`Running::wait`]; None if it stays stopped by a signal.
     fn wait_unless_stopped(
         &mut self,
         others: &[BorrowedFd<'_>],
@@ -267,7 +267,7 @@ impl Running<'_> {
         let Some(limit) = self.stopped_limit else {
             return self.wait(others, due).map(Some);
         };
-        let mut was_stopped = false;
+        let mut stop_check = StopCheck::default();
         loop {
             // Two checks with half the limit between them: a child that was stopped for a moment is not killed.
             let next_check = Instant::now() + limit / 2;
@@ -279,11 +279,9 @@ impl Running<'_> {
                 ChildEvent::Due if !is_due => {}
                 event => return Ok(Some(event)),
             }
-            let is_stopped = stat(self.pid).is_some_and(|stat| stat.is_stopped);
-            if is_stopped && was_stopped {
+            if stop_check.stays_stopped(self.pid) {
                 return Ok(None);
             }
-            was_stopped = is_stopped;
         }
     }
 

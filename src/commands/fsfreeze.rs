@@ -45,7 +45,7 @@ pub(super) const COMMANDS: &[Command] = &[
                     .freezer
                     .reports()
                     .await
-                    .map_err(|e| CommandError::generic(e.0))?,
+                    .map_err(|e| CommandError::generic(e.to_string()))?,
             })
         })
     })
@@ -82,7 +82,7 @@ async fn freeze(context: &Context, only: Option<Vec<Vec<u8>>>) -> CommandResult 
 fn counted(result: Result<u64, crate::freeze::FreezeError>) -> CommandResult {
     match result {
         Ok(count) => answer(count),
-        Err(error) => Err(CommandError::generic(error.0)),
+        Err(error) => Err(CommandError::generic(error.to_string())),
     }
 }
 

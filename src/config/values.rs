@@ -32,7 +32,7 @@ pub(super) fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(),
             Ok(pattern) => list.push(pattern),
             // An empty list, or a comma at its end.
             Err(_) if text.is_empty() => {}
-            Err(why) => faults.push(keyfile::excerpt(&why)),
+            Err(why) => faults.push(keyfile::excerpt(&why.to_string())),
         }
     }
     if faults.is_empty() {

@@ -4,9 +4,10 @@
 //! not be possible then, because memory is short, and its start would take as long as the thaw itself.
 //! [`Freezer::check_hold`] starts the task that ends a freeze at its limit or reacts to its guardian.
 
-use super::engine::{Engine, FreezeError};
+use super::engine::Engine;
+use super::error::FreezeError;
 use super::linux::LinuxOps;
-use super::ops::Ops;
+use super::ops::SystemOps;
 use super::report::Report;
 use crate::sys::{memory, strerror};
 use nix::sys::eventfd::EventFd;
@@ -18,6 +19,9 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
+
+/// The engine on the running system; the tests drive [`Engine`] itself.
+type LinuxEngine = Engine<LinuxOps>;
 
 /// Stack of the engine's thread; its calls are not nested deeply.
 const ENGINE_STACK_SIZE: usize = 256 * 1024;
@@ -49,32 +53,32 @@ struct EngineStatus {
 }
 
 impl EngineStatus {
-    fn of<O: Ops>(engine: &mut Engine<O>) -> Self {
-        let guardian = engine.guardian_fd().map(Arc::new);
+    fn of(engine: &mut LinuxEngine) -> Self {
+        let guardian = engine.ops().guardian_fd().map(Arc::new);
         Self {
             frozen: engine.is_frozen(),
             ends: engine.time_left().map(|left| Instant::now() + left),
             guardian,
             has_legacy: engine.has_legacy(),
             owes_an_answer: engine.owes_an_answer(),
-            is_stopping: engine.is_stopping(),
+            is_stopping: engine.ops().is_stopping(),
         }
     }
 }
 
 /// A request for the engine's thread.
-type Job<O> = Box<dyn FnOnce(&mut Engine<O>) + Send>;
+type Job = Box<dyn FnOnce(&mut LinuxEngine) + Send>;
 
-struct Shared<O: Ops> {
-    engine: Mutex<Engine<O>>,
-    jobs: Mutex<Jobs<O>>,
+struct Shared {
+    engine: Mutex<LinuxEngine>,
+    jobs: Mutex<Jobs>,
     queued: Condvar,
     /// Signals the engine that the agent is asked to stop.
     stop: Option<Arc<EventFd>>,
 }
 
-struct Jobs<O: Ops> {
-    queue: VecDeque<Job<O>>,
+struct Jobs {
+    queue: VecDeque<Job>,
     /// A thread works on the queue. See the module for why it stays while anything is frozen.
     has_thread: bool,
 }
@@ -83,7 +87,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-impl<O: Ops> Shared<O> {
+impl Shared {
     /// Runs the queued jobs, until there is none and nothing is frozen.
     fn run_thread(&self) {
         let mut is_frozen = false;
@@ -104,11 +108,9 @@ impl<O: Ops> Shared<O> {
             }
         }
     }
-}
 
-impl<O: Ops> Shared<O> {
     /// Runs a job; returns whether anything is frozen afterwards.
-    fn run_job(&self, job: Job<O>) -> bool {
+    fn run_job(&self, job: Job) -> bool {
         let mut engine = lock(&self.engine);
         job(&mut engine);
         engine.is_frozen()
@@ -116,25 +118,17 @@ impl<O: Ops> Shared<O> {
 }
 
 /// A handle of the engine; clones share it.
-pub struct Freezer<O: Ops = LinuxOps> {
-    shared: Arc<Shared<O>>,
+#[derive(Clone)]
+pub struct Freezer {
+    shared: Arc<Shared>,
     status: watch::Sender<EngineStatus>,
 }
 
-impl<O: Ops> Clone for Freezer<O> {
-    fn clone(&self) -> Self {
-        Self {
-            shared: self.shared.clone(),
-            status: self.status.clone(),
-        }
-    }
-}
-
-impl<O: Ops + Send + 'static> Freezer<O> {
+impl Freezer {
     /// A handle of `engine`, without a thread until the first request.
-    pub fn new(mut engine: Engine<O>) -> Self {
+    pub fn new(mut engine: LinuxEngine) -> Self {
         let (status, _) = watch::channel(EngineStatus::of(&mut engine));
-        let stop = engine.stop_event();
+        let stop = engine.ops().stop_event();
         let jobs = Jobs {
             queue: VecDeque::new(),
             has_thread: false,
@@ -159,6 +153,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     /// continues, unless the system shuts down.
     pub fn stop(&self) {
         if let Some(stop) = &self.shared.stop {
+            // It fails only at the counter's maximum, and is readable then as well.
             stop.write(1).ok();
             self.status.send_modify(|status| status.is_stopping = true);
         }
@@ -231,7 +226,7 @@ impl<O: Ops + Send + 'static> Freezer<O> {
     }
 
     /// Queues a job, and starts the thread if there is none.
-    fn enqueue(&self, job: Job<O>) {
+    fn enqueue(&self, job: Job) {
         let mut jobs = lock(&self.shared.jobs);
         jobs.queue.push_back(job);
         let has_thread = std::mem::replace(&mut jobs.has_thread, true);
@@ -272,12 +267,12 @@ impl<O: Ops + Send + 'static> Freezer<O> {
 
     async fn run<T: Send + 'static>(
         &self,
-        job: impl FnOnce(&mut Engine<O>) -> Result<T, FreezeError> + Send + 'static,
+        job: impl FnOnce(&mut LinuxEngine) -> Result<T, FreezeError> + Send + 'static,
     ) -> Result<T, FreezeError> {
         let (result_sender, result_receiver) = oneshot::channel();
         let (concluded, conclusion) = oneshot::channel();
         let status = self.status.clone();
-        let job: Job<O> = Box::new(move |engine| {
+        let job: Job = Box::new(move |engine| {
             let result = job(engine);
             status.send_replace(EngineStatus::of(engine));
             // The session may have ended meanwhile; state and report have the result.
@@ -285,22 +280,21 @@ impl<O: Ops + Send + 'static> Freezer<O> {
             // After the reply, so that the host does not wait for this; the next job does.
             engine.conclude();
             status.send_replace(EngineStatus::of(engine));
+            // The runtime may have ended, and with it the task that waits.
             concluded.send(()).ok();
         });
         self.enqueue(job);
         tokio::spawn(release_memory(self.clone(), conclusion));
         result_receiver
             .await
-            .unwrap_or_else(|_| Err(FreezeError("the freeze thread died".into())))
+            .unwrap_or_else(|_| Err(FreezeError::ThreadDied))
     }
 }
 
 /// Gives back the memory that a run took, after the engine's thread has exited: what the thread keeps for its next
 /// allocations lies between what others use.
-async fn release_memory<O: Ops + Send + 'static>(
-    freezer: Freezer<O>,
-    concluded: oneshot::Receiver<()>,
-) {
+async fn release_memory(freezer: Freezer, concluded: oneshot::Receiver<()>) {
+    // Err: the job panicked. Memory is given back all the same.
     concluded.await.ok();
     tokio::time::sleep(MEMORY_RELEASE_DELAY).await;
     if freezer.is_frozen() {
@@ -314,7 +308,7 @@ async fn release_memory<O: Ops + Send + 'static>(
 }
 
 /// Checks the freeze until nothing is frozen any more; first what an earlier agent has left.
-async fn watch_freeze<O: Ops + Send + 'static>(freezer: Freezer<O>) {
+async fn watch_freeze(freezer: Freezer) {
     let mut is_new = freezer.status.borrow().has_legacy;
     while freezer.needs_checks() {
         let EngineStatus {
@@ -331,6 +325,7 @@ async fn watch_freeze<O: Ops + Send + 'static>(freezer: Freezer<O>) {
             }
         };
         let guardian_event = async {
+            // If it cannot be watched, the guardian's end is noticed at the hold limit or with the next request.
             match guardian.and_then(|guardian| watch_fd(guardian).ok()) {
                 Some(fd) => drop(fd.readable().await),
                 None => std::future::pending().await,

@@ -3,6 +3,7 @@
 //! The engine and the guardian store them, `qemu-ga report` and other tools read them. A file that cannot be read is
 //! replaced by the next report.
 
+use super::error::FreezeError;
 use super::report::Report;
 use crate::state::{MAX_SIZE, StateDir};
 use crate::sys::strerror;
@@ -33,8 +34,8 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
 /// Stores a report, in place of one of the same run.
 ///
 /// # Errors
-/// It cannot be written; one line. Only this process has the report then; nothing else depends on it.
-pub fn store(state: &StateDir, report: &Report) -> Result<(), String> {
+/// It cannot be written. Only this process has the report then; nothing else depends on it.
+pub fn store(state: &StateDir, report: &Report) -> Result<(), FreezeError> {
     let (mut reports, wrong) = read(state);
     if let Some(text) = wrong {
         tracing::warn!("{text}");
@@ -54,13 +55,7 @@ pub fn store(state: &StateDir, report: &Report) -> Result<(), String> {
     }
     json.map_err(io::Error::from)
         .and_then(|json| state.write_reports(json))
-        .map_err(|error| {
-            format!(
-                "the report is not kept in {}: {}",
-                state.reports().display(),
-                strerror(&error)
-            )
-        })
+        .map_err(|error| FreezeError::Report(state.reports(), error))
 }
 
 #[cfg(test)]
@@ -124,6 +119,7 @@ mod tests {
         assert!(
             store(&gone, &Report::default())
                 .unwrap_err()
+                .to_string()
                 .contains("No such file")
         );
     }

@@ -55,6 +55,7 @@ pub fn abort_connections(writers: Option<&[Vec<Writer>]>) -> bool {
         return found_any;
     }
     for entry in std::fs::read_dir(CONNECTIONS).into_iter().flatten() {
+        // A connection that has just ended.
         let Some(dir) = entry.ok().map(|entry| entry.path()) else {
             continue;
         };

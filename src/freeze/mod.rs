@@ -10,6 +10,7 @@
 //! nothing is frozen, or the error names what still is.
 
 pub(crate) mod engine;
+mod error;
 mod freezer;
 pub mod guard;
 pub mod guardian;
@@ -25,5 +26,5 @@ mod root;
 #[cfg(test)]
 mod simulator;
 
-pub use engine::FreezeError;
+pub use error::FreezeError;
 pub use freezer::Freezer;

@@ -43,6 +43,7 @@ pub fn open(
             .map_or(Err(ErrorKind::Interrupted.into()), |o| o.result);
         let root = first.or_else(|error| {
             let mut others = target.alternatives.iter();
+            // If all fail, the error of the first mount point is reported.
             let other = others.find_map(|path| {
                 let call = open(target, path);
                 pool.run_one(limit, drop, call).ok()

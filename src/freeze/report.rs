@@ -12,6 +12,7 @@ use crate::hooks::{HookRecord, HookStatus, Phase, words};
 use crate::probe::mountinfo::DeviceNumber;
 pub use level::{Hold, Level};
 use serde::{Deserialize, Serialize};
+use std::fmt::Display;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 /// Result for one filesystem.
@@ -345,10 +346,15 @@ impl Report {
     }
 
     /// Sets the outcome of a filesystem, and the reason.
-    pub fn set_with_detail(&mut self, record: usize, outcome: FilesystemOutcome, detail: &str) {
+    pub fn set_with_detail(
+        &mut self,
+        record: usize,
+        outcome: FilesystemOutcome,
+        detail: impl Display,
+    ) {
         self.set(record, outcome);
         if let Some(entry) = self.filesystems.get_mut(record) {
-            entry.detail = Some(detail.to_owned());
+            entry.detail = Some(detail.to_string());
         }
     }
 }

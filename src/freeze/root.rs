@@ -5,6 +5,7 @@
 
 use super::guardian::client::Lingering;
 use std::fs::File;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, OnceLock};
 
@@ -22,6 +23,17 @@ impl From<File> for Root {
             guardian: OnceLock::new(),
         }
     }
+}
+
+/// A call for each root, which keeps it open until it has returned.
+pub fn calls<'a, T: 'static>(
+    roots: impl IntoIterator<Item = &'a Arc<Root>>,
+    call: fn(&Arc<Root>) -> io::Result<T>,
+) -> impl Iterator<Item = impl FnOnce() -> io::Result<T> + Send + 'static> {
+    roots
+        .into_iter()
+        .cloned()
+        .map(move |root| move || call(&root))
 }
 
 impl AsFd for Root {

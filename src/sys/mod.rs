@@ -10,6 +10,7 @@ pub(crate) mod cgroup;
 pub(crate) mod clock;
 pub(crate) mod daemon;
 pub mod fds;
+pub mod fnmatch;
 pub mod fsfreeze;
 pub(crate) mod fstrim;
 pub(crate) mod guardian;

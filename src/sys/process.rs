@@ -230,6 +230,25 @@ pub fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
+/// Whether a signal has stopped the process.
+pub fn is_stopped(pid: i32) -> bool {
+    stat(pid).is_some_and(|stat| stat.is_stopped)
+}
+
+/// Finds a process that stays stopped: a short stop, as by a debugger, is no reason to kill it.
+#[derive(Debug, Default)]
+pub struct StopCheck {
+    was_stopped: bool,
+}
+
+impl StopCheck {
+    /// Whether this check and the one before it have found the process stopped.
+    pub fn stays_stopped(&mut self, pid: i32) -> bool {
+        let is_stopped = is_stopped(pid);
+        std::mem::replace(&mut self.was_stopped, is_stopped) && is_stopped
+    }
+}
+
 /// Parses the content of /proc/PID/stat.
 pub fn parse_stat(text: &[u8]) -> Option<Stat> {
     // Fields 3 to 6 and 22. The name in field 2 may contain anything, also `)`.

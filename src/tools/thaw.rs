@@ -10,10 +10,10 @@ use super::output::{self, Style, count, escape_control, join_pids, message};
 use super::status::{FreezeState, Status};
 use crate::cli::{OptionSpec, Usage};
 use crate::deadline::Timed;
-use crate::freeze::guardian::status_client::StatusClient;
+use crate::freeze::guardian::status_client::{StatusClient, ThawAnswer};
 use crate::freeze::history;
 use crate::freeze::linux::LinuxOps;
-use crate::freeze::ops::Ops;
+use crate::freeze::ops::FilesystemOps;
 use crate::freeze::plan;
 use crate::hooks::Phase;
 use crate::state::{Expiry, StateDir};
@@ -171,13 +171,13 @@ fn thaw(context: &ToolContext, force: bool) -> (ThawResult, Option<StatusClient>
     }
     if let Some(client) = &mut guardian {
         match client.request_thaw() {
-            Ok(Ok(thawed)) => {
+            Ok(ThawAnswer::Thawed(thawed)) => {
                 result.by_guardian = Some(client.pid);
                 result.thawed = thawed.filesystems;
                 result.failures = thawed.failures;
                 return (result, guardian);
             }
-            Ok(Err(why)) => {
+            Ok(ThawAnswer::Refused(why)) => {
                 let remedy = "try again in a moment, or with --now --force";
                 result
                     .failures

@@ -3,19 +3,16 @@
 //! The freeze hooks run before the first FIFREEZE, with no filesystem held open. A run that fails is rolled back before
 //! its error is returned: everything is thawed and the thaw hooks are called, unless the guardian does both.
 
-use super::{Engine, Freeze, FreezeError, Held, State};
-use crate::deadline::Timed;
-use crate::freeze::guardian::{Claim, Request};
-use crate::freeze::ops::{FreezeWait, HeldFilesystem, Ops};
+use super::{Engine, Freeze, Held, State};
+use crate::freeze::FreezeError;
+use crate::freeze::guardian::{Claim, Entrusted, Request};
+use crate::freeze::ops::{HeldFilesystem, Ops};
 use crate::freeze::plan::{self, Plan, Survey, Target};
 use crate::freeze::policy::FreezeMode;
 use crate::freeze::report::FilesystemOutcome;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason, words};
 use crate::state::Marker;
-use crate::sys::strerror;
-use nix::libc;
-use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
@@ -29,12 +26,6 @@ const MAX_FLUSHES: u32 = 3;
 /// does not help.
 pub(super) const MAX_GUARDIANS: u32 = 3;
 
-const LIMIT_WHILE_FREEZING: &str =
-    "the hold limit passed before everything was frozen; raise fsfreeze-hold-limit";
-
-/// Upper limit of changes of the freeze order, for each filesystem, when one waits for another that is frozen.
-const MAX_REORDERS: usize = 2;
-
 impl<O: Ops> Engine<O> {
     /// Everything before the first FIFREEZE. No filesystem is held open while the hooks run, because a hook may unmount
     /// one or stop its device; afterwards the mount table is read again.
@@ -46,7 +37,7 @@ impl<O: Ops> Engine<O> {
         if self.policy.freeze != FreezeMode::Off {
             // It starts up while this thread plans and flushes; wait_for_guardian is below.
             let started = self.ops.start_guardian(&self.report.id);
-            self.add_error(started);
+            self.add_error(started.map_err(FreezeError::NoGuardian));
         }
         let survey = self.ops.survey();
         let plan = self.plan(survey, only)?;
@@ -65,7 +56,7 @@ impl<O: Ops> Engine<O> {
         self.refuse_if_stopping()?;
         // Before the hooks: from their first freeze on another process must be able to undo it.
         let ready = self.ops.wait_for_guardian();
-        self.add_error(ready);
+        self.add_error(ready.map_err(FreezeError::NoGuardian));
         let called = self.call_hooks(Phase::Freeze, None);
         let held = called.and_then(|ran| self.prepare_again(only, plan, ran));
         let freezes_nothing = match &held {
@@ -94,17 +85,11 @@ impl<O: Ops> Engine<O> {
             }
             return Ok(Vec::new());
         }
-        match self.ops.survey_again() {
-            Ok(None) => {}
-            Ok(Some(survey)) => {
-                let before = std::mem::take(&mut plan);
-                plan = self.plan(Ok(survey), only)?;
-                log_plan_changes(&before.targets, &plan.targets);
-                self.report.ignore_unmounted(&before.targets);
-            }
-            Err(error) => {
-                self.plan(Err(error), only)?;
-            }
+        if let Some(survey) = self.ops.survey_again().transpose() {
+            let before = std::mem::take(&mut plan);
+            plan = self.plan(survey, only)?;
+            log_plan_changes(&before.targets, &plan.targets);
+            self.report.ignore_unmounted(&before.targets);
         }
         let held = self.open(&plan.targets, true)?;
         if held.is_empty() {
@@ -112,10 +97,11 @@ impl<O: Ops> Engine<O> {
         }
         self.report.stages.flush_again = self.flush_again(&held, hooks_ran)?;
         self.refuse_if_stopping()?;
-        if let Err(text) = self.entrust(&held, self.hold_limit) {
-            self.warn(text);
+        let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
+        if let Err(error) = self.ops.entrust(&entrusted, self.hold_limit) {
+            self.warn(FreezeError::NoGuardian(error));
             if !self.ops.is_undecided() {
-                return Err(self.fail(LIMIT_WHILE_FREEZING.into()));
+                return Err(self.fail(FreezeError::HoldLimit(None)));
             }
             // A hook may have killed the first guardian.
             let replaced = self.start_guardian_again(&held, self.hold_limit, None);
@@ -124,21 +110,17 @@ impl<O: Ops> Engine<O> {
         Ok(held)
     }
 
-    fn entrust(&mut self, held: &[Held<O::Handle>], limit: Option<Duration>) -> Result<(), String> {
-        let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
-        self.ops.entrust(&entrusted, limit)
-    }
-
     /// Starts another guardian in place of one that died; `since` is when everything was frozen, if it is.
     pub(super) fn start_guardian_again(
         &mut self,
         held: &[Held<O::Handle>],
         limit: Option<Duration>,
         since: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> Result<(), FreezeError> {
         let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
         self.ops
             .replace_guardian(&self.report.id, &entrusted, limit, since)
+            .map_err(FreezeError::NoGuardian)
     }
 
     /// While frozen: starts another guardian, and sends it the state.
@@ -151,7 +133,7 @@ impl<O: Ops> Engine<O> {
             freeze.guardians_left = left;
             match self.start_guardian_again(&freeze.held, limit, Some(freeze.since)) {
                 Ok(()) => break,
-                Err(text) => self.warn(text),
+                Err(error) => self.warn(error),
             }
         }
         self.state = State::Frozen(freeze);
@@ -176,9 +158,9 @@ impl<O: Ops> Engine<O> {
         survey: io::Result<Survey>,
         only: Option<&[Vec<u8>]>,
     ) -> Result<Plan, FreezeError> {
-        let survey = survey
-            .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
-        let plan = plan::make(&survey, &self.policy, only).map_err(|e| self.fail(e.to_string()))?;
+        let survey = survey.map_err(|e| self.fail(FreezeError::MountTable(e)))?;
+        let plan = plan::make(&survey, &self.policy, only);
+        let plan = plan.map_err(|cycle| self.fail(FreezeError::Cycle(cycle)))?;
         for note in &plan.notes {
             tracing::info!("{note}");
         }
@@ -209,19 +191,16 @@ impl<O: Ops> Engine<O> {
             let tolerated = tolerated || target.optional;
             if error.is_too_many() && !tolerated {
                 self.report
-                    .set_with_detail(record, FilesystemOutcome::Failed, &error.to_string());
+                    .set_with_detail(record, FilesystemOutcome::Failed, error);
                 no_descriptors.push(name);
             } else if is_last || !tolerated {
-                let text = format!("failed to open {name}: {error}");
-                failures = failures.and(self.exclude(record, text, tolerated));
+                let error = FreezeError::Open(name, error);
+                failures = failures.and(self.exclude(record, error, tolerated));
             }
         }
         if !no_descriptors.is_empty() {
-            let text = format!(
-                "failed to open {}: too many open files; raise LimitNOFILE= of the service",
-                no_descriptors.join(", ")
-            );
-            failures = failures.and(Err(self.fail(text)));
+            let error = FreezeError::TooManyFiles(no_descriptors);
+            failures = failures.and(Err(self.fail(error)));
         }
         failures.map(|()| held)
     }
@@ -273,18 +252,19 @@ impl<O: Ops> Engine<O> {
         let done = self.ops.flush(&handles, commits_first);
         for (result, held) in done.into_iter().zip(held) {
             let Err(e) = result else { continue };
-            let text = format!("failed to flush {}: {}", held.name, strerror(&e));
-            if e.kind() == io::ErrorKind::TimedOut {
+            let is_overdue = e.kind() == io::ErrorKind::TimedOut;
+            let error = FreezeError::Flush(held.name.clone(), e);
+            if is_overdue {
                 self.report
-                    .set_with_detail(held.record, FilesystemOutcome::Failed, &text);
-                hangs.get_or_insert(text);
+                    .set_with_detail(held.record, FilesystemOutcome::Failed, &error);
+                hangs.get_or_insert(error);
             } else {
-                self.report.write_errors.push(text.clone());
-                self.warn(text);
+                self.report.write_errors.push(error.to_string());
+                self.warn(error);
             }
         }
         match hangs {
-            Some(text) => Err(self.fail(text)),
+            Some(error) => Err(self.fail(error)),
             None => Ok(self.seconds_since(start)),
         }
     }
@@ -315,7 +295,7 @@ impl<O: Ops> Engine<O> {
         }
         match master.failure {
             None => Ok(!master.is_ours || !master.hooks.is_empty()),
-            Some(text) => Err(self.fail(text)),
+            Some(text) => Err(self.fail(FreezeError::Hooks(text))),
         }
     }
 
@@ -333,9 +313,8 @@ impl<O: Ops> Engine<O> {
         let ends = self.hold_limit.map(|limit| start + limit);
         // Before the first FIFREEZE: the state directory may be on a filesystem that is about to be frozen.
         let marker = self.marker(&held, start);
-        if let Err(text) = self.ops.mark_frozen(marker) {
-            self.warn(text);
-        }
+        let marked = self.ops.mark_frozen(marker);
+        self.add_error(marked);
         let batches = held.chunk_by(|a, b| a.batch == b.batch);
         self.ops
             .enter_frozen_section(batches.map(<[_]>::len).max().unwrap_or(0));
@@ -345,7 +324,7 @@ impl<O: Ops> Engine<O> {
         self.report.stages.freeze = self.seconds_since(start);
         // At once: the setting interrupts every processor of the system for each grace period.
         let restored = self.ops.restore_rcu();
-        self.add_error(restored);
+        self.add_error(restored.map_err(FreezeError::Rcu));
         let count = frozen.len() as u64;
         let since = self.ops.now();
         self.state = State::Frozen(Freeze {
@@ -358,10 +337,8 @@ impl<O: Ops> Engine<O> {
         // The guardian may have thawed while the last FIFREEZE ran; then the host must not get a success.
         let is_late = ends.is_some_and(|ends| since >= ends) || !self.ops.is_undecided();
         let failure = match failure {
-            Ok(()) if is_late => Err(self.fail(LIMIT_WHILE_FREEZING.into())),
-            Err(FreezeError(text)) if is_late => {
-                Err(FreezeError(format!("{LIMIT_WHILE_FREEZING}: {text}")))
-            }
+            Ok(()) if is_late => Err(self.fail(FreezeError::HoldLimit(None))),
+            Err(error) if is_late => Err(FreezeError::HoldLimit(Some(error.into()))),
             other => other,
         };
         if failure.is_ok() && (count > 0 || self.hooks_only) {
@@ -377,7 +354,7 @@ impl<O: Ops> Engine<O> {
     /// calls the thaw hooks.
     fn roll_back(&mut self) {
         match self.ops.claim(false) {
-            Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed)),
+            Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed, None)),
             Claim::Ours(_) => drop(self.call_hooks(Phase::Thaw, Some(ThawReason::Failed))),
             Claim::Ended(_) => {
                 if let State::Frozen(freeze) = std::mem::replace(&mut self.state, State::Thawed) {
@@ -403,168 +380,31 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Freezes batch by batch, until everything is frozen or the hold limit tolerated. Returns what is frozen, in the
-    /// order of freezing, and the failure that ended it.
-    ///
-    /// A filesystem whose FIFREEZE does not return may have to write to one that is frozen, by a way that the plan
-    /// could not see. So everything is thawed, that filesystem is frozen first, and all others after it, one by one.
-    fn freeze_in_order(
-        &mut self,
-        held: Vec<Held<O::Handle>>,
-        ends: Option<Duration>,
-    ) -> (Vec<Held<O::Handle>>, Result<(), FreezeError>) {
-        let mut reorders_left = held.len() * MAX_REORDERS;
-        let mut frozen: Vec<Held<O::Handle>> = Vec::with_capacity(held.len());
-        let mut next_batch = held.last().map_or(0, |last| last.batch + 1);
-        let mut waiting = VecDeque::from(held);
-        while let Some(mut late) = take_batch(&mut waiting) {
-            if ends.is_some_and(|ends| self.ops.now() >= ends) {
-                return (frozen, Ok(()));
-            }
-            let handles: Vec<&O::Handle> = late.iter().map(|held| &held.handle).collect();
-            let mut results = self.ops.freeze(&handles);
-            let mut failure = Ok(());
-            loop {
-                let mut still_late = Vec::new();
-                for (held, result) in late.into_iter().zip(results) {
-                    match result {
-                        None => still_late.push(held),
-                        Some(result) => {
-                            let entered = self.enter_frozen(held, result, &mut frozen);
-                            failure = failure.and(entered);
-                        }
-                    }
-                }
-                late = still_late;
-                if late.is_empty() {
-                    break;
-                }
-                if frozen.is_empty() {
-                    // Nothing of ours is frozen, so it waits for something else.
-                    results = self.wait_thawed(ends);
-                    continue;
-                }
-                // Two filesystems that write to each other would be reordered indefinitely.
-                if reorders_left == 0 {
-                    let names: Vec<&str> = late.iter().map(|held| held.name.as_str()).collect();
-                    failure = failure.and(Err(self.fail(format!(
-                        "failed to freeze {}: it waits for other filesystems, whatever is frozen first",
-                        names.join(", ")
-                    ))));
-                }
-                reorders_left = reorders_left.saturating_sub(1);
-                // A batch of its own for each: whatever else the plan took for independent may not be.
-                for held in late.iter_mut().chain(frozen.iter_mut()) {
-                    held.batch = next_batch;
-                    next_batch += 1;
-                }
-                let released = self.release(&mut frozen);
-                released
-                    .into_iter()
-                    .rev()
-                    .for_each(|held| waiting.push_front(held));
-                results = match frozen.is_empty() {
-                    true => self.ops.wait_for_freeze(FreezeWait::Delay),
-                    false => self.wait_thawed(ends),
-                };
-            }
-            let failure = failure.and_then(|()| self.refuse_if_stopping());
-            if failure.is_err() {
-                return (frozen, failure);
-            }
-        }
-        (frozen, Ok(()))
-    }
-
-    /// Waits for FIFREEZE until the step limit or the hold limit.
-    fn wait_thawed(&mut self, ends: Option<Duration>) -> Vec<Option<Timed>> {
-        let left = ends.map(|ends| ends.saturating_sub(self.ops.now()));
-        self.ops.wait_for_freeze(FreezeWait::Limit(left))
-    }
-
-    /// Thaws what is frozen, to freeze it again later; returns it in freeze order. What cannot be thawed stays in
-    /// `frozen`.
-    fn release(&mut self, frozen: &mut Vec<Held<O::Handle>>) -> Vec<Held<O::Handle>> {
-        let handles: Vec<&O::Handle> = frozen.iter().rev().map(|held| &held.handle).collect();
-        let mut done = self.ops.thaw(&handles);
-        done.reverse();
-        let mut released = Vec::new();
-        for (held, timed) in std::mem::take(frozen).into_iter().zip(done) {
-            if timed.result.is_ok() {
-                self.report.set(held.record, FilesystemOutcome::Untouched);
-                released.push(held);
-            } else {
-                frozen.push(held);
-            }
-        }
-        released
-    }
-
-    /// Records the result of one FIFREEZE.
-    fn enter_frozen(
-        &mut self,
-        held: Held<O::Handle>,
-        Timed { result, took }: Timed,
-        frozen: &mut Vec<Held<O::Handle>>,
-    ) -> Result<(), FreezeError> {
-        self.report.filesystems[held.record].freeze_seconds = took.as_secs_f64();
-        match result {
-            Ok(()) => {
-                self.report.filesystems[held.record].outcome = FilesystemOutcome::Frozen;
-                frozen.push(held);
-                Ok(())
-            }
-            Err(e) if self.is_held_unfrozen(held.record, &e) => Ok(()),
-            Err(e) => {
-                let text = format!("failed to freeze {}: {}", held.name, refusal(&e));
-                let tolerated = held.optional || self.tolerates(&e);
-                self.exclude(held.record, text, tolerated)
-            }
-        }
-    }
-
-    /// Whether this error of FIFREEZE leaves the filesystem out instead of failing the run.
-    pub(super) fn tolerates(&self, error: &io::Error) -> bool {
-        match error.raw_os_error() {
-            Some(libc::EOPNOTSUPP) => !self.policy.strict,
-            Some(libc::EBUSY) => self.policy.ignore_frozen,
-            _ => false,
-        }
-    }
-
     /// Records that a filesystem cannot be opened or frozen; fails the run unless `tolerated`.
     pub(super) fn exclude(
         &mut self,
         record: usize,
-        text: String,
+        error: FreezeError,
         tolerated: bool,
     ) -> Result<(), FreezeError> {
-        if tolerated {
-            self.report
-                .set_with_detail(record, FilesystemOutcome::Skipped, &text);
-            self.warn(text);
-            return Ok(());
-        }
-        self.report
-            .set_with_detail(record, FilesystemOutcome::Failed, &text);
-        Err(self.fail(text))
+        let outcome = match tolerated {
+            true => FilesystemOutcome::Skipped,
+            false => FilesystemOutcome::Failed,
+        };
+        self.report.set_with_detail(record, outcome, &error);
+        let error = self.fail(error);
+        if tolerated { Ok(()) } else { Err(error) }
     }
 }
 
 impl<H> Held<H> {
     fn entrusted(&self) -> HeldFilesystem<'_, H> {
-        HeldFilesystem {
+        let entrusted = Entrusted {
             number: self.record,
-            handle: &self.handle,
-            mountpoint: &self.name,
-        }
+            mountpoint: self.name.clone(),
+        };
+        (entrusted, &self.handle)
     }
-}
-
-fn take_batch<H>(waiting: &mut VecDeque<Held<H>>) -> Option<Vec<Held<H>>> {
-    let batch = waiting.front()?.batch;
-    let others = waiting.iter().position(|held| held.batch != batch);
-    Some(waiting.drain(..others.unwrap_or(waiting.len())).collect())
 }
 
 /// Logs what was mounted or unmounted while the hooks ran.
@@ -584,14 +424,5 @@ fn log_plan_changes(before: &[Target], after: &[Target]) {
             "{} is no longer mounted: it is not frozen",
             target.filesystem.name()
         );
-    }
-}
-
-/// The meaning of FIFREEZE's errors.
-fn refusal(error: &io::Error) -> String {
-    match error.raw_os_error() {
-        Some(libc::EOPNOTSUPP) => "this type of filesystem cannot be frozen".into(),
-        Some(libc::EBUSY) => "someone else has frozen it already".into(),
-        _ => strerror(error),
     }
 }

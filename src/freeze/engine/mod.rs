@@ -5,40 +5,26 @@
 //! and reports them all. [`Freezer`](crate::freeze::Freezer) calls the engine from its own thread; the simulator runs
 //! it with a fault at every step.
 
+mod batches;
 mod freeze;
 mod recovery;
 mod thaw;
 mod watch;
 
+use crate::freeze::FreezeError;
 use crate::freeze::guardian::Claim;
-use crate::freeze::ops::{GuardianNews, Ops};
+use crate::freeze::ops::{FilesystemOps, GuardianNews, Ops};
 use crate::freeze::plan::Target;
 use crate::freeze::policy::{FreezeLimits, FreezePolicy};
 use crate::freeze::report::{Report, RunEnd};
 use crate::hooks::ThawReason;
 use crate::probe::mountinfo::DeviceNumber;
 use crate::state::Expiry;
-use nix::sys::eventfd::EventFd;
-use std::os::fd::OwnedFd;
-use std::sync::Arc;
+use std::fmt::Display;
 use std::time::Duration;
 
 /// How often to check whether a guardian that does not answer is stopped.
 const LEGACY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
-
-const STOPPING: &str = "the freeze was given up: the agent was asked to stop";
-
-/// Why a freeze or thaw failed; the text is sent to the host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FreezeError(pub String);
-
-impl std::fmt::Display for FreezeError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-impl std::error::Error for FreezeError {}
 
 /// An open filesystem.
 struct Held<H> {
@@ -72,10 +58,10 @@ struct Thawed<H> {
     /// Number of thawed filesystems.
     count: u64,
     /// What stays frozen, with the reason.
-    still_frozen: Vec<(Held<H>, String)>,
-    /// One line for each FITHAW that has not returned. The call thaws the filesystem once its disk answers; the hooks
+    still_frozen: Vec<(Held<H>, FreezeError)>,
+    /// The FITHAWs that have not returned. The call thaws the filesystem once its disk answers; the hooks
     /// do not wait for that.
-    late: Vec<String>,
+    late: Vec<FreezeError>,
 }
 
 enum State<H> {
@@ -90,7 +76,7 @@ enum State<H> {
 struct Freeze<H> {
     /// In freeze order.
     held: Vec<Held<H>>,
-    /// When everything was frozen, on [`Ops::now`]'s clock.
+    /// When everything was frozen, on [`SystemOps::now`](crate::freeze::ops::SystemOps::now)'s clock.
     since: Duration,
     /// When the hold limit ends the freeze; `None`: no limit.
     ends: Option<Duration>,
@@ -101,7 +87,7 @@ struct Freeze<H> {
 }
 
 /// State machine of freeze runs.
-pub struct Engine<O: Ops> {
+pub struct Engine<O: FilesystemOps> {
     ops: O,
     state: State<O::Handle>,
     policy: FreezePolicy,
@@ -156,24 +142,14 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// See [`Ops::stop_event`].
-    pub fn stop_event(&self) -> Option<Arc<EventFd>> {
-        self.ops.stop_event()
-    }
-
-    /// See [`Ops::is_stopping`].
-    pub fn is_stopping(&self) -> bool {
-        self.ops.is_stopping()
-    }
-
     /// Whether the host's next thaw has still to be answered: the freeze was ended for a shutdown.
     pub fn owes_an_answer(&self) -> bool {
         self.owes_an_answer
     }
 
-    /// See [`Ops::guardian_fd`].
-    pub fn guardian_fd(&self) -> Option<OwnedFd> {
-        self.ops.guardian_fd()
+    /// The operations that it acts through.
+    pub fn ops(&self) -> &O {
+        &self.ops
     }
 
     /// Whether filesystems are frozen as far as this agent knows.
@@ -215,15 +191,13 @@ impl<O: Ops> Engine<O> {
         self.conclude();
         self.recover(true);
         if self.is_frozen() {
-            return Err(FreezeError("filesystems are already frozen".into()));
+            return Err(FreezeError::AlreadyFrozen);
         }
         if self.has_legacy {
-            let why =
-                "the freeze of an agent that was killed is still being undone; try again later";
-            return Err(FreezeError(why.into()));
+            return Err(FreezeError::UndoPending);
         }
         if self.ops.is_stopping() {
-            return Err(FreezeError(STOPPING.into()));
+            return Err(FreezeError::Stopping);
         }
         self.report = Report::begin(self.ops.wall_clock());
         self.report.requested = only.map(|names| {
@@ -253,21 +227,12 @@ impl<O: Ops> Engine<O> {
         self.recover(true);
         self.owes_an_answer = false;
         if self.is_frozen() {
-            // The guardian may begin to thaw at the same moment; the token decides.
-            match self.ops.claim(false) {
-                Claim::Ours(inherited) => {
-                    self.has_legacy = false;
-                    if let Some(report) = inherited {
-                        self.report = *report;
-                    }
-                }
-                Claim::Ended(expiry) => self.record_guardian_end(&expiry),
-            }
+            self.claim_thaw(false);
         }
         let (reason, end) = match self.state {
             State::Thawed => {
                 let answer = match self.ops.take_expired() {
-                    Some(expiry) => Err(FreezeError(expiry.to_string())),
+                    Some(expiry) => Err(FreezeError::Expired(expiry)),
                     None => self.thaw_all_mounted(),
                 };
                 if !self.has_legacy {
@@ -281,7 +246,7 @@ impl<O: Ops> Engine<O> {
             }) => (ThawReason::Ok, RunEnd::Thaw),
             State::Frozen(_) | State::Inherited => (ThawReason::Recovered, RunEnd::Recovery),
         };
-        let result = self.undo(reason);
+        let result = self.undo(reason, None);
         self.ended = (!self.is_frozen()).then_some(end);
         result
     }
@@ -315,23 +280,31 @@ impl<O: Ops> Engine<O> {
     /// As [`Engine::thaw`].
     pub fn end_early(&mut self, why: &str) -> Result<(), FreezeError> {
         self.recover(true);
-        if !self.is_frozen() {
+        if !self.is_frozen() || !self.claim_thaw(true) {
             return Ok(());
         }
-        match self.ops.claim(true) {
-            Claim::Ended(expiry) => {
-                self.record_guardian_end(&expiry);
-                return Ok(());
-            }
-            Claim::Ours(None) => {}
-            Claim::Ours(Some(inherited)) => self.report = *inherited,
-        }
-        self.has_legacy = false;
-        let result = self.undo_because(ThawReason::TimedOut, Some(why));
+        let result = self.undo(ThawReason::TimedOut, Some(why));
         if !self.is_frozen() {
             self.finish(RunEnd::Expiry);
         }
         result.map(drop)
+    }
+
+    /// Whether this agent thaws. The guardian may begin to thaw at the same moment; the token decides.
+    fn claim_thaw(&mut self, is_early: bool) -> bool {
+        match self.ops.claim(is_early) {
+            Claim::Ended(expiry) => {
+                self.record_guardian_end(&expiry);
+                false
+            }
+            Claim::Ours(inherited) => {
+                self.has_legacy = false;
+                if let Some(report) = inherited {
+                    self.report = *report;
+                }
+                true
+            }
+        }
     }
 
     /// Updates state and report after the guardian has ended the freeze.
@@ -362,7 +335,7 @@ impl<O: Ops> Engine<O> {
             None => {
                 self.report.stages.held += expiry.held;
                 self.report.ended_because = Some(expiry.reason.clone());
-                self.warn(expiry.to_string());
+                self.warn(expiry);
                 self.finish(RunEnd::Expiry);
             }
         }
@@ -385,8 +358,8 @@ impl<O: Ops> Engine<O> {
         let stored = self.ops.store_report(&self.report);
         self.ops.leave_frozen_section();
         self.log_summary();
-        if let Err(text) = stored {
-            tracing::warn!("{text}");
+        if let Err(error) = stored {
+            tracing::warn!("{error}");
         }
         if !self.has_legacy {
             self.ops.dismiss_guardian();
@@ -399,34 +372,36 @@ impl<O: Ops> Engine<O> {
         tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
     }
 
-    /// Logs and records a failure that does not stop the run.
-    fn warn(&mut self, text: String) {
-        tracing::warn!("{text}");
-        self.report.errors.push(text);
-    }
-
-    /// As [`Engine::warn`], for a result.
-    fn add_error(&mut self, result: Result<(), String>) {
-        if let Err(text) = result {
-            self.warn(text);
-        }
-    }
-
     /// Fails once the agent is asked to stop: nobody might be there for the thaw.
     fn refuse_if_stopping(&mut self) -> Result<(), FreezeError> {
         match self.ops.is_stopping() {
-            true => Err(self.fail(STOPPING.into())),
+            true => Err(self.fail(FreezeError::Stopping)),
             false => Ok(()),
         }
     }
 
-    /// Records an error and returns it as the answer.
-    fn fail(&mut self, text: String) -> FreezeError {
-        self.warn(text.clone());
-        FreezeError(text)
-    }
-
     fn seconds_since(&mut self, start: Duration) -> f64 {
         self.ops.now().saturating_sub(start).as_secs_f64()
+    }
+}
+
+impl<O: FilesystemOps> Engine<O> {
+    /// Logs and records a failure that does not stop the run.
+    fn warn(&mut self, failure: impl Display) {
+        tracing::warn!("{failure}");
+        self.report.errors.push(failure.to_string());
+    }
+
+    /// As [`Engine::warn`], for a result.
+    fn add_error<E: Into<FreezeError>>(&mut self, result: Result<(), E>) {
+        if let Err(error) = result {
+            self.warn(error.into());
+        }
+    }
+
+    /// Records an error and returns it as the answer.
+    fn fail(&mut self, error: FreezeError) -> FreezeError {
+        self.warn(&error);
+        error
     }
 }

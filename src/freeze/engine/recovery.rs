@@ -5,6 +5,7 @@
 //! calls this before each request and each check of the hold limit.
 
 use super::{Engine, Freeze, Held, State};
+use crate::freeze::FreezeError;
 use crate::freeze::guardian::Inherited;
 use crate::freeze::ops::{Legacy, Ops};
 use crate::freeze::plan;
@@ -81,7 +82,7 @@ impl<O: Ops> Engine<O> {
         let mut targets = Vec::new();
         match self.ops.survey() {
             Ok(survey) => targets = plan::everything(&survey),
-            Err(error) => self.warn(format!("failed to read the mount table: {error}")),
+            Err(error) => self.warn(FreezeError::MountTable(error)),
         }
         targets.retain(|target| !is_known || marker.devices.contains(&target.device));
         // A freeze of hooks alone lists no device.
@@ -119,7 +120,7 @@ impl<O: Ops> Engine<O> {
     /// Agent and guardian died, and nothing is frozen.
     fn clean_up_legacy(&mut self) {
         let unmarked = self.ops.mark_thawed();
-        if unmarked == Ok(false) {
+        if let Ok(false) = unmarked {
             // Without a marker, a guardian that could not be connected to before has ended the freeze meanwhile; it
             // calls the hook master.
             self.report = Report::default();

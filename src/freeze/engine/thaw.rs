@@ -4,25 +4,21 @@
 //! in state frozen, so that the host can repeat the thaw. The thaw hooks are called only when nothing of ours stays
 //! frozen.
 
-use super::{Engine, Freeze, FreezeError, Held, State, Thawed};
+use super::{Engine, Freeze, Held, State, Thawed};
+use crate::freeze::FreezeError;
 use crate::freeze::ops::Ops;
 use crate::freeze::plan::{self, Target};
 use crate::freeze::report::{FilesystemOutcome, Report};
 use crate::hooks::{Phase, ThawReason};
 use crate::state::Expiry;
-use crate::sys::strerror;
 use nix::libc;
 use std::io;
 use std::time::UNIX_EPOCH;
 
 impl<O: Ops> Engine<O> {
-    /// Thaws, and calls the thaw hooks with the reason.
-    pub(super) fn undo(&mut self, reason: ThawReason) -> Result<u64, FreezeError> {
-        self.undo_because(reason, None)
-    }
-
-    /// As [`Engine::undo`]; with `expiry`, the next thaw reports that the freeze ended before it, for this reason.
-    pub(super) fn undo_because(
+    /// Thaws, and calls the thaw hooks with the reason. With `expiry`, the next thaw reports that the freeze ended before
+    /// it, for this reason.
+    pub(super) fn undo(
         &mut self,
         reason: ThawReason,
         expiry: Option<&str>,
@@ -46,10 +42,9 @@ impl<O: Ops> Engine<O> {
             late,
         } = thawed;
         if !still_frozen.is_empty() {
-            let texts: Vec<&str> = still_frozen.iter().map(|(_, text)| text.as_str()).collect();
-            let error = self.fail(texts.join("; "));
+            let (held, errors) = still_frozen.into_iter().unzip();
+            let error = self.fail(FreezeError::Several(errors));
             let since = self.ops.now();
-            let held = still_frozen.into_iter().map(|(held, _)| held).collect();
             self.state = State::Frozen(Freeze {
                 held,
                 since,
@@ -59,9 +54,8 @@ impl<O: Ops> Engine<O> {
             });
             return Err(error);
         }
-        if let Err(text) = self.ops.mark_thawed() {
-            self.warn(text);
-        }
+        let unmarked = self.ops.mark_thawed();
+        self.add_error(unmarked.map(drop));
         self.record_new_mounts();
         if let Some(why) = expiry {
             self.store_expiry(count, why);
@@ -69,7 +63,7 @@ impl<O: Ops> Engine<O> {
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
         let thawed = self.call_hooks(Phase::Thaw, Some(reason));
         if !late.is_empty() {
-            return Err(self.fail(late.join("; ")));
+            return Err(self.fail(FreezeError::Several(late)));
         }
         thawed.map(|_| count)
     }
@@ -110,10 +104,9 @@ impl<O: Ops> Engine<O> {
             count,
         };
         self.report.ended_because = Some(why.into());
-        self.warn(expiry.to_string());
-        if let Err(text) = self.ops.mark_expired(&expiry) {
-            self.warn(text);
-        }
+        self.warn(&expiry);
+        let marked = self.ops.mark_expired(&expiry);
+        self.add_error(marked);
     }
 
     /// Issues FITHAW in the reverse of the freeze order and continues after errors. What stays frozen is returned in
@@ -137,12 +130,12 @@ impl<O: Ops> Engine<O> {
                 }
                 Err(e) if is_not_frozen(&e) => self.report.set(held.record, idle),
                 Err(e) => {
-                    let text = format!("failed to thaw {}: {}", held.name, strerror(&e));
+                    let error = FreezeError::Thaw(held.name.clone(), e);
                     self.report
-                        .set_with_detail(held.record, FilesystemOutcome::Failed, &text);
+                        .set_with_detail(held.record, FilesystemOutcome::Failed, &error);
                     match is_overdue {
-                        true => late.push(text),
-                        false => still_frozen.push((held, text)),
+                        true => late.push(error),
+                        false => still_frozen.push((held, error)),
                     }
                 }
             }
@@ -158,10 +151,8 @@ impl<O: Ops> Engine<O> {
 
     /// Issues FITHAW on every filesystem of the mount table.
     pub(super) fn thaw_everything(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
-        let survey = self
-            .ops
-            .survey()
-            .map_err(|e| self.fail(format!("failed to read the mount table: {}", strerror(&e))))?;
+        let survey = self.ops.survey();
+        let survey = survey.map_err(|e| self.fail(FreezeError::MountTable(e)))?;
         let targets = plan::everything(&survey);
         let held = self.open_for_thaw(&targets);
         Ok(self.thaw_each(held, FilesystemOutcome::Untouched))
@@ -177,11 +168,10 @@ impl<O: Ops> Engine<O> {
             match handle {
                 Ok(handle) => held.push(Held::new(handle, record, target)),
                 Err(error) => {
-                    let name = target.filesystem.name();
-                    let text = format!("failed to open {name}: {error}");
-                    tracing::warn!("{text}");
+                    let error = FreezeError::Open(target.filesystem.name(), error);
+                    tracing::warn!("{error}");
                     self.report
-                        .set_with_detail(record, FilesystemOutcome::Skipped, &text);
+                        .set_with_detail(record, FilesystemOutcome::Skipped, error);
                 }
             }
         }
@@ -199,8 +189,8 @@ impl<O: Ops> Engine<O> {
             still_frozen,
             late,
         } = result?;
-        for text in still_frozen.into_iter().map(|(_, text)| text).chain(late) {
-            tracing::warn!("{text}");
+        for error in still_frozen.into_iter().map(|(_, error)| error).chain(late) {
+            tracing::warn!("{error}");
         }
         tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
         Ok(count)

@@ -7,14 +7,14 @@
 //! allocates nothing.
 
 use super::{Engine, Held};
-use crate::freeze::ops::Ops;
+use crate::freeze::FreezeError;
+use crate::freeze::ops::FilesystemOps;
 use crate::freeze::policy::{FreezeMode, Pattern};
 use crate::freeze::report::{DeviceWatch, FilesystemOutcome, FilesystemRecord};
-use crate::sys::strerror;
 use nix::libc;
 use std::io;
 
-impl<O: Ops> Engine<O> {
+impl<O: FilesystemOps> Engine<O> {
     /// Before the first FIFREEZE: flushes what is to be watched once more, and reads the counters.
     pub(super) fn begin_watch(&mut self, held: &[Held<O::Handle>]) {
         let is_watched = |held: &&Held<_>| held.watch.is_some();
@@ -26,9 +26,9 @@ impl<O: Ops> Engine<O> {
         let flushed = self.ops.flush(&handles, false);
         for (held, flushed) in watched.into_iter().zip(flushed) {
             if let Err(error) = flushed {
-                let text = format!("failed to flush {}: {}", held.name, strerror(&error));
-                self.report.write_errors.push(text.clone());
-                self.warn(text);
+                let error = FreezeError::Flush(held.name.clone(), error);
+                self.report.write_errors.push(error.to_string());
+                self.warn(error);
                 continue;
             }
             let Some((device, written)) = held
@@ -62,7 +62,7 @@ impl<O: Ops> Engine<O> {
         tracing::info!("{name} is of a type that cannot be frozen: {why}");
         let detail = format!("this type of filesystem cannot be frozen: {why}");
         self.report
-            .set_with_detail(record, FilesystemOutcome::Skipped, &detail);
+            .set_with_detail(record, FilesystemOutcome::Skipped, detail);
         true
     }
 

@@ -1,7 +1,7 @@
 //! The agent's connection to the guardian: start it, send it the filesystems, decide who thaws.
 //!
 //! Every wait has a time limit, and a guardian that does not answer in time is killed before the agent thaws: a
-//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guarding` calls
+//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guardian` calls
 //! this.
 
 use super::{
@@ -12,7 +12,7 @@ use crate::ipc::{self, Connection};
 use crate::state::Expiry;
 use crate::sys::fds::Token;
 use crate::sys::guardian::{SocketPath, bind_guardian_socket};
-use crate::sys::process::{self, Family, PidFd, PreExecWrite};
+use crate::sys::process::{self, Family, PidFd, PreExecWrite, StopCheck};
 use nix::libc;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -80,6 +80,7 @@ pub struct AgentClient {
     token: Option<Token>,
     /// This agent has taken the token.
     has_token: bool,
+    stop_check: StopCheck,
 }
 
 impl AgentClient {
@@ -127,6 +128,7 @@ impl AgentClient {
             process: Process::Child(child),
             token: Some(token),
             has_token: false,
+            stop_check: StopCheck::default(),
         })
     }
 
@@ -178,7 +180,9 @@ impl AgentClient {
             process,
             token: None,
             has_token: false,
+            stop_check: StopCheck::default(),
         };
+        // It has closed the connection: it is exiting, and the marker shows what it has left.
         client.send(&Request::Succeed).ok()?;
         Some(client)
     }
@@ -235,7 +239,7 @@ impl AgentClient {
             match self.recv(timeout) {
                 Ok(Response::Ended(expiry)) => return Claim::Ended(expiry),
                 Ok(Response::Yours(report)) => return Claim::Ours(report),
-                Ok(Response::Thawed { .. }) => timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT,
+                Ok(Response::Thawed(_)) => timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT,
                 // Meant for other requests; they only show that the guardian works.
                 Ok(
                     Response::Ready
@@ -252,15 +256,15 @@ impl AgentClient {
         }
     }
 
-    /// Whether a signal has stopped the guardian's process.
-    pub fn is_stopped(&self) -> bool {
+    /// Whether this call and the one before it have found the guardian's process stopped by a signal.
+    pub fn stays_stopped(&mut self) -> bool {
+        // One whose process id is unknown is not taken for stopped.
         let pid = match &self.process {
             Process::Child(child) => i32::try_from(child.id()).ok(),
             Process::Other(_) => self.connection.peer().ok().map(|peer| peer.pid()),
             Process::Ended => None,
         };
-        let stat = pid.and_then(process::stat);
-        stat.is_some_and(|stat| stat.is_stopped)
+        pid.is_some_and(|pid| self.stop_check.stays_stopped(pid))
     }
 
     /// The message that the guardian has sent unasked; with `waits`, one that arrives within [`RESPONSE_TIMEOUT`].
@@ -324,6 +328,7 @@ impl AgentClient {
 
     /// Ends the guardian of a run that is over.
     pub fn dismiss(mut self) {
+        // If it cannot be sent, the guardian is killed below.
         self.send(&Request::Done).ok();
         // It closes the connection when it exits.
         while self.recv(RESPONSE_TIMEOUT).is_ok() {}
@@ -335,6 +340,7 @@ impl AgentClient {
     pub fn linger(mut self, late: &[usize]) -> Lingering {
         let requests = late.iter().map(|&number| Request::Late(number));
         for request in requests.chain([Request::Linger]) {
+            // If it does not arrive, no Ready follows.
             self.send(&request).ok();
         }
         // The guardian of the next freeze needs the socket path; Ready confirms that this one has closed it.
@@ -348,6 +354,7 @@ impl AgentClient {
 
     /// Kills the guardian's process.
     pub fn kill(&mut self) {
+        // A signal fails only for a process that has exited.
         match std::mem::replace(&mut self.process, Process::Ended) {
             Process::Child(mut child) => {
                 child.kill().ok();

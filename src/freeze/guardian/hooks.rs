@@ -11,7 +11,7 @@ use crate::hooks::Phase;
 use crate::hooks::invoke::{self, STOPPED_MASTER_TIMEOUT};
 use crate::hooks::journal::{is_open, owed};
 use crate::sys::poll::{has_hung_up, is_readable};
-use crate::sys::process::{self, PidFd};
+use crate::sys::process::{PidFd, StopCheck, is_stopped};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,15 +25,12 @@ struct Master(i32, PidFd);
 impl Master {
     fn of(pid: Option<i32>) -> Option<Self> {
         let pid = pid?;
+        // Without a pidfd (it was reaped, or Linux is older than 5.3) nothing is known of it.
         Some(Self(pid, PidFd::open(pid).ok()?))
     }
 
     fn has_ended(&self) -> bool {
         is_readable(self.1.as_fd(), Duration::ZERO)
-    }
-
-    fn is_stopped(&self) -> bool {
-        is_stopped(self.0)
     }
 
     /// Kills the master and its hooks; returns those that cannot be killed.
@@ -44,10 +41,6 @@ impl Master {
         let wait = &mut |time| std::thread::sleep(time);
         child::end_family(self.0, Family::Session, wait)
     }
-}
-
-fn is_stopped(pid: i32) -> bool {
-    process::stat(pid).is_some_and(|stat| stat.is_stopped)
 }
 
 pub struct Masters {
@@ -90,7 +83,7 @@ impl Masters {
 
     /// Whether the thaw is stopped in the agent, process `agent`, and its master is stopped or has ended.
     pub fn are_stuck(&self, agent: Option<i32>) -> bool {
-        let is_at_work = |master: &Master| !master.has_ended() && !master.is_stopped();
+        let is_at_work = |master: &Master| !master.has_ended() && !is_stopped(master.0);
         agent.is_some_and(is_stopped) && !self.thawing_master.as_ref().is_some_and(is_at_work)
     }
 
@@ -107,17 +100,14 @@ impl Masters {
             return Vec::new();
         };
         let begun = Instant::now();
-        let mut was_stopped = false;
+        let mut stop_check = StopCheck::default();
         while begun.elapsed() < THAW_HOOKS_TIMEOUT {
             if is_readable(master.1.as_fd(), STOPPED_MASTER_TIMEOUT / 2) {
                 return Vec::new();
             }
-            // Only a master that is stopped at two checks in a row: a short stop is no reason to kill it.
-            let is_stopped = master.is_stopped();
-            if is_stopped && was_stopped {
+            if stop_check.stays_stopped(master.0) {
                 break;
             }
-            was_stopped = is_stopped;
         }
         master.end()
     }

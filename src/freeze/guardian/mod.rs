@@ -26,6 +26,7 @@ pub(crate) mod server;
 pub mod state;
 pub(crate) mod status_client;
 pub(crate) mod thaw;
+mod undo;
 
 use super::report::Report;
 use crate::ipc::Connection;
@@ -177,14 +178,18 @@ pub enum Response {
     /// The status of the freeze.
     Standing(Box<FreezeStatus>),
     /// The guardian has thawed the filesystems and is about to call the thaw hooks.
-    Thawed {
-        /// Mount points, in thaw order.
-        filesystems: Vec<String>,
-        /// One line for each failure.
-        failures: Vec<String>,
-    },
+    Thawed(Thawed),
     /// The guardian does not end the freeze now; the reason.
     Refused(String),
+}
+
+/// Result of FITHAW of all filesystems.
+#[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Thawed {
+    /// Mount points, in thaw order.
+    pub filesystems: Vec<String>,
+    /// One line for each failure.
+    pub failures: Vec<String>,
 }
 
 /// The freeze of a dead agent, as its guardian sends it to the next agent.

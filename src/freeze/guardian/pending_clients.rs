@@ -7,7 +7,6 @@ use super::{Request, Response};
 use crate::ipc::Connection;
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 /// Upper limit of pending connections; the oldest is closed for a new one. Expected are one agent and a few tools.
@@ -21,10 +20,6 @@ const CLIENT_IO_TIMEOUT: Duration = Duration::from_millis(200);
 pub struct PendingClients(VecDeque<Connection>);
 
 impl PendingClients {
-    pub fn accept(&mut self, client: UnixStream) {
-        self.push(client.into());
-    }
-
     /// Adds a connection, also one whose request has to wait for the end of the freeze.
     pub fn push(&mut self, client: Connection) {
         if self.0.len() == MAX_CLIENTS {
@@ -68,11 +63,12 @@ pub fn respond(client: &Connection, response: &Response) {
 mod tests {
     use super::*;
     use std::io::{BufRead, BufReader, Write};
+    use std::os::unix::net::UnixStream;
 
     fn connect(clients: &mut PendingClients, text: &str) -> UnixStream {
         let (ours, theirs) = UnixStream::pair().unwrap();
         (&ours).write_all(text.as_bytes()).unwrap();
-        clients.accept(theirs);
+        clients.push(theirs.into());
         ours
     }
 

@@ -8,22 +8,21 @@
 use super::hooks::Masters;
 use super::pending_clients::{self, PendingClients};
 use super::progress::Progress;
-use super::state::{Action, Cause, Event, GuardianState, Hooks};
-use super::thaw::{Filesystems, Thawed};
+use super::state::{Action, Event, GuardianState};
+use super::thaw::Filesystems;
 use super::{
-    AGENT_REPORT_GRACE, Activity, Entrustment, FreezeStatus, Inherited, PROTOCOL_VERSION, Request,
-    Response, Stage, THAW_CLAIM_TIMEOUT,
+    AGENT_REPORT_GRACE, Activity, Entrustment, FreezeStatus, Inherited, PROTOCOL_VERSION, Replaced,
+    Request, Response, Stage, THAW_CLAIM_TIMEOUT,
 };
-use crate::freeze::history;
-use crate::freeze::report::{Report, RunEnd};
+use crate::freeze::report::Report;
 use crate::hooks::Phase;
 use crate::ipc::Connection;
-use crate::state::{Expiry, StateDir};
+use crate::state::StateDir;
 use crate::sys::fds::{self, Token};
 use crate::sys::guardian::SocketPath;
-use crate::sys::poll::{has_hung_up, is_readable, timeout};
+use crate::sys::poll::{is_readable, timeout};
 use crate::sys::syslog::{Severity, Syslog};
-use crate::sys::{guardian as sys, memory, process, rcu, strerror};
+use crate::sys::{guardian as sys, memory, process};
 use anyhow::{Context, bail};
 use nix::poll::{PollFd, PollFlags, poll};
 use nix::sys::signal::{SigSet, Signal};
@@ -31,19 +30,12 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::socket::{Backlog, listen};
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 /// How often the guardian checks whether its agent was killed, while the agent must not die unnoticed.
 const AGENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// Pause before the next thaw of what a dying agent may still freeze. It doubles each time, up to the maximum.
-const FIRST_RETHAW_INTERVAL: Duration = Duration::from_millis(100);
-const MAX_RETHAW_INTERVAL: Duration = Duration::from_secs(2);
-/// How long the thaw hooks wait for such an agent to exit.
-const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
-
 /// How long a send to the agent may block. It blocks when the agent is stopped and the socket buffer is full.
 const AGENT_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -57,6 +49,7 @@ pub fn cli() -> u8 {
     match run_guardian(&mut syslog) {
         Ok(()) => 0,
         Err(error) => {
+            // As in `Guardian::log`.
             syslog
                 .send(Severity::Error, &format!("critical: guardian: {error:#}"))
                 .ok();
@@ -65,28 +58,28 @@ pub fn cli() -> u8 {
     }
 }
 
-struct Guardian<'a> {
-    agent: Option<Connection>,
+pub(super) struct Guardian<'a> {
+    pub(super) agent: Option<Connection>,
     /// Connection to an agent that was killed and has a thread that has not exited, or that was stopped while freezing.
-    dying_agent: Option<Connection>,
-    filesystems: Filesystems,
+    pub(super) dying_agent: Option<Connection>,
+    pub(super) filesystems: Filesystems,
     /// The agent has switched expedited RCU grace periods on and has not sent [`Request::Frozen`] yet.
-    expedites_rcu: bool,
-    masters: Masters,
+    pub(super) expedites_rcu: bool,
+    pub(super) masters: Masters,
     /// The process that takes it thaws.
-    token: Token,
-    state: StateDir,
-    report: Option<Box<Report>>,
-    progress: Progress,
-    limit: Option<Instant>,
-    claim_limit: Option<Instant>,
+    pub(super) token: Token,
+    pub(super) state: StateDir,
+    pub(super) report: Option<Box<Report>>,
+    pub(super) progress: Progress,
+    pub(super) limit: Option<Instant>,
+    pub(super) claim_limit: Option<Instant>,
     /// Closed once another guardian may use the path.
-    listener: Option<UnixListener>,
-    socket_path: Option<SocketPath>,
-    clients: PendingClients,
+    pub(super) listener: Option<UnixListener>,
+    pub(super) socket_path: Option<SocketPath>,
+    pub(super) clients: PendingClients,
     /// The client that asked for the end of the freeze.
-    requester: Option<Connection>,
-    syslog: &'a mut Syslog,
+    pub(super) requester: Option<Connection>,
+    pub(super) syslog: &'a mut Syslog,
 }
 
 enum Wakeup {
@@ -95,68 +88,34 @@ enum Wakeup {
     Request(Connection, Request),
 }
 
+/// What a guardian that died was sent: its state, and the roots of the filesystems.
+type Predecessor = (Box<Replaced>, Vec<OwnedFd>);
+
 fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
     let agent = sys::line_from_agent().context("no agent is at the other end")?;
     agent.set_nonblocking(false)?;
-    let mut agent = Connection::from(agent);
+    let agent = Connection::from(agent);
     agent.identify_senders()?;
-    let Request::Watch {
-        hook,
-        statedir,
-        socket_path,
-        run,
-        replaces,
-    } = agent.recv(None)?
-    else {
-        bail!("the agent did not say what to watch");
-    };
-    let mut passed = agent.take_fds().into_iter();
-    let (Some(token), Some(freezing)) = (passed.next(), passed.next()) else {
-        bail!("descriptors did not arrive");
-    };
-    let listener = socket_path.as_ref().and_then(|_| passed.next());
-    let listener = listener.map(UnixListener::from);
-    if let Some(listener) = &listener {
-        // SO_PEERCRED shows clients the credentials of the process that called listen(2) last (unix(7)). The agent
-        // bound the socket; clients must see the guardian.
-        listen(listener, Backlog::MAXALLOWABLE)?;
-    }
+    let (mut guardian, replaces) = Guardian::new(agent, syslog)?;
     // These protect the guardian from the OOM killer and from a stop of the service, and let it take many descriptors.
     // Without them it still thaws.
     sys::outlive_memory_pressure().ok();
     sys::leave_service_cgroup().ok();
     fds::raise_limit().ok();
     let signals = signals()?;
-    let mut guardian = Guardian {
-        agent: Some(agent),
-        dying_agent: None,
-        filesystems: Filesystems::default(),
-        expedites_rcu: false,
-        masters: Masters::new(hook, run, freezing),
-        token: token.into(),
-        state: StateDir::new(statedir),
-        report: None,
-        progress: Progress::begin(),
-        limit: None,
-        claim_limit: None,
-        listener,
-        socket_path,
-        clients: PendingClients::default(),
-        requester: None,
-        syslog,
-    };
     let machine = match replaces {
         None => {
             guardian.send(&Response::Ready);
             GuardianState::default()
         }
-        Some(replaced) => {
+        Some((replaced, roots)) => {
             let since = replaced.since_ms.map(Duration::from_millis);
             guardian.progress = Progress::replacing(since);
-            guardian.add_filesystems(&replaced.entrustment, passed.collect());
+            guardian.add_filesystems(&replaced.entrustment, roots);
             GuardianState::replacing(since.is_some())
         }
     };
+    // It may be refused (mlockall(2)); the guardian still thaws, unless memory gets short.
     memory::lock_all().ok();
     let result = guardian.run(machine, &signals);
     guardian.close_socket();
@@ -176,35 +135,62 @@ fn signals() -> anyhow::Result<SignalFd> {
     )?)
 }
 
-impl Guardian<'_> {
+impl<'a> Guardian<'a> {
+    /// Reads the agent's first request; returns also what the guardian before this one was sent.
+    fn new(
+        mut agent: Connection,
+        syslog: &'a mut Syslog,
+    ) -> anyhow::Result<(Self, Option<Predecessor>)> {
+        let Request::Watch {
+            hook,
+            statedir,
+            socket_path,
+            run,
+            replaces,
+        } = agent.recv(None)?
+        else {
+            bail!("the agent did not say what to watch");
+        };
+        let mut passed = agent.take_fds().into_iter();
+        let (Some(token), Some(freezing)) = (passed.next(), passed.next()) else {
+            bail!("descriptors did not arrive");
+        };
+        let listener = socket_path.as_ref().and_then(|_| passed.next());
+        let listener = listener.map(UnixListener::from);
+        if let Some(listener) = &listener {
+            // SO_PEERCRED shows clients the credentials of the process that called listen(2) last (unix(7)). The agent
+            // bound the socket; clients must see the guardian.
+            listen(listener, Backlog::MAXALLOWABLE)?;
+        }
+        let guardian = Self {
+            agent: Some(agent),
+            dying_agent: None,
+            filesystems: Filesystems::default(),
+            expedites_rcu: false,
+            masters: Masters::new(hook, run, freezing),
+            token: token.into(),
+            state: StateDir::new(statedir),
+            report: None,
+            progress: Progress::begin(),
+            limit: None,
+            claim_limit: None,
+            listener,
+            socket_path,
+            clients: PendingClients::default(),
+            requester: None,
+            syslog,
+        };
+        Ok((
+            guardian,
+            replaces.map(|replaced| (replaced, passed.collect())),
+        ))
+    }
+
     fn run(&mut self, mut machine: GuardianState, signals: &SignalFd) -> anyhow::Result<()> {
         loop {
-            let event = match self.next_wakeup(signals, machine.is_urgent())? {
-                Wakeup::Event(event) => event,
-                Wakeup::Request(client, Request::Status) => {
-                    let status = Box::new(self.freeze_status(machine.stage()));
-                    pending_clients::respond(&client, &Response::Standing(status));
-                    continue;
-                }
-                Wakeup::Request(client, Request::End) => {
-                    if machine.stage() != Stage::Frozen {
-                        pending_clients::respond(&client, &machine.stage().refusal());
-                        continue;
-                    }
-                    self.requester = Some(client);
-                    Event::ThawRequested
-                }
-                // A next agent shows that the previous one died, but its connection may still be open: in a thread in
-                // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the
-                // new one waits for the undo.
-                Wakeup::Request(successor, _) if machine.stage() != Stage::Frozen => {
-                    self.clients.push(successor);
-                    continue;
-                }
-                Wakeup::Request(successor, request) => {
-                    self.agent = Some(successor);
-                    Event::Request(request)
-                }
+            let wakeup = self.next_wakeup(signals, machine.is_urgent())?;
+            let Some(event) = self.event_of(wakeup, machine.stage()) else {
+                continue;
             };
             self.record_event(&event);
             for action in machine.apply(event, Some(&self.token)) {
@@ -228,12 +214,44 @@ impl Guardian<'_> {
                     Action::Retire => {
                         self.close_socket();
                         self.clients = PendingClients::default();
+                        // Locked pages cost memory and nothing else.
                         memory::unlock_all().ok();
                         self.send(&Response::Ready);
                     }
                     Action::TakeBack => self.thaw_late_freezes(),
                     Action::Leave => return Ok(()),
                 }
+            }
+        }
+    }
+
+    /// The event of a wakeup; `None`: a client that was answered, or that has to wait.
+    fn event_of(&mut self, wakeup: Wakeup, stage: Stage) -> Option<Event> {
+        match wakeup {
+            Wakeup::Event(event) => Some(event),
+            Wakeup::Request(client, Request::Status) => {
+                let status = Box::new(self.freeze_status(stage));
+                pending_clients::respond(&client, &Response::Standing(status));
+                None
+            }
+            Wakeup::Request(client, Request::End) if stage != Stage::Frozen => {
+                pending_clients::respond(&client, &stage.refusal());
+                None
+            }
+            Wakeup::Request(client, Request::End) => {
+                self.requester = Some(client);
+                Some(Event::ThawRequested)
+            }
+            // A next agent shows that the previous one died, but its connection may still be open: in a thread in
+            // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the
+            // new one waits for the undo.
+            Wakeup::Request(successor, _) if stage != Stage::Frozen => {
+                self.clients.push(successor);
+                None
+            }
+            Wakeup::Request(successor, request) => {
+                self.agent = Some(successor);
+                Some(Event::Request(request))
             }
         }
     }
@@ -331,80 +349,90 @@ impl Guardian<'_> {
     }
 
     fn next_wakeup(&mut self, signals: &SignalFd, is_urgent: bool) -> io::Result<Wakeup> {
-        let event = |event| Ok(Wakeup::Event(event));
         loop {
-            // A line that was read together with the one before it does not wake poll(2).
-            if self.agent.as_ref().is_some_and(Connection::has_message) {
-                return event(self.recv_event());
+            if let Some(event) = self.due_event() {
+                return Ok(Wakeup::Event(event));
             }
-            // Limits before sockets: clients that keep sending must not put them off.
-            let now = Instant::now();
-            if self.limit.is_some_and(|at| at <= now) {
-                return event(Event::Limit);
-            }
-            if self.claim_limit.is_some_and(|at| at <= now) {
-                let agent = self.agent.as_ref().and_then(|agent| agent.peer().ok());
-                let is_stuck = self.masters.are_stuck(agent.map(|agent| agent.pid()));
-                return event(Event::ClaimLimit { is_stuck });
-            }
-            // Another kind of agent (QEMU's) does not use the socket, but removes the marker when it thaws. Without a
-            // marker no next agent would ask for the freeze.
-            let is_alone = self.agent.is_none();
-            if is_alone && !self.state.is_marked_frozen().unwrap_or(true) {
-                return event(Event::Unmarked);
-            }
-            let next = [self.limit, self.claim_limit].into_iter().flatten().min();
-            let left = next.map(|at| at.saturating_duration_since(now));
-            // Neither the removal of the marker nor the death of an agent with a thread in FIFREEZE wakes poll(2).
-            let check_interval = (is_urgent || is_alone).then_some(AGENT_CHECK_INTERVAL);
-            let timeout = timeout(left.into_iter().chain(check_interval).min());
-            let agent = self.agent.as_ref().map(Connection::as_fd);
-            let listener = self.listener.as_ref().map(AsFd::as_fd);
-            let watched: Vec<BorrowedFd<'_>> = [Some(signals.as_fd()), agent, listener]
-                .into_iter()
-                .flatten()
-                .chain(self.clients.fds())
-                .collect();
-            let mut fds: Vec<PollFd<'_>> = watched
-                .into_iter()
-                .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
-                .collect();
-            match poll(&mut fds, timeout) {
-                Ok(_) | Err(nix::errno::Errno::EINTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-            let ready: Vec<bool> = fds.iter().map(|fd| fd.any().unwrap_or(false)).collect();
+            let ready = self.poll(signals, is_urgent)?;
             if is_urgent && !ready.contains(&true) && self.agent.as_ref().is_some_and(is_ending) {
                 self.dying_agent = self.agent.take();
-                return event(Event::Gone);
+                return Ok(Wakeup::Event(Event::Gone));
             }
-            // In the order of `watched`.
-            let mut ready = ready.into_iter();
-            let is_signaled = ready.next() == Some(true);
-            if self.agent.is_some() && ready.next() == Some(true) {
-                return event(self.recv_event());
-            }
-            if is_signaled && matches!(signals.read_signal(), Ok(Some(_))) {
-                return event(Event::Signaled);
-            }
-            let accepted = match &self.listener {
-                Some(listener) if ready.next() == Some(true) => listener.accept().ok(),
-                _ => None,
-            };
-            let readable = ready.position(|ready| ready);
-            if let Some((client, request)) =
-                readable.and_then(|index| self.clients.recv_request(index))
-            {
-                // Only now: to add a client may drop the oldest, and shift the indices of `readable`.
-                accepted
-                    .into_iter()
-                    .for_each(|(client, _)| self.clients.accept(client));
-                return Ok(Wakeup::Request(client, request));
-            }
-            if let Some((client, _)) = accepted {
-                self.clients.accept(client);
+            if let Some(wakeup) = self.read_ready(&ready, signals) {
+                return Ok(wakeup);
             }
         }
+    }
+
+    /// The event that needs no wait.
+    fn due_event(&mut self) -> Option<Event> {
+        // A line that was read together with the one before it does not wake poll(2).
+        if self.agent.as_ref().is_some_and(Connection::has_message) {
+            return Some(self.recv_event());
+        }
+        // Limits before sockets: clients that keep sending must not put them off.
+        let now = Instant::now();
+        if self.limit.is_some_and(|at| at <= now) {
+            return Some(Event::Limit);
+        }
+        if self.claim_limit.is_some_and(|at| at <= now) {
+            // Without its process id an agent does not count as stopped.
+            let agent = self.agent.as_ref().and_then(|agent| agent.peer().ok());
+            let is_stuck = self.masters.are_stuck(agent.map(|agent| agent.pid()));
+            return Some(Event::ClaimLimit { is_stuck });
+        }
+        // Another kind of agent (QEMU's) does not use the socket, but removes the marker when it thaws. Without a
+        // marker no next agent would ask for the freeze.
+        let is_unmarked = self.agent.is_none() && !self.state.is_marked_frozen().unwrap_or(true);
+        is_unmarked.then_some(Event::Unmarked)
+    }
+
+    /// Waits for the signals, the agent, the listening socket and its clients; whether each is ready, in this order.
+    fn poll(&self, signals: &SignalFd, is_urgent: bool) -> io::Result<Vec<bool>> {
+        let next = [self.limit, self.claim_limit].into_iter().flatten().min();
+        let left = next.map(|at| at.saturating_duration_since(Instant::now()));
+        // Neither the removal of the marker nor the death of an agent with a thread in FIFREEZE wakes poll(2).
+        let needs_checks = is_urgent || self.agent.is_none();
+        let check_interval = needs_checks.then_some(AGENT_CHECK_INTERVAL);
+        let agent = self.agent.as_ref().map(Connection::as_fd);
+        let listener = self.listener.as_ref().map(AsFd::as_fd);
+        let watched = [Some(signals.as_fd()), agent, listener];
+        let watched = watched.into_iter().flatten().chain(self.clients.fds());
+        let mut fds: Vec<PollFd<'_>> = watched
+            .map(|fd| PollFd::new(fd, PollFlags::POLLIN))
+            .collect();
+        match poll(
+            &mut fds,
+            timeout(left.into_iter().chain(check_interval).min()),
+        ) {
+            Ok(_) | Err(nix::errno::Errno::EINTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+        Ok(fds.iter().map(|fd| fd.any().unwrap_or(false)).collect())
+    }
+
+    /// Reads from the first that is ready; `None`: a new client, or nothing.
+    fn read_ready(&mut self, ready: &[bool], signals: &SignalFd) -> Option<Wakeup> {
+        let mut ready = ready.iter().copied();
+        let is_signaled = ready.next() == Some(true);
+        if self.agent.is_some() && ready.next() == Some(true) {
+            return Some(Wakeup::Event(self.recv_event()));
+        }
+        if is_signaled && matches!(signals.read_signal(), Ok(Some(_))) {
+            return Some(Wakeup::Event(Event::Signaled));
+        }
+        let accepted = match &self.listener {
+            // A client that has left meanwhile needs no answer.
+            Some(listener) if ready.next() == Some(true) => listener.accept().ok(),
+            _ => None,
+        };
+        let readable = ready.position(|ready| ready);
+        let request = readable.and_then(|index| self.clients.recv_request(index));
+        // Only now: to add a client may drop the oldest, and shift the indices of `readable`.
+        if let Some((client, _)) = accepted {
+            self.clients.push(client.into());
+        }
+        request.map(|(client, request)| Wakeup::Request(client, request))
     }
 
     /// Reads a request of the agent. A line that is no request is treated as a hang-up.
@@ -419,170 +447,31 @@ impl Guardian<'_> {
         }
     }
 
-    /// Sends to the agent. An agent that is stopped reads it when it is continued.
-    fn send(&mut self, response: &Response) {
+    /// Sends to the agent. One that is stopped reads it when it is continued; if one is gone, Gone follows.
+    pub(super) fn send(&mut self, response: &Response) {
         if let Some(agent) = &self.agent {
             agent.send(response, AGENT_SEND_TIMEOUT).ok();
         }
     }
 
-    fn close_socket(&mut self) {
+    pub(super) fn close_socket(&mut self) {
         self.listener = None;
         if let Some(path) = self.socket_path.take() {
             path.remove();
         }
     }
 
-    /// Thaws what was frozen after the run was over. No other process knows of these filesystems.
-    fn thaw_late_freezes(&mut self) {
-        self.thaw_late();
-        self.wait_for_agent_exit(None);
-    }
-
-    /// Thaws again and again while the agent may still freeze, for at most `limit`. An agent that was killed may have a
-    /// thread in FIFREEZE: it outlives SIGKILL and may freeze a filesystem, or wait for another one's thaw. An agent
-    /// that was stopped while freezing goes on when it is continued, and hangs up when it reads that the freeze was
-    /// ended.
-    fn wait_for_agent_exit(&mut self, limit: Option<Duration>) {
-        if self.dying_agent.is_some() {
-            // The next agent may freeze and start a guardian of its own.
-            self.close_socket();
-        } else if self.progress.frozen_at.is_none() {
-            self.dying_agent = self.agent.take();
-        }
-        let begun = Instant::now();
-        let mut pause = FIRST_RETHAW_INTERVAL;
-        while let Some(agent) = &self.dying_agent {
-            if limit.is_some_and(|limit| begun.elapsed() > limit) {
-                return;
-            }
-            if has_hung_up(agent.as_fd(), pause) {
-                // An agent that only closed its sending side still reads: it gets `Ended`, and the guardian's exit
-                // shows it that all is done.
-                self.agent = self.dying_agent.take();
-            }
-            pause = MAX_RETHAW_INTERVAL.min(pause * 2);
-            // Also after the hang-up: the agent's last FIFREEZE may have succeeded just before it.
-            self.thaw_late();
-        }
-    }
-
-    fn thaw_late(&mut self) {
-        let thawed = self.filesystems.thaw();
-        for mountpoint in thawed.filesystems {
-            let text = format!("warning: thawed {mountpoint}, frozen when the agent was dead");
-            self.log(Severity::Warning, &text);
-        }
-        self.log_failures(&thawed.failures);
-    }
-
-    fn log_failures(&mut self, failures: &[String]) {
-        for failure in failures {
-            self.log(Severity::Error, &format!("critical: {failure}"));
-        }
-    }
-
-    fn undo(&mut self, cause: Cause, hooks: Hooks, reports_early_end: bool) {
-        let restored = std::mem::take(&mut self.expedites_rcu)
-            .then(|| rcu::set(Path::new("/sys"), false).err());
-        let begun = Instant::now();
-        let Thawed {
-            filesystems,
-            mut failures,
-        } = self.filesystems.thaw();
-        self.masters.begin_undo(self.state.path());
-        let thaw_time = begun.elapsed();
-        failures.extend(restored.flatten().map(|error| {
-            let why = strerror(&error);
-            format!("cannot switch expedited RCU grace periods off: {why}; write 0 to /sys/kernel/rcu_expedited")
-        }));
-        memory::unlock_all().ok();
-        let held = self.progress.held();
-        let expiry = Expiry {
-            when: SystemTime::now()
-                .duration_since(UNIX_EPOCH)
-                .unwrap_or_default()
-                .as_secs_f64(),
-            held,
-            reason: cause.text().to_owned(),
-            count: filesystems.len() as u64,
-        };
-        // In this order: a death in between must not lose the expiry.
-        let expired_marked = reports_early_end.then(|| self.state.mark_expired(&expiry));
-        for marked in expired_marked
-            .into_iter()
-            .chain([self.state.mark_thawed().map(drop)])
-        {
-            failures.extend(marked.err().map(|error| error.text));
-        }
-        let response = Response::Thawed {
-            filesystems,
-            failures: failures.clone(),
-        };
-        if let Some(requester) = &self.requester {
-            pending_clients::respond(requester, &response);
-        }
-        self.send(&response);
-        self.log(Severity::Warning, &format!("warning: {expiry}"));
-        let ended = Response::Ended(expiry.clone());
-        if self.progress.frozen_at.is_none() {
-            // An agent that was stopped while freezing reads this when it is continued, and then thaws what it froze.
-            self.send(&ended);
-        }
-        // Thaw hooks write files. A filesystem that a dying agent freezes meanwhile would block them.
-        self.wait_for_agent_exit(Some(AGENT_EXIT_TIMEOUT));
-        let mut report = self.report.take();
-        if hooks == Hooks::Thawing {
-            failures.extend(describe_survivors(&self.masters.wait_for_thaw_masters()));
-        }
-        let state = self.state.path();
-        if let Some(program) = self.masters.thaw_program(hooks, cause, state) {
-            let left = self
-                .masters
-                .end_freeze_masters(self.progress.frozen_at.is_some());
-            failures.extend(describe_survivors(&left));
-            let master = self.masters.thaw(program, cause, state);
-            if let Some(report) = &mut report {
-                report.stages.thaw_hooks = master.elapsed.as_secs_f64();
-                report.hooks(Phase::Thaw, &master);
-            }
-            failures.extend(master.failure);
-        }
-        if let Some(mut report) = report {
-            report.stages.held = held;
-            report.stages.thaw = thaw_time.as_secs_f64();
-            report.ended_because = Some(expiry.reason.clone());
-            report.errors.push(expiry.to_string());
-            report.errors.extend(failures.iter().cloned());
-            report.end(RunEnd::Expiry);
-            failures.extend(history::store(&self.state, &report).err());
-        }
-        self.log_failures(&failures);
-        if cause == Cause::Unmarked {
-            return; // another agent has answered the host's thaw
-        }
-        self.send(&ended);
-        self.clients.broadcast(&ended);
-        if let Some(requester) = &self.requester {
-            pending_clients::respond(requester, &ended);
-        }
-        self.wait_for_agent_exit(None);
-    }
-
-    fn log(&mut self, severity: Severity, text: &str) {
+    pub(super) fn log(&mut self, severity: Severity, text: &str) {
         // Without the system log there is no other place for messages.
         self.syslog.send(severity, text).ok();
     }
 }
 
-/// Whether the agent was killed or has exited, and all its requests were read.
+/// Whether the agent was killed or has exited, and all its requests were read. One whose process cannot be seen is not:
+/// its connection closes when it exits.
 fn is_ending(agent: &Connection) -> bool {
     let stat = agent.peer().ok().and_then(|peer| process::stat(peer.pid()));
     stat.is_some_and(|stat| !stat.is_running) && !is_readable(agent.as_fd(), Duration::ZERO)
-}
-
-fn describe_survivors(left: &[String]) -> Option<String> {
-    (!left.is_empty()).then(|| format!("hooks cannot be ended: {}", left.join(", ")))
 }
 
 /// Time until the agent acts on the hold limit; the guardian's own limit is [`AGENT_REPORT_GRACE`] later.

@@ -2,7 +2,7 @@
 //!
 //! It is separate from the agent's connection and never replaces it. `qemu-ga status` and `qemu-ga thaw` use it.
 
-use super::{FreezeStatus, Request, Response, connect};
+use super::{FreezeStatus, Request, Response, Thawed, connect};
 use crate::ipc::Connection;
 use crate::state::Expiry;
 use std::io;
@@ -16,13 +16,13 @@ const THAW_TIMEOUT: Duration = Duration::from_secs(60);
 /// How long it may then take for the thaw hooks: [`super::THAW_HOOKS_TIMEOUT`] and some reserve.
 const HOOKS_TIMEOUT: Duration = Duration::from_secs(320);
 
-/// Result of a thaw by the guardian.
+/// The guardian's answer to a request to thaw.
 #[derive(Debug)]
-pub struct Thawed {
-    /// Mount points, in thaw order.
-    pub filesystems: Vec<String>,
-    /// One line for each failure.
-    pub failures: Vec<String>,
+pub enum ThawAnswer {
+    /// It has thawed. The thaw hooks are called afterwards: [`StatusClient::wait_for_hooks`].
+    Thawed(Thawed),
+    /// Nothing was done, for this reason.
+    Refused(String),
 }
 
 /// A connection to the guardian.
@@ -51,22 +51,15 @@ impl StatusClient {
         }
     }
 
-    /// Ends the freeze; returns what was thawed, or why nothing was done. The thaw hooks are called afterwards:
-    /// [`StatusClient::wait_for_hooks`].
+    /// Ends the freeze.
     ///
     /// # Errors
     /// No response in time.
-    pub fn request_thaw(&mut self) -> io::Result<Result<Thawed, String>> {
+    pub fn request_thaw(&mut self) -> io::Result<ThawAnswer> {
         self.send(&Request::End)?;
         match self.recv(THAW_TIMEOUT)? {
-            Response::Thawed {
-                filesystems,
-                failures,
-            } => Ok(Ok(Thawed {
-                filesystems,
-                failures,
-            })),
-            Response::Refused(why) => Ok(Err(why)),
+            Response::Thawed(thawed) => Ok(ThawAnswer::Thawed(thawed)),
+            Response::Refused(why) => Ok(ThawAnswer::Refused(why)),
             _ => Err(unexpected()),
         }
     }

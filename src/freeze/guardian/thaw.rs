@@ -4,9 +4,9 @@
 //! FITHAW runs with a time limit, so that one filesystem that hangs does not keep the others frozen. `server` calls
 //! this.
 
-use super::Entrusted;
+use super::{Entrusted, Thawed};
 use crate::deadline::{Pace, Pool};
-use crate::freeze::root::Root;
+use crate::freeze::root::{Root, calls};
 use crate::sys::{fsfreeze, strerror};
 use nix::libc;
 use std::fs::File;
@@ -26,15 +26,6 @@ struct Held {
     root: Arc<Root>,
     /// FIFREEZE has not returned.
     is_late: bool,
-}
-
-/// Result of FITHAW of all filesystems.
-#[derive(Default)]
-pub struct Thawed {
-    /// Mount points, in thaw order.
-    pub filesystems: Vec<String>,
-    /// One line for each that could not be thawed.
-    pub failures: Vec<String>,
 }
 
 impl Filesystems {
@@ -80,11 +71,8 @@ impl Filesystems {
     pub fn thaw(&mut self) -> Thawed {
         let mut thawed = Thawed::default();
         let mut overdue = Vec::new();
-        let thaw = |held: &Held| {
-            let root = held.root.clone();
-            move || fsfreeze::thaw(root.as_ref())
-        };
-        let calls = self.0.iter().rev().map(thaw);
+        let roots = self.0.iter().rev().map(|held| &held.root);
+        let calls = calls(roots, |root| fsfreeze::thaw(root.as_ref()));
         let done = Pool::default().run(Pace::OneByOne, FITHAW_TIMEOUT, drop, calls);
         for (held, timed) in self.0.iter().rev().zip(done) {
             if timed.is_overdue() {

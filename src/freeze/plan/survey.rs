@@ -81,6 +81,7 @@ impl Survey {
             system,
             mounts,
             &|source| mountinfo::block_device(system, source),
+            // Without it the file is looked for by its recorded path only.
             &|name| loopdev::backing_filesystem(&system.path("/dev").join(name)).ok(),
         )
     }

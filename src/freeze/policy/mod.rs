@@ -15,7 +15,7 @@ pub use glob::Glob;
 ///
 /// `/data/*` is for the mount point, `type:xfs` for the type, `dev:/dev/sdb*` for the device by any of its names: the
 /// mount table's, the kernel's, the device mapper's and the links of udev. A btrfs has the names of all its devices.
-/// See [`Glob`] for the notation.
+/// The notation is that of fnmatch(3); see [`Glob`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
@@ -34,9 +34,9 @@ impl Pattern {
     /// Parses a pattern.
     ///
     /// # Errors
-    /// The text is no pattern; the error names the pattern and the reason.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let fail = |why: &str| Err(format!("the pattern '{text}' {why}"));
+    /// The text is no pattern.
+    pub fn parse(text: &str) -> Result<Self, PatternError> {
+        let fail = |why| Err(PatternError(text.to_owned(), why));
         let (subject, glob) = if let Some(fstype) = text.strip_prefix("type:") {
             (PatternSubject::Type, fstype.to_owned())
         } else if let Some(device) = text.strip_prefix("dev:") {
@@ -163,6 +163,18 @@ impl Default for FreezeLimits {
     }
 }
 
+/// Why a text is no pattern: the text, and what is wrong with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PatternError(String, &'static str);
+
+impl fmt::Display for PatternError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the pattern '{}' {}", self.0, self.1)
+    }
+}
+
+impl std::error::Error for PatternError {}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -211,7 +223,7 @@ mod tests {
             ("/a[", "has a '[' without its ']'"),
         ] {
             let error = Pattern::parse(text).unwrap_err();
-            assert_eq!(error, format!("the pattern '{text}' {why}"));
+            assert_eq!(error.to_string(), format!("the pattern '{text}' {why}"));
         }
     }
 

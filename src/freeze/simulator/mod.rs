@@ -1,6 +1,6 @@
 //! A simulated system for the engine, whose operations fail, or end the agent, at any chosen step.
 //!
-//! [`Simulator`] implements [`Ops`] over plain values and asserts the rules that hold at every step: nothing is logged
+//! [`Simulator`] implements [`Ops`](crate::freeze::ops::Ops) over plain values and asserts the rules that hold at every step: nothing is logged
 //! and no hook runs while something is frozen. `tests` drives the engine through every fault at every step; `parties`
 //! simulates agent, guardian, hook master and host together.
 
@@ -9,10 +9,14 @@ mod parties;
 mod tests;
 
 use crate::deadline::Timed;
-use crate::freeze::engine::{Engine, FreezeError};
+use crate::freeze::FreezeError;
+use crate::freeze::engine::Engine;
 use crate::freeze::guardian::state::{Action, Event, GuardianState, Hooks};
 use crate::freeze::guardian::{Claim, Entrusted, Inherited, PROTOCOL_VERSION, Request};
-use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops};
+use crate::freeze::ops::{
+    FilesystemOps, FreezeWait, GuardianNews, GuardianOps, HeldFilesystem, HookOps, Legacy,
+    OpenError, StateOps, SystemOps,
+};
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::freeze::report::{FilesystemOutcome, Report, RunEnd};
@@ -20,12 +24,11 @@ use crate::hooks::invoke::MasterReport;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{HookRecord, HookStatus, Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
-use crate::state::{Expiry, Marker};
+use crate::state::{Expiry, Marker, StateError};
 use crate::sys::guardian::SocketPath;
 use nix::libc;
 use std::cell::RefCell;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -262,8 +265,10 @@ fn timed(result: io::Result<()>) -> Timed {
     Timed { result, took }
 }
 
-fn text(e: io::Error) -> String {
-    crate::sys::strerror(&e)
+fn state_error(error: io::Error) -> StateError {
+    StateError {
+        text: crate::sys::strerror(&error),
+    }
 }
 
 /// The survey that the plan gets.

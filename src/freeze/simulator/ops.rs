@@ -2,7 +2,7 @@
 
 use super::*;
 
-impl Ops for Simulator {
+impl FilesystemOps for Simulator {
     type Handle = usize;
 
     fn survey(&mut self) -> io::Result<Survey> {
@@ -18,6 +18,7 @@ impl Ops for Simulator {
             })
         })
     }
+
     fn open(&mut self, targets: &[Target]) -> Vec<Result<usize, OpenError>> {
         let open = |target: &Target| {
             let name = target.filesystem.name();
@@ -105,6 +106,27 @@ impl Ops for Simulator {
         done.into_iter().map(timed).collect()
     }
 
+    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
+        let world = self.0.borrow();
+        handles.iter().any(|&&index| world.frozen[index])
+    }
+
+    fn expedite_rcu(&mut self) {
+        if self.0.borrow().guardian.is_some() {
+            self.step("expedite".into(), |world| world.rcu_expedited = true)
+                .ok();
+        }
+    }
+
+    fn restore_rcu(&mut self) -> io::Result<()> {
+        if !self.0.borrow().rcu_expedited {
+            return Ok(());
+        }
+        self.step("restore".into(), |world| world.rcu_expedited = false)
+    }
+}
+
+impl HookOps for Simulator {
     fn call_hooks(
         &mut self,
         phase: Phase,
@@ -137,7 +159,7 @@ impl Ops for Simulator {
             // The master ran, and failed.
             count(&mut self.0.borrow_mut());
         }
-        let failure = result.err().map(text);
+        let failure = result.err().map(|error| error.to_string());
         Some(MasterReport {
             failure,
             hooks: vec![HookRecord::new("/h".into(), phase, HookStatus::Exited(0))],
@@ -147,12 +169,47 @@ impl Ops for Simulator {
         })
     }
 
-    fn start_guardian(&mut self, _: &str) -> Result<(), String> {
+    fn use_hook(&mut self, _: Option<PathBuf>) {}
+
+    fn has_journal(&self) -> bool {
+        false
+    }
+}
+
+impl GuardianOps for Simulator {
+    fn start_guardian(&mut self, _: &str) -> io::Result<()> {
         self.step("guard".into(), |world| {
             world.guardian = Some(GuardianState::default());
             world.entrusted = Vec::new();
         })
-        .map_err(text)
+    }
+
+    fn wait_for_guardian(&mut self) -> io::Result<()> {
+        if self.0.borrow().guardian.is_none() {
+            return Ok(());
+        }
+        let ready = self.step("await guardian".into(), |_| ());
+        if ready.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+        ready
+    }
+
+    fn entrust(
+        &mut self,
+        held: &[HeldFilesystem<'_, usize>],
+        _: Option<Duration>,
+    ) -> io::Result<()> {
+        if self.0.borrow().guardian.is_none() {
+            return Err(io::Error::other("there is none"));
+        }
+        let entrusted = self.step("entrust".into(), |world| {
+            world.entrusted = held.iter().map(|held| *held.1).collect();
+        });
+        if entrusted.is_err() {
+            self.0.borrow_mut().guardian = None;
+        }
+        entrusted
     }
 
     fn replace_guardian(
@@ -161,39 +218,58 @@ impl Ops for Simulator {
         held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
         _: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         self.start_guardian(run)?;
         self.wait_for_guardian()?;
         self.send_to_guardian(Request::HooksCalled);
         self.entrust(held, limit)
     }
 
-    fn wait_for_guardian(&mut self) -> Result<(), String> {
+    fn send_to_guardian(&mut self, request: Request) {
         if self.0.borrow().guardian.is_none() {
-            return Ok(());
+            return;
         }
-        let ready = self.step("await guardian".into(), |_| ());
-        if ready.is_err() {
+        let name = match &request {
+            Request::Frozen { .. } => "tell Frozen".into(),
+            other => format!("tell {other:?}"),
+        };
+        let sent = self.step(name, |world| {
+            world.apply_guardian_event(Event::Request(request));
+        });
+        if sent.is_err() {
             self.0.borrow_mut().guardian = None;
         }
-        ready.map_err(text)
     }
 
-    fn entrust(
-        &mut self,
-        held: &[HeldFilesystem<'_, usize>],
-        _: Option<Duration>,
-    ) -> Result<(), String> {
-        if self.0.borrow().guardian.is_none() {
-            return Err("there is none".into());
+    fn poll_guardian(&mut self) -> GuardianNews {
+        match self.0.borrow_mut().ended.take() {
+            Some(expiry) => GuardianNews::Ended(expiry),
+            None => GuardianNews::Nothing,
         }
-        let entrusted = self.step("entrust".into(), |world| {
-            world.entrusted = held.iter().map(|held| *held.handle).collect();
-        });
-        if entrusted.is_err() {
-            self.0.borrow_mut().guardian = None;
+    }
+
+    fn is_undecided(&self) -> bool {
+        true
+    }
+
+    fn claim(&mut self, _: bool) -> Claim {
+        if let Some(expiry) = self.0.borrow_mut().ended.take() {
+            return Claim::Ended(expiry);
         }
-        entrusted.map_err(text)
+        self.send_to_guardian(Request::Claim);
+        Claim::Ours(None)
+    }
+
+    fn disconnect_guardian(&mut self) {}
+
+    fn release_guardian(&mut self) {
+        self.send_to_guardian(Request::Done);
+        self.0.borrow_mut().guardian = None;
+    }
+
+    fn dismiss_guardian(&mut self) {
+        self.send_to_guardian(Request::Done);
+        self.0.borrow_mut().guardian = None;
     }
 
     fn find_guardian(&mut self) -> bool {
@@ -226,115 +302,44 @@ impl Ops for Simulator {
             (None, _) => Legacy::Unguarded(world.marker.then(Marker::default)),
         }
     }
+}
 
-    fn use_hook(&mut self, _: Option<PathBuf>) {}
-
-    fn has_journal(&self) -> bool {
-        false
+impl StateOps for Simulator {
+    fn mark_frozen(&mut self, _: Marker) -> Result<(), StateError> {
+        self.step("mark".into(), |world| world.marker = true)
+            .map_err(state_error)
     }
 
-    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
-        let world = self.0.borrow();
-        handles.iter().any(|&&index| world.frozen[index])
+    fn mark_thawed(&mut self) -> Result<bool, StateError> {
+        self.step("unmark".into(), |world| std::mem::take(&mut world.marker))
+            .map_err(state_error)
     }
 
-    fn is_undecided(&self) -> bool {
-        true
-    }
-
-    fn send_to_guardian(&mut self, request: Request) {
-        if self.0.borrow().guardian.is_none() {
-            return;
-        }
-        let name = match &request {
-            Request::Frozen { .. } => "tell Frozen".into(),
-            other => format!("tell {other:?}"),
-        };
-        let sent = self.step(name, |world| {
-            world.apply_guardian_event(Event::Request(request));
-        });
-        if sent.is_err() {
-            self.0.borrow_mut().guardian = None;
-        }
-    }
-
-    fn claim(&mut self, _: bool) -> Claim {
-        if let Some(expiry) = self.0.borrow_mut().ended.take() {
-            return Claim::Ended(expiry);
-        }
-        self.send_to_guardian(Request::Claim);
-        Claim::Ours(None)
-    }
-
-    fn poll_guardian(&mut self) -> GuardianNews {
-        match self.0.borrow_mut().ended.take() {
-            Some(expiry) => GuardianNews::Ended(expiry),
-            None => GuardianNews::Nothing,
-        }
-    }
-
-    fn disconnect_guardian(&mut self) {}
-
-    fn release_guardian(&mut self) {
-        self.send_to_guardian(Request::Done);
-        self.0.borrow_mut().guardian = None;
-    }
-
-    fn dismiss_guardian(&mut self) {
-        self.send_to_guardian(Request::Done);
-        self.0.borrow_mut().guardian = None;
-    }
-
-    fn guardian_fd(&self) -> Option<OwnedFd> {
-        None
-    }
-
-    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), StateError> {
         let expiry = expiry.clone();
         self.step("mark expired".into(), |world| world.expired = Some(expiry))
-            .map_err(text)
+            .map_err(state_error)
     }
 
     fn take_expired(&mut self) -> Option<Expiry> {
         self.0.borrow_mut().expired.take()
     }
 
-    fn mark_frozen(&mut self, _: Marker) -> Result<(), String> {
-        self.step("mark".into(), |world| world.marker = true)
-            .map_err(text)
+    fn reports(&mut self) -> Vec<Report> {
+        self.0.borrow().kept.iter().rev().cloned().collect()
     }
 
-    fn mark_thawed(&mut self) -> Result<bool, String> {
-        self.step("unmark".into(), |world| std::mem::take(&mut world.marker))
-            .map_err(text)
+    fn store_report(&mut self, report: &Report) -> Result<(), FreezeError> {
+        self.step("keep".into(), |world| world.kept.push(report.clone()))
+            .map_err(|error| FreezeError::Report(PathBuf::new(), error))
     }
+}
 
+impl SystemOps for Simulator {
     fn enter_frozen_section(&mut self, at_once: usize) {
         let mut world = self.0.borrow_mut();
         world.in_frozen_section = true;
         world.at_once = at_once;
-    }
-
-    fn expedite_rcu(&mut self) {
-        if self.0.borrow().guardian.is_some() {
-            self.step("expedite".into(), |world| world.rcu_expedited = true)
-                .ok();
-        }
-    }
-
-    fn restore_rcu(&mut self) -> Result<(), String> {
-        if !self.0.borrow().rcu_expedited {
-            return Ok(());
-        }
-        self.step("restore".into(), |world| world.rcu_expedited = false)
-            .map_err(text)
-    }
-
-    fn release_resources(&mut self) {}
-
-    fn is_stopping(&self) -> bool {
-        let world = self.0.borrow();
-        world.stops_at.is_some_and(|at| world.steps.len() >= at)
     }
 
     fn leave_frozen_section(&mut self) {
@@ -346,20 +351,18 @@ impl Ops for Simulator {
         world.in_frozen_section = false;
     }
 
+    fn release_resources(&mut self) {}
+
+    fn is_stopping(&self) -> bool {
+        let world = self.0.borrow();
+        world.stops_at.is_some_and(|at| world.steps.len() >= at)
+    }
+
     fn now(&mut self) -> Duration {
         self.0.borrow().clock
     }
 
     fn wall_clock(&mut self) -> SystemTime {
         SystemTime::UNIX_EPOCH + self.0.borrow().clock
-    }
-
-    fn reports(&mut self) -> Vec<Report> {
-        self.0.borrow().kept.iter().rev().cloned().collect()
-    }
-
-    fn store_report(&mut self, report: &Report) -> Result<(), String> {
-        self.step("keep".into(), |world| world.kept.push(report.clone()))
-            .map_err(text)
     }
 }

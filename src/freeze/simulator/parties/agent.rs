@@ -2,23 +2,25 @@
 
 use super::world::{AgentClient, Ms, Socket, World};
 use crate::deadline::Timed;
+use crate::freeze::FreezeError;
 use crate::freeze::guardian::{
-    Claim, Entrusted, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT,
-    THAW_HOOKS_TIMEOUT,
+    Claim, Entrustment, Replaced, Request, Response, THAW_CLAIM_TIMEOUT, THAW_HOOKS_TIMEOUT,
 };
-use crate::freeze::ops::{FreezeWait, GuardianNews, HeldFilesystem, Legacy, OpenError, Ops};
+use crate::freeze::ops::{
+    FilesystemOps, FreezeWait, GuardianNews, GuardianOps, HeldFilesystem, HookOps, Legacy,
+    OpenError, StateOps, SystemOps,
+};
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::report::Report;
 use crate::hooks::invoke::MasterReport;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{Phase, ThawReason};
 use crate::probe::filesystems::Filesystem;
-use crate::state::{Expiry, Marker, boot_id};
+use crate::state::{Expiry, Marker, StateError, boot_id};
 use crate::sys::fds::Token;
 use nix::libc;
 use std::cell::{RefCell, RefMut};
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
@@ -91,10 +93,10 @@ impl World {
         }
     }
 
-    fn start_client(&mut self, run: &str, replaces: Option<Replaced>) -> Result<(), String> {
+    fn start_client(&mut self, run: &str, replaces: Option<Replaced>) -> io::Result<()> {
         self.drop_client();
         if std::mem::take(&mut self.agent.loses_message) {
-            return Err("no guardian can be started".into());
+            return Err(io::Error::other("no guardian can be started"));
         }
         let socket = match self.agent.socket {
             Some(socket) => socket,
@@ -109,7 +111,7 @@ impl World {
         if self.agent.socket.replace(socket).is_none() {
             self.socket_path = Some(socket);
         }
-        let token = Rc::new(Token::new().map_err(|error| error.to_string())?);
+        let token = Rc::new(Token::new()?);
         let connection = self.start_guardian(token.clone(), Some(socket), run.to_owned(), replaces);
         self.agent.client = Some(AgentClient {
             guardian: self.guardians.len() - 1,
@@ -126,12 +128,12 @@ impl World {
         }
     }
 
-    fn unguarded(&mut self) -> Result<(), String> {
+    fn unguarded(&mut self) -> io::Result<()> {
         if self.is_undecided() {
             self.end_guardian();
             self.drop_client();
         }
-        Err("there is no guardian".into())
+        Err(io::Error::other("there is no guardian"))
     }
 
     fn is_undecided(&self) -> bool {
@@ -140,7 +142,7 @@ impl World {
         })
     }
 
-    fn await_ready(&mut self) -> Result<(), String> {
+    fn await_ready(&mut self) -> io::Result<()> {
         match self.read(RESPONSE_TIMEOUT) {
             Read::Response(Response::Ready) => Ok(()),
             _ => self.unguarded(),
@@ -174,7 +176,7 @@ impl World {
             match self.read(timeout.as_millis() as Ms) {
                 Read::Response(Response::Ended(expiry)) => return Claim::Ended(expiry),
                 Read::Response(Response::Yours(report)) => return Claim::Ours(report),
-                Read::Response(Response::Thawed { .. }) => {
+                Read::Response(Response::Thawed(_)) => {
                     timeout = THAW_HOOKS_TIMEOUT + THAW_CLAIM_TIMEOUT
                 }
                 Read::Response(_) => {}
@@ -258,12 +260,11 @@ fn survey() -> Survey {
 }
 
 fn entrustment(held: &[HeldFilesystem<'_, usize>], limit: Option<Duration>) -> Entrustment {
-    let entrusted = |held: &HeldFilesystem<'_, usize>| Entrusted {
-        number: held.number,
-        mountpoint: held.mountpoint.to_owned(),
-    };
     Entrustment {
-        filesystems: held.iter().map(entrusted).collect(),
+        filesystems: held
+            .iter()
+            .map(|(entrusted, _)| entrusted.clone())
+            .collect(),
         expedites_rcu: false,
         limit_ms: limit.map(|limit| limit.as_millis() as u64),
     }
@@ -278,7 +279,7 @@ fn timed(is_done: bool, refusal: i32) -> Timed {
     Timed { result, took }
 }
 
-impl Ops for AgentOps {
+impl FilesystemOps for AgentOps {
     type Handle = usize;
 
     fn survey(&mut self) -> io::Result<Survey> {
@@ -324,6 +325,19 @@ impl Ops for AgentOps {
         handles.iter().map(thaw).collect()
     }
 
+    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
+        let world = self.turn();
+        handles.iter().any(|&&index| world.frozen[index])
+    }
+
+    fn expedite_rcu(&mut self) {}
+
+    fn restore_rcu(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl HookOps for AgentOps {
     fn call_hooks(
         &mut self,
         phase: Phase,
@@ -333,26 +347,19 @@ impl Ops for AgentOps {
         Some(self.turn().call_master(phase, &run.id))
     }
 
-    fn start_guardian(&mut self, run: &str) -> Result<(), String> {
+    fn use_hook(&mut self, _: Option<PathBuf>) {}
+
+    fn has_journal(&self) -> bool {
+        self.world().is_journal_open()
+    }
+}
+
+impl GuardianOps for AgentOps {
+    fn start_guardian(&mut self, run: &str) -> io::Result<()> {
         self.turn().start_client(run, None)
     }
 
-    fn replace_guardian(
-        &mut self,
-        run: &str,
-        held: &[HeldFilesystem<'_, usize>],
-        limit: Option<Duration>,
-        since: Option<Duration>,
-    ) -> Result<(), String> {
-        let replaced = Replaced {
-            entrustment: entrustment(held, limit),
-            since_ms: since.map(|since| since.as_millis() as u64),
-        };
-        self.turn().start_client(run, Some(replaced))?;
-        self.wait_for_guardian()
-    }
-
-    fn wait_for_guardian(&mut self) -> Result<(), String> {
+    fn wait_for_guardian(&mut self) -> io::Result<()> {
         let mut world = self.world();
         match world.agent.client {
             Some(_) => world.await_ready(),
@@ -364,16 +371,94 @@ impl Ops for AgentOps {
         &mut self,
         held: &[HeldFilesystem<'_, usize>],
         limit: Option<Duration>,
-    ) -> Result<(), String> {
+    ) -> io::Result<()> {
         let mut world = self.world();
         if world.agent.client.is_none() {
-            return Err("there is no guardian".into());
+            return Err(io::Error::other("there is no guardian"));
         }
         let request = Request::Filesystems(entrustment(held, limit));
         match world.send(request) {
             true => world.await_ready(),
             false => world.unguarded(),
         }
+    }
+
+    fn replace_guardian(
+        &mut self,
+        run: &str,
+        held: &[HeldFilesystem<'_, usize>],
+        limit: Option<Duration>,
+        since: Option<Duration>,
+    ) -> io::Result<()> {
+        let replaced = Replaced {
+            entrustment: entrustment(held, limit),
+            since_ms: since.map(|since| since.as_millis() as u64),
+        };
+        self.turn().start_client(run, Some(replaced))?;
+        self.wait_for_guardian()
+    }
+
+    fn send_to_guardian(&mut self, request: Request) {
+        let mut world = self.world();
+        if world.agent.client.is_some() && !world.send(request) {
+            world.end_guardian();
+        }
+    }
+
+    fn poll_guardian(&mut self) -> GuardianNews {
+        let mut world = self.turn();
+        while world.agent.client.is_some() {
+            match world.read(0) {
+                Read::Response(Response::Ended(expiry)) => return GuardianNews::Ended(expiry),
+                Read::Response(Response::Freeze(_)) | Read::Nothing => {
+                    return GuardianNews::Nothing;
+                }
+                Read::Response(_) => {}
+                Read::Closed => {
+                    world.end_guardian();
+                    world.drop_client();
+                    return GuardianNews::Gone;
+                }
+            }
+        }
+        GuardianNews::Nothing
+    }
+
+    fn is_undecided(&self) -> bool {
+        self.world().is_undecided()
+    }
+
+    fn claim(&mut self, is_early: bool) -> Claim {
+        self.world().claim(is_early)
+    }
+
+    fn disconnect_guardian(&mut self) {
+        let mut world = self.turn();
+        if let Some(connection) = world.agent.client.as_ref().map(|client| client.connection) {
+            world.hang_up(connection);
+        }
+    }
+
+    fn release_guardian(&mut self) {
+        self.send_to_guardian(Request::Done);
+    }
+
+    fn dismiss_guardian(&mut self) {
+        let mut world = self.turn();
+        if let Some(socket) = world.agent.socket.take() {
+            if world.socket_path == Some(socket) {
+                world.socket_path = None;
+            }
+            world.sockets[socket].agent_has_it = false;
+            world.close_unowned(socket);
+        }
+        if world.agent.client.is_none() {
+            return;
+        }
+        world.send(Request::Done);
+        while let Read::Response(_) = world.read(RESPONSE_TIMEOUT) {}
+        world.end_guardian();
+        world.drop_client();
     }
 
     fn find_guardian(&mut self) -> bool {
@@ -435,86 +520,20 @@ impl Ops for AgentOps {
         }
         Legacy::Unguarded(world.marker.clone())
     }
+}
 
-    fn use_hook(&mut self, _: Option<PathBuf>) {}
-
-    fn has_journal(&self) -> bool {
-        self.world().is_journal_open()
+impl StateOps for AgentOps {
+    fn mark_frozen(&mut self, marker: Marker) -> Result<(), StateError> {
+        let boot = boot_id();
+        self.turn().marker = Some(Marker { boot, ..marker });
+        Ok(())
     }
 
-    fn is_any_frozen(&mut self, handles: &[&usize]) -> bool {
-        let world = self.turn();
-        handles.iter().any(|&&index| world.frozen[index])
+    fn mark_thawed(&mut self) -> Result<bool, StateError> {
+        Ok(self.turn().marker.take().is_some())
     }
 
-    fn send_to_guardian(&mut self, request: Request) {
-        let mut world = self.world();
-        if world.agent.client.is_some() && !world.send(request) {
-            world.end_guardian();
-        }
-    }
-
-    fn claim(&mut self, is_early: bool) -> Claim {
-        self.world().claim(is_early)
-    }
-
-    fn is_undecided(&self) -> bool {
-        self.world().is_undecided()
-    }
-
-    fn poll_guardian(&mut self) -> GuardianNews {
-        let mut world = self.turn();
-        while world.agent.client.is_some() {
-            match world.read(0) {
-                Read::Response(Response::Ended(expiry)) => return GuardianNews::Ended(expiry),
-                Read::Response(Response::Freeze(_)) | Read::Nothing => {
-                    return GuardianNews::Nothing;
-                }
-                Read::Response(_) => {}
-                Read::Closed => {
-                    world.end_guardian();
-                    world.drop_client();
-                    return GuardianNews::Gone;
-                }
-            }
-        }
-        GuardianNews::Nothing
-    }
-
-    fn disconnect_guardian(&mut self) {
-        let mut world = self.turn();
-        if let Some(connection) = world.agent.client.as_ref().map(|client| client.connection) {
-            world.hang_up(connection);
-        }
-    }
-
-    fn release_guardian(&mut self) {
-        self.send_to_guardian(Request::Done);
-    }
-
-    fn dismiss_guardian(&mut self) {
-        let mut world = self.turn();
-        if let Some(socket) = world.agent.socket.take() {
-            if world.socket_path == Some(socket) {
-                world.socket_path = None;
-            }
-            world.sockets[socket].agent_has_it = false;
-            world.close_unowned(socket);
-        }
-        if world.agent.client.is_none() {
-            return;
-        }
-        world.send(Request::Done);
-        while let Read::Response(_) = world.read(RESPONSE_TIMEOUT) {}
-        world.end_guardian();
-        world.drop_client();
-    }
-
-    fn guardian_fd(&self) -> Option<OwnedFd> {
-        None
-    }
-
-    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), String> {
+    fn mark_expired(&mut self, expiry: &Expiry) -> Result<(), StateError> {
         self.turn().expired = Some(expiry.clone());
         Ok(())
     }
@@ -523,23 +542,18 @@ impl Ops for AgentOps {
         self.turn().expired.take()
     }
 
-    fn mark_frozen(&mut self, marker: Marker) -> Result<(), String> {
-        let boot = boot_id();
-        self.turn().marker = Some(Marker { boot, ..marker });
+    fn reports(&mut self) -> Vec<Report> {
+        self.world().kept.iter().rev().cloned().collect()
+    }
+
+    fn store_report(&mut self, report: &Report) -> Result<(), FreezeError> {
+        self.turn().keep(report);
         Ok(())
     }
+}
 
-    fn mark_thawed(&mut self) -> Result<bool, String> {
-        Ok(self.turn().marker.take().is_some())
-    }
-
+impl SystemOps for AgentOps {
     fn enter_frozen_section(&mut self, _: usize) {}
-
-    fn expedite_rcu(&mut self) {}
-
-    fn restore_rcu(&mut self) -> Result<(), String> {
-        Ok(())
-    }
 
     fn leave_frozen_section(&mut self) {}
 
@@ -555,14 +569,5 @@ impl Ops for AgentOps {
 
     fn wall_clock(&mut self) -> SystemTime {
         SystemTime::UNIX_EPOCH + Duration::from_millis(self.world().now)
-    }
-
-    fn reports(&mut self) -> Vec<Report> {
-        self.world().kept.iter().rev().cloned().collect()
-    }
-
-    fn store_report(&mut self, report: &Report) -> Result<(), String> {
-        self.turn().keep(report);
-        Ok(())
     }
 }

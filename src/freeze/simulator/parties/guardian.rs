@@ -5,7 +5,7 @@ use super::world::{Connection, Ms, NEVER, Passed, World, Zombie};
 use crate::freeze::guardian::state::{Action, Cause, Event, GuardianState, Hooks};
 use crate::freeze::guardian::{
     AGENT_REPORT_GRACE, Entrusted, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request,
-    Response, Stage, THAW_CLAIM_TIMEOUT, THAW_HOOKS_TIMEOUT,
+    Response, Stage, THAW_CLAIM_TIMEOUT, THAW_HOOKS_TIMEOUT, Thawed,
 };
 use crate::freeze::report::{Report, RunEnd};
 use crate::hooks::Phase;
@@ -392,12 +392,7 @@ impl World {
                     return;
                 };
                 let (connection, is_freezing) = (it.agent, it.frozen_at.is_none());
-                let (filesystems, failures) = (Vec::new(), Vec::new());
-                let response = Response::Thawed {
-                    filesystems,
-                    failures,
-                };
-                self.send_response(number, connection, response);
+                self.send_response(number, connection, Response::Thawed(Thawed::default()));
                 if is_freezing {
                     self.send_response(number, connection, Response::Ended(expiry));
                 }

@@ -55,11 +55,11 @@ pub fn serve(ops: &AgentOps) {
                 return;
             }
             Some(Request::Freeze) => {
-                let result = engine.freeze(None).map_err(|error| error.0);
+                let result = engine.freeze(None).map_err(|error| error.to_string());
                 ops.world().answer(Request::Freeze, result);
             }
             Some(Request::Thaw) => {
-                let result = engine.thaw().map_err(|error| error.0);
+                let result = engine.thaw().map_err(|error| error.to_string());
                 ops.world().answer(Request::Thaw, result);
             }
             None => engine.check_hold(),

@@ -14,9 +14,9 @@ fn at_filesystems(world: &Simulator) -> Vec<String> {
 fn batches_follow_one_another_and_thaw_in_reverse() {
     let world = Simulator::stacked();
     let mut engine = engine_of(&world, false, LIMIT);
-    assert_eq!(engine.freeze(None), Ok(5));
+    assert_eq!(engine.freeze(None).unwrap(), 5);
     assert_eq!(world.0.borrow().at_once, 2);
-    assert_eq!(engine.thaw(), Ok(5));
+    assert_eq!(engine.thaw().unwrap(), 5);
     assert_eq!(
         at_filesystems(&world),
         [
@@ -75,7 +75,7 @@ fn of_several_failures_the_first_is_the_answer_and_all_are_told() {
             .in_turn(turn)
             .refusing(culprits.iter().map(refusal).collect());
         let mut engine = engine_of(&world, false, LIMIT);
-        let error = engine.freeze(None).unwrap_err().0;
+        let error = engine.freeze(None).unwrap_err().to_string();
         engine.conclude();
         let reported = |name: &&str| format!("failed to freeze {name}: Input/output error");
         let reported: Vec<String> = culprits.iter().map(reported).collect();
@@ -94,8 +94,8 @@ fn several_thaws_that_fail_are_told_and_can_be_asked_again() {
     let refusal = |name: &&str| (format!("thaw {name}"), libc::EIO);
     let world = Simulator::stacked().refusing(names.iter().map(refusal).collect());
     let mut engine = engine_of(&world, false, LIMIT);
-    assert_eq!(engine.freeze(None), Ok(5));
-    let error = engine.thaw().unwrap_err().0;
+    assert_eq!(engine.freeze(None).unwrap(), 5);
+    let error = engine.thaw().unwrap_err().to_string();
     let reported = |name: &str| format!("failed to thaw {name}: Input/output error");
     // In freeze order.
     let expected = [reported("/srv"), reported("/data/loop"), reported("/data")];
@@ -103,7 +103,7 @@ fn several_thaws_that_fail_are_told_and_can_be_asked_again() {
     assert!(engine.is_frozen());
     assert_eq!(world.0.borrow().frozen, [false, true, true, true, false]);
     assert_eq!(world.0.borrow().thaw_hooks, 0);
-    assert_eq!(engine.thaw(), Ok(3));
+    assert_eq!(engine.thaw().unwrap(), 3);
     let world = world.0.borrow();
     assert!(!world.frozen.contains(&true));
     assert_eq!((world.freeze_hooks, world.thaw_hooks), (1, 1));
@@ -118,15 +118,15 @@ fn what_may_fail_does_not_cover_what_may_not() {
     ];
     let world = Simulator::new(&MOUNTS).refusing(refusals.clone());
     let mut engine = engine_of(&world, false, LIMIT);
-    let error = engine.freeze(None).unwrap_err().0;
+    let error = engine.freeze(None).unwrap_err().to_string();
     engine.conclude();
     assert_eq!(error, "failed to freeze /: Input/output error");
     assert_eq!(world.0.borrow().kept[0].errors.len(), 2);
     assert!(!world.0.borrow().frozen.contains(&true));
     let world = Simulator::new(&MOUNTS).refusing(refusals[..1].to_vec());
     let mut engine = engine_of(&world, false, LIMIT);
-    assert_eq!(engine.freeze(None), Ok(2));
-    assert_eq!(engine.thaw(), Ok(2));
+    assert_eq!(engine.freeze(None).unwrap(), 2);
+    assert_eq!(engine.thaw().unwrap(), 2);
 }
 
 fn with_hidden_dependencies(world: Simulator, hidden_dependencies: &[(usize, usize)]) -> Simulator {
@@ -139,8 +139,8 @@ fn what_waits_for_a_frozen_one_is_frozen_before_it() {
     // /data was mounted first and nevertheless writes to /data/inner.
     let world = with_hidden_dependencies(Simulator::new(&MOUNTS), &[(1, 2)]);
     let mut engine = engine_of(&world, false, LIMIT);
-    assert_eq!(engine.freeze(None), Ok(3));
-    assert_eq!(engine.thaw(), Ok(3));
+    assert_eq!(engine.freeze(None).unwrap(), 3);
+    assert_eq!(engine.thaw().unwrap(), 3);
     engine.conclude();
     assert_eq!(
         at_filesystems(&world),
@@ -162,7 +162,7 @@ fn what_waits_for_a_frozen_one_is_frozen_before_it() {
 fn what_waits_for_each_other_fails() {
     let world = with_hidden_dependencies(Simulator::stacked(), &[(3, 4), (4, 3)]);
     let mut engine = engine_of(&world, false, LIMIT);
-    let error = engine.freeze(None).unwrap_err().0;
+    let error = engine.freeze(None).unwrap_err().to_string();
     assert!(error.contains("waits for other filesystems"), "{error}");
     assert!(!world.0.borrow().frozen.contains(&true));
 }
@@ -205,9 +205,9 @@ proptest! {
         if is_circular {
             prop_assert!(frozen.is_err(), "{at}");
         } else {
-            prop_assert_eq!(&frozen, &Ok(count as u64), "{}", at);
+            prop_assert_eq!(frozen.unwrap(), count as u64, "{}", at);
             prop_assert!(world.0.borrow().frozen.iter().all(|&frozen| frozen));
-            prop_assert_eq!(engine.thaw(), Ok(count as u64));
+            prop_assert_eq!(engine.thaw().unwrap(), count as u64);
         }
         engine.conclude();
         let world = world.0.borrow();

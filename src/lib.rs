@@ -53,6 +53,9 @@
 //! The package `xtask` makes the manual pages, the completions, the sample configuration and CONFIGURATION.md
 //! from the same tables as the help.
 
+// A reader has the whole of a function on one screen; tests may be longer.
+#![cfg_attr(not(test), deny(clippy::too_many_lines))]
+
 /// Target of the tracing events that go to the system's log as audit lines, whatever the level.
 pub const AUDIT: &str = "audit";
 

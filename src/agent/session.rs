@@ -151,21 +151,22 @@ async fn run_request(
         }
     };
     if abandoned {
-        // Without the reply itself: it may be the content of a file.
-        match result {
-            Ok(_) => {
-                tracing::warn!(
-                    "no reply sent: the client sent guest-sync and so gave up waiting; the command succeeded"
-                )
-            }
-            Err(error) => tracing::warn!(
-                "no reply sent: the client sent guest-sync and so gave up waiting; the command failed: {error}"
-            ),
-        }
+        log_unsent(&result);
     } else {
         append_reply(out, id.as_ref(), result);
     }
     lost.map_or(Ok(()), Err)
+}
+
+/// Logs that no reply was sent, without the reply itself: it may be the content of a file.
+fn log_unsent(result: &CommandResult) {
+    let end = match result {
+        Ok(_) => "succeeded".to_owned(),
+        Err(error) => format!("failed: {error}"),
+    };
+    tracing::warn!(
+        "no reply sent: the client sent guest-sync and so gave up waiting; the command {end}"
+    );
 }
 
 /// Removes and returns the first guest-sync of the queue. What the client sent before it still runs, because it may be a

@@ -68,7 +68,10 @@ fn it_holds_from_freeze_to_thaw_and_is_told_why() {
             "10-db finished with status=0"
         ]
     );
-    assert!(!place.path.join("qga.hooks.0").exists(), "the door is gone");
+    assert!(
+        !place.path.join("qga.hooks.0").exists(),
+        "the socket is gone"
+    );
     // Never called with thaw.
     assert!(
         !log.iter().any(|line| line == "execute 10-db thaw"),

@@ -196,8 +196,8 @@ fn late_freeze(rig: &Rig, end: impl FnOnce(&Agent)) {
         assert!(reply.contains("failed to freeze "), "{reply}");
         rig.calls("freeze\nthaw failed\n");
         assert!(!rig.place.marker().exists());
-        let door = rig.place.path("qga.guardian");
-        assert!(!door.exists(), "the next one finds it free");
+        let socket = rig.place.path("qga.guardian");
+        assert!(!socket.exists(), "the next one finds it free");
     }
     let guardians = agent.guardians();
     assert!(!guardians.is_empty());

@@ -121,8 +121,8 @@ fn killed_between_the_first_fifreeze_and_the_last_nothing_stays_frozen() {
             agent.signal(Signal::SIGKILL);
             drop(agent);
             // The guardian goes when it has done all, at the hold limit at the latest.
-            let door = place.path("state/qga.guardian");
-            wait_until("the guardian to leave", || !door.exists());
+            let socket = place.path("state/qga.guardian");
+            wait_until("the guardian to leave", || !socket.exists());
             assert_eq!(frozen(&all), 0, "killed after {delay} ms");
             let told = place.read("calls");
             assert_eq!(told, "freeze\nthaw\n", "killed after {delay} ms");

@@ -41,12 +41,6 @@ pub fn launch(
     mode: CaptureMode,
 ) -> Result<Started, CommandError> {
     let path = words.first().copied().unwrap_or_default();
-    let pipe_error = |e: io::Error| {
-        CommandError::generic(format!(
-            "Failed to create pipe for communicating with child process ({})",
-            strerror(&e)
-        ))
-    };
     let argv: Vec<CString> = words.iter().map(|word| c_string(word)).collect();
     let env: Option<Vec<CString>> = env.map(|env| env.iter().map(|v| c_string(v)).collect());
     let candidates = program_candidates(path, env.as_deref());
@@ -82,20 +76,29 @@ pub fn launch(
         announcements: &[],
         user: None,
     };
-    let pid = spawn::spawn(&program).map_err(|e| {
-        CommandError::generic(match e {
-            SpawnError::Fork(e) => format!("Failed to fork ({})", strerror(&e)),
-            SpawnError::Exec(e) => format!(
-                "Failed to execute child process \u{201C}{path}\u{201D} ({})",
-                strerror(&e)
-            ),
-        })
-    })?;
+    let pid = spawn::spawn(&program).map_err(|error| spawn_error(path, &error))?;
     Ok(Started {
         pid,
         input: stdin.map(|pipe| pipe.write),
         out: stdout.map(|pipe| pipe.read),
         err: stderr.map(|pipe| pipe.read),
+    })
+}
+
+fn pipe_error(error: io::Error) -> CommandError {
+    CommandError::generic(format!(
+        "Failed to create pipe for communicating with child process ({})",
+        strerror(&error)
+    ))
+}
+
+fn spawn_error(path: &str, error: &SpawnError) -> CommandError {
+    CommandError::generic(match error {
+        SpawnError::Fork(error) => format!("Failed to fork ({})", strerror(error)),
+        SpawnError::Exec(error) => format!(
+            "Failed to execute child process \u{201C}{path}\u{201D} ({})",
+            strerror(error)
+        ),
     })
 }
 

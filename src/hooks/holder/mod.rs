@@ -56,7 +56,6 @@ struct HolderRequest {
     /// Seconds that it may hold; None: no limit.
     hold: Option<f64>,
     output_limit: u64,
-    #[serde(rename = "door")]
     socket: PathBuf,
 }
 

@@ -83,7 +83,7 @@ impl StartedTask {
         json!({
             "source": self.source,
             "name": self.name,
-            "door": self.holder_socket.as_ref().map(|socket| escaped(socket.as_os_str())),
+            "socket": self.holder_socket.as_ref().map(|socket| escaped(socket.as_os_str())),
             "settings": self.settings,
             "why": self.why,
         })
@@ -92,7 +92,7 @@ impl StartedTask {
     /// Parses an entry of this or another version.
     pub fn from_value(value: &Value) -> StartedTask {
         let settings = value["settings"].as_array().into_iter().flatten();
-        let socket = value["door"].as_str();
+        let socket = value["socket"].as_str();
         StartedTask {
             source: text(value, "source"),
             name: text(value, "name"),

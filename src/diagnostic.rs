@@ -6,7 +6,7 @@
 use serde::Serialize;
 use std::fmt;
 
-/// What failed, why, and the remedy: each a phrase in lower case without a full stop.
+/// Each part is a phrase in lower case without a full stop.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Diagnostic {
     /// What failed, and on what: `cannot run /etc/qemu/fsfreeze-hook.d/10-db`.
@@ -18,7 +18,7 @@ pub struct Diagnostic {
 }
 
 impl Diagnostic {
-    /// Makes one of its parts.
+    /// A fault of these parts.
     pub fn new(what: impl Into<String>, why: impl Into<String>, remedy: impl Into<String>) -> Self {
         Self {
             what: what.into(),
@@ -43,7 +43,7 @@ impl fmt::Display for Diagnostic {
 
 impl std::error::Error for Diagnostic {}
 
-/// The word of `known` that was probably meant by `word`, as a question for a remedy; `None` if none is similar.
+/// The word of `known` that was probably meant, as a question for a remedy; `None` if none is similar.
 pub fn did_you_mean<'a>(word: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
     // Two slips of the pen in a long word, one in a short one.
     let most = if word.len() > 4 { 2 } else { 1 };

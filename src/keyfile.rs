@@ -2,10 +2,8 @@
 //!
 //! Bytes in, entries or a [`Problem`] out, no I/O. Lines are groups, `key=value` pairs, `#` comments or blank; white
 //! space before a line, around the `=` and after a `]` is ignored, white space at the end of a value is part of it.
-//! Values are interpreted only on demand, so an error in a group that nobody reads does no harm. The agent's
-//! configuration, the hooks' settings with the groups of the adapters, VMware's tools.conf and the state file with
-//! the counter of handles are read by this. A value means the same in all of our own groups; [`Entry::boolean`] has
-//! the narrower rule of GLib for the group that QEMU's agent reads.
+//! Values are interpreted only on demand, so an error in a group that nobody reads does no harm. A value means the same
+//! in all of our own groups; [`Entry::boolean`] has the narrower rule of GLib for the group that QEMU's agent reads.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -15,12 +13,10 @@ use std::time::Duration;
 /// An error in a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// The line, counted from 1.
+    /// Counted from 1.
     pub line: usize,
-    /// What is wrong.
-    pub reason: String,
-    /// The remedy.
-    pub advice: &'static str,
+    pub(crate) reason: String,
+    pub(crate) advice: &'static str,
 }
 
 impl fmt::Display for Problem {
@@ -34,23 +30,19 @@ impl std::error::Error for Problem {}
 /// One `key=value` line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry<'a> {
-    /// The group that it is in.
+    /// The name of its group; empty in what [`lines`] yields.
     pub group: Cow<'a, str>,
-    /// The key, without the white space around it.
+    /// Without the white space around it.
     pub key: Cow<'a, str>,
-    /// The line, counted from 1.
+    /// Counted from 1.
     pub line: usize,
     raw: &'a [u8],
 }
 
-/// The meaning of a line.
 #[derive(Debug)]
 pub(crate) enum Line<'a> {
-    /// The header of a group.
     Group(Cow<'a, str>),
-    /// A key with its value; [`Entry::group`] is empty.
     Entry(Entry<'a>),
-    /// None of these.
     Invalid(Problem),
 }
 
@@ -88,7 +80,7 @@ pub(crate) fn lines(text: &[u8]) -> impl Iterator<Item = (usize, &[u8], Line<'_>
     text.split(|b| *b == b'\n').enumerate().filter_map(read)
 }
 
-/// The entries of `text` in file order, including those of repeated groups and keys.
+/// The entries in file order, including those of repeated groups and keys.
 ///
 /// # Errors
 /// The first invalid line.
@@ -125,7 +117,7 @@ fn unknown_line(line: &[u8]) -> String {
     format!("'{line}' is neither a group, a key with a value nor a comment")
 }
 
-/// The first 80 characters of `text` for a message, with control and other invisible characters escaped.
+/// The first 80 characters for a message, with control and other invisible characters escaped.
 pub(crate) fn excerpt(text: &str) -> String {
     let mut shown = String::new();
     for c in text.chars().take(80) {
@@ -231,9 +223,6 @@ impl Entry<'_> {
     }
 
     /// The value as g_key_file_get_boolean() reads it: `true`, `1`, `false` or `0`, and blanks after it.
-    ///
-    /// # Errors
-    /// Any other value.
     pub fn boolean(&self) -> Result<bool, Problem> {
         match self.text()?.trim_ascii_end() {
             "true" | "1" => Ok(true),
@@ -250,14 +239,11 @@ impl Entry<'_> {
     }
 }
 
-/// Longest time in a key file, in seconds: a week. A longer one is taken for a mistake.
+/// A week. A longer time in a key file is taken for a mistake.
 const MAX_SECONDS: f64 = 604_800.0;
 
 /// `yes` or `no`, or another usual spelling of them. This and the readers below it are for our own groups; each error
 /// completes a sentence that begins with the setting.
-///
-/// # Errors
-/// Any other value.
 pub(crate) fn parse_boolean(value: &str) -> Result<bool, String> {
     match value.trim() {
         "yes" | "true" | "1" | "on" => Ok(true),
@@ -266,10 +252,7 @@ pub(crate) fn parse_boolean(value: &str) -> Result<bool, String> {
     }
 }
 
-/// A number of seconds, fractions allowed.
-///
-/// # Errors
-/// Not a number, negative, or more than a week.
+/// A number of seconds up to a week, fractions allowed.
 pub(crate) fn parse_seconds(value: &str) -> Result<Duration, String> {
     match value.trim().parse::<f64>() {
         Ok(seconds) if (0.0..=MAX_SECONDS).contains(&seconds) => {
@@ -281,18 +264,11 @@ pub(crate) fn parse_seconds(value: &str) -> Result<Duration, String> {
     }
 }
 
-/// As [`parse_seconds`]; 0 means no limit.
-///
-/// # Errors
-/// As [`parse_seconds`].
+/// A number of seconds up to a week; 0 means no limit. The error is the second half of a sentence.
 pub fn parse_time_limit(value: &str) -> Result<Option<Duration>, String> {
     parse_seconds(value).map(|limit| (!limit.is_zero()).then_some(limit))
 }
 
-/// A whole number.
-///
-/// # Errors
-/// Not a whole number, or more than `max`.
 pub(crate) fn parse_number<N: FromStr + PartialOrd + fmt::Display>(
     value: &str,
     max: N,

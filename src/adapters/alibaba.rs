@@ -1,7 +1,7 @@
 //! Adapter for Alibaba Cloud's application-consistent snapshots: a script before and one after.
 //!
-//! Only scripts that the settings name are run: their default place is /tmp, where every user can create
-//! files. If a script is rejected or fails, the freeze continues.
+//! Only scripts that the settings name are run: their default place is /tmp, where every user can create files. If a
+//! script is rejected or fails, the freeze continues.
 
 use std::time::Duration;
 
@@ -13,7 +13,6 @@ use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::keyfile::parse_boolean;
 
-/// The adapter.
 pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     tags: &[

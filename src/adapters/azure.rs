@@ -1,9 +1,8 @@
 //! Adapter for Azure's Linux VM backup: the scripts in `VMSnapshotScriptPluginConfig.json`.
 //!
-//! The file and both scripts are checked before either runs. Each problem has the name that Azure uses for
-//! it, and the file itself says whether the freeze then fails. Values that Azure's reader ignores or converts
-//! are ignored or converted in the same way here. The group `[azure]` of the hooks' settings replaces Azure's
-//! plugin host file.
+//! The file and both scripts are checked before either runs. Each problem has the name that Azure uses for it, and the
+//! file itself says whether the freeze then fails. Values that Azure's reader ignores or converts are ignored or
+//! converted in the same way here. The group `[azure]` of the hooks' settings replaces Azure's plugin host file.
 
 use std::fs::File;
 use std::io::Read;
@@ -23,7 +22,6 @@ use crate::hooks::{self, HookStatus, Phase};
 use crate::keyfile::excerpt;
 use crate::sys::strerror;
 
-/// The adapter.
 pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     tags: &[
@@ -37,17 +35,15 @@ pub(super) const ADAPTER: Adapter = Adapter {
 };
 
 const NAME: &str = "azure";
-/// The file's default path, relative to the root.
 const PLACE: &str = "etc/azure/VMSnapshotScriptPluginConfig.json";
-/// Most permissions of the file: its parameters may contain passwords.
+/// The file's parameters may contain passwords.
 const REQUIRED_MODE: u32 = 0o600;
-/// Bytes of the file that are read.
 const MAX_FILE_BYTES: u64 = 1 << 20;
 const DEFAULT_TIMEOUT_SECONDS: f64 = 30.0;
 const MAX_TIMEOUT_SECONDS: f64 = 1800.0;
 /// Keys without effect here: labels, and the interval at which Azure checks whether a script has ended.
 const LABELS: [&str; 3] = ["pluginName", "appName", "ScriptsExecutionPollTimeSeconds"];
-/// The exit status of a script that means success with a warning.
+/// Success with a warning.
 const WARNING: i32 = 2;
 
 const BAD_HOST: &str = "IncorrectPluginhostFile";
@@ -83,7 +79,7 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// The task, and whether it asks for no filesystem to be frozen.
+/// The second value: whether the task asks for no filesystem to be frozen.
 fn task(path: &Path, settings: &GroupSettings, warnings: &mut Vec<String>) -> (HookTask, bool) {
     let shown = path.display().to_string();
     let mut task = HookTask::new(shown, settings.policy.clone());
@@ -139,7 +135,7 @@ fn task(path: &Path, settings: &GroupSettings, warnings: &mut Vec<String>) -> (H
     (task, !plugin.freezes_filesystems)
 }
 
-/// Reads the file from the descriptor that was checked.
+/// Reads from the descriptor that was checked.
 fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
     let place = script::open_checked(path, REQUIRED_MODE).map_err(|rejected| rejected.reason)?;
     let mut text = Vec::new();
@@ -152,15 +148,11 @@ fn read(path: &Path) -> Result<Vec<u8>, Diagnostic> {
     Ok(text)
 }
 
-/// Checks the content of a plugin configuration file.
-///
-/// # Errors
-/// The first problem.
+/// The first problem of a plugin configuration file's content, for the fuzzer.
 pub fn check(text: &[u8]) -> Result<(), Diagnostic> {
     Plugin::parse(text).0.map(drop)
 }
 
-/// One of the two scripts.
 #[derive(Debug, PartialEq)]
 struct Half {
     location: PathBuf,
@@ -187,7 +179,6 @@ impl Half {
     }
 }
 
-/// The content of the file.
 #[derive(Debug, PartialEq)]
 struct Plugin {
     pre: Half,
@@ -199,8 +190,7 @@ struct Plugin {
 }
 
 impl Plugin {
-    /// The file's content or its first problem; and whether a failure lets the backup continue, as far as the
-    /// file says so.
+    /// The second value: whether a failure lets the backup continue, as far as the file says so.
     fn parse(text: &[u8]) -> (Result<Plugin, Diagnostic>, bool) {
         let keys = match serde_json::from_slice(text) {
             Ok(Value::Object(keys)) => keys,
@@ -299,7 +289,7 @@ impl Keys {
     }
 }
 
-/// A parameter in the form in which Azure's reader, written in Python, passes it.
+/// As Azure's reader, written in Python, passes a parameter.
 fn text_of(value: &Value) -> String {
     match value {
         Value::String(text) => text.clone(),

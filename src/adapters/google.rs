@@ -1,7 +1,6 @@
-//! Adapter for Google Cloud's application-consistent snapshots: pre.sh and post.sh in /etc/google/snapshots.
-//! Each is called with the names of the disks, separated by commas.
-//!
-//! As on Google Cloud, a failure prevents the snapshot: the freeze fails.
+//! Adapter for Google Cloud's application-consistent snapshots: pre.sh and post.sh in /etc/google/snapshots, called
+//! with the names of the disks, separated by commas. As on Google Cloud, a failure prevents the snapshot: the freeze
+//! fails.
 
 use std::path::Path;
 use std::time::Duration;
@@ -12,7 +11,6 @@ use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::{self, HookStatus, Phase, from_words};
 
-/// The adapter.
 pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     discover: find,
@@ -56,7 +54,6 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// The device names without duplicates.
 fn disks(devices: &str) -> String {
     let mut disks: Vec<String> = Vec::new();
     for device in from_words(devices) {

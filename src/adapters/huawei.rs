@@ -1,10 +1,8 @@
-//! Adapter for Huawei Cloud's CBR and CSBS, also used by Open Telekom Cloud: a directory with
-//! `NAME_freeze.sh` and `NAME_unfreeze.sh` for each application. Scripts are called with the root directory
-//! of the vendor's agent and a process id.
+//! Adapter for Huawei Cloud's CBR and CSBS, also used by Open Telekom Cloud: a directory with `NAME_freeze.sh` and
+//! `NAME_unfreeze.sh` for each application, called with the root directory of the vendor's agent and a process id.
 //!
-//! Only a directory that the settings name is used: the scripts read a file of the vendor's agent, which
-//! hooks/huawei in this project replaces. If one script fails, the freeze fails and the applications before
-//! it are unfrozen.
+//! Only a directory that the settings name is used: the scripts read a file of the vendor's agent, which hooks/huawei
+//! in this project replaces. If one script fails, the freeze fails and the applications before it are unfrozen.
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -21,7 +19,6 @@ use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};
 use crate::sys::strerror;
 
-/// The adapter.
 pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     discover: find,
@@ -29,7 +26,7 @@ pub(super) const ADAPTER: Adapter = Adapter {
 };
 
 const NAME: &str = "huawei";
-/// The file that the scripts read, relative to the agent's root directory.
+/// What the scripts read, relative to the agent's root directory.
 const FUNCTIONS: &str = "bin/agent_func.sh";
 const FREEZE: &str = "_freeze.sh";
 const UNFREEZE: &str = "_unfreeze.sh";

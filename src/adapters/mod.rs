@@ -20,7 +20,7 @@ use crate::hooks::adapter::{Adapter, FilesystemSettings};
 use crate::hooks::discovery::{self, Discovered};
 use crate::hooks::settings::HookConfig;
 
-/// All adapters, in the order in which they run within a stage, before the hooks' directory.
+/// In the order in which they run within a stage, before the hooks' directory.
 pub static ADAPTERS: &[Adapter] = &[
     vmware::ADAPTER,
     azure::ADAPTER,
@@ -30,17 +30,12 @@ pub static ADAPTERS: &[Adapter] = &[
     huawei::ADAPTER,
 ];
 
-/// All tasks of this machine, with the settings in `conf`; `dir` is the hooks' directory.
-///
-/// # Errors
-/// As [`discovery::read`].
-pub fn discover(dir: &Path, conf: &Path) -> Result<(Discovered, HookConfig), Diagnostic> {
+pub(crate) fn discover(dir: &Path, conf: &Path) -> Result<(Discovered, HookConfig), Diagnostic> {
     discovery::read(dir, conf, "", ADAPTERS)
 }
 
-/// What other systems' settings say of filesystems, for each system whose adapter is used by the settings in `conf`.
-/// Settings that cannot be read say nothing here: they fail the freeze itself.
-pub fn filesystem_settings(conf: &Path) -> Vec<Result<FilesystemSettings, Diagnostic>> {
+/// For each system whose adapter is used. Settings that cannot be read say nothing here: they fail the freeze itself.
+pub(crate) fn filesystem_settings(conf: &Path) -> Vec<Result<FilesystemSettings, Diagnostic>> {
     let Ok(rules) = HookConfig::read(conf, ADAPTERS) else {
         return Vec::new();
     };

@@ -1,7 +1,6 @@
-//! Adapter for Nutanix guest tools, also as Commvault uses them on AHV: pre_freeze and post_thaw in
-//! /usr/local/sbin, without arguments.
-//!
-//! On Nutanix a script that cannot be run results in a crash-consistent snapshot, so the freeze continues.
+//! Adapter for Nutanix guest tools, also as Commvault uses them on AHV: pre_freeze and post_thaw in /usr/local/sbin,
+//! without arguments. On Nutanix a script that cannot be run results in a crash-consistent snapshot, so the freeze
+//! continues.
 
 use std::fs::File;
 use std::io::Read;
@@ -14,7 +13,6 @@ use crate::hooks::discovery::Discovered;
 use crate::hooks::settings::OnFailure;
 use crate::hooks::trust::quoted;
 
-/// The adapter.
 pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     tags: &[
@@ -47,8 +45,8 @@ fn find(context: &DiscoveryContext<'_>) -> Discovered {
     found
 }
 
-/// Rejects a script with a control character in its first line, such as a carriage return: the kernel then
-/// does not find the interpreter.
+/// Rejects a script with a control character in its first line, such as a carriage return: the kernel then does not
+/// find the interpreter.
 fn check_script(path: &Path) -> Result<(), ScriptError> {
     script::open_checked(path, script::MAX_MODE_PRIVATE)?;
     let mut head = Vec::new();

@@ -1,7 +1,5 @@
-//! Common parts of the adapters: the settings of their group, a pair of scripts, and the check of a script
-//! before it may run.
-//!
-//! Every adapter has a [`Group`] and calls [`open_checked`] for each script.
+//! Common parts of the adapters: the settings of their group, a pair of scripts, and the check of a script before it
+//! may run.
 
 use std::ffi::OsString;
 use std::fs::{self, File};
@@ -19,41 +17,31 @@ use crate::hooks::trust::{self, quoted};
 use crate::keyfile::parse_time_limit;
 use crate::sys::strerror;
 
-/// Most permissions of a script that all users may read.
 pub const MAX_MODE_READABLE: u32 = 0o755;
-/// Most permissions of a script that only root may read.
 pub const MAX_MODE_PRIVATE: u32 = 0o700;
 
 /// An adapter's group in the settings, beside the keys that all adapters have.
 pub struct Group {
-    /// The adapter's name.
     pub name: &'static str,
-    /// The effect of a failure, which is any status but 0, if the group does not set it.
+    /// If the group does not set it. A failure is any status but 0.
     pub on_failure: OnFailure,
-    /// The keys for absolute paths.
     pub paths: &'static [&'static str],
-    /// Whether it has the key `timeout`.
     pub has_timeout: bool,
 }
 
-/// The settings of an adapter's group.
 #[derive(Debug)]
 pub struct GroupSettings {
-    /// Whether the adapter is used.
     pub used: Enabled,
-    /// The settings of its tasks.
     pub policy: HookSettings,
-    /// `on-failure`, if the group sets it.
     pub on_failure: Option<OnFailure>,
-    /// `timeout`, if the group sets it; the inner None: no limit.
+    /// The outer None: not set; the inner: no limit.
     pub timeout: Option<Option<Duration>>,
-    /// Settings that are ignored, one line each.
     pub warnings: Vec<String>,
     paths: Vec<(&'static str, PathBuf)>,
 }
 
 impl Group {
-    /// Reads the group. Keys of this adapter alone are handled by `own`.
+    /// Calls `own` for keys of this adapter alone.
     pub fn read(
         &self,
         context: &DiscoveryContext<'_>,
@@ -97,7 +85,6 @@ impl Group {
 }
 
 impl GroupSettings {
-    /// The path that `key` names.
     pub fn path(&self, key: &str) -> Option<PathBuf> {
         let mut named = self.paths.iter().rev();
         named
@@ -105,7 +92,6 @@ impl GroupSettings {
             .map(|(_, path)| path.clone())
     }
 
-    /// The warnings, as the result of a discovery that has not yet found a task.
     pub fn discovered(&self) -> Discovered {
         Discovered {
             warnings: self.warnings.clone(),
@@ -116,16 +102,14 @@ impl GroupSettings {
 
 /// The contract of a system with one script before the freeze and one after the thaw.
 pub struct PairContract {
-    /// Its group, whose paths are those of the first and the second script.
+    /// Its paths are those of the first and the second script.
     pub group: Group,
-    /// The default paths, relative to the root.
     pub places: [&'static str; 2],
-    /// Time for one start of either script if the group does not set it.
     pub timeout: Duration,
 }
 
 impl PairContract {
-    /// Reads the group; returns its warnings, and the pair with its settings if it is used.
+    /// The group's warnings, and the pair with its settings if it is used.
     pub fn find(
         &self,
         context: &DiscoveryContext<'_>,
@@ -154,19 +138,14 @@ impl PairContract {
 
 /// A script before the freeze and one after the thaw; neither runs without the other.
 pub struct Pair {
-    /// The script before the freeze.
     pub pre: PathBuf,
-    /// The script after the thaw.
     pub post: PathBuf,
-    /// The arguments of both.
     pub args: Vec<OsString>,
-    /// Time for one start of either script.
     pub timeout: Option<Duration>,
 }
 
 impl Pair {
-    /// The task. It cannot run if `check` rejects one of the scripts; `error` gives the
-    /// contract's name of that.
+    /// The task cannot run if `check` rejects one of the scripts; `error` gives the contract's name of that.
     pub fn task(
         self,
         policy: HookSettings,
@@ -195,15 +174,10 @@ impl Pair {
     }
 }
 
-/// A handler that knows no key, see [`Group::read`].
-///
-/// # Errors
-/// Always.
 pub fn unknown(_: &str, _: &str) -> Result<(), String> {
     Err("is not a setting of this group".into())
 }
 
-/// Parses the value of a key that names a file.
 fn absolute(value: &str) -> Result<PathBuf, String> {
     let path = PathBuf::from(value);
     if path.is_absolute() && !value.contains('\0') {
@@ -213,28 +187,21 @@ fn absolute(value: &str) -> Result<PathBuf, String> {
     }
 }
 
-/// Why a file is rejected.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ScriptError {
-    /// What other systems tell apart.
     pub kind: ScriptErrorKind,
-    /// The reason with the remedy.
     pub reason: Diagnostic,
 }
 
-/// The kinds of rejected files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ScriptErrorKind {
-    /// It does not exist.
     Missing,
-    /// It is not executable.
     NotExecutable,
     /// It, or a directory that leads to it, belongs to another user or has too many permissions.
     Forbidden,
 }
 
 impl ScriptErrorKind {
-    /// An error of this kind.
     pub fn error(self, why: impl Into<String>, remedy: impl Into<String>) -> ScriptError {
         ScriptError {
             kind: self,
@@ -243,7 +210,7 @@ impl ScriptErrorKind {
     }
 }
 
-/// The fault of one file, without what it means for all hooks: it concerns a single task.
+/// Without what the fault means for all hooks: it concerns a single task.
 pub fn of_one_task(fault: Diagnostic) -> Diagnostic {
     Diagnostic {
         what: String::new(),
@@ -251,12 +218,8 @@ pub fn of_one_task(fault: Diagnostic) -> Diagnostic {
     }
 }
 
-/// Opens the file at `path` with O_PATH and checks on the descriptor that it is a regular file, that only
-/// root (or this process's user) can change it, that it has no more permissions than `widest`, and that it is
-/// executable if `widest` is.
-///
-/// # Errors
-/// See [`ScriptErrorKind`].
+/// Opens the file with O_PATH and checks on the descriptor that it is a regular file, that only root (or this process's
+/// user) can change it, that it has no more permissions than `widest`, and that it is executable if `widest` is.
 pub fn open_checked(path: &Path, widest: u32) -> Result<File, ScriptError> {
     use ScriptErrorKind::{Forbidden, Missing, NotExecutable};
     let shown = quoted(path);

@@ -1,7 +1,7 @@
 //! VMware's tools.conf: the settings of scripts and filesystems in its group `[vmbackup]`.
 //!
-//! Keys and meaning are those of open-vm-tools, where an invalid value means the default. A file that cannot
-//! be read is an error here and not the default: it may exclude filesystems or switch scripts off.
+//! Keys and meaning are those of open-vm-tools, where an invalid value means the default. A file that cannot be read is
+//! an error here and not the default: it may exclude filesystems or switch scripts off.
 
 use std::path::Path;
 use std::time::Duration;
@@ -11,30 +11,22 @@ use crate::diagnostic::Diagnostic;
 use crate::hooks::trust;
 use crate::keyfile::{Entry, Line, Problem, lines};
 
-/// The settings of `[vmbackup]`.
 #[derive(Debug, PartialEq)]
 pub struct ToolsConf {
     /// Glob patterns of mount points that are not frozen, in our syntax.
     pub exclude: Vec<String>,
     /// Whether a filesystem that another program has frozen is no error.
     pub ignore_frozen: bool,
-    /// Whether scripts are run.
     pub scripts: bool,
-    /// The scripts' second argument.
     pub arg: Option<String>,
-    /// Time for all scripts of a phase. The outer None: not set; the inner: no limit.
+    /// For all scripts of a phase. The outer None: not set; the inner: no limit.
     pub timeout: Option<Option<Duration>>,
-    /// Whether filesystems are frozen.
     pub filesystems: bool,
-    /// Values that are ignored, one line each.
     pub warnings: Vec<String>,
 }
 
 impl ToolsConf {
-    /// Reads the file at `path`; a file that does not exist has no settings.
-    ///
-    /// # Errors
-    /// It cannot be read, or another user could have written it.
+    /// A file that does not exist has no settings.
     pub fn read(path: &Path) -> Result<ToolsConf, Diagnostic> {
         let text = trust::read(path).map_err(script::of_one_task)?;
         let mut conf = ToolsConf {
@@ -72,7 +64,7 @@ impl ToolsConf {
         Ok(conf)
     }
 
-    /// Sets one key; returns a warning for an invalid value.
+    /// Returns a warning for an invalid value.
     fn set(&mut self, entry: &Entry<'_>) -> Result<Option<String>, Problem> {
         let value = entry.string()?;
         let switch = match &*entry.key {
@@ -106,7 +98,7 @@ impl ToolsConf {
     }
 }
 
-/// Converts a pattern of VMware's, in which only `*` and `?` are special.
+/// In VMware's patterns only `*` and `?` are special.
 fn glob(text: &str) -> String {
     let mut glob = String::new();
     for c in text.chars() {

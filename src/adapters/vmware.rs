@@ -1,10 +1,9 @@
-//! Adapter for VMware Tools: the legacy pre-freeze-script and post-thaw-script, and the files in
-//! backupScripts.d.
+//! Adapter for VMware Tools: the legacy pre-freeze-script and post-thaw-script, and the files in backupScripts.d.
 //!
-//! On freeze the scripts run one after another, each with `freeze`. The first failure stops the freeze; the
-//! scripts before it are called with `freezeFail` in reverse order, the failed one is not. If freezing the
-//! filesystems then fails, all are called with `freezeFail`. All together have 15 minutes. The settings in
-//! tools.conf apply while the adapter is used; the group `[vmware]` of our own settings overrides them.
+//! On freeze the scripts run one after another, each with `freeze`. The first failure stops the freeze; the scripts
+//! before it are called with `freezeFail` in reverse order, the failed one is not. If freezing the filesystems then
+//! fails, all are called with `freezeFail`. All together have 15 minutes. The settings in tools.conf apply while the
+//! adapter is used; the group `[vmware]` of our own settings overrides them.
 
 use std::fs;
 use std::io;
@@ -21,7 +20,6 @@ use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust;
 use crate::sys::strerror;
 
-/// The adapter.
 pub(super) const ADAPTER: Adapter = Adapter {
     name: NAME,
     discover: find,
@@ -30,12 +28,10 @@ pub(super) const ADAPTER: Adapter = Adapter {
 };
 
 const NAME: &str = "vmware";
-/// The default paths, relative to the root.
 const PRE: &str = "usr/sbin/pre-freeze-script";
 const POST: &str = "usr/sbin/post-thaw-script";
 const DIRECTORY: &str = "etc/vmware-tools/backupScripts.d";
 const TOOLS_CONF: &str = "etc/vmware-tools/tools.conf";
-/// Time for all scripts of one phase together.
 const SCRIPT_TIMEOUT: Duration = Duration::from_secs(15 * 60);
 
 const GROUP: Group = Group {
@@ -130,7 +126,6 @@ fn discover_scripts(
 struct Vmware {
     settings: GroupSettings,
     timeout: Option<Duration>,
-    /// The second argument of every script.
     arg: Option<String>,
 }
 
@@ -222,7 +217,7 @@ fn eligibility_of(path: &Path) -> Eligibility {
     }
 }
 
-/// The regular files of the directory in byte order; links are followed.
+/// In byte order; links are followed.
 fn names(dir: &Path) -> Result<Vec<PathBuf>, ScriptError> {
     let unreadable = |error: io::Error| {
         let kind = match error.kind() {

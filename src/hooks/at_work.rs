@@ -1,9 +1,8 @@
 //! The hooks that are running now, for `qemu-ga status` and `report` (floor 3).
 //!
-//! The master writes a line for each start into its records
-//! ([`HookRun::send_start`](super::hook_run::HookRun)), the memory file that it shares with the agent. The
-//! agent ignores these lines. A start without a later record is still running. So no disk is written, which
-//! may be frozen, and the lines can be read while the agent is stopped or dead.
+//! The master writes a line for each start into its records, the memory file that it shares with the agent, which
+//! ignores these lines. A start without a later record is still running. So no disk is written, which may be frozen,
+//! and the lines can be read while the agent is stopped or dead.
 
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -11,24 +10,19 @@ use serde_json::{Value, json};
 use super::{HookRecord, Phase, text};
 use crate::sys::clock;
 
-/// A hook that has started and not ended.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Start {
-    /// The hook's path, as in [`HookRecord::path`].
     pub path: String,
-    /// Its adapter, as in [`HookRecord::source`].
     pub source: String,
-    /// The phase of the call.
     pub phase: Phase,
-    /// Seconds since its start.
+    /// Since its start.
     pub seconds: f64,
-    /// Its timeout in seconds; None: none.
+    /// None: it has no timeout.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<f64>,
 }
 
-/// The line for a start at this moment, with the time of CLOCK_MONOTONIC.
 pub(super) fn line(path: &str, source: &str, phase: Phase, limit: Option<f64>) -> Vec<u8> {
     let since = clock::monotonic().as_millis() as u64;
     let start = json!({
@@ -41,8 +35,8 @@ pub(super) fn line(path: &str, source: &str, phase: Phase, limit: Option<f64>) -
     json!({ "start": start }).to_string().into_bytes()
 }
 
-/// Splits a master's records into hooks that have ended and hooks that are running. Lines that cannot be
-/// read, such as a last one that is half written, are ignored.
+/// The hooks that have ended, and those that are running. Lines that cannot be read, such as a half-written last one,
+/// are ignored.
 pub fn parse(records: &[u8]) -> (Vec<HookRecord>, Vec<Start>) {
     let (mut ended, mut starts) = (Vec::new(), Vec::<Start>::new());
     let now = clock::monotonic().as_secs_f64();

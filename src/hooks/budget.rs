@@ -1,9 +1,8 @@
-//! The timeout of one start where several share one: all tasks of a run (`total-timeout`), all tasks of a
-//! source (VMware's contract), or all tries of a task (Azure's).
+//! The timeout of one start where several share one: all tasks of a run (`total-timeout`), all tasks of a source
+//! (VMware's contract), or all tries of a task (Azure's).
 //!
-//! On freeze the common limit applies strictly. A thaw that is not called leaves an application quiesced for
-//! good, so on thaw each task has its own timeout, and one without has at least [`MIN_BUDGET`].
-//! [`super::runner`] asks before each start.
+//! On freeze the common limit applies strictly. A thaw that is not called leaves an application quiesced for good, so
+//! on thaw each task has its own timeout, and one without has at least [`MIN_BUDGET`].
 
 use std::time::Duration;
 
@@ -11,10 +10,8 @@ use super::Phase;
 use super::hook_run::HookRun;
 use super::task::{CommandLine, HookTask};
 
-/// Time for a task on thaw even if the common time has expired.
 const MIN_BUDGET: Duration = Duration::from_secs(30);
 
-/// The reason not to start a task on freeze: its source has used up its time. None on thaw.
 pub fn overdrawn(hook_run: &HookRun, task: &HookTask) -> Option<String> {
     let budget = task.budget?;
     let is_spent =
@@ -31,7 +28,6 @@ pub fn for_retry(hook_run: &HookRun, task: &HookTask) -> Option<Duration> {
     of_source.into_iter().chain(hook_run.time_for(None)).min()
 }
 
-/// The command with its timeout for the `tries`-th start.
 pub fn within(
     hook_run: &HookRun,
     task: &HookTask,

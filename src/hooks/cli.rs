@@ -1,8 +1,5 @@
-//! `qemu-ga hook freeze|thaw`: the hook master as a command. The master script calls it for the agent, and an
-//! operator calls it by hand to try the hooks.
-//!
-//! Arguments name directories and files; the facts of a freeze come in environment variables from the agent.
-//! `list`, `check`, `try` and `dismiss` are in `src/tools`.
+//! `qemu-ga hook freeze|thaw`: the hook master as a command. The master script calls it for the agent, and an operator
+//! by hand to try the hooks. `list`, `check`, `try` and `dismiss` are in `src/tools`.
 
 use std::ffi::OsString;
 use std::fs::{File, OpenOptions};
@@ -28,14 +25,12 @@ use super::{
 use crate::cli::{Arg, Operand, OptionSpec, ParsedArgs, Usage, ValueKind};
 use crate::sys::process;
 
-/// The hooks' directory; a tool that looks at the hooks has it, too.
 pub const DIR: OptionSpec = OptionSpec::new(
     "dir",
     Arg::Value("DIR", ValueKind::Directory),
     "the hooks' directory",
 )
 .default("fsfreeze-hook.d in /etc/qemu or /etc/qemu-ga");
-/// The file with the hooks' settings; a tool that looks at the hooks has it, too.
 pub const CONF: OptionSpec = OptionSpec::new(
     "conf",
     Arg::Value("FILE", ValueKind::File),
@@ -43,7 +38,6 @@ pub const CONF: OptionSpec = OptionSpec::new(
 )
 .default("fsfreeze-hook.conf next to DIR");
 
-/// The log of the hooks, for the tools that read it.
 pub const LOG: OptionSpec = OptionSpec::new(
     "log",
     Arg::Value("FILE", ValueKind::File),
@@ -51,7 +45,6 @@ pub const LOG: OptionSpec = OptionSpec::new(
 )
 .default(DEFAULT_PATH);
 
-/// The command line of the master.
 pub const USAGE: Usage = Usage {
     name: "hook",
     summary: "the freeze hooks: list, check, try one, or call them all",
@@ -92,7 +85,7 @@ pub const USAGE: Usage = Usage {
     ],
 };
 
-/// Arguments with which a master starts its own helper processes; see [`holder`] and [`exec`].
+/// Arguments with which a master starts its own helper processes.
 const HOLD: &str = "hold";
 const DRAIN: &str = "drain";
 
@@ -105,7 +98,7 @@ struct MasterArgs {
     state: PathBuf,
 }
 
-/// Runs a helper process of the master, if the arguments after `hook` ask for one; returns the exit status.
+/// Runs a helper process of the master; None: the arguments after `hook` do not ask for one.
 pub fn helper(args: &[OsString]) -> Option<u8> {
     match args.first()?.to_str()? {
         HOLD => Some(holder::cli()),
@@ -117,7 +110,6 @@ pub fn helper(args: &[OsString]) -> Option<u8> {
     }
 }
 
-/// Runs the hook master with these adapters: `qemu-ga hook freeze|thaw`. Returns the exit status.
 pub fn run_master(given: &ParsedArgs, adapters: &'static [Adapter]) -> u8 {
     process::set_process_name(c"qga-hook");
     let args = MasterArgs::new(given);
@@ -160,12 +152,12 @@ pub fn run_master(given: &ParsedArgs, adapters: &'static [Adapter]) -> u8 {
     u8::from(summary.stopped || summary.failure.is_some())
 }
 
-/// A variable that the agent sets; empty if an operator calls the master by hand.
+/// Empty if an operator calls the master by hand.
 fn variable(name: &str) -> String {
     std::env::var(name).unwrap_or_default()
 }
 
-/// The reason of a thaw. A thaw by hand has none and is an ordinary one.
+/// A thaw by hand has no reason and is an ordinary one.
 fn reason(phase: Phase) -> Option<ThawReason> {
     let value = variable(REASON_ENV);
     let reasons = [
@@ -177,8 +169,7 @@ fn reason(phase: Phase) -> Option<ThawReason> {
     (phase == Phase::Thaw).then(|| known.unwrap_or(ThawReason::Ok))
 }
 
-/// Writes to stderr. An error is ignored because there is no other place for the message; the exit status
-/// still shows the failure.
+/// An error is ignored because no place is left for the message; the exit status still shows the failure.
 fn print(text: &str) {
     let _ = io::stderr().write_all(text.as_bytes());
 }
@@ -205,8 +196,8 @@ impl MasterArgs {
     }
 }
 
-/// Blocks SIGTERM, SIGINT and SIGHUP and returns a signalfd for them, so that a running hook is ended before
-/// the master exits. None if that fails: the signals then kill the master.
+/// Blocks SIGTERM, SIGINT and SIGHUP and returns a signalfd for them, so that a running hook is ended before the master
+/// exits. None if that fails: the signals then kill the master.
 pub fn stop_signals() -> Option<OwnedFd> {
     let signals: SigSet = [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]
         .into_iter()
@@ -216,8 +207,7 @@ pub fn stop_signals() -> Option<OwnedFd> {
     Some(fd.into())
 }
 
-/// The agent's record file, opened again by its number, so that the copy is close-on-exec and hooks inherit
-/// neither.
+/// The agent's record file, opened again by its number: the copy is close-on-exec, so hooks inherit neither.
 fn records() -> Option<File> {
     let number: u32 = std::env::var(RECORDS_ENV).ok()?.parse().ok()?;
     let path = format!("/proc/self/fd/{number}");

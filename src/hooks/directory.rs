@@ -1,7 +1,7 @@
 //! The hooks' directory, fsfreeze-hook.d: every executable file, in the byte order of the names.
 //!
-//! Backups, package managers' files and samples are ignored, as the hook guide (hooks/README.md) says. A file
-//! is opened and checked once; its head is read from the same descriptor.
+//! Backups, package managers' files and samples are ignored, as hooks/README.md says. A file is opened and checked
+//! once; its head is read from the same descriptor.
 
 use std::ffi::OsStr;
 use std::fs::{self, File};
@@ -22,7 +22,6 @@ use crate::diagnostic::Diagnostic;
 use crate::sys::strerror;
 
 const SAMPLE: &str = ".sample";
-/// Endings of files from package managers and editors, and of samples.
 const SKIPPED_ENDINGS: [&str; 14] = [
     "~",
     ".bak",
@@ -39,16 +38,12 @@ const SKIPPED_ENDINGS: [&str; 14] = [
     ".dpkg-backup",
     ".dpkg-remove",
 ];
-/// Bytes of a file that decide whether it is a script, and bytes of a script that are searched for settings.
-/// The second is larger, so that settings after the allowed lines are reported.
+/// Decides whether a file is a script.
 const MAX_HEAD_BYTES: u64 = 8192;
+/// More than the lines that may have settings, so that settings after them are reported.
 const MAX_SCRIPT_BYTES: u64 = 1 << 20;
 
-/// The tasks of the directory `dir`, with those that are skipped. Ignored names produce none, and a directory
-/// that does not exist has no hooks.
-///
-/// # Errors
-/// Another user could have changed the directory or a hook that would run, or the directory cannot be read.
+/// Fails if another user could have changed the directory or a hook that would run.
 pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Diagnostic> {
     let dir = &trust::absolute(dir);
     let unreadable = |error: io::Error| {
@@ -91,11 +86,7 @@ pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Diagnostic> {
     Ok(found)
 }
 
-/// The task of the file at the absolute path `path`, and warnings about its settings; None if it is not a
-/// file. A sample gets the settings that it will have once it is renamed.
-///
-/// # Errors
-/// Another user could have changed it.
+/// None if it is not a file. A sample gets the settings that it will have once it is renamed.
 pub fn of_file(
     path: &Path,
     rules: &HookConfig,
@@ -135,7 +126,7 @@ fn is_skipped(name: &OsStr) -> bool {
             .any(|end| name.ends_with(end.as_bytes()))
 }
 
-/// Whether it can run, and its head; None for what is not a file, such as a directory or a socket.
+/// Whether it can run, and its head; None for a directory or a socket.
 fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Diagnostic> {
     let data = match fs::metadata(path) {
         Ok(data) => data,
@@ -164,8 +155,7 @@ fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Diagnostic> {
     Ok(Some((Eligibility::Fit, head_of(&place))))
 }
 
-/// Reads the head from the descriptor that was checked. A file that cannot be read has no settings of its
-/// own.
+/// Reads from the descriptor that was checked. A file that cannot be read has no settings of its own.
 fn head_of(place: &File) -> Vec<u8> {
     let mut head = Vec::new();
     let mut read = || {

@@ -1,8 +1,5 @@
 //! Finds the tasks of this machine: those of the adapters in the order of their list, then those of the hooks'
-//! directory.
-//!
-//! Whatever is ignored is reported as a warning. The hook master, the tools and the tests call this, each with
-//! the list of adapters.
+//! directory. Whatever is ignored is reported as a warning.
 
 use std::path::Path;
 
@@ -12,24 +9,20 @@ use super::settings::{HookConfig, HookSettings};
 use super::task::{Eligibility, HookTask};
 use crate::diagnostic::Diagnostic;
 
-/// The result of discovery.
+/// What discovery found.
 #[derive(Debug, Default)]
 pub struct Discovered {
-    /// The tasks in the order of the freeze.
+    /// In the order of the freeze.
     pub tasks: Vec<HookTask>,
-    /// The tasks that `enabled=no` switches off; set by [`discover`].
-    pub disabled: Vec<HookTask>,
+    /// The tasks that `enabled=no` switches off; only [`discover`] sets them.
+    pub(crate) disabled: Vec<HookTask>,
     /// Settings and files that are ignored, one line each.
     pub warnings: Vec<String>,
     /// A source asks for no filesystem to be frozen.
     pub leaves_filesystems: bool,
 }
 
-/// Reads the settings in `conf` and discovers all tasks of this machine with the hooks' directory `dir`.
-///
-/// # Errors
-/// Another user could have changed the settings or a hook, or the hooks' directory cannot be read.
-pub fn read(
+pub(crate) fn read(
     dir: &Path,
     conf: &Path,
     devices: &str,

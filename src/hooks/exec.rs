@@ -1,8 +1,7 @@
 //! Starts one program of a task, once: its environment and user, its output into the log, its end.
 //!
-//! Every program is checked right before its start: between discovery and start another user may have changed
-//! it. It runs in a process group or session of its own and is ended with everything that it started.
-//! [`super::runner`] calls this for ordinary hooks, [`super::holder`] uses parts of it.
+//! Every program is checked right before its start: between discovery and start another user may have changed it. It
+//! runs in a process group or session of its own and is ended with everything that it started.
 
 use std::fs::File;
 use std::io;
@@ -25,16 +24,13 @@ use crate::diagnostic::Diagnostic;
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
 
-/// The end of a failed hook's output that goes into its record, in bytes.
 pub const MAX_TAIL_BYTES: usize = 2048;
-/// Most output that is kept in memory for a task that runs in parallel with others, in bytes.
+/// Bytes of output that are kept in memory for a task that runs in parallel with others.
 const MAX_BUFFERED_OUTPUT: u64 = 64 * 1024;
 
-/// The result of one start.
 #[derive(Debug)]
 pub struct CommandOutcome {
     pub status: HookStatus,
-    /// The end of its output, at most [`MAX_TAIL_BYTES`].
     pub tail: Vec<u8>,
 }
 
@@ -47,7 +43,7 @@ impl From<HookStatus> for CommandOutcome {
     }
 }
 
-/// The environment variables of a hook: a value to set, or None to remove one of the master's own.
+/// A value to set, or None to remove a variable of the master's own.
 pub fn environment(
     hook_run: &HookRun,
     time: Option<Duration>,
@@ -76,10 +72,7 @@ pub fn environment(
     ]
 }
 
-/// The user that `user=` in the settings names; None if the task runs as the master.
-///
-/// # Errors
-/// The user does not exist or cannot be looked up.
+/// The user that `user=` in the settings names; None: the master's.
 pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>, Diagnostic> {
     let Some(name) = name else {
         return Ok(None);
@@ -99,7 +92,6 @@ pub fn user(name: Option<&str>) -> Result<Option<(Identity, nix::unistd::User)>,
     }
 }
 
-/// `child` as that user, with the user's HOME, USER and LOGNAME.
 pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> Child {
     let Some((identity, user)) = user else {
         return child;
@@ -111,8 +103,6 @@ pub fn with_user(child: Child, user: Option<(Identity, nix::unistd::User)>) -> C
         .user(identity)
 }
 
-/// The status of a task whose program must not be started: it no longer exists, or another user could have
-/// changed it.
 pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
     let refusal = trust::check(program).err()?;
     Some(match program.symlink_metadata() {
@@ -123,8 +113,8 @@ pub fn check_not_writable(program: &Path) -> Option<HookStatus> {
     })
 }
 
-/// Starts `command` once and waits for its end. With `is_alone` the output goes into the log as it arrives,
-/// else in one piece at the end, so that the output of parallel hooks does not mix.
+/// With `is_alone` the output goes into the log as it arrives, else in one piece at the end, so that the output of
+/// parallel hooks does not mix.
 pub fn run_once(
     hook_run: &HookRun,
     policy: &HookSettings,
@@ -149,7 +139,6 @@ pub fn run_once(
     log_end(&mut hook_run.log(), &command.program, outcome, output)
 }
 
-/// The process of `command`, not yet started.
 fn child(
     hook_run: &HookRun,
     policy: &HookSettings,
@@ -179,7 +168,6 @@ fn child(
     }
 }
 
-/// Logs the output that is not yet in the log, and what `program` has left running.
 fn log_end(
     log: &mut HookLog,
     program: &Path,
@@ -218,8 +206,7 @@ fn log_end(
     }
 }
 
-/// Keeps reading output that a background process of the hook still holds open. Without a reader SIGPIPE
-/// would kill that process at its next write.
+/// Keeps reading what a background process of the hook prints: without a reader SIGPIPE would kill it.
 fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
     // The drain process blocks in read(2); the master needed O_NONBLOCK.
     fcntl(&reader, FcntlArg::F_SETFL(OFlag::empty()))?;
@@ -232,14 +219,12 @@ fn drain(reader: File, log: Option<File>, room: u64) -> io::Result<()> {
     child.start(&mut ignore).map(drop).map_err(io::Error::other)
 }
 
-/// The log's text for processes that could not be ended.
 pub fn note_survivors(survivors: &[String]) -> Option<String> {
     let names = survivors.join(", ");
     (!names.is_empty()).then(|| format!("left running what could not be ended: {names}"))
 }
 
-/// `qemu-ga hook drain ROOM`: copies the first ROOM bytes of stdin to stdout, then reads and discards the
-/// rest.
+/// `qemu-ga hook drain ROOM`: copies the first ROOM bytes of stdin to stdout and discards the rest.
 pub fn drain_cli(room: u64) -> u8 {
     let mut input = io::stdin().lock();
     let mut first = io::Read::take(&mut input, room);
@@ -266,10 +251,8 @@ fn pass_lines(input: &mut impl io::Read) -> io::Result<()> {
     }
 }
 
-/// Output of a program, limited in length.
 struct Output {
     limit: u64,
-    /// Bytes that went to the log or are held.
     taken: u64,
     dropped: u64,
     held: Vec<u8>,

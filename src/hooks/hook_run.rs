@@ -1,8 +1,7 @@
-//! What all tasks of one run share: the log, the agent's record file, the journal, the time limits and the
-//! stop signal.
+//! What all tasks of one run share: the log, the agent's record file, the journal, the time limits and the stop signal.
 //!
-//! Tasks of one stage may run on several threads, so each of these is behind a mutex. Where two are needed,
-//! the journal is locked before the log. [`super::runner`] creates one run for each call of the master.
+//! Tasks of one stage may run on several threads, so each of these is behind a mutex. Where two are needed, the journal
+//! is locked before the log. [`super::runner`] creates one run for each call of the master.
 
 use std::fs::File;
 use std::io::Write;
@@ -16,19 +15,15 @@ use super::{HookRecord, Phase, ThawReason, at_work, invoke};
 use crate::diagnostic::Diagnostic;
 use crate::sys::poll::{has_hung_up, is_readable};
 
-/// Above this length of the records, in bytes, no more output is added to them; the rest of what the agent
-/// reads is reserved for the hooks' results.
+/// No output is added to longer records, in bytes: the rest of what the agent reads is for the hooks' results.
 const MAX_REPORTED_OUTPUT: u64 = invoke::MAX_RECORDS_BYTES / 2;
-/// The text in place of output that is left out.
 const OUTPUT_LEFT_OUT: &str = "[left out of the report, which is long: see qemu-ga log]\n";
 
-/// The state of one call of the master.
 #[derive(Debug)]
 pub struct HookRun {
     pub phase: Phase,
-    /// The reason of a thaw; None on freeze.
+    /// None on freeze.
     pub reason: Option<ThawReason>,
-    /// The facts of the freeze that hooks get in their environment.
     pub run: RunInfo,
     /// The end of `total-timeout`.
     pub due: Option<Instant>,
@@ -37,7 +32,7 @@ pub struct HookRun {
     log: Mutex<HookLog>,
     records: Mutex<Option<File>>,
     journal: Mutex<Journal>,
-    /// The start of the first task of each source, for limits that a source's tasks share.
+    /// When the first task of each source started, for limits that a source's tasks share.
     first_starts: Mutex<Vec<(String, Instant)>>,
 }
 
@@ -46,7 +41,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl HookRun {
-    /// A run without a time limit or records; [`HookRun::begin`] sets them.
     pub fn new(phase: Phase, stop: Option<OwnedFd>, (log, journal): (HookLog, Journal)) -> HookRun {
         HookRun {
             phase,
@@ -61,8 +55,7 @@ impl HookRun {
         }
     }
 
-    /// Begins a phase; `total` counts from this call. A freeze that first thaws an earlier one has two
-    /// phases.
+    /// Begins a phase; `total` counts from now. A freeze that first thaws an earlier one has two phases.
     pub fn begin(
         &mut self,
         (phase, reason): (Phase, Option<ThawReason>),
@@ -75,13 +68,10 @@ impl HookRun {
         (self.records, self.first_starts) = (Mutex::new(records), Mutex::default());
     }
 
-    /// Locks the log until the guard is dropped.
     pub fn log(&self) -> MutexGuard<'_, HookLog> {
         lock(&self.log)
     }
 
-    /// Reports a task's result to the agent. Output is left out above [`MAX_REPORTED_OUTPUT`], because the
-    /// agent reads a limited length and results of later hooks must fit.
     pub fn send_record(&self, record: &HookRecord) {
         let length = || Some(lock(&self.records).as_ref()?.metadata().ok()?.len());
         let line = serde_json::to_vec(record);
@@ -94,13 +84,11 @@ impl HookRun {
         self.write(serde_json::to_vec(&record));
     }
 
-    /// Writes the start of a hook with its timeout to the records, see [`super::at_work`].
     pub fn send_start(&self, path: &str, source: &str, limit: Option<Duration>) {
         let limit = limit.map(|limit| limit.as_secs_f64());
         self.write(Ok(at_work::line(path, source, self.phase, limit)));
     }
 
-    /// Asks the agent to freeze no filesystem in this run.
     pub fn send_leave_filesystems(&self) {
         self.write(Ok(super::LEAVE_FILESYSTEMS.into()));
     }
@@ -117,26 +105,22 @@ impl HookRun {
         }
     }
 
-    /// Logs an error of the journal.
     pub fn log_journal_error(&self, result: Result<(), Diagnostic>) {
         if let Err(error) = result {
             self.log().line(&error.to_string());
         }
     }
 
-    /// Locks the journal until the guard is dropped.
     pub fn journal(&self) -> MutexGuard<'_, Journal> {
         lock(&self.journal)
     }
 
-    /// Whether the master must stop.
     pub fn is_stopped(&self) -> bool {
         self.pause(Duration::ZERO)
     }
 
-    /// Whether the agent that called this freeze has ended: the agent is the only reader of the master's
-    /// stdout. Its successor may have looked for a journal before there was one and then thaws nothing, so no
-    /// further hook may be started.
+    /// Whether the agent that called this freeze has ended: it is the only reader of the master's stdout. Its successor
+    /// may have looked for a journal before there was one and then thaws nothing, so no further hook may be started.
     pub fn agent_has_ended(&self) -> bool {
         let is_called_by_agent = lock(&self.records).is_some();
         self.phase == Phase::Freeze
@@ -144,7 +128,7 @@ impl HookRun {
             && has_hung_up(std::io::stdout().as_fd(), Duration::ZERO)
     }
 
-    /// Waits for `time` or until the master must stop; returns whether it must.
+    /// Waits for `time`; returns at once, and true, if the master must stop.
     pub fn pause(&self, time: Duration) -> bool {
         let Some(stop) = &self.stop else {
             std::thread::sleep(time);
@@ -153,14 +137,13 @@ impl HookRun {
         is_readable(stop.as_fd(), time)
     }
 
-    /// The time that is left of `total-timeout`; None: no limit.
+    /// What is left of `total-timeout`; None: no limit.
     pub fn left(&self) -> Option<Duration> {
         self.due
             .map(|due| due.saturating_duration_since(Instant::now()))
     }
 
-    /// The time that is left of `budget` for all tasks of `source`. The first call for a source starts its
-    /// time.
+    /// What is left of `budget` for all tasks of `source`, whose time starts with the first call.
     pub fn left_of(&self, source: &str, budget: Duration) -> Duration {
         let mut first_starts = lock(&self.first_starts);
         let first = first_starts.iter().find(|(name, _)| name == source);
@@ -173,8 +156,7 @@ impl HookRun {
         budget.saturating_sub(first.elapsed())
     }
 
-    /// The time for a command with this `timeout`. On freeze `total-timeout` limits it; on thaw it does not,
-    /// see [`super::budget`].
+    /// The time for a command: on freeze `total-timeout` limits it as well, on thaw it does not, see [`super::budget`].
     pub fn time_for(&self, timeout: Option<Duration>) -> Option<Duration> {
         let left = self.left().filter(|_| self.phase == Phase::Freeze);
         timeout.into_iter().chain(left).min()

@@ -1,10 +1,8 @@
-//! The agent's side: calls the hook master, ours or a foreign one. The freeze engine and the guardian call
-//! this.
+//! The agent's side: calls the hook master, ours or a foreign one. The freeze engine and the guardian call this.
 //!
-//! Only the master's exit status decides whether the call succeeded; the error texts on the wire are those of
-//! QEMU's agent. Records of single hooks arrive in a memory file (memfd_create(2)), so that neither a master
-//! that never writes nor one that writes much can block, as with a pipe. Records are additional information
-//! and never change the result.
+//! Only the master's exit status decides whether the call succeeded; the error texts on the wire are those of QEMU's
+//! agent. Records of single hooks add to the report and never change the result. They arrive in a memory file
+//! (memfd_create(2)): on a pipe, a master that writes nothing would block the agent, and one that writes much itself.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -23,14 +21,11 @@ use super::{
 };
 use crate::child::{Child, ChildStatus, PreExecWrite};
 
-/// Most bytes of records that the agent reads.
 pub(super) const MAX_RECORDS_BYTES: u64 = 1024 * 1024;
-/// Calls of our own master with thaw, if it is killed each time.
 const MAX_MASTER_CALLS: u32 = 3;
-/// Time after which a master that a signal has stopped (SIGSTOP, SIGTSTP) is killed: it would delay the thaw
-/// without limit.
-pub const STOPPED_MASTER_TIMEOUT: Duration = Duration::from_secs(60);
-/// The failed action in the error texts on the wire.
+/// How long a signal (SIGSTOP, SIGTSTP) may stop a master before it is killed: it would delay the thaw without limit.
+pub(crate) const STOPPED_MASTER_TIMEOUT: Duration = Duration::from_secs(60);
+/// As in the error texts on the wire.
 const ACTION: &str = "execute fsfreeze hook";
 
 /// Limits of a call of the master, and what the master gets. The default has no limit and passes nothing.
@@ -48,10 +43,9 @@ pub struct Invocation {
     pub run: Option<RunInfo>,
     /// The agent's state directory, where our own master keeps its journal.
     pub state: Option<PathBuf>,
-    /// Thaws only hooks of the run with this id. A master that does not know the run of its hooks thaws them
-    /// all.
+    /// Thaws only hooks of the run with this id. A master that does not know the run of its hooks thaws them all.
     pub only_run: Option<String>,
-    /// A descriptor that stays open in the master, and in its hooks only if the master is foreign.
+    /// Stays open in the master, and in its hooks only if the master is foreign.
     pub alive: Option<OwnedFd>,
     /// Written by the child before execve(2).
     pub announcements: Vec<PreExecWrite>,
@@ -64,7 +58,7 @@ pub struct MasterReport {
     pub failure: Option<String>,
     /// The results of the hooks in the order in which they ran; empty with a foreign master.
     pub hooks: Vec<HookRecord>,
-    /// Duration of the call, all tries together.
+    /// Of the call, all tries together.
     pub elapsed: Duration,
     /// The master asks for no filesystem to be frozen in this run.
     pub leaves_filesystems: bool,
@@ -79,9 +73,9 @@ pub fn call(program: &Path, phase: Phase) -> MasterReport {
 
 /// As [`call`], with limits.
 ///
-/// If our own master is killed or stopped by a signal at the thaw, it is called again, up to
-/// `MAX_MASTER_CALLS` times: its journal names the hooks that are not yet thawed. A foreign master has no
-/// journal, so a second call could thaw a hook twice.
+/// If our own master is killed or stopped by a signal at the thaw, it is called again, up to `MAX_MASTER_CALLS` times:
+/// its journal names the hooks that are not yet thawed. A foreign master has no journal, so a second call could thaw a
+/// hook twice.
 pub fn invoke(program: &Path, phase: Phase, mut invocation: Invocation) -> MasterReport {
     let started = Instant::now();
     let records = records_file();
@@ -143,7 +137,6 @@ fn is_ours(records: &[u8]) -> bool {
     records.starts_with(RECORDS_HEAD.as_bytes())
 }
 
-/// A child process for one call of the master.
 fn child(
     program: &Path,
     phase: Phase,
@@ -213,7 +206,7 @@ fn with_run_info(child: Child, run: &RunInfo) -> Child {
     })
 }
 
-/// Without memory files (Linux before 3.17) there are no records.
+/// None: memory files do not exist before Linux 3.17.
 fn records_file() -> Option<File> {
     memfd_create(c"qga-hook-records", MFdFlags::MFD_CLOEXEC)
         .ok()
@@ -232,15 +225,14 @@ fn read_records(file: &File) -> Vec<u8> {
     text
 }
 
-/// Lines that are records. A last line that is half written and foreign text are ignored.
 fn records_in(text: &[u8]) -> Vec<HookRecord> {
     text.split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect()
 }
 
-/// The path from which this program can be executed: its own, or /proc/PID/exe if an upgrade has replaced the
-/// file or the path is outside the agent's root directory.
+/// From where this program can be executed: its path, or /proc/PID/exe if an upgrade has replaced the file or the path
+/// is outside the agent's root directory.
 fn own_binary() -> Option<PathBuf> {
     let path = std::env::current_exe().ok();
     let own = std::fs::metadata("/proc/self/exe").ok()?;

@@ -1,9 +1,9 @@
 //! The journal from freeze to thaw: `qga.hooks` in the agent's state directory, one JSON object a line.
 //!
-//! The hook master enters a hook before its freeze starts, with everything that its thaw needs, and marks it
-//! done when its thaw has ended. So the next thaw covers exactly the hooks that were started, each once, even
-//! if the settings have changed or another master runs it. A hook whose thaw cannot be run stays in the
-//! journal until it runs or the operator dismisses it. The file is locked: one master runs at a time.
+//! The hook master enters a hook before its freeze starts, with everything that its thaw needs, and marks it done when
+//! its thaw has ended. So the next thaw covers exactly the hooks that were started, each once, even if the settings
+//! have changed or another master runs it. A hook whose thaw cannot be run stays in the journal until it runs or the
+//! operator dismisses it. The file is locked: one master runs at a time.
 
 mod started;
 #[cfg(test)]
@@ -31,16 +31,13 @@ pub use started::StartedTask;
 use started::text as text_of;
 
 const FILE: &str = "qga.hooks";
-/// The directory if an operator calls the master by hand: the agent's default state directory.
-pub const DEFAULT_DIR: &str = "/run";
-/// Time to wait for another master; less than the guardian's limit for the whole thaw.
+/// The agent's default state directory, for a master that an operator calls by hand.
+pub(crate) const DEFAULT_DIR: &str = "/run";
+/// Less than the guardian's limit for the whole thaw.
 const JOURNAL_LOCK_TIMEOUT: Duration = Duration::from_secs(240);
-/// Bytes of the journal that are read.
 const MAX_JOURNAL_BYTES: u64 = 1 << 24;
-/// A journal above this length, in bytes, is rewritten at the next freeze.
 const MAX_KEPT_BYTES: usize = 1 << 20;
 
-/// Key of a task that is about to start.
 const STARTED: &str = "started";
 /// Key of a task whose thaw has ended, or that has none.
 const SETTLED: &str = "settled";
@@ -52,41 +49,38 @@ const MASTER: &str = "master";
 /// The facts of a freeze that hooks get in their environment.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct RunInfo {
-    /// The run's id, as in the report.
+    /// As in the report.
     pub id: String,
-    /// The mount points, in the form of [`super::MOUNTPOINTS_ENV`].
+    /// In the form of [`super::MOUNTPOINTS_ENV`].
     pub mountpoints: String,
-    /// Their devices, in the form of [`super::DEVICES_ENV`].
+    /// In the form of [`super::DEVICES_ENV`].
     pub devices: String,
     /// Seconds until the agent thaws by itself; 0: never.
     pub hold_limit: f64,
 }
 
-/// The content of the journal.
+/// What a journal says.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct JournalContent {
-    /// The facts of the freeze.
-    pub run: RunInfo,
+    pub(super) run: RunInfo,
     /// Tasks to thaw, in the order of their start.
     pub started: Vec<StartedTask>,
-    /// Tasks that are done.
     settled: Vec<StartedTask>,
     /// The master that was running when it last wrote; empty if it has ended by itself.
     master: String,
-    /// The journal is complete: a hook that is not in it was not started.
+    /// Nothing is missing: a hook that is not in it was not started.
     pub is_whole: bool,
     /// Why it is incomplete or cannot be used.
-    pub warning: Option<String>,
+    pub(super) warning: Option<String>,
 }
 
 impl JournalContent {
-    /// Whether it has an entry for `task`.
-    pub fn contains(&self, task: &HookTask) -> bool {
+    pub(super) fn contains(&self, task: &HookTask) -> bool {
         let mut entries = self.started.iter().chain(&self.settled);
         entries.any(|started| started.names(task))
     }
 
-    /// Parses a journal, as far as it can be read.
+    /// Parses as much of a journal as can be read.
     pub fn parse(text: &[u8]) -> JournalContent {
         let mut content = JournalContent::default();
         let mut is_damaged = !text.ends_with(b"\n");
@@ -135,7 +129,6 @@ impl JournalContent {
     }
 }
 
-/// What opening the file results in.
 enum OpenedJournal {
     Locked {
         file: Flock<File>,
@@ -146,23 +139,18 @@ enum OpenedJournal {
     Failed(io::Error),
 }
 
-/// The journal of one freeze.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     path: PathBuf,
     phase: Phase,
-    /// Locked.
     file: Option<Flock<File>>,
-    /// Tasks that are not yet thawed.
     open: Vec<StartedTask>,
-    /// The existing content is intact and short enough for new lines to follow it.
+    /// New lines may follow the existing content: it is intact and not too long.
     is_sound: bool,
-    /// Why the file could not be opened.
     open_error: Option<io::Error>,
 }
 
 impl Journal {
-    /// The journal in the state directory `dir`; nothing is read or written yet.
     pub fn in_dir(dir: &Path) -> Journal {
         Journal {
             path: dir.join(FILE),
@@ -174,11 +162,7 @@ impl Journal {
         }
     }
 
-    /// Waits until no other master runs, and reads what the last one left. `pause` waits briefly and returns
-    /// whether to give up.
-    ///
-    /// # Errors
-    /// Another master does not end, or `pause` gave up.
+    /// Waits until no other master runs. Fails if that takes too long or `pause`, which waits briefly, returns true.
     pub fn open(
         &mut self,
         phase: Phase,
@@ -221,7 +205,7 @@ impl Journal {
         Ok(content)
     }
 
-    /// Opens and locks the file. `problem` gets the reason why something else under its name was removed.
+    /// `problem` gets the reason why something else under the file's name was removed.
     fn open_locked(
         &self,
         pause: &dyn Fn() -> bool,
@@ -278,10 +262,7 @@ impl Journal {
         content
     }
 
-    /// Starts the journal of a freeze; entries that are not yet thawed stay.
-    ///
-    /// # Errors
-    /// Nothing will be recorded, so the thaw will call every hook.
+    /// Entries that are not yet thawed stay. After an error nothing is recorded, so the thaw will call every hook.
     pub fn begin(&mut self, run: &RunInfo) -> Result<(), Diagnostic> {
         if let Some(error) = self.open_error.take() {
             return Err(self.unwritable(&error));
@@ -309,9 +290,6 @@ impl Journal {
     }
 
     /// Records a task that is about to start. Does nothing without [`Journal::begin`].
-    ///
-    /// # Errors
-    /// As there.
     pub fn start(&mut self, task: StartedTask) -> Result<(), Diagnostic> {
         self.open.retain(|known| !known.is(&task));
         let value = task.to_value();
@@ -319,10 +297,7 @@ impl Journal {
         self.write_entry(STARTED, value)
     }
 
-    /// Records that a task must not be thawed any more.
-    ///
-    /// # Errors
-    /// A later thaw may call the hook again.
+    /// Records that a task must not be thawed any more. After an error a later thaw may call the hook again.
     pub fn mark_done(&mut self, task: &StartedTask) -> Result<(), Diagnostic> {
         let before = self.open.len();
         self.open.retain(|known| !known.is(task));
@@ -335,10 +310,6 @@ impl Journal {
         )
     }
 
-    /// Records why a task's thaw could not be run.
-    ///
-    /// # Errors
-    /// As [`Journal::mark_done`].
     pub fn mark_owed(&mut self, task: &StartedTask, why: &str) -> Result<(), Diagnostic> {
         let mut known = self.open.iter_mut();
         let Some(known) = known.find(|known| known.is(task) && known.why != why) else {
@@ -365,8 +336,7 @@ impl Journal {
         Err(self.write_error(&error, then))
     }
 
-    /// Records the running master. An error is ignored: entries of hooks then cannot be written either, and
-    /// that is reported.
+    /// An error is ignored: entries of hooks then cannot be written either, and that is reported.
     fn write_master(&mut self, master: Option<String>) {
         if let Some(master) = master {
             self.write_line(MASTER, master.into()).ok();
@@ -399,16 +369,11 @@ impl Journal {
         self.file.is_some()
     }
 
-    /// Tasks that are not yet thawed.
     pub fn left(&self) -> &[StartedTask] {
         &self.open
     }
 
-    /// Ends this master's use of the journal. After a thaw the file is removed, unless a task is not yet
-    /// thawed.
-    ///
-    /// # Errors
-    /// The next thaw may use the journal of an old freeze.
+    /// Removes the file after a thaw that left no task. After an error the next thaw may use an old journal.
     pub fn close(&mut self) -> Result<(), Diagnostic> {
         if self.file.is_none() || self.phase == Phase::Freeze || !self.open.is_empty() {
             self.keep_open();
@@ -429,15 +394,13 @@ impl Journal {
         self.write_master(Some(String::new()));
     }
 
-    /// The socket of the holder of the run's holding hook number `number`.
     pub fn holder_socket(&self, number: usize) -> PathBuf {
         self.path.with_extension(format!("hooks.{number}"))
     }
 }
 
-/// The tasks whose thaw is pending by the journal in the state directory `dir`; one whose thaw could not be
-/// run has a `why`. While a master runs only these are returned, because it will thaw the others.
-pub fn owed(dir: &Path) -> Vec<StartedTask> {
+/// The pending tasks; while a master runs only those whose thaw could not be run, as it will thaw the others.
+pub(crate) fn owed(dir: &Path) -> Vec<StartedTask> {
     let (mut owed, is_at_work) = peek(dir);
     if is_at_work {
         owed.retain(|task| !task.why.is_empty());
@@ -445,9 +408,9 @@ pub fn owed(dir: &Path) -> Vec<StartedTask> {
     owed
 }
 
-/// Whether the journal in `dir` has hooks to thaw, or a master runs whose agent is dead. That master may
-/// freeze more hooks, so the thaw must wait for it.
-pub fn is_open(dir: &Path) -> bool {
+/// Whether the journal has hooks to thaw, or a master runs whose agent is dead. That master may freeze more hooks, so
+/// the thaw must wait for it.
+pub(crate) fn is_open(dir: &Path) -> bool {
     let (started, is_at_work) = peek(dir);
     is_at_work || !started.is_empty()
 }
@@ -463,12 +426,8 @@ fn peek(dir: &Path) -> (Vec<StartedTask>, bool) {
     (JournalContent::parse(&text).started, is_at_work)
 }
 
-/// Removes pending thaws that could not be run: of the hook with this path or file name, or all. Returns
-/// their names.
-///
-/// # Errors
-/// Another master runs, or the journal cannot be written.
-pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, Diagnostic> {
+/// Removes pending thaws that could not be run: of the hook with this path or file name, or all. Returns their names.
+pub(crate) fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, Diagnostic> {
     let is_meant = |task: &StartedTask| {
         let file = task.name.rsplit('/').next();
         !task.why.is_empty() && name.is_none_or(|name| name == task.name || Some(name) == file)
@@ -489,15 +448,14 @@ pub fn dismiss(dir: &Path, name: Option<&str>) -> Result<Vec<String>, Diagnostic
     Ok(names)
 }
 
-/// This master's session id and the boot id. None if the session was not created for this master: the agent
-/// starts it in a session of its own, a shell does not, and then other processes are in the session.
+/// This master's session id and the boot id. None if the session was not created for this master: the agent starts it
+/// in a session of its own, a shell does not, and then other processes are in the session.
 fn own_session() -> Option<String> {
     let pid = getpid();
     (getsid(None) == Ok(pid)).then(|| format!("{pid} {}", boot_id()))
 }
 
-/// Kills the processes that a killed master had started: a hook must not thaw while it still freezes, nor run
-/// twice at once.
+/// Kills what a killed master had started: a hook must not thaw while it still freezes, nor run twice at once.
 fn end_session(master: &str) {
     let Some((pid, of)) = master.split_once(' ') else {
         return;
@@ -513,7 +471,6 @@ fn end_session(master: &str) {
     }
 }
 
-/// The opened file and whether it is new.
 fn open_file(path: &Path) -> io::Result<(File, bool)> {
     let mut options = OpenOptions::new();
     options.read(true).append(true).mode(0o600);
@@ -532,8 +489,7 @@ fn open_file(path: &Path) -> io::Result<(File, bool)> {
     opened.map(|file| (file, is_new))
 }
 
-/// Opens a regular file without blocking. The file decides which processes are killed and which programs run,
-/// so only root may be able to change it.
+/// The file decides which processes are killed and which programs run: only root may be able to change it.
 fn existing(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = open_regular(path, options)?;
     trust::check(path).map_err(io::Error::other)?;

@@ -1,10 +1,7 @@
 //! Where a distribution installs the hook master and its hooks.
 //!
-//! The agent, the hook master and the tools use the same functions, so all three agree on the directory.
-//! These functions only look at names and file types; [`super::trust`] decides what may run.
-//!
-//! The agent, the hook master and the tools use the same functions, so all three agree on the directory.
-//! These functions only look at names and file types; [`super::trust`] decides what may run.
+//! The agent, the hook master and the tools use the same functions, so all three agree on the directory. These
+//! functions only look at names and file types; [`super::trust`] decides what may run.
 
 use super::BINARY_ENV;
 use std::fs;
@@ -12,21 +9,17 @@ use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
-/// The master's name in each layout; its hooks are in the directory of this name with `.d`.
 const MASTER: &str = "fsfreeze-hook";
-/// The directory of Debian and Ubuntu, then that of RHEL, CentOS and Fedora.
+/// Debian and Ubuntu; RHEL, CentOS and Fedora.
 const PLACES: [&str; 2] = ["/etc/qemu", "/etc/qemu-ga"];
 
-/// What an operator must know about a hook master that is not ours.
 pub const FOREIGN_MASTER: &str = "not our hook master: the settings of fsfreeze-hook.conf and of the hooks do not \
      apply, and a freeze reaches at most the level filesystem, as it does not report its hooks";
 
-/// Bytes of a master that are searched for [`BINARY_ENV`].
 const MAX_MASTER_HEAD_BYTES: u64 = 64 * 1024;
 
-/// Whether the hook master at `path` is this project's script, a script that calls `qemu-ga hook` in the same
-/// way, or this program itself. This is a guess from the text of the script; the report says what a master
-/// really did.
+/// Whether the master is this project's script, another script that calls `qemu-ga hook`, or this program itself. This
+/// is a guess from the text of the script; the report says what a master really did.
 pub fn is_our_master(path: &Path) -> bool {
     let identity = |path: &Path| fs::metadata(path).map(|data| (data.dev(), data.ino())).ok();
     if identity(path).is_some() && identity(path) == identity(Path::new("/proc/self/exe")) {
@@ -43,26 +36,22 @@ pub fn is_our_master(path: &Path) -> bool {
     read.is_ok() && head.windows(name.len()).any(|part| part == name)
 }
 
-/// The master for `-F` without a path: the first that exists, else the path of the first layout, so that an
-/// error can name a path.
+/// For `-F` without a path: the first that exists, else that of the first layout, so that an error can name a path.
 pub fn default_master() -> PathBuf {
     master_under(Path::new("/"))
 }
 
-/// The hooks' directory of this machine: the one next to an installed master, else the first that exists,
-/// else that of the first layout.
+/// Next to an installed master, else the first that exists, else that of the first layout.
 pub fn default_dir() -> PathBuf {
     dir_under(Path::new("/"))
 }
 
-/// The directory whose hooks a master like ours calls: its own path with `.d`.
 pub fn dir_of(master: &Path) -> PathBuf {
     let mut dir = master.as_os_str().to_owned();
     dir.push(".d");
     dir.into()
 }
 
-/// The settings of the hooks in `dir`: its path with `.conf` in place of `.d`.
 pub fn conf_beside(dir: &Path) -> PathBuf {
     dir.with_extension("conf")
 }
@@ -90,7 +79,6 @@ fn candidates(root: &Path) -> impl Iterator<Item = PathBuf> {
         .map(move |place| root.join(place.trim_start_matches('/')))
 }
 
-/// The first that `exists`, else the first.
 fn first(paths: impl Iterator<Item = PathBuf>, exists: fn(&Path) -> bool) -> PathBuf {
     let paths: Vec<PathBuf> = paths.collect();
     let found = paths.iter().find(|path| exists(path)).or(paths.first());

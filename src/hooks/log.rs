@@ -1,11 +1,10 @@
 //! The hook log, in the format that operators search with grep.
 //!
-//! The file is only appended to. If it cannot be written, the same lines go to the system log without their
-//! date, as with QEMU's fsfreeze-hook script. The file is opened for the first line, so without hooks there
-//! is no file.
+//! The file is only appended to. If it cannot be written, the same lines go to the system log without their date, as
+//! with QEMU's fsfreeze-hook script. The file is opened for the first line, so without hooks there is none.
 //!
-//! Output is written in whole lines. A line of output that looks like a line of the master, which begins with
-//! a date, gets a [`QUOTE`] before it. So a hook cannot fake its own success.
+//! Output is written in whole lines. A line of output that looks like a line of the master, which begins with a date,
+//! gets a [`QUOTE`] before it. So a hook cannot fake its own success.
 
 mod line;
 
@@ -27,22 +26,16 @@ use crate::sys::syslog::{Severity, Syslog};
 pub use line::{EndNote, LogLine};
 use line::{looks_like_one, split_date};
 
-/// The default path of the log.
 pub const DEFAULT_PATH: &str = "/var/log/qga-fsfreeze-hook.log";
-/// The tag of the lines in the system log.
 pub const TAG: &str = "qemu-ga-freeze-hook";
-/// The mark before a line of output that begins with a date.
 const QUOTE: &[u8] = b"| ";
-/// A longer line of output is written in pieces of at least this length, in bytes, so that output without
-/// line ends does not grow in memory.
+/// Longer lines of output are written in pieces, so that output without line ends does not grow in memory.
 const MAX_LINE_BYTES: usize = 4096;
-/// Mode of a new log: output of hooks may be confidential.
+/// Output of hooks may be confidential.
 const LOG_FILE_MODE: u32 = 0o600;
-/// Tries to send a line while the system log is busy, and the time between two.
 const BUSY_TRIES: u32 = 50;
 const BUSY_RETRY_INTERVAL: Duration = Duration::from_millis(10);
 
-/// The log of one run of the master.
 #[derive(Debug)]
 pub struct HookLog {
     path: PathBuf,
@@ -59,7 +52,7 @@ enum Target {
 }
 
 impl HookLog {
-    /// A log at `path`; `-` is stdout. Nothing is opened yet.
+    /// `-` is stdout. Nothing is opened yet.
     pub fn new(path: &Path) -> HookLog {
         HookLog {
             path: path.to_owned(),
@@ -69,7 +62,6 @@ impl HookLog {
         }
     }
 
-    /// A log that goes to `syslog` only.
     #[cfg(test)]
     pub fn to_system(syslog: Syslog) -> HookLog {
         HookLog {
@@ -80,7 +72,6 @@ impl HookLog {
         }
     }
 
-    /// Writes `<date>: <text>` and a line end. Control characters and line ends in `text` are escaped.
     pub fn line(&mut self, text: &str) {
         self.open();
         let date = format_local(SystemTime::now(), DATE);
@@ -95,13 +86,11 @@ impl HookLog {
         self.system(text);
     }
 
-    /// Writes a line about one hook.
     pub fn hook_line(&mut self, line: LogLine<'_>) {
         self.line(&line.to_string());
     }
 
-    /// The log file, for a process that writes to it after the master; None if the lines go to the system
-    /// log.
+    /// None if the lines go to the system log.
     pub fn file(&mut self) -> Option<File> {
         self.open();
         match &self.target {
@@ -110,13 +99,11 @@ impl HookLog {
         }
     }
 
-    /// Adds a piece of a hook's output.
     pub fn output(&mut self, bytes: &[u8]) {
         let ready = self.lines.take(bytes);
         self.write_output(&ready);
     }
 
-    /// Completes the last line of output if the hook did not end it.
     pub fn end_output(&mut self) {
         let ready = self.lines.end();
         self.write_output(&ready);
@@ -150,7 +137,7 @@ impl HookLog {
         }
     }
 
-    /// The number of lines that neither the file nor the system log accepted.
+    /// Lines that neither the file nor the system log accepted.
     pub fn lost(&self) -> u64 {
         self.lost
     }
@@ -201,7 +188,6 @@ pub struct Lines {
 }
 
 impl Lines {
-    /// Adds bytes and returns what can be written now.
     pub fn take(&mut self, bytes: &[u8]) -> Vec<u8> {
         self.rest.extend_from_slice(bytes);
         let end = self.rest.iter().rposition(|&byte| byte == b'\n');
@@ -225,7 +211,6 @@ impl Lines {
         ready
     }
 
-    /// The rest with a line end.
     pub fn end(&mut self) -> Vec<u8> {
         match self.rest.is_empty() && !self.is_continued {
             true => Vec::new(),

@@ -1,14 +1,14 @@
-//! Hooks (floor 3): programs that bring applications into a consistent state before a freeze and let them
-//! continue after the thaw.
+//! Hooks (floor 3): programs that bring applications into a consistent state before a freeze and let them continue
+//! after the thaw.
 //!
-//! The agent calls one program, the hook master, with `freeze` or `thaw` ([`invoke`]). Our own master is
-//! `qemu-ga hook` (`cli`, `runner`): it runs every hook of fsfreeze-hook.d, writes the log for operators
-//! (`log`), and reports each hook to the agent over a descriptor that a foreign master ignores. Nothing
-//! runs as root that other users could have changed (`trust`).
+//! The agent calls one program, the hook master, with `freeze` or `thaw` ([`invoke`]). Our own master is `qemu-ga hook`
+//! (`cli`, `runner`): it runs every hook of fsfreeze-hook.d, writes the log for operators (`log`), and reports each
+//! hook to the agent over a descriptor that a foreign master ignores. Nothing runs as root that other users could have
+//! changed (`trust`).
 //!
-//! The master runs tasks ([`task`]). They come from [`discovery`] and run by the operator's
-//! [`settings`]. A hook that must stay alive until the thaw runs under a process of its own (`holder`). The [`journal`]
-//! records what was started on freeze, so that exactly this is thawed.
+//! The master runs tasks ([`task`]). They come from [`discovery`] and run by the operator's [`settings`]. A hook that
+//! must stay alive until the thaw runs under a process of its own (`holder`). The [`journal`] records what was started
+//! on freeze, so that exactly this is thawed.
 
 pub mod adapter;
 pub(crate) mod at_work;
@@ -40,43 +40,38 @@ use serde_json::Value;
 use crate::probe::mountinfo::unescape;
 use crate::sys::strerror;
 
-pub use cli::{CONF, DIR, LOG, USAGE, helper, run_master, stop_signals};
-pub use exec::MAX_TAIL_BYTES;
+pub(crate) use cli::{CONF, DIR, LOG, USAGE, helper, run_master, stop_signals};
+pub(crate) use exec::MAX_TAIL_BYTES;
 
-/// The variable with the number of the descriptor to which a master writes its records, one JSON object a
-/// line ([`HookRecord`]).
-pub const RECORDS_ENV: &str = "QGA_HOOK_RECORDS_FD";
-/// The variable with the number of a descriptor that a master keeps open while it runs.
-pub const ALIVE_ENV: &str = "QGA_HOOK_ALIVE_FD";
-/// The line in our own master's records that asks the agent to freeze no filesystem in this run.
-pub const LEAVE_FILESYSTEMS: &str = "{\"freeze-filesystems\":false}";
+/// The number of the descriptor to which a master writes its records, one JSON object a line ([`HookRecord`]).
+pub(crate) const RECORDS_ENV: &str = "QGA_HOOK_RECORDS_FD";
+/// The number of a descriptor that a master keeps open while it runs.
+pub(crate) const ALIVE_ENV: &str = "QGA_HOOK_ALIVE_FD";
+/// A record of our own master that asks the agent to freeze no filesystem in this run.
+pub(crate) const LEAVE_FILESYSTEMS: &str = "{\"freeze-filesystems\":false}";
 /// The first line of our own master's records.
-pub const RECORDS_HEAD: &str = "{\"master\":\"qemu-ga\"}\n";
-/// The variable in which the master script finds the path of the agent's binary.
-pub const BINARY_ENV: &str = "QGA_BINARY";
+pub(crate) const RECORDS_HEAD: &str = "{\"master\":\"qemu-ga\"}\n";
+/// Where the master script finds the agent's binary.
+pub(crate) const BINARY_ENV: &str = "QGA_BINARY";
 
-/// The variable with the agent's state directory, where our own master keeps its journal.
-pub const STATE_ENV: &str = "QGA_HOOK_STATE";
-/// The variable with the id of the only run whose hooks our own master may thaw.
-pub const ONLY_RUN_ENV: &str = "QGA_HOOK_RUN";
-/// The value of [`ONLY_RUN_ENV`] that matches every run in the journal.
-pub const ANY_RUN: &str = "*";
-/// The variable with the phase, `freeze` or `thaw`, for hooks.
-pub const PHASE_ENV: &str = "QGA_PHASE";
-/// The variable with the run's id, the same as in the report, for hooks.
-pub const RUN_ENV: &str = "QGA_RUN_ID";
-/// The variable with the mount points that the agent freezes, joined by [`words`], for hooks.
-pub const MOUNTPOINTS_ENV: &str = "QGA_MOUNTPOINTS";
-/// The variable with the devices of these mount points, in the same order, for hooks.
-pub const DEVICES_ENV: &str = "QGA_DEVICES";
-/// The variable with the agent's hold limit in seconds, for hooks; 0 means no limit.
-pub const HOLD_LIMIT_ENV: &str = "QGA_HOLD_LIMIT";
-/// The variable with the hook's own timeout in seconds; not set if it has none.
-pub const DEADLINE_ENV: &str = "QGA_DEADLINE";
+/// The agent's state directory, where our own master keeps its journal.
+pub(crate) const STATE_ENV: &str = "QGA_HOOK_STATE";
+/// The id of the only run whose hooks our own master may thaw, or [`ANY_RUN`].
+pub(crate) const ONLY_RUN_ENV: &str = "QGA_HOOK_RUN";
+pub(crate) const ANY_RUN: &str = "*";
+pub(crate) const PHASE_ENV: &str = "QGA_PHASE";
+pub(crate) const RUN_ENV: &str = "QGA_RUN_ID";
+/// What the agent freezes, joined by [`words`].
+pub(crate) const MOUNTPOINTS_ENV: &str = "QGA_MOUNTPOINTS";
+/// The devices of [`MOUNTPOINTS_ENV`], in the same order.
+pub(crate) const DEVICES_ENV: &str = "QGA_DEVICES";
+/// In seconds; 0 means no limit.
+pub(crate) const HOLD_LIMIT_ENV: &str = "QGA_HOLD_LIMIT";
+/// The hook's own timeout in seconds; not set if it has none.
+pub(crate) const DEADLINE_ENV: &str = "QGA_DEADLINE";
 
-/// Joins names with single blanks for an environment variable. Blanks, tabs, line ends and backslashes in a
-/// name are written in octal as in /proc/self/mountinfo (proc_pid_mountinfo(5)), and so are bytes that are
-/// not UTF-8.
+/// Joins names with single blanks for an environment variable. Blanks, tabs, line ends and backslashes in a name are
+/// written in octal as in /proc/self/mountinfo (proc_pid_mountinfo(5)), and so are bytes that are not UTF-8.
 pub fn words<'a>(names: impl IntoIterator<Item = &'a (impl AsRef<[u8]> + ?Sized + 'a)>) -> String {
     let mut joined = String::new();
     for name in names {
@@ -123,8 +118,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// The argument of a hook.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Phase::Freeze => "freeze",
             Phase::Thaw => "thaw",
@@ -132,7 +126,7 @@ impl Phase {
     }
 }
 
-/// Why hooks are called with `thaw`; hooks find it in [`REASON_ENV`].
+/// Why hooks are called with `thaw`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ThawReason {
@@ -147,8 +141,7 @@ pub enum ThawReason {
 }
 
 impl ThawReason {
-    /// The value of [`REASON_ENV`].
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             ThawReason::Ok => "ok",
             ThawReason::Failed => "failed",
@@ -158,14 +151,11 @@ impl ThawReason {
     }
 }
 
-/// The variable with the [`ThawReason`], for hooks.
-pub const REASON_ENV: &str = "QGA_THAW_REASON";
+pub(crate) const REASON_ENV: &str = "QGA_THAW_REASON";
 
-/// The exit status for a timeout, as timeout(1) returns it.
+/// The exit statuses of timeout(1) and, below, of sh(1).
 pub(crate) const TIMED_OUT: i32 = 124;
-/// The exit status of a program that cannot be executed, as sh(1) returns it.
 const CANNOT_RUN: i32 = 126;
-/// The exit status if a program or its interpreter does not exist, as sh(1) returns it.
 pub(crate) const NOT_FOUND: i32 = 127;
 
 /// How one hook ended.
@@ -180,7 +170,7 @@ pub enum HookStatus {
     NotRun {
         /// 124 if no time was left, 127 if the program or its interpreter does not exist, else 126.
         status: i32,
-        /// Why.
+        /// Why it could not be started.
         reason: String,
     },
     /// It was not called, for this reason (for example, it is not executable).
@@ -255,33 +245,29 @@ impl TryFrom<Value> for HookRecord {
 }
 
 impl HookStatus {
-    /// A status for a program that exists but cannot be run: 126.
-    pub fn cannot_run(reason: impl Into<String>) -> HookStatus {
+    pub(crate) fn cannot_run(reason: impl Into<String>) -> HookStatus {
         HookStatus::NotRun {
             status: CANNOT_RUN,
             reason: reason.into(),
         }
     }
 
-    /// A status for a hook for which no time was left: 124.
-    pub fn no_time(reason: impl Into<String>) -> HookStatus {
+    pub(crate) fn no_time(reason: impl Into<String>) -> HookStatus {
         HookStatus::NotRun {
             status: TIMED_OUT,
             reason: reason.into(),
         }
     }
 
-    /// A status for a file that does not exist: 127.
-    pub fn missing(reason: impl Into<String>) -> HookStatus {
+    pub(crate) fn missing(reason: impl Into<String>) -> HookStatus {
         HookStatus::NotRun {
             status: NOT_FOUND,
             reason: reason.into(),
         }
     }
 
-    /// A status for an execve(2) that failed: 127 for ENOENT, which the kernel also returns if the
-    /// interpreter does not exist, else 126.
-    pub fn not_started(error: &io::Error) -> HookStatus {
+    /// For an execve(2) that failed: it returns ENOENT also if the interpreter does not exist.
+    pub(crate) fn not_started(error: &io::Error) -> HookStatus {
         let reason = strerror(error);
         if error.kind() != io::ErrorKind::NotFound {
             return HookStatus::cannot_run(reason);
@@ -290,16 +276,15 @@ impl HookStatus {
         HookStatus::missing(format!("{reason}; {hint}"))
     }
 
-    /// The verdict without `success` and `not-applicable` of the operator's settings.
-    pub fn verdict(&self) -> Verdict {
+    /// Without `success` and `not-applicable` of the operator's settings.
+    pub(crate) fn verdict(&self) -> Verdict {
         match self {
             HookStatus::Exited(0) | HookStatus::Skipped(_) => Verdict::Success,
             _ => Verdict::Failure,
         }
     }
 
-    /// The number in the log's `finished with status=` line: the exit status, or 128 plus the signal as in
-    /// sh(1).
+    /// As in the log's `finished with status=` line: the exit status, or 128 plus the signal as in sh(1).
     pub fn number(&self) -> i32 {
         match self {
             HookStatus::Exited(code) => *code,
@@ -312,7 +297,7 @@ impl HookStatus {
     }
 }
 
-/// The meaning of a hook's end by the operator's settings.
+/// What a hook's end means by the operator's settings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Verdict {
@@ -335,7 +320,7 @@ pub struct HookRecord {
     /// How it ended.
     pub status: HookStatus,
     /// Seconds from the first start to the end, all tries together.
-    pub elapsed: f64,
+    pub(crate) elapsed: f64,
     /// The end of a failed hook's output, at most [`exec::MAX_TAIL_BYTES`] bytes.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub output: String,
@@ -356,11 +341,11 @@ pub struct HookRecord {
     pub lost: bool,
     /// What the adapter's system calls a snapshot of each level, by the level's name in the report.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub tags: BTreeMap<String, String>,
+    pub(crate) tags: BTreeMap<String, String>,
 }
 
 impl HookRecord {
-    /// A record without output or duration of the hook at `path`.
+    /// A record without output or duration.
     pub fn new(path: String, phase: Phase, status: HookStatus) -> HookRecord {
         HookRecord {
             path,

@@ -8,12 +8,10 @@ use super::settings::HookSettings;
 use super::task::{Eligibility, HookTask};
 use super::{HookRecord, HookStatus, Phase, ThawReason, Verdict};
 
-/// The end of a task after its last try.
 pub struct TaskOutcome {
     pub status: HookStatus,
     pub tail: Vec<u8>,
     pub tries: u32,
-    /// At least one try was started.
     pub has_run: bool,
     pub holds: bool,
     /// A holding hook ended before it was ready.
@@ -22,7 +20,6 @@ pub struct TaskOutcome {
 }
 
 impl TaskOutcome {
-    /// The outcome of a task that was not started.
     pub fn of(status: HookStatus) -> TaskOutcome {
         TaskOutcome {
             status,
@@ -46,13 +43,11 @@ impl From<CommandOutcome> for TaskOutcome {
     }
 }
 
-/// The name of this end in the contract of the task's adapter.
 pub fn error_name(task: &HookTask, phase: Phase, status: &HookStatus) -> Option<&'static str> {
     (task.adapter?.error_name)(phase, status)
 }
 
-/// The verdict by the operator's settings. A hook that holds has succeeded, a hook that stopped holding has
-/// failed, whatever its exit status.
+/// A hook that holds has succeeded, a hook that stopped holding has failed, whatever its exit status.
 pub fn verdict(policy: &HookSettings, done: &TaskOutcome) -> Verdict {
     match &done.status {
         _ if done.holds => Verdict::Success,
@@ -66,7 +61,6 @@ pub fn verdict(policy: &HookSettings, done: &TaskOutcome) -> Verdict {
     }
 }
 
-/// The record of a task that ended in this phase.
 pub fn record(
     task: &HookTask,
     (phase, reason): (Phase, Option<ThawReason>),
@@ -104,7 +98,7 @@ pub fn record(
     record
 }
 
-/// The failure in one line for the host, with the last three lines of output.
+/// For the host: one line, with the last three lines of output.
 pub fn describe_record(record: &HookRecord) -> String {
     let how = match &record.status {
         _ if record.lost => "did not hold until the thaw".to_owned(),
@@ -130,7 +124,6 @@ pub fn describe_record(record: &HookRecord) -> String {
     )
 }
 
-/// The log's explanation of a status whose number is not enough.
 pub fn explanation(status: &HookStatus, limit: Option<Duration>) -> Option<String> {
     match status {
         HookStatus::TimedOut => {

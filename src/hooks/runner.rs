@@ -1,10 +1,9 @@
 //! Our own hook master: runs every task in order and logs each start, its output and its status.
 //!
 //! A failure does not affect other tasks, and the master still succeeds, unless the settings say otherwise
-//! ([`OnFailure::Abort`]). A freeze is refused before anything runs if other users could have changed the
-//! directory or a hook. Each task that was started on freeze is thawed exactly once, from its entry in the
-//! journal: changes of the directory or the settings do not prevent it, and a thaw that cannot be run stays
-//! pending. `cli` calls this.
+//! ([`OnFailure::Abort`]). A freeze is refused before anything runs if other users could have changed the directory or
+//! a hook. Each task that was started on freeze is thawed exactly once, from its entry in the journal: changes of the
+//! directory or the settings do not prevent it, and a thaw that cannot be run stays pending.
 
 use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
@@ -26,52 +25,38 @@ use super::{ANY_RUN, HookRecord, HookStatus, Phase, ThawReason, Verdict};
 use crate::diagnostic::Diagnostic;
 use crate::sys::poll::is_readable;
 
-/// Most tasks that run in parallel.
 const MAX_PARALLEL_HOOKS: usize = 64;
-/// Pause between two attempts to lock the journal.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Parameters of a run.
 #[derive(Debug)]
 pub struct Options {
-    /// The log.
     pub log: HookLog,
-    /// Time for all tasks together; None: no limit.
+    /// For all tasks together; None: no limit.
     pub total: Option<Duration>,
-    /// The effect if this time expires.
     pub on_total: OnFailure,
     /// Stops the running tasks and the run when it becomes readable.
     pub stop: Option<OwnedFd>,
-    /// The agent's record file, one JSON object a line.
     pub records: Option<File>,
-    /// The journal.
     pub memory: Journal,
-    /// The adapters, for tasks from the journal.
     pub adapters: &'static [Adapter],
-    /// The facts of the freeze, for hooks; on thaw those in the journal replace them.
+    /// On thaw those in the journal replace them.
     pub run: RunInfo,
-    /// The reason of a thaw.
     pub reason: Option<ThawReason>,
-    /// Thaws only hooks that were frozen in the run with this id by the journal, or in any run with
-    /// [`ANY_RUN`]; empty: all hooks.
+    /// Thaws only hooks that the journal has for the run with this id, or for any with [`ANY_RUN`]; empty: all hooks.
     pub only_run: String,
 }
 
-/// The result of a run.
 #[derive(Debug, Default)]
 pub struct Summary {
-    /// The results in the order of the calls.
     pub hooks: Vec<HookRecord>,
     /// The run was stopped; later hooks were not called.
     pub stopped: bool,
     /// Why the freeze must fail or the thaw must return an error.
     pub failure: Option<String>,
-    /// Lines that could not be logged.
     pub lost_lines: u64,
 }
 
-/// Runs the discovered tasks: in order on freeze, in reverse order on thaw. A failed discovery fails a
-/// freeze; it fails a thaw only if the journal is incomplete.
+/// A failed discovery fails a freeze; it fails a thaw only if the journal is incomplete.
 pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, mut options: Options) -> Summary {
     let stop = options.stop.take();
     let known = match options.memory.open(phase, &|| pause(stop.as_ref())) {
@@ -133,7 +118,6 @@ pub fn run(phase: Phase, found: Result<Discovered, Diagnostic>, mut options: Opt
     summary
 }
 
-/// Waits briefly; returns whether the master must stop.
 fn pause(stop: Option<&OwnedFd>) -> bool {
     if let Some(stop) = stop {
         return is_readable(stop.as_fd(), STOP_CHECK_INTERVAL);
@@ -142,7 +126,6 @@ fn pause(stop: Option<&OwnedFd>) -> bool {
     false
 }
 
-/// Whether the journal has hooks of the run that is to be thawed, see [`Options::only_run`].
 fn is_wanted(known: &JournalContent, only_run: &str) -> bool {
     let has_started = !known.started.is_empty();
     match only_run {
@@ -159,8 +142,7 @@ struct HookMaster {
 }
 
 impl HookMaster {
-    /// Thaws hooks that an earlier freeze started and that were never thawed. They are not reported to the
-    /// agent, because they are not part of the new freeze.
+    /// Thaws what an earlier freeze left. It is not reported to the agent, because it is not part of the new freeze.
     fn recover(&mut self, mut known: JournalContent) {
         let line = "what an earlier freeze left without its thaw is told to thaw first";
         self.hook_run.log().line(line);
@@ -171,7 +153,6 @@ impl HookMaster {
         self.thaw(Discovered::default(), known);
     }
 
-    /// Starts a freeze's journal, after the thaw of what an earlier one has left.
     fn begin_freeze(
         &mut self,
         known: JournalContent,
@@ -312,7 +293,7 @@ impl HookMaster {
         })
     }
 
-    /// Runs one task; returns its record and the effect of a failure. None: there was nothing to do.
+    /// Its record and the effect of a failure. None: there was nothing to do.
     fn run_task(
         &self,
         task: &HookTask,
@@ -368,7 +349,6 @@ impl HookMaster {
         Some((record, on_failure))
     }
 
-    /// Logs what the contract of the task's adapter calls this end.
     fn log_error_name(&self, task: &HookTask, record: &HookRecord, verdict: Verdict) {
         let name = match verdict {
             Verdict::Failure => record.error.as_deref(),
@@ -381,8 +361,7 @@ impl HookMaster {
         }
     }
 
-    /// Records the result of a thaw that the journal asked for: it is done, or it stays pending. Returns
-    /// whether it is pending for the first time, which is reported to the host.
+    /// Marks a task from the journal as done or pending. Returns whether it is newly pending, which the host learns.
     fn is_newly_owed(&self, started: &StartedTask, done: &TaskOutcome) -> bool {
         match &done.status {
             HookStatus::NotRun { reason, .. }
@@ -413,12 +392,10 @@ impl HookMaster {
         Some((reason, task.policy.on_failure))
     }
 
-    /// Logs a line about one hook.
     fn log_hook(&self, line: LogLine<'_>) {
         self.hook_run.log().hook_line(line);
     }
 
-    /// Logs that a task cannot be run, which is a failure.
     fn reject(
         &self,
         task: &HookTask,
@@ -430,8 +407,7 @@ impl HookMaster {
         TaskOutcome::of(status(reason.to_owned()))
     }
 
-    /// Starts the task's program, and again if it fails and the settings allow retries. None: this phase has
-    /// no command for it.
+    /// With retries if the settings allow them. None: this phase has no command for the task.
     fn start(&self, task: &HookTask, socket_number: usize, is_alone: bool) -> Option<TaskOutcome> {
         if let Some(socket) = task.started.as_ref().and_then(|s| s.holder_socket.as_ref()) {
             return Some(self.release(task, socket));
@@ -476,7 +452,6 @@ impl HookMaster {
         }
     }
 
-    /// Starts the command for the `tries`-th time, with a holder at `socket` if it is a holding hook.
     fn try_once(
         &self,
         task: &HookTask,

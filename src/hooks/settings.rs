@@ -1,8 +1,7 @@
 //! Settings of hooks: `fsfreeze-hook.conf` next to the master, and the head of a script.
 //!
-//! The defaults are those of QEMU's fsfreeze-hook script: a failure is logged and changes nothing.
-//! [`HookConfig`] says what mistakes in the settings do. Discovery ([`super::discovery`]), the tools and the
-//! journal use these settings.
+//! The defaults are those of QEMU's fsfreeze-hook script: a failure is logged and changes nothing. [`HookConfig`] says
+//! what mistakes in the settings do.
 
 mod head;
 mod rules;
@@ -12,23 +11,18 @@ use std::time::Duration;
 use crate::keyfile::{parse_boolean, parse_number, parse_seconds, parse_time_limit};
 pub use rules::{EffectiveSettings, HookConfig};
 
-/// The last stage.
-pub const LAST_STAGE: u8 = 99;
+pub(crate) const LAST_STAGE: u8 = 99;
 
-/// What a hook's failure does to the run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum OnFailure {
-    /// It is logged and reported only.
+pub(crate) enum OnFailure {
     Continue,
-    /// On freeze no later hook is called, started hooks are thawed, and the freeze fails. On thaw all other
-    /// hooks are called, and the thaw returns an error.
+    /// On freeze no later hook is called, started hooks are thawed, and the freeze fails. On thaw all other hooks are
+    /// called, and the thaw returns an error.
     Abort,
 }
 
-/// How a hook is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum HookKind {
-    /// Called with `freeze`, and later with `thaw`.
+pub(crate) enum HookKind {
     Once,
     /// Started at the freeze, and released at the thaw by the end of its stdin.
     Hold,
@@ -37,34 +31,26 @@ pub enum HookKind {
 /// The settings of one hook.
 #[derive(Clone, Debug, PartialEq)]
 pub struct HookSettings {
-    /// Whether it is called at all.
-    pub enabled: bool,
-    /// How it is called.
-    pub kind: HookKind,
-    /// What its failure does.
-    pub on_failure: OnFailure,
-    /// Time for one start; None: no limit.
-    pub timeout: Option<Duration>,
-    /// Time between SIGTERM and SIGKILL.
-    pub kill_after: Duration,
+    pub(crate) enabled: bool,
+    pub(crate) kind: HookKind,
+    pub(crate) on_failure: OnFailure,
+    /// For one start; None: no limit.
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) kill_after: Duration,
     /// Starts after a failure, without the first.
-    pub retries: u32,
-    /// Pause before each retry.
-    pub retry_pause: Duration,
-    /// Exit statuses that are a success.
-    pub success: Vec<i32>,
-    /// Exit statuses that mean that the hook has nothing to do on this machine.
-    pub not_applicable: Vec<i32>,
-    /// The user it runs as; None: the master's.
-    pub user: Option<String>,
-    /// Its stage; stages run one after another, in reverse order on thaw.
+    pub(crate) retries: u32,
+    pub(crate) retry_pause: Duration,
+    pub(crate) success: Vec<i32>,
+    pub(crate) not_applicable: Vec<i32>,
+    /// None: the master's.
+    pub(crate) user: Option<String>,
+    /// Stages run one after another, in reverse order on thaw.
     pub stage: u8,
-    /// Whether it runs in parallel with the other such hooks of its stage.
-    pub parallel: bool,
-    /// Output of one start that goes into the log, in bytes.
-    pub output_limit: u64,
-    /// Time that a holding hook may hold; None: somewhat longer than the agent's hold limit.
-    pub hold_timeout: Option<Duration>,
+    pub(crate) parallel: bool,
+    /// Bytes of one start's output that go into the log.
+    pub(crate) output_limit: u64,
+    /// How long it may hold; None: somewhat longer than the agent's hold limit.
+    pub(crate) hold_timeout: Option<Duration>,
 }
 
 impl Default for HookSettings {

@@ -15,7 +15,6 @@ use super::settings::OnFailure;
 use super::{HookRecord, HookStatus, Phase, discovery};
 use crate::sys::syslog::Syslog;
 
-/// A hook directory and a log of its own.
 struct House {
     root: TempDir,
 }
@@ -62,7 +61,6 @@ impl House {
         }
     }
 
-    /// The hooks' settings.
     fn conf(&self, text: &str) {
         fs::write(self.conf_path(), text).expect("conf");
     }
@@ -89,8 +87,7 @@ impl House {
             .to_string()
     }
 
-    /// The log's lines; a dated line loses its date (which is checked), and paths lose the
-    /// directory.
+    /// Paths lose the directory; a dated line loses its date, which is checked.
     fn log(&self) -> Vec<String> {
         let bytes = fs::read(self.log_path()).unwrap_or_default();
         let text = String::from_utf8_lossy(&bytes).into_owned();
@@ -106,8 +103,6 @@ fn set_mode(path: &Path, mode: u32) {
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("mode");
 }
 
-/// What follows `<date>: ` where the line begins with a date as date(1) prints it in the C locale:
-/// `Thu Nov 23 13:38:05 MSK 2023`.
 fn undated(line: &str) -> Option<&str> {
     let days = ["Sun", "Mon", "Tue", "Wed", "Thu", "Fri", "Sat"];
     let months = [
@@ -560,7 +555,7 @@ fn words_are_taken_apart_as_they_were_joined() {
     assert_eq!(super::from_words(&joined), texts);
 }
 
-/// A guardian that comes late must not wake what the next freeze has put to rest.
+/// A guardian that comes late must not thaw what the next freeze has quiesced.
 #[test]
 fn hooks_of_another_run_are_left_alone() {
     let house = House::new();

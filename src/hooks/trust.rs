@@ -1,8 +1,8 @@
-//! Whether a path may be run as root: only root (or the user of this process) can change it or any directory
-//! or link that leads to it. A user who can write to a directory can replace what is in it.
+//! Whether a path may be run as root: only root (or the user of this process) can change it or any directory or link
+//! that leads to it. A user who can write to a directory can replace what is in it.
 //!
-//! Every program, directory and settings file of the hooks passes this check. It examines opened descriptors,
-//! so that no name can be exchanged during the check.
+//! Every program, directory and settings file of the hooks passes this check. It examines opened descriptors, so that
+//! no name can be exchanged during the check.
 
 use std::ffi::OsString;
 use std::fs::{self, File, Metadata};
@@ -21,26 +21,16 @@ use nix::unistd::{getegid, geteuid};
 const GROUP_WRITE: u32 = 0o020;
 const OTHERS_WRITE: u32 = 0o002;
 const STICKY: u32 = 0o1000;
-/// What every fault here leads to.
 const REFUSING: &str = "refusing to run hooks";
-/// Longest settings file, in bytes.
 const MAX_FILE_BYTES: u64 = 1 << 20;
-/// The limit of path_resolution(7) for symbolic links.
+/// As in path_resolution(7).
 const MAX_LINKS: u32 = 40;
 
-/// Checks `path` (a hook or the hooks' directory) and every directory and link that leads to it.
-///
-/// # Errors
-/// As [`open`].
 pub fn check(path: &Path) -> Result<(), Diagnostic> {
     open(path).map(drop)
 }
 
-/// As [`check`], but accepts a path that does not exist or cannot be examined: running it fails with a more
-/// precise error.
-///
-/// # Errors
-/// The first fault found.
+/// As [`check`], but accepts what does not exist or cannot be examined: running it fails with a more precise error.
 pub fn check_program(path: &Path) -> Result<(), Diagnostic> {
     match walk(path) {
         Err(TrustFault::Unsafe(fault)) => Err(fault),
@@ -53,12 +43,9 @@ enum TrustFault {
     Unsafe(Diagnostic),
 }
 
-/// Resolves `path` as the kernel does. Each directory is held open and checked before the next name is looked
-/// up in it. If no check fails, only root can make the path lead elsewhere, so a program that is run under
-/// this path afterwards is the one that was checked. Returns the file opened with O_PATH.
-///
-/// # Errors
-/// The first fault found, or the path cannot be examined.
+/// Resolves `path` as the kernel does. Each directory is held open and checked before the next name is looked up in it.
+/// If no check fails, only root can make the path lead elsewhere, so a program that is run under this path afterwards
+/// is the one that was checked. Returns the file opened with O_PATH.
 pub fn open(path: &Path) -> Result<File, Diagnostic> {
     walk(path).map_err(|wrong| match wrong {
         TrustFault::Unseen(fault) | TrustFault::Unsafe(fault) => fault,
@@ -66,9 +53,6 @@ pub fn open(path: &Path) -> Result<File, Diagnostic> {
 }
 
 /// The content of a settings file that only root can change; None if it does not exist.
-///
-/// # Errors
-/// As [`open`], or the file cannot be read, is not a regular file, or is too long.
 pub fn read(path: &Path) -> Result<Option<Vec<u8>>, Diagnostic> {
     let refused = |why: &str| {
         let why = format!("{} {why}", quoted(path));
@@ -144,7 +128,6 @@ fn walk(path: &Path) -> Result<File, TrustFault> {
     Ok(here)
 }
 
-/// The components of a path in reverse order, for use as a stack.
 fn rest_of(path: &Path) -> Vec<OsString> {
     let names = path.components().filter_map(|component| match component {
         Component::Normal(name) => Some(name.to_owned()),
@@ -187,12 +170,10 @@ enum Fault {
     Owner,
     Group,
     Others,
-    /// A user or group in the access control list.
     List(Named),
 }
 
-/// In a directory with the sticky bit a user cannot replace a file of another user. This excuses parent
-/// directories, not the path itself.
+/// The sticky bit excuses parent directories: in them a user cannot replace a file of another user.
 fn is_excused(data: &Metadata, leaf: bool) -> bool {
     !leaf && data.is_dir() && data.mode() & STICKY != 0
 }
@@ -242,7 +223,6 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// The path relative to the current directory made absolute; links are not resolved.
 pub fn absolute(path: &Path) -> PathBuf {
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }

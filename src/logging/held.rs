@@ -2,17 +2,15 @@
 //!
 //! All memory is allocated when the store is made, and texts are appended to one buffer, so holding a line allocates
 //! nothing: an allocation could wait for a page that only a write to a frozen filesystem would free. When the store is
-//! full, new lines are dropped and counted. [`super::writer`] owns it.
+//! full, new lines are dropped and counted.
 
 use std::time::SystemTime;
 
 use super::line::Level;
 
-/// Bounds of the store.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub lines: usize,
-    /// Bytes of all texts together.
     pub bytes: usize,
 }
 
@@ -35,7 +33,6 @@ struct HeldLine {
     length: usize,
 }
 
-/// How many lines were dropped because the store was full.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Dropped {
     pub log: u64,
@@ -85,7 +82,6 @@ impl HeldLines {
         self.dropped
     }
 
-    /// The lines in the order in which they were made.
     pub fn iter(&self) -> impl Iterator<Item = (LineKind, SystemTime, &str)> {
         let mut rest = self.texts.as_str();
         self.lines.iter().map(move |line| {

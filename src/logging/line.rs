@@ -1,11 +1,11 @@
-//! The layout of a log line, and escaping a text that would break it. [`super::writer`] uses this.
+//! The layout of a log line, and escaping a text that would break it.
 
 use crate::protocol::text::is_hidden;
 use std::borrow::Cow;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Longest text of one line in bytes, without the notice that it was cut.
+/// Bytes of one line's text, without the notice that it was cut.
 pub(super) const MAX_TEXT: usize = 4096;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,7 +17,7 @@ pub(super) enum Level {
 }
 
 impl Level {
-    /// GLib's names, as QEMU's agent writes them.
+    /// As in GLib, and so in QEMU's agent.
     fn name(self) -> &'static str {
         match self {
             Level::Debug => "debug",
@@ -27,7 +27,7 @@ impl Level {
         }
     }
 
-    /// The level's number for syslog(3).
+    /// As in syslog(3).
     pub fn priority(self) -> u8 {
         match self {
             Level::Debug => 7,
@@ -38,7 +38,6 @@ impl Level {
     }
 }
 
-/// Replaces the content of `out` with a log line, including its line end.
 pub(super) fn format(out: &mut Vec<u8>, level: Level, when: SystemTime, text: &str) {
     out.clear();
     // A clock before 1970 is shown as 0.

@@ -2,11 +2,10 @@
 //!
 //! Code logs through `tracing`'s macros; [`init`] installs a subscriber that writes
 //! `<seconds>.<microseconds>: <level>: <text>` to standard error or to the log file. Events with the target
-//! [`crate::AUDIT`] go to the system log, whatever the verbosity. Between [`hold_lines`] and [`release_lines`]
-//! nothing is written anywhere, because the log may be on a frozen filesystem: lines are kept in bounded memory
-//! and written later, in order and with the time at which they were made. A message is always one line of bounded
-//! length. `app` sets the log up; the freeze holds lines back. The tools have no log: for them all of this does
-//! nothing.
+//! [`crate::AUDIT`] go to the system log, whatever the verbosity. Between [`hold_lines`] and [`release_lines`] nothing
+//! is written anywhere, because the log may be on a frozen filesystem: lines are kept in bounded memory and written
+//! later, in order and with the time at which they were made. A message is always one line of bounded length. The tools
+//! have no log: for them all of this does nothing.
 
 mod held;
 mod line;
@@ -29,18 +28,17 @@ pub(crate) type AuditSink = Box<dyn FnMut(SystemTime, &str) -> io::Result<()> + 
 
 #[derive(Default)]
 pub(crate) struct LogOptions {
-    /// Append to this file; `None`: standard error.
+    /// Is appended to; `None`: standard error.
     pub logfile: Option<PathBuf>,
-    /// Log everything instead of warnings and errors.
+    /// Everything instead of warnings and errors.
     pub verbose: bool,
     /// The agent starts while filesystems are frozen: lines are held back from the start, and the log file is opened
     /// when they are released.
     pub frozen: bool,
-    /// Where audit lines go; `None`: nowhere.
+    /// `None`: audit lines go nowhere.
     pub audit: Option<AuditSink>,
 }
 
-/// Why the log cannot be set up.
 #[derive(Debug)]
 pub(crate) enum LogError {
     Open { path: PathBuf, error: io::Error },
@@ -67,10 +65,6 @@ impl std::error::Error for LogError {}
 
 static WRITER: OnceLock<Arc<LogWriter>> = OnceLock::new();
 
-/// Sets up the log of this process.
-///
-/// # Errors
-/// The log file cannot be opened, or the log was set up before.
 pub(crate) fn init(options: LogOptions) -> Result<(), LogError> {
     let verbose = options.verbose;
     let writer = Arc::new(LogWriter::open(options)?);

@@ -76,7 +76,7 @@ impl Subscriber for LogSubscriber {
     fn exit(&self, _: &Id) {}
 }
 
-/// An event's text: its message, then ` key=value` for each other field.
+/// The message, then ` key=value` for each other field.
 #[derive(Default)]
 struct Text {
     message: String,

@@ -1,5 +1,3 @@
-//! The log with its outputs and its clock injected.
-
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
@@ -12,15 +10,13 @@ use super::subscriber::LogSubscriber;
 use super::writer::{LogTarget, LogWriter, Outputs};
 use super::*;
 
-/// Everything that comes out of a log, as text, in one place.
 #[derive(Clone, Default)]
 struct Bench {
     console: Sink,
     file: Sink,
     audit: Sink,
-    /// The time, in milliseconds; each look at the clock takes one.
+    /// In milliseconds; each look at the clock takes one.
     clock: Arc<AtomicU64>,
-    /// How many audit lines a full system log refuses.
     refuse: Arc<AtomicU64>,
     pauses: Arc<AtomicU64>,
 }

@@ -1,8 +1,7 @@
 //! Writes the lines: the only place of the log that does, behind one lock.
 //!
 //! What cannot be written is reported where writing still works: lines for a log file that fails go to standard error,
-//! and lost audit lines are counted in the log. The subscriber passes lines here, and the freeze holds and releases
-//! them by way of the module's functions.
+//! and lost audit lines are counted in the log.
 
 use std::io::{self, Write};
 use std::mem;
@@ -17,15 +16,13 @@ use crate::sys::logfile::open_to_append;
 use crate::sys::strerror;
 use nix::sys::stat::fstat;
 
-/// How often, and after what pause each time, a full system log is tried again when held lines are released: all of
-/// them come at once, and the queue of a Unix datagram socket has 10 places by default (net.unix.max_dgram_qlen).
+/// For a full system log when held lines are released: all of them come at once, and the queue of a Unix datagram
+/// socket has 10 places by default (net.unix.max_dgram_qlen).
 const AUDIT_RETRIES: u32 = 100;
 const AUDIT_RETRY_INTERVAL: Duration = Duration::from_millis(2);
 
-/// Mode of a new log, less the umask.
 const NEW_FILE_MODE: u32 = 0o666;
 
-/// Where log lines go.
 pub(super) enum LogTarget {
     Console,
     File {
@@ -51,11 +48,10 @@ impl LogTarget {
     }
 }
 
-/// What the log writes to and waits by; tests replace it.
 pub(super) struct Outputs {
     pub target: LogTarget,
     pub console: Box<dyn Write + Send>,
-    /// Whether the console is the journal, which reads a line's priority from its start (sd-daemon(3)).
+    /// The console is the journal, which reads a line's priority from its start (sd-daemon(3)).
     pub is_journal: bool,
     pub audit: Option<AuditSink>,
     pub clock: Box<dyn Fn() -> SystemTime + Send>,
@@ -63,7 +59,6 @@ pub(super) struct Outputs {
 }
 
 impl Outputs {
-    /// Writes a line to standard error.
     fn print(&mut self, level: Level, line: &[u8]) {
         // If standard error fails, no place is left to report it.
         let _ = if self.is_journal {
@@ -86,11 +81,9 @@ fn is_journal() -> bool {
 
 struct WriterState {
     outputs: Outputs,
-    /// `Some` while lines are held.
     held: Option<HeldLines>,
     bounds: Bounds,
     lost_audit_lines: u64,
-    /// Reused for every line.
     buffer: Vec<u8>,
 }
 
@@ -248,7 +241,7 @@ impl WriterState {
         outputs.print(level, &self.buffer);
     }
 
-    /// Sends an audit line. Of each run of lost ones, the first and at its end their number are logged.
+    /// Of each run of lost audit lines, the first and at its end their number are logged.
     fn send(&mut self, when: SystemTime, text: &str, retries: &mut u32) {
         let Some(audit) = &mut self.outputs.audit else {
             return;

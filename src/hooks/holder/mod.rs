@@ -1,15 +1,14 @@
-//! Holding hooks: programs that keep an application quiesced as long as they run, such as a database session
-//! that holds a lock.
+//! Holding hooks: programs that keep an application quiesced as long as they run, such as a database session with a
+//! lock.
 //!
-//! The master of the freeze ends before the thaw, so each holding hook runs under a holder ([`process`]). The
-//! holder is the hook's parent: it learns of the hook's end at once, keeps its output in memory while no disk
-//! can be written, and ends it at its limit. The master of the thaw connects to the holder's socket in the
-//! agent's state directory. If the holder dies, the hook's stdin reaches its end, and the hook lets the
-//! application continue by itself.
+//! The master of the freeze ends before the thaw, so each holding hook runs under a holder ([`process`]). The holder is
+//! the hook's parent: it learns of the hook's end at once, keeps its output in memory while no disk can be written, and
+//! ends it at its limit. The master of the thaw connects to the holder's socket in the agent's state directory. If the
+//! holder dies, the hook's stdin reaches its end, and the hook lets the application continue by itself.
 //!
-//! A hook is released once. If a master is killed during the thaw, its successor waits for the same result
-//! and gets it as well; after that the socket no longer exists. The socket of a holder that died, or that
-//! gave up waiting for a thaw, stays.
+//! A hook is released once. If a master is killed during the thaw, its successor waits for the same result and gets it
+//! as well; after that the socket no longer exists. The socket of a holder that died, or that gave up waiting for a
+//! thaw, stays.
 
 mod process;
 
@@ -37,14 +36,11 @@ use crate::sys::strerror;
 
 pub use process::cli;
 
-/// Time that a holder may take longer than its hook.
 const HOLDER_RESPONSE_GRACE: Duration = Duration::from_secs(2);
-/// Time for one message between master and holder.
 const HOLDER_SEND_TIMEOUT: Duration = Duration::from_secs(5);
-/// Seconds that a hook may hold longer than the agent's hold limit, so that the agent's own thaw comes first.
+/// How much longer a hook may hold than the agent's hold limit, so that the agent's own thaw comes first.
 const HOLD_LIMIT_GRACE_SECONDS: f64 = 60.0;
 
-/// The master's request to a new holder.
 #[derive(Debug, Serialize, Deserialize)]
 struct HolderRequest {
     program: PathBuf,
@@ -53,23 +49,21 @@ struct HolderRequest {
     /// Seconds to become ready, and again to end after the release; None: no limit.
     timeout: Option<f64>,
     kill_after: f64,
-    /// Seconds that it may hold; None: no limit.
+    /// Seconds; None: no limit.
     hold: Option<f64>,
     output_limit: u64,
     socket: PathBuf,
 }
 
-/// The holder's response after the start, and again at the end.
 #[derive(Clone, Debug, Default, Serialize, Deserialize)]
 struct HolderResponse {
     /// How the hook ended; None: it holds.
     status: Option<HookStatus>,
-    /// If it ended before its release: the seconds that it had held.
+    /// Seconds that it had held, if it ended before its release.
     lost: Option<f64>,
     output: String,
 }
 
-/// The result of releasing a hook.
 #[derive(Debug)]
 pub struct Released {
     pub ended: CommandOutcome,
@@ -77,7 +71,7 @@ pub struct Released {
     pub lost: Option<String>,
 }
 
-/// Starts the holding hook of `command` and waits until it is ready. The status is None if it holds now.
+/// Waits until the hook is ready. The status is None if it holds now.
 pub fn start(
     hook_run: &HookRun,
     policy: &HookSettings,
@@ -135,7 +129,6 @@ pub fn start(
     (status, ended)
 }
 
-/// Starts a holder; returns its process id and the connection to it.
 fn spawn(
     hook_run: &HookRun,
     request: &HolderRequest,
@@ -158,7 +151,7 @@ fn spawn(
     Ok((pid, connection))
 }
 
-/// Waits for the holder's response; None: the master must stop.
+/// None: the master must stop.
 fn wait_until_ready(
     mut connection: Connection,
     response_timeout: Option<Duration>,
@@ -174,7 +167,6 @@ fn wait_until_ready(
     connection.recv(Some(HOLDER_SEND_TIMEOUT)).map(Some)
 }
 
-/// Releases the hook whose holder listens at `socket`, and waits for its end.
 pub fn release(
     hook_run: &HookRun,
     policy: &HookSettings,

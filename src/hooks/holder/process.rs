@@ -1,8 +1,8 @@
 //! `qemu-ga hook hold`: the holder, the process that runs one holding hook.
 //!
-//! The master passes a request on stdin and gets one response when the hook is ready. Then the holder listens
-//! at its socket until a master sends a release, and responds with the hook's end. A hook for which no master
-//! waits is released at once.
+//! The master passes a request on stdin and gets one response when the hook is ready. Then the holder listens at its
+//! socket until a master sends a release, and responds with the hook's end. A hook for which no master waits is
+//! released at once.
 
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -22,15 +22,13 @@ use crate::sys::guardian::{bind_guardian_socket, line_from_agent};
 use crate::sys::poll::is_readable;
 use crate::sys::{process, strerror};
 
-/// The descriptor to which a hook writes a line when it is ready: a number with one digit, which a shell can
-/// redirect to.
+/// The descriptor to which a hook writes a line when it is ready: one digit, which a shell can redirect to.
 const READY_FD: i32 = 3;
-/// Most output of the hook in memory, in bytes: nothing can be written to a disk during the freeze.
+/// Output is kept in memory: nothing can be written to a disk during the freeze.
 const MAX_OUTPUT_BYTES: u64 = 256 * 1024;
-/// How long a holder keeps the result of a hook that ended early, for the master of the thaw.
+/// How long the result of a hook that ended early is kept for the master of the thaw.
 const OUTCOME_RETENTION: Duration = Duration::from_secs(86_400);
 
-/// Runs `qemu-ga hook hold`; stdin is the connection to the master.
 pub fn cli() -> u8 {
     process::set_process_name(c"qga-hook-holder");
     crate::sys::guardian::outlive_memory_pressure().ok();
@@ -87,7 +85,6 @@ impl HolderResponse {
     }
 }
 
-/// The reading end of a pipe, and the writing end with the number [`READY_FD`].
 fn ready_pipe() -> io::Result<(File, OwnedFd)> {
     let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
     let reader = above(read.as_fd(), READY_FD + 1)?.into();
@@ -107,7 +104,6 @@ fn above(fd: std::os::fd::BorrowedFd<'_>, least: i32) -> io::Result<OwnedFd> {
     crate::sys::guardian::own_inherited(number).map(OwnedFd::from)
 }
 
-/// Waits from the hook's readiness until its release.
 fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     let since = Instant::now();
     let due = deadline_after(since, hook.request.hold);
@@ -144,7 +140,6 @@ fn hold(hook: &mut Hook<'_>, listener: &UnixListener) -> io::Result<()> {
     }
 }
 
-/// Accepts a connection and reads its release; None if the peer is not trusted or sends nothing.
 fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReason)> {
     let mut client = Connection::from(listener.accept().ok()?.0);
     client.trusted_peer().ok()?;
@@ -152,7 +147,7 @@ fn next_release_request(listener: &UnixListener) -> Option<(Connection, ThawReas
     Some((client, reason))
 }
 
-/// Sends the same response to the client that released the hook and to all that have connected since.
+/// The same response to the client that released the hook and to all that have connected since.
 fn respond_to_all(
     first: Option<Connection>,
     listener: &UnixListener,
@@ -173,7 +168,6 @@ fn respond_to_all(
 
 enum Start {
     Ready,
-    /// The hook has ended, or was ended.
     Over(HookStatus),
     /// The master has closed its connection.
     Alone,
@@ -182,10 +176,9 @@ enum Start {
 struct Hook<'a> {
     request: &'a HolderRequest,
     child: Running<'a>,
-    /// The hook's stdin: its end or a line releases the hook.
+    /// Its end or a line releases the hook.
     input: Option<File>,
     ready: Option<File>,
-    /// The text for processes of the hook that could not be ended.
     survivors: Option<String>,
 }
 
@@ -251,7 +244,6 @@ impl<'a> Hook<'a> {
         }
     }
 
-    /// A response with this status and the rest of the output.
     fn response_for(&mut self, status: HookStatus) -> HolderResponse {
         HolderResponse {
             status: Some(status),
@@ -272,8 +264,7 @@ impl<'a> Hook<'a> {
         text
     }
 
-    /// Releases the hook by the reason and the end of its stdin, waits for its end, and kills it if its
-    /// timeout expires.
+    /// Releases the hook by a line with the reason and the end of its stdin; kills it if its timeout expires.
     fn release(&mut self, reason: Option<ThawReason>) -> HookStatus {
         if let (Some(mut input), Some(reason)) = (self.input.take(), reason) {
             // A hook that has ended or does not read is released by the end of its stdin.
@@ -304,7 +295,6 @@ impl<'a> Hook<'a> {
     }
 }
 
-/// `seconds` after `start`; None: never.
 fn deadline_after(start: Instant, seconds: Option<f64>) -> Option<Instant> {
     let time = Duration::try_from_secs_f64(seconds?).ok()?;
     start.checked_add(time)

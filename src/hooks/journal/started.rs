@@ -1,7 +1,7 @@
 //! A task in the journal: all that its thaw needs.
 //!
-//! The thaw runs from this entry alone, because settings and scripts may have changed since the freeze. Keys
-//! that this version does not know are ignored, so that an upgrade during a freeze works in both directions.
+//! The thaw runs from this entry alone, because settings and scripts may have changed since the freeze. Keys that this
+//! version does not know are ignored, so that an upgrade during a freeze works in both directions.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -15,7 +15,6 @@ use crate::hooks::task::{CommandLine, HookTask};
 use crate::keyfile::parse_time_limit;
 use crate::probe::mountinfo::unescape;
 
-/// Key of the time for all tasks of a source.
 const BUDGET: &str = "budget";
 /// Key of an argument of the thaw, the program first, [`escaped`].
 const THAW: &str = "thaw";
@@ -29,10 +28,8 @@ pub struct StartedTask {
     pub source: String,
     /// Its name, see [`HookTask::name`].
     pub name: String,
-    /// The socket of its holder, if it is a holding hook.
-    pub holder_socket: Option<PathBuf>,
-    /// `key=value` as [`HookSettings::set`] parses them, with timeout and retries of the thaw; and the keys
-    /// above. Version 0.1.0 wrote none.
+    pub(crate) holder_socket: Option<PathBuf>,
+    /// `key=value` as [`HookSettings::set`] parses them, and the keys above. Version 0.1.0 wrote none.
     settings: Vec<String>,
     /// Why its thaw could not be run; empty if nothing is wrong.
     pub why: String,
@@ -55,8 +52,7 @@ fn escaped(bytes: &OsStr) -> String {
 }
 
 impl StartedTask {
-    /// The journal's entry for `task`.
-    pub fn of(task: &HookTask, socket: Option<PathBuf>) -> StartedTask {
+    pub(crate) fn of(task: &HookTask, socket: Option<PathBuf>) -> StartedTask {
         let mut policy = task.policy.clone();
         if let Some(command) = &task.thaw {
             (policy.timeout, policy.retries) = (command.timeout, command.retries);
@@ -89,7 +85,7 @@ impl StartedTask {
         })
     }
 
-    /// Parses an entry of this or another version.
+    /// Reads an entry of this or another version.
     pub fn from_value(value: &Value) -> StartedTask {
         let settings = value["settings"].as_array().into_iter().flatten();
         let socket = value["socket"].as_str();
@@ -105,7 +101,6 @@ impl StartedTask {
         }
     }
 
-    /// An entry with a name only.
     pub(super) fn named(source: &str, name: &str) -> StartedTask {
         StartedTask {
             source: source.to_owned(),
@@ -114,8 +109,8 @@ impl StartedTask {
         }
     }
 
-    /// The task as it was at the freeze. Version 0.1.0 recorded only its name: then it is the task of this
-    /// name in `found`, or the call of a hook of the hooks' directory.
+    /// The task as it was at the freeze. Version 0.1.0 recorded only its name: then it is the task of this name in
+    /// `found`, or the call of a hook of the hooks' directory.
     pub fn step(mut self, found: &mut Vec<HookTask>, adapters: &'static [Adapter]) -> HookTask {
         let mut task = HookTask::new(self.name.clone(), HookSettings::default());
         task.source.clone_from(&self.source);
@@ -154,8 +149,7 @@ impl StartedTask {
         task
     }
 
-    /// Whether it is the entry of `task`.
-    pub fn names(&self, task: &HookTask) -> bool {
+    pub(super) fn names(&self, task: &HookTask) -> bool {
         self.source == task.source && self.name == task.name
     }
 

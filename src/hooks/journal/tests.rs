@@ -1,5 +1,3 @@
-//! What the journal holds from one opening to the next.
-
 use super::*;
 use crate::hooks::adapter::Adapter;
 use crate::hooks::settings::HookSettings;

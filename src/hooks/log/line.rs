@@ -18,16 +18,16 @@ const UNNEEDED: &str =
 const NOT_CALLED: &str = " is not called: ";
 const CANNOT_RUN: &str = " cannot be run: ";
 
-/// The line of the master about one hook, without its date. A hook is named by its path.
+/// Without its date. A hook is named by its path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LogLine<'a> {
-    /// The hook is started with these arguments. Read back, they are the last word, and the rest is the path.
+    /// Read back, `args` is the last word, and the rest is the path.
     Execute { hook: &'a str, args: &'a str },
     /// A holding hook is to end, for this reason.
     Release { hook: &'a str, reason: &'a str },
     /// A holding hook is ready, and stays until its release.
     Holds { hook: &'a str },
-    /// The hook ended. The status is 128 plus the signal if a signal ended it.
+    /// The status is 128 plus the signal if a signal ended the hook.
     Finished {
         hook: &'a str,
         status: i32,
@@ -50,15 +50,12 @@ pub enum LogLine<'a> {
 /// What the log says of an exit status whose number alone would be misread.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum EndNote {
-    /// Nothing: 0 is success.
     None,
-    /// The operator's settings count it as success.
     Success,
-    /// The operator's settings say that the hook has nothing to do here.
     NotApplicable,
     /// A holding hook ended before it was ready, which is a failure whatever the status.
     Early,
-    /// A note that this version does not write. Only read.
+    /// A note that this version does not write.
     Unknown,
 }
 
@@ -79,7 +76,6 @@ impl EndNote {
         }
     }
 
-    /// Whether an end with this note and status is no failure.
     pub fn is_success(self, status: i32) -> bool {
         match self {
             EndNote::None => status == 0,
@@ -110,7 +106,7 @@ impl fmt::Display for LogLine<'_> {
 }
 
 impl<'a> LogLine<'a> {
-    /// Reads a line of the log as its date and its text. None: a hook printed it.
+    /// The date and the text. None: a hook printed the line.
     pub fn parse(line: &'a str) -> Option<(&'a str, LogLine<'a>)> {
         let (date, text) = split_date(line)?;
         Some((date, LogLine::parse_text(text)))
@@ -177,7 +173,6 @@ pub(super) fn looks_like_one(text: &str) -> bool {
         .any(|start| text.starts_with(start))
 }
 
-/// Splits `DATE: TEXT`, a line of the master or of QEMU's fsfreeze-hook script.
 pub(super) fn split_date(line: &str) -> Option<(&str, &str)> {
     // The script uses date(1), whose format depends on the locale. All formats have 4 to 8 words, one of them
     // a time of day.

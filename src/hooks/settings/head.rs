@@ -1,16 +1,12 @@
 //! Settings in a script itself: `# qga-hook: key = value` in its first lines.
 //!
-//! A line that looks like a setting but is not written this way is reported and not used: if several
-//! spellings were accepted, no reader of a script could know which of its lines apply. [`super::rules`] calls
-//! this.
+//! A line that looks like a setting but is not written this way is reported and not used: if several spellings were
+//! accepted, no reader of a script could know which of its lines apply.
 
 use crate::keyfile::excerpt;
 
-/// The beginning of a setting's line.
 const MARK: &str = "# qga-hook:";
-/// Lines of a script that may contain settings.
 const MAX_HEAD_LINES: usize = 50;
-/// Malformed lines that are reported.
 const MAX_REPORTED_LINES: usize = 5;
 
 #[derive(Debug, PartialEq, Eq)]
@@ -51,8 +47,7 @@ pub fn read(text: &[u8]) -> (Vec<Setting>, Vec<String>) {
     (settings, malformed)
 }
 
-/// Whether a line looks like a setting: a comment in any language, the mark in some spelling, a key and a
-/// value.
+/// Whether a line looks like a setting: a comment in any language, the mark in some spelling, a key and a value.
 fn is_near(line: &str) -> bool {
     let text = line.trim_start_matches(|c: char| !c.is_alphanumeric());
     let text = text.to_ascii_lowercase();

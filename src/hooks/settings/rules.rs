@@ -1,9 +1,9 @@
 //! `fsfreeze-hook.conf`, combined with the settings in the scripts themselves.
 //!
-//! A line that cannot be read does not affect the other lines. But the hook that it is about does not run:
-//! the line may have set its user, or that its failure aborts the freeze. So each such [`ConfigFault`] has a
-//! scope, and a hook or adapter in that scope fails, with `abort` unless the rest of the settings says
-//! `continue`. An invalid value of any other key is a warning, and the key keeps its default.
+//! A line that cannot be read does not affect the other lines. But the hook that it is about does not run: the line may
+//! have set its user, or that its failure aborts the freeze. So each such [`ConfigFault`] has a scope, and a hook or
+//! adapter in that scope fails, with `abort` unless the rest of the settings says `continue`. An invalid value of any
+//! other key is a warning, and the key keeps its default.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -14,11 +14,8 @@ use crate::hooks::adapter::{self, Adapter};
 use crate::hooks::trust::{self, quoted};
 use crate::keyfile::{self, Entry, Line, Problem, parse_boolean, parse_time_limit};
 
-/// The group with the defaults.
 const DEFAULTS: &str = "hooks";
-/// The beginning of the name of a hook's group.
 const HOOK_PREFIX: &str = "hook ";
-/// Faults that are reported one by one.
 const MAX_REPORTED_FAULTS: usize = 20;
 /// Some editors begin a file with this.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
@@ -26,13 +23,11 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// The content of `fsfreeze-hook.conf`.
 #[derive(Clone, Debug, Default)]
 pub struct HookConfig {
-    /// The settings of `[hooks]`, from which each hook's own settings start.
-    pub defaults: HookSettings,
-    /// Time for all hooks of one phase together; None: no limit.
-    pub total_timeout: Option<Duration>,
-    /// The problems of the file, one line each.
-    pub warnings: Vec<String>,
-    /// The adapters whose groups the file may have.
+    /// From `[hooks]`; each hook's own settings start from these.
+    pub(crate) defaults: HookSettings,
+    /// For all hooks of one phase together; None: no limit.
+    pub(crate) total_timeout: Option<Duration>,
+    pub(crate) warnings: Vec<String>,
     pub(in crate::hooks) adapters: &'static [Adapter],
     path: PathBuf,
     settings: Vec<Setting>,
@@ -47,22 +42,17 @@ struct Setting {
     line: usize,
 }
 
-/// A part of the file that cannot be read.
 #[derive(Clone, Debug)]
 struct ConfigFault {
     reach: FaultScope,
-    /// The place, the reason and the remedy.
     reason: Diagnostic,
     /// Whether the faulty text sets that a failure aborts the freeze; None: it sets neither.
     aborts: Option<bool>,
 }
 
-/// What a fault may be about.
 #[derive(Clone, Debug)]
 enum FaultScope {
-    /// All hooks and adapters.
     All,
-    /// The group of this name.
     Group(String),
     /// All hooks and adapters whose name is in this group header, which cannot be read; in lower case.
     Head(String),
@@ -84,7 +74,6 @@ struct Position {
     group: Option<String>,
     /// The index of the fault that reports the missing or unreadable group header.
     bad_head: Option<usize>,
-    /// The groups with the lines in which they begin.
     heads: Vec<(String, usize)>,
 }
 
@@ -103,23 +92,20 @@ impl Setting {
     }
 }
 
-/// The settings of one hook.
+/// The settings that apply to one hook.
 #[derive(Debug)]
 pub struct EffectiveSettings {
-    /// The settings that apply to it.
-    pub policy: HookSettings,
-    /// Settings that are ignored, one line each.
-    pub warnings: Vec<String>,
+    pub(crate) policy: HookSettings,
+    pub(crate) warnings: Vec<String>,
     /// Why it must not run: settings that may be about it cannot be read.
-    pub fault: Option<Diagnostic>,
+    pub(crate) fault: Option<Diagnostic>,
 }
 
 impl HookConfig {
-    /// Reads the file at `path`; a file that does not exist is empty.
+    /// Reads the file; one that does not exist is empty.
     ///
     /// # Errors
-    /// Another user could have written it, or it cannot be read, so nothing is known of the settings of any
-    /// hook.
+    /// Another user could have written it, or it cannot be read.
     pub fn read(path: &Path, adapters: &'static [Adapter]) -> Result<HookConfig, Diagnostic> {
         let text = trust::read(path)?.unwrap_or_default();
         Ok(HookConfig::parse(path, &text, adapters))
@@ -270,8 +256,7 @@ impl HookConfig {
         self.fault(reach, problem, aborts);
     }
 
-    /// A group with an unknown name may be a misspelled one, so it is a fault of every hook that the name
-    /// mentions.
+    /// A group with an unknown name may be a misspelled one, so it is a fault of every hook that the name mentions.
     fn reach_of_unknown_groups(&mut self) {
         let mut faults: Vec<(&str, ConfigFault)> = Vec::new();
         for Setting {
@@ -319,8 +304,7 @@ impl HookConfig {
         group == DEFAULTS || is_hook || self.is_adapter(group)
     }
 
-    /// The problem with a setting that protects (`on-failure`, `enabled`, `type`, `user`), or that may be a
-    /// misspelled one; and the value for [`ConfigFault::aborts`].
+    /// The problem with a setting that protects or may be a misspelled one; and the value for [`ConfigFault::aborts`].
     fn find_fault(
         &self,
         group: &str,
@@ -355,7 +339,7 @@ impl HookConfig {
     }
 
     /// Calls `set` with each setting of a group; returns a warning for each error.
-    pub fn each(
+    pub(crate) fn each(
         &self,
         group: &str,
         set: &mut dyn FnMut(&str, &str) -> Result<(), String>,
@@ -382,8 +366,7 @@ impl HookConfig {
         groups.filter_map(|group| group.strip_prefix(HOOK_PREFIX))
     }
 
-    /// The settings of the hook `name`, whose file begins with `head`. The file's own settings override
-    /// `[hooks]`, and the hook's group overrides both.
+    /// The head of the hook's file overrides `[hooks]`, and the hook's group overrides both.
     pub fn of_hook(&self, name: &str, head: &[u8]) -> EffectiveSettings {
         let mut policy = self.defaults.clone();
         let (own, malformed) = head::read(head);
@@ -421,9 +404,8 @@ impl HookConfig {
         }
     }
 
-    /// Why the adapter `name` must not run, what that does to the freeze, and whether a fault names the
-    /// adapter: settings that may be about it cannot be read.
-    pub fn fault_of_adapter(
+    /// Why the adapter must not run, what that does to the freeze, and whether the fault names the adapter.
+    pub(crate) fn fault_of_adapter(
         &self,
         name: &str,
         policy: &HookSettings,
@@ -433,8 +415,7 @@ impl HookConfig {
         Some((why, on_failure(policy, is_set, aborts), is_named))
     }
 
-    /// Whether the key is set in the group.
-    pub fn sets(&self, group: &str, key: &str) -> bool {
+    pub(crate) fn sets(&self, group: &str, key: &str) -> bool {
         self.settings
             .iter()
             .any(|s| s.group == group && s.key == key)
@@ -467,8 +448,7 @@ impl ConfigFault {
     }
 }
 
-/// The effect of a failure where a part of the settings cannot be read; `policy` has the readable part.
-/// Without any statement it is `abort`.
+/// The effect of a failure where a part of the settings cannot be read. Without any statement it is `abort`.
 fn on_failure(policy: &HookSettings, is_set: bool, aborts: Option<bool>) -> OnFailure {
     match aborts {
         Some(true) => OnFailure::Abort,
@@ -483,7 +463,6 @@ fn is_clean(key: &str) -> bool {
     !key.contains(is_odd)
 }
 
-/// Whether a line that cannot be read looks like a group header.
 fn is_head(text: &str) -> bool {
     let bare = text.trim_end();
     let is_closed = bare.ends_with(']') || bare.split_whitespace().next() == Some("hook");
@@ -503,7 +482,6 @@ fn head_reach(text: &str) -> FaultScope {
     }
 }
 
-/// Whether `text` contains `name` as a whole word.
 fn mentions(text: &str, name: &str) -> bool {
     let is_part = |c: char| c.is_alphanumeric() || "._-".contains(c);
     text.match_indices(name).any(|(at, _)| {

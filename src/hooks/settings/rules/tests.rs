@@ -1,5 +1,3 @@
-//! What the file and the heads of scripts say, and what mistakes in them do.
-
 use super::super::HookKind;
 use super::*;
 

@@ -19,7 +19,7 @@ pub(super) fn set_mode(mode: &mut FreezeMode, value: &OsStr) -> Result<(), Strin
     let read = FreezeMode::parse(value.to_string_lossy().trim_ascii());
     *mode = read.unwrap_or_default();
     read.map(drop)
-        .ok_or_else(|| "is none of all, hooks-only and off; using all".into())
+        .ok_or_else(|| "is not all, hooks-only or off; using all".into())
 }
 
 pub(super) fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(), String> {

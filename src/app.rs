@@ -1,5 +1,5 @@
-//! Floor 6: wiring. From the command line to a running agent, in the documented order: options,
-//! socket activation, marker, log, state, channel, daemon, service.
+//! Floor 6: wiring. From the command line to a running agent, in the documented order: options, socket activation,
+//! marker, log, state, channel, daemon, service.
 
 use crate::agent::{self, Session, pidfile::PidFile};
 use crate::cli::MISTAKE_STATUS;
@@ -76,7 +76,6 @@ pub fn main() -> u8 {
     }
 }
 
-/// `qemu-ga help [TOOL]`.
 fn help(args: &[OsString]) -> u8 {
     let mut words = args[2..].to_vec();
     words.retain(|word| word != "--help" && word != "-h");
@@ -93,7 +92,6 @@ fn help(args: &[OsString]) -> u8 {
     }
 }
 
-/// Prints that this word is no tool; returns the exit status.
 fn unknown_command(word: &str) -> u8 {
     let remedy = did_you_mean(word, TOOLS.iter().map(Tool::word).chain(["help"]))
         .unwrap_or_else(|| "run \"qemu-ga --help\" for a list".into());
@@ -101,7 +99,7 @@ fn unknown_command(word: &str) -> u8 {
     MISTAKE_STATUS
 }
 
-/// A panic ends a debug build as it ends a release build, by whose profile the compiler sees to that.
+/// A panic must end a debug build as it ends a release build, whose profile has `panic = "abort"`.
 fn abort_on_panic() {
     if cfg!(debug_assertions) {
         let tell = std::panic::take_hook();
@@ -143,7 +141,7 @@ fn act(action: Action) -> u8 {
     }
 }
 
-/// 1 if the text cannot be written, which is all that can be told.
+/// Returns 1 if the text cannot be written: there is nowhere else to report that.
 fn print(stream: &mut dyn Write, text: &str) -> u8 {
     u8::from(stream.write_all(text.as_bytes()).is_err())
 }
@@ -208,7 +206,6 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     }
 }
 
-/// Logs why the agent cannot start.
 fn fail_start(error: &dyn std::fmt::Display) -> u8 {
     tracing::error!("{error}");
     tracing::error!("error initializing guest agent");
@@ -338,8 +335,7 @@ async fn hold_pidfile_after_thaw(freezer: Freezer, path: Option<PathBuf>) -> Inf
     never
 }
 
-/// The daemon's own steps. An agent that starts frozen writes its pid file after the thaw: the
-/// directory may be frozen.
+/// An agent that starts frozen writes its pid file after the thaw: the directory may be frozen.
 fn become_daemon(
     config: &Config,
     inherited: bool,

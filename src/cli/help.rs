@@ -3,11 +3,10 @@
 use super::{Arg, Operand, OptionSpec, Usage};
 
 /// Width of the help: a console's, without the last column.
-pub const WIDTH: usize = 79;
+pub(crate) const WIDTH: usize = 79;
 /// Where the second column begins at most.
 const MAX_COLUMN: usize = 28;
 
-/// `--long=ARG`, or `--long` of a switch.
 fn long_form(long: &str, arg: Arg) -> String {
     match arg {
         Arg::Switch => format!("--{long}"),
@@ -17,8 +16,7 @@ fn long_form(long: &str, arg: Arg) -> String {
     }
 }
 
-/// `-x, --long=ARG` and the older spellings.
-pub fn names(spec: &OptionSpec) -> String {
+pub(crate) fn names(spec: &OptionSpec) -> String {
     let short = spec
         .short
         .map(|letter| format!("-{}", letter.escape_ascii()));
@@ -51,7 +49,7 @@ fn wrap_words<'a>(words: impl Iterator<Item = &'a str>, width: usize) -> Vec<Str
 }
 
 /// Two columns, the second wrapped; a name that is too long for the first has a line of its own.
-pub fn columns(rows: &[(String, String)]) -> String {
+pub(crate) fn columns(rows: &[(String, String)]) -> String {
     let widest = rows.iter().map(|(left, _)| left.len() + 4).max();
     let column = widest.unwrap_or(0).min(MAX_COLUMN);
     let mut text = String::new();
@@ -69,8 +67,7 @@ pub fn columns(rows: &[(String, String)]) -> String {
     text
 }
 
-/// An option's row of the help.
-pub fn row(spec: &OptionSpec) -> (String, String) {
+pub(crate) fn row(spec: &OptionSpec) -> (String, String) {
     let mut help = spec.help.to_owned();
     if let Some(default) = spec.default {
         help += &format!(" (default: {default})");
@@ -98,8 +95,7 @@ impl Usage {
         before.into_iter().chain(options).chain(after).collect()
     }
 
-    /// The whole help.
-    pub fn help(&self) -> String {
+    pub(crate) fn help(&self) -> String {
         let head = format!("Usage: qemu-ga {} ", self.name);
         let indent = " ".repeat(head.len());
         let parts = self.synopsis();

@@ -1,11 +1,10 @@
-//! Command lines: the tables that describe them, the scanner ([`scan`]), and the help ([`help`]).
+//! Command lines: the tables that describe them, the scanner ([`scan`]), and the help ([`help`]). No I/O.
 //!
-//! The agent's options ([`crate::config::options`]), the hook master and every tool are tables of
-//! [`OptionSpec`]s. The scanner, `--help`, the manual pages and the completions of the shells read the same
-//! entry, so that an option is written down once. Nothing is opened or printed here.
+//! The agent's options ([`crate::config::options`]), the hook master and every tool are tables of [`OptionSpec`]s. The
+//! scanner, `--help`, the manual pages and the completions read the same entry, so that an option is written down once.
 
 pub mod help;
-pub mod scan;
+pub(crate) mod scan;
 
 use scan::Found;
 use std::ffi::{OsStr, OsString};
@@ -77,13 +76,11 @@ pub struct OptionSpec {
     pub default: Option<&'static str>,
     /// What it does, for the help and the manual; empty hides the option.
     pub help: &'static str,
-    /// Whether an abbreviated long option may mean this one.
-    pub abbreviable: bool,
+    pub(crate) abbreviable: bool,
 }
 
 impl OptionSpec {
-    /// An option without a short name.
-    pub const fn new(long: &'static str, arg: Arg, help: &'static str) -> Self {
+    pub(crate) const fn new(long: &'static str, arg: Arg, help: &'static str) -> Self {
         Self {
             short: None,
             long,
@@ -95,21 +92,18 @@ impl OptionSpec {
         }
     }
 
-    /// A switch without a short name.
-    pub const fn switch(long: &'static str, help: &'static str) -> Self {
+    pub(crate) const fn switch(long: &'static str, help: &'static str) -> Self {
         Self::new(long, Arg::Switch, help)
     }
 
-    /// The same with a short name.
-    pub const fn short(self, letter: u8) -> Self {
+    pub(crate) const fn short(self, letter: u8) -> Self {
         Self {
             short: Some(letter),
             ..self
         }
     }
 
-    /// The same with a default in words.
-    pub const fn default(self, words: &'static str) -> Self {
+    pub(crate) const fn default(self, words: &'static str) -> Self {
         Self {
             default: Some(words),
             ..self
@@ -117,8 +111,8 @@ impl OptionSpec {
     }
 }
 
-/// `--help`, which every command line understands.
-pub const HELP: OptionSpec = OptionSpec::switch("help", "show this help and exit").short(b'h');
+pub(crate) const HELP: OptionSpec =
+    OptionSpec::switch("help", "show this help and exit").short(b'h');
 
 /// What a command line takes besides options.
 #[derive(Debug, Clone, Copy)]
@@ -129,14 +123,12 @@ pub struct Operand {
     pub kind: ValueKind,
     /// What it means.
     pub help: &'static str,
-    /// Whether one must be given.
-    pub required: bool,
+    pub(crate) required: bool,
     /// How many may be given.
     pub max: usize,
 }
 
 impl Operand {
-    /// False for a word that is not one of [`ValueKind::Words`].
     fn takes(&self, word: &OsStr) -> bool {
         match self.kind {
             ValueKind::Words(words) => words.iter().any(|known| *known == word),
@@ -157,13 +149,13 @@ pub struct Usage {
     /// What it takes besides options.
     pub operand: Option<Operand>,
     /// Its options, in groups that several command lines may share; [`HELP`] is added to them.
-    pub options: &'static [&'static [OptionSpec]],
+    pub(crate) options: &'static [&'static [OptionSpec]],
     /// Each exit status and its meaning; [`MISTAKE_STATUS`] is added to them.
-    pub exit: &'static [(u8, &'static str)],
+    pub(crate) exit: &'static [(u8, &'static str)],
 }
 
 /// Exit status of a tool for a mistake in its command line.
-pub const MISTAKE_STATUS: u8 = 2;
+pub(crate) const MISTAKE_STATUS: u8 = 2;
 
 impl Usage {
     /// All options, [`HELP`] last.
@@ -179,11 +171,8 @@ impl Usage {
         all
     }
 
-    /// Parses the arguments after the name. `None`: the help is asked for.
-    ///
-    /// # Errors
-    /// The first mistake, in half a sentence.
-    pub fn parse(&self, args: &[OsString]) -> Result<Option<ParsedArgs>, String> {
+    /// Parses the arguments after the name; `None` if the help is asked for. The error is half a sentence.
+    pub(crate) fn parse(&self, args: &[OsString]) -> Result<Option<ParsedArgs>, String> {
         let options: Vec<&'static OptionSpec> = self.options().collect();
         let mut parsed = ParsedArgs::default();
         for found in scan::scan(&options, args) {
@@ -220,12 +209,11 @@ impl Usage {
     }
 }
 
-/// The complaint about an argument that has no meaning here.
-pub fn unexpected(word: &OsStr) -> String {
+pub(crate) fn unexpected(word: &OsStr) -> String {
     format!("unexpected argument '{}'", word.to_string_lossy())
 }
 
-/// The options and operands that were given.
+/// What was given on a command line.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ParsedArgs {
     options: Vec<(&'static str, Option<OsString>)>,
@@ -234,23 +222,19 @@ pub struct ParsedArgs {
 }
 
 impl ParsedArgs {
-    /// Whether the option was given; its name is written with the dashes.
-    pub fn has(&self, name: &str) -> bool {
+    /// `name` is written with the dashes.
+    pub(crate) fn has(&self, name: &str) -> bool {
         self.options.iter().any(|(given, _)| is_named(given, name))
     }
 
-    /// The option's value; if it was given twice, the last one.
-    pub fn value(&self, name: &str) -> Option<&OsStr> {
+    /// The last value if the option was given twice.
+    pub(crate) fn value(&self, name: &str) -> Option<&OsStr> {
         let mut values = self.options.iter().rev();
         let found = values.find(|(given, _)| is_named(given, name))?;
         found.1.as_deref()
     }
 
-    /// The option's value as a number, 1 or more.
-    ///
-    /// # Errors
-    /// It is none.
-    pub fn number(&self, name: &str) -> Result<Option<usize>, String> {
+    pub(crate) fn number(&self, name: &str) -> Result<Option<usize>, String> {
         self.value(name).map(|text| number(name, text)).transpose()
     }
 }
@@ -259,11 +243,8 @@ fn is_named(long: &str, name: &str) -> bool {
     name.strip_prefix("--") == Some(long)
 }
 
-/// A number of seconds; fractions are allowed.
-///
-/// # Errors
-/// It is none; `what` names it.
-pub fn seconds(what: &str, text: &OsStr) -> Result<f64, String> {
+/// Fractions are allowed. `what` names the value in the error.
+pub(crate) fn seconds(what: &str, text: &OsStr) -> Result<f64, String> {
     let parsed = text.to_str().and_then(|text| text.parse().ok());
     parsed
         .filter(|seconds: &f64| seconds.is_finite() && *seconds >= 0.0)
@@ -273,11 +254,8 @@ pub fn seconds(what: &str, text: &OsStr) -> Result<f64, String> {
         })
 }
 
-/// The number of a run: 1 is the last.
-///
-/// # Errors
-/// It is none; `what` names it.
-pub fn number(what: &str, text: &OsStr) -> Result<usize, String> {
+/// The number of a run, 1 for the last. `what` names it in the error.
+pub(crate) fn number(what: &str, text: &OsStr) -> Result<usize, String> {
     let parsed = text.to_str().and_then(|text| text.parse().ok());
     parsed.filter(|&number| number > 0).ok_or_else(|| {
         let shown = text.to_string_lossy();

@@ -1,29 +1,24 @@
-//! The scanner, with the rules of getopt_long(3).
-//!
-//! Options and operands may be mixed, `--` ends the options, short options may be grouped, an
-//! [`Arg::Attached`] value is only recognized when attached. Long options may be abbreviated if their entry
-//! allows it. The scan goes on after a bad option: the caller decides what to do about it, and when.
+//! The scanner, with the rules of getopt_long(3): options and operands may be mixed, `--` ends the options, short
+//! options may be grouped. Long ones may be abbreviated only if their entry allows it. The scan goes on after a bad
+//! option, so that the caller decides when to report it.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 
 use super::{Arg, OptionSpec};
 
-/// One part of a command line.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Found {
+pub(crate) enum Found {
     /// The option at this index of the table and, if it has one, its value.
     Option(usize, Option<OsString>),
-    /// An argument that is no option.
     Operand(OsString),
-    /// The program of an [`Arg::Program`], and its arguments.
     Program(Vec<OsString>),
-    /// An unknown option, or one that is not used as its entry says: the complaint, in half a sentence.
+    /// The complaint, in half a sentence.
     Bad(String),
 }
 
-/// Scans `args`, which do not include the program's name; the parts in their order.
-pub fn scan(options: &[&OptionSpec], args: &[OsString]) -> Vec<Found> {
+/// `args` do not include the program's name.
+pub(crate) fn scan(options: &[&OptionSpec], args: &[OsString]) -> Vec<Found> {
     let mut scanner = Scanner {
         options,
         rest: args.iter(),
@@ -92,7 +87,6 @@ impl Scanner<'_> {
         }
     }
 
-    /// Adds the option with its value, which is `attached` or the next argument.
     fn add(&mut self, at: usize, attached: Option<OsString>, shown: &dyn std::fmt::Display) {
         let mut value = || attached.clone().or_else(|| self.rest.next().cloned());
         let found = match self.options[at].arg {

@@ -28,7 +28,6 @@ pub(super) struct ChosenFile {
     must_exist: bool,
 }
 
-/// The `named` file, else that of the environment, else the first default one that exists.
 pub(super) fn choose(named: Option<PathBuf>, env: Option<PathBuf>, dirs: &[&Path]) -> ChosenFile {
     let must_exist = named.is_some();
     let path = named
@@ -86,7 +85,6 @@ impl From<io::Error> for FileErrorCause {
     }
 }
 
-/// Applies the file to `config`.
 pub(super) fn load(config: &mut Config, choice: &ChosenFile) -> Result<(), FileError> {
     let path = &choice.path;
     let result = match read(path) {
@@ -124,8 +122,7 @@ fn read(path: &Path) -> Result<Vec<u8>, FileErrorCause> {
     Ok(text)
 }
 
-/// Values are read in the order of the table, and of repeated keys only the last, as QEMU's agent does by way of GLib: an
-/// invalid value that is overridden later does no harm.
+/// Of repeated keys only the last is read, as by GLib for QEMU's agent: an invalid value before it does no harm.
 fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), Problem> {
     let place = |entry: &Entry<'_>| format!("{} (line {})", path.display(), entry.line);
     let mut last: HashMap<(Group, &str), &Entry<'_>> = HashMap::new();
@@ -173,7 +170,6 @@ fn apply(config: &mut Config, entries: &[Entry<'_>], path: &Path) -> Result<(), 
     Ok(())
 }
 
-/// Applies one entry; returns why its value is invalid, and what is used instead.
 fn apply_entry(
     config: &mut Config,
     option: &AgentOption,
@@ -203,7 +199,6 @@ fn apply_entry(
     }
 }
 
-/// A warning if the key is not one of the group's, or is an old spelling.
 fn check_key(group: Group, key: &str) -> Option<String> {
     if options::by_key(group, key).is_some() {
         return None;

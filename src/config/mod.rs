@@ -1,10 +1,9 @@
 //! Command line and configuration file (floor 5), as a [`Config`].
 //!
-//! One table ([`options`]) drives the command line ([`crate::cli::scan`]), the file ([`mod@file`]), the help and the dump
-//! ([`show`]). The command line is scanned once for `-c`, the file is read, then the command line is applied on top:
-//! scalars are replaced, lists add up. Nothing is opened here but the file, and nothing is printed: the caller prints
-//! the text of an [`Action`] or a [`ConfigError`], and logs [`Config::warnings`] when the log works. `app` starts the
-//! agent with this, and the tools read the running agent's configuration by it.
+//! One table ([`options`]) drives both, the help and the dump. The command line is scanned once for `-c`, the file is
+//! read, then the command line is applied on top: scalars are replaced, lists add up. Nothing is opened here but the
+//! file, and nothing is printed: `app` prints the text of an [`Action`] or a [`ConfigError`], and logs
+//! [`Config::warnings`] when the log works. The tools read the running agent's configuration by this module.
 
 mod file;
 pub mod options;
@@ -25,7 +24,7 @@ use crate::hooks::locate;
 use crate::keyfile;
 use crate::transport;
 use options::{CONF_DIRS, Effect, HOOK_FILE, OPTIONS, PIDFILE, STATEDIR};
-pub use show::help;
+pub(crate) use show::help;
 
 /// What the command line requests.
 #[derive(Debug)]
@@ -88,25 +87,22 @@ impl Method {
     }
 }
 
-/// A list of commands to allow or block: the entries of each option that was given, those of the file first. The
-/// options are kept apart because the dump reverses each of them.
+/// The entries of each option, those of the file first. Options are kept apart because the dump reverses each of them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RpcList(Vec<Vec<String>>);
 
 impl RpcList {
-    /// Adds the entries of one option or key. An empty value adds none; nothing is trimmed.
+    /// An empty value adds none. Nothing is trimmed here, because the dump shows the entries as they were given.
     fn add(&mut self, value: &str) {
         if !value.is_empty() {
             self.0.push(value.split(',').map(str::to_owned).collect());
         }
     }
 
-    /// The entries as they were given, for the dump.
     fn entries(&self) -> impl Iterator<Item = &str> {
         self.0.iter().flatten().map(String::as_str)
     }
 
-    /// All names: the entries without the blanks around them.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.entries().map(str::trim_ascii)
     }
@@ -128,11 +124,9 @@ pub struct Config {
     pub(crate) statedir: PathBuf,
     pub(crate) verbose: bool,
     pub(crate) daemon: bool,
-    /// Reopen a lost channel.
     pub(crate) retry_path: bool,
     pub(crate) policy: FreezePolicy,
     pub(crate) limits: FreezeLimits,
-    /// Commands that are refused.
     pub(crate) block_rpcs: RpcList,
     /// If not empty, the only commands that are allowed.
     pub(crate) allow_rpcs: RpcList,
@@ -162,8 +156,7 @@ impl Default for Config {
 }
 
 impl Config {
-    /// The hook to run at freeze and thaw. `None` also for `/dev/null`, which the configuration file of RHEL and Fedora
-    /// documents as the way to switch the hook off.
+    /// `None` also for `/dev/null`, by which the configuration file of RHEL and Fedora switches the hook off.
     pub(crate) fn hook(&self) -> Option<&Path> {
         self.fsfreeze_hook
             .as_deref()
@@ -176,9 +169,8 @@ impl Config {
         self.path = None;
     }
 
-    /// Applies what other systems' settings say of filesystems, if the hooks' settings use their scripts: who migrates
-    /// expects his exclusions to hold. An error in the hooks' settings is reported by the hook master, which fails the
-    /// freeze.
+    /// Applies other systems' settings of filesystems if their scripts run as hooks: who migrates expects his
+    /// exclusions to hold. An error in the hooks' settings is left to the hook master, which fails the freeze.
     fn apply_adapters_settings(&mut self) {
         let Some(master) = self.hook() else {
             return;
@@ -204,8 +196,7 @@ impl Config {
         }
     }
 
-    /// Applies the options of the command line, in their order. The first one that ends the program, or that is
-    /// wrong, ends this: the original does not read on either.
+    /// Ends at the first option that ends the program or is wrong: the original does not read on either.
     fn apply_command_line(
         &mut self,
         found: Vec<Found>,
@@ -251,12 +242,10 @@ impl Config {
     }
 }
 
-/// Why the agent cannot start with this configuration: what to print on which stream, line ends included. The exit
-/// status is [`ConfigError::EXIT_STATUS`].
+/// Why the agent cannot start with this configuration: what to print on which stream, line ends included.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConfigError {
     pub(crate) stderr: String,
-    /// Mostly empty.
     pub(crate) stdout: String,
 }
 
@@ -279,9 +268,8 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Reads the command line (`args`, the program's name first), the environment and the configuration file.
-///
-/// Call it before [`crate::sys::activation::receive`], which removes the variables that announce a socket.
+/// Reads the command line (`args`, the program's name first), the environment and the configuration file. Call it
+/// before [`crate::sys::activation::receive`], which removes the variables that announce a socket.
 ///
 /// # Errors
 /// An option or the file cannot be understood, or a path is missing.
@@ -296,7 +284,6 @@ pub fn parse(
     Ok(action)
 }
 
-/// [`parse`] with the configuration directories given.
 fn parse_in(
     args: &[OsString],
     env: &dyn Fn(&str) -> Option<OsString>,
@@ -342,7 +329,7 @@ fn parse_in(
     })
 }
 
-/// The configuration file that these arguments, without the program's name, ask for.
+/// `args` are without the program's name.
 pub(crate) fn named_file(args: &[OsString]) -> Option<PathBuf> {
     let mut found = scan(&options::specs(), args).into_iter().rev();
     found.find_map(|found| match found {
@@ -353,8 +340,7 @@ pub(crate) fn named_file(args: &[OsString]) -> Option<PathBuf> {
     })
 }
 
-/// Whether the environment says that the service manager passed sockets to this process (sd_listen_fds(3)): then a path
-/// is neither needed nor used.
+/// Whether the service manager passed sockets (sd_listen_fds(3)): then a path is neither needed nor used.
 fn is_activated(env: &dyn Fn(&str) -> Option<OsString>) -> bool {
     let number = |name| env(name).and_then(|value| value.to_str()?.parse::<u32>().ok());
     number("LISTEN_PID") == Some(std::process::id()) && number("LISTEN_FDS").is_some_and(|n| n > 0)

@@ -1,10 +1,5 @@
-//! The one table of the agent's options.
-//!
-//! An entry holds all that is known of an option: its names, what it takes, its default and help, its key in
-//! the configuration file, and how it is set and shown. The command line, the file, `--help`, `--dump-conf`, the
-//! manual pages, CONFIGURATION.md, the sample file and the completions read it here.
-//!
-//! The keys are in the order in which `--dump-conf` writes them, which is fixed; options without a key follow.
+//! The one table of the agent's options. An entry holds all that is known of an option. The command line, the file,
+//! `--help`, `--dump-conf`, the manual pages, CONFIGURATION.md, the sample file and the completions read it here.
 
 use std::ffi::OsStr;
 use std::fmt;
@@ -20,8 +15,7 @@ use crate::freeze::policy::FreezeLimits;
 pub enum Group {
     /// Options that the original has too.
     General,
-    /// Options of qemu-ga-rs alone: the original ignores groups that it does not know, so one file
-    /// serves both agents.
+    /// Options of qemu-ga-rs alone: the original ignores unknown groups, so one file serves both agents.
     Own,
 }
 
@@ -56,8 +50,7 @@ pub enum Effect {
     },
     /// Replaces a value, or adds to a list.
     Value {
-        /// Sets it. The error says what is wrong with the value, and what is used instead; only options of our
-        /// own return one, as the original accepts anything.
+        /// Sets it. The error says what is wrong, and what is used instead; the original's options accept anything.
         set: fn(&mut Config, &OsStr) -> Result<(), String>,
         /// Its value as it is written in the file; `None`: there is none.
         get: fn(&Config) -> Option<Vec<u8>>,
@@ -79,8 +72,7 @@ pub enum Effect {
 pub struct AgentOption {
     /// Group and key in the configuration file; `None`: command line only.
     pub key: Option<(Group, &'static str)>,
-    /// Names, value, default and help. Options that the original lacks are not `abbreviable`, so that none
-    /// of them makes an abbreviation ambiguous that works there.
+    /// Options that the original lacks are not `abbreviable`: they would make its abbreviations ambiguous.
     pub spec: OptionSpec,
     /// What it does.
     pub effect: Effect,
@@ -106,22 +98,17 @@ impl AgentOption {
     }
 }
 
-/// Where the configuration of the agent lives, in the order of preference: Debian's and upstream's
-/// directory, then that of RHEL, CentOS and Fedora.
+/// In the order of preference: the directory of Debian and upstream, then that of RHEL, CentOS and Fedora.
 pub const CONF_DIRS: [&str; 2] = ["/etc/qemu", "/etc/qemu-ga"];
 /// Name of the configuration file in one of [`CONF_DIRS`].
 pub const CONF_FILE: &str = "qemu-ga.conf";
 /// Name of the hook in one of [`CONF_DIRS`].
 pub const HOOK_FILE: &str = "fsfreeze-hook";
-/// The pid file unless another one is named.
-pub const PIDFILE: &str = "/var/run/qemu-ga.pid";
-/// The state directory unless another one is named.
-pub const STATEDIR: &str = "/var/run";
+pub(crate) const PIDFILE: &str = "/var/run/qemu-ga.pid";
+pub(crate) const STATEDIR: &str = "/var/run";
 
-/// The names of [`Method`].
-pub const METHODS: &[&str] = &["virtio-serial", "isa-serial", "unix-listen", "vsock-listen"];
+pub(crate) const METHODS: &[&str] = &["virtio-serial", "isa-serial", "unix-listen", "vsock-listen"];
 
-/// What an option takes, and what it does with it.
 type Taken = (Arg, Effect);
 
 const fn switch(set: fn(&mut Config, bool), get: fn(&Config) -> bool) -> Taken {
@@ -149,7 +136,6 @@ const fn general(short: u8, long: &'static str, help: &'static str, taken: Taken
     }
 }
 
-/// One that the file does not have.
 const fn command_line(
     short: u8,
     long: &'static str,
@@ -159,7 +145,6 @@ const fn command_line(
     general(short, long, help, taken).key(None)
 }
 
-/// One of our own.
 const fn own(long: &'static str, help: &'static str, taken: Taken) -> AgentOption {
     let (arg, effect) = taken;
     AgentOption {
@@ -174,7 +159,7 @@ const SECONDS: Arg = Arg::Value("SECONDS", ValueKind::Seconds);
 const COMMANDS: Arg = Arg::List("LIST", ValueKind::CommandName);
 const PATTERNS: Arg = Arg::List("LIST", ValueKind::Pattern);
 
-/// The table.
+/// Keys in the order in which `--dump-conf` writes them, which is fixed; then options without a key.
 pub static OPTIONS: &[AgentOption] = &[
     general(
         b'd',
@@ -426,20 +411,18 @@ pub static OPTIONS: &[AgentOption] = &[
     ),
 ];
 
-/// The tables' common part, in the same order: what [`crate::cli::scan`] reads.
+/// For [`crate::cli::scan`], whose results are indexes of [`OPTIONS`].
 pub(super) fn specs() -> Vec<&'static OptionSpec> {
     OPTIONS.iter().map(|option| &option.spec).collect()
 }
 
-/// The option whose key in `group` is `key`, in its present spelling.
-pub fn by_key(group: Group, key: &str) -> Option<&'static AgentOption> {
+pub(crate) fn by_key(group: Group, key: &str) -> Option<&'static AgentOption> {
     OPTIONS
         .iter()
         .find(|option| option.key == Some((group, key)))
 }
 
-/// The option that has `key` as an older spelling of its key in `group`.
-pub fn by_old_key(group: Group, key: &str) -> Option<&'static AgentOption> {
+pub(crate) fn by_old_key(group: Group, key: &str) -> Option<&'static AgentOption> {
     OPTIONS.iter().find(|option| {
         option.key.is_some_and(|(g, _)| g == group) && option.spec.old.contains(&key)
     })

@@ -6,13 +6,11 @@ use crate::cli::help;
 use crate::keyfile;
 use crate::version::{AGENT_VERSION, PROTOCOL_VERSION};
 
-/// The version line, without a line end.
 pub(super) fn version() -> String {
     format!("QEMU Guest Agent {PROTOCOL_VERSION} (qemu-ga-rs {AGENT_VERSION})")
 }
 
-/// The help, for a program of that name.
-pub fn help(program: &str) -> String {
+pub(crate) fn help(program: &str) -> String {
     let shown = OPTIONS.iter().map(|option| &option.spec);
     let shown = shown.filter(|spec| !spec.help.is_empty());
     let rows: Vec<_> = shown.map(help::row).collect();
@@ -29,9 +27,8 @@ pub fn help(program: &str) -> String {
 }
 
 impl Config {
-    /// The configuration in the file's format: known keys in the table's order, scalars that are
-    /// not set left out. The group `[general]` is as in the original's own dump. All of our group is shown,
-    /// because a limit at its default ends a freeze as well.
+    /// The configuration in the file's format. The group `[general]` is as in the original's own dump. All of our group
+    /// is shown, because a limit at its default ends a freeze as well.
     pub fn dump(&self) -> Vec<u8> {
         let mut out = Vec::new();
         for group in Group::ALL {

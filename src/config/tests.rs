@@ -1,5 +1,4 @@
-//! Command line and file as the caller sees them. Expected dumps are what the original prints for
-//! the same input.
+//! Command line and file as the caller sees them. Expected dumps are what the original prints for the same input.
 
 mod command_line;
 mod conf_file;
@@ -40,7 +39,6 @@ fn error(list: &[&str]) -> ConfigError {
     }
 }
 
-/// The original's part of the dump, and ours.
 fn dumps(config: &Config) -> (String, String) {
     let all = String::from_utf8(config.dump()).unwrap();
     let (general, own) = all.split_once("[qemu-ga-rs]\n").unwrap();
@@ -51,7 +49,6 @@ fn dump(config: &Config) -> String {
     dumps(config).0
 }
 
-/// The value of one key in the dump.
 fn dumped(config: &Config, key: &str) -> Option<String> {
     let dump = String::from_utf8(config.dump()).unwrap();
     let line = dump
@@ -60,7 +57,6 @@ fn dumped(config: &Config, key: &str) -> Option<String> {
     line.map(str::to_owned)
 }
 
-/// A file that lasts as long as this, and its path.
 struct File(
     #[expect(dead_code, reason = "removed when dropped")] tempfile::TempDir,
     String,
@@ -78,7 +74,6 @@ fn from_file(text: impl AsRef<[u8]>) -> Config {
     run(&["-c", &file(text).1])
 }
 
-/// The complaint about a file, without what stands before the reason.
 fn bad_file(text: impl AsRef<[u8]>) -> String {
     let file = file(text);
     let error = error(&["-c", &file.1]);

@@ -1,5 +1,4 @@
-//! How the values of options are read into a [`Config`](super::Config), and written as the file has them.
-//! An error says what is wrong with a value and what is used instead.
+//! Reads and writes the values of options. An error says what is wrong with a value and what is used instead.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -15,8 +14,7 @@ pub(super) fn set_path(path: &mut Option<PathBuf>, value: &OsStr) -> Result<(), 
     Ok(())
 }
 
-/// For a word that is no mode the default is used, also after an earlier, valid value: more is frozen rather
-/// than less.
+/// A word that is no mode means the default, also after an earlier, valid value: more is frozen rather than less.
 pub(super) fn set_mode(mode: &mut FreezeMode, value: &OsStr) -> Result<(), String> {
     let read = FreezeMode::parse(value.to_string_lossy().trim_ascii());
     *mode = read.unwrap_or_default();
@@ -24,7 +22,6 @@ pub(super) fn set_mode(mode: &mut FreezeMode, value: &OsStr) -> Result<(), Strin
         .ok_or_else(|| "is not all, hooks-only or off; using all".into())
 }
 
-/// Adds a comma-separated list of patterns; blanks around a pattern are ignored.
 pub(super) fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(), String> {
     let mut faults = Vec::new();
     for text in value.to_string_lossy().split(',').map(str::trim_ascii) {

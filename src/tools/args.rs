@@ -2,29 +2,25 @@
 
 use super::output;
 use crate::cli::{MISTAKE_STATUS, OptionSpec, Usage, help, unexpected};
-pub use crate::cli::{ParsedArgs, number, seconds};
+pub(crate) use crate::cli::{ParsedArgs, number, seconds};
 use std::ffi::OsString;
 
-/// A tool.
+/// A tool for operators.
 #[derive(Debug)]
 pub struct Tool {
     /// Its command line.
     pub usage: Usage,
     /// Those whose name begins with this one's: `hook list`.
     pub subcommands: &'static [Tool],
-    /// What it does; returns the exit status.
-    pub run: fn(&ParsedArgs) -> Result<u8, ToolError>,
+    pub(crate) run: fn(&ParsedArgs) -> Result<u8, ToolError>,
 }
 
-/// The option of every tool that has a reply for programs.
-pub const JSON: OptionSpec = OptionSpec::switch("json", "write JSON");
+pub(crate) const JSON: OptionSpec = OptionSpec::switch("json", "write JSON");
 
-/// Why a tool ended without having done its work.
+/// Why a tool ended before its work was done.
 #[derive(Debug)]
-pub enum ToolError {
-    /// A mistake in the command line.
+pub(crate) enum ToolError {
     Mistake(String),
-    /// It cannot be done.
     Failed(String),
 }
 
@@ -46,9 +42,7 @@ impl Tool {
         [self].into_iter().chain(self.subcommands)
     }
 
-    /// Parses the arguments after the name, does the work, and prints mistakes and failures; returns the exit
-    /// status.
-    pub fn run_cli(&self, args: &[OsString]) -> u8 {
+    pub(crate) fn run_cli(&self, args: &[OsString]) -> u8 {
         if let Some((tool, rest)) = find(self.subcommands, args) {
             return tool.run_cli(rest);
         }
@@ -72,8 +66,7 @@ impl Tool {
         }
     }
 
-    /// The help, with the tools under it.
-    pub fn help(&self) -> String {
+    pub(crate) fn help(&self) -> String {
         let help = self.usage.help();
         match self.subcommands {
             [] => help,
@@ -82,8 +75,7 @@ impl Tool {
     }
 }
 
-/// The tool that the first of `args` names, and the other arguments.
-pub fn find<'a>(
+pub(crate) fn find<'a>(
     tools: &'static [Tool],
     args: &'a [OsString],
 ) -> Option<(&'static Tool, &'a [OsString])> {
@@ -92,8 +84,7 @@ pub fn find<'a>(
     Some((tool, rest))
 }
 
-/// One row for each tool, as a part of a help text.
-pub fn summaries(tools: &[Tool]) -> String {
+pub(crate) fn summaries(tools: &[Tool]) -> String {
     let row = |tool: &Tool| {
         let usage = tool.usage;
         (format!("qemu-ga {}", usage.name), usage.summary.to_owned())
@@ -103,11 +94,11 @@ pub fn summaries(tools: &[Tool]) -> String {
     head.to_owned() + &help::columns(&rows)
 }
 
-/// `qemu-ga help [TOOL]`: the help of the tool that `words` name; `None` without a word.
-///
-/// # Errors
-/// The first word that names none.
-pub fn help_of(tools: &'static [Tool], words: &[OsString]) -> Result<Option<String>, String> {
+/// The help of the tool that `words` name; `None` without a word. The error names the first word that is no tool.
+pub(crate) fn help_of(
+    tools: &'static [Tool],
+    words: &[OsString],
+) -> Result<Option<String>, String> {
     let (mut tools, mut words, mut named) = (tools, words, None);
     while let Some(word) = words.first() {
         let Some((tool, rest)) = find(tools, words) else {

@@ -1,7 +1,5 @@
-//! `qemu-ga check`: whether the next freeze will succeed, and whether the last one did.
-//!
-//! Each check returns results; a finding always has a remedy. Mount points are opened as a freeze opens them, devices
-//! are not opened, and nothing is written. [`crate::app`] calls the tool; `qemu-ga hook check` shows a part of it.
+//! `qemu-ga check`: whether the next freeze will succeed, and whether the last one did. A finding always has a remedy.
+//! Mount points are opened as a freeze opens them, devices are not opened, and nothing is written.
 
 pub(super) mod files;
 mod filesystems;
@@ -22,19 +20,15 @@ use crate::probe::mountinfo::Mount;
 use crate::sys::strerror;
 use serde::Serialize;
 
-/// How serious a result is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Severity {
-    /// As it should be.
     Ok,
-    /// Worth knowing; a freeze succeeds all the same.
+    /// A freeze succeeds all the same.
     Note,
-    /// To be fixed.
     Finding,
 }
 
-/// What a check examines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum Subject {
@@ -89,7 +83,6 @@ impl Subject {
     }
 }
 
-/// The result of one check.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct CheckResult {
     kind: Severity,
@@ -122,7 +115,6 @@ impl CheckResult {
     }
 }
 
-/// What the checks look at.
 pub(super) struct CheckContext<'a> {
     config: &'a Config,
     mounts: &'a [Mount],
@@ -130,7 +122,6 @@ pub(super) struct CheckContext<'a> {
     plan: &'a Plan,
 }
 
-/// `qemu-ga check`.
 pub const TOOL: Tool = Tool {
     usage: Usage {
         name: "check",
@@ -159,7 +150,6 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     Ok(report(&results, args.has("--json")))
 }
 
-/// Shows the results; returns the exit status.
 pub(super) fn report(results: &[CheckResult], as_json: bool) -> u8 {
     let status = if as_json {
         output::print_json_list("results", &results)
@@ -172,7 +162,7 @@ pub(super) fn report(results: &[CheckResult], as_json: bool) -> u8 {
     status.max(u8::from(has_finding))
 }
 
-/// Every check. What depends on others comes after them.
+/// What depends on other results comes after them.
 fn check_all(context: &ToolContext) -> Vec<CheckResult> {
     let config = &context.config;
     let mut results = vec![CheckResult::ok(
@@ -212,7 +202,7 @@ fn check_all(context: &ToolContext) -> Vec<CheckResult> {
     results
 }
 
-/// What a freeze would freeze. Without a plan that is every filesystem.
+/// Without a plan, every filesystem is a target.
 fn check_plan(survey: &Survey, policy: &FreezePolicy, results: &mut Vec<CheckResult>) -> Plan {
     let about = Subject::Filesystems;
     match plan::make(survey, policy, None) {
@@ -281,7 +271,6 @@ fn render(results: &[CheckResult], style: Style) -> String {
     shown
 }
 
-/// A result of each kind about each subject, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> serde_json::Value {
     use Subject::*;

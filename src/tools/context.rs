@@ -1,8 +1,5 @@
-//! The configuration that a tool works with.
-//!
-//! It is that of the tool's own `--config` or `QGA_CONF`, or else that of the running agent, or else that of the
-//! service's unit, each read by the agent's own rules. Processes of other users are never trusted. All tools but `log`
-//! and `selftest` call this.
+//! The configuration that a tool works with: of its `--config` or `QGA_CONF`, else of the running agent, else of the
+//! service's unit, each read by the agent's own rules. Processes of other users are never trusted.
 
 use super::args::ParsedArgs;
 use super::systemd_unit;
@@ -16,7 +13,6 @@ use std::fs;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
-/// The options by which a tool is told another configuration.
 pub const OPTIONS: &[OptionSpec] = &[
     OptionSpec::new(
         "config",
@@ -37,30 +33,22 @@ pub const OPTIONS: &[OptionSpec] = &[
     .default("that of the configuration"),
 ];
 
-/// A configuration and its origin.
 #[derive(Debug)]
 pub(super) struct ToolContext {
     pub config: Config,
     pub origin: Origin,
 }
 
-/// Where a configuration comes from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Origin {
-    /// The file of `--config` or `QGA_CONF`.
     File(PathBuf),
-    /// The running agent.
     Agent(i32),
-    /// The service's unit.
     Unit(PathBuf),
-    /// The agent's default file.
     DefaultFile,
-    /// The built-in defaults, because no configuration can be read.
     BuiltIn,
 }
 
 impl Origin {
-    /// The word in JSON.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::File(_) => "file",
@@ -90,15 +78,11 @@ impl fmt::Display for Origin {
 #[derive(Debug)]
 pub(super) struct Agent {
     pub pid: i32,
-    /// What it runs with. None: its command line cannot be read.
+    /// `None`: its command line cannot be read.
     pub config: Option<Config>,
 }
 
 impl ToolContext {
-    /// The configuration for a tool with these arguments.
-    ///
-    /// # Errors
-    /// The configuration cannot be read; the text is the agent's own.
     pub(super) fn of(args: &ParsedArgs) -> Result<Self, String> {
         let env = |name: &str| std::env::var_os(name);
         let statedir = args.value("--statedir");
@@ -147,7 +131,6 @@ impl ToolContext {
 }
 
 impl Agent {
-    /// Whether this is its state directory.
     pub(super) fn uses(&self, statedir: &Path) -> bool {
         let theirs = self.config.as_ref().map(|config| &config.statedir);
         let real = |dir: &Path| dir.canonicalize().ok();
@@ -155,7 +138,6 @@ impl Agent {
     }
 }
 
-/// The configuration that an agent with these arguments has.
 fn read(args: &[OsString], env: &dyn Fn(&str) -> Option<OsString>) -> Result<Config, String> {
     let mut all = vec![OsString::from("qemu-ga")];
     all.extend(args.iter().cloned());
@@ -166,7 +148,7 @@ fn read(args: &[OsString], env: &dyn Fn(&str) -> Option<OsString>) -> Result<Con
     }
 }
 
-/// The agents of our mount namespace, by process id.
+/// Those of our mount namespace, by process id.
 pub(super) fn agents() -> Vec<Agent> {
     let own = std::process::id();
     let Ok(entries) = fs::read_dir("/proc") else {
@@ -179,7 +161,6 @@ pub(super) fn agents() -> Vec<Agent> {
     others.into_iter().filter_map(agent).collect()
 }
 
-/// The process ids of the agents with this state directory.
 pub(super) fn pids(statedir: &Path) -> Vec<i32> {
     let mut agents = agents();
     agents.retain(|agent| agent.uses(statedir));
@@ -245,7 +226,7 @@ fn agent(pid: i32) -> Option<Agent> {
     Some(Agent { pid, config })
 }
 
-/// Whether all user ids of the process with this directory in /proc are root's or ours.
+/// Whether all user ids of the process are root's or ours.
 pub(super) fn is_trusted(dir: &Path) -> bool {
     let own = geteuid().to_string();
     let status = fs::read_to_string(dir.join("status")).unwrap_or_default();

@@ -1,19 +1,14 @@
-//! Whether RCU grace periods are expedited while a freeze calls FIFREEZE, and the texts for that.
-//!
-//! Only the state is read; [`crate::sys::rcu`] changes it during a freeze. `plan` and `check` call this.
+//! Whether RCU grace periods are expedited while a freeze calls FIFREEZE, as `plan` and `check` show it. Only the state
+//! is read; [`crate::sys::rcu`] changes it during a freeze.
 
 use crate::freeze::policy::FreezePolicy;
 use crate::sys::rcu::{self, Expedition};
 use std::path::Path;
 
-/// Whether a freeze expedites RCU grace periods.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum GracePeriods {
-    /// A freeze expedites them.
     Expedited,
-    /// They are expedited all the time.
     AlreadyExpedited,
-    /// They are not expedited.
     Normal {
         reason: String,
         remedy: &'static str,
@@ -21,7 +16,6 @@ pub(super) enum GracePeriods {
 }
 
 impl GracePeriods {
-    /// The state with `policy`, by the files below `sys`.
     pub(super) fn find(policy: &FreezePolicy, sys: &Path) -> Self {
         let normal = |reason: String, remedy| Self::Normal { reason, remedy };
         match rcu::read_state(sys) {
@@ -45,7 +39,6 @@ impl GracePeriods {
         }
     }
 
-    /// The word in JSON.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Expedited => "expedited",
@@ -54,7 +47,6 @@ impl GracePeriods {
         }
     }
 
-    /// Why they are not expedited.
     pub(super) fn reason(&self) -> Option<&str> {
         match self {
             Self::Normal { reason, .. } => Some(reason),
@@ -62,7 +54,6 @@ impl GracePeriods {
         }
     }
 
-    /// The phrase in the tools' output.
     pub(super) fn text(&self) -> String {
         match self {
             Self::Expedited => "expedited while freezing".into(),

@@ -1,7 +1,5 @@
-//! The run in progress: what its guardian, its hook master and the kernel report now.
-//!
-//! Nothing is written and no process is disturbed. Without a guardian that answers, as where the state directory cannot
-//! be written, the hook master is found in /proc. `status` and `report` call this.
+//! The run in progress: what its guardian, its hook master and the kernel report now. No process is disturbed. If the
+//! guardian does not answer, or cannot be reached, the hook master is found in /proc.
 
 use super::context::{self, is_trusted};
 use super::output::{Style, escape_control, file_name, span};
@@ -19,25 +17,21 @@ use std::time::{Duration, Instant};
 
 /// Limit for a search of all processes, which normally takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Most bytes of a master's records that are read.
 const MAX_RECORDS_BYTES: u64 = 16 << 20;
 
 /// The current step of a run, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct RunAtWork {
-    /// A stage of a report.
     pub stage: &'static str,
     /// Seconds since it began.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// The hooks that are running.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub hooks: Vec<Start>,
-    /// The filesystems that are being flushed or frozen.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filesystems: Vec<String>,
-    /// The agent's limit for one step on a filesystem, in seconds.
+    /// In seconds.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub step_limit: Option<f64>,
     /// The hooks that have ended, and the run's id.
@@ -45,7 +39,6 @@ pub(super) struct RunAtWork {
     pub ended: (Vec<HookRecord>, Option<String>),
 }
 
-/// Our hook master at work.
 struct RunningMaster {
     phase: Phase,
     run: Option<String>,
@@ -54,8 +47,7 @@ struct RunningMaster {
 }
 
 impl RunAtWork {
-    /// The step of the run with this state directory. None: no run is visible, or everything is frozen and waits for
-    /// the thaw.
+    /// `None`: no run is visible, or everything is frozen and waits for the thaw.
     pub(super) fn find(
         statedir: &Path,
         status: Option<&FreezeStatus>,
@@ -97,7 +89,6 @@ impl RunAtWork {
         })
     }
 
-    /// The step in lines behind `heading`.
     pub(super) fn render(&self, heading: &str, style: Style) -> String {
         let mut line = match self.stage {
             "flush" | "flush-again" => "flushing filesystems",
@@ -156,7 +147,6 @@ fn filesystems(statedir: &Path, stage: &str) -> Vec<String> {
     found.into_iter().map(name).collect()
 }
 
-/// Our hook master at work for the agent with this state directory.
 fn find_master(statedir: &Path) -> Option<RunningMaster> {
     let real = statedir.canonicalize().ok()?;
     let entries = fs::read_dir("/proc").ok()?.flatten();
@@ -169,7 +159,6 @@ fn is_number(name: &OsStr) -> bool {
     name.as_bytes().iter().all(u8::is_ascii_digit)
 }
 
-/// The master that the process with this directory in /proc is.
 fn of_process(dir: &Path, statedir: &Path) -> Option<RunningMaster> {
     let environment = fs::read(dir.join("environ")).ok()?;
     let variable = |name: &str| {
@@ -209,7 +198,6 @@ fn of_process(dir: &Path, statedir: &Path) -> Option<RunningMaster> {
     })
 }
 
-/// A step with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> RunAtWork {
     RunAtWork {

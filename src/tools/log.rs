@@ -1,7 +1,5 @@
-//! `qemu-ga log`: the hook log, by run, hook or failure.
-//!
-//! Lines are printed as they are in the file, controls of the terminal replaced, so that a search for them works in both.
-//! Only the end of a large log is read. [`crate::app`] calls the tool.
+//! `qemu-ga log`: the hook log, by run, hook or failure. Lines are printed as they are in the file, except for controls
+//! of the terminal, so that a search works here as in the file.
 
 mod runs;
 
@@ -16,13 +14,12 @@ use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
 use std::path::Path;
 
-/// Most bytes of the log that are read, from its end. Older ones are logrotate's concern.
+/// Only the end of a larger log is read: older lines are logrotate's concern.
 const MAX_LOG_BYTES: u64 = 16 << 20;
 
 const HOOK: Arg = Arg::Value("NAME", ValueKind::Hook);
 
-/// `qemu-ga log`.
-pub const TOOL: Tool = Tool {
+pub(crate) const TOOL: Tool = Tool {
     usage: Usage {
         name: "log",
         summary: "the log of the freeze hooks, by run, hook or failure",
@@ -80,7 +77,7 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     Ok(output::print(&show(&runs, Style::of_stdout())))
 }
 
-/// A log as the tool prints it, for the fuzz tests.
+/// For the fuzz tests.
 pub fn render(text: &str) -> String {
     show(&runs::parse(text), Style::default())
 }

@@ -1,23 +1,21 @@
-//! Floor 5: the subcommands for operators.
-//!
-//! Each tool is a file with an [`args::Tool`], which is an entry in [`crate::app`]'s table. All but `selftest`,
-//! `thaw --now`, `hook try` and `hook dismiss` only read, and all print JSON with `--json` (`docs/json.md`). [`args`] parses
-//! the command lines, [`context`] finds the configuration, [`output`] prints.
+//! Floor 5: the subcommands for operators. Each is a file with an [`args::Tool`], an entry of [`crate::app`]'s table.
+//! All but `selftest`, `thaw --now`, `hook try` and `hook dismiss` only read; all print JSON with `--json`
+//! (`docs/json.md`).
 
 pub mod args;
-pub mod check;
+pub(crate) mod check;
 mod context;
 mod grace_periods;
-pub mod hook;
+pub(crate) mod hook;
 mod live;
 pub mod log;
 mod output;
-pub mod plan;
+pub(crate) mod plan;
 pub mod report;
-pub mod selftest;
-pub mod status;
+pub(crate) mod selftest;
+pub(crate) mod status;
 mod systemd_unit;
-pub mod thaw;
+pub(crate) mod thaw;
 mod time;
 
 #[cfg(test)]
@@ -28,7 +26,7 @@ mod json_page;
 mod tests {
     use super::*;
 
-    /// The samples have every member, so a new member is a compile error there and a fault here.
+    /// The samples have every member, so a new member is a compile error there and a failure here.
     #[test]
     fn docs_json_md_has_every_member_and_no_other() {
         let mut samples = vec![

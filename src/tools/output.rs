@@ -1,8 +1,7 @@
 //! How the tools print: colors, tables, bars, wrapped text, times and JSON.
 //!
-//! Text from outside (names, output of hooks) passes [`escape_control`] or [`message`] before it is printed, so that it
-//! cannot control the terminal. Nothing is wider than the terminal, except a word that is longer than a line: such a
-//! path or command can still be copied. Every tool prints through here; JSON is described in `docs/json.md`.
+//! Text from outside (names, output of hooks) passes [`escape_control`] or [`message`], so that it cannot control the
+//! terminal. No line is wider than the terminal, unless a single word is: such a path or command can still be copied.
 
 use crate::freeze::report::Level;
 use crate::protocol::text::{escape_hidden, is_hidden, wrap_words};
@@ -15,57 +14,50 @@ use std::ops::RangeInclusive;
 
 use super::time;
 
-/// The width if standard output is no terminal, in columns.
+/// In columns, if standard output is no terminal.
 const DEFAULT_WIDTH: usize = 80;
-/// The widths that the output follows, in columns.
 const WIDTHS: RangeInclusive<usize> = 40..=200;
 /// Continuation lines are indented less if fewer columns than this are left.
 const MIN_TEXT_WIDTH: usize = 22;
-/// Fewer columns than this are narrow.
 const NARROW_WIDTH: usize = 72;
-/// A column of a table is not made narrower, in columns.
 const MIN_CELL_WIDTH: usize = 6;
-/// The end of a color.
 const RESET: &str = "\x1b[0m";
-/// The version of the JSON of all tools. It changes if a member is removed or gets another meaning.
+/// It changes if a member is removed or gets another meaning.
 const JSON_VERSION: u32 = 1;
 
-/// Writes to standard output; the exit status is 1 if that fails.
+/// Returns the exit status, 1 if writing fails.
 pub(super) fn print(text: &str) -> u8 {
     u8::from(io::stdout().write_all(text.as_bytes()).is_err())
 }
 
-/// Writes to standard error. An error of that is ignored, because nowhere is left to report it.
+/// An error is ignored, because nowhere is left to report it.
 pub(super) fn print_error(text: &str) {
     let text = escape_hidden(text);
     io::stderr().write_all(text.as_bytes()).ok();
 }
 
-/// Writes `object` as JSON with the schema's version; returns the exit status, 1 if that fails.
+/// With the schema's version. Returns the exit status, 1 if writing fails.
 pub(super) fn print_json(object: &impl Serialize) -> u8 {
     print_object(with_version(value(object)))
 }
 
-/// [`print_json`] for a list, as the member `name` of an object.
 pub(super) fn print_json_list(name: &str, list: &impl Serialize) -> u8 {
     print_object(with_version(named(name, list)))
 }
 
-/// An object with one member.
 pub(super) fn named(name: &str, list: &impl Serialize) -> Value {
     let mut object = serde_json::Map::new();
     object.insert(name.to_owned(), value(list));
     Value::Object(object)
 }
 
-/// `value` as plain JSON; null if it has none.
+/// Null if it cannot be written as JSON.
 pub(super) fn value(value: &impl Serialize) -> Value {
     // By way of the text: a second serializer for every type would make the binary larger.
     let json = serde_json::to_vec(value).unwrap_or_default();
     serde_json::from_slice(&json).unwrap_or_default()
 }
 
-/// What a tool prints: the object and the version of the schema.
 pub(super) fn with_version(mut object: Value) -> Value {
     if let Some(members) = object.as_object_mut() {
         members.insert("version".into(), JSON_VERSION.into());
@@ -84,7 +76,6 @@ fn print_object(object: Value) -> u8 {
     }
 }
 
-/// For serde: seconds since the epoch as a time of RFC 3339.
 pub(super) fn serialize_time<S: Serializer>(
     seconds: &f64,
     serializer: S,
@@ -92,7 +83,6 @@ pub(super) fn serialize_time<S: Serializer>(
     time::rfc3339(*seconds).serialize(serializer)
 }
 
-/// [`serialize_time`] for a time that may be unknown.
 #[allow(clippy::ref_option, reason = "the signature that serde calls")]
 pub(super) fn serialize_optional_time<S: Serializer>(
     seconds: &Option<f64>,
@@ -101,16 +91,13 @@ pub(super) fn serialize_optional_time<S: Serializer>(
     seconds.and_then(time::rfc3339).serialize(serializer)
 }
 
-/// What the reader of the output can show.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Style {
     color: bool,
     unicode: bool,
-    /// Columns of a line.
     width: usize,
 }
 
-/// Without a terminal.
 impl Default for Style {
     fn default() -> Self {
         Self {
@@ -122,7 +109,7 @@ impl Default for Style {
 }
 
 impl Style {
-    /// The style of standard output: on a terminal its width, and color unless `NO_COLOR` is set.
+    /// Follows the terminal's width, and `NO_COLOR` (no-color.org).
     pub(super) fn of_stdout() -> Self {
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_none_or(|term| term == "dumb");
@@ -138,12 +125,10 @@ impl Style {
         }
     }
 
-    /// Columns of a line.
     pub(super) fn width(self) -> usize {
         self.width
     }
 
-    /// Whether wide tables and headings do not fit.
     pub(super) fn is_narrow(self) -> bool {
         self.width < NARROW_WIDTH
     }
@@ -156,28 +141,23 @@ impl Style {
         }
     }
 
-    /// A heading.
     pub(super) fn bold(self, text: &str) -> String {
         self.paint("1", text)
     }
 
-    /// As it should be.
     pub(super) fn good(self, text: &str) -> String {
         self.paint("32", text)
     }
 
-    /// Worth a look.
     pub(super) fn warning(self, text: &str) -> String {
         self.paint("33", text)
     }
 
-    /// Wrong.
     pub(super) fn bad(self, text: &str) -> String {
         self.paint("31;1", text)
     }
 
-    /// The part from `from` to `to` of a bar of `width` columns that is `whole` long. It is at least one column wide
-    /// unless it is empty.
+    /// The part from `from` to `to` of a bar of `width` columns that is `whole` long: at least one column unless empty.
     pub(super) fn bar(self, from: f64, to: f64, whole: f64, width: usize) -> String {
         if width == 0 || to <= from || whole <= 0.0 {
             return String::new();
@@ -189,8 +169,7 @@ impl Style {
         " ".repeat(start) + &self.paint("36", &mark.repeat(end - start))
     }
 
-    /// `text` broken at blanks: `first` before the first line, as many blanks before the others, or only a few if
-    /// little room is left or a word needs more.
+    /// Breaks `text` at blanks. Later lines are indented as far as `first` is wide, or less if little room is left.
     pub(super) fn wrap(self, first: &str, text: &str) -> String {
         let used = visible(first);
         let room = self.width.saturating_sub(used);
@@ -207,8 +186,7 @@ impl Style {
         lines.collect::<Vec<_>>().join("\n") + "\n"
     }
 
-    /// The rows of a table, each with its line end: columns are aligned behind `indent`, two blanks between them.
-    /// `right` are the columns of numbers. Other columns are made narrower until the table fits.
+    /// Each row with its line end. `right` are the columns of numbers; others are made narrower until the table fits.
     pub(super) fn table(self, indent: &str, right: &[usize], rows: &[Vec<String>]) -> Vec<String> {
         let widths = self.column_widths(indent.len(), right, rows);
         let line_of = |row: &[Vec<String>], number: usize| {
@@ -257,7 +235,6 @@ impl Style {
         widths
     }
 
-    /// What is left out, with the mount points of each reason together.
     pub(super) fn left_out<'a>(self, entries: impl Iterator<Item = (&'a str, &'a str)>) -> String {
         let mut reasons: Vec<(&str, Vec<&str>)> = Vec::new();
         for (mountpoint, reason) in entries {
@@ -285,14 +262,12 @@ pub(super) fn escape_control(text: &str) -> String {
     text.chars().map(safe).collect()
 }
 
-/// A message in one line, as [`escape_control`], with its line ends as blanks.
+/// As [`escape_control`], with line ends as blanks.
 pub(super) fn message(text: &str) -> String {
     let lines: Vec<String> = text.trim_end().lines().map(escape_control).collect();
     lines.join(" ")
 }
 
-/// `text` in the color of a level: green if applications were quiesced, yellow if only filesystems were frozen, else
-/// red.
 pub(super) fn level(level: Level, text: &str, style: Style) -> String {
     match level {
         Level::Application => style.good(text),
@@ -301,7 +276,6 @@ pub(super) fn level(level: Level, text: &str, style: Style) -> String {
     }
 }
 
-/// [`span`], or `-` for what has not happened.
 pub(super) fn span_or_none(seconds: f64) -> String {
     match seconds > 0.0 {
         true => span(seconds),
@@ -309,7 +283,6 @@ pub(super) fn span_or_none(seconds: f64) -> String {
     }
 }
 
-/// A time span of so many seconds, with the units that fit.
 pub(super) fn span(seconds: f64) -> String {
     let seconds = seconds.max(0.0);
     if seconds < 0.9995 {
@@ -326,34 +299,30 @@ pub(super) fn span(seconds: f64) -> String {
     }
 }
 
-/// A count with its noun: `1 mount`, `2 mounts`.
 pub(super) fn count(number: usize, thing: &str) -> String {
     let plural = if number == 1 { "" } else { "s" };
     format!("{number} {thing}{plural}")
 }
 
-/// Process ids as a list: `12, 34`.
 pub(super) fn join_pids(pids: &[i32]) -> String {
     let pids: Vec<String> = pids.iter().map(i32::to_string).collect();
     pids.join(", ")
 }
 
-/// The file name of a path.
 pub(super) fn file_name(path: &str) -> &str {
     path.rsplit('/').next().unwrap_or(path)
 }
 
-/// A time, in seconds since the epoch, as date(1) prints it.
+/// As date(1) prints it; `seconds` is since the epoch.
 pub(super) fn moment(seconds: f64) -> String {
     format_seconds(seconds, DATE)
 }
 
-/// [`moment`] for tables: `2026-11-29 08:45:00`.
 pub(super) fn short_moment(seconds: f64) -> String {
     format_seconds(seconds, c"%F %T")
 }
 
-/// Columns of `text` on a terminal, escape sequences of [`Style`] left out.
+/// Columns on a terminal, without the escape sequences of [`Style`].
 fn visible(text: &str) -> usize {
     pieces(text)
         .filter(|(_, is_escape)| !is_escape)
@@ -379,8 +348,7 @@ fn pieces(text: &str) -> impl Iterator<Item = (&str, bool)> {
     })
 }
 
-/// A cell in lines of at most `width` columns, broken behind a blank, a slash or a comma if there is one, else anywhere.
-/// Each line has its own color.
+/// Lines of at most `width` columns, broken behind a blank, slash or comma if there is one. Each has its own color.
 fn break_cell(cell: &str, width: usize) -> Vec<String> {
     if visible(cell) <= width {
         return vec![cell.to_owned()];
@@ -416,7 +384,6 @@ fn break_cell(cell: &str, width: usize) -> Vec<String> {
     lines
 }
 
-/// How many characters of `text` are in each line.
 fn line_lengths(text: &[char], width: usize) -> Vec<usize> {
     let mut lengths = Vec::new();
     let mut rest = text;

@@ -1,7 +1,5 @@
-//! `qemu-ga plan`: what a freeze would do now.
-//!
-//! It makes the plan with the engine's own code and finds the hooks with the master's, so it shows what would happen. It
-//! changes nothing. [`crate::app`] calls the tool; `check` uses [`expected_hold`] and [`hooks_of`].
+//! `qemu-ga plan`: what a freeze would do now. It makes the plan with the engine's own code and finds the hooks with
+//! the master's, so it shows what would happen. It changes nothing.
 
 use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
@@ -26,17 +24,15 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The plan, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct PlanView {
     configuration: String,
     configuration_source: &'static str,
     mode: &'static str,
-    /// In seconds; None: no limit.
+    /// In seconds; `None`: no limit.
     hold_limit: Option<f64>,
     step_limit: Option<f64>,
-    /// Whether RCU grace periods are expedited while freezing.
     grace_periods: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
     grace_periods_reason: Option<String>,
@@ -47,14 +43,14 @@ pub(super) struct PlanView {
     freeze_hooks: Vec<String>,
     thaw_hooks: Vec<String>,
     hooks_left_out: Vec<SkippedHook>,
-    /// Why no hook can be run, so that a freeze fails.
+    /// Then a freeze fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     hooks_refused: Option<Diagnostic>,
     /// In freeze order.
     filesystems: Vec<PlannedFilesystem>,
     skipped: Vec<SkippedMount>,
     notes: Vec<String>,
-    /// Why there is no order of freezing, so that a freeze fails.
+    /// Why there is no order of freezing; then a freeze fails.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
 }
@@ -74,10 +70,10 @@ struct PlannedFilesystem {
     mountpoint: String,
     fstype: String,
     device: String,
-    /// The devices and files below it, from its own device down.
+    /// From its own device down.
     depends_on: Vec<String>,
     optional: bool,
-    /// What is expected to keep it from changing; None: nothing.
+    /// `None`: nothing is expected to keep it from changing.
     held: Option<Hold>,
     /// Filesystems of one batch are frozen in parallel, lower batches before higher ones.
     batch: usize,
@@ -93,7 +89,6 @@ struct SkippedMount {
     writable: bool,
 }
 
-/// `qemu-ga plan`.
 pub const TOOL: Tool = Tool {
     usage: Usage {
         name: "plan",
@@ -384,14 +379,13 @@ impl SkippedMount {
     }
 }
 
-/// What is expected to keep it from changing while it is to be frozen.
+/// `None`: it can only be flushed and watched, and writes to its device are not counted.
 pub(super) fn expected_hold(target: &Target) -> Option<Hold> {
     let hold = target.expected_hold();
     let counts = || WriteCounters::open(&System::host(), target.filesystem.device()).is_some();
     (hold != Hold::Unchanged || counts()).then_some(hold)
 }
 
-/// The file names of hooks, numbered.
 fn names(paths: &[String], style: Style) -> String {
     if paths.is_empty() {
         return "  none\n".into();
@@ -403,7 +397,6 @@ fn names(paths: &[String], style: Style) -> String {
     style.table("  ", &[0], &rows).concat()
 }
 
-/// A plan with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> serde_json::Value {
     let text = || "x".to_owned();

@@ -1,7 +1,5 @@
-//! `qemu-ga report`: what a freeze did, and what a snapshot taken meanwhile is worth.
-//!
-//! It shows the reports that the agent stores, and the run in progress as its guardian reports it. `--require` answers
-//! monitors with an exit status. [`crate::app`] calls the tool; `check` uses its words for levels and hooks.
+//! `qemu-ga report`: what a freeze did, and what a snapshot taken meanwhile is worth. It shows the reports that the
+//! agent stores, and the run in progress as its guardian reports it.
 
 mod require;
 mod runs;
@@ -25,8 +23,7 @@ pub(super) use show::{describe_level, status};
 const REQUIRE: &str = "--require";
 const MAX_AGE: &str = "--max-age";
 
-/// `qemu-ga report`.
-pub const TOOL: Tool = Tool {
+pub(crate) const TOOL: Tool = Tool {
     usage: Usage {
         name: "report",
         summary: "what the last freezes did, as a timeline",
@@ -114,15 +111,10 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     })
 }
 
-/// What the command line asks for.
 enum Request {
-    /// The run with this number; 1 is the last.
     Show(usize),
     List,
-    Require {
-        level: Level,
-        max_age: Option<f64>,
-    },
+    Require { level: Level, max_age: Option<f64> },
 }
 
 impl Request {
@@ -157,7 +149,7 @@ impl Request {
     }
 }
 
-/// A run as the tool prints it, for the fuzz tests.
+/// For the fuzz tests.
 pub fn render(report: &Report) -> String {
     show(report, None, true, Style::default())
 }
@@ -192,7 +184,6 @@ fn list(reports: &[Report], style: Style) -> String {
     style.table("", &[0, 2, 5], &rows).concat()
 }
 
-/// [`list`] without columns.
 fn narrow_list(reports: &[Report], style: Style) -> String {
     let line = |(index, report): (usize, &Report)| {
         let held = report.filesystems.iter().filter(|f| f.is_held()).count();
@@ -218,7 +209,7 @@ fn level(report: &Report, style: Style) -> String {
     output::level(report.level, report.level.name(), style)
 }
 
-/// The word for what ended a run. None: it is in progress.
+/// `None`: the run is in progress.
 pub(super) fn ended_by(report: &Report) -> Option<&'static str> {
     Some(match (report.end?, report.ended_because.as_deref()) {
         (RunEnd::Thaw, _) => "thaw",
@@ -230,7 +221,6 @@ pub(super) fn ended_by(report: &Report) -> Option<&'static str> {
     })
 }
 
-/// The word for the reason of an early end.
 pub(super) fn early_end_word(reason: &str) -> &'static str {
     match reason {
         Expiry::HOLD_LIMIT => "hold-limit",

@@ -1,7 +1,5 @@
-//! `qemu-ga status`: what is frozen, since when, and which processes would thaw it.
-//!
-//! It asks the guardian and reads files. The agent's channel is not used, so it works while the agent is busy, stopped or
-//! dead. [`crate::app`] calls the tool; `check` and `thaw` use [`Status`].
+//! `qemu-ga status`: what is frozen, since when, and which processes would thaw it. It asks the guardian and reads
+//! files. The agent's channel is not used, so it works while the agent is busy, stopped or dead.
 
 use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
@@ -25,12 +23,9 @@ use serde::Serialize;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Limit for a search of all processes, which normally takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Exit status while filesystems are frozen.
 const FROZEN: u8 = 3;
 
-/// Whether filesystems are frozen, as a word in JSON and in messages.
 #[derive(Debug, Default, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) enum FreezeState {
@@ -52,36 +47,28 @@ impl FreezeState {
     }
 }
 
-/// The state of the freeze, as in JSON.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Status {
     pub state: FreezeState,
-    /// There is a marker, which says that an agent froze.
+    /// There is a marker: an agent froze.
     pub marked: bool,
-    /// The marker is from an earlier boot, so it says nothing about this one.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub is_of_another_boot: bool,
-    /// Process ids of the agents with this state directory.
     pub agents: Vec<i32>,
-    /// Process id of the guardian.
     pub guardian: Option<i32>,
-    /// The current step of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub at_work: Option<RunAtWork>,
-    /// Why the guardian does not answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guardian_silent: Option<String>,
-    /// The run's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run: Option<String>,
-    /// The time of the request, in seconds since the epoch.
+    /// In seconds since the epoch.
     #[serde(
         serialize_with = "serialize_optional_time",
         skip_serializing_if = "Option::is_none"
     )]
     pub started: Option<f64>,
-    /// The mount points that the request named.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub requested: Option<Vec<String>>,
     /// Seconds since everything was frozen.
@@ -95,7 +82,6 @@ pub(super) struct Status {
     /// Mount points whose FIFREEZE has not returned: writes to them may block.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<String>,
-    /// Hooks that froze and could not be thawed.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub owed: Vec<OwedThaw>,
     /// A freeze that ended before the host's thaw, until the host learns of it.
@@ -105,30 +91,24 @@ pub(super) struct Status {
     pub last_run: Option<LastRun>,
 }
 
-/// A hook whose thaw is pending.
 #[derive(Debug, Serialize)]
 pub(super) struct OwedThaw {
-    /// Its path.
     hook: String,
     reason: String,
 }
 
-/// How a freeze ended early.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct EarlyEnd {
     #[serde(serialize_with = "serialize_time")]
     ended: f64,
     ended_by: &'static str,
-    /// Seconds for which it was frozen.
     held: f64,
-    /// The number of filesystems that were thawed.
     filesystems: u64,
     /// What the host's next thaw returns.
     pub text: String,
 }
 
-/// The last run.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct LastRun {
@@ -166,7 +146,6 @@ impl LastRun {
     }
 }
 
-/// `qemu-ga status`.
 pub const TOOL: Tool = Tool {
     usage: Usage {
         name: "status",
@@ -201,10 +180,6 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
 }
 
 impl Status {
-    /// The status for the agent with this state directory and this limit for a step on a filesystem.
-    ///
-    /// # Errors
-    /// No permission, or the directory cannot be examined.
     pub(super) fn find(statedir: &Path, step_limit: Option<Duration>) -> Result<Self, String> {
         let state = StateDir::new(statedir);
         let mut status = Self::of_marker(&state)?;
@@ -228,7 +203,6 @@ impl Status {
         Ok(status)
     }
 
-    /// What the marker and the processes say.
     fn of_marker(state: &StateDir) -> Result<Self, String> {
         let marked = state.is_marked_frozen().map_err(|error| error.text)?;
         let boot = marked.then(|| state.read_marker()).flatten();
@@ -246,7 +220,6 @@ impl Status {
         })
     }
 
-    /// Adds what the guardian answers.
     fn ask_guardian(
         &mut self,
         statedir: &Path,
@@ -294,7 +267,7 @@ impl Status {
         }
     }
 
-    /// Adds a run whose guardian has not answered: its hook master is visible.
+    /// If no guardian answers, the run's hook master is found in /proc.
     fn find_run(&mut self, statedir: &Path, step_limit: Option<Duration>) {
         if self.at_work.is_none() {
             self.at_work = RunAtWork::find(statedir, None, step_limit);
@@ -335,7 +308,6 @@ impl Status {
         text
     }
 
-    /// The run and its filesystems.
     fn render_run(&self, style: Style) -> String {
         let mut text = String::new();
         if let Some(work) = &self.at_work {
@@ -388,7 +360,6 @@ impl Status {
         style.wrap("  guardian     ", &line)
     }
 
-    /// What is left of earlier runs.
     fn render_rest(&self, style: Style) -> String {
         let mut text = String::new();
         for owed in &self.owed {
@@ -416,7 +387,7 @@ impl Status {
         text
     }
 
-    /// How to end the freeze. What would be refused now is not offered.
+    /// What would be refused now is not offered.
     fn render_advice(&self, style: Style) -> String {
         let advice = match self.state {
             FreezeState::Thawed => return String::new(),
@@ -432,7 +403,7 @@ impl Status {
     }
 }
 
-/// Mount points whose FIFREEZE has not returned. Even without any agent a thread may hang in it.
+/// A thread may hang in FIFREEZE even without any agent.
 fn find_blocked() -> Vec<String> {
     let (system, until) = (System::host(), Instant::now() + PROC_SEARCH_TIMEOUT);
     let mounts = system.mounts().unwrap_or_default();
@@ -441,7 +412,7 @@ fn find_blocked() -> Vec<String> {
     blocked.into_iter().map(name).collect()
 }
 
-/// The guardian of one of these agents, where the state directory is not writable and so it has no socket.
+/// A guardian of one of these agents without a socket, as the state directory is not writable.
 fn hidden_guardian(statedir: &Path, agents: &[i32]) -> Option<i32> {
     if eaccess(statedir, AccessFlags::W_OK).is_ok() {
         return None;
@@ -455,7 +426,6 @@ fn hidden_guardian(statedir: &Path, agents: &[i32]) -> Option<i32> {
     })
 }
 
-/// A status with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> serde_json::Value {
     let text = || "x".to_owned();

@@ -1,14 +1,12 @@
-//! The command line in the agent's systemd unit.
-//!
-//! It is read from the unit's files, as systemctl(1) may be missing or block. Of the syntax only what packages use is
-//! understood: drop-ins, environment files, quotes and `$VARIABLES`. [`super::context`] and `check` call this.
+//! The command line in the agent's systemd unit, read from the unit's files, as systemctl(1) may be missing or block.
+//! Of the syntax only what packages use is understood: drop-ins, environment files, quotes and `$VARIABLES`.
 
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const NAME: &str = "qemu-guest-agent.service";
-/// Where units are, the most important place first (systemd.unit(5)).
+/// The most important place first (systemd.unit(5)).
 const PLACES: [&str; 5] = [
     "etc/systemd/system",
     "run/systemd/system",
@@ -17,7 +15,6 @@ const PLACES: [&str; 5] = [
     "lib/systemd/system",
 ];
 
-/// The agent's unit file below `root`, if there is one.
 pub(super) fn file(root: &Path) -> Option<PathBuf> {
     let paths = PLACES.map(|place| root.join(place).join(NAME));
     paths.into_iter().find(|path| path.is_file())
@@ -60,8 +57,7 @@ pub(super) fn command_line(root: &Path) -> Option<(PathBuf, Vec<OsString>)> {
     Some((file, args.into_iter().map(OsString::from).collect()))
 }
 
-/// The texts of the drop-ins in the order of their names. Of the same name only the most important counts
-/// (systemd.unit(5)).
+/// In the order of their names; of the same name only the most important counts (systemd.unit(5)).
 fn drop_ins(root: &Path) -> Vec<String> {
     let dirs = PLACES.map(|place| root.join(place).join(format!("{NAME}.d")));
     let entries = dirs.iter().rev().filter_map(|dir| fs::read_dir(dir).ok());
@@ -79,7 +75,6 @@ fn drop_ins(root: &Path) -> Vec<String> {
     found.iter().filter_map(text).collect()
 }
 
-/// The last value of a variable, or an empty one.
 fn value_of<'a>(name: &str, variables: &'a [(String, String)]) -> &'a str {
     let found = variables.iter().rev().find(|(known, _)| known == name);
     found.map_or("", |(_, value)| value)
@@ -91,7 +86,6 @@ fn assignment(line: &str) -> Option<(String, String)> {
     (!name.starts_with('#')).then(|| (name.to_owned(), value.to_owned()))
 }
 
-/// The words of a line; quotes keep blanks together.
 fn words(text: &str) -> Vec<String> {
     let mut words = Vec::new();
     let (mut word, mut quote, mut begun) = (String::new(), None, false);
@@ -117,7 +111,7 @@ fn words(text: &str) -> Vec<String> {
     words
 }
 
-/// Replaces each `${NAME}` by its value, or by nothing if it is unknown.
+/// An unknown `${NAME}` is replaced by nothing.
 fn expand(word: &str, variables: &[(String, String)]) -> String {
     let mut text = String::new();
     let mut rest = word;

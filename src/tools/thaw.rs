@@ -1,8 +1,8 @@
 //! `qemu-ga thaw`: ends a freeze from a console of the frozen machine.
 //!
-//! Whatever is written to may be frozen. So until the last FITHAW nothing is written, not even to the terminal, and all
-//! memory is locked. The guardian is asked first: it holds the filesystems open, calls the thaw hooks and tells the host's
-//! thaw about it. Without one, every filesystem of the mount table is thawed. [`crate::app`] calls the tool.
+//! Until the last FITHAW nothing is written, not even to the terminal, as whatever is written to may be frozen. The
+//! guardian is asked first: it holds the filesystems open, calls the thaw hooks, and makes the host's own thaw return
+//! an error. Without one, every filesystem of the mount table is thawed.
 
 use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
@@ -26,19 +26,15 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 /// Limit for one FITHAW; then the next filesystem is thawed.
 const FITHAW_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The result, as in JSON.
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct ThawResult {
-    /// Mount points in the order of thawing.
     thawed: Vec<String>,
-    /// Process id of the guardian, if it thawed.
     by_guardian: Option<i32>,
     notes: Vec<String>,
     failures: Vec<String>,
 }
 
-/// `qemu-ga thaw`.
 pub const TOOL: Tool = Tool {
     usage: Usage {
         name: "thaw",
@@ -131,7 +127,6 @@ impl ThawResult {
     }
 }
 
-/// What `--now` would do.
 fn describe_intention(status: &Status, style: Style) -> String {
     let every = "every filesystem of the mount table";
     let text = match (status.guardian, status.state) {
@@ -157,7 +152,7 @@ fn describe_intention(status: &Status, style: Style) -> String {
     style.wrap("", &text) + "Nothing was done.\n"
 }
 
-/// Thaws, and returns the guardian if there is one. Nothing is written before the last FITHAW.
+/// Returns the guardian if there is one. Nothing is written before the last FITHAW.
 fn thaw(context: &ToolContext, force: bool) -> (ThawResult, Option<StatusClient>) {
     let mut result = ThawResult::default();
     let mut guardian = None;
@@ -196,7 +191,6 @@ fn thaw(context: &ToolContext, force: bool) -> (ThawResult, Option<StatusClient>
     (result, guardian)
 }
 
-/// Waits until the guardian has called the thaw hooks.
 fn wait_for_hooks(guardian: StatusClient, state: &StateDir) -> String {
     match guardian.wait_for_hooks() {
         Ok(_) => describe_thaw_hooks(state),
@@ -207,7 +201,7 @@ fn wait_for_hooks(guardian: StatusClient, state: &StateDir) -> String {
     }
 }
 
-/// FITHAW for every filesystem of the mount table, in the reverse of the order of freezing.
+/// In the reverse of the order of freezing.
 fn thaw_mounted(context: &ToolContext, result: &mut ThawResult) {
     let state = StateDir::new(&context.config.statedir);
     let mut ops = LinuxOps::new(state, None, Some(FITHAW_TIMEOUT), true);
@@ -249,7 +243,6 @@ fn thaw_mounted(context: &ToolContext, result: &mut ThawResult) {
     }
 }
 
-/// Updates marker and notes after [`thaw_mounted`].
 fn finish_run(context: &ToolContext, result: &mut ThawResult) {
     let state = StateDir::new(&context.config.statedir);
     let marked = state.is_marked_frozen().unwrap_or(false);
@@ -295,7 +288,6 @@ fn finish_run(context: &ToolContext, result: &mut ThawResult) {
     }
 }
 
-/// What the run that has just ended reports about its thaw hooks.
 fn describe_thaw_hooks(state: &StateDir) -> String {
     let (reports, _) = history::read(state);
     let hooks = reports.first().map(|report| &report.hooks[..]);
@@ -335,7 +327,6 @@ fn render(result: &ThawResult, style: Style) -> String {
     text
 }
 
-/// What `--now` prints, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> Value {
     let result = ThawResult {

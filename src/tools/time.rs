@@ -1,7 +1,5 @@
-//! Times in JSON, as RFC 3339 in UTC, and the dates of the hook log read back.
-//!
-//! Only calendar arithmetic is here, without the C library: its functions for UTC are not needed elsewhere, and the
-//! zone's offset is known from [`localtime`]. [`super::output`] and `qemu-ga log` call this.
+//! Times in JSON, as RFC 3339 in UTC, and the dates of the hook log read back. Only calendar arithmetic is here: the C
+//! library's functions for UTC are not needed elsewhere, and the zone's offset is known from [`localtime`].
 
 use crate::sys::localtime::{self, DATE, format_seconds};
 use std::time::{Duration, UNIX_EPOCH};
@@ -13,8 +11,7 @@ const MONTHS: [&str; 12] = [
 /// The last time with a year of four digits, 9999-12-31T23:59:59Z.
 const MAX_SECONDS: f64 = 253_402_300_799.0;
 
-/// A time in seconds since the epoch, with milliseconds if there are any: `2026-11-29T08:45:00.120Z`. None: before the
-/// epoch or after 9999.
+/// `2026-11-29T08:45:00.120Z`; `None` before the epoch or after 9999.
 pub(super) fn rfc3339(seconds: f64) -> Option<String> {
     if !(0.0..=MAX_SECONDS).contains(&seconds) {
         return None;
@@ -33,7 +30,7 @@ pub(super) fn rfc3339(seconds: f64) -> Option<String> {
     ))
 }
 
-/// A date of the hook log, as [`rfc3339`]. None: it is of another zone or locale, so the time is not known for sure.
+/// `None`: the date is of another zone or locale, so the time is not known for sure.
 pub(super) fn rfc3339_of_date(date: &str) -> Option<String> {
     let local = parse_date(date)?;
     let offset = |at: i64| {
@@ -73,7 +70,7 @@ fn parse_date(date: &str) -> Option<i64> {
     Some(days_from_civil(year, month as i64 + 1, day) * DAY + seconds)
 }
 
-/// Days from 1970-01-01 to a date of the Gregorian calendar.
+/// Since 1970-01-01 of the Gregorian calendar.
 fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     // Years begin in March here, so that the leap day is the last of its year.
     let year = if month <= 2 { year - 1 } else { year };
@@ -82,7 +79,7 @@ fn days_from_civil(year: i64, month: i64, day: i64) -> i64 {
     365 * year + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
 }
 
-/// The date so many days after 1970-01-01, as year, month and day.
+/// Year, month and day.
 fn civil_from_days(days: i64) -> (i64, i64, i64) {
     let mut year = 1970 + days / 366;
     while days_from_civil(year + 1, 1, 1) <= days {

@@ -7,7 +7,6 @@ use qemu_ga::cli::{Arg, ValueKind};
 use qemu_ga::config::options::{AgentOption, Group};
 use std::fmt::Write;
 
-/// The whole page.
 pub fn reference() -> anyhow::Result<String> {
     let mut page = include_str!("../pages/configuration.md").to_owned();
     let mut put = |name: &str, table: String| {
@@ -88,7 +87,6 @@ fn of_group(group: Option<Group>) -> String {
     table(head, rows)
 }
 
-/// What the value of an option is.
 fn kind(option: &AgentOption) -> &'static str {
     match option.spec.arg {
         Arg::Switch if option.key.is_some() => "`true` or `false`",
@@ -122,7 +120,6 @@ fn table(head: &str, rows: impl IntoIterator<Item = Vec<String>>) -> String {
     text
 }
 
-/// A cell: no mark of a table in it.
 fn escaped(cell: &str) -> String {
     cell.replace('|', "\\|")
 }

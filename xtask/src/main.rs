@@ -1,8 +1,8 @@
 //! Makes what packages install besides the agent.
 //!
-//! `cargo xtask manual DIRECTORY` writes the manual pages, the completions of the shells, a sample of the
-//! configuration file and CONFIGURATION.md into DIRECTORY. Options, tools, commands and defaults come from the
-//! agent's own tables; the prose is in `pages/`. Nothing of this is linked into the agent.
+//! `cargo xtask manual DIRECTORY` writes the manual pages, the completions of the shells, a sample of the configuration
+//! file and CONFIGURATION.md into DIRECTORY. Options, tools, commands and defaults come from the agent's own tables;
+//! the prose is in `pages/`.
 
 mod completion;
 mod configuration;
@@ -19,7 +19,6 @@ use anyhow::{Context, bail};
 use std::ffi::{OsStr, OsString};
 use std::path::Path;
 
-/// Every file: its name and its text.
 fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
     Ok(vec![
         ("qemu-ga.8", pages::agent()?),

@@ -1,21 +1,17 @@
 //! Manual pages: Markdown in, man(7) macros out.
 //!
-//! A heading is a section, one of the second level a subsection. A definition list is a list of tags, code is
-//! bold, emphasis is italic (a name to fill in). Other Markdown is an error rather than lost.
+//! A heading is a section, one of the second level a subsection. A definition list is a list of tags, code is bold,
+//! emphasis is italic (a name to fill in). Other Markdown is an error, so that nothing gets lost.
 
 use anyhow::bail;
 use pulldown_cmark::{Event, HeadingLevel, Options, Parser, Tag, TagEnd};
 use roff::{Inline, Roff, bold, italic, roman};
 
-/// What the head of a page says.
+/// The arguments of the macro `TH`; see man(7).
 pub struct Head<'a> {
-    /// The page's name.
     pub name: &'a str,
-    /// The manual's section.
     pub section: u8,
-    /// What it is a part of.
     pub source: &'a str,
-    /// Which manual it belongs to.
     pub manual: &'a str,
 }
 
@@ -30,10 +26,6 @@ const GLYPHS: [(char, &str); 4] = [
     ('~', "\\(ti"),
 ];
 
-/// The page that the Markdown means.
-///
-/// # Errors
-/// It has something that a manual page cannot have.
 pub fn page(head: &Head<'_>, markdown: &str) -> anyhow::Result<String> {
     let mut page = Page::default();
     let section = head.section.to_string();
@@ -64,7 +56,7 @@ struct Page {
     roff: Roff,
     line: Vec<Inline>,
     is_italic: bool,
-    /// Lines stay as they are.
+    /// Lines are not filled.
     is_example: bool,
     /// The next paragraph needs no macro: it follows a heading or a tag.
     is_opened: bool,
@@ -157,7 +149,7 @@ impl Page {
     }
 }
 
-/// Text in which no mark means anything, as Markdown.
+/// As Markdown in which no mark means anything.
 pub fn literal(text: &str) -> String {
     let mut escaped = String::new();
     for c in text.chars() {

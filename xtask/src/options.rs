@@ -5,12 +5,10 @@ use qemu_ga::cli::{Arg, OptionSpec, Usage};
 use qemu_ga::config::options::{AgentOption, Group, OPTIONS};
 use std::fmt::Write;
 
-/// The agent's options that the help shows.
 pub fn shown() -> impl Iterator<Item = &'static AgentOption> {
     OPTIONS.iter().filter(|option| !option.spec.help.is_empty())
 }
 
-/// The agent's options as a list for a page.
 pub fn markdown() -> String {
     let mut text = String::new();
     for option in shown() {
@@ -35,7 +33,6 @@ fn entry(spec: &OptionSpec) -> String {
     text
 }
 
-/// A tool's command line for a page.
 pub fn of_tool(usage: &Usage) -> String {
     let parts: Vec<String> = usage.synopsis().iter().map(|part| literal(part)).collect();
     let mut text = format!(
@@ -58,7 +55,6 @@ pub fn of_tool(usage: &Usage) -> String {
     text
 }
 
-/// `` `-x`, `--long`=*VALUE* `` and the older spellings.
 pub fn names(spec: &OptionSpec) -> String {
     let value = match spec.arg {
         Arg::Switch => String::new(),
@@ -74,7 +70,7 @@ pub fn names(spec: &OptionSpec) -> String {
     short.into_iter().chain(long).collect::<Vec<_>>().join(", ")
 }
 
-/// With a capital letter, as Markdown.
+/// Begins with a capital letter; Markdown.
 pub fn sentence(help: &str) -> String {
     let mut chars = help.chars();
     let first: String = chars

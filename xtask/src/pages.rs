@@ -20,10 +20,6 @@ fn made(name: &str, section: u8, markdown: &str) -> anyhow::Result<String> {
     page(&head, &markdown).with_context(|| format!("{name}({section})"))
 }
 
-/// qemu-ga(8).
-///
-/// # Errors
-/// A page or table cannot be read.
 pub fn agent() -> anyhow::Result<String> {
     let variables = settings::variables("variables of the agent")?;
     let tools = TOOLS.iter().flat_map(|tool| tool.all());
@@ -35,18 +31,10 @@ pub fn agent() -> anyhow::Result<String> {
     made("qemu-ga", 8, &text)
 }
 
-/// qemu-ga-ref(7).
-///
-/// # Errors
-/// The page does not describe the commands that there are.
 pub fn reference() -> anyhow::Result<String> {
     made("qemu-ga-ref", 7, &reference::markdown()?)
 }
 
-/// fsfreeze-hook(5).
-///
-/// # Errors
-/// A page or table cannot be read.
 pub fn hook() -> anyhow::Result<String> {
     let variables = settings::variables("variables of a hook")?;
     let text = include_str!("../pages/fsfreeze-hook.md")

@@ -3,7 +3,6 @@
 use anyhow::{Context, ensure};
 use qemu_ga::commands::{self, Command};
 
-/// The page, without what the agent knows.
 pub const SOURCE: &str = include_str!("../pages/qemu-ga-ref.md");
 
 /// Each command with the lines under its heading.
@@ -19,7 +18,7 @@ pub fn sections() -> Vec<(&'static str, Vec<&'static str>)> {
     sections
 }
 
-/// The arguments that a section names, and whether each may be absent.
+/// `true`: the argument may be absent.
 #[cfg(test)]
 pub fn arguments<'a>(lines: &[&'a str]) -> Vec<(&'a str, bool)> {
     let lines = lines
@@ -33,10 +32,7 @@ pub fn arguments<'a>(lines: &[&'a str]) -> Vec<(&'a str, bool)> {
         .collect()
 }
 
-/// The page with what the agent knows of each command, in the line in parentheses that ends its section.
-///
-/// # Errors
-/// It does not describe exactly the commands that there are.
+/// Adds what the agent knows of each command to the line in parentheses that ends its section.
 pub fn markdown() -> anyhow::Result<String> {
     let told: Vec<&str> = sections().iter().map(|(name, _)| *name).collect();
     let missing: Vec<&str> = commands::all()

@@ -5,7 +5,6 @@ use qemu_ga::cli::{OptionSpec, help::wrap};
 use qemu_ga::config::Config;
 use qemu_ga::config::options::{AgentOption, CONF_DIRS, CONF_FILE, Group, HOOK_FILE};
 
-/// The file.
 pub fn conf() -> String {
     let mut text = format!(
         "# {CONF_FILE}: the QEMU guest agent's configuration; see qemu-ga(8).\n\

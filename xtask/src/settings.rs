@@ -5,23 +5,17 @@ use qemu_ga::hooks::settings::HookSettings;
 
 const SOURCE: &str = include_str!("../pages/settings.md");
 
-/// A key or variable; its texts are Markdown.
+/// The texts are Markdown.
 #[derive(Debug)]
 pub struct Entry {
-    /// Its name, or several with commas between, without marks.
+    /// Without marks; several names have commas between them.
     pub name: String,
-    /// What its value is.
     pub kind: String,
-    /// What is used if it is not set, without marks; empty if there is nothing to tell.
+    /// Without marks; empty if there is no default to tell.
     pub default: String,
-    /// What it means.
     pub meaning: String,
 }
 
-/// The entries of a section.
-///
-/// # Errors
-/// There is no such section, or a row has not four cells.
 pub fn section(name: &str) -> anyhow::Result<Vec<Entry>> {
     let title = format!("## {name}");
     let mut lines = SOURCE.lines().skip_while(|line| *line != title);
@@ -55,7 +49,7 @@ fn entry(row: &str) -> anyhow::Result<Entry> {
     })
 }
 
-/// The default of a key of a hook's group; `total-timeout` is the one that is not a hook's own.
+/// `total-timeout` is the one key that is not a hook's own.
 fn default_of_hook(key: &str) -> Option<String> {
     let settings = HookSettings::default().settings();
     let found = settings.into_iter().find(|(name, _)| *name == key);
@@ -65,10 +59,6 @@ fn default_of_hook(key: &str) -> Option<String> {
     }
 }
 
-/// The variables of a section as a list for a page.
-///
-/// # Errors
-/// See [`section`].
 pub fn variables(name: &str) -> anyhow::Result<String> {
     let entries = section(name)?.into_iter();
     Ok(entries
@@ -82,10 +72,6 @@ pub fn variables(name: &str) -> anyhow::Result<String> {
         .collect())
 }
 
-/// The keys of a hook as a list for a page.
-///
-/// # Errors
-/// See [`section`].
 pub fn of_hooks() -> anyhow::Result<String> {
     let mut text = String::new();
     for entry in section("hook")?.into_iter().chain(section("hooks alone")?) {

@@ -14,12 +14,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-/// The top of the source tree.
 fn root() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/.."))
 }
 
-/// A name as a manual page has it.
 fn escaped(name: &str) -> String {
     name.replace('-', "\\-")
 }
@@ -179,7 +177,6 @@ fn every_key_of_an_adapter_is_described() {
     }
 }
 
-/// A directory with a file for every key that names one.
 fn scripts() -> tempfile::TempDir {
     let place = tempfile::tempdir().unwrap();
     let script = place.path().join("script");
@@ -252,7 +249,6 @@ fn the_described_defaults_of_an_adapter_are_its_own() {
     }
 }
 
-/// Every Rust file below `dir`.
 fn sources(dir: &Path) -> Vec<String> {
     let mut texts = Vec::new();
     for entry in std::fs::read_dir(dir).unwrap() {
@@ -315,7 +311,6 @@ fn every_variable_of_the_services_is_described() {
     assert_eq!(keys("/etc/default/qemu-guest-agent"), known);
 }
 
-/// The members of the structs that the handlers decode are the arguments that the page names.
 #[test]
 fn every_argument_of_the_page_is_one_of_the_source() {
     let source = sources(&root().join("src/commands")).concat();

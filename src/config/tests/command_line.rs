@@ -1,5 +1,3 @@
-//! Options, their precedence and the texts made from their table.
-
 use super::*;
 use crate::config::options::AgentOption;
 

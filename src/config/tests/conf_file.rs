@@ -1,5 +1,3 @@
-//! The configuration file: where it is found, what is wrong with it, what it sets.
-
 use super::*;
 
 #[test]

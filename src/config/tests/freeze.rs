@@ -1,5 +1,3 @@
-//! Our own group: what the operator decides about freezing.
-
 use super::*;
 use crate::freeze::policy::FreezeMode;
 use std::time::Duration;

@@ -1,7 +1,5 @@
-//! The files that the agent writes: the logs and the state directory, and what they say.
-//!
-//! A write to a frozen filesystem blocks, so the filesystem of each is looked up in the plan. [`super`] calls this, and
-//! `qemu-ga hook check` for its log.
+//! The files that the agent writes: the logs and the state directory, and what they say. A write to a frozen filesystem
+//! blocks, so the filesystem of each is looked up in the plan.
 
 use super::{CheckContext, CheckResult, Subject, last_run};
 use crate::freeze::history;
@@ -30,10 +28,7 @@ pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
     results
 }
 
-/// Whether a log at `path` can be written.
-///
-/// # Errors
-/// The finding.
+/// The error is the finding.
 pub(in crate::tools) fn check_writable(
     about: Subject,
     path: &Path,
@@ -135,7 +130,6 @@ fn check_state(context: &CheckContext<'_>) -> Vec<CheckResult> {
     results
 }
 
-/// Whether the marker, the guardian and the agents agree.
 fn check_marker(status: &Status) -> CheckResult {
     let about = Subject::Marker;
     match (status.guardian, &status.agents[..]) {
@@ -193,7 +187,7 @@ fn check_agents(status: &Status) -> CheckResult {
     }
 }
 
-/// The mount point of the filesystem that has `path`, if a freeze freezes it.
+/// `None` if no freeze freezes the filesystem of `path`.
 fn find_frozen_below(context: &CheckContext<'_>, path: &Path) -> Option<String> {
     let mount = mount_of(context.mounts, &nearest(path))?;
     let layers = context.survey.layers.get(&mount.mountpoint);
@@ -221,7 +215,7 @@ fn nearest(path: &Path) -> PathBuf {
     found.unwrap_or_else(|| PathBuf::from("/"))
 }
 
-/// The mount of `path`, which has no links: of the longest mount points the last, which hides the others.
+/// Of the longest mount points the last, which hides the others. `path` has no links.
 fn mount_of<'a>(mounts: &'a [Mount], path: &Path) -> Option<&'a Mount> {
     let holds = |mount: &&Mount| {
         let mountpoint = Path::new(std::ffi::OsStr::from_bytes(&mount.mountpoint));

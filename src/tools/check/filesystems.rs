@@ -1,6 +1,4 @@
-//! Filesystems that a freeze could not freeze or hold.
-//!
-//! Each is opened exactly as a freeze opens it, and closed again. [`super`] calls this.
+//! Filesystems that a freeze could not freeze or hold. Each is opened exactly as a freeze opens it, and closed again.
 
 use super::{CheckContext, CheckResult, Subject};
 use crate::deadline::Pool;
@@ -13,7 +11,6 @@ use nix::libc;
 
 const ABOUT: Subject = Subject::Filesystems;
 const EXCLUDE: &str = "or exclude it: fsfreeze-exclude in [qemu-ga-rs]";
-/// What a snapshot is then worth.
 const CRASH: &str = "the level is crash";
 
 pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
@@ -73,7 +70,6 @@ fn check_unopened(
     })
 }
 
-/// A filesystem of a type that cannot be frozen.
 fn check_hold(target: &Target) -> Option<CheckResult> {
     let (name, fstype) = (target.filesystem.name(), &target.filesystem.fstype);
     let what = format!("{name} ({fstype}) cannot be frozen");

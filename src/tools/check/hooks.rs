@@ -1,7 +1,4 @@
-//! The hook master, the hooks, and who could change them.
-//!
-//! Hooks are found exactly as the master finds them, and nothing is started. [`super`] calls this for the agent's
-//! hooks, `qemu-ga hook check` for those of a directory.
+//! The hook master, the hooks, and who could change them. Hooks are found as the master finds them; nothing is started.
 
 use super::{CheckContext, CheckResult, Subject};
 use crate::adapters;
@@ -35,7 +32,6 @@ pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
     }
 }
 
-/// Whether there are hooks although the agent runs without a hook master.
 fn check_unused(dir: &Path) -> CheckResult {
     let found = adapters::discover(dir, &locate::conf_beside(dir));
     if found.is_ok_and(|(found, _)| found.tasks.is_empty()) {
@@ -89,8 +85,7 @@ fn refused(about: Subject, refusal: &Diagnostic) -> CheckResult {
     CheckResult::finding(about, what, why, remedy)
 }
 
-/// The hooks of `dir` with the settings in `conf`, for an agent whose freezes last for `hold` at most (None: without
-/// a limit).
+/// `hold` is the longest time for which the agent freezes; `None`: without limit.
 pub(in crate::tools) fn check_installed(
     dir: &Path,
     conf: &Path,
@@ -140,7 +135,7 @@ pub(in crate::tools) fn check_installed(
     results
 }
 
-/// Every fault in the ownership of the hooks. The master stops at the first, but an operator wants to fix all at once.
+/// The master stops at the first fault in the ownership, but an operator wants to fix all at once.
 fn check_trust(dir: &Path, conf: &Path, first: Diagnostic) -> Vec<CheckResult> {
     let mut paths = vec![conf.to_owned(), dir.to_owned()];
     paths.extend(
@@ -168,7 +163,6 @@ fn check_trust(dir: &Path, conf: &Path, first: Diagnostic) -> Vec<CheckResult> {
         .collect()
 }
 
-/// What is wrong with a hook that would be started.
 fn check_task(task: &HookTask, hold: Option<Duration>) -> Vec<CheckResult> {
     let (name, policy) = (&task.name, &task.policy);
     let mut results = Vec::new();
@@ -231,7 +225,6 @@ fn check_hold_timeout(
     ))
 }
 
-/// What would keep the kernel from starting the program.
 fn check_interpreter(program: &Path) -> Option<CheckResult> {
     let shown = program.display();
     let mut head = Vec::new();
@@ -277,7 +270,7 @@ fn check_interpreter(program: &Path) -> Option<CheckResult> {
     )
 }
 
-/// Whether env(1) would find the command, or `word` is an assignment.
+/// True also for an assignment, which env(1) does not run.
 fn in_path(word: &str) -> bool {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let is_in = |dir: PathBuf| eaccess(&dir.join(word), AccessFlags::X_OK).is_ok();

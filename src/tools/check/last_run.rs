@@ -1,6 +1,4 @@
 //! The consistency of the last run that has ended, and the remedy if it was lower than it should be.
-//!
-//! It reads the stored report only. [`super::files`] calls this.
 
 use super::{CheckResult, Subject};
 use crate::freeze::policy::FreezeMode;
@@ -10,10 +8,9 @@ use crate::tools::output::{Style, message, moment};
 use crate::tools::report::{describe_level, status};
 
 const ABOUT: Subject = Subject::LastRun;
-/// Most causes that are named; of the others only the number is shown.
 const MAX_CAUSES: usize = 3;
 
-/// Checks its level; `mode` is what freezes do now.
+/// `mode` is what freezes do now.
 pub(super) fn check_level(report: &Report, mode: FreezeMode) -> CheckResult {
     let level = report.level.name();
     let what = format!(
@@ -41,7 +38,6 @@ pub(super) fn check_level(report: &Report, mode: FreezeMode) -> CheckResult {
     CheckResult::finding(ABOUT, what, why, remedy)
 }
 
-/// What lowered its level, and the remedy.
 fn find_causes(report: &Report) -> (Vec<String>, String) {
     let again = "then take the snapshot again";
     let hooks = report.hooks.iter().filter(|hook| !hook.is_success());

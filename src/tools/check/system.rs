@@ -1,6 +1,4 @@
-//! What surrounds the agent: the channel to the host, RCU grace periods, SELinux and AppArmor, and the service's unit.
-//!
-//! Everything is read from files; no program is started and no device is opened. [`super`] calls this.
+//! What surrounds the agent: channel, RCU grace periods, SELinux, AppArmor and the service. No device is opened.
 
 use super::{CheckContext, CheckResult, Severity, Subject};
 use crate::commands::access;
@@ -142,7 +140,6 @@ fn check_grace_periods(policy: &FreezePolicy, sys: &Path) -> CheckResult {
     }
 }
 
-/// `domain` is the running agent's.
 fn check_selinux(root: &Path, domain: Option<&str>) -> Option<CheckResult> {
     let about = Subject::SeLinux;
     let enforce = fs::read_to_string(root.join("sys/fs/selinux/enforce")).ok()?;
@@ -157,7 +154,6 @@ fn check_selinux(root: &Path, domain: Option<&str>) -> Option<CheckResult> {
     })
 }
 
-/// `profile` is the running agent's.
 fn check_apparmor(root: &Path, profile: Option<&str>) -> Option<CheckResult> {
     let about = Subject::AppArmor;
     let enabled = fs::read_to_string(root.join("sys/module/apparmor/parameters/enabled")).ok()?;

@@ -1,6 +1,4 @@
-//! `qemu-ga hook check`: the part of `qemu-ga check` that is about hooks, for hooks anywhere.
-//!
-//! Nothing is started, and no running agent is needed. [`super::cli`] calls the tool.
+//! `qemu-ga hook check`: the part of `qemu-ga check` that is about hooks, for hooks anywhere, also without an agent.
 
 use super::{OPTIONS, find_place};
 use crate::cli::Usage;

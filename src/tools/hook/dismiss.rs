@@ -1,6 +1,4 @@
-//! `qemu-ga hook dismiss`: gives up the thaws of hooks that could not be run.
-//!
-//! It only changes the journal of the hook master; no hook is run. [`super::cli`] calls the tool.
+//! `qemu-ga hook dismiss`: gives up the thaws of hooks that could not be run. Only the journal is changed.
 
 use crate::cli::{Operand, Usage, ValueKind};
 use crate::hooks::journal;

@@ -1,6 +1,4 @@
-//! `qemu-ga hook list`: the hooks that a freeze would run, in which order and with which settings.
-//!
-//! The hooks and their order come from the master's own code; nothing is started. [`super::cli`] calls the tool.
+//! `qemu-ga hook list`: the hooks that a freeze would run, found by the master's own code. Nothing is started.
 
 use super::{OPTIONS, find_place, skip_diagnostic};
 use crate::adapters;
@@ -34,15 +32,13 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// All hooks, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct HookListView {
     directory: String,
     configuration: String,
-    /// Limit for all hooks of a phase, in seconds; 0: none.
+    /// In seconds; 0: no limit.
     total_timeout: f64,
-    /// An adapter asks that no filesystem be frozen.
     leaves_filesystems: bool,
     /// In the order of the freeze, then those that are disabled.
     hooks: Vec<HookView>,
@@ -53,21 +49,18 @@ pub(super) struct HookListView {
 #[serde(rename_all = "kebab-case")]
 struct HookView {
     path: String,
-    /// The name of its adapter; empty: it is in the directory.
+    /// Empty for a hook of the directory.
     source: String,
     state: HookState,
-    /// Why it does not run, and what to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
     reason: Option<Diagnostic>,
-    /// It runs in parallel with the one before it.
     parallel: bool,
-    /// The command line on freeze; that of a holding hook runs until the thaw.
+    /// That of a holding hook runs until the thaw.
     #[serde(skip_serializing_if = "Option::is_none")]
     freeze: Option<String>,
-    /// The command line on thaw.
     #[serde(skip_serializing_if = "Option::is_none")]
     thaw: Option<String>,
-    /// What differs from the defaults.
+    /// Only those that differ from the defaults.
     settings: Vec<Setting>,
 }
 
@@ -87,7 +80,6 @@ struct Setting {
     value: String,
     /// `group`, `script` or `adapter`.
     from: &'static str,
-    /// The group of the configuration, or the name of the adapter.
     name: String,
 }
 
@@ -207,7 +199,6 @@ impl Setting {
     }
 }
 
-/// The settings that differ from the defaults, and where each is from.
 fn settings(task: &HookTask, rules: &HookConfig) -> Vec<Setting> {
     let keys_of = |group: &str| {
         let mut keys = Vec::new();
@@ -287,7 +278,6 @@ impl HookListView {
     }
 }
 
-/// A list with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> serde_json::Value {
     let text = || "x".to_owned();

@@ -1,7 +1,5 @@
-//! `qemu-ga hook try`: runs one hook with freeze and then with thaw, without freezing anything.
-//!
-//! It has a journal, a log and a state directory of its own, so a running agent is not affected. The hook is started by
-//! the master's own code. [`super::cli`] calls the tool.
+//! `qemu-ga hook try`: runs one hook with freeze and then with thaw, without freezing anything. The hook is started by
+//! the master's own code, with a journal, a log and a state directory of its own, so a running agent is not affected.
 
 use super::{OPTIONS, find_place, skip_diagnostic};
 use crate::adapters::{self, ADAPTERS};
@@ -71,18 +69,14 @@ pub(super) const TOOL: Tool = Tool {
     run,
 };
 
-/// The result, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct TrialResult {
     hook: String,
-    /// One for each call, as in a report.
     calls: Vec<HookRecord>,
-    /// What is wrong with the settings.
     warnings: Vec<String>,
     /// A freeze would not fail because of this hook.
     freeze_goes_on: bool,
-    /// The lines of the hook log.
     log: String,
     succeeded: bool,
 }
@@ -135,7 +129,6 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     Ok(printed.max(u8::from(!succeeded)))
 }
 
-/// The value of an option in seconds.
 fn seconds(args: &ParsedArgs, option: &str) -> Result<Option<Duration>, ToolError> {
     let value = args.value(option).map(|value| value.to_string_lossy());
     let parsed = value.map(|value| parse_seconds(&value));
@@ -143,7 +136,7 @@ fn seconds(args: &ParsedArgs, option: &str) -> Result<Option<Duration>, ToolErro
     parsed.transpose().map_err(mistake)
 }
 
-/// Replaces the timeout of every call; zero is no limit.
+/// Zero is no limit.
 fn set_timeout(task: &mut HookTask, limit: Duration) {
     let limit = (!limit.is_zero()).then_some(limit);
     task.policy.timeout = limit;
@@ -151,8 +144,7 @@ fn set_timeout(task: &mut HookTask, limit: Duration) {
     calls.into_iter().flatten().for_each(|c| c.timeout = limit);
 }
 
-/// The task that `name` means: a path, a name in the hooks' directory, or one of an adapter. And the warnings about all
-/// settings.
+/// `name` is a path, a name in the hooks' directory, or one of an adapter. The warnings are about all settings.
 fn find_task(args: &ParsedArgs, name: &Path) -> Result<(HookTask, Vec<String>), ToolError> {
     let (dir, conf) = find_place(args);
     let (found, rules) = adapters::discover(&dir, &conf).map_err(|refusal| refusal.to_string())?;
@@ -202,7 +194,6 @@ fn trial_run_info() -> RunInfo {
     }
 }
 
-/// A directory that is removed on drop.
 struct Scratch(PathBuf);
 
 impl Scratch {
@@ -240,7 +231,7 @@ struct Trial {
 }
 
 impl Trial {
-    /// Freezes, waits and thaws; returns both results and the exit status of printing them.
+    /// Returns both results, and the exit status of printing them.
     fn run(&self, hold: Duration, as_json: bool) -> (Summary, Summary, u8) {
         let print = |summary: &Summary| match as_json {
             true => 0,
@@ -304,7 +295,6 @@ impl Trial {
         self.forget_signal();
     }
 
-    /// How the hooks of one call ended, and what that would do to a freeze.
     fn summarize(&self, summary: &Summary) -> String {
         let lines = summary.hooks.iter().map(|record| self.describe(record));
         let text: String = lines.collect();
@@ -345,7 +335,6 @@ impl Trial {
     }
 }
 
-/// How a call ended.
 fn describe_end(kind: HookKind, record: &HookRecord) -> String {
     match &record.status {
         HookStatus::Exited(status) if kind == HookKind::Hold && record.phase == Phase::Freeze => {
@@ -363,7 +352,6 @@ fn describe_end(kind: HookKind, record: &HookRecord) -> String {
     }
 }
 
-/// A result with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> serde_json::Value {
     output::value(&TrialResult {

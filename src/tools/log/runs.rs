@@ -1,8 +1,7 @@
 //! The runs of a hook log: which lines belong to one call of a hook, and which calls to one freeze and its thaw.
 //!
 //! The log itself has no marks between runs. A run begins with a call with `freeze` after one with `thaw`, or with the
-//! same call once more. Every line belongs to exactly one entry. [`super`] calls this, with lines that
-//! [`LogLine`] has read.
+//! same call once more. Every line belongs to exactly one entry.
 
 use crate::hooks::Phase;
 use crate::hooks::log::LogLine;
@@ -14,37 +13,32 @@ use std::ops::Bound;
 /// One call of a hook, or lines of the hook master that belong to none.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Entry {
-    /// The hook's path.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hook: Option<String>,
-    /// `freeze` or `thaw`; None: the hook was not called.
+    /// `None`: the hook was not called.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub phase: Option<String>,
     /// The date of the first line, as the log has it; empty for output without a call.
     #[serde(serialize_with = "serialize_date")]
     pub started: String,
-    /// The date at which it ended.
     #[serde(
         serialize_with = "serialize_optional_date",
         skip_serializing_if = "Option::is_none"
     )]
     pub ended: Option<String>,
-    /// Its exit status, or 128 plus the signal.
+    /// 128 plus the signal if one ended it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<i32>,
     /// It became ready, and holds until its release.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub holds: bool,
-    /// Whether it failed, did not end, or was not called.
+    /// Also set if it did not end, or was not called.
     pub failed: bool,
-    /// It did not hold until the thaw.
     #[serde(skip)]
     is_lost: bool,
-    /// All lines, as they are in the log.
     pub lines: Vec<String>,
 }
 
-/// A freeze and its thaw.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub(super) struct Run {
     /// 1 is the last.
@@ -85,14 +79,12 @@ impl Entry {
         }
     }
 
-    /// Whether it is about the hook with this path or file name.
     pub(super) fn is_of(&self, name: &str) -> bool {
         let named = |path: &String| path == name || path.rsplit('/').next() == Some(name);
         self.hook.as_ref().is_some_and(named)
     }
 }
 
-/// Reads a log; the last run has the number 1.
 pub(super) fn parse(text: &str) -> Vec<Run> {
     let mut reader = Reader::default();
     for line in text.lines() {
@@ -101,7 +93,6 @@ pub(super) fn parse(text: &str) -> Vec<Run> {
     reader.finish()
 }
 
-/// What has been read so far.
 #[derive(Default)]
 struct Reader {
     runs: Vec<Run>,
@@ -162,7 +153,6 @@ impl Reader {
         }
     }
 
-    /// Adds a call, to the current run or to a new one.
     fn begin(&mut self, hook: &str, phase: &str, entry: Entry) {
         if self.current.is_over(hook, phase) {
             let waiting = std::mem::take(&mut self.waiting);
@@ -216,23 +206,19 @@ impl Reader {
 struct PendingRun {
     run: Run,
     hooks: BTreeMap<Vec<u8>, HookCalls>,
-    /// The last call was one with `thaw`.
     has_thawed: bool,
     /// Every entry before this one has ended, or is no call.
     first_open: usize,
 }
 
-/// The entries of one hook in a run.
 #[derive(Default)]
 struct HookCalls {
     /// Its last call with `thaw`, and its last with anything else.
     calls: [Option<usize>; 2],
-    /// Its number of entries without a call.
     skips: usize,
 }
 
 impl HookCalls {
-    /// Its last call for which `is_meant`.
     fn last(&self, is_meant: impl Fn(usize) -> bool) -> Option<usize> {
         let calls = self.calls.into_iter().flatten();
         calls.filter(|&at| is_meant(at)).max()
@@ -254,8 +240,7 @@ impl PendingRun {
         self.run.entries.push(entry);
     }
 
-    /// Whether a call of `hook` with `phase` begins another run: a freeze after a thaw, or the same call once more,
-    /// unless it repeats a failed one.
+    /// A freeze after a thaw begins another run, or the same call once more, unless it repeats a failed one.
     fn is_over(&self, hook: &str, phase: &str) -> bool {
         let entry = |at: usize| self.run.entries.get(at);
         let is_same = |at| entry(at).is_some_and(|entry| entry.phase.as_deref() == Some(phase));
@@ -273,7 +258,6 @@ impl PendingRun {
         entry.is_some_and(|entry| entry.phase.is_some() && entry.ended.is_none())
     }
 
-    /// The call of `hook` that has not ended.
     fn open(&mut self, hook: &str) -> Option<&mut Entry> {
         let at = self
             .hooks
@@ -317,8 +301,8 @@ impl PendingRun {
         self.first_open()
     }
 
-    /// Adds the entries of hooks that were skipped at the freeze: they are skipped again at the thaw, perhaps after
-    /// its last call. Returns the others, which belong to the next run.
+    /// Adds the entries of hooks that were skipped at the freeze: they are skipped again at the thaw, perhaps after its
+    /// last call. Returns the others, which belong to the next run.
     fn take_back(&mut self, waiting: Vec<Entry>) -> Vec<Entry> {
         let is_ours = |entry: &Entry, hooks: &BTreeMap<Vec<u8>, HookCalls>| {
             let known = entry
@@ -338,7 +322,6 @@ impl PendingRun {
     }
 }
 
-/// Runs with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(in crate::tools) fn sample() -> serde_json::Value {
     let date = "Thu Nov 23 13:38:05 UTC 2023";

@@ -1,7 +1,5 @@
-//! `qemu-ga report --require`: one line and an exit status for monitors.
-//!
-//! The last run that has ended counts; one in progress is ignored. Each result has an exit status of its own.
-//! [`super`] calls this.
+//! `qemu-ga report --require`: one line for monitors, and an exit status of its own for each result. The last run that
+//! has ended counts; one in progress is ignored.
 
 use super::runs::none_kept;
 use crate::freeze::history;
@@ -13,7 +11,7 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Exit statuses; 0, 1 and 2 are as in all tools.
+/// 0, 1 and 2 are as in all tools.
 const NOT_REACHED: u8 = 3;
 const NONE_KEPT: u8 = 4;
 const TOO_OLD: u8 = 5;
@@ -26,38 +24,28 @@ const LEVELS: [Level; 4] = [
     Level::Application,
 ];
 
-/// The result, as in JSON.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct Requirement {
     #[serde(skip)]
     status: u8,
-    /// The requirement is met.
     met: bool,
-    /// `reached`, `not-reached`, `none-kept` or `too-old`.
     result: &'static str,
     required: &'static str,
     text: String,
-    /// The run's id.
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     level: Option<&'static str>,
-    /// The time of the request, in seconds since the epoch.
     #[serde(
         serialize_with = "serialize_optional_time",
         skip_serializing_if = "Option::is_none"
     )]
     started: Option<f64>,
-    /// Seconds since the request.
     #[serde(skip_serializing_if = "Option::is_none")]
     age: Option<f64>,
 }
 
-/// The level of this name.
-///
-/// # Errors
-/// No level has this name, or it cannot be required.
 pub(super) fn level(name: &OsStr) -> Result<Level, String> {
     let mut levels = LEVELS.into_iter().skip(1);
     levels.find(|level| name == level.name()).ok_or_else(|| {
@@ -66,10 +54,6 @@ pub(super) fn level(name: &OsStr) -> Result<Level, String> {
     })
 }
 
-/// Checks the last run that has ended.
-///
-/// # Errors
-/// The runs cannot be read.
 pub(super) fn check_requirement(
     statedir: &Path,
     required: Level,
@@ -133,7 +117,6 @@ fn check_run(report: &Report, required: Level, max_age: Option<f64>, now: f64) -
 }
 
 impl Requirement {
-    /// Prints it; returns the exit status.
     pub(super) fn show(&self, as_json: bool, style: Style) -> u8 {
         let printed = if as_json {
             output::print_json(self)
@@ -148,7 +131,6 @@ impl Requirement {
     }
 }
 
-/// A result with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(super) fn sample() -> serde_json::Value {
     let report = super::full_report();

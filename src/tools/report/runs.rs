@@ -1,6 +1,4 @@
-//! The runs that `qemu-ga report` shows: the stored ones, and the one in progress.
-//!
-//! While a run is frozen only its guardian has its report. [`super`] calls this.
+//! The runs that `qemu-ga report` shows: the stored ones, and the one in progress, whose report only the guardian has.
 
 use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::history;
@@ -16,7 +14,6 @@ use serde_json::Value;
 use std::path::Path;
 use std::time::Duration;
 
-/// The known runs.
 pub(super) struct Runs {
     /// The newest first; a run in progress is before all others.
     pub reports: Vec<Report>,
@@ -25,10 +22,6 @@ pub(super) struct Runs {
 }
 
 impl Runs {
-    /// The runs of the agent with this state directory and this limit for a step on a filesystem.
-    ///
-    /// # Errors
-    /// They cannot be read, or there are none.
     pub(super) fn find(statedir: &Path, step_limit: Option<Duration>) -> Result<Self, String> {
         let state = StateDir::new(statedir);
         let (mut reports, error) = history::read(&state);
@@ -62,7 +55,7 @@ impl Runs {
         }
     }
 
-    /// A run as JSON. For a run in progress that is what it does, and no level before everything is frozen.
+    /// A run in progress has no level before everything is frozen.
     pub(super) fn value(&self, index: usize) -> Value {
         let report = &self.reports[index];
         let mut value = report_value(report);
@@ -76,7 +69,6 @@ impl Runs {
     }
 }
 
-/// A stored report as the tools print it: with times as RFC 3339, and a word for what ended the run.
 pub(in crate::tools) fn report_value(report: &Report) -> Value {
     let mut value = output::value(report);
     value["started"] = output::value(&time::rfc3339(report.started));
@@ -86,7 +78,6 @@ pub(in crate::tools) fn report_value(report: &Report) -> Value {
     value
 }
 
-/// The message if no run is kept.
 pub(super) fn none_kept(state: &StateDir) -> String {
     format!(
         "no run is kept in {}: nothing was frozen since boot, or the agent has another state directory; check \

@@ -9,7 +9,6 @@ use crate::hooks::{HookRecord, HookStatus, Phase, Verdict};
 use crate::state::Expiry;
 use crate::tools::output;
 
-/// A report with every member, for the test of docs/json.md.
 pub(in crate::tools) fn full_report() -> Report {
     let text = || "x".to_owned();
     let filesystem = full_filesystem();
@@ -80,7 +79,6 @@ fn full_filesystem() -> FilesystemRecord {
     }
 }
 
-/// What the tool prints, for the test of docs/json.md.
 pub(in crate::tools) fn samples() -> Vec<(&'static str, serde_json::Value)> {
     let runs = Runs {
         reports: vec![full_report()],

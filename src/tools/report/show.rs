@@ -1,6 +1,4 @@
 //! One run as text: its level, timeline, filesystems and hooks.
-//!
-//! [`super`] calls this; `check` uses [`describe_level`] and [`status`].
 
 use super::runs::is_whole;
 use crate::freeze::report::{
@@ -12,9 +10,8 @@ use crate::tools::output::{
     self, Style, escape_control, file_name, message, moment, span, span_or_none,
 };
 
-/// Columns of the timeline without its bars: the stage, its duration and the blanks.
+/// The stage, its duration and the blanks.
 const TIMELINE_TEXT_WIDTH: usize = 32;
-/// Most lines of a hook's output.
 const MAX_OUTPUT_LINES: usize = 5;
 
 fn describe_end(report: &Report) -> &'static str {
@@ -28,7 +25,6 @@ fn describe_end(report: &Report) -> &'static str {
     }
 }
 
-/// What the level means in this run.
 pub(in crate::tools) fn describe_level(report: &Report) -> &'static str {
     match (report.level, report.applications) {
         (Level::Application, _) => "hooks ran and succeeded, all filesystems were held",
@@ -82,7 +78,6 @@ pub(super) fn show(report: &Report, work: Option<&RunAtWork>, all: bool, style: 
     text
 }
 
-/// The level, its reasons and the durations.
 fn summary(report: &Report, style: Style) -> String {
     let so_far = match report.end {
         None => "so far: ",
@@ -176,7 +171,6 @@ fn outcome(filesystem: &FilesystemRecord, style: Style) -> String {
     }
 }
 
-/// The mounts that were not frozen, or only their number.
 fn left_out(report: &Report, all: bool, style: Style) -> String {
     match report.skipped.len() {
         0 => String::new(),
@@ -226,7 +220,6 @@ fn hooks(report: &Report, style: Style) -> String {
     text
 }
 
-/// What is shown below the line of a hook.
 fn hook_details(hook: &HookRecord, style: Style) -> String {
     let mut text = String::new();
     // The thaw skips a hook for the same reason as the freeze.
@@ -254,7 +247,7 @@ fn hook_details(hook: &HookRecord, style: Style) -> String {
     text
 }
 
-/// How a hook ended, with its verdict where the number alone would be misread.
+/// Shows the verdict where the number alone would be misread.
 pub(in crate::tools) fn status(hook: &HookRecord, style: Style) -> String {
     let mut word = match &hook.status {
         HookStatus::Exited(status) => format!("status {status}"),
@@ -281,7 +274,6 @@ pub(in crate::tools) fn status(hook: &HookRecord, style: Style) -> String {
     }
 }
 
-/// The last lines of a hook's output, and whether that is all of it.
 fn last_lines(output: &str) -> (Vec<&str>, bool) {
     let lines: Vec<&str> = output.lines().collect();
     let is_whole = lines.len() <= MAX_OUTPUT_LINES && output.len() < MAX_TAIL_BYTES;

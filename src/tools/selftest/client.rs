@@ -1,6 +1,4 @@
-//! The host's side of the channel: requests and their replies.
-//!
-//! Every reply has a timeout, so that a selftest always ends. [`super::script`] calls this.
+//! The host's side of the channel. Every reply has a timeout, so that a selftest always ends.
 
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
@@ -9,16 +7,13 @@ use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Limit for any reply.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// A connection to the agent.
 pub(super) struct Client {
     stream: BufReader<UnixStream>,
 }
 
 impl Client {
-    /// Connects, and waits for the agent to listen.
     pub(super) fn connect(path: &Path) -> anyhow::Result<Self> {
         let start = Instant::now();
         let stream = loop {
@@ -40,7 +35,6 @@ impl Client {
         })
     }
 
-    /// Sends a command and returns its result.
     pub(super) fn call(&mut self, command: &str) -> anyhow::Result<Value> {
         let reply = self.exchange(command)?;
         match reply.get("return") {
@@ -49,7 +43,6 @@ impl Client {
         }
     }
 
-    /// Sends a command that must fail and returns the error's text.
     pub(super) fn refused(&mut self, command: &str) -> anyhow::Result<String> {
         let reply = self.exchange(command)?;
         match reply.pointer("/error/desc").and_then(Value::as_str) {

@@ -1,8 +1,7 @@
-//! `qemu-ga selftest`: a real freeze and thaw, on filesystems made for it.
+//! `qemu-ga selftest`: a real freeze and thaw, on filesystems made for it. Nothing of the machine is frozen or changed.
 //!
-//! In a private mount namespace ([`sandbox`]) a [`rig`] mounts two loop-backed ext4 filesystems and starts the agent with
-//! two hooks, and a [`writer`] writes all the time. The steps of [`script`] freeze and thaw through a [`client`];
-//! [`transcript`] prints the results. Nothing of the machine is frozen or changed. [`crate::app`] calls [`cli`].
+//! In a private mount namespace ([`sandbox`]) a [`rig`] mounts two loop-backed ext4 filesystems and starts the agent
+//! with two hooks, and a [`writer`] writes all the time. The steps of [`script`] freeze and thaw through a [`client`].
 
 mod client;
 mod rig;
@@ -19,7 +18,6 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 use transcript::Transcript;
 
-/// `qemu-ga selftest`.
 pub const TOOL: Tool = Tool {
     usage: Usage {
         name: "selftest",
@@ -60,7 +58,6 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     Ok(transcript.finish())
 }
 
-/// Replaces this process by `command`, in the namespace.
 fn run_inside(command: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
     sandbox::enter()?;
     let error = Command::new(&command[0]).args(&command[1..]).exec();

@@ -1,7 +1,5 @@
-//! The filesystems, hooks and agent of the selftest.
-//!
-//! Dropping them thaws the filesystems and ends the agent, whatever failed before. [`super::script`] calls this, inside
-//! the namespace only.
+//! The filesystems, hooks and agent of the selftest, for use inside the namespace only. Dropping them thaws the
+//! filesystems and ends the agent, whatever failed before.
 
 use super::sandbox;
 use crate::freeze::history;
@@ -19,13 +17,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// The directory of everything but the mount points.
 const HOME: &str = "/selftest";
 /// The second is below the first, so that the order of freezing shows.
 pub(super) const MOUNTPOINTS: [&str; 2] = ["/srv/data", "/srv/data/db"];
-/// Size of each filesystem. The images are sparse files in memory.
+/// Sparse files in memory.
 const IMAGE_BYTES: u64 = 64 << 20;
-/// The default log of the hook master, in the namespace.
 pub(super) const HOOK_LOG: &str = "/var/log/qga-fsfreeze-hook.log";
 
 const MASTER: &str = include_str!("../../../hooks/fsfreeze-hook");
@@ -40,14 +36,13 @@ const HOOKS: [(&str, &str); 2] = [
     ),
 ];
 
-/// The mounted filesystems, held open so that they can be thawed.
+/// Held open so that they can be thawed.
 pub(super) struct Filesystems {
     roots: Vec<File>,
     _devices: Vec<LoopDevice>,
 }
 
 impl Filesystems {
-    /// Creates and mounts them.
     pub(super) fn make() -> anyhow::Result<Self> {
         let (mut roots, mut devices) = (Vec::new(), Vec::new());
         fs::create_dir_all(HOME)?;
@@ -100,18 +95,15 @@ impl Drop for Filesystems {
     }
 }
 
-/// A running agent.
 pub(super) struct Agent {
     child: Child,
 }
 
 impl Agent {
-    /// The path of its socket.
     pub(super) fn socket() -> &'static Path {
         Path::new("/run/qga.sock")
     }
 
-    /// Installs the binary, the hook master and the hooks, and starts the agent as a service does.
     pub(super) fn start() -> anyhow::Result<Self> {
         let path = |name: &str| Path::new(HOME).join(name);
         fs::copy("/proc/self/exe", path("qemu-ga")).context("cannot copy the agent")?;
@@ -141,12 +133,10 @@ impl Agent {
         Ok(Self { child })
     }
 
-    /// The agent's own log.
     pub(super) fn log() -> &'static Path {
         Path::new("/var/log/qemu-ga.log")
     }
 
-    /// The report that the agent stored about its last freeze.
     pub(super) fn report() -> anyhow::Result<Report> {
         let (reports, error) = history::read(&StateDir::new("/run"));
         if let Some(text) = error {
@@ -158,10 +148,7 @@ impl Agent {
             .context("the agent stored no report")
     }
 
-    /// Ends it as a service manager does.
-    ///
-    /// # Errors
-    /// Its exit status is not 0, or it does not end.
+    /// Ends it as a service manager does. Fails if its exit status is not 0, or it does not end.
     pub(super) fn stop(mut self) -> anyhow::Result<()> {
         kill(
             Pid::from_raw(i32::try_from(self.child.id())?),

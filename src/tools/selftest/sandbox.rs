@@ -1,9 +1,8 @@
-//! A private mount namespace in which no filesystem of the machine can be frozen.
+//! A private mount namespace in which no filesystem of the machine can be frozen; also for `qemu-ga selftest --run`.
 //!
 //! Its root is a tmpfs. The machine's directories are overlays whose changes are discarded. FIFREEZE on an overlay does
-//! not reach the filesystem below it, because an overlay has no block device. Before anything runs in the namespace, its
-//! mount table is read back and must not have a block device. The selftest calls [`enter`], and the tests' runner through
-//! `qemu-ga selftest --run`.
+//! not reach the filesystem below it, because an overlay has no block device. Before anything runs in the namespace,
+//! its mount table is read back and must not have a block device.
 
 use crate::freeze::guard::LOOP_MAJOR;
 use crate::probe::filesystems::{Filesystem, block_filesystems};
@@ -31,10 +30,7 @@ const EMPTY: [&str; 9] = [
 
 const NO_SOURCE: Option<&str> = None;
 
-/// Moves the calling process and its later children into such a namespace. The process must have only one thread.
-///
-/// # Errors
-/// Not root, or a mount fails; the process must then end.
+/// The process must have only one thread. It must end if this fails.
 pub(super) fn enter() -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         let program = std::env::current_exe().unwrap_or_default();
@@ -75,7 +71,6 @@ pub(super) fn enter() -> anyhow::Result<()> {
     check(&[])
 }
 
-/// Puts the machine's top-level directories and links into the new root.
 fn fill_root(root: &Path) -> anyhow::Result<()> {
     for entry in fs::read_dir("/").context("cannot list /")? {
         let name = entry?.file_name();
@@ -97,7 +92,6 @@ fn fill_root(root: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Makes `root` the root, without the old one, and mounts /sys and /proc.
 fn change_root(root: &Path) -> anyhow::Result<()> {
     chdir(root)?;
     pivot_root(".", "old-root").context("cannot change the root")?;
@@ -126,11 +120,7 @@ fn mount_pseudo(fstype: &str, path: &str) -> anyhow::Result<()> {
     .with_context(|| format!("cannot mount {path}"))
 }
 
-/// Reads the mount table back. Except for the mount points of `own`, which must be loop devices, no filesystem in it may be
-/// on a block device.
-///
-/// # Errors
-/// One is, so nothing may be frozen.
+/// Fails if a filesystem of the mount table is on a block device, other than the loop devices mounted at `own`.
 pub(super) fn check(own: &[&str]) -> anyhow::Result<()> {
     let mounts = mountinfo::read(&System::host()).context("cannot read the mount table")?;
     let source = |path: &[u8]| mountinfo::block_device(&System::host(), path);
@@ -152,8 +142,7 @@ pub(super) fn check(own: &[&str]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Shows the working directory if it lies below a directory that starts empty: what is run here
-/// is often built there.
+/// Shows the working directory if it is below one of [`EMPTY`], because what is run here is often built there.
 fn expose(root: &Path, directory: &Path) -> anyhow::Result<()> {
     let relative = directory.strip_prefix("/")?;
     let top = relative.iter().next().unwrap_or_default();
@@ -177,7 +166,7 @@ fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
     .with_context(|| format!("cannot bind {}", from.display()))
 }
 
-/// Shows `from` at `to`; writes go to the tmpfs `root`.
+/// Writes go to the tmpfs `root`.
 fn overlay(root: &Path, from: &Path, to: &Path) -> anyhow::Result<()> {
     // Distinct for every directory.
     let name = from.to_string_lossy().trim_matches('/').replace('/', "-");

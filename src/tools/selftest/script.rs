@@ -1,6 +1,5 @@
-//! The steps of the selftest, in order. The first that fails ends it.
-//!
-//! Whatever fails, the filesystems are thawed before the writer is waited for. [`super::cli`] calls [`run`].
+//! The steps of the selftest, in order. The first that fails ends it. Whatever fails, the filesystems are thawed before
+//! the writer is waited for.
 
 use super::client::Client;
 use super::rig::{Agent, Filesystems, HOOK_LOG, MOUNTPOINTS};
@@ -16,15 +15,10 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-/// How long the filesystems stay frozen, to see that writes block.
+/// Long enough to see that writes block.
 const HOLD_TIME: Duration = Duration::from_secs(1);
-/// Limit for the writer's next write.
 const WRITER_RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Runs every step.
-///
-/// # Errors
-/// The first step that fails, and why.
 pub(super) fn run(transcript: &mut Transcript) -> anyhow::Result<()> {
     transcript.step(
         "private mount namespace, no real filesystem in it",
@@ -102,7 +96,7 @@ fn freeze_and_thaw(
     })
 }
 
-/// Both hooks ran twice, in the documented order, with status 0, and while the filesystems were writable.
+/// Each hook ran twice, in the documented order, with status 0, and while the filesystems were writable.
 fn check_hooks(log: &str) -> anyhow::Result<()> {
     let text =
         fs::read_to_string(log).with_context(|| format!("cannot read the hook log {log}"))?;

@@ -1,6 +1,4 @@
-//! The results of the selftest: progress while it runs, then a summary or JSON.
-//!
-//! With `--json` progress goes to standard error. [`super::script`] adds steps, [`super::cli`] prints the end.
+//! The results of the selftest: progress while it runs (with `--json` on standard error), then a summary or JSON.
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
@@ -16,12 +14,10 @@ use serde::{Serialize, Serializer};
 use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
-/// Columns of a step's name where there is room.
 const NAME_WIDTH: usize = 52;
-/// Columns of a step's line without its name.
+/// A step's line without its name.
 const STEP_TEXT_WIDTH: usize = 20;
 
-/// One step.
 #[derive(Serialize)]
 struct Step {
     name: &'static str,
@@ -29,23 +25,18 @@ struct Step {
     seconds: f64,
 }
 
-/// The results, as in JSON.
 #[derive(Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(in crate::tools) struct Transcript {
     result: &'static str,
     steps: Vec<Step>,
-    /// Why it failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<String>,
-    /// The longest write, in seconds.
+    /// In seconds.
     pub writer_stood_still: Option<f64>,
-    /// The agent's own report.
     #[serde(serialize_with = "serialize_report")]
     pub report: Option<Report>,
-    /// Lines of the hook log.
     pub hook_log: Vec<String>,
-    /// The agent's own log.
     pub agent_log: String,
     seconds: f64,
     #[serde(skip)]
@@ -65,7 +56,6 @@ fn serialize_report<S: Serializer>(
 }
 
 impl Transcript {
-    /// Prints the heading.
     pub(super) fn new(json: bool) -> Self {
         let this = Self {
             result: "PASS",
@@ -86,7 +76,6 @@ impl Transcript {
         this
     }
 
-    /// Progress goes to standard output, unless that is JSON.
     fn print(&self, text: &str) {
         if self.json {
             eprint!("{text}");
@@ -97,7 +86,6 @@ impl Transcript {
         }
     }
 
-    /// Runs a step and prints its result.
     pub(super) fn step<T>(
         &mut self,
         name: &'static str,
@@ -128,13 +116,11 @@ impl Transcript {
         result.map_err(|error| error.context(name))
     }
 
-    /// Records why the selftest ended early.
     pub(super) fn fail(&mut self, error: &anyhow::Error) {
         self.result = "FAIL";
         self.error = Some(format!("{error:#}"));
     }
 
-    /// Prints the results; returns the exit status.
     pub(super) fn finish(mut self) -> u8 {
         self.seconds = self.start.elapsed().as_secs_f64();
         if self.json {
@@ -209,7 +195,6 @@ impl Transcript {
     }
 }
 
-/// Results with every member, for the test of docs/json.md.
 #[cfg(test)]
 pub(in crate::tools) fn sample() -> serde_json::Value {
     output::value(&Transcript {

@@ -1,6 +1,4 @@
-//! An application that writes to one of the filesystems all the time.
-//!
-//! Its longest write shows for how long the freeze blocked writers. [`super::script`] calls this.
+//! Writes to one of the filesystems all the time. The longest write shows for how long the freeze blocked writers.
 
 use anyhow::Context;
 use std::fs::File;
@@ -11,7 +9,6 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// Pause between two writes.
 const WRITE_INTERVAL: Duration = Duration::from_millis(1);
 
 #[derive(Default)]
@@ -21,14 +18,12 @@ struct Shared {
     stop: AtomicBool,
 }
 
-/// Appends 4 KiB every millisecond and measures the longest write.
 pub(super) struct Writer {
     shared: Arc<Shared>,
     thread: JoinHandle<std::io::Result<()>>,
 }
 
 impl Writer {
-    /// Starts to write to a new file at `path`.
     pub(super) fn start(path: &Path) -> anyhow::Result<Self> {
         let mut file =
             File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
@@ -49,12 +44,10 @@ impl Writer {
         Ok(Self { shared, thread })
     }
 
-    /// The number of writes that have returned.
     pub(super) fn writes(&self) -> u64 {
         self.shared.writes.load(Ordering::Relaxed)
     }
 
-    /// Waits for one more write to return; false if none does in time.
     pub(super) fn resumes(&self, within: Duration) -> bool {
         let (before, start) = (self.writes(), Instant::now());
         while start.elapsed() < within {
@@ -66,7 +59,7 @@ impl Writer {
         false
     }
 
-    /// Ends the writer; returns the duration of its longest write.
+    /// Returns the duration of the longest write.
     pub(super) fn stop(self) -> anyhow::Result<Duration> {
         self.shared.stop.store(true, Ordering::Relaxed);
         match self.thread.join() {

@@ -52,7 +52,6 @@ _qemu_ga_files() # f: files, d: directories
 }
 "#;
 
-/// The script.
 pub fn script() -> String {
     let hooks: Vec<String> = HOOK_DIRS.iter().map(|dir| format!("{dir}/*")).collect();
     let mut values = String::new();
@@ -119,7 +118,6 @@ complete -F _qemu_ga qemu-ga
     )
 }
 
-/// `-x` and `--long`.
 fn spellings(spec: &OptionSpec) -> Vec<String> {
     let short = spec.short.map(|letter| format!("-{}", char::from(letter)));
     let long = Some(format!("--{}", spec.long));
@@ -174,7 +172,7 @@ fn operand_case(line: &Line) -> String {
     format!("    \"{}\") {actions};;\n", line.name)
 }
 
-/// What adds the values of that kind; ends with `; ` if there is anything.
+/// Ends with `; ` unless it is empty.
 fn action(kind: ValueKind) -> String {
     match kind {
         ValueKind::File => "_qemu_ga_files f; ".to_owned(),

@@ -1,5 +1,3 @@
-//! The completion of fish.
-
 use super::{HOOK_DIRS, Line, brief, command_names, lines};
 use qemu_ga::cli::{Arg, OptionSpec, ValueKind};
 
@@ -49,7 +47,6 @@ end
 complete -c qemu-ga -f
 "#;
 
-/// The script.
 pub fn script() -> String {
     let lines = lines();
     let names = lines.iter().filter(|line| !line.name.is_empty());
@@ -106,7 +103,6 @@ fn option(line: &Line, spec: &OptionSpec) -> String {
     text
 }
 
-/// What proposes values of that kind.
 fn values(kind: ValueKind) -> Option<String> {
     match kind {
         ValueKind::File => Some("-F".to_owned()),
@@ -122,7 +118,7 @@ fn values(kind: ValueKind) -> Option<String> {
     }
 }
 
-/// A word of fish, which knows backslashes between single quotes.
+/// fish knows backslashes between single quotes.
 fn quoted(text: &str) -> String {
     let text = text.replace('\\', "\\\\").replace('\'', "\\'");
     format!("'{text}'")

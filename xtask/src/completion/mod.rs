@@ -1,8 +1,7 @@
 //! The completions of bash, zsh and fish, from the tables of the command lines.
 //!
-//! They propose tools and the tools under them, options, and values: words, files, mount points of
-//! /proc/self/mounts, hooks of the hooks' directories, names of commands and patterns. A script calls no program and
-//! never evaluates a name that it has read.
+//! They propose tools, options and values: words, files, mount points of /proc/self/mounts, hooks of the hooks'
+//! directories, names of commands and patterns. A script calls no program and never evaluates a name that it has read.
 
 mod bash;
 mod fish;
@@ -20,7 +19,6 @@ use qemu_ga::cli::{Operand, OptionSpec};
 use qemu_ga::commands;
 use qemu_ga::tools::args::Tool;
 
-/// A command line that can be completed.
 struct Line {
     /// The words after `qemu-ga`; empty for the agent itself.
     name: String,
@@ -30,7 +28,6 @@ struct Line {
     words: Vec<(&'static str, &'static str)>,
 }
 
-/// Every command line, the agent's first.
 fn lines() -> Vec<Line> {
     let words = |tools: &'static [Tool]| tools.iter().map(|tool| (tool.word(), tool.usage.summary));
     let agent = Line {
@@ -60,7 +57,6 @@ fn lines() -> Vec<Line> {
     lines
 }
 
-/// Names of the wire's commands.
 fn command_names() -> Vec<&'static str> {
     commands::all().iter().map(|command| command.name).collect()
 }
@@ -71,10 +67,8 @@ fn brief(help: &'static str) -> &'static str {
     ends.min().map_or(help, |end| &help[..end])
 }
 
-/// A word of the shell.
 fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\'', "'\\''"))
 }
 
-/// The directories of the hooks.
 const HOOK_DIRS: [&str; 2] = ["/etc/qemu/fsfreeze-hook.d", "/etc/qemu-ga/fsfreeze-hook.d"];

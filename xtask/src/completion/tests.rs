@@ -28,7 +28,7 @@ impl Scene {
         self.0.path()
     }
 
-    /// What the shell prints for a command, a line each; `None` if there is no such shell.
+    /// A line each; `None` if there is no such shell.
     fn run(&self, shell: &str, args: &[&str]) -> Option<Vec<String>> {
         let done = Command::new(shell)
             .args(args)

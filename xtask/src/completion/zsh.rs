@@ -1,5 +1,3 @@
-//! The completion of zsh.
-
 use super::{HOOK_DIRS, Line, brief, command_names, lines, quoted};
 use qemu_ga::cli::{Arg, OptionSpec, ValueKind};
 
@@ -31,7 +29,6 @@ _qemu_ga_patterns() {
 }
 "#;
 
-/// The script.
 pub fn script() -> String {
     let lines = lines();
     let names = lines.iter().filter(|line| !line.name.is_empty());
@@ -101,7 +98,7 @@ fn case(line: &Line) -> String {
     text + "            ;;\n"
 }
 
-/// One specification of `_arguments` for each spelling.
+/// For `_arguments`, one for each spelling.
 fn option(spec: &OptionSpec) -> Vec<String> {
     let help = brief(spec.help).replace('[', "\\[").replace(']', "\\]");
     let (long, short, value) = match spec.arg {
@@ -127,7 +124,6 @@ fn option(spec: &OptionSpec) -> Vec<String> {
     all.map(|spec| quoted(&spec)).collect()
 }
 
-/// What proposes values of that kind.
 fn action(kind: ValueKind) -> String {
     match kind {
         ValueKind::File => "_files".to_owned(),

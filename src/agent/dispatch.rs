@@ -7,7 +7,6 @@ use crate::commands::{self, CommandResult, Context, Handler};
 use crate::protocol::error::CommandError;
 use crate::protocol::request::Request;
 
-/// Runs a well-formed request.
 pub(super) async fn dispatch(context: &mut Context, request: Request) -> CommandResult {
     let Some(command) = commands::find(&request.execute) else {
         return Err(CommandError::not_found(&request.execute));

@@ -21,7 +21,6 @@ pub(crate) struct PidFile {
     _lock: File,
 }
 
-/// Why there is no pid file.
 #[derive(Debug)]
 pub(crate) enum PidFileError {
     Create(PathBuf, io::Error),
@@ -54,10 +53,6 @@ impl fmt::Display for PidFileError {
 impl std::error::Error for PidFileError {}
 
 impl PidFile {
-    /// Creates and locks the file, and writes this process's id.
-    ///
-    /// # Errors
-    /// Another instance holds the lock, or the file cannot be created or written.
     pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
         loop {
             let mut file = OpenOptions::new()
@@ -100,7 +95,7 @@ impl Drop for PidFile {
     }
 }
 
-/// A lock of fcntl(2): it ends with the process, whatever descriptors its children keep.
+/// By fcntl(2): it ends with the process, whatever descriptors its children keep.
 fn lock(file: &File) -> Result<(), Errno> {
     let whole_file = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,

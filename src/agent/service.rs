@@ -11,13 +11,10 @@ use crate::transport::{ChannelError, Endpoint};
 use anyhow::Context as _;
 use std::time::Duration;
 
-/// Pause before a lost channel is opened again: long enough that a device that is gone costs nothing.
+/// Long enough that a device that is gone costs nothing.
 const REOPEN_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Serves `first`, and after it is lost the channels that `reopen` opens, if given.
-///
-/// # Errors
-/// The runtime cannot watch the channel or the signals.
 pub(crate) async fn run(
     mut session: Session,
     first: Option<Endpoint>,

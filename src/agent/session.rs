@@ -17,32 +17,29 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-/// Bytes read from the channel at a time.
 const READ_SIZE: usize = 4096;
 
 /// A reply longer than this does not keep its buffer.
 const MAX_KEPT_REPLY_BYTES: usize = 64 * 1024;
 
-/// After more bytes than this, both ways, the heap is given back when the channel is quiet: the agent is idle for most of
-/// its life, and its idle memory is a budget.
+/// After more bytes than this, both ways, the heap is given back when the channel is quiet: idle memory has a budget.
 const LARGE_REQUEST_BYTES: usize = 1 << 20;
 
 /// How long the channel must be quiet before the heap is given back: not between the pieces of one large transfer.
 const IDLE_DELAY: Duration = Duration::from_secs(1);
 
-/// Requests that may wait while one runs; the channel is not read beyond that.
+/// The channel is not read beyond that.
 const MAX_QUEUED_REQUESTS: usize = 32;
 
-/// A request that waits until the ones before it are done.
 struct QueuedRequest {
     event: Event,
-    /// The client that sent it ([`Channel::generation`]); no other gets the answer.
+    /// By [`Channel::generation`]; no other client gets the answer.
     client: u64,
-    /// The client gave up waiting for it: it runs, but is not answered.
+    /// The client gave up waiting: the request runs, but is not answered.
     discard_reply: bool,
 }
 
-/// What outlives a lost channel: the parser's state, queued requests, and the commands' context.
+/// What outlives a lost channel.
 pub(crate) struct Session {
     framer: Framer,
     inbox: VecDeque<QueuedRequest>,
@@ -66,7 +63,6 @@ impl Session {
     }
 }
 
-/// Cuts bytes into requests and appends them to the queue.
 fn enqueue(
     framer: &mut Framer,
     inbox: &mut VecDeque<QueuedRequest>,
@@ -83,7 +79,6 @@ fn enqueue(
     }
 }
 
-/// Appends the reply line to a request.
 fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, result: CommandResult) {
     match result {
         Ok(Answer::Value(value)) => reply::write(out, id, Ok(&value), false),
@@ -93,14 +88,9 @@ fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, result: CommandResult) {
     }
 }
 
-/// Runs a request and appends its reply.
-///
-/// While an interruptible request runs, a guest-sync that arrives is answered at once. libvirt and others send it after
-/// a timeout, to find out whether the agent lives; so the client no longer waits, and the reply to the request itself is
-/// dropped. Its result stays in status and report.
-///
-/// # Errors
-/// The channel was lost while the request ran.
+/// While an interruptible request runs, a guest-sync is answered at once. libvirt and others send it after a timeout,
+/// to find out whether the agent lives; so the client no longer waits, and the reply to the request itself is dropped.
+/// Its result stays in status and report. Fails if the channel was lost.
 async fn run_request(
     session: &mut Session,
     request: Request,
@@ -169,8 +159,7 @@ fn log_unsent(result: &CommandResult) {
     );
 }
 
-/// Removes and returns the first guest-sync of the queue. What the client sent before it still runs, because it may be a
-/// thaw, but is not answered.
+/// What the client sent before the guest-sync still runs, because it may be a thaw, but is not answered.
 fn remove_first_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
     let parse_sync = |waiting: &QueuedRequest| match &waiting.event {
         Event::Message(value) => Request::from_value(value.clone())
@@ -190,16 +179,13 @@ fn remove_first_sync(inbox: &mut VecDeque<QueuedRequest>) -> Option<Request> {
     Some(sync)
 }
 
-/// Why [`serve`] returned.
 #[derive(Debug)]
 pub(super) enum SessionEnd {
-    /// The channel is lost.
     Lost(io::Error),
-    /// The agent is asked to stop.
     Stopped,
 }
 
-/// Serves `channel` until it is lost, or until the agent is to exit and no request runs.
+/// Returns when the channel is lost, or when the agent is to exit and no request runs.
 pub(super) async fn serve(
     session: &mut Session,
     channel: &mut Channel,
@@ -251,10 +237,6 @@ pub(super) async fn serve(
     }
 }
 
-/// The next request of the queue; reads until there is one.
-///
-/// # Errors
-/// The channel is lost, or the agent is to exit.
 async fn next_request(
     session: &mut Session,
     channel: &mut Channel,

@@ -13,11 +13,10 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Instant, sleep_until};
 
-/// How long the agent waits for the thaw of a freeze that it ended because the system shuts down: the error in reply to
-/// that thaw is how the host learns that its snapshot is not consistent. Hosts thaw within seconds.
+/// For the thaw of a freeze that the agent ended because the system shuts down: the error in reply to that thaw is how
+/// the host learns that its snapshot is not consistent. Hosts thaw within seconds.
 const LATE_THAW_GRACE: Duration = Duration::from_secs(10);
 
-/// The signals that end the agent.
 pub(crate) struct StopSignals {
     terminate: Signal,
     interrupt: Signal,
@@ -28,9 +27,6 @@ pub(crate) struct StopSignals {
 
 /// Blocks the signals until [`StopSignals::new`] handles them. Called before the channel is opened: whoever sees the
 /// channel may send one, and its default action would end the agent without a message.
-///
-/// # Errors
-/// None that the kernel documents for this call.
 pub(crate) fn block_signals() -> io::Result<()> {
     Ok(signals().thread_block()?)
 }
@@ -40,10 +36,7 @@ fn signals() -> SigSet {
 }
 
 impl StopSignals {
-    /// Installs the handlers and unblocks the signals.
-    ///
-    /// # Errors
-    /// A handler cannot be installed.
+    /// Also unblocks the signals.
     pub(crate) fn new() -> io::Result<Self> {
         let terminate = signal(SignalKind::terminate())?;
         let interrupt = signal(SignalKind::interrupt())?;
@@ -56,8 +49,7 @@ impl StopSignals {
         })
     }
 
-    /// Waits for the first signal and has a freeze that is not complete undone; later signals change nothing. Poll it
-    /// while a request runs, too.
+    /// At the first signal an incomplete freeze is undone; later ones change nothing. Poll it during requests, too.
     pub(crate) async fn wait_for_signal(&mut self, freezer: &Freezer) {
         if self.received {
             return pending().await;
@@ -71,7 +63,6 @@ impl StopSignals {
         freezer.stop();
     }
 
-    /// Waits until the agent is to exit.
     pub(crate) async fn wait_for_exit(&mut self, freezer: &Freezer) {
         if !self.received {
             self.wait_for_signal(freezer).await;

@@ -6,11 +6,9 @@
 use super::Command;
 use crate::diagnostic::{Diagnostic, did_you_mean};
 
-/// Commands that agents of other systems have. A list that is deployed to all guests names them, and they mean nothing
-/// here: RHEL 10's list has the first, which is Windows' alone.
+/// Commands of other systems' agents, which lists for all guests name: RHEL 10's has Windows' guest-get-devices.
 const FOREIGN_COMMANDS: [&str; 1] = ["guest-get-devices"];
 
-/// The names of a list that mean no command, each with what to do.
 pub fn unknown_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Diagnostic> {
     let known = || super::all().iter().map(|command| command.name);
     // An empty entry comes of a comma too many, and allows or blocks nothing.
@@ -27,7 +25,7 @@ pub fn unknown_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Diagnostic
         .collect()
 }
 
-/// The administrator's lists, whose names are compared literally.
+/// The administrator's, whose names are compared literally.
 #[derive(Debug, Default, Clone)]
 pub struct AccessPolicy {
     allow: Vec<String>,
@@ -40,8 +38,7 @@ impl AccessPolicy {
         Self { allow, block }
     }
 
-    /// Whether `command` may run. While frozen the lists have no effect: a blocked guest-fsfreeze-thaw would leave the guest
-    /// frozen.
+    /// While frozen the lists have no effect: a blocked guest-fsfreeze-thaw would leave the guest frozen.
     pub fn allows(&self, command: &Command, frozen: bool) -> bool {
         if frozen {
             return command.while_frozen;

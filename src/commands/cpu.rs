@@ -46,7 +46,7 @@ struct LogicalProcessor {
     can_offline: bool,
 }
 
-/// As in a request; `can-offline` is accepted, because clients send back what guest-get-vcpus returned, and ignored.
+/// `can-offline` is accepted, because clients send back what guest-get-vcpus returned, and ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WantedProcessor {
@@ -73,10 +73,7 @@ fn set_vcpus_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     })
 }
 
-/// The processors in the order of the directory, as the original lists them.
-///
-/// # Errors
-/// The directory or one of its files cannot be read.
+/// In the order of the directory, as the original lists them.
 fn get_vcpus(system: &System) -> Result<Vec<LogicalProcessor>, CommandError> {
     let names = system.names(CPUS.as_ref()).map_err(|error| {
         let reason = strerror(&error.source);
@@ -107,10 +104,7 @@ fn read_processor(system: &System, logical_id: i64) -> Result<LogicalProcessor, 
     })
 }
 
-/// Sets processors until one fails; returns how many are as wanted, as the schema demands.
-///
-/// # Errors
-/// The first one failed.
+/// Until one fails; returns how many are as wanted, as the schema demands. An error is the first one's.
 fn set_vcpus(system: &System, wanted: &[WantedProcessor]) -> Result<u64, CommandError> {
     let mut done = 0;
     for processor in wanted {
@@ -143,7 +137,6 @@ fn set_processor(system: &System, wanted: &WantedProcessor) -> Result<(), Comman
     }
 }
 
-/// The file `online` of a processor.
 struct OnlineFile {
     file: File,
     path: String,
@@ -199,7 +192,7 @@ fn call_error(call: &'static str, path: &str, source: io::Error) -> CommandError
     })
 }
 
-/// Times of one processor since boot, in milliseconds.
+/// Since boot, in milliseconds.
 #[derive(Debug, Serialize)]
 struct CpuStats {
     #[serde(rename = "type")]

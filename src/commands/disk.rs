@@ -36,10 +36,8 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const BLOCK: &str = "/sys/block";
 
-/// A disk or a partition.
 #[derive(Debug, Serialize)]
 struct DiskInfo {
-    /// Path of the device node.
     name: String,
     partition: bool,
     /// Device nodes of the devices below it.
@@ -52,9 +50,6 @@ struct DiskInfo {
 }
 
 /// The disks that have a size, the last of the directory first, each after its partitions.
-///
-/// # Errors
-/// /sys/block cannot be read.
 fn get_disks(system: &System) -> Result<Vec<DiskInfo>, CommandError> {
     let names = system.names(BLOCK.as_ref()).map_err(|error| {
         let reason = strerror(&error.source);
@@ -81,7 +76,7 @@ fn has_size(system: &System, disk: &Path) -> bool {
     !matches!(size.trim(), "" | "0")
 }
 
-/// Adds the disk and its partitions, in the reverse of the reply's order.
+/// In the reverse of the reply's order.
 fn describe(system: &System, disk: &Path, partitions: &[PathBuf], disks: &mut Vec<DiskInfo>) {
     let device = udev::block_device(system, disk);
     let Some(devnode) = device.devnode else {
@@ -121,15 +116,14 @@ fn describe(system: &System, disk: &Path, partitions: &[PathBuf], disks: &mut Ve
     }
 }
 
-/// `None` if the device has no list of devices below it, or the list cannot be read: the member is then left out.
+/// `None`, and the member is left out, if the device has no list of devices below it, or the list cannot be read.
 fn dependencies(system: &System, disk: &Path) -> Option<Vec<String>> {
     let slaves = sysblock::slaves_if_listed(system, disk).ok().flatten()?;
     let devnode = |slave: &PathBuf| udev::block_device(system, slave).devnode;
     Some(slaves.iter().filter_map(devnode).collect())
 }
 
-/// The partitions of each disk. The directory of all block devices is read once, and has them in the same order as each
-/// disk's own directory.
+/// The directory of all block devices is read once: it has them in the same order as each disk's own directory.
 fn partitions(system: &System, disks: &[OsString]) -> HashMap<PathBuf, Vec<PathBuf>> {
     let disks: HashSet<&OsString> = disks.iter().collect();
     let mut partitions: HashMap<PathBuf, Vec<PathBuf>> = HashMap::new();
@@ -173,8 +167,7 @@ fn smart(devnode: &Path) -> Option<NvmeSmart> {
     }
 }
 
-/// The SMART log (NVM Express base specification, "SMART / Health Information"); its counters have 128 bits, so each is
-/// sent in two halves.
+/// NVM Express base specification, "SMART / Health Information". Its 128-bit counters are sent in two halves each.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct NvmeSmart {

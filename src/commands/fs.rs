@@ -29,16 +29,15 @@ pub(super) const COMMANDS: &[Command] =
         })
     })];
 
-/// One filesystem.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct FilesystemInfo {
-    /// The kernel's name of the block device, or `major:minor` where sysfs does not know it.
+    /// Or `major:minor` where sysfs does not know the device.
     name: String,
     mountpoint: String,
     #[serde(rename = "type")]
     fstype: String,
-    /// The sizes are left out where statvfs(3) fails or does not return.
+    /// None where statvfs(3) fails or does not return.
     used_bytes: Option<u64>,
     /// Without the blocks that are reserved for root.
     total_bytes: Option<u64>,
@@ -46,7 +45,6 @@ struct FilesystemInfo {
     disk: Vec<DiskAddress>,
 }
 
-/// A disk's place in the machine.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub(super) struct DiskAddress {
@@ -128,10 +126,6 @@ impl From<CcwAddress> for CcwController {
     }
 }
 
-/// The mounted filesystems that have a block device.
-///
-/// # Errors
-/// The mount table cannot be read, or sysfs has the device and cannot be read.
 fn get_fsinfo(system: &System) -> Result<Vec<FilesystemInfo>, CommandError> {
     let mounts = system.mounts().map_err(|error| {
         CommandError::generic(format!("cannot read the mount table: {}", strerror(&error)))

@@ -52,7 +52,7 @@ pub(super) const COMMANDS: &[Command] = &[
     .also_frozen(),
 ];
 
-/// The last runs, the newest first; while frozen the present one leads.
+/// The newest first; while frozen the present one leads.
 #[derive(Serialize)]
 struct Reports {
     reports: Vec<Report>,
@@ -72,13 +72,12 @@ fn freeze_list(context: &mut Context, arguments: Dict) -> CommandFuture<'_> {
     })
 }
 
-/// `only` are the mount points to freeze; `None`: all.
+/// `None`: all mount points.
 async fn freeze(context: &Context, only: Option<Vec<Vec<u8>>>) -> CommandResult {
     tracing::info!(target: crate::AUDIT, "guest-fsfreeze called");
     counted(context.freezer.freeze(only).await)
 }
 
-/// The number of filesystems as a reply.
 fn counted(result: Result<u64, crate::freeze::FreezeError>) -> CommandResult {
     match result {
         Ok(count) => answer(count),

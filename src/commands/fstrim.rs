@@ -21,7 +21,7 @@ use std::time::Duration;
 pub(super) const COMMANDS: &[Command] =
     &[Command::later(18, "guest-fstrim", |_, arguments| fstrim(arguments)).interruptible()];
 
-/// For the open of one mount point: its path may cross a network filesystem that does not respond.
+/// The path may cross a network filesystem that does not respond.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[derive(Deserialize)]
@@ -34,11 +34,10 @@ struct TrimReply {
     paths: Vec<TrimmedFilesystem>,
 }
 
-/// One filesystem.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct TrimmedFilesystem {
     path: String,
-    /// Bytes; the schema's `int` is signed, as is the next.
+    /// Bytes; the schema's `int` is signed.
     trimmed: Option<i64>,
     minimum: Option<i64>,
     error: Option<String>,
@@ -67,7 +66,7 @@ enum TrimError {
     Trim(io::Error),
 }
 
-/// Trims one filesystem after the other; the reply has the last mounted one first.
+/// The reply has the last mounted filesystem first.
 fn trim_all(
     system: &System,
     trim: &dyn Fn(MountRoot) -> Result<Trimmed, TrimError>,

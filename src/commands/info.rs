@@ -45,7 +45,7 @@ fn get_host_name() -> Result<HostName, CommandError> {
     })
 }
 
-/// Kernel and distribution; what is unknown is left out.
+/// What is unknown is left out.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct OsInfo {

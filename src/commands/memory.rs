@@ -39,7 +39,7 @@ pub(super) const COMMANDS: &[Command] = &[
 
 const MEMORY: &str = "/sys/devices/system/memory";
 
-/// The `error-code` of a failure without an errno: an empty file.
+/// For a failure without an errno: an empty file.
 const NO_ERRNO: i32 = 0;
 
 #[derive(Debug, Serialize)]
@@ -50,7 +50,7 @@ struct MemoryBlock {
     can_offline: bool,
 }
 
-/// As in a request; `can-offline` is accepted, because clients send back what guest-get-memory-blocks returned, and ignored.
+/// `can-offline` is accepted, because clients send back what guest-get-memory-blocks returned, and ignored.
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 struct WantedBlock {
@@ -93,10 +93,7 @@ fn set_memory_blocks_of_host(_: &mut Context, arguments: Dict) -> CommandFuture<
     })
 }
 
-/// The blocks in the order of the directory; none if the kernel does not support memory hot-plug.
-///
-/// # Errors
-/// The directory cannot be read or has no blocks, or the state of one cannot be read.
+/// In the order of the directory; none if the kernel does not support memory hot-plug.
 fn get_memory_blocks(system: &System) -> Result<Vec<MemoryBlock>, CommandError> {
     let names = match system.names(MEMORY.as_ref()) {
         Ok(names) => names,
@@ -209,10 +206,7 @@ fn is_online(state: &std::fs::File) -> io::Result<bool> {
     Ok(read_start::<6>(state)? == *b"online")
 }
 
-/// The first `N` bytes of a file, padded with NULs.
-///
-/// # Errors
-/// It is empty or cannot be read.
+/// Padded with NULs; an empty file is an error.
 fn read_start<const N: usize>(file: &std::fs::File) -> io::Result<[u8; N]> {
     let mut start = [0; N];
     if file.read_at(&mut start, 0)? == 0 {

@@ -35,7 +35,7 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::LazyLock;
 
-/// State of the agent that handlers use; it outlives every channel.
+/// It outlives every channel.
 pub(crate) struct Context {
     pub(crate) freezer: Freezer,
     pub(crate) policy: AccessPolicy,
@@ -43,7 +43,6 @@ pub(crate) struct Context {
     pub(crate) children: exec::Children,
 }
 
-/// A reply's shape.
 #[derive(Debug)]
 pub(crate) enum Answer {
     /// `{"return": …}`.
@@ -54,13 +53,10 @@ pub(crate) enum Answer {
     NoReply,
 }
 
-/// Result of a handler.
 pub(crate) type CommandResult = Result<Answer, CommandError>;
 
-/// A handler in progress.
 pub(crate) type CommandFuture<'a> = Pin<Box<dyn Future<Output = CommandResult> + 'a>>;
 
-/// How a command runs.
 #[derive(Clone, Copy)]
 pub(crate) enum Handler {
     /// Within the session's task; must not block.
@@ -73,7 +69,7 @@ pub(crate) enum Handler {
 #[derive(Clone, Copy)]
 pub struct Command {
     /// Place in the upstream order of registration, from 1; ours follow from 1000.
-    pub position: u16,
+    pub(crate) position: u16,
     /// Name on the wire.
     pub name: &'static str,
     /// It works while filesystems are frozen.
@@ -121,7 +117,7 @@ impl Command {
         }
     }
 
-    /// Works while frozen, too: it must not write to any filesystem, or it blocks until a thaw that it keeps from coming.
+    /// The command must not write to any filesystem, or it blocks until a thaw that it keeps from coming.
     const fn also_frozen(self) -> Self {
         Self {
             while_frozen: true,
@@ -129,7 +125,7 @@ impl Command {
         }
     }
 
-    /// Not answered on success: the guest shuts down, or answers only after it resumes.
+    /// The guest shuts down, or answers only after it resumes.
     const fn without_reply(self) -> Self {
         Self {
             answers: false,
@@ -176,19 +172,18 @@ fn answer(reply: impl Serialize) -> CommandResult {
     Ok(Answer::Value(to_value(&reply)))
 }
 
-/// The empty reply `{}`.
 fn empty() -> CommandResult {
     Ok(Answer::Value(Value::Object(Dict::default())))
 }
 
-/// The wire's text for a file that could not be read: `CALL("PATH"): REASON`, as the original's.
+/// `CALL("PATH"): REASON`, as the original's.
 fn probe_error(error: probe::Error) -> CommandError {
     let probe::Error { call, path, source } = error;
     let reason = crate::sys::strerror(&source);
     CommandError::generic(format!("{call}(\"{}\"): {reason}", path.display()))
 }
 
-/// Runs a helper program to its end; its output is the error text if it fails to do `action`.
+/// The helper's output is the error text if it fails to do `action`.
 fn run_helper(child: Child, action: &str) -> Result<(), CommandError> {
     let outcome = child
         .run()
@@ -198,7 +193,6 @@ fn run_helper(child: Child, action: &str) -> Result<(), CommandError> {
         .map_or(Ok(()), |text| Err(CommandError::generic(text)))
 }
 
-/// The line that answers a request with `reply`.
 #[cfg(test)]
 fn reply_line(reply: impl Serialize) -> String {
     let mut line = Vec::new();
@@ -211,8 +205,7 @@ mod tests {
     use super::*;
     use std::path::Path;
 
-    /// The upstream schema's commands for Linux in the order of registration (QEMU's
-    /// qga/qapi-schema.json; unchanged from 10.0 to 11.1).
+    /// For Linux in the order of registration (QEMU's qga/qapi-schema.json; unchanged from 10.0 to 11.1).
     const UPSTREAM: [&str; 43] = [
         "guest-sync-delimited",
         "guest-sync",
@@ -330,7 +323,7 @@ mod tests {
         );
     }
 
-    /// The texts of a folder of tests/, without the lists of guest-info, which have every name.
+    /// Without the lists of guest-info, which have every name.
     fn tests_of(folder: &str) -> String {
         let path = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("tests")

@@ -37,7 +37,6 @@ pub(super) const COMMANDS: &[Command] = &[
 struct NetworkInterface {
     name: String,
     hardware_address: Option<String>,
-    /// Absent if there is none.
     ip_addresses: Option<Vec<IpAddress>>,
     /// Only of interfaces with addresses, as in the original.
     statistics: Option<Statistics>,
@@ -77,7 +76,6 @@ fn get_interfaces(system: &System) -> Result<Vec<NetworkInterface>, CommandError
 
 type InterfacesAndCounters = (Vec<Interface>, HashMap<String, LinkCounters>);
 
-/// Reads links, counters and addresses by netlink.
 fn read_by_netlink() -> io::Result<InterfacesAndCounters> {
     let links = rtnetlink::parse_counters(&netdevice::read_counters()?);
     let addresses = rtnetlink::parse_addresses(&netdevice::read_addresses()?);
@@ -163,7 +161,7 @@ impl From<&LinkCounters> for Statistics {
     }
 }
 
-/// A route of either kind: gateway to irtt are IPv4's, desprefixlen to nexthop IPv6's.
+/// Gateway to irtt are IPv4's, desprefixlen to nexthop IPv6's.
 #[derive(Debug, Default, Serialize)]
 struct NetworkRoute {
     iface: String,

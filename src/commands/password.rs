@@ -25,7 +25,7 @@ pub(super) const COMMANDS: &[Command] = &[Command::later(
 )];
 
 const ACTION: &str = "set user password";
-/// A directory service may be slow; one that never answers must not keep the host waiting indefinitely.
+/// A directory service may be slow, but one that never answers must not keep the host waiting.
 const CHPASSWD_TIMEOUT: Duration = Duration::from_secs(120);
 
 #[derive(Deserialize)]
@@ -104,7 +104,7 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::path::PathBuf;
 
-    /// A helper that keeps its arguments and input, speaks on both streams and exits with `status`.
+    /// A helper that keeps its arguments and input, and exits with `status`.
     fn stub(directory: &Path, status: i32) -> PathBuf {
         let path = directory.join("chpasswd");
         let heard = directory.join("heard");

@@ -39,9 +39,8 @@ struct Shutdown {
 
 #[derive(Debug, Clone, Copy)]
 struct ShutdownMode {
-    /// Of shutdown(8).
     flag: &'static str,
-    /// The program that does the same where there is no shutdown(8).
+    /// Does the same where there is no shutdown(8).
     program: &'static str,
 }
 
@@ -78,8 +77,8 @@ fn parse_mode(mode: Option<&str>) -> Result<ShutdownMode, CommandError> {
     Ok(ShutdownMode { flag, program })
 }
 
-/// Runs `shutdown` in the directory `sbin`, or where there is none (small systems without systemd or sysvinit) the program
-/// that does it directly.
+/// Runs `shutdown` in the directory `sbin`, or where there is none (small systems without systemd or sysvinit) the
+/// program that does it directly.
 fn run_shutdown(mode: ShutdownMode, sbin: &Path) -> Result<(), CommandError> {
     let shutdown = sbin.join("shutdown");
     let direct = sbin.join(mode.program);
@@ -92,7 +91,6 @@ fn run_shutdown(mode: ShutdownMode, sbin: &Path) -> Result<(), CommandError> {
     run_helper(child, "shutdown")
 }
 
-/// A way to suspend, as each of the tools that a system may have calls it.
 #[derive(Debug)]
 struct SuspendMode {
     unit: &'static str,
@@ -138,7 +136,7 @@ fn suspend(mode: &'static SuspendMode, arguments: Dict) -> CommandFuture<'static
     })
 }
 
-/// Tries systemd, then pm-utils, then the kernel itself, until one works. `program` makes the child of a program's name.
+/// Tries systemd, then pm-utils, then the kernel itself, until one works.
 fn suspend_guest(
     mode: &SuspendMode,
     program: &dyn Fn(&'static str) -> Child,
@@ -194,7 +192,7 @@ fn kernel_supports(state: &Path, word: &str) -> bool {
         .is_ok_and(|_| text.windows(word.len()).any(|part| part == word.as_bytes()))
 }
 
-/// Suspends: the write returns after the guest has resumed.
+/// The write returns after the guest has resumed.
 fn write_state(state: &Path, word: &str) -> Result<(), CommandError> {
     OpenOptions::new()
         .write(true)
@@ -215,7 +213,7 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
 
-    /// A directory of stubs; each appends its name and arguments to the file `seen`.
+    /// Each stub appends its name and arguments to the file `seen`.
     struct Stubs(tempfile::TempDir);
 
     impl Stubs {

@@ -94,10 +94,7 @@ fn remove_authorized_keys(_: &mut Context, arguments: Dict) -> CommandFuture<'_>
     })
 }
 
-/// The keys as lines of a file.
-///
-/// # Errors
-/// A key would be a comment, or more than one line: it could add options or keys that the host did not mean.
+/// Fails if a key would be a comment, or more than one line: it could add options or keys that the host did not mean.
 fn validate_keys(keys: &[String]) -> Result<Vec<Vec<u8>>, CommandError> {
     let check = |key: &String| {
         if key.starts_with('#') || key.contains('\n') {
@@ -162,7 +159,7 @@ impl Account {
     }
 }
 
-/// The keys, the last of the file first as in the original; lines are trimmed, comments and empty lines left out.
+/// The last of the file first as in the original; lines are trimmed, comments and empty lines left out.
 fn get(account: &Account) -> Result<AuthorizedKeys, CommandError> {
     let content = account.with_file(KeyFile::read)?;
     let lines = lines(&content)
@@ -212,8 +209,8 @@ fn remove(account: &Account, keys: &[Vec<u8>]) -> Result<(), CommandError> {
     })
 }
 
-/// The lines of a file, verbatim. What follows the last line feed is a line, even if it is empty: so the join of the lines
-/// is the file again, byte for byte.
+/// The lines of a file, verbatim. What follows the last line feed is a line, even if it is empty: so the join of the
+/// lines is the file again, byte for byte.
 fn lines(content: &[u8]) -> Vec<&[u8]> {
     if content.is_empty() {
         return Vec::new();

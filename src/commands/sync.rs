@@ -44,12 +44,12 @@ fn delimited(arguments: Dict) -> CommandResult {
     Ok(Answer::Delimited(id.into()))
 }
 
-/// Whether a command of that name is answered while an interruptible one runs.
+/// Whether the command is answered while an interruptible one runs.
 pub fn is_sync(name: &str) -> bool {
     name == PLAIN || name == DELIMITED
 }
 
-/// The answer to a request for which [`is_sync`] holds; it needs no context.
+/// The answer to a request for which [`is_sync`] holds.
 pub fn reply(request: Request) -> CommandResult {
     if request.execute == DELIMITED {
         delimited(request.arguments)
@@ -77,7 +77,7 @@ struct CommandInfo {
     success_response: bool,
 }
 
-/// Every command, the last registered first, as in the original's reply.
+/// The last registered first, as in the original's reply.
 fn info(context: &Context) -> Info {
     let frozen = context.freezer.is_frozen();
     let describe = |command: &Command| CommandInfo {

@@ -66,24 +66,21 @@ fn set_time(arguments: Dict) -> CommandFuture<'static> {
     })
 }
 
-/// How the clocks are set; tests put stubs here.
 struct ClockAccess<'a> {
-    /// Sets the system's clock.
     set: &'a dyn Fn(TimeSpec) -> io::Result<()>,
     hwclock: &'a OsStr,
     /// Replaces hwclock where that cannot be executed; false if there is no hardware clock.
     use_rtc: &'a dyn Fn(ClockDirection) -> io::Result<bool>,
 }
 
-/// Which clock is set from the other one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum ClockDirection {
     ToHardware,
     FromHardware,
 }
 
-/// Sets the system's clock to `time` (nanoseconds since the epoch) and the hardware's from it;
-/// without `time`, the system's from the hardware's.
+/// Sets the system's clock to `time` (nanoseconds since the epoch) and the hardware's from it; without `time`, the
+/// system's from the hardware's.
 fn set_clocks(time: Option<i64>, clocks: &ClockAccess<'_>) -> Result<(), CommandError> {
     if let Some(time) = time {
         (clocks.set)(validate_time(time)?).map_err(|e| {
@@ -123,10 +120,7 @@ fn set_system_clock(time: TimeSpec) -> io::Result<()> {
     Ok(clock_settime(ClockId::CLOCK_REALTIME, time)?)
 }
 
-/// Sets one clock from the other by /dev/rtc; false if there is none.
-///
-/// # Errors
-/// The hardware clock runs in local time, or a clock cannot be read or set.
+/// False if there is no /dev/rtc. Fails if the hardware clock runs in local time.
 fn use_rtc(direction: ClockDirection) -> io::Result<bool> {
     if rtc::is_local() {
         let text = "the hardware clock runs in local time (/etc/adjtime), which needs hwclock";
@@ -147,10 +141,7 @@ fn use_rtc(direction: ClockDirection) -> io::Result<bool> {
     Ok(true)
 }
 
-/// The time in whole microseconds, both parts truncated toward zero, as in the original.
-///
-/// # Errors
-/// A year that RTCs cannot hold.
+/// In whole microseconds, both parts truncated toward zero, as in the original. Fails for a year that RTCs cannot hold.
 fn validate_time(time: i64) -> Result<TimeSpec, CommandError> {
     let (seconds, microseconds) = (time / 1_000_000_000, time % 1_000_000_000 / 1000);
     let distance = Duration::from_secs(seconds.unsigned_abs());
@@ -187,7 +178,6 @@ mod tests {
         panic!("hwclock could be executed");
     }
 
-    /// What a stub of hwclock was told, what the clock was set to, and the answer.
     fn run_stub(
         time: Option<i64>,
         refuse: bool,

@@ -38,7 +38,7 @@ struct User {
     login_time: f64,
 }
 
-/// Each user who is logged in once, with the earliest login.
+/// Each user once, with the earliest login.
 fn get_users(system: &System) -> Result<Vec<User>, CommandError> {
     Ok(earliest_logins(utmp::read(system).map_err(probe_error)?))
 }
@@ -68,7 +68,7 @@ fn earliest_logins(logins: Vec<Login>) -> Vec<User> {
 
 #[derive(Debug, Serialize)]
 struct Timezone {
-    /// Abbreviation as of now, such as `CEST`.
+    /// As of now, such as `CEST`.
     zone: Option<String>,
     /// Seconds east of UTC.
     offset: c_long,

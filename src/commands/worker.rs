@@ -15,23 +15,19 @@ use tokio::time::timeout;
 use crate::deadline::{Pace, Pool};
 use crate::protocol::error::CommandError;
 
-/// For commands that read or write files: beyond it a filesystem or a name service does not respond.
+/// Beyond it a filesystem or a name service does not respond.
 pub(super) const FILE_COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
-/// For commands that wait for programs or hardware: a suspend, memory that is moved away.
+/// For what waits for programs or hardware: a suspend, memory that is moved away.
 pub(super) const SLOW_COMMAND_TIMEOUT: Duration = Duration::from_secs(600);
-/// For commands that work on whole disks.
 pub(super) const FSTRIM_TIMEOUT: Duration = Duration::from_secs(3600);
 
 /// Enough for the C library's name services, which load plug-ins (nsswitch.conf(5)) that need far more than our code.
 const WORKER_STACK_SIZE: usize = 512 * 1024;
-/// Jobs that have not returned; beyond that, commands fail at once.
+/// Beyond that, commands fail at once.
 const MAX_WORKERS: usize = 16;
 static RUNNING_JOBS: AtomicUsize = AtomicUsize::new(0);
 
-/// Runs `job` on a thread and waits for its result, at most for `limit`.
-///
-/// # Errors
-/// The job's; or it did not return in time, or no thread could be started.
+/// After `limit` the job's thread is left to itself, and the command fails.
 pub(super) async fn run<T: Send + 'static>(
     limit: Duration,
     job: impl FnOnce() -> Result<T, CommandError> + Send + 'static,
@@ -50,8 +46,7 @@ pub(super) async fn run<T: Send + 'static>(
 
 type Job = Box<dyn FnOnce() + Send>;
 
-/// Counts one job until it is dropped. A job may be dropped without having run: at the limit the pool closes even if its
-/// thread has not started yet.
+/// A job may be dropped without having run: at the limit the pool closes even if its thread has not started yet.
 struct JobCount(&'static AtomicUsize);
 
 impl JobCount {

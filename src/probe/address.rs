@@ -1,8 +1,8 @@
 //! The hardware address of a disk, from its path in sysfs. Floor 1.
 //!
-//! The host finds its own disk by this address, so numbers are those that the host has configured (port, SCSI target, LUN),
-//! not those that Linux counts. The drivers in the table are those that QEMU's agent recognizes; any other disk still has
-//! its device node and serial number. guest-get-disks, guest-get-fsinfo and the check of the transport call this.
+//! The host finds its own disk by this address, so numbers are those that the host has configured (port, SCSI target,
+//! LUN), not those that Linux counts. The drivers are those that QEMU's agent recognizes; any other disk still has its
+//! device node and serial number.
 
 use std::path::Path;
 
@@ -11,21 +11,16 @@ use super::udev;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BusType {
-    /// By port and drive.
     Ide,
-    /// By target or LUN.
     Scsi,
-    /// virtio-blk.
     Virtio,
     Usb,
-    /// By port.
     Sata,
     Nvme,
     Unknown,
 }
 
 impl BusType {
-    /// The word on the wire.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ide => "ide",
@@ -47,16 +42,11 @@ pub struct PciAddress {
     pub function: u8,
 }
 
-/// A channel-attached device of an s390x machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct CcwAddress {
-    /// Channel subsystem.
     pub cssid: u32,
-    /// Subchannel set.
     pub ssid: u32,
-    /// Subchannel.
     pub subchno: u32,
-    /// Device number.
     pub devno: u32,
 }
 
@@ -65,22 +55,17 @@ pub struct CcwAddress {
 pub struct DiskAddress {
     /// The PCI function of its controller.
     pub pci: Option<PciAddress>,
-    /// On s390x.
     pub ccw: Option<CcwAddress>,
     pub bus_type: BusType,
-    /// Bus or channel.
     pub bus: u64,
-    /// SCSI target.
     pub target: u64,
     /// LUN, port or drive.
     pub unit: u64,
-    /// From udev's database.
     pub serial: Option<String>,
-    /// Path of the device node.
     pub dev: Option<String>,
 }
 
-/// The address of the disk or partition at `sysfs_path`; `None` if nothing is known of it.
+/// `None` if nothing is known of it.
 pub fn disk_address(system: &System, sysfs_path: &Path) -> Option<DiskAddress> {
     let device = udev::block_device(system, sysfs_path);
     let mut address = DiskAddress {
@@ -137,7 +122,7 @@ impl Place {
     }
 }
 
-/// A PCI function above a disk, with a driver of the table.
+/// A PCI function above a disk, with one of [`controlling_function`]'s drivers.
 struct Function {
     address: PciAddress,
     driver: &'static str,
@@ -145,10 +130,8 @@ struct Function {
     index: usize,
 }
 
-/// The first PCI function of the path with a driver of the table.
-///
-/// It may be anywhere in the path, not only below `/sys/devices/pci*`: on arm64 the PCI host is a platform device, and with
-/// VMD or Hyper-V a PCI domain is below another bus.
+/// The first one of the path with a driver of the table. It may be anywhere, not only below `/sys/devices/pci*`: on
+/// arm64 the PCI host is a platform device, and with VMD or Hyper-V a PCI domain is below another bus.
 fn controlling_function(system: &System, parts: &[&str]) -> Option<Function> {
     const DRIVERS: [&str; 7] = [
         "virtio-pci",
@@ -221,7 +204,6 @@ impl Function {
     }
 }
 
-/// A virtio disk that is not on PCI.
 fn virtio_place(parts: &[&str]) -> Option<Place> {
     let index = parts.iter().position(|part| part.starts_with("virtio"))?;
     Some(match scsi_numbers(parts.get(index..)?) {
@@ -304,7 +286,6 @@ fn pci_address(part: &str) -> Option<PciAddress> {
     })
 }
 
-/// The number in a name such as `ata3`.
 pub(super) fn numbered(name: &str, kind: &str) -> Option<u64> {
     let number = name.strip_prefix(kind)?;
     // `parse` alone would accept a sign.
@@ -321,7 +302,6 @@ mod tests {
     use super::super::{capture, sysblock};
     use super::*;
 
-    /// One line: `BUS-TYPE BUS.TARGET.UNIT [pci] [ccw] [dev] [serial]`.
     fn summary(system: &System, device: (u32, u32)) -> String {
         let path = sysblock::sysfs_path(system, device).unwrap().unwrap();
         let Some(address) = disk_address(system, &path) else {
@@ -360,8 +340,7 @@ mod tests {
         }
     }
 
-    /// The original agent gave the same answers on the same trees, but for multipath NVMe, which
-    /// it does not recognize.
+    /// The original agent gave the same answers on the same trees, but for multipath NVMe, which it does not recognize.
     #[test]
     fn controllers_of_qemu() {
         check(

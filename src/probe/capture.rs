@@ -1,10 +1,9 @@
 //! Test data: systems in a few lines of text, laid out as /sys and /run/udev.
 //!
-//! One directive a line, paths below /sys/devices:
-//! `disk M:m PATH`, `part M:m PATH` (a block device: directory, uevent, links to it),
-//! `driver PATH NAME` (a bus device's driver), `dir PATH`, `link PATH TARGET`,
-//! `slave PATH TARGET` (a device on which a virtual one depends), `loop PATH FILE` (the file behind a loop device),
-//! `btrfs UUID PATH` (a device of a btrfs), `udev M:m KEY=VALUE`. The tests of the other modules build their systems by this.
+//! One directive a line, paths below /sys/devices: `disk M:m PATH`, `part M:m PATH` (a block device: directory, uevent,
+//! links to it), `driver PATH NAME` (a bus device's driver), `dir PATH`, `link PATH TARGET`, `slave PATH TARGET` (a
+//! device on which a virtual one depends), `loop PATH FILE` (the file behind a loop device), `btrfs UUID PATH` (a
+//! device of a btrfs), `udev M:m KEY=VALUE`. The tests of the other modules build their systems by this.
 
 use std::fs;
 use std::io::Write;
@@ -15,18 +14,13 @@ use tempfile::TempDir;
 
 use super::System;
 
-/// Every kind of controller at once on QEMU's old machine.
 pub const I440FX: &str = include_str!("captures/i440fx.txt");
-/// PCI Express and NVMe without multipath.
 pub const Q35: &str = include_str!("captures/q35.txt");
-/// Volumes, encryption and RAID.
 pub const LVM: &str = include_str!("captures/lvm.txt");
-/// Disks that are not, or not plainly, on PCI.
 pub const NOPCI: &str = include_str!("captures/nopci.txt");
-/// Rare layouts.
 pub const EDGE: &str = include_str!("captures/edge.txt");
 
-/// Lays the description out in a directory that exists as long as the first of the pair.
+/// The directory exists as long as the first of the pair.
 pub fn build(description: &str) -> (TempDir, System) {
     let root = tempfile::tempdir().unwrap();
     for line in description
@@ -101,7 +95,6 @@ fn add_device(sys: &Path, kind: &str, number: &str, path: &str) {
     }
 }
 
-/// A relative symbolic link below `base`, as sysfs makes them.
 fn link(base: &Path, from: &str, to: &str) {
     let path = base.join(from);
     fs::create_dir_all(path.parent().unwrap()).unwrap();

@@ -1,20 +1,18 @@
-//! DiskCounters of block devices: /proc/diskstats (proc_diskstats(5)). Floor 1.
+//! Counters of block devices: /proc/diskstats (proc_diskstats(5)). Floor 1.
 //!
-//! A line has 14 columns, 18 since Linux 4.18 (discards) and 20 since 5.5 (flushes); QEMU's agent also reads the 7 columns
-//! that partitions had before 2.6.25. Partitions and idle devices are included. guest-get-diskstats calls this.
+//! A line has 14 columns, 18 since Linux 4.18 (discards) and 20 since 5.5 (flushes); QEMU's agent also reads the 7
+//! columns that partitions had before 2.6.25.
 
-/// One line.
+/// A line.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DiskStats {
     pub(crate) major: u64,
     pub(crate) minor: u64,
-    /// The kernel's name of the device.
     pub(crate) name: String,
     pub(crate) counters: DiskCounters,
 }
 
-/// Requests, merged requests, sectors of 512 bytes, and milliseconds since boot, in the kernel's order; `None` for those
-/// that it does not have.
+/// Requests, sectors of 512 bytes, and milliseconds since boot, in the kernel's order; `None` if the kernel has none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct DiskCounters {
     pub read_ios: Option<u64>,
@@ -25,7 +23,6 @@ pub(crate) struct DiskCounters {
     pub write_merges: Option<u64>,
     pub write_sectors: Option<u64>,
     pub write_ticks: Option<u64>,
-    /// Started and not ended.
     pub ios_in_progress: Option<u64>,
     /// Time with any request in progress.
     pub total_ticks: Option<u64>,

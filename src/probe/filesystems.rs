@@ -1,8 +1,7 @@
 //! Which mounts count as filesystems of their own: those that freeze, trim and get-fsinfo act on. Floor 1.
 //!
-//! The rule is that of QEMU's agent, and needs nothing but the mount table: a mount counts if its filesystem has a block
-//! device number, and of several mounts of one device the first does. Every other mount is returned with the reason, so
-//! that nothing is left out silently. The cost is linear in the number of mounts.
+//! The rule is that of QEMU's agent: a mount counts if its filesystem has a block device number, and of several mounts
+//! of one device the first does. Every other mount is returned with the reason, so that nothing is left out silently.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -13,13 +12,10 @@ use super::mountinfo::{DeviceNumber, Mount};
 /// A mounted filesystem with a block device.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Filesystem {
-    /// Of its first mount.
     pub(crate) mountpoint: Vec<u8>,
     pub(crate) fstype: String,
-    /// The number of its block device.
     pub(crate) major: u32,
     pub(crate) minor: u32,
-    /// Of its first mount.
     pub(crate) mount_id: u64,
 }
 
@@ -29,7 +25,6 @@ impl Filesystem {
         (self.major, self.minor)
     }
 
-    /// Its mount point for messages.
     pub(crate) fn name(&self) -> String {
         String::from_utf8_lossy(&self.mountpoint).into_owned()
     }
@@ -48,18 +43,15 @@ pub struct Skipped {
 pub(crate) enum SkipReason {
     /// Made by the kernel or in memory: proc, sysfs, tmpfs …
     Pseudo,
-    /// nfs, cifs …
     Network,
     /// On the hypervisor's host: 9p, virtiofs …
     HostShare,
     Fuse,
-    /// Made of directories of other filesystems: overlay …
     Layered,
     /// A further mount (bind mount, subvolume) of a device that already counts.
     SecondMount {
         first: Vec<u8>,
     },
-    /// btrfs whose source in the mount table is not a block device.
     BtrfsSource {
         source: Vec<u8>,
     },
@@ -99,10 +91,8 @@ impl fmt::Display for SkipReason {
     }
 }
 
-/// Splits a mount table, in file order, into the filesystems that count and the mounts that do not.
-///
-/// `stat_source` returns the number of the block device at a path, `None` if there is none. It is called for btrfs only,
-/// whose number in the mount table is an anonymous one.
+/// Splits a mount table, in file order, into the filesystems that count and the other mounts. `stat_source` returns the
+/// number of the block device at a path; it is called for btrfs only, whose number in the table is anonymous.
 pub fn block_filesystems(
     mounts: &[Mount],
     stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
@@ -139,7 +129,6 @@ pub fn block_filesystems(
     (filesystems, skipped)
 }
 
-/// The block device of a mount's filesystem; `None` if it has none. `stat_source` as for [`block_filesystems`].
 pub(crate) fn device_number(
     mount: &Mount,
     stat_source: &dyn Fn(&[u8]) -> Option<DeviceNumber>,
@@ -163,7 +152,6 @@ fn device_of(
     })
 }
 
-/// The reason for a filesystem whose device number has major 0.
 fn reason_without_device(fstype: &str) -> SkipReason {
     let family = fstype.split_once('.').map_or(fstype, |(family, _)| family);
     match family {

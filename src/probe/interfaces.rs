@@ -1,9 +1,8 @@
 //! Network interfaces with their addresses, by getifaddrs(3). Floor 1.
 //!
-//! The kernel's list is read once: first every link in kernel order, then every address under its own name. An IPv4
-//! address may have a label (`eth0:1`), which is an interface of its own here, as for ifconfig and QEMU's agent. The cost is
-//! linear in the number of addresses. guest-network-get-interfaces uses this where it cannot use
-//! [`crate::sys::netdevice`].
+//! The list has every link in kernel order, then every address under its own name. An IPv4 address may have a label
+//! (`eth0:1`), which is an interface of its own here, as for ifconfig and QEMU's agent. guest-network-get-interfaces
+//! uses this where it cannot use [`crate::sys::netdevice`].
 
 use std::collections::HashMap;
 use std::io;
@@ -15,30 +14,24 @@ use nix::sys::socket::SockaddrStorage;
 /// The first six bytes of a link-level address; zeros where a link has none.
 pub type HardwareAddress = [u8; 6];
 
-/// An interface or a label.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Interface {
     pub name: String,
     /// `None` if no link of that name is known.
     pub hardware_address: Option<HardwareAddress>,
-    /// With their prefix lengths, in kernel order; the local ones of a point-to-point link.
+    /// With prefix lengths, in kernel order; of a point-to-point link the local ones.
     pub addresses: Vec<(IpAddr, u32)>,
 }
 
-/// One entry of getifaddrs(3).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InterfaceEntry {
     Link(HardwareAddress),
-    /// With the number of one-bits in its netmask.
+    /// With its prefix length.
     Address(IpAddr, u32),
     /// The first one of a name is a link without an address.
     Other,
 }
 
-/// The interfaces of this process's network namespace.
-///
-/// # Errors
-/// Those of getifaddrs(3).
 pub fn read() -> io::Result<Vec<Interface>> {
     Ok(group(getifaddrs()?.map(|found| {
         let entry = entry(&found);
@@ -46,7 +39,6 @@ pub fn read() -> io::Result<Vec<Interface>> {
     })))
 }
 
-/// One interface for each name, in the order of the first entries.
 pub fn group(entries: impl IntoIterator<Item = (String, InterfaceEntry)>) -> Vec<Interface> {
     let mut interfaces: Vec<Interface> = Vec::new();
     let mut index_of: HashMap<String, usize> = HashMap::new();
@@ -113,8 +105,7 @@ fn ip(address: &SockaddrStorage) -> Option<IpAddr> {
     v4.or_else(|| address.as_sockaddr_in6().map(|v6| IpAddr::V6(v6.ip())))
 }
 
-/// The address as inet_ntop(3) writes it, which differs from `Display`: the last four bytes of an address in `::/96` are
-/// written as IPv4.
+/// As inet_ntop(3), unlike `Display`, writes it: the last four bytes of an address in `::/96` as IPv4.
 pub fn ip_text(address: &IpAddr) -> String {
     match address {
         IpAddr::V6(v6) => ipv6_text(v6),
@@ -122,7 +113,6 @@ pub fn ip_text(address: &IpAddr) -> String {
     }
 }
 
-/// [`ip_text`] of an IPv6 address.
 pub fn ipv6_text(address: &Ipv6Addr) -> String {
     match address.segments() {
         [0, 0, 0, 0, 0, 0, high, low] if high != 0 => {

@@ -14,34 +14,29 @@ use super::System;
 use super::filesystems::device_number;
 use super::mountinfo::{DeviceNumber, Mount};
 
-/// Overlays on overlays that are followed: more than the two that the kernel allows (FILESYSTEM_MAX_STACK_DEPTH in
-/// include/linux/fs.h).
+/// More than the two that the kernel allows (FILESYSTEM_MAX_STACK_DEPTH in include/linux/fs.h).
 const MAX_OVERLAYS: usize = 4;
 
-/// Returns the number of the block device at a path.
+/// The number of the block device at a path.
 pub type StatSource<'a> = &'a dyn Fn(&[u8]) -> Option<DeviceNumber>;
 
 pub struct Locator<'a> {
     system: &'a System,
     mounts: &'a [Mount],
     stat_source: StatSource<'a>,
-    /// The indices of the mounts at each mount point, in mount order.
+    /// In mount order.
     at: HashMap<&'a [u8], Vec<usize>>,
 }
 
-/// The place of a file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Location {
-    /// Mount point and type of its filesystem; `None` if it is not found in this mount table.
+    /// Mount point and type of its filesystem; `None` if it is not in this mount table.
     pub mount: Option<(Vec<u8>, String)>,
-    /// The filesystems with a block device that hold the file: one, several for an overlay, none for one in memory or on
-    /// another machine.
+    /// One, several for an overlay, none for a file in memory or on another machine.
     pub devices: Vec<DeviceNumber>,
 }
 
 impl<'a> Locator<'a> {
-    /// `mounts` is the mount table of `system`; `stat_source` as for
-    /// [`block_filesystems`](super::filesystems::block_filesystems).
     pub fn new(system: &'a System, mounts: &'a [Mount], stat_source: StatSource<'a>) -> Self {
         let mut at: HashMap<&[u8], Vec<usize>> = HashMap::new();
         for (index, mount) in mounts.iter().enumerate() {
@@ -55,11 +50,9 @@ impl<'a> Locator<'a> {
         }
     }
 
-    /// Locates the file at `path`. If the path does not lead to it, `device` returns the number of its filesystem,
-    /// `(0, n)` for one without a block device.
-    ///
-    /// The path of a file in use is looked up without I/O, because the kernel has its directories in memory. On
-    /// filesystems of other machines it is not looked up, because they may not answer.
+    /// If `path` does not lead to the file, `device` returns the number of its filesystem, `(0, n)` without a block
+    /// device. The path of a file in use is looked up without I/O, because the kernel has its directories in memory;
+    /// but not on filesystems of other machines, which may not answer.
     pub fn locate_file(&self, path: &[u8], device: &dyn Fn() -> Option<DeviceNumber>) -> Location {
         // The kernel appends this to the path of a deleted file (d_path in fs/d_path.c); but a name may really end so.
         let (path, is_deleted) = match path.strip_suffix(b" (deleted)") {
@@ -84,7 +77,6 @@ impl<'a> Locator<'a> {
         }
     }
 
-    /// The filesystems with a block device that hold the directory at `path`.
     fn directory(&self, path: &[u8], overlays: usize) -> Vec<DeviceNumber> {
         self.mounts_before(path)
             .next()
@@ -92,12 +84,11 @@ impl<'a> Locator<'a> {
             .unwrap_or_default()
     }
 
-    /// The block device of a mount's filesystem; `None` if it has none.
     pub fn device(&self, mount: &Mount) -> Option<DeviceNumber> {
         device_number(mount, self.stat_source)
     }
 
-    /// The filesystems with a block device that hold the layers of an overlay, each once. None for any other filesystem.
+    /// The filesystems with a block device that hold an overlay's layers, each once. None for any other filesystem.
     pub fn layers(&self, mount: &Mount) -> Vec<DeviceNumber> {
         self.layers_within(mount, MAX_OVERLAYS)
     }
@@ -160,8 +151,8 @@ impl<'a> Locator<'a> {
     }
 }
 
-/// The absolute paths of the directories below a mount: an overlay's layers, in the notation of mount(8), or the lower
-/// directory of ecryptfs. Relative ones are left out: their base is not in the mount table.
+/// The absolute paths of an overlay's layers, or of the lower directory of ecryptfs. Relative ones are left out: their
+/// base is not in the mount table.
 fn layer_paths(mount: &Mount) -> Vec<Vec<u8>> {
     let paths: Vec<Vec<u8>> = match mount.fstype.as_str() {
         "ecryptfs" => vec![mount.source.clone()],

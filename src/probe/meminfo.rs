@@ -6,16 +6,13 @@ use super::System;
 use std::fs;
 use std::io;
 
-/// The sum of `Dirty` and `Writeback`, in bytes.
-///
-/// # Errors
-/// The file cannot be read, or lacks one of the two.
+/// The sum of `Dirty` and `Writeback`.
 pub(crate) fn dirty_bytes(system: &System) -> io::Result<u64> {
     parse(&fs::read_to_string(system.path("/proc/meminfo"))?)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "no Dirty: or Writeback:"))
 }
 
-/// Parses the file for [`dirty_bytes`]; `None` if it lacks one of the two, or if the sum overflows.
+/// [`dirty_bytes`] of a text; `None` if a line is missing, or if the sum overflows.
 pub fn parse(text: &str) -> Option<u64> {
     let kib = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;

@@ -47,51 +47,37 @@ pub struct System {
 }
 
 impl System {
-    /// The running system.
-    pub fn host() -> Self {
+    pub(crate) fn host() -> Self {
         Self {
             root: PathBuf::from("/"),
         }
     }
 
-    /// The system whose root directory is `root`.
-    ///
-    /// # Errors
-    /// `root` cannot be resolved.
+    /// `root` is the system's `/`.
     pub fn at(root: &Path) -> io::Result<Self> {
         Ok(Self {
             root: root.canonicalize()?,
         })
     }
 
-    /// The place of this system's absolute `path`.
-    pub fn path(&self, path: impl AsRef<Path>) -> PathBuf {
+    pub(crate) fn path(&self, path: impl AsRef<Path>) -> PathBuf {
         let path = path.as_ref();
         // Path::join with an absolute path would drop the root.
         self.root.join(path.strip_prefix("/").unwrap_or(path))
     }
 
-    /// The mount table.
-    ///
-    /// # Errors
-    /// It cannot be read.
-    pub fn mounts(&self) -> io::Result<Vec<mountinfo::Mount>> {
+    pub(crate) fn mounts(&self) -> io::Result<Vec<mountinfo::Mount>> {
         mountinfo::read(self)
     }
 
-    /// The filesystems with a block device among `mounts`, in file order, and the mounts left out.
-    pub fn block_filesystems(
+    pub(crate) fn block_filesystems(
         &self,
         mounts: &[mountinfo::Mount],
     ) -> (Vec<filesystems::Filesystem>, Vec<filesystems::Skipped>) {
         filesystems::block_filesystems(mounts, &|source| mountinfo::block_device(self, source))
     }
 
-    /// A whole file.
-    ///
-    /// # Errors
-    /// It cannot be opened or read.
-    pub fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
+    pub(crate) fn bytes(&self, path: impl AsRef<Path>) -> Result<Vec<u8>, Error> {
         let path = path.as_ref();
         let fail = |call| {
             move |source| Error {
@@ -106,16 +92,13 @@ impl System {
         Ok(bytes)
     }
 
-    /// A whole file as text; bytes that are not UTF-8 become U+FFFD.
-    ///
-    /// # Errors
-    /// It cannot be opened or read.
-    pub fn text(&self, path: impl AsRef<Path>) -> Result<String, Error> {
+    /// Bytes that are not UTF-8 become U+FFFD.
+    pub(crate) fn text(&self, path: impl AsRef<Path>) -> Result<String, Error> {
         Ok(into_text(self.bytes(path)?))
     }
 
     /// The text of an attribute in sysfs, which is at most a page and comes in one read(2). Empty if it cannot be read.
-    pub fn attribute(&self, path: &Path) -> String {
+    pub(crate) fn attribute(&self, path: &Path) -> String {
         // The buffer on the stack and the single read(2) matter: a guest may have hundreds of disks with dozens of
         // attributes.
         let mut page = [0; MAX_ATTRIBUTE_SIZE];
@@ -125,11 +108,8 @@ impl System {
         String::from_utf8_lossy(text).into_owned()
     }
 
-    /// The target of a link in sysfs.
-    ///
-    /// # Errors
-    /// It is not a link or cannot be read; or it is not like those of sysfs, and cannot be resolved.
-    pub fn sysfs_link(&self, path: &Path) -> Result<PathBuf, Error> {
+    /// The target of a link in sysfs. It need not exist if the link has the usual form.
+    pub(crate) fn sysfs_link(&self, path: &Path) -> Result<PathBuf, Error> {
         let target = std::fs::read_link(self.path(path)).map_err(|source| Error {
             call: "realpath",
             path: path.to_owned(),
@@ -151,11 +131,8 @@ impl System {
         }
     }
 
-    /// `realpath(path)` as this system sees it.
-    ///
-    /// # Errors
-    /// It cannot be resolved, or leads out of the root directory.
-    pub fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
+    /// `realpath(path)` as this system sees it; fails if it leads out of the root directory.
+    pub(crate) fn resolve(&self, path: &Path) -> Result<PathBuf, Error> {
         let fail = |source| Error {
             call: "realpath",
             path: path.to_owned(),
@@ -168,11 +145,8 @@ impl System {
         }
     }
 
-    /// The names in a directory, in the kernel's order.
-    ///
-    /// # Errors
-    /// The directory cannot be opened or read.
-    pub fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
+    /// In the kernel's order.
+    pub(crate) fn names(&self, path: &Path) -> Result<Vec<OsString>, Error> {
         let fail = |call| {
             move |source| Error {
                 call,
@@ -196,15 +170,14 @@ pub struct Error {
     pub(crate) source: io::Error,
 }
 
-/// `bytes` as text without a copy if they are UTF-8; others become U+FFFD.
+/// Without a copy if `bytes` are UTF-8; others become U+FFFD.
 fn into_text(bytes: Vec<u8>) -> String {
     String::from_utf8(bytes)
         .unwrap_or_else(|error| String::from_utf8_lossy(error.as_bytes()).into_owned())
 }
 
 impl Error {
-    /// ENOENT, which is often not a failure.
-    pub fn is_missing(&self) -> bool {
+    pub(crate) fn is_missing(&self) -> bool {
         self.source.kind() == io::ErrorKind::NotFound
     }
 }

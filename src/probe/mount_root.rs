@@ -27,7 +27,6 @@ const MAX_ATTEMPTS: usize = 50;
 /// The error for a bind mount of a socket, FIFO or device node, which cannot be opened for an ioctl of its filesystem.
 pub const NO_DIRECTORY: Errno = Errno::ENXIO;
 
-/// A mount as in the mount table.
 #[derive(Debug, Default)]
 pub struct MountRoot {
     mountpoint: Vec<u8>,
@@ -39,7 +38,7 @@ pub struct MountRoot {
 }
 
 impl MountRoot {
-    /// The mount of `filesystem` at `mountpoint`, which is one of those in `mounts`.
+    /// `mountpoint` is one of those in `mounts`.
     pub fn of(mounts: &[Mount], filesystem: &Filesystem, mountpoint: &[u8]) -> Self {
         let is_first = |mount: &&Mount| {
             mount.mount_id == filesystem.mount_id && mount.mountpoint == filesystem.mountpoint
@@ -61,10 +60,8 @@ impl MountRoot {
         &self.mountpoint
     }
 
-    /// Opens it for reading. May block, on a filesystem of another machine for example.
-    ///
-    /// # Errors
-    /// `CrossesDevices`: its path leads to something else, also after it was read again. Others are those of open(2).
+    /// May block, for example on a filesystem of another machine. `CrossesDevices`: the path leads to something else,
+    /// also after it was read again. Other errors are those of open(2).
     pub fn open(mut self) -> io::Result<File> {
         let mut attempt = 1;
         loop {
@@ -124,7 +121,6 @@ impl MountRoot {
             .open(format!("/proc/self/fd/{}", found.as_raw_fd()))
     }
 
-    /// Whether this is the mount itself, and not another file that was moved to its path.
     fn is_mount(&self, found: &File) -> bool {
         let info = format!("/proc/self/fdinfo/{}", found.as_raw_fd());
         let info = std::fs::read_to_string(info).unwrap_or_default();
@@ -133,7 +129,7 @@ impl MountRoot {
         id.and_then(|id| id.trim().parse().ok()) == self.mount_id
     }
 
-    /// Its present mount point; `None` if that is not known, or covered by another mount.
+    /// `None` if it is unknown, or covered by another mount.
     fn find_again(&self) -> Option<Vec<u8>> {
         // If the table cannot be read now, the error of the first attempt says more.
         let mounts = mountinfo::read(&System::host()).ok()?;
@@ -151,8 +147,7 @@ fn leads_elsewhere() -> io::Error {
     io::Error::new(ErrorKind::CrossesDevices, text)
 }
 
-/// Whether the path of a mount leads to another one, or the mount is not in the table. The mount table decides; nothing is
-/// opened.
+/// Whether the path of a mount leads to another one, or the mount is not in the table. Nothing is opened.
 pub fn is_covered(mounts: &[Mount], mount_id: u64) -> bool {
     let find = |id: u64| mounts.iter().find(|mount| mount.mount_id == id);
     let Some(mut mount) = find(mount_id) else {

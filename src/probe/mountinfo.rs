@@ -1,9 +1,8 @@
 //! The mount table of a mount namespace (proc_pid_mountinfo(5)). Floor 1.
 //!
-//! Paths are bytes, because path names need not be UTF-8. Octal escapes are decoded, a line that cannot be understood is
-//! left out, and the order of the file is kept, because it is the order of mounting. Parsing takes time linear in the
-//! length of the table, which is long on container hosts. The plan, guest-get-fsinfo and the guards of the debug build
-//! read their mounts by this.
+//! Paths are bytes, because path names need not be UTF-8. A line that cannot be understood is left out, and the order
+//! of the file is kept, because it is the order of mounting. The table is long on container hosts, so parsing takes
+//! linear time.
 
 use std::ffi::OsStr;
 use std::fs;
@@ -15,29 +14,24 @@ use std::path::Path;
 use super::System;
 use nix::sys::stat::{major, minor};
 
-/// Major and minor number of a device.
-pub type DeviceNumber = (u32, u32);
+pub(crate) type DeviceNumber = (u32, u32);
 
-/// One mount: one line of the table.
+/// A line of the table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mount {
     /// The kernel may give it to another mount after an unmount.
     pub(crate) mount_id: u64,
-    /// The mount on which it is mounted.
     pub(crate) parent_id: u64,
-    /// Major device number of the filesystem; 0 for one without a block device of its own.
+    /// 0 without a block device of its own.
     pub(crate) major: u32,
     pub(crate) minor: u32,
     /// The directory of the filesystem that is mounted; not `/` for a bind mount of a subdirectory or for a subvolume.
     pub(crate) root: Vec<u8>,
     pub(crate) mountpoint: Vec<u8>,
-    /// Options of this mount, comma-separated.
     pub(crate) mount_options: String,
     /// For FUSE with the subtype after a dot.
     pub(crate) fstype: String,
-    /// A device, a host and path, or any word.
     pub(crate) source: Vec<u8>,
-    /// Options of the filesystem, comma-separated.
     pub(crate) super_options: String,
 }
 
@@ -52,12 +46,11 @@ impl Mount {
     }
 }
 
-/// Parses an attribute `dev` of sysfs: `8:1`.
+/// From the text of an attribute `dev` of sysfs: `8:1`.
 pub(crate) fn parse_device_number(text: &str) -> Option<DeviceNumber> {
     device_number(text.trim().as_bytes())
 }
 
-/// Whether filesystems of this type have no way to be written when they are mounted.
 pub(crate) fn is_never_written(fstype: &str) -> bool {
     matches!(
         fstype,
@@ -73,15 +66,10 @@ pub fn parse(table: &[u8]) -> Vec<Mount> {
         .collect()
 }
 
-/// Reads /proc/self/mountinfo.
-///
-/// # Errors
-/// It cannot be read.
 pub(crate) fn read(system: &System) -> io::Result<Vec<Mount>> {
     Ok(parse(&fs::read(system.path("/proc/self/mountinfo"))?))
 }
 
-/// The number of the block device at `path`; `None` if there is none.
 pub(crate) fn block_device(system: &System, path: &[u8]) -> Option<DeviceNumber> {
     let path = Path::new(OsStr::from_bytes(path));
     // A source like `tmpfs` or `host:/dir` is not a path.
@@ -100,10 +88,8 @@ pub(crate) fn block_device(system: &System, path: &[u8]) -> Option<DeviceNumber>
     ))
 }
 
-/// The device, as in a mount table, of the filesystem of a `descriptor` of the task whose directory in /proc is `task`.
-///
-/// The mount id in proc_pid_fdinfo(5) is known to the kernel, whereas stat(2) asks the filesystem and may hang; and for a
-/// btrfs the result is the same for all subvolumes.
+/// The device, as in a mount table, of a task's `descriptor`. The kernel knows the mount id in proc_pid_fdinfo(5),
+/// whereas stat(2) asks the filesystem and may hang; and the result is the same for all subvolumes of a btrfs.
 pub(crate) fn device_of(system: &System, task: &Path, descriptor: &str) -> Option<DeviceNumber> {
     let info = task.join("fdinfo").join(descriptor);
     let info = system.text(info).ok()?;

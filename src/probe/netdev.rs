@@ -1,7 +1,7 @@
-//! LinkCounters of network interfaces: /proc/net/dev (proc_pid_net(5)). Floor 1.
+//! Counters of network interfaces: /proc/net/dev (proc_pid_net(5)). Floor 1.
 //!
-//! The file has the 64-bit counters of every interface of the network namespace, so it is read once for any number of
-//! interfaces. guest-network-get-interfaces uses this where it cannot use [`super::rtnetlink`].
+//! One read has those of all interfaces of the network namespace. guest-network-get-interfaces uses this where it
+//! cannot use [`super::rtnetlink`].
 
 use std::collections::HashMap;
 
@@ -12,9 +12,7 @@ use super::{Error, System};
 pub struct LinkCounters {
     pub(crate) rx_bytes: u64,
     pub(crate) rx_packets: u64,
-    /// Damaged packets.
     pub(crate) rx_errs: u64,
-    /// Received packets without a free buffer.
     pub(crate) rx_dropped: u64,
     pub(crate) tx_bytes: u64,
     pub(crate) tx_packets: u64,
@@ -22,13 +20,8 @@ pub struct LinkCounters {
     pub(crate) tx_dropped: u64,
 }
 
-/// Columns after the name; the first eight are of reception.
 const COLUMNS: usize = 16;
 
-/// Reads `/proc/net/dev`: counters by interface name.
-///
-/// # Errors
-/// It cannot be read.
 pub(crate) fn read(system: &System) -> Result<HashMap<String, LinkCounters>, Error> {
     Ok(parse(&system.text("/proc/net/dev")?))
 }

@@ -1,23 +1,18 @@
-//! Parses the SMART log page of NVMe (NVM Express Base Specification, log page 02h). Floor 1.
-//!
-//! [`crate::sys::nvme`] reads the page for guest-get-disks.
+//! The SMART log page of NVMe (NVM Express Base Specification, log page 02h), read by [`crate::sys::nvme`]. Floor 1.
 
-/// Members in the order of the page, without the reserved ones.
+/// In the order of the page, without the reserved members. Spares are in percent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SmartLog {
     /// A bit for each kind of fault.
     pub critical_warning: u8,
     /// In kelvin.
     pub temperature: u16,
-    /// In percent.
     pub available_spare: u8,
-    /// The controller warns below this, in percent.
     pub available_spare_threshold: u8,
-    /// Of the device's life, in percent; may exceed 100.
+    /// In percent of the device's life; may exceed 100.
     pub percentage_used: u8,
-    /// In units of 512,000 bytes.
+    /// In units of 512,000 bytes, as `data_units_written`.
     pub data_units_read: u128,
-    /// In units of 512,000 bytes.
     pub data_units_written: u128,
     pub host_read_commands: u128,
     pub host_write_commands: u128,
@@ -27,14 +22,11 @@ pub struct SmartLog {
     pub power_on_hours: u128,
     pub unsafe_shutdowns: u128,
     pub media_errors: u128,
-    /// Since the beginning.
     pub error_log_entries: u128,
 }
 
-/// Length of the part that is parsed.
 const KNOWN_SIZE: usize = 192;
 
-/// `None` if the page is too short.
 pub fn parse(page: &[u8]) -> Option<SmartLog> {
     let &[warning, cold, warm, spare, threshold, used, ..] = page.get(..KNOWN_SIZE)? else {
         return None;

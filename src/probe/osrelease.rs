@@ -21,8 +21,7 @@ pub struct OsRelease {
     pub(crate) variant_id: Option<String>,
 }
 
-/// Reads the file at `override_path` if given, else /etc/os-release, else /usr/lib/os-release. One that cannot be read
-/// is like an empty one.
+/// A file that cannot be read is like an empty one.
 pub(crate) fn read(system: &System, override_path: Option<&Path>) -> OsRelease {
     let content = match override_path {
         Some(path) => fs::read(path),
@@ -32,7 +31,7 @@ pub(crate) fn read(system: &System, override_path: Option<&Path>) -> OsRelease {
     content.map(|content| parse(&content)).unwrap_or_default()
 }
 
-/// Parses an os-release file.
+/// Parses os-release(5).
 pub fn parse(content: &[u8]) -> OsRelease {
     let mut found = OsRelease::default();
     for line in content.split(|&byte| byte == b'\n') {
@@ -61,7 +60,6 @@ pub fn parse(content: &[u8]) -> OsRelease {
     found
 }
 
-/// The value as a shell reads it, as far as os-release(5) allows shell syntax.
 fn unquote(value: &str) -> String {
     if let Some(quoted) = value.strip_prefix('\'') {
         return quoted.split('\'').next().unwrap_or_default().to_owned();

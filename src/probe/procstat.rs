@@ -3,7 +3,6 @@
 /// The columns of proc_stat(5), in ticks; `None` for those that the line does not have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct CpuTicks {
-    /// Number of the processor.
     pub(crate) cpu: i64,
     pub(crate) user: u64,
     pub(crate) nice: u64,

@@ -1,7 +1,7 @@
-//! Routing tables: /proc/net/route and /proc/net/ipv6_route (proc_pid_net(5)). Floor 1.
+//! Routing tables: /proc/net/route (IPv4, the main table) and /proc/net/ipv6_route (every table; proc_pid_net(5)).
+//! Floor 1.
 //!
-//! The first has the main table of IPv4, the second every table of IPv6. Lines that cannot be understood are left out.
-//! guest-network-get-route calls this.
+//! Lines that cannot be understood are left out.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
 
@@ -13,7 +13,6 @@ pub struct Ipv4Route {
     pub(crate) mask: Ipv4Addr,
     /// Zeros for none.
     pub(crate) gateway: Ipv4Addr,
-    /// RTF_ flags.
     pub(crate) flags: u32,
     /// Always 0 on present kernels (fib_route_seq_show in net/ipv4/fib_trie.c), as is `uses`.
     pub(crate) refcnt: i32,
@@ -23,18 +22,15 @@ pub struct Ipv4Route {
     pub(crate) mtu: i32,
     /// Of TCP; 0: the default.
     pub(crate) window: u32,
-    /// Initial round-trip time.
     pub(crate) irtt: u32,
 }
 
 /// A line of `/proc/net/ipv6_route`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ipv6Route {
-    /// May be empty.
     pub(crate) interface: String,
     pub(crate) destination: Ipv6Addr,
     pub(crate) destination_prefix: u8,
-    /// `::` for any.
     pub(crate) source: Ipv6Addr,
     pub(crate) source_prefix: u8,
     /// `::` for none.
@@ -42,7 +38,7 @@ pub struct Ipv6Route {
     pub(crate) metric: u32,
     pub(crate) refcnt: u32,
     pub(crate) uses: u32,
-    /// RTF_ flags; the upper half is internal to the kernel.
+    /// The upper half is internal to the kernel.
     pub(crate) flags: u32,
 }
 
@@ -82,7 +78,7 @@ fn ipv4_line(line: &str) -> Option<Ipv4Route> {
     })
 }
 
-/// A decimal column; 0 if it is missing or no such number: a route without its MTU is of more use than no route.
+/// 0 if the number is missing or wrong: a route without its MTU is of more use than no route.
 fn signed(word: Option<&str>) -> i32 {
     word.and_then(|word| word.parse().ok()).unwrap_or_default()
 }
@@ -131,7 +127,6 @@ fn ipv4(word: &str) -> Option<Ipv4Addr> {
     Some(Ipv4Addr::from(hexadecimal(word)?.to_ne_bytes()))
 }
 
-/// 32 digits in the order of the bytes.
 fn ipv6(word: &str) -> Option<Ipv6Addr> {
     (word.len() == 32).then_some(())?;
     Some(Ipv6Addr::from(u128::from_str_radix(word, 16).ok()?))

@@ -1,7 +1,5 @@
-//! Parses messages of routing netlink (rtnetlink(7)): counters of links, and addresses. Floor 1.
-//!
-//! Input is what [`crate::sys::netdevice`] has received. What is not understood is left out.
-//! guest-network-get-interfaces calls this.
+//! Messages of routing netlink (rtnetlink(7)) that [`crate::sys::netdevice`] has received: counters of links, and
+//! addresses. Floor 1. What is not understood is left out.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -10,24 +8,20 @@ use super::netdev::LinkCounters;
 /// An address of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceAddress {
-    /// Of the interface.
     pub(crate) index: u32,
     /// The name of this address: that of the interface, or a label such as `eth0:1`.
     pub label: Option<String>,
     /// The local one of a point-to-point link.
     pub(crate) address: IpAddr,
-    /// The length of its prefix.
     pub(crate) prefix: u32,
 }
 
 // linux/rtnetlink.h
 const RTM_NEWADDR: u16 = 20;
 const RTM_NEWSTATS: u16 = 92;
-/// `struct nlmsghdr`.
 const HEADER_SIZE: usize = 16;
 
-/// Index and counters of each link in `RTM_NEWSTATS` messages, in their order. The counters are added up as in
-/// `/proc/net/dev`.
+/// The counters of each link in `RTM_NEWSTATS` messages, by index, added up as in `/proc/net/dev`.
 pub fn parse_counters(messages: &[u8]) -> Vec<(u32, LinkCounters)> {
     const IFLA_STATS_LINK_64: u16 = 1;
     // `struct if_stats_msg`, then `struct rtnl_link_stats64` as an attribute (linux/if_link.h).
@@ -95,7 +89,6 @@ fn address(body: &[u8]) -> Option<InterfaceAddress> {
     })
 }
 
-/// The bodies of the messages of one type.
 fn bodies(mut messages: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
         let length = u32_at(messages, 0)? as usize;
@@ -110,7 +103,6 @@ fn bodies(mut messages: &[u8], wanted: u16) -> impl Iterator<Item = &[u8]> {
     .filter_map(move |(kind, body)| (kind == wanted).then_some(body))
 }
 
-/// The types and values of attributes.
 fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let length = usize::from(u16_at(bytes, 0)?);

@@ -8,7 +8,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-/// Where systemd itself accepts D-Bus messages, from root only.
+/// systemd's own socket for D-Bus messages, from root only.
 const SYSTEMD_SOCKET: &str = "/run/systemd/private";
 
 /// Time for each part of systemd's answer: it may itself wait for a frozen filesystem.
@@ -20,8 +20,7 @@ const AUTHENTICATION: &[u8] = b"\0AUTH EXTERNAL 30\r\nBEGIN\r\n";
 /// `OK`, a blank, an identifier of 32 digits, and the end of the line.
 const AUTHENTICATION_REPLY_SIZE: usize = 37;
 
-/// A call of org.freedesktop.DBus.Properties.Get for SystemState of org.freedesktop.systemd1.Manager,
-/// in the format of the D-Bus specification (little-endian, serial 1).
+/// Properties.Get for SystemState of systemd1.Manager, in the format of the D-Bus specification: little-endian.
 const PROPERTY_CALL: &[u8] = b"l\x01\0\x01\x38\0\0\0\x01\0\0\0\x68\0\0\0\
     \x01\x01o\0\x19\0\0\0/org/freedesktop/systemd1\0\0\0\0\0\0\0\
     \x02\x01s\0\x1f\0\0\0org.freedesktop.DBus.Properties\0\
@@ -29,14 +28,12 @@ const PROPERTY_CALL: &[u8] = b"l\x01\0\x01\x38\0\0\0\x01\0\0\0\x68\0\0\0\
     \x20\0\0\0org.freedesktop.systemd1.Manager\0\0\0\0\
     \x0b\0\0\0SystemState\0";
 
-/// Longest message that is read; the reply has less than 200 bytes.
+/// The reply has less than 200 bytes.
 const MAX_MESSAGE_SIZE: usize = 1 << 20;
 
-/// The type of messages that are not replies.
 const SIGNAL: u8 = 4;
 
-/// Whether systemd is in the state `stopping`, or sysvinit in runlevel 0 or 6. If neither can be asked, the system is
-/// taken not to shut down.
+/// Whether systemd is in the state `stopping`, or sysvinit in runlevel 0 or 6; false if neither can be asked.
 pub fn is_in_progress() -> bool {
     // Without systemd the socket does not exist; an error of another kind is no reason to thaw early either.
     query_systemd().unwrap_or(false)
@@ -62,8 +59,8 @@ fn query_systemd() -> io::Result<bool> {
     }
 }
 
-/// The length of the rest of a message with this head: byte order, type, flags, version; length of the body, serial, length
-/// of the header fields. systemd replies in its own byte order. `None` if this is not D-Bus, or too long.
+/// The length of the rest of a message with this head: byte order, type, flags, version; length of the body, serial,
+/// length of the header fields. systemd replies in its own byte order. `None` if this is not D-Bus, or too long.
 fn rest_length(head: &[u8; 16]) -> Option<usize> {
     let number = |at| {
         let bytes = *head.get(at..)?.first_chunk()?;

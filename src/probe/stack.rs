@@ -1,8 +1,7 @@
 //! The devices and files of which a block device is made, down to the hardware. Floor 1.
 //!
-//! From a device this follows `slaves` (device mapper, RAID), the disk of a partition, and the file behind a loop device.
-//! It ends at hardware and at files; [`super::location`] finds the filesystem of a file. Each device is visited once, so a
-//! cycle ends. Nothing is opened but sysfs. The plan orders stacked filesystems by this.
+//! This follows `slaves` (device mapper, RAID), the disk of a partition, and the file behind a loop device, and visits
+//! each device once, so a cycle ends. [`super::location`] finds the filesystem of a file. Nothing is opened but sysfs.
 
 use std::collections::HashSet;
 use std::fs;
@@ -16,15 +15,11 @@ use super::{System, sysblock, udev};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layer {
     Device {
-        /// The kernel's name, such as `dm-0` or `vda2`.
         name: String,
-        /// The name in the device mapper, such as `vg-root`.
         dm_name: Option<String>,
     },
-    /// The file behind a loop device.
     File {
         path: Vec<u8>,
-        /// The kernel's name of the loop device.
         device: String,
     },
 }
@@ -33,21 +28,18 @@ pub enum Layer {
 pub struct Stack {
     /// Layers from the top down, the devices themselves first.
     pub layers: Vec<Layer>,
-    /// What could not be read, one line each.
     pub problems: Vec<String>,
-    /// Devices at the bottom that are not known to be hardware of the machine.
+    /// Devices at the bottom that are not known to be hardware.
     soft_ends: usize,
 }
 
 impl Stack {
-    /// Whether all of it ends at hardware of the machine, real or emulated, so that no program or file of this system is
-    /// behind it, which a freeze could block.
+    /// Whether no program or file of this system, which a freeze could block, is behind it.
     pub fn is_on_hardware(&self) -> bool {
         self.soft_ends == 0 && self.problems.is_empty() && !self.layers.is_empty()
     }
 }
 
-/// The layers below these devices. A number that is not in sysfs has none.
 pub fn read_stack(system: &System, devices: &[DeviceNumber]) -> Stack {
     let mut stack = Stack::default();
     let mut seen = HashSet::new();
@@ -61,10 +53,9 @@ pub fn read_stack(system: &System, devices: &[DeviceNumber]) -> Stack {
     stack
 }
 
-/// Whether a disk is a device of the machine: on PCI, virtio of the platform, or a channel of s390.
-///
-/// iSCSI, NVMe over fabrics, nbd and everything else in `/sys/devices/virtual` or without a bus may be served by a program
-/// of this system. A session of iSCSI and a remote port can also be below an adapter on PCI.
+/// Whether a disk is a device of the machine: on PCI, virtio of the platform, or a channel of s390. iSCSI, NVMe over
+/// fabrics, nbd and what else is virtual or without a bus may be served by a program of this system, and a session of
+/// iSCSI or a remote port can also be below an adapter on PCI.
 fn is_hardware(sysfs_path: &Path) -> bool {
     let Ok(path) = sysfs_path.strip_prefix("/sys/devices") else {
         return false;
@@ -125,7 +116,7 @@ fn descend(system: &System, top: PathBuf, seen: &mut HashSet<PathBuf>, stack: &m
     }
 }
 
-/// The path of the file behind a loop device; `None` for any other device and for a loop device without a file.
+/// `None` for a loop device without a file and for any other device.
 fn backing_file(system: &System, sysfs_path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(system.path(sysfs_path.join("loop/backing_file"))) {
         Ok(mut path) => {
@@ -139,7 +130,6 @@ fn backing_file(system: &System, sysfs_path: &Path) -> io::Result<Option<Vec<u8>
     }
 }
 
-/// The devices of each mounted btrfs, from `/sys/fs/btrfs`.
 pub fn read_btrfs_members(system: &System) -> Vec<Vec<DeviceNumber>> {
     let base = Path::new("/sys/fs/btrfs");
     // Without btrfs in the kernel there is no such directory, and `features` has no devices.

@@ -14,22 +14,20 @@ use std::time::{Duration, Instant};
 /// The directories of the drivers; ext2 and ext3 are mounted by ext4.
 pub const DRIVERS: [&str; 4] = ["ext4", "xfs", "f2fs", "nilfs2"];
 
-/// Time for searching mount namespaces: this delays the freeze.
+/// This delays the freeze.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_millis(300);
 
-/// A filesystem that is not in the mount table.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Elsewhere {
-    /// The path of its device.
     pub device: String,
-    /// Or that of its driver, if the mount was not found.
+    /// The driver's, if the mount was not found.
     pub fstype: String,
     /// A mount point, and a process in whose mount namespace that is.
     pub place: Option<(Vec<u8>, i32)>,
     number: DeviceNumber,
 }
 
-/// The writable filesystems that are not among `mounts`.
+/// Writable ones only.
 pub fn find_elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
     let known: HashSet<DeviceNumber> = mounts.iter().map(Mount::device).collect();
     let mut found = Vec::new();
@@ -62,7 +60,7 @@ pub fn find_elsewhere(system: &System, mounts: &[Mount]) -> Vec<Elsewhere> {
     found
 }
 
-/// Finds them in the mount namespaces of all processes, and removes those that are read-only there.
+/// Searches the mount namespaces of all processes; removes those that are read-only there.
 fn find_places(system: &System, found: &mut Vec<Elsewhere>) {
     let until = Instant::now() + PROC_SEARCH_TIMEOUT;
     let mut seen: HashSet<PathBuf> = HashSet::new();

@@ -6,11 +6,10 @@
 use super::System;
 use super::mountinfo::unescape;
 
-/// One swap area.
+/// A swap area.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Swap {
     pub(crate) path: Vec<u8>,
-    /// And not a device.
     pub(crate) is_file: bool,
 }
 
@@ -21,7 +20,7 @@ pub(crate) fn read(system: &System) -> Vec<Swap> {
         .unwrap_or_default()
 }
 
-/// Parses the table: a heading, then lines `PATH TYPE SIZE USED PRIORITY`, the path escaped as in a mount table.
+/// Lines `PATH TYPE SIZE USED PRIORITY` after a heading, the path escaped as in a mount table.
 pub fn parse(table: &[u8]) -> Vec<Swap> {
     let line = |line: &[u8]| {
         let mut fields = line

@@ -1,8 +1,7 @@
 //! Block devices in sysfs: from a device number to the hardware below. Floor 1.
 //!
-//! The device of a filesystem may be virtual (device mapper, RAID, loop); the devices on which it depends are its `slaves`,
-//! down to devices with hardware. Nothing is opened but directories of sysfs. guest-get-fsinfo, guest-get-disks and the
-//! plan call this.
+//! The device of a filesystem may be virtual (device mapper, RAID, loop); the devices on which it depends are its
+//! `slaves`. Nothing is opened but directories of sysfs.
 
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
@@ -11,13 +10,10 @@ use std::path::{Path, PathBuf};
 use super::mountinfo::DeviceNumber;
 use super::{Error, System};
 
-/// Layers of virtual devices that are followed; real stacks have three or four.
+/// Real stacks have three or four.
 const MAX_LAYERS: usize = 32;
 
-/// The device's real path (`/sys/devices/…`); `None` if the number is not in sysfs.
-///
-/// # Errors
-/// The link exists but cannot be resolved.
+/// Below `/sys/devices`; `None` if the number is not in sysfs.
 pub fn sysfs_path(system: &System, device: DeviceNumber) -> Result<Option<PathBuf>, Error> {
     let (major, minor) = device;
     match system.sysfs_link(Path::new(&format!("/sys/dev/block/{major}:{minor}"))) {
@@ -27,7 +23,6 @@ pub fn sysfs_path(system: &System, device: DeviceNumber) -> Result<Option<PathBu
     }
 }
 
-/// The kernel's name of a device.
 pub fn name(sysfs_path: &Path) -> String {
     sysfs_path
         .file_name()
@@ -36,14 +31,12 @@ pub fn name(sysfs_path: &Path) -> String {
         .into_owned()
 }
 
-/// Whether the device has no hardware of its own.
 pub fn is_virtual(sysfs_path: &Path) -> bool {
     let path = sysfs_path.as_os_str().as_bytes();
     path.starts_with(b"/sys/devices/virtual/block/")
 }
 
-/// Whether it is a device that never depends on another one. There may be hundreds of these, so their `slaves` are not
-/// read.
+/// Whether it never depends on another device. There may be hundreds of these, so their `slaves` are not read.
 fn is_independent(sysfs_path: &Path) -> bool {
     const KINDS: [&str; 4] = ["loop", "nbd", "ram", "zram"];
     let name = sysfs_path.file_name().and_then(OsStr::to_str);
@@ -55,18 +48,11 @@ fn is_independent(sysfs_path: &Path) -> bool {
     is_virtual(sysfs_path) && name.is_some_and(is_kind)
 }
 
-/// The devices on which a virtual device depends directly; none if it has no such list.
-///
-/// # Errors
-/// The list exists but cannot be read.
 pub fn slaves(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error> {
     Ok(slaves_if_listed(system, sysfs_path)?.unwrap_or_default())
 }
 
-/// [`slaves`]; `None` if the device has no such list.
-///
-/// # Errors
-/// The list exists but cannot be read.
+/// `None` if the device has no such list.
 pub fn slaves_if_listed(system: &System, sysfs_path: &Path) -> Result<Option<Vec<PathBuf>>, Error> {
     if is_independent(sysfs_path) {
         return Ok(Some(Vec::new()));
@@ -89,11 +75,8 @@ pub fn slaves_if_listed(system: &System, sysfs_path: &Path) -> Result<Option<Vec
     Ok(Some(paths))
 }
 
-/// The devices with hardware on which a device depends: itself, or the hardware below the slaves of a virtual one. A device
-/// that is reached on several ways is repeated, as on the wire of QEMU's agent.
-///
-/// # Errors
-/// A list of slaves cannot be read.
+/// Itself, or the hardware below the slaves of a virtual device. A device that is reached in several ways is repeated,
+/// as on the wire of QEMU's agent.
 pub fn hardware(system: &System, sysfs_path: &Path) -> Result<Vec<PathBuf>, Error> {
     let mut found = Vec::new();
     descend(system, sysfs_path, MAX_LAYERS, &mut found)?;

@@ -12,17 +12,14 @@ use super::mountinfo::DeviceNumber;
 /// Unknown or empty members are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BlockDevice {
-    /// A path such as `/dev/vda1`.
     pub(crate) devnode: Option<String>,
     /// `ID_SERIAL`: the serial number, with vendor and model for some buses.
     pub(crate) serial: Option<String>,
-    /// `DM_NAME`: the name of a device-mapper device.
     pub(crate) dm_name: Option<String>,
     /// Paths such as `/dev/disk/by-label/data`.
     pub(crate) links: Vec<String>,
 }
 
-/// Reads about the device at `sysfs_path` (`/sys/devices/…`).
 pub(crate) fn block_device(system: &System, sysfs_path: &Path) -> BlockDevice {
     let uevent = system.attribute(&sysfs_path.join("uevent"));
     let entry = match (property(&uevent, "MAJOR"), property(&uevent, "MINOR")) {
@@ -35,7 +32,6 @@ pub(crate) fn block_device(system: &System, sysfs_path: &Path) -> BlockDevice {
     parse(&uevent, &entry)
 }
 
-/// The number of the device at `sysfs_path`; `None` if it is not a block device.
 pub(crate) fn number(system: &System, sysfs_path: &Path) -> Option<DeviceNumber> {
     let uevent = system.attribute(&sysfs_path.join("uevent"));
     let number = |key| property(&uevent, key)?.parse().ok();

@@ -10,7 +10,7 @@ use super::{Error, System};
 /// The record of a login.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Login {
-    /// The name, which need not be UTF-8.
+    /// Need not be UTF-8.
     pub user: Vec<u8>,
     /// Since the epoch.
     pub(crate) seconds: i64,
@@ -38,7 +38,6 @@ impl Layout {
         time: 344,
         time_width: 8,
     };
-    /// Of this machine.
     pub(crate) const NATIVE: Self = if cfg!(any(
         target_arch = "aarch64",
         target_arch = "s390x",
@@ -60,18 +59,14 @@ const _: () = {
     assert!(offset_of!(utmpx, ut_tv) == Layout::NATIVE.time);
 };
 
-/// `ut_type` of a login; other records are of boots, terminals and logouts.
+/// Other records are of boots, terminals and logouts.
 const USER_PROCESS: i16 = 7;
-/// `ut_type` of the record in which sysvinit keeps its runlevel.
 const RUN_LVL: i16 = 1;
 const PID: usize = 4;
 const USER: usize = 44;
 const USER_LENGTH: usize = 32;
 
-/// Reads `/var/run/utmp`; no logins if it does not exist.
-///
-/// # Errors
-/// The file exists but cannot be read.
+/// No logins if the file does not exist.
 pub(crate) fn read(system: &System) -> Result<Vec<Login>, Error> {
     match system.bytes("/var/run/utmp") {
         Ok(records) => Ok(parse(&records, Layout::NATIVE)),
@@ -80,7 +75,7 @@ pub(crate) fn read(system: &System) -> Result<Vec<Login>, Error> {
     }
 }
 
-/// The runlevel of sysvinit, during a change the new one, as an ASCII digit; `None` if it is not recorded.
+/// As an ASCII digit, during a change the new one; `None` if it is not recorded.
 pub(crate) fn read_runlevel(system: &System) -> Option<u8> {
     let records = system.bytes("/var/run/utmp").ok()?;
     let mut records = records.chunks_exact(Layout::NATIVE.length);
@@ -125,7 +120,6 @@ pub(crate) mod tests {
     use super::*;
     use std::fs;
 
-    /// A record as the C library would write it.
     pub fn record(layout: Layout, kind: i16, user: &[u8], time: (i64, i64)) -> Vec<u8> {
         let mut record = vec![0; layout.length];
         record[..2].copy_from_slice(&kind.to_ne_bytes());

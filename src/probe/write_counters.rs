@@ -9,25 +9,22 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-/// The counters of one device.
 #[derive(Debug)]
 pub struct WriteCounters {
     stat: File,
     inflight: File,
 }
 
-/// The counters at one moment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Written {
-    /// Writes and discards that have ended since the device appeared.
+    /// Writes and discards, since the device appeared.
     pub ended: u64,
-    /// Writes in progress.
     pub in_flight: u64,
 }
 
 impl WriteCounters {
-    /// Opens the files; `None` if the device has none or does not count: queue/iostats is 0, or not a single read or write of
-    /// a mounted filesystem was counted (before Linux 6.11 none is counted at the head of an NVMe multipath device).
+    /// `None` if the device has no such files or does not count: queue/iostats is 0, or not a single read or write of a
+    /// mounted filesystem was counted (before Linux 6.11 none is counted at the head of an NVMe multipath device).
     pub fn open(system: &System, device: DeviceNumber) -> Option<Self> {
         let dir = PathBuf::from(format!("/sys/dev/block/{}:{}", device.0, device.1));
         // A partition uses the queue of its disk.
@@ -61,7 +58,7 @@ impl WriteCounters {
     }
 }
 
-/// The numbers of such a file; 0 for those that the kernel does not have. Does not allocate.
+/// 0 for those that the kernel does not have. Does not allocate.
 fn read_numbers(file: &File) -> Option<[u64; 17]> {
     let mut text = [0; 512];
     let length = file

@@ -13,10 +13,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// linux/fs.h.
 const FIFREEZE: u32 = nix::request_code_readwrite!(b'X', 119, size_of::<libc::c_int>()) as u32;
 
-/// A process that has begun to write to a filesystem.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Writer {
     pub pid: u32,
@@ -35,9 +33,7 @@ impl fmt::Display for Writer {
     }
 }
 
-/// A task in a system call.
 struct Task {
-    /// `/proc/PID/task/TID`.
     dir: PathBuf,
     pid: u32,
     number: libc::c_long,
@@ -45,7 +41,7 @@ struct Task {
 }
 
 impl Task {
-    /// Parses `NUMBER ARGUMENT…`, the arguments in hexadecimal. `None` for a task that is not in a system call.
+    /// Parses `NUMBER ARGUMENT…`, in hexadecimal. `None` for a task that is not in a system call.
     fn parse(dir: PathBuf, pid: u32, line: &str) -> Option<Self> {
         let mut words = line.split(' ');
         let number = words.next()?.parse().ok()?;
@@ -59,7 +55,6 @@ impl Task {
         })
     }
 
-    /// The descriptor to which it writes.
     fn written_descriptor(&self) -> Option<u64> {
         let [first, _, third] = self.arguments;
         match self.number {
@@ -76,7 +71,6 @@ impl Task {
     }
 }
 
-/// The names in a directory that are numbers.
 fn read_numbers(dir: &Path) -> Vec<u32> {
     let entries = std::fs::read_dir(dir).into_iter().flatten();
     let number =
@@ -84,7 +78,7 @@ fn read_numbers(dir: &Path) -> Vec<u32> {
     entries.filter_map(number).collect()
 }
 
-/// All tasks that are in a system call. After `until` the rest is left out.
+/// After `until` the rest is left out.
 fn find_tasks(system: &System, until: Instant) -> Vec<Task> {
     let mut found = Vec::new();
     for pid in read_numbers(&system.path("/proc")) {
@@ -101,7 +95,7 @@ fn find_tasks(system: &System, until: Instant) -> Vec<Task> {
     found
 }
 
-/// The processes that have begun to write to the filesystem `device` and do not wait for its thaw.
+/// Processes that have begun to write to the filesystem and do not wait for its thaw.
 pub fn find_writers(system: &System, device: DeviceNumber, until: Instant) -> Vec<Writer> {
     let mut found: Vec<Writer> = Vec::new();
     for task in find_tasks(system, until) {
@@ -159,14 +153,14 @@ pub fn is_freeze_waiting(system: &System) -> bool {
     names.any(|name| name.contains("percpu_down_write") || name.contains("freeze_super"))
 }
 
-/// The mount points of those of `mounts` with a FIFREEZE in progress, by any process.
+/// The mount points with a FIFREEZE in progress, by any process.
 pub fn find_freezing(system: &System, mounts: &[Mount], until: Instant) -> Vec<Vec<u8>> {
     let is_freeze =
         |task: &Task| task.number == libc::SYS_ioctl && task.arguments[1] as u32 == FIFREEZE;
     find_in_call(system, mounts, until, &is_freeze)
 }
 
-/// The mount points of those of `mounts` for which one of these processes is in syncfs(2).
+/// The mount points for which one of these processes is in syncfs(2).
 pub fn find_flushing(
     system: &System,
     mounts: &[Mount],
@@ -178,7 +172,7 @@ pub fn find_flushing(
     find_in_call(system, mounts, until, &is_flush)
 }
 
-/// The mount points of those of `mounts` of which a descriptor is the first argument of such a call.
+/// The mount points of which a descriptor is the first argument of such a call.
 fn find_in_call(
     system: &System,
     mounts: &[Mount],
@@ -208,7 +202,6 @@ mod tests {
     struct Proc(tempfile::TempDir);
 
     impl Proc {
-        /// A process of one task, with descriptor 4 on the mount 30 of device 7:1.
         fn add(&self, pid: u32, syscall: &str, wchan: &str) {
             let dir = self.0.path().join(format!("proc/{pid}/task/{pid}"));
             fs::create_dir_all(dir.join("fdinfo")).unwrap();

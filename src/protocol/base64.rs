@@ -7,13 +7,10 @@ use super::error::CommandError;
 
 const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
 
-/// What an input byte means: a digit's value, [`PAD`], [`BREAK`] or [`BAD`].
+/// A digit's value, [`PAD`], [`BREAK`] or [`BAD`].
 const MEANING: [u8; 256] = meanings();
-/// `=`: zero bits.
 const PAD: u8 = 0x40;
-/// LF: skipped.
 const BREAK: u8 = 0x41;
-/// Not base64.
 const BAD: u8 = 0x80;
 
 const fn meanings() -> [u8; 256] {
@@ -28,7 +25,7 @@ const fn meanings() -> [u8; 256] {
     table
 }
 
-/// Standard base64 with padding, without line breaks.
+/// With padding, without line breaks.
 #[must_use]
 pub fn encode(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len().div_ceil(3) * 4);
@@ -36,7 +33,7 @@ pub fn encode(bytes: &[u8]) -> String {
     text
 }
 
-/// Appends [`encode`] of `bytes`. Data may be encoded in pieces if the length of each but the last is a multiple of 3.
+/// Data may be encoded in pieces if the length of each but the last is a multiple of 3.
 pub(crate) fn encode_onto(text: &mut String, bytes: &[u8]) {
     // By way of a piece of stack: a string grows faster by the slice than by the character.
     let mut digits = [b'='; 4 * 256];
@@ -69,11 +66,7 @@ pub(crate) fn encode_onto(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// The bytes of `text`. Line feeds are skipped; padding may be anywhere; a last group of fewer than four characters is
-/// dropped.
-///
-/// # Errors
-/// Any character outside the alphabet, `=` and LF.
+/// Line feeds are skipped; padding may be anywhere; a last group of fewer than four characters is dropped.
 pub fn decode(text: &str) -> Result<Vec<u8>, CommandError> {
     let text = text.as_bytes();
     let mut bytes = vec![0; text.len() / 4 * 3];

@@ -18,21 +18,18 @@ type Name = Cow<'static, str>;
 /// The members of a JSON object, in insertion order, with unique names.
 #[derive(Debug, Clone, Default)]
 pub struct Dict {
-    /// Each value with the number of its insertion. The map's hash has a random key: 500,000 members whose names were
-    /// chosen to collide would keep the agent busy for hours otherwise.
+    /// Each value with the number of its insertion. The hash has a random key: 500,000 members with names chosen to
+    /// collide would keep the agent busy for hours otherwise.
     members: HashMap<Name, (usize, Value)>,
-    /// The number of the next insertion.
     next: usize,
 }
 
 impl Dict {
-    /// An object without members.
     #[must_use]
-    pub fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self::default()
     }
 
-    /// An object without members that has room for so many.
     pub(super) fn with_capacity(members: usize) -> Self {
         Self {
             members: HashMap::with_capacity(members),
@@ -40,14 +37,17 @@ impl Dict {
         }
     }
 
-    /// The member's value.
     #[must_use]
-    pub fn get(&self, key: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, key: &str) -> Option<&Value> {
         self.members.get(key).map(|(_, value)| value)
     }
 
     /// Adds a member at the end, or replaces its value and keeps its place; returns the old value.
-    pub fn insert(&mut self, key: impl Into<Name>, value: impl Into<Value>) -> Option<Value> {
+    pub(crate) fn insert(
+        &mut self,
+        key: impl Into<Name>,
+        value: impl Into<Value>,
+    ) -> Option<Value> {
         match self.members.entry(key.into()) {
             Entry::Occupied(mut member) => {
                 Some(std::mem::replace(&mut member.get_mut().1, value.into()))
@@ -60,21 +60,20 @@ impl Dict {
         }
     }
 
-    /// Removes a member; the others keep their order.
-    pub fn remove(&mut self, key: &str) -> Option<Value> {
+    /// The others keep their order.
+    pub(crate) fn remove(&mut self, key: &str) -> Option<Value> {
         self.members.remove(key).map(|(_, value)| value)
     }
 
-    /// The name of the member that was added last.
     pub(super) fn last_name(&self) -> Option<&str> {
         let last = self.members.iter().max_by_key(|(_, (number, _))| *number);
         last.map(|(name, _)| name.as_ref())
     }
 
-    /// The members in the order in which the wire lists them and the dispatcher checks them: by
-    /// bucket of a hash of the name, the latest first within a bucket.
+    /// The members in the order in which the wire lists them and the dispatcher checks them: by bucket of a hash of the
+    /// name, the latest first within a bucket.
     #[must_use]
-    pub fn wire_order(&self) -> Vec<(&str, &Value)> {
+    pub(crate) fn wire_order(&self) -> Vec<(&str, &Value)> {
         let mut members: Vec<_> = self.members.iter().collect();
         // The original prints its own hash table, and clients see that order: it is part of the protocol in practice.
         members.sort_by_cached_key(|(name, (number, _))| (bucket(name), Reverse(*number)));
@@ -97,7 +96,7 @@ fn bucket(key: &str) -> u32 {
     seed.wrapping_mul(1_103_515_243).wrapping_add(12_345) % 512
 }
 
-/// Equal when both have the same members; the order does not count.
+/// The order does not count.
 impl PartialEq for Dict {
     fn eq(&self, other: &Self) -> bool {
         self.members.len() == other.members.len()

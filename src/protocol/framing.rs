@@ -17,7 +17,7 @@ pub struct Framer {
 }
 
 impl Framer {
-    /// Consumes bytes of `input` until a message is complete or fails; `None` if all are consumed and more are needed.
+    /// `None` if all of `input` is consumed and more is needed.
     pub fn next_event(&mut self, input: &mut &[u8]) -> Option<Event> {
         while let Some(kind) = self.lexer.next(input) {
             if let Some(event) = self.parser.push(kind, self.lexer.text()) {

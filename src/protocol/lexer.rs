@@ -7,7 +7,7 @@
 
 use super::text::plain_run;
 
-/// The longest token in bytes, quotes included, as in the original.
+/// In bytes, quotes included, as in the original.
 pub(super) const TOKEN_LIMIT: usize = 64 << 20;
 
 /// A larger buffer of a token is freed when the token is done.
@@ -26,7 +26,7 @@ pub(super) enum TokenKind {
     Word,
     /// Not a token: what was collected, the unexpected byte last.
     Stray,
-    /// A token longer than [`TOKEN_LIMIT`]; the rest of it is read as new tokens.
+    /// The rest of the token is read as new tokens.
     Oversized,
 }
 
@@ -73,7 +73,7 @@ impl Lexer {
         &self.text
     }
 
-    /// Consumes bytes of `input` until a token is complete; `None` if all are consumed.
+    /// `None` if all of `input` is consumed.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<TokenKind> {
         self.release();
         while let Some((&byte, rest)) = input.split_first() {

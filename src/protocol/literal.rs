@@ -7,7 +7,7 @@ use super::error::CommandError;
 use super::text;
 use super::value::Value;
 
-/// The string of a token, which is as sent, with its delimiters.
+/// `token` is as sent, with its delimiters.
 pub(super) fn string(token: &[u8]) -> Result<String, CommandError> {
     let mut value = String::with_capacity(token.len().saturating_sub(2));
     let end = token.len().saturating_sub(1);
@@ -76,7 +76,7 @@ fn code_unit(rest: &[u8]) -> Option<u32> {
     })
 }
 
-/// The number of a token: signed if it fits, else unsigned if that fits, else a double.
+/// Signed if it fits, else unsigned if that fits, else a double.
 pub(super) fn number(token: &[u8]) -> Value {
     // The lexer's numbers are ASCII, and all of them are numbers in Rust's syntax, too: neither default is ever used.
     let token = std::str::from_utf8(token).unwrap_or_default();
@@ -89,7 +89,6 @@ pub(super) fn number(token: &[u8]) -> Value {
     }
 }
 
-/// The value of a keyword.
 pub(super) fn keyword(token: &[u8]) -> Result<Value, CommandError> {
     match token {
         b"true" => Ok(Value::Bool(true)),

@@ -5,13 +5,11 @@
 
 use std::io::Write as _;
 
-/// Significant digits: enough to tell any two doubles apart.
+/// Enough to tell any two doubles apart.
 const DIGITS: i32 = 17;
 
-/// Appends `value` with up to 17 significant digits, trailing zeros dropped.
-///
-/// JSON has no infinity, but a client can send one in its id (`1e400`): it comes back as the largest double of that sign, so
-/// that the reply stays JSON. The original prints `inf` there.
+/// With trailing zeros dropped. JSON has no infinity, but a client can send one in its id (`1e400`): it comes back as
+/// the largest double of that sign, so that the reply stays JSON. The original prints `inf` there.
 pub(super) fn write_double(out: &mut Vec<u8>, value: f64) {
     let value = if value.is_nan() {
         0.0

@@ -9,9 +9,7 @@ use super::number::write_double;
 use super::text::{is_noncharacter, plain_run};
 use super::value::{Dict, Value};
 
-/// Appends the value; objects in [`Dict::wire_order`].
-///
-/// Recursive: a value nests at most as deep as the parser or a reply's type lets it.
+/// Objects in [`Dict::wire_order`]. Recursive: a value nests at most as deep as the parser or a reply's type lets it.
 pub(super) fn write_value(out: &mut Vec<u8>, value: &Value) {
     match value {
         Value::Null => out.extend_from_slice(b"null"),

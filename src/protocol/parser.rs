@@ -11,7 +11,7 @@ use super::lexer::{TOKEN_LIMIT, TokenKind};
 use super::literal;
 use super::value::Value;
 
-/// Deepest nesting of a message, objects and arrays together, as in the original.
+/// Objects and arrays together, as in the original.
 pub(super) const DEPTH_LIMIT: i32 = 1024;
 /// Tokens of a message at most, as in the original.
 pub(super) const COUNT_LIMIT: usize = 1 << 21;
@@ -19,9 +19,9 @@ pub(super) const COUNT_LIMIT: usize = 1 << 21;
 /// One complete message, or an error in its place.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Event {
-    /// One complete JSON value of any type.
+    /// Of any type.
     Message(Value),
-    /// Not a message; answered with this error, without an id.
+    /// Answered with this error, without an id.
     Malformed(CommandError),
 }
 
@@ -44,7 +44,6 @@ enum Expect {
     Separator,
 }
 
-/// The message being read.
 #[derive(Debug, Default)]
 pub(super) struct Parser {
     stack: Vec<Frame>,
@@ -57,7 +56,7 @@ pub(super) struct Parser {
 }
 
 impl Parser {
-    /// Adds one token; returns the event if it ends the message.
+    /// Returns the event if the token ends the message.
     pub(super) fn push(&mut self, kind: TokenKind, text: &[u8]) -> Option<Event> {
         if let Err(error) = self.count(kind, text) {
             *self = Self::default();
@@ -81,7 +80,7 @@ impl Parser {
         }
     }
 
-    /// Counts the token; errors are those that end the message at once.
+    /// Errors are those that end the message at once.
     fn count(&mut self, kind: TokenKind, text: &[u8]) -> Result<(), CommandError> {
         match kind {
             TokenKind::Stray => return Err(CommandError::stray(text)),

@@ -10,8 +10,7 @@ use super::value::Value;
 /// The byte before the reply to a guest-sync-delimited: a client skips everything up to it.
 pub(crate) const SENTINEL: u8 = 0xFF;
 
-/// Appends one reply line with its line feed. `id` is the request's, whatever its type; with `sentinel` the line begins
-/// with [`SENTINEL`].
+/// Appends the line. `id` is the request's, whatever its type; with `sentinel` the line begins with [`SENTINEL`].
 pub fn write(
     out: &mut Vec<u8>,
     id: Option<&Value>,

@@ -6,20 +6,18 @@
 use super::error::CommandError;
 use super::value::{Dict, Value};
 
-/// A well-formed request; its command may not exist.
+/// Well-formed; its command may not exist.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Request {
-    /// The command's name.
-    pub execute: String,
-    /// Its arguments; empty when none were sent.
+    pub(crate) execute: String,
+    /// Empty when none were sent.
     pub arguments: Dict,
     /// Returned in the reply; `Some(Null)` if the client sent `null`.
     pub id: Option<Value>,
 }
 
 impl Request {
-    /// # Errors
-    /// The first problem in [`Dict::wire_order`], with the id for the error reply.
+    /// Fails with the first problem in [`Dict::wire_order`], and the id for the error reply.
     pub fn from_value(value: Value) -> Result<Self, (Option<Value>, CommandError)> {
         let Value::Object(mut members) = value else {
             return Err((None, CommandError::not_an_object()));

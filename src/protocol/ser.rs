@@ -11,10 +11,8 @@ use serde::ser::{self, Impossible, Serialize};
 
 use super::value::{Dict, Value};
 
-/// The value of a reply: structs, variants, numbers, texts, lists and tuples.
-///
-/// Any other type (a map) is a defect of the caller: debug builds stop there, release builds answer `null`, because an
-/// agent that ends cannot thaw.
+/// Any type that no reply has (a map) is a defect of the caller: debug builds stop there, release builds answer `null`,
+/// because an agent that ends cannot thaw.
 pub(crate) fn to_value<T: Serialize + ?Sized>(value: &T) -> Value {
     let value = value.serialize(Serializer);
     debug_assert!(value.is_ok(), "not a reply: {value:?}");

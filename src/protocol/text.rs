@@ -7,11 +7,9 @@
 
 use std::borrow::Cow;
 
-/// Text of bytes that came from the system: file names, os-release, key files.
-///
-/// Each malformed sequence becomes one U+FFFD. A sequence is a lead byte with as many of the
-/// continuation bytes it announces as really follow (up to five, as in the original UTF-8), or a
-/// single byte that can start nothing. Non-characters count as malformed.
+/// Text of bytes that came from the system: file names, os-release, key files. Each malformed sequence becomes one
+/// U+FFFD. A sequence is a lead byte with as many of the continuation bytes it announces as really follow (up to five,
+/// as in the original UTF-8), or a single byte that can start nothing. Non-characters count as malformed.
 #[must_use]
 pub fn from_os_bytes(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
@@ -19,7 +17,6 @@ pub fn from_os_bytes(bytes: &[u8]) -> String {
     text
 }
 
-/// Appends the text of [`from_os_bytes`].
 pub(super) fn push_os_bytes(text: &mut String, bytes: &[u8]) {
     let mut rest = bytes;
     while !rest.is_empty() {
@@ -32,10 +29,10 @@ pub(super) fn push_os_bytes(text: &mut String, bytes: &[u8]) {
     }
 }
 
-/// Whether a terminal executes the character, or shows the characters after it in another order: C0 and C1 controls, and
-/// those for the direction of text (Unicode's bidirectional controls, UAX #9).
+/// Whether a terminal executes the character, or shows those after it in another order: C0 and C1 controls, and
+/// Unicode's bidirectional controls (UAX #9).
 #[must_use]
-pub fn is_hidden(c: char) -> bool {
+pub(crate) fn is_hidden(c: char) -> bool {
     let turns = [
         '\u{200e}'..='\u{200f}',
         '\u{202a}'..='\u{202e}',
@@ -46,7 +43,7 @@ pub fn is_hidden(c: char) -> bool {
 
 /// `text` with [`is_hidden`] characters as JSON escapes, tabs and line feeds excepted.
 #[must_use]
-pub fn escape_hidden(text: &str) -> String {
+pub(crate) fn escape_hidden(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
         if is_hidden(c) && !matches!(c, '\t' | '\n') {
@@ -62,10 +59,9 @@ pub fn escape_hidden(text: &str) -> String {
     shown
 }
 
-/// The words of `text` in lines of at most `first` columns, then `width` columns. A longer word has a line of its own,
-/// so that a path can be copied.
+/// In lines of at most `width` columns, the first of `first`. A longer word has a line of its own: paths can be copied.
 #[must_use]
-pub fn wrap_words(text: &str, first: usize, width: usize) -> Vec<String> {
+pub(crate) fn wrap_words(text: &str, first: usize, width: usize) -> Vec<String> {
     let mut lines = vec![String::new()];
     let mut used = 0;
     for word in text.split_whitespace() {
@@ -89,11 +85,11 @@ pub fn wrap_words(text: &str, first: usize, width: usize) -> Vec<String> {
 
 /// The bytes that a string of the protocol means to the system: UTF-8, U+0000 as C0 80.
 #[must_use]
-pub fn to_os_bytes(text: &str) -> Vec<u8> {
+pub(crate) fn to_os_bytes(text: &str) -> Vec<u8> {
     modified_utf8(text).into_owned()
 }
 
-/// The bytes of [`to_os_bytes`], those of `text` itself if it has no U+0000.
+/// Without a copy if `text` has no U+0000.
 pub(super) fn modified_utf8(text: &str) -> Cow<'_, [u8]> {
     if !text.as_bytes().contains(&0) {
         return text.as_bytes().into();
@@ -102,8 +98,8 @@ pub(super) fn modified_utf8(text: &str) -> Cow<'_, [u8]> {
     pieces.join(&b"\xC0\x80"[..]).into()
 }
 
-/// The length of a prefix of `bytes` that is printable ASCII without quotes, apostrophes and backslashes; more of it may
-/// follow. Eight bytes at a time, because the content of a file is one string of megabytes.
+/// The length of a prefix of `bytes` that is printable ASCII without quotes, apostrophes and backslashes; more of it
+/// may follow. Eight bytes at a time, because the content of a file is one string of megabytes.
 pub(super) fn plain_run(bytes: &[u8]) -> usize {
     const ONES: u64 = u64::MAX / 0xFF;
     const HIGH: u64 = ONES * 0x80;
@@ -121,8 +117,7 @@ pub(super) fn plain_run(bytes: &[u8]) -> usize {
     8 * groups.into_iter().position(odd).unwrap_or(whole)
 }
 
-/// Copies the leading run of ASCII bytes that `plain` accepts to `out`; returns what follows it.
-/// `plain` has to accept all that [`plain_run`] finds.
+/// Returns what follows the run of ASCII bytes that `plain` accepts, which has to accept all that [`plain_run`] finds.
 pub(super) fn copy_ascii<'a>(
     bytes: &'a [u8],
     plain: impl Fn(u8) -> bool,
@@ -140,8 +135,7 @@ pub(super) fn copy_ascii<'a>(
     tail
 }
 
-/// The character at the front of `bytes` (not empty), `None` if the sequence there is malformed,
-/// and the sequence's length, at least 1.
+/// The character at the front of `bytes` (not empty), `None` if malformed, and the sequence's length, at least 1.
 pub(super) fn decode(bytes: &[u8]) -> (Option<char>, usize) {
     let lead = bytes[0];
     let (announced, least, bits) = match lead {
@@ -166,13 +160,12 @@ pub(super) fn decode(bytes: &[u8]) -> (Option<char>, usize) {
     (if shortest { character(code) } else { None }, length)
 }
 
-/// The character with this code, unless it is a surrogate, a non-character or out of range.
+/// `None` for a surrogate, a non-character or a number out of range.
 pub(super) fn character(code: u32) -> Option<char> {
     char::from_u32(code).filter(|&c| !is_noncharacter(c))
 }
 
-/// U+FDD0 to U+FDEF and the last two code points of each plane: legal Unicode scalars that the
-/// protocol refuses.
+/// U+FDD0 to U+FDEF and the last two of each plane: legal Unicode scalars that the protocol refuses.
 pub(super) fn is_noncharacter(c: char) -> bool {
     let code = u32::from(c);
     matches!(code, 0xFDD0..=0xFDEF) || code & 0xFFFE == 0xFFFE

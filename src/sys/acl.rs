@@ -14,15 +14,12 @@ use std::os::fd::AsRawFd;
 const NAME: &std::ffi::CStr = c"system.posix_acl_access";
 /// XATTR_SIZE_MAX in linux/limits.h.
 const MAX_SIZE: usize = 65536;
-/// The version, `struct posix_acl_xattr_header`.
 const HEADER_SIZE: usize = 4;
-/// Tag, permissions and id, `struct posix_acl_xattr_entry`.
 const ENTRY_SIZE: usize = 8;
 const ACL_WRITE: u16 = 2;
 const ACL_USER: u16 = 2;
 const ACL_GROUP: u16 = 8;
 
-/// A user or group that an entry names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
     User(u32),
@@ -39,10 +36,7 @@ impl fmt::Display for Named {
 }
 
 /// The users and groups with write permission in the list of `file`, which may be open with O_PATH. The mask is not
-/// applied: the caller compares the group bits of the mode, which are the mask. Empty without a list.
-///
-/// # Errors
-/// The list cannot be read.
+/// applied: it is the group bits of the mode, which the caller compares.
 pub fn read_writers(file: &File) -> io::Result<Vec<Named>> {
     // fgetxattr(2) fails with EBADF for O_PATH; the link in /proc leads to the same inode.
     let path = CString::new(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
@@ -63,7 +57,7 @@ pub fn read_writers(file: &File) -> io::Result<Vec<Named>> {
     }
 }
 
-/// The attribute is little-endian on all machines.
+/// Little-endian on all machines.
 fn parse(list: &[u8]) -> Vec<Named> {
     let entries = list
         .get(HEADER_SIZE..)

@@ -6,10 +6,8 @@ use nix::fcntl::{FcntlArg, FdFlag, fcntl};
 use nix::sys::socket::{AddressFamily, SockaddrLike, SockaddrStorage, getsockname};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 
-/// First descriptor that systemd passes.
 const FIRST_FD: RawFd = 3;
 
-/// A listening socket received from the service manager.
 #[derive(Debug)]
 pub enum Activated {
     Unix(OwnedFd),
@@ -42,13 +40,7 @@ impl std::fmt::Display for ActivationError {
 
 impl std::error::Error for ActivationError {}
 
-/// The socket that the service manager has passed to this process, if any. Removes the variables from the environment,
-/// so that no child takes them for its own.
-///
-/// Call it once, before any thread is started.
-///
-/// # Errors
-/// See [`ActivationError`].
+/// Removes the variables from the environment, so that no child takes them for its own. Call it before any thread.
 pub fn receive() -> Result<Option<Activated>, ActivationError> {
     let count = announced_fds();
     for name in ["LISTEN_PID", "LISTEN_FDS", "LISTEN_FDNAMES"] {
@@ -80,8 +72,7 @@ pub fn receive() -> Result<Option<Activated>, ActivationError> {
     }
 }
 
-/// The number of descriptors that the environment announces for this process; `None` if the announcement is missing or
-/// meant for another process, such as the parent.
+/// `None` if the announcement is missing or meant for another process, such as the parent.
 fn announced_fds() -> Option<u32> {
     let number = |name: &str| std::env::var(name).ok()?.parse::<u32>().ok();
     (number("LISTEN_PID")? == std::process::id()).then_some(())?;

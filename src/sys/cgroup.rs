@@ -14,11 +14,7 @@ const MOUNTS: [(&str, &[&str]); 2] = [
     ("name=systemd:", &["/sys/fs/cgroup/systemd"]),
 ];
 
-/// The directory of this process's group in each hierarchy, that of version 2 first. The hierarchy may not be mounted
-/// there.
-///
-/// # Errors
-/// /proc cannot be read.
+/// In each hierarchy, that of version 2 first. Fails without /proc; the hierarchy may not be mounted there.
 pub fn own_groups() -> io::Result<Vec<PathBuf>> {
     let membership = fs::read_to_string("/proc/self/cgroup")?;
     let group = |line: &str| {

@@ -1,13 +1,13 @@
-//! The monotonic clock, which all processes share and nobody sets, and times for clocks that are set.
+//! CLOCK_MONOTONIC, which all processes share and nobody sets, and times for clocks that are set.
 //!
-//! Agent, guardian and hook master compare times of CLOCK_MONOTONIC that another of them has read, which
-//! [`std::time::Instant`] does not allow.
+//! Agent, guardian and hook master compare times that another of them has read, which [`std::time::Instant`] does not
+//! allow.
 
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_gettime};
 use std::time::Duration;
 
-/// CLOCK_MONOTONIC: the time since boot, without that of suspension.
+/// Since boot, without the time of suspension.
 pub fn monotonic() -> Duration {
     // clock_gettime(2) fails only for an unknown clock.
     clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from)

@@ -7,7 +7,6 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{ForkResult, chdir, fork, setsid};
 use std::io;
 
-/// The side of the fork on which the call has returned.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Side {
     /// It exits, so that the caller's shell continues.
@@ -15,10 +14,7 @@ pub enum Side {
     Child,
 }
 
-/// Forks. Call it before any thread is started.
-///
-/// # Errors
-/// EAGAIN, ENOMEM.
+/// Call it before any thread is started.
 pub fn fork_daemon() -> io::Result<Side> {
     // SAFETY: without other threads, no lock is held and no data is half-changed in the child, so it may run any code.
     match unsafe { fork() }? {
@@ -28,9 +24,6 @@ pub fn fork_daemon() -> io::Result<Side> {
 }
 
 /// The child's part: umask 0077, a session of its own, `/` as working directory, /dev/null as stdin, stdout and stderr.
-///
-/// # Errors
-/// The first step that fails.
 pub fn detach() -> io::Result<()> {
     umask(Mode::from_bits_truncate(0o077));
     setsid()?;

@@ -19,28 +19,25 @@ pub(crate) fn own_received(number: RawFd) -> OwnedFd {
     unsafe { OwnedFd::from_raw_fd(number) }
 }
 
-/// A token that two processes share and only the first that asks gets: an eventfd(2) with the count 1. Neither waits
-/// for the other, even if the other was stopped or killed, which a lock in shared memory could not promise.
+/// Two processes share it and only the first that asks gets it: an eventfd(2) with the count 1. Neither waits for the
+/// other, even if the other was stopped or killed, which a lock in shared memory could not promise.
 #[derive(Debug)]
 pub struct Token(File);
 
 impl Token {
-    /// A free token.
-    ///
-    /// # Errors
-    /// No descriptor is left.
+    /// Fails if no descriptor is left.
     pub fn new() -> io::Result<Self> {
         let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
         let event = EventFd::from_value_and_flags(1, flags)?;
         Ok(OwnedFd::from(event).into())
     }
 
-    /// Takes the token; false if it was taken before.
+    /// False if it was taken before.
     pub fn try_take(&self) -> bool {
         (&self.0).read_exact(&mut [0; 8]).is_ok()
     }
 
-    /// Whether it was not taken yet.
+    /// Does not take it.
     pub fn is_free(&self) -> bool {
         is_readable(self.0.as_fd(), Duration::ZERO)
     }
@@ -61,11 +58,7 @@ impl AsFd for Token {
 /// The limit of open files that this process was started with, if it was raised.
 static INHERITED_LIMIT: OnceLock<libc::rlimit> = OnceLock::new();
 
-/// Raises the soft limit of open files to the hard one. Children get the old limit back ([`restore_limit`]), because
-/// select(2) cannot handle descriptors from 1024 up.
-///
-/// # Errors
-/// Those of setrlimit(2).
+/// Children get the old limit back ([`restore_limit`]), because select(2) cannot handle descriptors from 1024 up.
 pub(crate) fn raise_limit() -> io::Result<()> {
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE)?;
     if soft < hard {
@@ -79,7 +72,7 @@ pub(crate) fn raise_limit() -> io::Result<()> {
     Ok(())
 }
 
-/// Gives a child the limit that this process was started with. Runs between fork and exec.
+/// Runs between fork and exec.
 pub(super) fn restore_limit() {
     if let Some(limit) = INHERITED_LIMIT.get() {
         // SAFETY: the pointer is valid during the call, which is a plain system call. Lowering a soft limit cannot fail.

@@ -12,11 +12,8 @@ mod request {
     nix::ioctl_readwrite!(fithaw, b'X', 120, nix::libc::c_int);
 }
 
-/// Writes back all dirty data, then blocks all writers of the filesystem that holds `fd`.
-///
-/// # Errors
-/// EOPNOTSUPP: the filesystem cannot be frozen; EBUSY: it is frozen already; EPERM: no CAP_SYS_ADMIN; EIO and others:
-/// write-back failed.
+/// Writes back all dirty data, then blocks all writers. EOPNOTSUPP: the filesystem cannot be frozen; EBUSY: it is
+/// frozen already; EPERM: no CAP_SYS_ADMIN; EIO and others: write-back failed.
 pub fn freeze(fd: impl AsFd) -> io::Result<()> {
     let mut unused = 0;
     // SAFETY: the descriptor is open during the call, and the kernel does not use the argument.
@@ -24,10 +21,7 @@ pub fn freeze(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Undoes [`freeze`].
-///
-/// # Errors
-/// EINVAL: the filesystem is not frozen; any other: it stays frozen.
+/// EINVAL: the filesystem is not frozen; any other error: it stays frozen.
 pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     let mut unused = 0;
     // SAFETY: as in `freeze`.
@@ -35,10 +29,7 @@ pub fn thaw(fd: impl AsFd) -> io::Result<()> {
     Ok(())
 }
 
-/// Writes back all dirty data of the filesystem that holds `fd`, while writers continue.
-///
-/// # Errors
-/// EIO, ENOSPC, EDQUOT: write-back failed.
+/// syncfs(2). EIO, ENOSPC, EDQUOT: write-back failed.
 pub(crate) fn flush(fd: impl AsFd) -> io::Result<()> {
     nix::unistd::syncfs(fd)?;
     Ok(())

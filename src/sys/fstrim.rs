@@ -1,9 +1,8 @@
-//! The ioctl FITRIM (linux/fs.h): a filesystem tells its disk which blocks are free. guest-fstrim calls this.
+//! The ioctl FITRIM (linux/fs.h): a filesystem tells its disk which blocks are free.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-/// `struct fstrim_range`.
 #[repr(C)]
 struct Range {
     start: u64,
@@ -15,18 +14,16 @@ mod request {
     nix::ioctl_readwrite!(fitrim, b'X', 121, super::Range);
 }
 
-/// The result of a trim, in bytes.
+/// In bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Trimmed {
     pub bytes: u64,
-    /// The length of the shortest extent that was considered; the filesystem may have rounded the requested one.
+    /// The filesystem may have rounded the requested one.
     pub minimum: u64,
 }
 
-/// Discards every free extent of at least `minimum` bytes of the filesystem that holds `fd`. This may take minutes.
-///
-/// # Errors
-/// EOPNOTSUPP, ENOTTY: not supported by the filesystem or the disk; EINVAL: `minimum` is too large; EPERM.
+/// Discards every free extent of at least `minimum` bytes, which may take minutes. EOPNOTSUPP, ENOTTY: not supported by
+/// the filesystem or the disk; EINVAL: `minimum` is too large; EPERM.
 pub fn trim(fd: impl AsFd, minimum: u64) -> io::Result<Trimmed> {
     let mut range = Range {
         start: 0,

@@ -15,10 +15,7 @@ use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 
-/// Standard input as the connection to the agent.
-///
-/// # Errors
-/// It is not a socket, or no descriptor is left.
+/// Standard input; fails if it is not a socket.
 pub fn line_from_agent() -> io::Result<UnixStream> {
     let line = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
     line.peer_addr()?;
@@ -28,10 +25,7 @@ pub fn line_from_agent() -> io::Result<UnixStream> {
     Ok(line)
 }
 
-/// The owner of an inherited descriptor.
-///
-/// # Errors
-/// It is not open.
+/// Fails if the number is not open.
 pub fn own_inherited(number: i32) -> io::Result<File> {
     // SAFETY: used for fcntl(2) only, which fails with EBADF if it is not open, and nothing else here uses the number.
     let probe = unsafe { BorrowedFd::borrow_raw(number.max(3)) };
@@ -41,11 +35,10 @@ pub fn own_inherited(number: i32) -> io::Result<File> {
     Ok(unsafe { File::from_raw_fd(probe.as_raw_fd()) })
 }
 
-/// The path of a listening socket, and the inode that was created there.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SocketPath {
     path: PathBuf,
-    /// Device and inode number, which differ from those of a socket that a successor has created at this path.
+    /// Device and inode number. A socket that a successor has created at this path has others.
     id: (u64, u64),
 }
 
@@ -60,10 +53,7 @@ impl SocketPath {
     }
 }
 
-/// Listens at `path` for root only, in place of a socket that a killed predecessor has left there.
-///
-/// # Errors
-/// Those of unlink(2), bind(2) and chmod(2).
+/// Listens for root only, in place of a socket that a killed predecessor has left there.
 pub fn bind_guardian_socket(path: &Path) -> io::Result<(UnixListener, SocketPath)> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -79,19 +69,13 @@ pub fn bind_guardian_socket(path: &Path) -> io::Result<(UnixListener, SocketPath
     Ok((listener, socket_path))
 }
 
-/// Excludes this process from the out-of-memory killer: without the guardian nothing would thaw the filesystems.
-///
-/// # Errors
-/// No CAP_SYS_RESOURCE.
+/// Excludes this process from the out-of-memory killer: without the guardian nothing thaws. Needs CAP_SYS_RESOURCE.
 pub fn outlive_memory_pressure() -> io::Result<()> {
     fs::write("/proc/self/oom_score_adj", "-1000")
 }
 
-/// Moves this process from the control group of the agent's service to one next to it: when the service stops, systemd
-/// kills all processes of the service's group (KillMode= in systemd.kill(5)).
-///
-/// # Errors
-/// Control groups are not mounted or not writable. A process that is in no service has nothing to leave.
+/// Moves this process to a control group next to the service's: when the service stops, systemd kills all processes of
+/// its group (KillMode= in systemd.kill(5)). Fails if the groups are not writable; outside a service it does nothing.
 pub fn leave_service_cgroup() -> io::Result<()> {
     for escape in service_cgroup_escape()? {
         escape.write()?;
@@ -99,10 +83,7 @@ pub fn leave_service_cgroup() -> io::Result<()> {
     Ok(())
 }
 
-/// The writes by which a process of this service moves to the control group next to it.
-///
-/// # Errors
-/// As [`leave_service_cgroup`].
+/// The writes by which a child of this service moves to the control group next to it.
 pub fn service_cgroup_escape() -> io::Result<Vec<PreExecWrite>> {
     let mut escapes = Vec::new();
     for group in own_groups()? {

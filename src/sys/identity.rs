@@ -1,10 +1,8 @@
 //! File access as another user (floor 1), by setfsuid(2).
 //!
-//! The identity by which the kernel checks file access belongs to a thread, not to the process. It is changed on a thread
-//! that runs one job and ends, so it never has to be changed back, and no other thread is affected. That thread has none
-//! of root's capabilities over files (cap_drop_fs_set in the kernel's security/commoncap.c), and unlike after setuid(2)
-//! the user cannot send it signals. The commands for ssh keys call [`run_as`]; hooks with `user=` are started as an
-//! [`Identity`].
+//! The identity by which the kernel checks file access belongs to a thread. It is changed on a thread that runs one job
+//! and ends, so it never has to be changed back. That thread has none of root's capabilities over files
+//! (cap_drop_fs_set in the kernel's security/commoncap.c), and unlike after setuid(2) the user cannot send it signals.
 
 use std::ffi::CString;
 use std::io;
@@ -15,18 +13,13 @@ use nix::unistd::{Gid, Uid, User, geteuid, getgrouplist};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     pub uid: Uid,
-    /// The primary group.
     pub gid: Gid,
-    /// All groups, the primary one included.
+    /// The primary one included.
     pub groups: Vec<Gid>,
 }
 
 impl Identity {
-    /// The user `name` with all groups; None if there is no such user. The sources of nsswitch.conf(5) are searched,
-    /// which may be on another machine.
-    ///
-    /// # Errors
-    /// The user database cannot be read or reached.
+    /// None if there is no such user. The sources of nsswitch.conf(5) are searched, which may be on another machine.
     pub fn find(name: &str) -> io::Result<Option<(Identity, User)>> {
         let Ok(c_name) = CString::new(name) else {
             return Ok(None);
@@ -43,7 +36,6 @@ impl Identity {
     }
 }
 
-/// The part of the identity that could not be changed.
 #[derive(Debug)]
 pub enum IdentityError {
     Groups(io::Error),
@@ -53,10 +45,8 @@ pub enum IdentityError {
     Thread(io::Error),
 }
 
-/// Runs `job` with the file permissions of `identity` on a thread of its own, and waits for its end.
-///
-/// # Errors
-/// The identity could not be changed, so `job` did not run; or the thread panicked.
+/// Runs `job` with the file permissions of `identity` on a thread of its own. After an error other than a panic, `job`
+/// did not run.
 pub fn run_as<T: Send>(
     identity: &Identity,
     job: impl FnOnce() -> T + Send,

@@ -1,13 +1,10 @@
-//! The load average (floor 1), by getloadavg(3). guest-get-load calls this.
+//! The load average (floor 1), by getloadavg(3).
 
 use std::io;
 
 use nix::libc;
 
-/// The averages of 1, 5 and 15 minutes.
-///
-/// # Errors
-/// Fewer than three are available, as without /proc.
+/// Of 1, 5 and 15 minutes. Fails if fewer are available, as without /proc.
 pub fn read_average() -> io::Result<[f64; 3]> {
     let mut loads = [0.0; 3];
     // SAFETY: the array has room for the three values that are requested.

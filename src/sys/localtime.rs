@@ -16,8 +16,7 @@ unsafe extern "C" {
     fn tzset();
 }
 
-/// `time` in the zone of `TZ` or /etc/localtime, in a strftime(3) format. Empty if the result has more than 255 bytes, or
-/// if the time has no calendar date.
+/// In the zone of `TZ` or /etc/localtime. Empty: the result has more than 255 bytes, or the time has no calendar date.
 pub fn format_local(time: SystemTime, format: &CStr) -> String {
     let Some(fields) = broken_down(time) else {
         return String::new();
@@ -57,10 +56,8 @@ pub fn zone_directory() -> PathBuf {
     std::env::var_os("TZDIR").map_or_else(|| "/usr/share/zoneinfo".into(), PathBuf::from)
 }
 
-/// Makes a zone file known that is found in TZDIR alone. glibc looks there by itself; musl knows only the directories
-/// compiled into it, but takes an absolute path.
-///
-/// Call it once, before any thread is started.
+/// Makes a zone file known that is found in TZDIR alone: glibc looks there by itself; musl knows only the directories
+/// compiled into it, but takes an absolute path. Call it once, before any thread is started.
 pub fn apply_tzdir() {
     if !cfg!(target_env = "musl") || std::env::var_os("TZDIR").is_none() {
         return;

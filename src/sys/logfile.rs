@@ -9,11 +9,8 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
-/// Opens the log at `path` for appending, with further open(2) `flags`; a new one gets `mode`, less the umask. A link is
-/// followed only if it belongs to root or to this user: others could direct root's log to any file.
-///
-/// # Errors
-/// Those of open(2), or a text with the owner of the link.
+/// A new file gets `mode`, less the umask. A link is followed only if it belongs to root or to this user: others could
+/// direct root's log to any file.
 pub fn open_to_append(path: &Path, mode: u32, flags: libc::c_int) -> io::Result<File> {
     let mut options = OpenOptions::new();
     options.append(true).create(true).mode(mode);

@@ -12,10 +12,8 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// Detach when the last user closes the device.
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
-/// `struct loop_info64` of linux/loop.h.
 #[repr(C)]
 struct LoopInfo {
     device: u64,
@@ -43,7 +41,7 @@ mod request {
     nix::ioctl_read_bad!(get_status, 0x4C05 as c_ulong, LoopInfo);
 }
 
-/// An attached loop device. It remains until this value is dropped and it is not mounted any more.
+/// It remains attached until this value is dropped and it is not mounted any more.
 #[derive(Debug)]
 pub struct LoopDevice {
     path: PathBuf,
@@ -51,10 +49,7 @@ pub struct LoopDevice {
 }
 
 impl LoopDevice {
-    /// Attaches `image` to a free loop device.
-    ///
-    /// # Errors
-    /// The kernel has no loop driver, or permission is missing.
+    /// Attaches `image` to a free loop device. Fails without the kernel's driver or permission.
     pub fn attach(image: &Path) -> io::Result<Self> {
         let image = OpenOptions::new().read(true).write(true).open(image)?;
         let control = OpenOptions::new()
@@ -91,11 +86,8 @@ impl LoopDevice {
     }
 }
 
-/// Major and minor device number of the filesystem with the file behind the loop device at `path`, as in stat(2) of the
-/// file, which need not be reachable by a path (in another mount namespace, deleted).
-///
-/// # Errors
-/// It cannot be opened, or is not a loop device with a file.
+/// Device number of the filesystem with the file behind the loop device at `path`. The file need not be reachable by a
+/// path (in another mount namespace, deleted).
 pub(crate) fn backing_filesystem(path: &Path) -> io::Result<(u32, u32)> {
     let device = OpenOptions::new()
         .read(true)

@@ -10,13 +10,9 @@ use std::io;
 use std::ops::Range;
 
 /// Keeps the pages that the process has, and those that it touches from now on, resident until [`unlock_all`]. Pages of
-/// the program and its libraries are read now, because reading one later may need memory that is not available.
-///
-/// Stacks and heap are not filled: freezing has touched what thawing will touch, and a filled main stack alone is
-/// 130 kB that an idle agent would keep for good.
-///
-/// # Errors
-/// EPERM or ENOMEM: no CAP_IPC_LOCK, or over RLIMIT_MEMLOCK.
+/// the program and its libraries are read now, because reading one later may need memory that is not available. Stacks
+/// and heap are not filled: freezing has touched what thawing will touch, and a filled main stack alone is 130 kB that
+/// an idle agent would keep. EPERM, ENOMEM: no CAP_IPC_LOCK, or over RLIMIT_MEMLOCK.
 pub fn lock_all() -> io::Result<()> {
     let all = MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE;
     let on_fault = MlockAllFlags::from_bits_retain(MCL_ONFAULT);
@@ -39,16 +35,11 @@ pub fn lock_all() -> io::Result<()> {
 /// mlockall(2); the libc crate does not have it for musl.
 const MCL_ONFAULT: nix::libc::c_int = 4;
 
-/// Undoes [`lock_all`].
-///
-/// # Errors
-/// munlockall(2) documents none.
 pub fn unlock_all() -> io::Result<()> {
     Ok(munlockall()?)
 }
 
-/// Returns the heap's free pages to the system. After large blocks were freed, glibc keeps tens of megabytes of
-/// them (M_MMAP_THRESHOLD in mallopt(3) says why); musl does not.
+/// After large blocks were freed, glibc keeps tens of megabytes (M_MMAP_THRESHOLD in mallopt(3)); musl does not.
 pub fn release_free_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the argument is an integer; the call takes the heap's own locks and affects free blocks only.
@@ -57,9 +48,9 @@ pub fn release_free_heap() {
     }
 }
 
-/// Empties the calling thread's cache of free blocks, which [`release_free_heap`] does not affect: glibc keeps up to seven
-/// of each small size (glibc.malloc.tcache_count in its manual), and each keeps a page resident that is free otherwise.
-/// A thread that ends returns its cache; so this thread allocates all cached blocks, and another one frees them.
+/// [`release_free_heap`] does not affect the calling thread's cache: glibc keeps up to seven free blocks of each small
+/// size there (glibc.malloc.tcache_count in its manual), each of which keeps a page resident. A thread that ends
+/// returns its cache; so this thread allocates all cached blocks, and another one frees them.
 pub fn empty_thread_cache() {
     #[cfg(target_env = "gnu")]
     {
@@ -76,8 +67,8 @@ pub fn empty_thread_cache() {
     }
 }
 
-/// Makes all threads share one heap. glibc gives new threads heaps of their own, which remain when the threads have ended
-/// (M_ARENA_MAX in mallopt(3)); here most threads exist for one freeze only. Call it before the first thread starts.
+/// glibc gives new threads heaps of their own, which remain after them (M_ARENA_MAX in mallopt(3)); here most threads
+/// exist for one freeze only. Call it before the first thread starts.
 pub fn share_heap() {
     #[cfg(target_env = "gnu")]
     // SAFETY: the arguments are integers, and no other thread uses the heap yet.
@@ -87,10 +78,7 @@ pub fn share_heap() {
 }
 
 /// Releases pages that can be read from their files again: [`lock_all`] makes all of the program and its libraries
-/// resident, of which a fraction is used. Needed pages come back from the page cache one by one.
-///
-/// # Errors
-/// /proc/self/smaps cannot be read, or madvise(2) failed; some pages then stay resident.
+/// resident, of which a fraction is used. Needed pages come back from the page cache.
 pub fn release_file_pages() -> io::Result<()> {
     for mapping in clean_file_mappings(&std::fs::read_to_string("/proc/self/smaps")?) {
         let address = std::ptr::with_exposed_provenance_mut(mapping.start);

@@ -33,11 +33,11 @@ pub(crate) mod terminal;
 
 pub(crate) use strerror::strerror;
 
-/// time_t. The libc crate deprecates the name because musl has made the type wider.
+/// The libc crate deprecates the name because musl has made the type wider.
 #[allow(deprecated)]
 pub(crate) type CTime = nix::libc::time_t;
 
-/// Seconds since the epoch for the C library; `None` if its type is too narrow: after 2038 with 32 bits.
+/// `None` if the C library's type is too narrow: after 2038 with 32 bits.
 #[allow(clippy::useless_conversion)] // not useless where time_t has 32 bits
 pub(crate) fn c_time(seconds: i64) -> Option<CTime> {
     seconds.try_into().ok()

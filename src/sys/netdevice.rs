@@ -15,30 +15,22 @@ use nix::sys::socket::{
 // linux/rtnetlink.h and linux/netlink.h
 const RTM_GETADDR: u16 = 22;
 const RTM_GETSTATS: u16 = 94;
-/// The bit of IFLA_STATS_LINK_64.
 const LINK_STATS_64: u32 = 1;
 /// The list changed while it was sent.
 const NLM_F_DUMP_INTR: u16 = 0x10;
-/// `struct nlmsghdr`.
 const HEADER_SIZE: usize = 16;
 /// The kernel sends at most this much at once (netlink_dump in net/netlink/af_netlink.c).
 const BUFFER_SIZE: usize = 32 * 1024;
 const MAX_TRIES: u32 = 4;
 
-/// `RTM_NEWSTATS` messages with the counters of every link, in kernel order.
-///
-/// # Errors
-/// EOPNOTSUPP before Linux 4.7, or the kernel has no netlink.
+/// `RTM_NEWSTATS` messages for every link, in kernel order. EOPNOTSUPP before Linux 4.7.
 pub(crate) fn read_counters() -> io::Result<Vec<u8>> {
     // `struct if_stats_msg`: no family, no index (all interfaces), and the mask of the wanted counters.
     let [a, b, c, d] = LINK_STATS_64.to_ne_bytes();
     dump(RTM_GETSTATS, &[0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d])
 }
 
-/// `RTM_NEWADDR` messages with every address, in kernel order.
-///
-/// # Errors
-/// The kernel has no netlink.
+/// `RTM_NEWADDR` messages for every address, in kernel order.
 pub(crate) fn read_addresses() -> io::Result<Vec<u8>> {
     dump(RTM_GETADDR, &[0; 8])
 }
@@ -86,11 +78,7 @@ fn dump_once(kind: u16, body: &[u8], messages: &mut Vec<u8>) -> io::Result<bool>
     }
 }
 
-/// Appends the messages of a datagram to `messages`; returns true if it is the last one. `is_whole` becomes false if the
-/// list changed meanwhile.
-///
-/// # Errors
-/// The error that the kernel has sent instead.
+/// Returns true for the last datagram, or the kernel's error. `is_whole` becomes false if the list changed meanwhile.
 pub fn append_messages(
     mut rest: &[u8],
     messages: &mut Vec<u8>,
@@ -117,7 +105,6 @@ struct Message<'a> {
     kind: u16,
     flags: u16,
     body: &'a [u8],
-    /// With its header and padding.
     whole: &'a [u8],
 }
 
@@ -144,25 +131,17 @@ mod ioctl {
     nix::ioctl_readwrite_bad!(hardware_address, 0x8927, libc::ifreq);
 }
 
-/// Names and addresses of single interfaces.
 #[derive(Debug)]
-pub struct NetDevices(OwnedFd);
+pub(crate) struct NetDevices(OwnedFd);
 
 impl NetDevices {
-    /// Opens a socket for the ioctls, for which any kind is good.
-    ///
-    /// # Errors
-    /// No socket is available.
+    /// Any kind of socket is good for the ioctls.
     pub fn open() -> io::Result<Self> {
         let (family, kind) = (AddressFamily::Unix, SockType::Datagram);
         Ok(Self(socket(family, kind, SockFlag::SOCK_CLOEXEC, None)?))
     }
 
-    /// The name and the first six bytes of the link-level address of the interface with this index; zeros if it has no
-    /// such address.
-    ///
-    /// # Errors
-    /// ENODEV: there is no such interface any more.
+    /// The first six bytes of the link-level address; zeros if there is none. ENODEV: the interface has disappeared.
     pub fn name_and_address(&self, index: u32) -> io::Result<(String, [u8; 6])> {
         // SAFETY: all-zero bytes are a valid value of this C struct.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };

@@ -8,18 +8,13 @@ use std::os::fd::AsRawFd;
 /// In bytes.
 pub const SMART_LOG_LENGTH: usize = 512;
 
-/// Opcode of the administrative command Get Log Page.
 const GET_LOG_PAGE: u8 = 0x02;
-/// The log page SMART / Health Information.
 const SMART_LOG: u32 = 0x02;
 /// Retain Asynchronous Event: otherwise reading the log would clear events for which other programs wait.
 const RETAIN_EVENTS: u32 = 1 << 15;
-/// The controller as a whole, not one namespace.
 const ALL_NAMESPACES: u32 = 0xFFFF_FFFF;
-/// Time for the controller, in milliseconds.
 const ADMIN_TIMEOUT_MS: u32 = 5000;
 
-/// `struct nvme_passthru_cmd`.
 #[repr(C)]
 #[derive(Default)]
 struct AdminCommand {
@@ -43,10 +38,7 @@ mod request {
     nix::ioctl_readwrite!(admin, b'N', 0x41, super::AdminCommand);
 }
 
-/// Reads the log of the controller to which `device` belongs, a namespace or the controller itself.
-///
-/// # Errors
-/// It is not an NVMe device, permission is missing, or the controller refuses.
+/// `device` is a namespace or the controller itself.
 pub fn read_smart_log(device: &File) -> io::Result<[u8; SMART_LOG_LENGTH]> {
     let mut log = [0_u8; SMART_LOG_LENGTH];
     let length = log.len() as u32;

@@ -1,5 +1,4 @@
-//! Common uses of poll(2): a timeout in its unit, and whether one descriptor is ready. Everything that waits for
-//! descriptors without the async runtime calls these.
+//! A timeout of poll(2) in its unit, and whether one descriptor is ready, for all that waits without the async runtime.
 
 use std::os::fd::BorrowedFd;
 use std::time::Duration;
@@ -7,8 +6,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-/// A timeout for poll(2); None: indefinitely. Rounded up to a millisecond: a caller that waits for the rest of a time
-/// would otherwise spin in its last millisecond.
+/// None: indefinitely. Rounded up to a millisecond: a caller that waits for the rest of a time would otherwise spin.
 pub fn timeout(left: Option<Duration>) -> PollTimeout {
     let Some(left) = left else {
         return PollTimeout::NONE;
@@ -17,13 +15,13 @@ pub fn timeout(left: Option<Duration>) -> PollTimeout {
     PollTimeout::try_from(millis).unwrap_or(PollTimeout::MAX)
 }
 
-/// Waits at most for `time` until `fd` is readable or has hung up; false if it is neither, or after a signal.
+/// Whether `fd` becomes readable or hangs up within `time`; false after a signal.
 pub fn is_readable(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let mut fds = [PollFd::new(fd, PollFlags::POLLIN)];
     matches!(poll(&mut fds, timeout(Some(time))), Ok(1))
 }
 
-/// Waits at most for `time` until the peer of `fd` has closed or shut down its end. Data from before may still be unread.
+/// Whether the peer closes or shuts down its end within `time`. Data from before may still be unread.
 pub fn has_hung_up(fd: BorrowedFd<'_>, time: Duration) -> bool {
     let hung_up = PollFlags::from_bits_retain(libc::POLLRDHUP);
     let mut fds = [PollFd::new(fd, hung_up)];

@@ -15,8 +15,7 @@ use nix::sys::signal::SigSet;
 
 use super::fds;
 
-/// Sets the name of this process in lists of processes, at most 15 bytes. Without it a process that was started by
-/// /proc/self/exe is called `exe`.
+/// At most 15 bytes. Without it a process that was started by /proc/self/exe is listed as `exe`.
 pub(crate) fn set_process_name(name: &CStr) {
     // PR_SET_NAME fails only for an invalid address.
     let _ = nix::sys::prctl::set_name(name);
@@ -25,14 +24,14 @@ pub(crate) fn set_process_name(name: &CStr) {
 /// What a child gets of its own, so that all its processes can be killed together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Family {
-    /// A session by setsid(2): no controlling terminal.
+    /// By setsid(2): no controlling terminal.
     Session,
-    /// A process group by setpgid(2), in the caller's session.
+    /// By setpgid(2), in the caller's session.
     Group,
 }
 
-/// Bytes that a child writes right before execve(2). Written to a socket, they show its reader that the program runs,
-/// even if the parent has ended; `0` written to the cgroup.procs of a control group moves the child there.
+/// A child writes this right before execve(2): to a socket, to show its reader that the program runs, even if the
+/// parent has ended; or `0` to a control group's cgroup.procs, to move there.
 #[derive(Debug)]
 pub struct PreExecWrite {
     pub(crate) fd: OwnedFd,
@@ -41,11 +40,7 @@ pub struct PreExecWrite {
 }
 
 impl PreExecWrite {
-    /// Writes it from this process. A peer that has closed its socket does not end this process by SIGPIPE, and one that
-    /// does not read does not block it.
-    ///
-    /// # Errors
-    /// Those of send(2) and write(2).
+    /// Writes from this process, without SIGPIPE for a closed socket, and does not wait for a peer that does not read.
     pub(crate) fn write(&self) -> io::Result<()> {
         let (fd, text) = (self.fd.as_raw_fd(), self.text.as_ptr().cast());
         let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
@@ -60,11 +55,8 @@ impl PreExecWrite {
     }
 }
 
-/// This program, to be started again for a part of its work. /proc/self/exe is the running program even if an upgrade has
-/// replaced its file.
-///
-/// # Errors
-/// In unit tests, which are not qemu-ga: each would start all of them again.
+/// This program, by /proc/self/exe: that is the running one even if an upgrade has replaced its file. Fails in unit
+/// tests, which are not qemu-ga: each would start all of them again.
 pub(crate) fn self_exe() -> io::Result<Command> {
     if cfg!(test) {
         return Err(io::ErrorKind::Unsupported.into());
@@ -74,7 +66,6 @@ pub(crate) fn self_exe() -> io::Result<Command> {
     Ok(command)
 }
 
-/// Prepares `command` by [`prepare_exec`].
 pub(crate) fn prepare(
     command: &mut Command,
     family: Family,
@@ -86,9 +77,9 @@ pub(crate) fn prepare(
     unsafe { command.pre_exec(hook) };
 }
 
-/// Moves this process, a child before execve(2), to its `family`; unblocks all signals, and sets SIGPIPE, SIGHUP and
-/// SIGCHLD, which the agent or its parent may ignore, to their default; restores the limit of open files; and marks every
-/// descriptor from 3 up to be closed by execve(2) but those of `keep`. A failed announcement is no error.
+/// In a child before execve(2): moves to the `family`; unblocks all signals, and sets SIGPIPE, SIGHUP and SIGCHLD,
+/// which the agent or its parent may ignore, to their default; restores the limit of open files; marks every descriptor
+/// from 3 up but those of `keep` close-on-exec. A failed announcement is no error.
 ///
 /// Threads of the parent may have held any lock at the fork. So this calls only async-signal-safe functions and bare
 /// system calls, allocates nothing, takes no lock, and does not panic.
@@ -120,7 +111,7 @@ pub(super) fn prepare_exec(
     Ok(())
 }
 
-/// The errno of a C function that returns -1 on failure. Does not allocate.
+/// Does not allocate.
 pub(super) fn check_result(result: libc::c_int) -> io::Result<()> {
     if result < 0 {
         return Err(io::Error::last_os_error());
@@ -149,9 +140,6 @@ fn reset_signals() -> io::Result<()> {
 
 /// Undoes what the starter of this process may have left: blocked signals, which would never arrive, and an ignored
 /// SIGCHLD, with which the kernel discards the exit status of children (wait(2)). SIGPIPE stays ignored.
-///
-/// # Errors
-/// None that the kernel documents for these calls.
 pub fn restore_signals() -> io::Result<()> {
     SigSet::empty().thread_set_mask()?;
     // SAFETY: SIG_DFL is a valid handler.
@@ -161,7 +149,6 @@ pub fn restore_signals() -> io::Result<()> {
     Ok(())
 }
 
-/// Sets close-on-exec on every descriptor from `first` up.
 fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
     // SAFETY: the arguments are integers; nothing is closed now. The call fails with ENOSYS before Linux 5.9, and with
     // EINVAL before 5.11, which has introduced the flag.
@@ -185,10 +172,7 @@ fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {
     Ok(())
 }
 
-/// Whether the child `pid` has ended. It is not reaped, so that its number is not given to another process.
-///
-/// # Errors
-/// ECHILD: `pid` is not a child of this process, or was reaped.
+/// Does not reap the child, so that its number is not given to another process. ECHILD: no child, or reaped.
 pub(crate) fn has_ended(pid: i32) -> io::Result<bool> {
     let id = libc::id_t::try_from(pid).map_err(|_| io::Error::from_raw_os_error(libc::ECHILD))?;
     loop {
@@ -213,7 +197,7 @@ pub(crate) fn has_ended(pid: i32) -> io::Result<bool> {
 /// A part of proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stat {
-    /// It has neither exited nor been killed. A process that has is in /proc until it is reaped, and until its last thread
+    /// It has neither exited nor been killed. After that it is in /proc until it is reaped, and until its last thread
     /// has left the kernel; its descriptors stay open until then.
     pub is_running: bool,
     /// By a signal or a debugger.
@@ -225,13 +209,12 @@ pub struct Stat {
     pub start: u64,
 }
 
-/// Reads /proc/PID/stat; None if there is no such process, or none that this one may see (hidepid in proc(5)).
+/// None if there is no such process, or none that this one may see (hidepid in proc(5)).
 pub fn stat(pid: i32) -> Option<Stat> {
     parse_stat(&std::fs::read(format!("/proc/{pid}/stat")).ok()?)
 }
 
-/// Whether a signal has stopped the process.
-pub fn is_stopped(pid: i32) -> bool {
+pub(crate) fn is_stopped(pid: i32) -> bool {
     stat(pid).is_some_and(|stat| stat.is_stopped)
 }
 
@@ -272,7 +255,6 @@ pub fn parse_stat(text: &[u8]) -> Option<Stat> {
 pub(crate) struct PidFd(OwnedFd);
 
 impl PidFd {
-    /// # Errors
     /// ESRCH: there is no such process; ENOSYS before Linux 5.3.
     pub fn open(pid: i32) -> io::Result<PidFd> {
         // SAFETY: the arguments are integers; the returned descriptor is new, with close-on-exec, and has no other owner.
@@ -285,10 +267,7 @@ impl PidFd {
         }
     }
 
-    /// Sends `signal` to this process and no other, even if its number was reused (pidfd_send_signal(2)).
-    ///
-    /// # Errors
-    /// ESRCH: it was reaped; EPERM.
+    /// Signals this process and no other, even if its number was reused (pidfd_send_signal(2)). ESRCH: it was reaped.
     pub fn send(&self, signal: i32) -> io::Result<()> {
         // SAFETY: the descriptor is open as long as self exists; a null siginfo is allowed.
         let result = unsafe {
@@ -310,10 +289,7 @@ impl std::os::fd::AsFd for PidFd {
     }
 }
 
-/// kill(2), for kernels without pidfd and for whole groups (negative `pid`).
-///
-/// # Errors
-/// EINVAL for 0 and -1; ESRCH; EPERM.
+/// kill(2), for kernels without pidfd and for groups (negative `pid`). EINVAL for 0 and -1, which mean many processes.
 pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
     // 0 is the group of this process, -1 all processes: a mistake that root must not make.
     if pid == 0 || pid == -1 {

@@ -9,7 +9,6 @@ use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-/// Whether grace periods can be expedited.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Expedition {
     Available,
@@ -36,7 +35,6 @@ fn setting_path(sys: &Path) -> PathBuf {
     sys.join("kernel/rcu_expedited")
 }
 
-/// Reads the settings below `sys`. Nothing is changed.
 pub fn read_state(sys: &Path) -> Expedition {
     let path = setting_path(sys);
     let error = |error: &io::Error| {
@@ -58,9 +56,6 @@ pub fn read_state(sys: &Path) -> Expedition {
     }
 }
 
-/// Switches expedited grace periods on or off.
-///
-/// # Errors
 /// ENOENT, EROFS, EACCES.
 pub fn set(sys: &Path, is_on: bool) -> io::Result<()> {
     // fs::write would try to create the file.

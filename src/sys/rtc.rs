@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 use nix::libc;
 
 const DEVICES: [&str; 2] = ["/dev/rtc0", "/dev/rtc"];
-/// The name of the driver.
 const DRIVER: &str = "/sys/class/rtc/rtc0/name";
 /// See adjtime_config(5): the third line is `UTC` or `LOCAL`.
 const ADJTIME: &str = "/etc/adjtime";
@@ -18,7 +17,6 @@ const ADJTIME: &str = "/etc/adjtime";
 const TICK_TIMEOUT: Duration = Duration::from_millis(1500);
 const TICK_POLL_INTERVAL: Duration = Duration::from_millis(5);
 
-/// `struct rtc_time` of linux/rtc.h: the fields of `struct tm` without the zone.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct RtcTime {
@@ -40,7 +38,6 @@ mod request {
     nix::ioctl_write_ptr!(set, b'p', 0x0a, super::RtcTime);
 }
 
-/// An open hardware clock.
 #[derive(Debug)]
 pub struct Rtc {
     device: File,
@@ -49,10 +46,7 @@ pub struct Rtc {
 }
 
 impl Rtc {
-    /// `None` if this system has no such clock.
-    ///
-    /// # Errors
-    /// Those of open(2), with the name of the device: EACCES, EBUSY if another program uses it.
+    /// `None` if this system has no such clock. EBUSY: another program uses it.
     pub fn open() -> io::Result<Option<Self>> {
         for path in DEVICES {
             match File::open(path) {
@@ -78,10 +72,7 @@ impl Rtc {
         Ok(None)
     }
 
-    /// Waits for the beginning of a second, because the clock shows no fractions; returns it in seconds since the epoch.
-    ///
-    /// # Errors
-    /// Those of RTC_RD_TIME: EINVAL if the clock has no valid time.
+    /// Waits for it: the clock shows no fractions. In seconds since the epoch; EINVAL if the clock has no valid time.
     pub fn next_second(&self) -> io::Result<i64> {
         let first = self.read()?;
         let started = Instant::now();
@@ -94,10 +85,7 @@ impl Rtc {
         }
     }
 
-    /// Sets the clock to `now`, at the moment when its seconds will begin with the system's.
-    ///
-    /// # Errors
-    /// Those of RTC_SET_TIME: EACCES without CAP_SYS_TIME, EINVAL for a year that does not fit.
+    /// Sets the clock to `now`, when its seconds will begin with the system's. EINVAL for a year that does not fit.
     pub fn set(&self, now: impl Fn() -> io::Result<Duration>) -> io::Result<()> {
         sleep(until_settable(now()?, self.until_tick));
         let fields = to_fields(i64::try_from(now()?.as_secs()).unwrap_or(i64::MAX))?;
@@ -163,7 +151,6 @@ fn to_seconds(fields: &RtcTime) -> i64 {
     time as i64
 }
 
-/// # Errors
 /// EOVERFLOW: the year does not fit.
 fn to_fields(seconds: i64) -> io::Result<RtcTime> {
     let overflow = || io::Error::from_raw_os_error(libc::EOVERFLOW);

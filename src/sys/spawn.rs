@@ -21,13 +21,12 @@ const SHELL: &CStr = c"/bin/sh";
 
 #[derive(Debug, Clone, Copy)]
 pub struct Program<'a> {
-    /// The files to try in this order: one, or the program's name in each directory of PATH.
+    /// Tried in this order: one file, or the program's name in each directory of PATH.
     pub candidates: &'a [CString],
-    /// The first is the name that the program gets.
     pub argv: &'a [CString],
     /// The whole environment; None: the agent's.
     pub env: Option<&'a [CString]>,
-    /// Stdin, stdout and stderr. None of these may have number 0, 1 or 2: dup2(2) of one would overwrite another.
+    /// None may have number 0, 1 or 2: dup2(2) of one would overwrite another.
     pub stdio: [BorrowedFd<'a>; 3],
     /// None: it stays in the agent's session and group.
     pub family: Option<Family>,
@@ -39,7 +38,6 @@ pub struct Program<'a> {
     pub user: Option<&'a Identity>,
 }
 
-/// Why there is no child.
 #[derive(Debug)]
 pub enum SpawnError {
     /// pipe(2) or fork(2) failed.
@@ -48,14 +46,10 @@ pub enum SpawnError {
     Exec(io::Error),
 }
 
-/// Starts `program` in the agent's working directory and with its umask, with no signal blocked and SIGPIPE, SIGHUP and
-/// SIGCHLD at their defaults; returns its process id. The caller reaps it.
-///
-/// As execvp(3) does, this runs a file with an unknown format (ENOEXEC) by /bin/sh, and skips candidates that do not
-/// exist or may not be executed.
-///
-/// # Errors
-/// The last candidate's, or EACCES if one may not be executed. There is no child then.
+/// Starts the program in the agent's working directory and with its umask, with no signal blocked and SIGPIPE, SIGHUP
+/// and SIGCHLD at their defaults. The caller reaps the returned process id. As execvp(3) does, this runs a file with an
+/// unknown format (ENOEXEC) by /bin/sh, and skips candidates that do not exist or may not be executed. The errno is the
+/// last candidate's, or EACCES if one may not be executed.
 pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
     let (result, report) = pipe2(OFlag::O_CLOEXEC).map_err(|e| SpawnError::Fork(e.into()))?;
     let argv = pointers(program.argv);
@@ -94,7 +88,7 @@ pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
     }
 }
 
-/// The errno that the child has sent; None if execve(2) has closed the pipe.
+/// None if execve(2) has closed the pipe.
 fn read_exec_error(result: OwnedFd) -> Option<i32> {
     let mut errno = [0; 4];
     // The end of the file is success.
@@ -107,13 +101,13 @@ fn pointers(strings: &[CString]) -> Vec<*const libc::c_char> {
     strings.iter().map(|s| s.as_ptr()).chain(null).collect()
 }
 
-/// Everything that the child needs, as it may not allocate.
+/// The child may not allocate.
 struct Prepared<'a> {
     program: &'a Program<'a>,
     argv: &'a [*const libc::c_char],
     env: Option<&'a [*const libc::c_char]>,
     groups: &'a [libc::gid_t],
-    /// Where the errno of a failure goes.
+    /// For the errno of a failure.
     report: RawFd,
 }
 
@@ -122,10 +116,7 @@ unsafe extern "C" {
 }
 
 impl Prepared<'_> {
-    /// The child's part.
-    ///
-    /// # Safety
-    /// Only right after fork, in the child. The arrays of pointers end in null.
+    /// Safety: only right after fork, in the child; the arrays of pointers end in null.
     unsafe fn run(&self, shell: &mut [*const libc::c_char]) -> ! {
         let errno = match self.set_up() {
             // SAFETY: the caller's promise.
@@ -165,10 +156,7 @@ impl Prepared<'_> {
         Ok(())
     }
 
-    /// Returns the errno if nothing could be executed.
-    ///
-    /// # Safety
-    /// As for [`Self::run`].
+    /// Returns the errno if nothing could be executed. Safety: as for [`Self::run`].
     unsafe fn execute(&self, shell: &mut [*const libc::c_char]) -> i32 {
         let mut refused = None;
         let mut last = libc::ENOENT;
@@ -203,25 +191,17 @@ fn errno() -> i32 {
         .unwrap_or(libc::EIO)
 }
 
-/// The status of wait(2) of a child that has ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WaitStatus {
     Exited(i32),
     Signaled(i32),
 }
 
-/// Reaps the child `pid` if it has ended; None if it is running.
-///
-/// # Errors
-/// ECHILD: it is not a child of this process, or was reaped.
+/// None if it is running. ECHILD: it is not a child of this process, or was reaped.
 pub fn try_reap(pid: i32) -> io::Result<Option<WaitStatus>> {
     wait(pid, libc::WNOHANG)
 }
 
-/// Waits until the child `pid` has ended, and reaps it.
-///
-/// # Errors
-/// As [`try_reap`].
 pub fn reap(pid: i32) -> io::Result<WaitStatus> {
     // Without WNOHANG the call does not return for a running child.
     wait(pid, 0).map(|ended| ended.unwrap_or(WaitStatus::Exited(0)))
@@ -247,8 +227,7 @@ fn wait(pid: i32, flags: libc::c_int) -> io::Result<Option<WaitStatus>> {
     }
 }
 
-/// The files that a program's name may mean: the name itself if it has a slash, else the name in each directory of `path`,
-/// which is in the form of PATH.
+/// `name` itself if it has a slash, else the name in each directory of `path`, which is in the form of PATH.
 pub fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
     if name.is_empty() || name.contains(&b'/') {
         return CString::new(name).into_iter().collect();
@@ -267,9 +246,6 @@ pub fn candidates(name: &[u8], path: &[u8]) -> Vec<CString> {
 }
 
 /// `fd` under a number above 2, as [`Program::stdio`] needs it; with close-on-exec.
-///
-/// # Errors
-/// No descriptor is available.
 pub fn above_stdio(fd: OwnedFd) -> io::Result<OwnedFd> {
     if fd.as_raw_fd() > 2 {
         return Ok(fd);

@@ -1,11 +1,10 @@
 //! The C library's text for an errno (floor 1).
 //!
-//! Texts on the wire end with it. The standard library appends ` (os error N)`, which hosts do not expect, so every message
-//! with a system error uses this.
+//! Texts on the wire end with it. The standard library appends ` (os error N)`, which hosts do not expect.
 
 use std::io;
 
-/// The text of `error` as from strerror(3): `No such file or directory`. An error without an errno keeps its own text.
+/// An error without an errno keeps its own text.
 pub fn strerror(error: &io::Error) -> String {
     #[cfg(not(target_env = "gnu"))]
     if let Some((_, words)) = WORDS.iter().find(|w| Some(w.0) == error.raw_os_error()) {

@@ -15,10 +15,8 @@ use std::time::SystemTime;
 use super::localtime::format_local;
 
 const SOCKET: &str = "/dev/log";
-/// Longest text of one message, in bytes; the rest is cut. rsyslog has a limit of 8 KiB by default
-/// (maxMessageSize).
+/// The rest is cut. rsyslog has a limit of 8 KiB by default (maxMessageSize).
 const MAX_MESSAGE_BYTES: usize = 8000;
-/// syslog(3)'s LOG_USER.
 const FACILITY_USER: u8 = 1 << 3;
 
 /// By the numbers of syslog(3).
@@ -30,7 +28,6 @@ pub enum Severity {
     Info = 6,
 }
 
-/// Sends to the system log under one tag.
 #[derive(Debug)]
 pub struct Syslog {
     tag: String,
@@ -38,8 +35,8 @@ pub struct Syslog {
     socket: Option<Socket>,
 }
 
-/// A connection to the log daemon. Most listen for datagrams; some (the busybox of small images, log relays) for a
-/// stream, in which a NUL ends each message, as syslog(3) sends it.
+/// Most daemons listen for datagrams; some (the busybox of small images, log relays) for a stream, in which a NUL ends
+/// each message, as syslog(3) sends it.
 #[derive(Debug)]
 enum Socket {
     Datagram(UnixDatagram),
@@ -84,7 +81,6 @@ impl Syslog {
         Syslog::connect_to(Path::new(SOCKET), tag)
     }
 
-    /// As [`Syslog::connect`], to the socket at `path`.
     pub fn connect_to(path: &Path, tag: &str) -> Syslog {
         let mut log = Syslog {
             tag: tag.to_owned(),
@@ -96,18 +92,12 @@ impl Syslog {
         log
     }
 
-    /// Sends one message of the facility user; line ends and NULs in `text` become blanks.
-    ///
-    /// # Errors
-    /// The message is lost: no daemon listens (ENOENT, ECONNREFUSED), or its queue is full (`WouldBlock`).
+    /// Line ends and NULs become blanks. After an error the message is lost: no daemon listens (ENOENT, ECONNREFUSED),
+    /// or its queue is full (`WouldBlock`).
     pub fn send(&mut self, severity: Severity, text: &str) -> io::Result<()> {
         self.send_at(SystemTime::now(), severity, text)
     }
 
-    /// As [`Syslog::send`], with the time of the message.
-    ///
-    /// # Errors
-    /// As [`Syslog::send`].
     pub fn send_at(&mut self, when: SystemTime, severity: Severity, text: &str) -> io::Result<()> {
         let message = self.message(when, severity, text);
         if let Some(socket) = &mut self.socket {

@@ -3,14 +3,9 @@
 use nix::libc;
 use std::os::fd::{AsFd, AsRawFd};
 
-nix::ioctl_read_bad!(
-    /// TIOCGWINSZ of ioctl_tty(2).
-    get_window_size,
-    libc::TIOCGWINSZ,
-    libc::winsize
-);
+nix::ioctl_read_bad!(get_window_size, libc::TIOCGWINSZ, libc::winsize);
 
-/// The columns of the terminal behind `fd`. None: it is no terminal, or does not know its size, as a serial console.
+/// None: it is no terminal, or does not know its size, as a serial console.
 pub fn columns(fd: impl AsFd) -> Option<usize> {
     let mut size = libc::winsize {
         ws_row: 0,

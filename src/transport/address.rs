@@ -5,10 +5,7 @@
 use super::ChannelError;
 use nix::sys::socket::VsockAddr;
 
-/// Parses `<cid>:<port>`; the port ends at a comma.
-///
-/// # Errors
-/// No colon, a part that is empty or longer than 32 characters, text after the port, or a part that is not a number.
+/// `<cid>:<port>`; the port ends at a comma. A part has at most 32 characters.
 pub fn parse_vsock(text: &str) -> Result<VsockAddr, ChannelError> {
     let bad = || {
         ChannelError(format!(

@@ -18,24 +18,21 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use virtio::VirtioChannel;
 
-/// Transport and place, as the configuration has them.
 #[derive(Debug)]
 pub enum Address {
     /// A virtio-serial port; any path is opened as one.
     Virtio(PathBuf),
-    /// A serial line.
     Serial(PathBuf),
-    /// The path of a unix socket to create.
     Unix(PathBuf),
     /// `<cid>:<port>`.
     Vsock(String),
     /// A listening socket from the service manager.
     Activated(Activated),
-    /// A method that does not exist; an error when the channel is opened, as in the original, and not when it is read.
+    /// An error when the channel is opened, as in the original, and not when the configuration is read.
     Unknown(String),
 }
 
-/// Why a channel cannot be opened: one line with path and reason, in the original's words where it has them.
+/// One line with path and reason, in the original's words where it has them.
 #[derive(Debug, PartialEq, Eq)]
 pub struct ChannelError(pub String);
 
@@ -47,7 +44,7 @@ impl std::fmt::Display for ChannelError {
 
 impl std::error::Error for ChannelError {}
 
-/// An opened channel that no runtime drives yet.
+/// No runtime drives it yet.
 pub struct Endpoint(Opened);
 
 enum Opened {
@@ -58,10 +55,6 @@ enum Opened {
 }
 
 impl Endpoint {
-    /// Opens the device or starts to listen.
-    ///
-    /// # Errors
-    /// The device is missing or busy, or the socket cannot be made; see [`ChannelError`].
     pub fn open(address: Address) -> Result<Self, ChannelError> {
         Ok(Self(match address {
             Address::Virtio(path) => Opened::Virtio(virtio::open(&path)?),
@@ -79,10 +72,7 @@ impl Endpoint {
         }))
     }
 
-    /// Hands the channel to the runtime of the current thread.
-    ///
-    /// # Errors
-    /// The runtime cannot watch the descriptor, or the serial line is gone.
+    /// Hands the channel to the current thread's runtime.
     pub fn start(self) -> io::Result<Channel> {
         Ok(Channel(match self.0 {
             Opened::Virtio(fd) => Transport::Virtio(VirtioChannel::new(fd)?),
@@ -93,7 +83,6 @@ impl Endpoint {
     }
 }
 
-/// The stream of bytes between host and agent.
 pub struct Channel(Transport);
 
 enum Transport {
@@ -103,10 +92,7 @@ enum Transport {
 }
 
 impl Channel {
-    /// Reads at least one byte; waits through disconnects for the next host or client.
-    ///
-    /// # Errors
-    /// The channel is lost for good (the port was unplugged).
+    /// Waits through disconnects for the next host or client. An error: the channel is lost for good (port unplugged).
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
             Transport::Virtio(channel) => channel.read(buffer).await,
@@ -116,9 +102,6 @@ impl Channel {
     }
 
     /// [`Self::read`] while a reply is pending: a client that has only closed its sending side is kept for it.
-    ///
-    /// # Errors
-    /// As for [`Self::read`].
     pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         match &mut self.0 {
             Transport::Virtio(_) | Transport::Serial(_) => self.read(buffer).await,
@@ -126,8 +109,7 @@ impl Channel {
         }
     }
 
-    /// A number for the client that is served; it changes when one has disconnected. A port or serial line cannot tell one
-    /// host from the next.
+    /// Changes when a client has disconnected. A port or serial line cannot tell one host from the next.
     pub fn generation(&self) -> u64 {
         match &self.0 {
             Transport::Virtio(_) | Transport::Serial(_) => 0,
@@ -135,11 +117,8 @@ impl Channel {
         }
     }
 
-    /// Writes all of `data` to the connected client; waits while it is slow. If it disconnects, the rest is dropped: the next
-    /// client must not get the reply to another's request.
-    ///
-    /// # Errors
-    /// The client disconnected or the write failed. The channel may still be usable; the next read shows it.
+    /// Waits while the client is slow. If it disconnects, the rest is dropped: the next client must not get the reply
+    /// to another's request. After an error the channel may still be usable; the next read shows it.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.0 {
             Transport::Virtio(channel) => channel.write_all(data).await,
@@ -154,14 +133,12 @@ pub fn locate_port(path: &Path) -> PathBuf {
     virtio::locate(path, Path::new("/"))
 }
 
-/// The text of a method that does not exist.
 pub fn unknown_method(name: &str) -> String {
     format!(
         "unsupported channel method/type: {name} (use virtio-serial, isa-serial, unix-listen or vsock-listen)"
     )
 }
 
-/// The text of a device that cannot be opened.
 fn device_error(path: &Path, error: &io::Error) -> ChannelError {
     ChannelError(format!(
         "error opening channel '{}': {}",

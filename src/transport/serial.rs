@@ -13,7 +13,7 @@ use tokio_serial::{SerialPortBuilderExt, SerialStream};
 /// As the original sets it; emulated ports ignore the speed.
 const BAUD: u32 = 38400;
 
-/// Pause before the line is opened again: one that hangs up at once must not keep the processor busy.
+/// A line that hangs up at once must not keep the processor busy.
 const HANG_UP_DELAY: Duration = Duration::from_secs(1);
 
 /// Opens and closes the line: an error must be found before a daemon forks, but the stream needs the runtime.
@@ -27,7 +27,6 @@ fn open(path: &Path) -> io::Result<SerialStream> {
         .map_err(|e| io::Error::other(device_error(path, &e.into())))
 }
 
-/// An open line.
 pub struct SerialChannel {
     path: PathBuf,
     /// `None` after a hang-up.
@@ -43,7 +42,7 @@ impl SerialChannel {
         })
     }
 
-    /// Reads. End of file is a hang-up (vhangup(2)), after which every read of this descriptor returns end of file: the line
+    /// End of file is a hang-up (vhangup(2)), after which every read of this descriptor returns end of file: the line
     /// is opened again, and lost only if that fails.
     pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         loop {
@@ -68,7 +67,7 @@ impl SerialChannel {
         }
     }
 
-    /// Writes; after a hang-up the data are dropped, because the host that asked is no longer there.
+    /// After a hang-up the data are dropped, because the host that asked is no longer there.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.stream {
             Some(stream) => stream.write_all(data).await,

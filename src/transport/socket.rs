@@ -28,7 +28,6 @@ const HANG_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 /// How long to wait for descriptors or memory before accept(2) is called again.
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
-/// Clients that may wait while one is served.
 const BACKLOG: i32 = 1;
 
 fn socket_error(what: &str, errno: Errno) -> ChannelError {
@@ -56,7 +55,7 @@ fn bind_and_listen(
     Ok(fd)
 }
 
-/// Listens at `path`; a file or a socket without an owner that is there is removed.
+/// A file or a socket without an owner at `path` is removed.
 pub fn listen_unix(path: &Path) -> Result<OwnedFd, ChannelError> {
     let shown = path.display();
     let address = UnixAddr::new(path)
@@ -78,9 +77,9 @@ pub fn listen_unix(path: &Path) -> Result<OwnedFd, ChannelError> {
     bind_and_listen(AddressFamily::Unix, &address, &format!(" to {shown}"))
 }
 
-/// Whether a process has this socket open. A datagram socket cannot be connected to a stream socket, and the kernel says
-/// so only if the latter is bound (unix_find_other in net/unix/af_unix.c: ECONNREFUSED otherwise). A stream connection
-/// would take the place of a client.
+/// Whether a process has this socket open. A datagram socket cannot be connected to a stream socket, and the kernel
+/// says so only if the latter is bound (unix_find_other in net/unix/af_unix.c: ECONNREFUSED otherwise). A stream
+/// connection would take the place of a client.
 fn has_owner(address: &UnixAddr) -> bool {
     let probe = socket(
         AddressFamily::Unix,
@@ -97,7 +96,7 @@ fn has_owner(address: &UnixAddr) -> bool {
     })
 }
 
-/// Listens at `<cid>:<port>`.
+/// `<cid>:<port>`.
 pub fn listen_vsock(text: &str) -> Result<OwnedFd, ChannelError> {
     bind_and_listen(AddressFamily::Vsock, &parse_vsock(text)?, "")
 }
@@ -114,19 +113,16 @@ pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, ChannelError> {
     Ok(fd)
 }
 
-/// A bind_and_listen socket that the runtime watches.
 pub enum Listener {
     Unix(UnixListener),
     Vsock(VsockListener),
 }
 
 impl Listener {
-    /// Watches a bind_and_listen AF_UNIX socket.
     pub fn unix(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::Unix(UnixListener::from_std(fd.into())?))
     }
 
-    /// Watches a bind_and_listen AF_VSOCK socket.
     pub fn vsock(fd: OwnedFd) -> io::Result<Self> {
         Ok(Self::Vsock(VsockListener::from(fd)))
     }
@@ -160,15 +156,13 @@ impl Client {
     }
 }
 
-/// A listener and the client being served.
 pub struct SocketChannel {
     listener: Listener,
     client: Option<Client>,
     /// The client has closed its sending side; it may still wait for a reply.
     half_closed: bool,
-    /// How many clients have disconnected.
     clients_gone: u64,
-    /// Why the last accept(2) failed, if it was a shortage; one warning is enough for each.
+    /// Why the last accept(2) failed; one warning is enough for each shortage.
     shortage: Option<Errno>,
 }
 
@@ -191,7 +185,6 @@ impl SocketChannel {
         self.read_or_accept(buffer, false).await
     }
 
-    /// [`Self::read`] while a reply is pending: a client that has closed only its sending side is kept.
     pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         self.read_or_accept(buffer, true).await
     }
@@ -242,10 +235,7 @@ impl SocketChannel {
         }
     }
 
-    /// Returns when accept(2) is worth another try.
-    ///
-    /// # Errors
-    /// `error`, if no later accept(2) can succeed.
+    /// Returns when accept(2) is worth another try, or `error` if no later one can succeed.
     async fn wait_after_failed_accept(&mut self, error: io::Error) -> io::Result<()> {
         let errno = error.raw_os_error().map(Errno::from_raw);
         match errno {
@@ -268,12 +258,11 @@ impl SocketChannel {
         Ok(())
     }
 
-    /// A number for the client that is served; it changes when one has disconnected.
     pub fn generation(&self) -> u64 {
         self.clients_gone
     }
 
-    /// Writes to the client; without one the data are dropped, because the client that asked has disconnected.
+    /// Without a client the data are dropped, because the one that asked has disconnected.
     pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
         match &mut self.client {
             Some(Client::Unix(stream)) => stream.write_all(data).await,

@@ -19,18 +19,18 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::time::{Instant, timeout_at};
 
-/// Where udev makes a link for each port that has a name.
+/// udev makes a link there for each port that has a name.
 const LINKS: &str = "/dev/virtio-ports";
 
-/// Opens a port; no host needs to be connected. O_NOCTTY, because any path is opened as a port, a terminal's, too.
+/// No host needs to be connected. O_NOCTTY, because any path is opened as a port, a terminal's, too.
 pub fn open(path: &Path) -> Result<OwnedFd, ChannelError> {
     let flags = OFlag::O_RDWR | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC | OFlag::O_NOCTTY;
     let device = locate(path, Path::new("/"));
     nix::fcntl::open(&device, flags, Mode::empty()).map_err(|e| device_error(path, &e.into()))
 }
 
-/// The device of a port: `path`, or, if that is a link of udev's that is missing (Alpine and others run mdev), the port
-/// with that name in sysfs. `root` is `/` except in tests.
+/// `path`, or, if that is a link of udev's that is missing (Alpine and others run mdev), the port with that name in
+/// sysfs. `root` is `/` except in tests.
 pub fn locate(path: &Path, root: &Path) -> PathBuf {
     let below = |path: &Path| root.join(path.strip_prefix("/").unwrap_or(path));
     let name = path.strip_prefix(LINKS).ok().and_then(Path::to_str);
@@ -58,11 +58,10 @@ impl AsRawFd for EpollFd {
     }
 }
 
-/// How long a reply waits for a host that seems absent: the driver may deliver the first bytes of a new host before it has
-/// noted that the host opened the port, and writes return EAGAIN until then.
+/// How long a reply waits for a host that seems absent: the driver may deliver the first bytes of a new host before it
+/// has noted that the host opened the port, and writes return EAGAIN until then.
 const PORT_ARRIVAL_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// A port and its watch.
 pub struct VirtioChannel {
     port: OwnedFd,
     watch: AsyncFd<EpollFd>,
@@ -87,7 +86,6 @@ impl VirtioChannel {
         })
     }
 
-    /// Waits until the state of the port changes.
     async fn wait_for_edge(&self) -> io::Result<()> {
         let mut guard = self.watch.readable().await?;
         // All events must be fetched, or the epoll instance stays readable and the next call returns at once.
@@ -118,7 +116,6 @@ impl VirtioChannel {
         }
     }
 
-    /// Writes while a host is connected.
     pub async fn write_all(&mut self, mut data: &[u8]) -> io::Result<()> {
         while !data.is_empty() {
             match nix::unistd::write(&self.port, data) {

@@ -5,7 +5,7 @@ use crate::commands::reply_line;
 use crate::probe::capture;
 use std::fs;
 
-/// A captured system, in which every disk has a size but those of `empty`.
+/// Every disk has a size but those of `empty`.
 fn system(description: &str, empty: &[&str]) -> (tempfile::TempDir, System) {
     let (root, system) = capture::build(description);
     for entry in fs::read_dir(root.path().join("sys/block")).unwrap() {

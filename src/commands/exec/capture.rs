@@ -11,35 +11,28 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::unix::pipe;
 
-/// Bytes kept of each stream, as in the original.
+/// Of each stream, as in the original.
 pub const MAX_OUTPUT_BYTES: usize = 16 << 20;
-/// Bytes kept of all streams together. Beyond that the stream that has been complete for the longest time loses its data:
-/// its host probably never asks for it.
+/// Beyond it the stream that has been complete longest loses its data: its host probably never asks for it.
 pub const MAX_TOTAL_OUTPUT_BYTES: usize = 64 << 20;
-/// Bytes read at a time: a quarter of a pipe's buffer (pipe(7)).
+/// A quarter of a pipe's buffer (pipe(7)).
 const READ_BYTES: usize = 16 << 10;
 
-/// The output of a stream.
 #[derive(Debug, Default)]
 pub struct Captured {
-    /// The first bytes; none if they were dropped for other streams.
+    /// None if they were dropped for other streams.
     pub data: Vec<u8>,
-    /// There was more.
     pub truncated: bool,
-    /// It is at its end.
     complete: bool,
 }
 
-/// What all streams share.
 #[derive(Debug, Default)]
 pub struct OutputBudget {
-    /// Bytes kept of all streams.
     kept: usize,
-    /// The streams that are at their end, the oldest first.
+    /// The oldest first.
     complete: VecDeque<Weak<OutputStream>>,
 }
 
-/// A stream that is being captured.
 #[derive(Debug)]
 struct OutputStream {
     captured: Mutex<Captured>,
@@ -105,15 +98,11 @@ impl OutputBudget {
     }
 }
 
-/// A stream's capture; `None` within means that none was asked for.
+/// `None` within means that the stream was not asked for.
 #[derive(Debug, Default)]
 pub struct Capture(Option<Arc<OutputStream>>);
 
 impl Capture {
-    /// Starts to read `fd`, if any, on a task of its own.
-    ///
-    /// # Errors
-    /// The runtime cannot watch it.
     pub fn start(fd: Option<OwnedFd>, budget: &Arc<Mutex<OutputBudget>>) -> io::Result<Self> {
         let Some(fd) = fd else {
             return Ok(Self(None));
@@ -133,7 +122,6 @@ impl Capture {
         stream.is_none_or(|stream| lock(&stream.captured).complete)
     }
 
-    /// What was captured.
     pub fn finish(self) -> Captured {
         self.0.map(|stream| stream.finish()).unwrap_or_default()
     }
@@ -161,10 +149,7 @@ async fn read_output(mut pipe: pipe::Receiver, stream: Arc<OutputStream>) {
     stream.mark_complete();
 }
 
-/// Writes `bytes` to `fd`, then closes it, on a task of its own: the child may read slowly or never.
-///
-/// # Errors
-/// The runtime cannot watch it.
+/// Writes on a task of its own: the child may read slowly or never.
 pub fn write_input(fd: OwnedFd, bytes: Vec<u8>) -> io::Result<()> {
     let mut pipe = pipe::Sender::from_owned_fd(fd)?;
     tokio::spawn(async move {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How often the tasks that read the pipes may run before a child that has ended is reported as running: what it wrote
-/// last is often still in the pipe, and a client that has to ask again waits for its next poll.
+/// last is often still in the pipe, and a client asks again only at its next poll.
 const MAX_REAP_ROUNDS: usize = 4;
 
 #[derive(Debug)]
@@ -44,20 +44,17 @@ impl ChildRecord {
 
 type ChildRecords = HashMap<i32, ChildRecord>;
 
-/// Every child whose end was not reported yet.
+/// Children whose end was not reported yet.
 #[derive(Debug, Default)]
 pub struct Children {
     records: Arc<Mutex<ChildRecords>>,
     budget: Arc<Mutex<OutputBudget>>,
-    /// SIGCHLD is handled: from the first child on, so that agents without one have no handler.
+    /// From the first child on, so that agents without one have no handler of SIGCHLD.
     watched: bool,
 }
 
 impl Children {
-    /// Adds a child that was just started, and writes `input` to it.
-    ///
-    /// # Errors
-    /// The runtime can watch neither pipes nor signals; the child then runs on its own.
+    /// If the runtime can watch neither pipes nor signals, the child runs on its own.
     pub fn add(&mut self, started: Started, input: Option<Vec<u8>>) -> Result<(), CommandError> {
         let pid = started.pid;
         self.register(started, input).map_err(|error| {
@@ -102,14 +99,13 @@ impl Children {
         Ok(())
     }
 
-    /// How the child `pid` ended, as far as its record says.
     #[cfg(test)]
     pub fn ended(&self, pid: i32) -> Option<WaitStatus> {
         lock(&self.records).get(&pid)?.ended
     }
 
-    /// The state of the child `pid`: `None` if there is none; `Some(None)` while it runs or any process can still write to
-    /// its output; else its end and its output, and the record is removed.
+    /// `None` if there is no such child; `Some(None)` while it runs or any process can still write to its output; else
+    /// its end and its output, and the record is removed.
     pub async fn report(&self, pid: i64) -> Option<Option<(WaitStatus, Captured, Captured)>> {
         // No child has a number that the kernel cannot have.
         let pid = i32::try_from(pid).ok()?;

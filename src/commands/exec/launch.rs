@@ -16,10 +16,9 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 
-/// Where programs are looked for if PATH is not set, as in the original.
+/// If PATH is not set, as in the original.
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin:.";
 
-/// A child that was started, and our ends of its pipes.
 #[derive(Debug)]
 pub struct Started {
     pub pid: i32,
@@ -28,12 +27,8 @@ pub struct Started {
     pub err: Option<OwnedFd>,
 }
 
-/// Starts `words[0]` with the arguments `words`.
-///
-/// `env` is the whole environment; `None`: the agent's. With `input`, stdin is a pipe, else /dev/null.
-///
-/// # Errors
-/// There is no child: the program cannot be executed, or no process or pipe can be created.
+/// `words[0]` is the program, `env` the whole environment (`None`: the agent's). Without `input`, stdin is /dev/null.
+/// After an error there is no child.
 pub fn launch(
     words: &[&str],
     env: Option<&[String]>,
@@ -129,8 +124,7 @@ fn c_string(text: &str) -> CString {
     CString::new(text::to_os_bytes(text)).unwrap_or_default()
 }
 
-/// The files that a program's name may mean: it is looked for in the PATH of the child or, if its environment has none, in
-/// the agent's.
+/// In the PATH of the child or, if its environment has none, in the agent's.
 fn program_candidates(name: &str, env: Option<&[CString]>) -> Vec<CString> {
     let given = env.and_then(|env| {
         env.iter()

@@ -82,7 +82,7 @@ struct ExecStatus {
     pid: i64,
 }
 
-/// State of a child; only the first member until it has ended.
+/// Only the first member until the child has ended.
 #[derive(Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 struct ExecStatusReply {

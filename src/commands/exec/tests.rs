@@ -2,7 +2,6 @@ use super::*;
 use std::time::Duration;
 use tokio::time::{sleep, timeout};
 
-/// Runs `sh -c script` in `mode`, with `input`; its end and both streams.
 async fn shell(
     children: &mut Children,
     script: &str,

@@ -97,24 +97,22 @@ struct Position {
     eof: bool,
 }
 
-/// Bytes of a read without `count`, as the schema has it.
+/// As the schema has it.
 const DEFAULT_COUNT: i64 = 4096;
-/// Bytes of one read at most, as in the original. The reply is a third longer, in base64.
+/// As in the original. The reply is a third longer, in base64.
 const MAX_COUNT: i64 = 48 << 20;
-/// Bytes read and encoded at a time: a multiple of 3, so that base64 has no padding inside, and of the block size.
+/// A multiple of 3, so that base64 has no padding inside, and of the block size.
 const CHUNK_BYTES: usize = 48 << 10;
 
-/// The open files.
 #[derive(Debug)]
 pub struct Files {
     state: StateDir,
-    /// The next handle; `None` until the counter was read.
+    /// `None` until the counter was read.
     next: Option<i64>,
     open: HashMap<i64, Stream>,
 }
 
 impl Files {
-    /// No open files; the counter is in `state`.
     pub fn new(state: StateDir) -> Self {
         Self {
             state,
@@ -146,10 +144,7 @@ impl Files {
         Ok(handle)
     }
 
-    /// The next handle. Its successor is on disk before it is used: a crash must not make two files share one.
-    ///
-    /// # Errors
-    /// The state directory cannot be written.
+    /// The successor is on disk before a handle is used: a crash must not make two files share one.
     fn allocate_handle(&mut self) -> io::Result<i64> {
         let number = match self.next {
             Some(number) => number,
@@ -172,7 +167,7 @@ impl Files {
 }
 
 impl Drop for Files {
-    /// Writes what is buffered, as stdio does at exit.
+    /// As stdio does at exit.
     fn drop(&mut self) {
         for (handle, stream) in self.open.drain() {
             if let Err(e) = stream.close() {
@@ -197,7 +192,7 @@ fn file_error(what: &str, error: &io::Error) -> CommandError {
     CommandError::generic(format!("failed to {what} file: {}", strerror(error)))
 }
 
-/// The error text for a read or write (`what`) that failed, and its audit line.
+/// Also writes the audit line.
 fn transfer_failed(handle: i64, what: &str, failure: &TransferError) -> CommandError {
     let (what, error) = match failure {
         TransferError::Flush(error) => ("flush", error),

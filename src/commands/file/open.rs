@@ -24,7 +24,7 @@ struct OpenMode {
     append: bool,
 }
 
-/// The mode `name` of fopen(3), without the C library's extensions.
+/// Without the C library's extensions.
 fn parse_mode(name: &str) -> Option<OpenMode> {
     let (read, write, create, truncate, append) = match name {
         "r" | "rb" => (true, false, false, false, false),
@@ -44,10 +44,7 @@ fn parse_mode(name: &str) -> Option<OpenMode> {
     })
 }
 
-/// Opens `path` in the mode `name`. A file that is created gets permissions 0666 whatever the umask.
-///
-/// # Errors
-/// There is no such mode, or the file cannot be opened.
+/// A file that is created gets permissions 0666 whatever the umask.
 pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
     let Some(mode) = parse_mode(name) else {
         return Err(CommandError::generic(format!(
@@ -78,8 +75,8 @@ pub fn open(path: &str, name: &str) -> Result<Stream, CommandError> {
     Stream::new(opened, mode.read, mode.write).map_err(|e| fail("open file", &e))
 }
 
-/// Opens `path`; true if it was created. Two calls, because only O_EXCL tells whether this process created the file, and
-/// because open(2) with O_EXCL follows no link. Mode 0 at first: nobody else opens the file before its permissions are set.
+/// Whether the file was created is known from O_EXCL only, which also follows no link: so two calls of open(2). Mode 0
+/// at first: nobody else opens the file before its permissions are set.
 fn open_or_create(path: &Path, mode: OpenMode) -> io::Result<(File, bool)> {
     if mode.create {
         let created = options(mode).create_new(true).mode(0o000).open(path);

@@ -11,7 +11,7 @@ use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 
-/// Buffer size at most; smaller if the filesystem's block (st_blksize) is.
+/// Smaller if the filesystem's block (st_blksize) is.
 const MAX_BLOCK_BYTES: u64 = 8192;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,6 @@ enum LastUse {
     Writing,
 }
 
-/// A file and the bytes between it and the client.
 #[derive(Debug)]
 pub struct Stream {
     file: File,
@@ -38,33 +37,25 @@ pub struct Stream {
     unwritten: Vec<u8>,
 }
 
-/// How a read ended.
 #[derive(Debug)]
 pub enum ReadEnd {
-    /// All bytes were read.
     Full,
-    /// At the end of the file.
     Eof,
-    /// Error; the bytes before it are valid.
+    /// The bytes before the error are valid.
     Failed(io::Error),
 }
 
-/// Which step of an operation failed; each has a text of its own on the wire.
+/// Each step has a text of its own on the wire.
 #[derive(Debug)]
 pub enum TransferError {
-    /// Writing the buffer before a read.
+    /// Before a read.
     Flush(io::Error),
     /// Correcting the position before a write.
     Seek(io::Error),
-    /// The read or write itself.
     Transfer(io::Error),
 }
 
 impl Stream {
-    /// `readable` and `writable` as `file` was opened.
-    ///
-    /// # Errors
-    /// fstat(2) failed.
     pub fn new(file: File, readable: bool, writable: bool) -> io::Result<Self> {
         let meta = file.metadata()?;
         let block = match meta.blksize() {
@@ -86,9 +77,6 @@ impl Stream {
     }
 
     /// Writes what is buffered, so that a read sees it.
-    ///
-    /// # Errors
-    /// It cannot be written.
     pub fn prepare_read(&mut self) -> Result<(), TransferError> {
         if self.last_use == LastUse::Writing {
             self.write_out().map_err(TransferError::Flush)?;
@@ -97,8 +85,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Fills `into`, over as many reads of the file as that takes. Call
-    /// [`Self::prepare_read`] before.
+    /// Fills `into`, over as many reads of the file as that takes. Call [`Self::prepare_read`] before.
     pub fn read(&mut self, into: &mut [u8]) -> (usize, ReadEnd) {
         let mut filled = 0;
         while filled < into.len() {
@@ -141,10 +128,7 @@ impl Stream {
         result
     }
 
-    /// Adds all of `bytes` to the buffer or writes them.
-    ///
-    /// # Errors
-    /// Some of them, and of the buffer, may be written.
+    /// After an error some of `bytes`, and of the buffer, may be written.
     pub fn write(&mut self, mut bytes: &[u8]) -> Result<(), TransferError> {
         if self.last_use == LastUse::Reading {
             self.seek(SeekFrom::Current(0))
@@ -187,9 +171,6 @@ impl Stream {
     }
 
     /// Writes the buffer, or moves the position back by what was read ahead.
-    ///
-    /// # Errors
-    /// The write or seek failed.
     pub fn flush(&mut self) -> io::Result<()> {
         self.write_out()?;
         let ahead = self.unread.len() - self.used;
@@ -206,10 +187,7 @@ impl Stream {
         Ok(())
     }
 
-    /// Moves to another position after writing the buffer; returns it in bytes from the beginning.
-    ///
-    /// # Errors
-    /// The file has no such position, or none at all; what was read ahead stays.
+    /// Returns the new position. After an error what was read ahead stays.
     pub fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
         self.write_out()?;
         let ahead = (self.unread.len() - self.used) as i64;
@@ -241,10 +219,7 @@ impl Stream {
         }
     }
 
-    /// Writes the buffer and closes the file.
-    ///
-    /// # Errors
-    /// Not everything was written; the file is closed nevertheless.
+    /// After an error not everything was written; the file is closed nevertheless.
     pub fn close(mut self) -> io::Result<()> {
         let written = self.write_out();
         // Not by drop, which hides the error: NFS reports a full disk at close(2).

@@ -14,10 +14,9 @@ use nix::sys::statvfs::statvfs;
 
 use crate::deadline::{Batch, Pace, Pool};
 
-/// Bytes of a filesystem, as statvfs(3) has them.
+/// In bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Sizes {
-    /// In use.
     pub used: u64,
     /// Without the blocks that are reserved for root.
     pub total: u64,
@@ -25,10 +24,10 @@ pub struct Sizes {
     pub privileged: u64,
 }
 
-/// For one filesystem: a local disk answers within milliseconds.
+/// A local disk answers within milliseconds.
 const STATVFS_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Mount points whose statvfs(3) has not returned; a thread still waits for each.
+/// A thread still waits for each.
 static UNANSWERED: Mutex<BTreeSet<PathBuf>> = Mutex::new(BTreeSet::new());
 
 fn unanswered() -> MutexGuard<'static, BTreeSet<PathBuf>> {
@@ -38,7 +37,6 @@ fn unanswered() -> MutexGuard<'static, BTreeSet<PathBuf>> {
 type SizeQuery = fn(&Path) -> Option<Sizes>;
 type Answer = (PathBuf, Option<Sizes>);
 
-/// Calls in progress.
 pub struct PendingSizes {
     mountpoints: Vec<PathBuf>,
     answers: Batch<Answer>,
@@ -47,7 +45,6 @@ pub struct PendingSizes {
 }
 
 impl PendingSizes {
-    /// Starts to read the sizes of the filesystems at `mountpoints`.
     pub fn start(mountpoints: Vec<PathBuf>) -> Self {
         Self::with(mountpoints, statvfs_sizes)
     }
@@ -73,7 +70,7 @@ impl PendingSizes {
         }
     }
 
-    /// The sizes in the order of the mount points; `None` where statvfs(3) failed or did not return in time.
+    /// In the order of the mount points; `None` where statvfs(3) failed or did not return in time.
     pub fn answers(self) -> Vec<Option<Sizes>> {
         self.answers_within(STATVFS_TIMEOUT)
     }
@@ -128,7 +125,6 @@ mod tests {
     static GATE: Mutex<()> = Mutex::new(());
     static QUESTIONS: AtomicUsize = AtomicUsize::new(0);
 
-    /// Answers at once, but for one path only when the gate is open.
     fn slow(path: &Path) -> Option<Sizes> {
         if path.ends_with("dead") {
             QUESTIONS.fetch_add(1, Ordering::SeqCst);

@@ -19,11 +19,10 @@ use crate::sys::strerror;
 
 const DIRECTORY: &str = ".ssh";
 const FILE: &str = "authorized_keys";
-/// Far more than anyone's keys. The number of lines has its own limit, because each line takes 16 bytes in memory, empty
-/// ones, too.
+/// Far more than anyone's keys. Lines have their own limit, because each takes 16 bytes in memory, empty ones, too.
 const MAX_SIZE: usize = 1 << 20;
 const MAX_LINES: usize = 10_000;
-/// Names tried for the new file; those of agents that were killed may be in use.
+/// Those of agents that were killed may be in use.
 const MAX_TEMP_NAME_TRIES: u32 = 100;
 
 pub struct KeyFile {
@@ -39,7 +38,7 @@ pub struct KeyFileError {
 }
 
 impl KeyFileError {
-    /// The text for the wire.
+    /// For the wire.
     pub fn text(&self) -> String {
         format!("{}: {}", self.action, strerror(&self.error))
     }
@@ -54,7 +53,6 @@ impl KeyFileError {
 }
 
 impl KeyFile {
-    /// The key file below `home` of that user.
     pub fn new(home: &Path, uid: Uid, gid: Gid) -> Self {
         Self {
             home: home.to_owned(),
@@ -71,10 +69,7 @@ impl KeyFile {
         self.directory().join(FILE)
     }
 
-    /// All of the file.
-    ///
-    /// # Errors
-    /// It is missing, a link, no regular file, longer than 1 MiB or 10,000 lines, or the user may not read it.
+    /// Fails if the file is a link, no regular file, or longer than 1 MiB or 10,000 lines.
     pub fn read(&self) -> Result<Vec<u8>, KeyFileError> {
         let path = self.path();
         let fail = |step: &str, error: io::Error| {
@@ -112,9 +107,6 @@ impl KeyFile {
     }
 
     /// Succeeds if [`KeyFile::replace`] replaces a regular file or makes a new one. The old file need not be readable.
-    ///
-    /// # Errors
-    /// There is a link or something else that is no regular file, or the directory cannot be opened.
     pub fn check_replaceable(&self) -> Result<(), KeyFileError> {
         let fail = |error: io::Error| {
             let path = self.path();
@@ -156,10 +148,6 @@ impl KeyFile {
         Ok(open(&self.home, flags, Mode::empty())?)
     }
 
-    /// Creates `.ssh` if it does not exist.
-    ///
-    /// # Errors
-    /// Something else is in its place, or the user may not create it.
     pub fn make_directory(&self) -> Result<(), KeyFileError> {
         let fail = |error: io::Error| KeyFileError {
             action: format!(
@@ -175,11 +163,7 @@ impl KeyFile {
         mkdirat(&home, DIRECTORY, Mode::S_IRWXU).map_err(|errno| fail(errno.into()))
     }
 
-    /// Replaces the file by a new one with this content.
-    ///
-    /// # Errors
-    /// The user may not write there, the filesystem is full, or [`KeyFile::read`] would not read it; the old file is as
-    /// it was.
+    /// Fails also if [`KeyFile::read`] would not read `content`. After an error the old file is as it was.
     pub fn replace(&self, content: &[u8]) -> Result<(), KeyFileError> {
         let path = self.path();
         let write = |error: io::Error| KeyFileError {
@@ -238,15 +222,15 @@ fn check_length(content: &[u8]) -> io::Result<()> {
     }))
 }
 
-/// The type of an entry itself, links not followed. Not by fstatat(2): on 32-bit systems nix's `stat` has no room for the
-/// inode numbers of large filesystems, and the call fails.
+/// Links are not followed. Not by fstatat(2): on 32-bit systems nix's `stat` has no room for the inode numbers of large
+/// filesystems, and the call fails.
 fn file_type(directory: &OwnedFd, name: &str) -> io::Result<FileType> {
     let flags = OFlag::O_PATH | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
     let entry = File::from(openat(directory, name, flags, Mode::empty())?);
     Ok(entry.metadata()?.file_type())
 }
 
-/// A new file in the same directory, so that rename(2) can replace the old one.
+/// In the same directory, so that rename(2) can replace the old file.
 fn create_temporary(directory: &OwnedFd) -> io::Result<(File, String)> {
     let flags = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_CLOEXEC;
     let mut last = Errno::EEXIST;

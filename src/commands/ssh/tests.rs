@@ -88,7 +88,6 @@ impl Home {
         )
     }
 
-    /// What is in `.ssh`.
     fn names(&self) -> Vec<String> {
         let entries = fs::read_dir(self.path(".ssh")).unwrap();
         entries

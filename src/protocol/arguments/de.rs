@@ -45,7 +45,6 @@ impl de::Error for Error {
 const INTEGER: &str = "integer";
 const BOOLEAN: &str = "boolean";
 
-/// A value that was sent.
 struct Present<'p> {
     value: Value,
     path: &'p Path<'p>,
@@ -192,7 +191,6 @@ impl<'de> IntoDeserializer<'de, Error> for Present<'_> {
     }
 }
 
-/// A declared member that was not sent.
 struct Absent<'p> {
     path: Path<'p>,
 }
@@ -216,8 +214,8 @@ impl<'de> Deserializer<'de> for Absent<'_> {
     }
 }
 
-/// The declared members of a struct in declaration order, those that were not sent included: serde itself would look at
-/// the sent ones first and at the missing ones last, and the first error would be another than the original's.
+/// In declaration order, those that were not sent included: serde itself would look at the sent members first, and the
+/// first error would be another than the original's.
 struct Declared<'p, 'm> {
     rest: std::slice::Iter<'static, &'static str>,
     next: &'static str,
@@ -249,7 +247,6 @@ impl<'de> de::MapAccess<'de> for Declared<'_, '_> {
     }
 }
 
-/// The elements of an array.
 struct Elements<'p> {
     rest: std::iter::Enumerate<std::vec::IntoIter<Value>>,
     path: &'p Path<'p>,

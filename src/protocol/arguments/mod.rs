@@ -36,15 +36,10 @@ use serde::de::DeserializeOwned;
 use super::error::CommandError;
 use super::value::Dict;
 
-/// The arguments of a command that takes none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
 pub(crate) struct NoArguments {}
 
-/// Fills `T` from a request's arguments.
-///
-/// # Errors
-/// The first problem, as the answer has to say it. Of several members that are too many, the
-/// one sent last is named.
+/// Fails with the first problem. Of several members that are too many, the one sent last is named.
 pub fn decode<T: DeserializeOwned>(arguments: Dict) -> Result<T, CommandError> {
     de::decode(arguments)
 }

@@ -10,7 +10,6 @@ pub(super) enum Path<'a> {
     Element(&'a Path<'a>, usize),
 }
 
-/// The dotted path: `vcpus[0].logical-id`.
 impl fmt::Display for Path<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -124,7 +124,6 @@ fn a_stray_token_is_quoted_whole() {
     );
 }
 
-/// Parsing, echoing and dropping the deepest message, on a small stack.
 #[test]
 fn deep_nesting_needs_little_stack() {
     let deep = |open: &str, close: &str, depth: usize| {

@@ -17,7 +17,7 @@ struct SyncArguments {
     id: i64,
 }
 
-/// A dispatcher with three commands; returns the value and whether the sentinel goes first.
+/// Returns the value and whether the sentinel goes first.
 fn dispatch(request: Request) -> Result<(Value, bool), CommandError> {
     match request.execute.as_str() {
         "guest-ping" => {
@@ -51,7 +51,7 @@ fn answer(out: &mut Vec<u8>, event: Event) {
     );
 }
 
-/// Everything that comes back for `input`, which arrives in pieces of `piece` bytes.
+/// `input` arrives in pieces of `piece` bytes.
 fn converse(framer: &mut Framer, input: &[u8], piece: usize) -> Vec<u8> {
     let mut out = Vec::new();
     for mut piece in input.chunks(piece) {
@@ -68,7 +68,7 @@ fn ask(input: &[u8]) -> String {
     String::from_utf8_lossy(&out).into_owned()
 }
 
-/// Bytes from a line of the table, where `«XX»` is one byte in hexadecimal.
+/// `«XX»` is one byte in hexadecimal.
 fn bytes(line: &str) -> Vec<u8> {
     let mut parts = line.split('«');
     let mut bytes = parts.next().unwrap().as_bytes().to_vec();
@@ -80,7 +80,6 @@ fn bytes(line: &str) -> Vec<u8> {
     bytes
 }
 
-/// Pairs of a request and its answer lines.
 fn exchanges() -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut exchanges = Vec::new();
     for line in include_str!("exchanges.txt").lines() {

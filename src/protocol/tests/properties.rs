@@ -7,7 +7,6 @@ use serde::Serialize;
 use super::*;
 use crate::protocol::{base64, text};
 
-/// Bytes that a lexer of JSON cares for, with anything else now and then.
 fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let piece = prop_oneof![
         8 => proptest::sample::select(vec![
@@ -21,7 +20,6 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     vec(piece, 0..60).prop_map(|pieces| pieces.concat())
 }
 
-/// Any JSON value, nested a little.
 fn json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),
@@ -44,7 +42,6 @@ fn json() -> impl Strategy<Value = Value> {
     })
 }
 
-/// Any string that the wire can hold.
 fn wire_text() -> impl Strategy<Value = String> {
     vec(any::<char>(), 0..20).prop_map(|chars| {
         chars

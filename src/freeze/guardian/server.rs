@@ -92,7 +92,8 @@ enum Wakeup {
 type Predecessor = (Box<Replaced>, Vec<OwnedFd>);
 
 fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
-    let agent = sys::line_from_agent().context("no connection to an agent; only the agent starts a guardian")?;
+    let agent = sys::line_from_agent()
+        .context("no connection to an agent; only the agent starts a guardian")?;
     agent.set_nonblocking(false)?;
     let agent = Connection::from(agent);
     agent.identify_senders()?;

@@ -26,7 +26,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The reason in the report and in the answer to the next thaw.
+    /// In the report and in the answer to the next thaw.
     pub fn text(self) -> &'static str {
         match self {
             Cause::HoldLimit => Expiry::HOLD_LIMIT,
@@ -37,7 +37,6 @@ impl Cause {
         }
     }
 
-    /// The reason that the thaw hooks get.
     pub fn thaw_reason(self) -> ThawReason {
         match self {
             Cause::HoldLimit | Cause::Stopped | Cause::ThawRequested => ThawReason::TimedOut,
@@ -115,12 +114,11 @@ pub struct GuardianState {
     claimed: bool,
     hooks_thawed: bool,
     watches_late_freezes: bool,
-    /// The next guest-fsfreeze-thaw reports that the freeze ended before it.
     reports_early_end: bool,
 }
 
 impl GuardianState {
-    /// State of a guardian that replaces one that died. The agent replaces a guardian only after the hooks were called.
+    /// The agent replaces a guardian only after the hooks were called.
     pub fn replacing(is_frozen: bool) -> Self {
         Self {
             hooks_called: true,
@@ -129,8 +127,8 @@ impl GuardianState {
         }
     }
 
-    /// Applies an event; the actions are to be carried out in order. `token` decides which process thaws; without one
-    /// the state alone does.
+    /// The actions are to be carried out in order. `token` decides which process thaws; without one the state alone
+    /// does.
     pub fn apply(&mut self, event: Event, token: Option<&Token>) -> Vec<Action> {
         match event {
             Event::Gone if self.watches_late_freezes => vec![Action::TakeBack, Action::Leave],
@@ -196,7 +194,6 @@ impl GuardianState {
         self.watches_late_freezes || self.stage() != Stage::Frozen
     }
 
-    /// Stage of the run.
     pub fn stage(&self) -> Stage {
         match (self.frozen, self.claimed) {
             (_, true) => Stage::Thawing,
@@ -205,7 +202,7 @@ impl GuardianState {
         }
     }
 
-    /// Ends the freeze, unless the agent thaws.
+    /// Unless the agent thaws.
     fn end(&mut self, cause: Cause, token: Option<&Token>) -> Vec<Action> {
         // The agent sends Claimed before it takes the token; until then the guardian may take it.
         if token.map_or(!self.claimed, Token::try_take) {
@@ -219,7 +216,7 @@ impl GuardianState {
         }
     }
 
-    /// Undoes the freeze. The guardian takes the token, so that an agent that was stopped cannot thaw later.
+    /// The guardian takes the token, so that an agent that was stopped cannot thaw later.
     fn undo(&self, cause: Cause, reports_early_end: bool, token: Option<&Token>) -> Vec<Action> {
         token.map(Token::try_take);
         let hooks = match (self.hooks_called, self.hooks_thawed) {

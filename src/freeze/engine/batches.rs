@@ -10,12 +10,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-/// Upper limit of changes of the freeze order, for each filesystem, when one waits for another that is frozen.
+/// Of the freeze order, for each filesystem.
 const MAX_REORDERS: usize = 2;
 
 impl<O: Ops> Engine<O> {
-    /// Freezes batch by batch, until everything is frozen or the hold limit passed. Returns what is frozen, in the
-    /// order of freezing, and the failure that ended it.
+    /// Until everything is frozen or the hold limit passed. Returns what is frozen, in the order of freezing, and the
+    /// failure that ended it.
     pub(super) fn freeze_in_order(
         &mut self,
         held: Vec<Held<O::Handle>>,
@@ -39,8 +39,6 @@ impl<O: Ops> Engine<O> {
         (queue.frozen, Ok(()))
     }
 
-    /// Freezes one batch.
-    ///
     /// A filesystem whose FIFREEZE does not return may have to write to one that is frozen, by a way that the plan
     /// could not see. So everything is thawed, that filesystem is frozen first, and all others after it, one by one.
     fn freeze_batch(
@@ -105,7 +103,7 @@ impl<O: Ops> Engine<O> {
         failure
     }
 
-    /// Thaws what is frozen, to freeze it again later; returns it in freeze order. What cannot be thawed stays in
+    /// Thaws what is frozen, to freeze it again later; returned in freeze order. What cannot be thawed stays in
     /// `frozen`.
     fn release(&mut self, frozen: &mut Vec<Held<O::Handle>>) -> Vec<Held<O::Handle>> {
         let handles: Vec<&O::Handle> = frozen.iter().rev().map(|held| &held.handle).collect();
@@ -123,7 +121,6 @@ impl<O: Ops> Engine<O> {
         released
     }
 
-    /// Records the result of one FIFREEZE.
     fn enter_frozen(
         &mut self,
         held: Held<O::Handle>,
@@ -156,17 +153,14 @@ impl<O: Ops> Engine<O> {
     }
 }
 
-/// The filesystems of a freeze that goes on.
 struct FreezeQueue<H> {
     /// In the order of freezing.
     frozen: Vec<Held<H>>,
-    /// Still to freeze.
     waiting: VecDeque<Held<H>>,
-    /// How often the order may still be changed.
     reorders_left: usize,
     /// A batch that no filesystem is in.
     next_batch: usize,
-    /// When the hold limit passes.
+    /// At the hold limit.
     ends: Option<Duration>,
 }
 

@@ -1,8 +1,7 @@
 //! The report of one run, from the request to freeze to the last thaw hook.
 //!
 //! The engine fills it in; the guardian completes a copy if it ends the run. `history` stores it as JSON, so its serde
-//! names are a file format: a field that is missing in the file of another version gets its default. `qemu-ga report`,
-//! `status` and the log's summary show it.
+//! names are a file format: a field that is missing in the file of another version gets its default.
 
 mod level;
 
@@ -15,21 +14,20 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Result for one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilesystemOutcome {
     /// Opened, but the run ended before it was frozen.
     Untouched,
-    /// Frozen, and not thawed yet.
+    /// And not thawed yet.
     Frozen,
     /// Frozen and thawed by this run.
     Thawed,
     /// Frozen, and thawed by another process before this run did.
     ThawedByOthers,
-    /// Not frozen; the detail has the reason.
+    /// The detail has the reason.
     Skipped,
-    /// Could not be opened, frozen or thawed; the detail has the reason.
+    /// To be opened, frozen or thawed; the detail has the reason.
     Failed,
 }
 
@@ -37,29 +35,26 @@ pub enum FilesystemOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FilesystemRecord {
-    /// Mount point.
     pub mountpoint: String,
-    /// Filesystem type.
     pub fstype: String,
-    /// Name of its device, or `major:minor`.
+    /// Its name, or `major:minor`.
     pub device: String,
-    /// Result of the run for it.
     pub outcome: FilesystemOutcome,
-    /// Reason of a skip or failure.
+    /// Of a skip or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Duration of its FIFREEZE, in seconds.
+    /// Duration of its FIFREEZE.
     pub freeze_seconds: f64,
     /// A failure to open or freeze it does not fail the run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
-    /// What kept it from changing until the thaw; `None`: nothing.
+    /// `None`: nothing kept it from changing until the thaw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Hold>,
     /// The whole filesystem is mounted read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// It cannot be frozen; the write counter of its device before the first FIFREEZE.
+    /// It cannot be frozen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<DeviceWatch>,
     /// It was not frozen, is on a local disk and was writable, so it lowers the level.
@@ -67,12 +62,11 @@ pub struct FilesystemRecord {
     pub writable: bool,
 }
 
-/// A block device whose writes are counted while filesystems are frozen.
+/// Writes are counted while filesystems are frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceWatch {
-    /// Device number.
     pub device: DeviceNumber,
-    /// Writes and discards that had completed before the freeze.
+    /// With discards, completed before the first FIFREEZE.
     pub writes: u64,
 }
 
@@ -81,7 +75,6 @@ pub struct DeviceWatch {
 pub struct NotFrozen {
     /// As the host named it.
     pub mountpoint: String,
-    /// Why it is not frozen.
     pub reason: String,
     /// It lowers the level.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -89,7 +82,6 @@ pub struct NotFrozen {
 }
 
 impl FilesystemRecord {
-    /// A record without a result.
     pub fn new(mountpoint: &[u8], fstype: &str) -> Self {
         Self {
             mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
@@ -144,11 +136,10 @@ pub enum RunEnd {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Stages {
-    /// First flush, while applications still write.
+    /// While applications still write.
     pub flush: f64,
-    /// Freeze hooks.
     pub freeze_hooks: f64,
-    /// Second flush, after the applications were quiesced.
+    /// After the applications were quiesced.
     pub flush_again: f64,
     /// First FIFREEZE to last.
     pub freeze: f64,
@@ -156,7 +147,6 @@ pub struct Stages {
     pub held: f64,
     /// First FITHAW to last.
     pub thaw: f64,
-    /// Thaw hooks.
     pub thaw_hooks: f64,
 }
 
@@ -214,7 +204,6 @@ pub struct Report {
 }
 
 impl Report {
-    /// An empty report of a run that begins at `when`.
     pub fn begin(when: SystemTime) -> Self {
         let started = when.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -224,7 +213,6 @@ impl Report {
         }
     }
 
-    /// Adds the results of a hook master.
     pub fn hooks(&mut self, phase: Phase, master: &MasterReport) {
         self.hooks.extend(master.hooks.iter().cloned());
         if phase == Phase::Thaw {
@@ -249,7 +237,6 @@ impl Report {
         };
     }
 
-    /// Ends the run.
     pub fn end(&mut self, end: RunEnd) {
         for record in &mut self.filesystems {
             if record.outcome == FilesystemOutcome::Frozen {
@@ -275,7 +262,7 @@ impl Report {
         )
     }
 
-    /// Adds what is planned; target `n` becomes record `n`.
+    /// Target `n` becomes record `n`.
     pub fn plan(&mut self, plan: &Plan) {
         self.add_all(&plan.targets);
         let skipped = |excluded: &Excluded| FilesystemRecord {
@@ -309,7 +296,7 @@ impl Report {
         }
     }
 
-    /// Sets the filesystems, all of them untouched.
+    /// All of them untouched.
     pub fn add_all(&mut self, targets: &[Target]) {
         let record = |target: &Target| FilesystemRecord {
             device: target.device.clone(),
@@ -321,7 +308,7 @@ impl Report {
         self.mountpoints = words(targets.iter().map(|target| &target.filesystem.mountpoint));
     }
 
-    /// Copies the outcomes of a thaw of the whole mount table, for what this run had frozen.
+    /// Of a thaw of the whole mount table, for what this run had frozen.
     pub fn copy_outcomes(&mut self, thaw: &Self) {
         for record in &mut self.filesystems {
             if record.outcome != FilesystemOutcome::Frozen {
@@ -338,14 +325,12 @@ impl Report {
         }
     }
 
-    /// Sets the outcome of a filesystem.
     pub fn set(&mut self, record: usize, outcome: FilesystemOutcome) {
         if let Some(entry) = self.filesystems.get_mut(record) {
             entry.outcome = outcome;
         }
     }
 
-    /// Sets the outcome of a filesystem, and the reason.
     pub fn set_with_detail(
         &mut self,
         record: usize,

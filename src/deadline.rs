@@ -44,7 +44,6 @@ pub struct Timed<T = ()> {
 }
 
 impl<T> Timed<T> {
-    /// The call may still be running.
     pub fn is_overdue(&self) -> bool {
         matches!(&self.result, Err(error) if error.kind() == io::ErrorKind::TimedOut)
     }
@@ -62,7 +61,6 @@ type Call<T> = Box<dyn FnOnce() -> io::Result<T> + Send>;
 
 struct Slots<T> {
     slots: Mutex<Vec<Slot<T>>>,
-    /// Not started yet, each with its index in `slots`.
     calls: Mutex<VecDeque<(usize, Call<T>)>>,
     undo: fn(T),
     returned: Condvar,
@@ -74,12 +72,9 @@ type Job = Box<dyn FnOnce() -> bool + Send>;
 #[derive(Default)]
 struct PoolState {
     queue: VecDeque<Job>,
-    /// Without those that are blocked in an abandoned call.
     threads: usize,
-    /// Of `threads`, those that wait for a job.
     idle: usize,
     is_closed: bool,
-    /// Simulates that no thread can be started.
     #[cfg(test)]
     is_exhausted: bool,
 }
@@ -88,7 +83,6 @@ struct PoolState {
 struct SharedPool {
     state: Mutex<PoolState>,
     queued: Condvar,
-    /// Of each thread, in bytes.
     stack: usize,
 }
 
@@ -140,8 +134,7 @@ impl Pool {
         })))
     }
 
-    /// Starts threads until there are `threads`, at most [`MAX_THREADS`]: starting one later may block. False if it
-    /// fails.
+    /// Starts threads up to `threads` or [`MAX_THREADS`], because starting one later may block. False if that fails.
     pub fn reserve(&self, threads: usize) -> bool {
         let threads = threads.min(MAX_THREADS);
         while self.0.count() < threads && self.0.start_one() {}
@@ -198,7 +191,7 @@ impl Threads {
         lock(&self.0.state).threads
     }
 
-    /// On one more thread, or on this one if there is no thread at all.
+    /// Runs the job on one more thread, or on this one if there is no thread at all.
     fn enqueue(&self, job: Job) {
         let mut state = lock(&self.0.state);
         state.queue.push_back(job);
@@ -250,7 +243,7 @@ impl Threads {
 }
 
 impl<T> Slots<T> {
-    /// False as soon as a call was abandoned.
+    /// Runs the calls that are left; false as soon as one of them was abandoned.
     fn run_calls(&self) -> bool {
         loop {
             let Some((index, call)) = lock(&self.calls).pop_front() else {
@@ -305,7 +298,6 @@ pub struct Batch<T> {
 }
 
 impl<T: Send + 'static> Batch<T> {
-    /// One more thread runs the calls that are left.
     fn add_helper(&self) {
         if !lock(&self.slots.calls).is_empty() {
             let slots = self.slots.clone();

@@ -60,8 +60,7 @@ pub fn to_line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 impl Connection {
-    /// Fails with `TimedOut` if the peer does not read within `limit`, with `BrokenPipe` if it has closed the
-    /// connection.
+    /// Fails with `TimedOut` if the peer does not read, with `BrokenPipe` if it has closed the connection.
     pub fn send(&self, message: &impl Serialize, limit: Duration) -> io::Result<()> {
         self.send_with_fds(message, &[], limit)
     }
@@ -138,7 +137,6 @@ impl Connection {
         }
     }
 
-    /// A complete one, which is received without waiting.
     pub fn has_message(&self) -> bool {
         self.received.contains(&b'\n')
     }

@@ -1,5 +1,4 @@
-//! Child processes (floor 2): hooks, the hook master, shutdown, hwclock, chpasswd. All calls block: use a worker
-//! thread.
+//! Child processes (floor 2): hooks, the hook master, shutdown, hwclock, chpasswd. All calls block.
 //!
 //! What always holds: the child has a session or process group of its own, no blocked signals, the default SIGPIPE, and
 //! no descriptors of ours except those passed on purpose. Output is read as it arrives and kept up to a limit, so a
@@ -31,9 +30,7 @@ pub fn end_family(leader: i32, family: Family, wait: &mut dyn FnMut(Duration)) -
     family::Members::new(leader, family, None).end(DEFAULT_KILL_GRACE, wait)
 }
 
-/// In bytes.
 pub const DEFAULT_OUTPUT_LIMIT: usize = 64 * 1024;
-/// From SIGTERM to SIGKILL.
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(5);
 /// From the child's end to the end of its output.
 pub const DEFAULT_OUTPUT_GRACE: Duration = Duration::from_millis(100);
@@ -149,7 +146,7 @@ impl Child {
         self
     }
 
-    /// Stdout and stderr, instead of capturing them. Background processes of the child can continue to write there.
+    /// Redirects stdout and stderr, which are not captured then. Background processes can continue to write there.
     pub fn output_to(mut self, file: File) -> Child {
         self.output = Some(file);
         self
@@ -184,14 +181,12 @@ impl Child {
         self
     }
 
-    /// Kills the family once `fd` is readable (an eventfd, a signalfd, a pipe whose other end is closed). Nothing is
-    /// read.
+    /// Kills the family once `fd` is readable (an eventfd, a signalfd, a closed pipe). Nothing is read from it.
     pub fn cancel_on(mut self, fd: OwnedFd) -> Child {
         self.cancel = Some(fd);
         self
     }
 
-    /// The default is a session.
     pub fn family(mut self, family: Family) -> Child {
         self.family = family;
         self
@@ -247,7 +242,6 @@ pub const MARK_ENV: &str = "QGA_HOOK_START";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildStatus {
     Exited(i32),
-    /// By a signal that we did not send.
     Signaled(i32),
     TimedOut,
     Stopped,
@@ -272,7 +266,6 @@ pub struct ChildOutcome {
     pub leftover: Option<File>,
     /// Processes that could not be killed, each as `NUMBER (NAME)`.
     pub survivors: Vec<String>,
-    /// From before the start until everything had ended.
     pub elapsed: Duration,
     /// Of execve(2), if the program could not be executed.
     pub exec_errno: Option<i32>,
@@ -293,8 +286,7 @@ impl ChildOutcome {
         }
     }
 
-    /// The error text on the wire, as QEMU's agent has it; None if the child exited with 0. The output ends at its
-    /// first NUL.
+    /// The error on the wire, as QEMU's agent has it; None if the child exited with 0. Output ends at its first NUL.
     pub fn failure(&self, action: &str) -> Option<String> {
         let text = self
             .output
@@ -357,7 +349,6 @@ pub enum ChildError {
 }
 
 impl ChildError {
-    /// On the wire, as QEMU's agent has it.
     pub fn text(&self, action: &str) -> String {
         match self {
             ChildError::Pipe(_) => "cannot create pipe FDs".to_owned(),

@@ -68,7 +68,6 @@ fn output_pair(file: Option<File>) -> Result<(Option<File>, OwnedFd), ChildError
     Ok((Some(read.into()), write))
 }
 
-/// The child's stdin, and our end with the bytes to write.
 fn input_pair(bytes: Option<Vec<u8>>) -> Result<(OwnedFd, Option<Input>), ChildError> {
     let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
         let null = File::open("/dev/null").map_err(ChildError::Pipe)?;
@@ -186,7 +185,6 @@ pub struct Running<'a> {
 pub enum ChildEvent {
     /// Returned again until the child is reaped.
     Ended,
-    /// Index in `others`.
     Readable(usize),
     Due,
 }
@@ -450,9 +448,8 @@ impl Running<'_> {
         reader.is_some_and(|reader| crate::sys::poll::is_readable(reader.as_fd(), time))
     }
 
-    /// Also removes the child's control group; processes that it leaves running move to ours. None if it has not ended
-    /// after SIGKILL, because it sleeps uninterruptibly (on a frozen or unreachable filesystem): a thread then waits
-    /// for it.
+    /// Also removes the child's control group; processes in it move to ours. None if the child has not ended after
+    /// SIGKILL, because it sleeps uninterruptibly (as on a frozen filesystem): a thread then waits for it.
     pub fn reap(&mut self) -> Result<Option<ChildStatus>, ChildError> {
         let pid = self.pid;
         let ended = if self.is_zombie()? {

@@ -40,8 +40,6 @@ impl Scope {
     pub fn mark(&self) -> &str {
         &self.mark
     }
-
-    /// By this write the child enters the control group, before execve(2).
     pub fn entry(&self) -> Option<PreExecWrite> {
         let list = self.group.as_ref()?.join("cgroup.procs");
         // Without it the processes are found by the environment variable alone.
@@ -92,7 +90,6 @@ impl Drop for Scope {
     }
 }
 
-/// Of processes that were killed.
 fn remove_stale(own: &Path) {
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -1,8 +1,6 @@
 //! Floor 2: the counter for file handles, `qga.state`. It survives a restart of the agent, so that an old handle is
-//! refused and does not refer to another file.
-//!
-//! The file is a key file in the format of QEMU's agent. The number is the next handle, written before the handle below
-//! it is returned to a client.
+//! refused and does not refer to another file. The file is a key file in the format of QEMU's agent. The number is the
+//! next handle, written before the handle below it is returned to a client.
 
 use super::{FIRST_HANDLE, StateDir, read, reason, replace};
 use crate::keyfile::{self, Line};
@@ -28,7 +26,6 @@ impl StateDir {
         }
     }
 
-    /// None if there is no file.
     pub(super) fn read_counter(&self) -> Result<Option<i64>, String> {
         match read(&self.counter()) {
             Ok(content) => content.map(|content| parse(&content)).transpose(),

@@ -34,8 +34,6 @@ const EXPIRED: &str = "qga.state.expired";
 const REPORTS: &str = "qga.reports.json";
 
 type Unwritten = Vec<(&'static str, Vec<u8>)>;
-
-/// Nothing is read or written before a method is called.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     dir: PathBuf,
@@ -53,7 +51,6 @@ pub struct Expiry {
     pub held: f64,
     /// As the second half of a sentence.
     pub reason: String,
-    /// Number of thawed filesystems.
     pub count: u64,
 }
 
@@ -82,19 +79,15 @@ impl std::fmt::Display for Expiry {
 pub struct Marker {
     /// The kernel's boot id: a freeze does not survive a reboot.
     pub boot: String,
-    /// As in the report.
     pub id: String,
     /// When the freeze began, on CLOCK_MONOTONIC.
     pub since_ms: u64,
     /// The hold limit; None: no limit.
     pub limit_ms: Option<u64>,
-    /// The hook master that was called.
     pub hook: Option<PathBuf>,
-    /// Of the frozen filesystems.
     pub devices: Vec<String>,
 }
 
-/// Empty if it cannot be read.
 pub fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim_end().to_owned()
@@ -102,7 +95,6 @@ pub fn boot_id() -> String {
 
 #[derive(Debug)]
 pub struct StateError {
-    /// One line for the log: the file, the reason, the remedy.
     pub text: String,
 }
 
@@ -131,7 +123,6 @@ impl StateDir {
         self.dir.join("qga.state.isfrozen")
     }
 
-    /// Whether an earlier instance left filesystems frozen.
     pub fn is_marked_frozen(&self) -> Result<bool, StateError> {
         let marker = self.marker();
         match fs::symlink_metadata(&marker) {
@@ -206,8 +197,7 @@ impl StateDir {
         }
     }
 
-    /// Records that a freeze ended before its thaw; in memory if the file cannot be written.
-    /// Through another agent, a late thaw would then look like a success.
+    /// In memory if the file cannot be written: a late thaw through another agent would then look like a success.
     pub fn mark_expired(&self, expiry: &Expiry) -> Result<(), StateError> {
         let write = || self.save(EXPIRED, serde_json::to_vec(expiry)?);
         write().map_err(|e| StateError {

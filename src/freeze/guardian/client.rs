@@ -29,7 +29,6 @@ pub enum Received {
     Ended(Expiry),
     /// Of a dead agent: the roots of its filesystems and its guardian's socket.
     Freeze(Box<Inherited>, Vec<OwnedFd>, Socket),
-    /// The connection is closed.
     Gone,
 }
 
@@ -71,9 +70,8 @@ pub struct AgentClient {
 }
 
 impl AgentClient {
-    /// Does not wait for the confirmation: see [`AgentClient::await_ready`]. `freezing` hangs up when the freezing hook
-    /// master has ended. A guardian that `replaces` another gets the whole state in its first request: the agent may
-    /// die right after it.
+    /// Returns before the confirmation: [`AgentClient::await_ready`]. `freezing` hangs up when the freezing hook master
+    /// has ended. With `replaces`, the first request has the whole state: the agent may die right after it.
     pub fn start(
         hook: Option<PathBuf>,
         statedir: PathBuf,
@@ -125,7 +123,7 @@ impl AgentClient {
         }
     }
 
-    /// Each filesystem with the descriptor of its root. Waits for the confirmation.
+    /// Waits for the confirmation.
     pub fn entrust(
         &mut self,
         entrustment: Entrustment,
@@ -137,8 +135,7 @@ impl AgentClient {
         self.await_ready()
     }
 
-    /// Asks the guardian of a dead agent for the freeze, which [`AgentClient::receive`] returns; `None` if there is
-    /// none.
+    /// Asks a dead agent's guardian for the freeze, which [`AgentClient::receive`] returns; `None` if there is none.
     pub fn find(statedir: &Path) -> Option<Self> {
         let found = connect(statedir).unwrap_or_else(|error| {
             let path = socket_path(statedir);
@@ -164,13 +161,11 @@ impl AgentClient {
         Some(client)
     }
 
-    /// For a request that needs no confirmation.
     pub fn send(&mut self, request: &Request) -> io::Result<()> {
         self.connection.send(request, RESPONSE_TIMEOUT)
     }
 
-    /// For the hook master's process to write before it executes the master, so that the guardian knows of the master
-    /// even if the agent dies at that moment.
+    /// The hook master's process writes it before execve(2): the guardian knows of it even if the agent dies then.
     pub fn pre_exec_write(&self, request: &Request) -> io::Result<PreExecWrite> {
         let text = ipc::to_line(request)?;
         let fd = self.readiness_fd()?;
@@ -287,14 +282,12 @@ impl AgentClient {
         self.connection.as_fd().try_clone_to_owned()
     }
 
-    /// A guardian that undoes the freeze waits for this. When it has exited, [`AgentClient::receive`] returns
-    /// [`Received::Gone`].
+    /// A guardian that undoes the freeze waits for this; [`Received::Gone`] follows when it has exited.
     pub fn close_sending_side(&mut self) {
         // ENOTCONN: it has exited already.
         self.connection.shutdown_write().ok();
     }
 
-    /// At the end of a run.
     pub fn dismiss(mut self) {
         // If it cannot be sent, the guardian is killed below.
         self.send(&Request::Done).ok();

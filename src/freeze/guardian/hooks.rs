@@ -1,8 +1,6 @@
-//! The hook masters of a run, as its guardian sees them: those that the agent started, and the one that the guardian
-//! starts for the thaw.
-//!
-//! A hook that got `freeze` gets one `thaw`: a master that may still do something is waited for or killed before
-//! another one is started.
+//! The hook masters of a run, as its guardian sees them: those of the agent, and the one that it starts for the thaw. A
+//! hook that got `freeze` gets one `thaw`: a master that may still do something is waited for or killed before another
+//! one is started.
 
 use super::THAW_HOOKS_TIMEOUT;
 use super::state::{Cause, Hooks};
@@ -33,7 +31,7 @@ impl Master {
         is_readable(self.1.as_fd(), Duration::ZERO)
     }
 
-    /// With its hooks; returns those that cannot be killed.
+    /// Returns those that cannot be killed.
     fn end(&self) -> Vec<String> {
         if self.has_ended() {
             return Vec::new();
@@ -51,7 +49,6 @@ pub struct Masters {
     freezing: OwnedFd,
     freezing_master: Option<Master>,
     thawing_master: Option<Master>,
-    /// When the undo began.
     had_journal: bool,
 }
 

@@ -36,20 +36,19 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// For the next agent. One of another version uses [`Request::Claim`] alone, which all versions answer, and thaws by
-/// the mount table.
-pub const PROTOCOL_VERSION: u32 = 2;
+/// An agent of another version uses [`Request::Claim`] alone, which all versions answer, and thaws by the mount table.
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
 /// How much later than the agent the guardian acts on the hold limit: the agent's report of the thaw is more complete.
-pub const AGENT_REPORT_GRACE: Duration = Duration::from_millis(500);
+pub(crate) const AGENT_REPORT_GRACE: Duration = Duration::from_millis(500);
 
 /// Until the thaw hooks start.
-pub const THAW_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
+pub(crate) const THAW_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// For all thaw hooks together, when no client waits for the reply.
-pub const THAW_HOOKS_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const THAW_HOOKS_TIMEOUT: Duration = Duration::from_secs(300);
 
-pub fn socket_path(statedir: &Path) -> PathBuf {
+pub(crate) fn socket_path(statedir: &Path) -> PathBuf {
     statedir.join("qga.guardian")
 }
 
@@ -73,36 +72,35 @@ fn connect(statedir: &Path) -> io::Result<Option<(Connection, i32)>> {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entrusted {
     /// Index in the report; agent and guardian name the filesystem by it.
-    pub number: usize,
-    pub mountpoint: String,
+    pub(crate) number: usize,
+    pub(crate) mountpoint: String,
 }
 
 /// What the agent sends to the guardian before the first FIFREEZE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entrustment {
     /// In freeze order.
-    pub filesystems: Vec<Entrusted>,
+    pub(crate) filesystems: Vec<Entrusted>,
     /// The guardian switches expedited RCU grace periods off if the agent dies while it freezes.
-    pub expedites_rcu: bool,
+    pub(crate) expedites_rcu: bool,
     /// From now to the hold limit; `None`: no limit.
-    pub limit_ms: Option<u64>,
+    pub(crate) limit_ms: Option<u64>,
 }
 
 /// State that a replacement of a guardian that died starts with. The freeze hooks have been called by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaced {
-    pub entrustment: Entrustment,
+    pub(crate) entrustment: Entrustment,
     /// When everything was frozen, on CLOCK_MONOTONIC; `None`: the agent still freezes.
-    pub since_ms: Option<u64>,
+    pub(crate) since_ms: Option<u64>,
 }
 
 /// A request to the guardian, one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// The agent's first line. The descriptors sent with it are, in this order: the [`Token`](crate::sys::fds::Token)
-    /// of the thaw; a pipe that hangs up when the freezing hook master has ended; the listening socket, if there is
-    /// one; the roots of the filesystems of `replaces`.
+    /// The agent's first line. With it come the [`Token`](crate::sys::fds::Token) of the thaw, a pipe that hangs up
+    /// when the freezing hook master has ended, the listening socket if there is one, and the roots of `replaces`.
     Watch {
         /// Program of the hook master; `None`: no hooks are called.
         hook: Option<PathBuf>,
@@ -178,31 +176,31 @@ pub enum Response {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Thawed {
     /// In thaw order.
-    pub filesystems: Vec<String>,
+    pub(crate) filesystems: Vec<String>,
     /// One line each.
-    pub failures: Vec<String>,
+    pub(crate) failures: Vec<String>,
 }
 
 /// The freeze of a dead agent, as its guardian sends it to the next agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Inherited {
-    pub version: u32,
+    pub(crate) version: u32,
     /// In the order in which they were frozen.
-    pub filesystems: Vec<Entrusted>,
+    pub(crate) filesystems: Vec<Entrusted>,
     /// As it was called with `freeze`; the next agent may be configured with another one, or none.
-    pub hook: Option<PathBuf>,
-    pub socket_path: SocketPath,
-    pub report: Box<Report>,
+    pub(crate) hook: Option<PathBuf>,
+    pub(crate) socket_path: SocketPath,
+    pub(crate) report: Box<Report>,
     /// When everything was frozen, on CLOCK_MONOTONIC.
-    pub since_ms: u64,
+    pub(crate) since_ms: u64,
     /// Until the hold limit; `None`: no limit.
-    pub left_ms: Option<u64>,
+    pub(crate) left_ms: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stage {
+pub(crate) enum Stage {
     Freezing,
     Frozen,
     Thawing,
@@ -210,7 +208,7 @@ pub enum Stage {
 
 impl Stage {
     /// For a tool that asks for the end of the freeze at a stage at which the guardian does not end it.
-    pub fn refusal(self) -> Response {
+    pub(crate) fn refusal(self) -> Response {
         let text = match self {
             Self::Freezing => "the agent is still freezing",
             Self::Frozen | Self::Thawing => "the agent is thawing already",
@@ -222,10 +220,9 @@ impl Stage {
 /// What the agent does, by its last request; the names are those of the stages in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Activity {
+pub(crate) enum Activity {
     Flush,
     FreezeHooks,
-    /// After the hooks, of what they wrote.
     FlushAgain,
     Freeze,
     Held,
@@ -237,27 +234,25 @@ pub enum Activity {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FreezeStatus {
-    pub stage: Stage,
-    /// In freeze order.
-    pub filesystems: Vec<String>,
-    pub has_agent: bool,
+    pub(crate) stage: Stage,
+    pub(crate) filesystems: Vec<String>,
+    pub(crate) has_agent: bool,
     /// `None`: from a guardian of an older version.
     #[serde(default)]
-    pub activity: Option<Activity>,
-    /// Since `activity` began.
+    pub(crate) activity: Option<Activity>,
     #[serde(default)]
-    pub activity_seconds: f64,
+    pub(crate) activity_seconds: f64,
     /// Seconds from the last FIFREEZE to the begin of the thaw, or to now.
-    pub held: Option<f64>,
+    pub(crate) held: Option<f64>,
     /// Seconds until the hold limit; `None`: no limit, or before [`Request::Filesystems`].
-    pub left: Option<f64>,
+    pub(crate) left: Option<f64>,
     /// `None` before everything is frozen.
-    pub report: Option<Box<Report>>,
+    pub(crate) report: Option<Box<Report>>,
 }
 
 /// Which process thaws.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Claim {
+pub(crate) enum Claim {
     /// A guardian of another version sends the report so far.
     Ours(Option<Box<Report>>),
     /// Neither: the freeze was ended.

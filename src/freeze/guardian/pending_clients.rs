@@ -1,7 +1,5 @@
-//! Connections to the guardian's socket whose first line, the request, has not arrived.
-//!
-//! A client must not keep the guardian from its hold limit: their number is limited, and so is the time of each read
-//! and write.
+//! Connections to the guardian's socket whose first line, the request, has not arrived. A client must not keep the
+//! guardian from its hold limit: their number is limited, and so is the time of each read and write.
 
 use super::{Request, Response};
 use crate::ipc::Connection;
@@ -20,7 +18,6 @@ const CLIENT_IO_TIMEOUT: Duration = Duration::from_millis(200);
 pub struct PendingClients(VecDeque<Connection>);
 
 impl PendingClients {
-    /// Also for a connection whose request has to wait for the end of the freeze.
     pub fn push(&mut self, client: Connection) {
         if self.0.len() == MAX_CLIENTS {
             self.0.pop_front();

@@ -9,7 +9,6 @@ use std::time::Duration;
 pub struct Progress {
     pub activity: Activity,
     since: Duration,
-    /// When everything was frozen.
     pub frozen_at: Option<Duration>,
     thaw_at: Option<Duration>,
 }
@@ -24,7 +23,6 @@ impl Progress {
         }
     }
 
-    /// For a guardian that replaces another.
     pub fn replacing(frozen_at: Option<Duration>) -> Self {
         let activity = match frozen_at {
             Some(_) => Activity::Held,
@@ -56,7 +54,6 @@ impl Progress {
         self.since = clock::monotonic();
     }
 
-    /// Since `activity` began.
     pub fn seconds(&self) -> f64 {
         clock::monotonic().saturating_sub(self.since).as_secs_f64()
     }

@@ -75,14 +75,12 @@ pub(super) struct Guardian<'a> {
     pub(super) listener: Option<UnixListener>,
     pub(super) socket_path: Option<SocketPath>,
     pub(super) clients: PendingClients,
-    /// The client that asked for the end of the freeze.
     pub(super) requester: Option<Connection>,
     pub(super) syslog: &'a mut Syslog,
 }
 
 enum Wakeup {
     Event(Event),
-    /// The first line of a connection to the socket.
     Request(Connection, Request),
 }
 
@@ -133,7 +131,6 @@ fn signals() -> anyhow::Result<SignalFd> {
 }
 
 impl<'a> Guardian<'a> {
-    /// By the agent's first request.
     fn new(
         mut agent: Connection,
         syslog: &'a mut Syslog,
@@ -253,7 +250,6 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// Before the state machine decides on the event.
     fn record_event(&mut self, event: &Event) {
         if let Event::Request(request) = event {
             self.progress.apply(request);
@@ -286,7 +282,6 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// And confirms them.
     fn add_filesystems(&mut self, entrustment: &Entrustment, roots: Vec<OwnedFd>) {
         let filesystems = &entrustment.filesystems;
         self.filesystems = Filesystems::new(filesystems, roots);
@@ -301,7 +296,6 @@ impl<'a> Guardian<'a> {
         });
     }
 
-    /// To the next agent.
     fn hand_over(&mut self) {
         let (Some(agent), Some(listener), Some(socket_path)) =
             (&self.agent, &self.listener, &self.socket_path)
@@ -361,7 +355,6 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// The event that needs no wait.
     fn due_event(&mut self) -> Option<Event> {
         // A line that was read together with the one before it does not wake poll(2).
         if self.agent.as_ref().is_some_and(Connection::has_message) {
@@ -384,7 +377,7 @@ impl<'a> Guardian<'a> {
         is_unmarked.then_some(Event::Unmarked)
     }
 
-    /// Which are ready: the signals, the agent, the listening socket, its clients, in this order.
+    /// Whether the signals, the agent, the listening socket and its clients are ready, in this order.
     fn poll(&self, signals: &SignalFd, is_urgent: bool) -> io::Result<Vec<bool>> {
         let next = [self.limit, self.claim_limit].into_iter().flatten().min();
         let left = next.map(|at| at.saturating_duration_since(Instant::now()));
@@ -408,7 +401,7 @@ impl<'a> Guardian<'a> {
         Ok(fds.iter().map(|fd| fd.any().unwrap_or(false)).collect())
     }
 
-    /// From the first that is ready; `None`: a new client, or nothing.
+    /// Reads from the first that is ready; `None`: a new client, or nothing.
     fn read_ready(&mut self, ready: &[bool], signals: &SignalFd) -> Option<Wakeup> {
         let mut ready = ready.iter().copied();
         let is_signaled = ready.next() == Some(true);
@@ -464,8 +457,7 @@ impl<'a> Guardian<'a> {
     }
 }
 
-/// Whether the agent was killed or has exited, and all its requests were read. One whose process cannot be seen is not:
-/// its connection closes when it exits.
+/// Whether the agent has ended and its requests were read; if its process cannot be seen, its hang-up shows that.
 fn is_ending(agent: &Connection) -> bool {
     let stat = agent.peer().ok().and_then(|peer| process::stat(peer.pid()));
     stat.is_some_and(|stat| !stat.is_running) && !is_readable(agent.as_fd(), Duration::ZERO)

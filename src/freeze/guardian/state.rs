@@ -26,8 +26,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// In the report and in the answer to the next thaw.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Cause::HoldLimit => Expiry::HOLD_LIMIT,
             Cause::Stopped => "the service was stopped",
@@ -37,7 +36,7 @@ impl Cause {
         }
     }
 
-    pub fn thaw_reason(self) -> ThawReason {
+    pub(crate) fn thaw_reason(self) -> ThawReason {
         match self {
             Cause::HoldLimit | Cause::Stopped | Cause::ThawRequested => ThawReason::TimedOut,
             Cause::AgentDied => ThawReason::Failed,
@@ -101,8 +100,7 @@ pub enum Hooks {
     Untouched,
     /// The freeze hooks.
     Frozen,
-    /// A master was started to thaw them. It may have been killed since; the journal lists the hooks that our own
-    /// master has not thawed.
+    /// A master was started to thaw them. If it was killed since, the journal lists the hooks that it has not thawed.
     Thawing,
 }
 
@@ -119,7 +117,7 @@ pub struct GuardianState {
 
 impl GuardianState {
     /// The agent replaces a guardian only after the hooks were called.
-    pub fn replacing(is_frozen: bool) -> Self {
+    pub(crate) fn replacing(is_frozen: bool) -> Self {
         Self {
             hooks_called: true,
             frozen: is_frozen,
@@ -127,8 +125,7 @@ impl GuardianState {
         }
     }
 
-    /// The actions are to be carried out in order. `token` decides which process thaws; without one the state alone
-    /// does.
+    /// Returns the actions in order. `token` decides which process thaws; without one the state alone does.
     pub fn apply(&mut self, event: Event, token: Option<&Token>) -> Vec<Action> {
         match event {
             Event::Gone if self.watches_late_freezes => vec![Action::TakeBack, Action::Leave],
@@ -190,11 +187,11 @@ impl GuardianState {
     }
 
     /// Whether an agent that was killed must be noticed at once, even while a thread in FIFREEZE keeps it from exiting.
-    pub fn is_urgent(&self) -> bool {
+    pub(crate) fn is_urgent(&self) -> bool {
         self.watches_late_freezes || self.stage() != Stage::Frozen
     }
 
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         match (self.frozen, self.claimed) {
             (_, true) => Stage::Thawing,
             (true, false) => Stage::Frozen,

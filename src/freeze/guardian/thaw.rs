@@ -1,7 +1,6 @@
-//! The filesystems that the guardian holds open, and their FITHAW.
-//!
-//! Every descriptor comes from the agent: the guardian opens no path, which could block on a frozen filesystem. Each
-//! FITHAW runs with a time limit, so that one filesystem that hangs does not keep the others frozen.
+//! The filesystems that the guardian holds open, and their FITHAW. Every descriptor comes from the agent: the guardian
+//! opens no path, which could block on a frozen filesystem. Each FITHAW runs with a time limit, so that one filesystem
+//! that hangs does not keep the others frozen.
 
 use super::{Entrusted, Thawed};
 use crate::deadline::{Pace, Pool};
@@ -13,7 +12,6 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For one filesystem, before the next one is thawed.
 const FITHAW_TIMEOUT: Option<Duration> = Some(Duration::from_secs(10));
 
 /// In freeze order.

@@ -109,7 +109,6 @@ impl Guardian<'_> {
         self.wait_for_agent_exit(None);
     }
 
-    /// Also ends what else lasts for a freeze.
     fn thaw(&mut self) -> Thawed {
         let was_expedited = std::mem::take(&mut self.expedites_rcu);
         let restored = was_expedited.then(|| rcu::set(Path::new("/sys"), false));
@@ -123,7 +122,6 @@ impl Guardian<'_> {
         thawed
     }
 
-    /// Ends the agent's hook masters first.
     fn thaw_hooks(
         &mut self,
         cause: Cause,
@@ -143,7 +141,6 @@ impl Guardian<'_> {
         Some(master)
     }
 
-    /// With what the guardian did.
     fn complete_report(
         &self,
         mut report: Report,
@@ -165,7 +162,7 @@ impl Guardian<'_> {
         history::store(&self.state, &report)
     }
 
-    /// To the agent, and to the client that asked for the end of the freeze.
+    /// Sends to the agent, and to the client that asked for the end of the freeze.
     fn send_to_all(&mut self, response: &Response) {
         if let Some(requester) = &self.requester {
             pending_clients::respond(requester, response);

@@ -25,5 +25,5 @@ mod root;
 #[cfg(test)]
 mod simulator;
 
-pub use error::FreezeError;
-pub use freezer::Freezer;
+pub(crate) use error::FreezeError;
+pub(crate) use freezer::Freezer;

@@ -14,20 +14,21 @@ use serde::{Deserialize, Serialize};
 use std::fmt::Display;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// Result for one filesystem.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum FilesystemOutcome {
     /// Opened, but the run ended before it was frozen.
     Untouched,
-    /// And not thawed yet.
+    /// Frozen, and not thawed yet.
     Frozen,
     /// Frozen and thawed by this run.
     Thawed,
     /// Frozen, and thawed by another process before this run did.
     ThawedByOthers,
-    /// The detail has the reason.
+    /// Not frozen; the detail has the reason.
     Skipped,
-    /// To be opened, frozen or thawed; the detail has the reason.
+    /// Not opened, frozen or thawed; the detail has the reason.
     Failed,
 }
 
@@ -35,12 +36,15 @@ pub enum FilesystemOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FilesystemRecord {
+    /// The first mount point.
     pub mountpoint: String,
+    /// Filesystem type.
     pub fstype: String,
     /// Its name, or `major:minor`.
     pub device: String,
+    /// Result of the run for it.
     pub outcome: FilesystemOutcome,
-    /// Of a skip or failure.
+    /// Reason of a skip or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
     /// Duration of its FIFREEZE.
@@ -54,7 +58,7 @@ pub struct FilesystemRecord {
     /// The whole filesystem is mounted read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// It cannot be frozen.
+    /// It cannot be frozen, so writes to its device are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<DeviceWatch>,
     /// It was not frozen, is on a local disk and was writable, so it lowers the level.
@@ -65,8 +69,9 @@ pub struct FilesystemRecord {
 /// Writes are counted while filesystems are frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceWatch {
+    /// Device number.
     pub device: DeviceNumber,
-    /// With discards, completed before the first FIFREEZE.
+    /// Writes and discards completed before the first FIFREEZE.
     pub writes: u64,
 }
 
@@ -75,6 +80,7 @@ pub struct DeviceWatch {
 pub struct NotFrozen {
     /// As the host named it.
     pub mountpoint: String,
+    /// Why it is not frozen.
     pub reason: String,
     /// It lowers the level.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -82,6 +88,7 @@ pub struct NotFrozen {
 }
 
 impl FilesystemRecord {
+    /// A record without a result.
     pub fn new(mountpoint: &[u8], fstype: &str) -> Self {
         Self {
             mountpoint: String::from_utf8_lossy(mountpoint).into_owned(),
@@ -137,17 +144,17 @@ pub enum RunEnd {
 #[serde(rename_all = "kebab-case")]
 pub struct Stages {
     /// While applications still write.
-    pub flush: f64,
-    pub freeze_hooks: f64,
+    pub(crate) flush: f64,
+    pub(crate) freeze_hooks: f64,
     /// After the applications were quiesced.
-    pub flush_again: f64,
+    pub(crate) flush_again: f64,
     /// First FIFREEZE to last.
-    pub freeze: f64,
+    pub(crate) freeze: f64,
     /// Last FIFREEZE to first FITHAW.
-    pub held: f64,
+    pub(crate) held: f64,
     /// First FITHAW to last.
-    pub thaw: f64,
-    pub thaw_hooks: f64,
+    pub(crate) thaw: f64,
+    pub(crate) thaw_hooks: f64,
 }
 
 /// The report of a run.
@@ -204,6 +211,7 @@ pub struct Report {
 }
 
 impl Report {
+    /// An empty report of a run that begins at `when`.
     pub fn begin(when: SystemTime) -> Self {
         let started = when.duration_since(UNIX_EPOCH).unwrap_or_default();
         Self {
@@ -213,6 +221,7 @@ impl Report {
         }
     }
 
+    /// Adds the results of a hook master.
     pub fn hooks(&mut self, phase: Phase, master: &MasterReport) {
         self.hooks.extend(master.hooks.iter().cloned());
         if phase == Phase::Thaw {
@@ -237,6 +246,7 @@ impl Report {
         };
     }
 
+    /// Ends the run, in which every filesystem is thawed by now.
     pub fn end(&mut self, end: RunEnd) {
         for record in &mut self.filesystems {
             if record.outcome == FilesystemOutcome::Frozen {
@@ -263,7 +273,7 @@ impl Report {
     }
 
     /// Target `n` becomes record `n`.
-    pub fn plan(&mut self, plan: &Plan) {
+    pub(crate) fn plan(&mut self, plan: &Plan) {
         self.add_all(&plan.targets);
         let skipped = |excluded: &Excluded| FilesystemRecord {
             detail: Some(excluded.reason.clone()),
@@ -281,7 +291,7 @@ impl Report {
     }
 
     /// What the host named and a hook has unmounted cannot change, unless it is in use elsewhere.
-    pub fn ignore_unmounted(&mut self, before: &[Target]) {
+    pub(crate) fn ignore_unmounted(&mut self, before: &[Target]) {
         for named in &mut self.requested_not_frozen {
             let mut before = before.iter();
             let before = before.find(|target| target.filesystem.name() == named.mountpoint);
@@ -295,9 +305,7 @@ impl Report {
             }
         }
     }
-
-    /// All of them untouched.
-    pub fn add_all(&mut self, targets: &[Target]) {
+    pub(crate) fn add_all(&mut self, targets: &[Target]) {
         let record = |target: &Target| FilesystemRecord {
             device: target.device.clone(),
             optional: target.optional,
@@ -309,7 +317,7 @@ impl Report {
     }
 
     /// Of a thaw of the whole mount table, for what this run had frozen.
-    pub fn copy_outcomes(&mut self, thaw: &Self) {
+    pub(crate) fn copy_outcomes(&mut self, thaw: &Self) {
         for record in &mut self.filesystems {
             if record.outcome != FilesystemOutcome::Frozen {
                 continue;
@@ -325,13 +333,13 @@ impl Report {
         }
     }
 
-    pub fn set(&mut self, record: usize, outcome: FilesystemOutcome) {
+    pub(crate) fn set(&mut self, record: usize, outcome: FilesystemOutcome) {
         if let Some(entry) = self.filesystems.get_mut(record) {
             entry.outcome = outcome;
         }
     }
 
-    pub fn set_with_detail(
+    pub(crate) fn set_with_detail(
         &mut self,
         record: usize,
         outcome: FilesystemOutcome,

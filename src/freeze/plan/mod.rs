@@ -20,7 +20,7 @@ use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{DeviceNumber, is_never_written};
 
 mod notes;
-pub mod order;
+pub(crate) mod order;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -34,15 +34,14 @@ pub struct Target {
     /// The filesystem, by its first mount.
     pub filesystem: Filesystem,
     /// If the first mount point is covered; see [`Details::alternatives`] before opening one.
-    pub alternatives: Vec<Vec<u8>>,
+    pub(crate) alternatives: Vec<Vec<u8>>,
     /// For messages: `/dev/mapper/vg-data`; `major:minor` if it has no name.
-    pub device: String,
+    pub(crate) device: String,
     /// Devices and files from its own device down, for messages.
-    pub depends_on: Vec<String>,
-    /// A failure to open or freeze it does not fail the run.
-    pub optional: bool,
+    pub(crate) depends_on: Vec<String>,
+    pub(crate) optional: bool,
     /// The whole filesystem is mounted read-only, or its type cannot be written.
-    pub is_read_only: bool,
+    pub(crate) is_read_only: bool,
     /// Targets of one batch are neighbors in the order, and are frozen in parallel.
     pub batch: usize,
 }
@@ -50,12 +49,12 @@ pub struct Target {
 /// A mount that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excluded {
-    pub mountpoint: Vec<u8>,
-    pub fstype: String,
+    pub(crate) mountpoint: Vec<u8>,
+    pub(crate) fstype: String,
     /// Follows `skipped: `.
-    pub reason: String,
+    pub(crate) reason: String,
     /// On a local disk, writable and not excluded by the operator, so it lowers the consistency level.
-    pub writable: bool,
+    pub(crate) writable: bool,
 }
 
 /// What a freeze does.
@@ -66,9 +65,9 @@ pub struct Plan {
     /// Filesystems that were not chosen, then mounts that cannot be frozen.
     pub skipped: Vec<Excluded>,
     /// What the host's list names and is not frozen.
-    pub not_frozen: Vec<Excluded>,
+    pub(crate) not_frozen: Vec<Excluded>,
     /// One line each; nothing of it stops the freeze.
-    pub notes: Vec<String>,
+    pub(crate) notes: Vec<String>,
 }
 
 /// Filesystems that depend on one another (through loop devices): no order of freezing works.
@@ -80,13 +79,13 @@ pub struct Cycle {
 
 impl Target {
     /// It cannot be frozen itself, so the writes to its device are counted while the others are frozen.
-    pub fn is_watched(&self) -> bool {
+    pub(crate) fn is_watched(&self) -> bool {
         let fstype = &self.filesystem.fstype;
         !can_freeze(fstype) && !is_never_written(fstype)
     }
 
     /// The result of FIFREEZE decides.
-    pub fn expected_hold(&self) -> Hold {
+    pub(crate) fn expected_hold(&self) -> Hold {
         match &self.filesystem.fstype[..] {
             fstype if can_freeze(fstype) => Hold::Frozen,
             _ if self.is_read_only => Hold::ReadOnly,
@@ -192,7 +191,6 @@ fn targets<'a>(
     targets
 }
 
-/// `None` if it is chosen.
 fn exclusion_reason(
     survey: &Survey,
     policy: &FreezePolicy,
@@ -276,8 +274,6 @@ fn sorted<'a>(
         Err(members) => Err(cycle_of(survey, members.into_iter().rev().filter_map(get))),
     }
 }
-
-/// By the index in `usual`.
 fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
     let place: HashMap<DeviceNumber, usize> = usual
         .iter()

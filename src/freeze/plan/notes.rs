@@ -54,8 +54,6 @@ impl Plan {
             }
         }));
     }
-
-    /// Patterns without effect, and filesystems that are not frozen and depend on a frozen one.
     pub(super) fn note_policy(&mut self, survey: &Survey, policy: &FreezePolicy, chosen: &Chosen) {
         if policy.freeze != FreezeMode::All {
             return;

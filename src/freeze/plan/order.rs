@@ -65,8 +65,7 @@ fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {
         .take_while(move |edge| edge.above == number)
 }
 
-/// Kahn's algorithm with a priority queue: the order, and what it cannot contain: every cycle and all that one depends
-/// on.
+/// Kahn's algorithm with a priority queue: the order, and the rest: every cycle and all that one depends on.
 fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
     let mut below: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut above = vec![0_usize; count];
@@ -92,8 +91,7 @@ fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
     (order, unsorted)
 }
 
-/// The strongly connected components among `nodes`. There are few nodes, as a rule none, so a search from each node is
-/// fast enough.
+/// Strongly connected components. There are few nodes, as a rule none: a search from each node is fast enough.
 fn find_cycles(nodes: &BTreeSet<usize>, edges: &BTreeSet<Edge>) -> Vec<BTreeSet<usize>> {
     let reach = |start: usize| {
         let mut reached = BTreeSet::new();

@@ -46,28 +46,26 @@ pub struct Survey {
 pub struct Details {
     /// Those of its root directory first. Some may be mounts of a single file: open them with O_NONBLOCK, and check
     /// what was opened.
-    pub alternatives: Vec<Vec<u8>>,
+    pub(crate) alternatives: Vec<Vec<u8>>,
     /// Of its device or devices, the mount table's first.
-    pub names: Vec<String>,
+    pub(crate) names: Vec<String>,
     /// Devices and files from the top down, for messages.
-    pub depends_on: Vec<String>,
+    pub(crate) depends_on: Vec<String>,
     /// The filesystems that it depends on.
     pub depends_on_devices: Vec<DeviceNumber>,
     /// All its devices end at the machine's own hardware, so no other filesystem of this system is below it.
     pub is_on_hardware: bool,
-    /// The whole filesystem is mounted read-only, or its type cannot be written.
-    pub is_read_only: bool,
+    pub(crate) is_read_only: bool,
 }
 
 /// Swap space whose pages are written to a filesystem's device or file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapSpace {
-    pub name: String,
+    pub(crate) name: String,
     /// The filesystem.
-    pub on: DeviceNumber,
-    /// Pages are written through the filesystem (a loop device is in between) and not to the blocks of a swap file
-    /// directly; a freeze blocks them.
-    pub through: bool,
+    pub(crate) on: DeviceNumber,
+    /// Pages are written through the filesystem (a loop device is in between), so a freeze blocks them.
+    pub(crate) through: bool,
 }
 
 impl Survey {
@@ -82,8 +80,7 @@ impl Survey {
         )
     }
 
-    /// `stat_source` returns the device number of a device node, `loop_status` that of the filesystem of the file
-    /// behind a loop device.
+    /// `stat_source`: the device number of a node; `loop_status`: that of the filesystem of a loop device's file.
     pub(super) fn read_with(
         system: &System,
         mounts: &[Mount],
@@ -183,8 +180,6 @@ impl Survey {
         }
         self.filesystems = kept;
     }
-
-    /// As a further mount of `first`; its own further mounts follow.
     fn skip_as_second(&mut self, filesystem: Filesystem, first: &[u8]) {
         for skipped in &mut self.skipped {
             if let SkipReason::SecondMount { first: other } = &mut skipped.reason {
@@ -394,13 +389,12 @@ impl Details {
     }
 }
 
-/// An XFS may have its log or its real-time data there.
+/// Whether an XFS has its log or its real-time data on a further device.
 fn has_further_devices(mount: &Mount) -> bool {
     let mut options = mount.super_options.split(',');
     options.any(|option| option.starts_with("logdev=") || option.starts_with("rtdev="))
 }
 
-/// Of the btrfs that has `device`.
 fn group(members: &[Vec<DeviceNumber>], device: DeviceNumber) -> Option<&[DeviceNumber]> {
     members
         .iter()

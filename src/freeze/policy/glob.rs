@@ -33,7 +33,7 @@ impl Glob {
     }
 }
 
-/// Up to the `]` of a set, which cannot be its first member; `None` if it does not end.
+/// Skips a set after its `[`, up to its `]`, which cannot be its first member; `None` if it does not end.
 fn skip_set(rest: &mut std::str::Bytes<'_>) -> Option<()> {
     let mut member = rest.next()?;
     if matches!(member, b'!' | b'^') {

@@ -91,14 +91,13 @@ pub enum FreezeMode {
 }
 
 impl FreezeMode {
-    pub fn parse(name: &str) -> Option<Self> {
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         [Self::All, Self::HooksOnly, Self::Off]
             .into_iter()
             .find(|mode| mode.name() == name)
     }
 
-    /// In the configuration.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
             Self::HooksOnly => "hooks-only",
@@ -128,7 +127,7 @@ pub struct FreezePolicy {
 
 /// Time limits; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FreezeLimits {
+pub(crate) struct FreezeLimits {
     /// From right before the first FIFREEZE until the agent thaws without a request.
     pub hold: Option<Duration>,
     /// For one step (open, flush, freeze or thaw) of one filesystem.
@@ -136,7 +135,6 @@ pub struct FreezeLimits {
 }
 
 impl FreezeLimits {
-    /// 15 minutes.
     pub const DEFAULT_HOLD_SECONDS: u64 = 900;
 
     /// 5 minutes. What takes long without being stuck is the first flush. The kernel lets a fifth of the memory get

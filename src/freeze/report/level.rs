@@ -24,6 +24,7 @@ pub enum Level {
 }
 
 impl Level {
+    /// Name in the report.
     pub const fn name(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -34,12 +35,15 @@ impl Level {
     }
 }
 
+/// Why a filesystem did not change until the thaw.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hold {
+    /// FIFREEZE succeeded.
     Frozen,
     /// It was flushed, and nothing was written to its device.
     Unchanged,
+    /// It is mounted read-only.
     ReadOnly,
 }
 
@@ -53,8 +57,6 @@ impl FilesystemRecord {
                 FilesystemOutcome::Frozen | FilesystemOutcome::Thawed
             )
     }
-
-    /// By its current outcome.
     fn hold(&self) -> Option<Hold> {
         match self.outcome {
             FilesystemOutcome::Frozen | FilesystemOutcome::Thawed => Some(Hold::Frozen),

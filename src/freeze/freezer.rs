@@ -19,27 +19,20 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-/// The tests drive [`Engine`] itself.
 type LinuxEngine = Engine<LinuxOps>;
 
-/// In bytes; the calls are not nested deeply.
 const ENGINE_STACK_SIZE: usize = 256 * 1024;
 
-/// From the end of a run until its memory is given back to the system.
 const MEMORY_RELEASE_DELAY: Duration = Duration::from_millis(200);
 
-/// After a failed check.
 const HOLD_CHECK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a frozen agent that is asked to stop checks whether the system shuts down.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// Readable while a run has the engine.
 #[derive(Clone, Default)]
 struct EngineStatus {
-    /// Or about to be.
+    /// Filesystems are frozen or about to be.
     frozen: bool,
-    /// At the hold limit.
     ends: Option<Instant>,
     /// Readable when the guardian sends something or exits.
     guardian: Option<Arc<OwnedFd>>,
@@ -82,7 +75,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Until there is no job and nothing is frozen.
     fn run_thread(&self) {
         let mut is_frozen = false;
         let mut jobs = lock(&self.jobs);
@@ -102,16 +94,12 @@ impl Shared {
             }
         }
     }
-
-    /// Returns whether anything is frozen afterwards.
     fn run_job(&self, job: Job) -> bool {
         let mut engine = lock(&self.engine);
         job(&mut engine);
         engine.is_frozen()
     }
 }
-
-/// Clones share the engine.
 #[derive(Clone)]
 pub struct Freezer {
     shared: Arc<Shared>,
@@ -119,7 +107,6 @@ pub struct Freezer {
 }
 
 impl Freezer {
-    /// Starts no thread until the first request.
     pub fn new(mut engine: LinuxEngine) -> Self {
         let (status, _) = watch::channel(EngineStatus::of(&mut engine));
         let stop = engine.ops().stop_event();
@@ -138,13 +125,12 @@ impl Freezer {
         }
     }
 
-    /// Or about to be, as far as this agent knows. Never waits.
+    /// Whether filesystems are frozen or about to be, as far as this agent knows. Never waits.
     pub fn is_frozen(&self) -> bool {
         self.status.borrow().frozen
     }
 
-    /// Asks the engine to stop: a freeze that is not complete is given up, and none begins any more. A complete one
-    /// continues, unless the system shuts down.
+    /// A freeze that is not complete is given up, and none begins. A complete one goes on unless the system shuts down.
     pub fn stop(&self) {
         if let Some(stop) = &self.shared.stop {
             // It fails only at the counter's maximum, and is readable then as well.
@@ -159,7 +145,6 @@ impl Freezer {
         status.wait_for(|status| status.is_stopping).await.ok();
     }
 
-    /// Never waits.
     pub fn owes_an_answer(&self) -> bool {
         self.status.borrow().owes_an_answer
     }
@@ -171,7 +156,6 @@ impl Freezer {
         status.wait_for(|status| !status.frozen).await.ok();
     }
 
-    /// Starts the check of the hold limit afterwards.
     pub async fn freeze(&self, only: Option<Vec<Vec<u8>>>) -> Result<u64, FreezeError> {
         self.status.send_modify(|status| status.frozen = true);
         let result = self.run(move |engine| engine.freeze(only.as_deref())).await;
@@ -225,7 +209,6 @@ impl Freezer {
         }
     }
 
-    /// On the caller's thread.
     fn run_here(&self) {
         let mut jobs = lock(&self.shared.jobs);
         jobs.has_thread = false;

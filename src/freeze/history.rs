@@ -28,7 +28,7 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
     }
 }
 
-/// In place of one of the same run. If this fails, only this process has the report; nothing else depends on it.
+/// Replaces one of the same run. If this fails, only this process has the report; nothing else depends on it.
 pub fn store(state: &StateDir, report: &Report) -> Result<(), FreezeError> {
     let (mut reports, wrong) = read(state);
     if let Some(text) = wrong {

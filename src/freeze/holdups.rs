@@ -18,16 +18,12 @@ use std::time::{Duration, Instant};
 /// Of all processes; it takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For FIFREEZE to return after an abort.
 pub const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// In an error.
 const MAX_NAMED_PROCESSES: usize = 3;
 
 /// Mount point of fusectl.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
-
-/// For each root, the processes that hold up its FIFREEZE.
 pub fn find(pool: &Pool, roots: &[Arc<Root>]) -> Vec<Vec<Writer>> {
     let all = roots.to_vec();
     let call = move || {
@@ -82,7 +78,6 @@ pub fn abort_connections(writers: Option<&[Vec<Writer>]>) -> bool {
     found_any
 }
 
-/// For the error: what an overdue FIFREEZE blocks, and what holds it up.
 pub fn explain(writers: &[Writer]) -> String {
     if writers.is_empty() {
         return "writes may block until it answers".into();

@@ -46,17 +46,15 @@ pub struct LinuxOps {
     mounts: Vec<Mount>,
     /// Opened before the first FIFREEZE.
     counters: Vec<(DeviceNumber, Option<WriteCounters>)>,
-    /// For the calls that may hang.
     pool: Pool,
     pending_freeze: Option<PendingFreeze>,
-    /// What the guardian has, by its numbers.
+    /// By the guardian's numbers.
     entrusted: Vec<(usize, Weak<Root>)>,
     /// Filesystems whose FIFREEZE was given up; the reference dies when the call has returned.
     late: Vec<Weak<Root>>,
     expedites_rcu: bool,
     is_in_frozen_section: bool,
     guardian: Option<AgentClient>,
-    /// From before a freeze to its end.
     socket: Option<Socket>,
     /// Readable once the agent is asked to stop; without it (no descriptor left) a stop waits for the current freeze.
     stop: Option<Arc<EventFd>>,
@@ -100,8 +98,7 @@ impl LinuxOps {
         self.stop.clone()
     }
 
-    /// Becomes readable when the guardian sends something or exits; `None` without a guardian, or without a free
-    /// descriptor: then the guardian's end is noticed by the next request.
+    /// Readable when the guardian sends something or exits; without a free descriptor the next request notices its end.
     pub fn guardian_fd(&self) -> Option<OwnedFd> {
         self.guardian.as_ref()?.readiness_fd().ok()
     }

@@ -10,12 +10,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-/// Of the freeze order, for each filesystem.
 const MAX_REORDERS: usize = 2;
 
 impl<O: Ops> Engine<O> {
-    /// Until everything is frozen or the hold limit passed. Returns what is frozen, in the order of freezing, and the
-    /// failure that ended it.
+    /// Freezes until all is frozen or the hold limit passed; returns what is frozen, in freeze order, and the failure.
     pub(super) fn freeze_in_order(
         &mut self,
         held: Vec<Held<O::Handle>>,
@@ -103,8 +101,7 @@ impl<O: Ops> Engine<O> {
         failure
     }
 
-    /// Thaws what is frozen, to freeze it again later; returned in freeze order. What cannot be thawed stays in
-    /// `frozen`.
+    /// Thaws what is to be frozen again later; returns it in freeze order. What cannot be thawed stays in `frozen`.
     fn release(&mut self, frozen: &mut Vec<Held<O::Handle>>) -> Vec<Held<O::Handle>> {
         let handles: Vec<&O::Handle> = frozen.iter().rev().map(|held| &held.handle).collect();
         let mut done = self.ops.thaw(&handles);
@@ -143,7 +140,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Whether this error of FIFREEZE leaves the filesystem out instead of failing the run.
+    /// Whether the filesystem is left out instead of failing the run.
     fn tolerates(&self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EOPNOTSUPP) => !self.policy.strict,
@@ -160,7 +157,6 @@ struct FreezeQueue<H> {
     reorders_left: usize,
     /// A batch that no filesystem is in.
     next_batch: usize,
-    /// At the hold limit.
     ends: Option<Duration>,
 }
 

@@ -22,12 +22,11 @@ const MAX_DIRTY_BYTES: u64 = 4 << 20;
 /// After the hooks: a process that keeps writing must not delay the freeze without end.
 const MAX_FLUSHES: u32 = 3;
 
-/// While everything is frozen. What kills one guardian may kill them all; then starting more does not help.
+/// Started while all is frozen. What kills one guardian may kill them all; then starting more does not help.
 pub(super) const MAX_GUARDIANS: u32 = 3;
 
 impl<O: Ops> Engine<O> {
-    /// Everything before the first FIFREEZE. No filesystem is held open while the hooks run, because a hook may unmount
-    /// one or stop its device; afterwards the mount table is read again.
+    /// No filesystem is held open while the hooks run, because a hook may unmount one or stop its device.
     pub(super) fn prepare(
         &mut self,
         only: Option<&[Vec<u8>]>,
@@ -69,7 +68,6 @@ impl<O: Ops> Engine<O> {
         held
     }
 
-    /// After the hooks: opens what is mounted now, and flushes what they wrote.
     fn prepare_again(
         &mut self,
         only: Option<&[Vec<u8>]>,
@@ -122,7 +120,6 @@ impl<O: Ops> Engine<O> {
             .map_err(FreezeError::NoGuardian)
     }
 
-    /// While frozen.
     pub(super) fn replace_guardian(&mut self) {
         let limit = self.time_left();
         let State::Frozen(mut freeze) = std::mem::replace(&mut self.state, State::Thawed) else {
@@ -166,8 +163,7 @@ impl<O: Ops> Engine<O> {
         Ok(plan)
     }
 
-    /// A target that may fail is left out. That is logged only if `is_last`: before the hooks run, a hook may still
-    /// change it.
+    /// One that may fail is left out; logged only if `is_last`: before the hooks run, a hook may still change it.
     fn open(
         &mut self,
         targets: &[Target],
@@ -203,7 +199,6 @@ impl<O: Ops> Engine<O> {
         failures.map(|()| held)
     }
 
-    /// For the hooks.
     fn run(&self) -> RunInfo {
         let filesystems = &self.report.filesystems;
         let mountpoints = match &self.report.mountpoints[..] {
@@ -241,8 +236,7 @@ impl<O: Ops> Engine<O> {
         Ok(seconds)
     }
 
-    /// In parallel; returns the seconds it took. An error is reported but does not stop the run: FIFREEZE flushes again
-    /// and decides. A timeout stops it, for FIFREEZE would hang as well.
+    /// Returns seconds. An error is only reported: FIFREEZE flushes again and decides. A timeout ends the run.
     fn flush(&mut self, held: &[Held<O::Handle>], commits_first: bool) -> Result<f64, FreezeError> {
         let start = self.ops.now();
         let handles: Vec<&O::Handle> = held.iter().map(|h| &h.handle).collect();
@@ -402,7 +396,6 @@ impl<H> Held<H> {
     }
 }
 
-/// While the hooks ran.
 fn log_plan_changes(before: &[Target], after: &[Target]) {
     let is_in = |list: &[Target], target: &Target| {
         list.iter()

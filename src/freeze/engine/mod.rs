@@ -26,7 +26,6 @@ use std::time::Duration;
 /// How often to check whether a guardian that does not answer is stopped.
 const LEGACY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// An open filesystem.
 struct Held<H> {
     handle: H,
     name: String,
@@ -61,7 +60,6 @@ struct Thawed<H> {
 
 enum State<H> {
     Thawed,
-    /// By this agent or by an earlier one.
     Frozen(Freeze<H>),
     /// An earlier agent left its marker, and its guardian has not answered yet.
     Inherited,
@@ -74,9 +72,7 @@ struct Freeze<H> {
     since: Duration,
     /// At the hold limit; `None`: no limit.
     ends: Option<Duration>,
-    /// By an earlier agent.
     is_inherited: bool,
-    /// To start in place of dead ones.
     guardians_left: u32,
 }
 
@@ -142,7 +138,6 @@ impl<O: Ops> Engine<O> {
         &self.ops
     }
 
-    /// As far as this agent knows.
     pub fn is_frozen(&self) -> bool {
         !matches!(self.state, State::Thawed)
     }
@@ -202,10 +197,10 @@ impl<O: Ops> Engine<O> {
         result
     }
 
-    /// Thaws what this agent or its predecessor froze, then calls the thaw hooks; returns how many filesystems this
-    /// call thawed. If nothing is known to be frozen, it issues FITHAW on every filesystem of the mount table. Fails if
-    /// the freeze was ended before (reported once), if a filesystem stays frozen (the thaw can be repeated), or if a
-    /// hook master fails (everything is thawed all the same).
+    /// Thaws what this agent or its predecessor froze, then calls the thaw hooks; if nothing is known to be frozen,
+    /// thaws every filesystem of the mount table. Returns how many. Fails if the freeze was ended before (reported
+    /// once), if a filesystem stays frozen (the thaw can be repeated), or if a hook master fails (everything is thawed
+    /// all the same).
     pub fn thaw(&mut self) -> Result<u64, FreezeError> {
         self.conclude();
         self.recover(true);
@@ -258,7 +253,7 @@ impl<O: Ops> Engine<O> {
         self.end_early(why).err();
     }
 
-    /// Without a request; the next thaw reports it.
+    /// Ends the freeze without a request; the next thaw reports it.
     pub fn end_early(&mut self, why: &str) -> Result<(), FreezeError> {
         self.recover(true);
         if !self.is_frozen() || !self.claim_thaw(true) {
@@ -378,7 +373,6 @@ impl<O: FilesystemOps> Engine<O> {
         }
     }
 
-    /// Records an error that becomes the answer.
     fn fail(&mut self, error: FreezeError) -> FreezeError {
         self.warn(&error);
         error

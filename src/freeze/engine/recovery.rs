@@ -14,7 +14,6 @@ use crate::state::{Marker, boot_id};
 use std::time::Duration;
 
 impl<O: Ops> Engine<O> {
-    /// Once the earlier agent's guardian has answered, or if there is none.
     pub(super) fn recover(&mut self, waits: bool) {
         if !self.has_legacy {
             return;
@@ -34,7 +33,6 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// With the earlier agent's descriptors, limit and hook master.
     fn take_over(&mut self, inherited: Inherited, handles: Vec<O::Handle>) {
         self.report = *inherited.report;
         let records = &self.report.filesystems;
@@ -116,7 +114,6 @@ impl<O: Ops> Engine<O> {
         self.report_frozen();
     }
 
-    /// Agent and guardian died, and nothing is frozen.
     fn clean_up_legacy(&mut self) {
         let unmarked = self.ops.mark_thawed();
         if let Ok(false) = unmarked {

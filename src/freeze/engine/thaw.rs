@@ -67,8 +67,7 @@ impl<O: Ops> Engine<O> {
         thawed.map(|_| count)
     }
 
-    /// For an agent whose guardian is of another version: FITHAW on every filesystem. Completes that agent's report if
-    /// the guardian had it.
+    /// For an agent whose guardian is of another version: FITHAW on every filesystem; completes that agent's report.
     fn thaw_for_predecessor(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let now = self.ops.wall_clock();
         let inherited = std::mem::replace(&mut self.report, Report::begin(now));
@@ -148,7 +147,6 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// By the mount table.
     pub(super) fn thaw_everything(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let survey = self.ops.survey();
         let survey = survey.map_err(|e| self.fail(FreezeError::MountTable(e)))?;

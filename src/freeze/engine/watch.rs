@@ -15,7 +15,6 @@ use nix::libc;
 use std::io;
 
 impl<O: FilesystemOps> Engine<O> {
-    /// Before the first FIFREEZE.
     pub(super) fn begin_watch(&mut self, held: &[Held<O::Handle>]) {
         let is_watched = |held: &&Held<_>| held.watch.is_some();
         let watched: Vec<_> = held.iter().filter(is_watched).collect();

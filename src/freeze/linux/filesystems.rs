@@ -21,10 +21,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// For the commit of the journal before a flush.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// For a FIFREEZE that was given up; no other code knows of it.
+/// Thaws what FIFREEZE froze after it was given up; no other code knows of it.
 fn thaw_late(root: Arc<Root>) {
     // EINVAL: another process has thawed it. For any other error no caller is left; FITHAW can be repeated by hand.
     fsfreeze::thaw(root.as_ref()).ok();

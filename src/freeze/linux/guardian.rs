@@ -78,8 +78,7 @@ impl LinuxOps {
         (entrustment, roots.collect())
     }
 
-    /// Not where RCU is expedited already: the agent switches the setting off after the last FIFREEZE, and must not do
-    /// so for whoever has set it.
+    /// Not where RCU is expedited already: the agent must not switch it off afterwards for whoever has set it.
     fn may_expedite_rcu(&self) -> bool {
         !self.keeps_rcu
             && match rcu::read_state(Path::new(SYS)) {

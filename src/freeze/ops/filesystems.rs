@@ -65,16 +65,14 @@ pub trait FilesystemOps {
     /// Checks the device of each. If the first mount point is covered, it tries the others.
     fn open(&mut self, targets: &[Target]) -> Vec<Result<Self::Handle, OpenError>>;
 
-    /// `None`: unknown.
     fn dirty_bytes(&mut self) -> Option<u64>;
 
-    /// With `commits_first`, journals are committed before the data, so that writers do not wait for a commit behind
-    /// it.
+    /// With `commits_first`, journals are committed before the data: writers do not wait for a commit behind it.
     fn flush(&mut self, handles: &[&Self::Handle], commits_first: bool) -> Vec<io::Result<()>>;
 
-    /// One batch in parallel. `None`: FIFREEZE has not returned within [`REORDER_DELAY`]; then
-    /// [`FilesystemOps::wait_for_freeze`] must be called. EBUSY: it is already frozen; EOPNOTSUPP: it cannot be frozen
-    /// (fs/super.c freeze_super, fs/ioctl.c ioctl_fsfreeze).
+    /// One batch in parallel. `None`: not returned within [`REORDER_DELAY`]; [`FilesystemOps::wait_for_freeze`] must
+    /// follow. EBUSY: already frozen; EOPNOTSUPP: cannot be frozen (fs/super.c freeze_super, fs/ioctl.c
+    /// ioctl_fsfreeze).
     fn freeze(&mut self, handles: &[&Self::Handle]) -> Vec<Option<Timed>>;
 
     /// For those that have not returned; results in the order of the batch.
@@ -83,12 +81,10 @@ pub trait FilesystemOps {
     /// One after another, in this order; one that hangs does not hold up those after it. EINVAL: it is not frozen.
     fn thaw(&mut self, handles: &[&Self::Handle]) -> Vec<Timed>;
 
-    /// Linux has no query for it, so this tries FIFREEZE: it fails with EBUSY on a frozen filesystem, and what it
-    /// freezes is thawed at once.
+    /// Linux has no query for it, so this tries FIFREEZE: EBUSY on a frozen filesystem; any other is thawed at once.
     fn is_any_frozen(&mut self, handles: &[&Self::Handle]) -> bool;
 
-    /// `None`: the device has none. If it was asked for before the first FIFREEZE, this opens no file and allocates
-    /// nothing.
+    /// `None`: it has none. Opens and allocates nothing if the device was asked for before the first FIFREEZE.
     fn write_counters(&mut self, _device: DeviceNumber) -> Option<Written> {
         None
     }
@@ -98,8 +94,7 @@ pub trait FilesystemOps {
         Vec::new()
     }
 
-    /// RCU grace periods take most of the time of FIFREEZE. Only with a guardian, which switches it off if the agent
-    /// dies.
+    /// RCU grace periods take most of FIFREEZE's time. Only with a guardian, which switches it off if the agent dies.
     fn expedite_rcu(&mut self);
 
     /// Fails if RCU grace periods stay expedited.

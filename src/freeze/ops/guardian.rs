@@ -12,13 +12,9 @@ pub enum GuardianNews {
     Ended(Expiry),
     Gone,
 }
-
-/// What a dead agent has left.
 #[derive(Debug)]
 pub enum Legacy<H> {
-    /// Its guardian has not answered yet.
     Unknown,
-    /// Its guardian has handed over the freeze.
     Freeze(Box<Inherited>, Vec<H>),
     Ended(Expiry),
     /// Without a guardian: the content of the marker; `None`: there is no marker either.
@@ -50,10 +46,8 @@ pub trait GuardianOps: FilesystemOps {
         since: Option<Duration>,
     ) -> io::Result<()>;
 
-    /// Does nothing without a guardian.
     fn send_to_guardian(&mut self, request: Request);
 
-    /// Never waits.
     fn poll_guardian(&mut self) -> GuardianNews;
 
     /// Whether neither the agent nor the guardian has begun to thaw.
@@ -68,13 +62,11 @@ pub trait GuardianOps: FilesystemOps {
     /// Does not wait for the guardian's exit.
     fn release_guardian(&mut self);
 
-    /// Waits for the guardian's exit.
+    /// Ends the guardian and waits for its exit.
     fn dismiss_guardian(&mut self);
 
-    /// Whether there is a guardian of a dead agent.
     fn find_guardian(&mut self) -> bool;
 
-    /// With `waits`, waits briefly for the guardian's answer. A guardian that is found stopped twice in a row is
-    /// killed.
+    /// With `waits`, waits briefly for its guardian's answer. One that is found stopped twice in a row is killed.
     fn legacy(&mut self, waits: bool) -> Legacy<Self::Handle>;
 }

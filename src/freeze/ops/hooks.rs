@@ -18,6 +18,5 @@ pub trait HookOps {
     /// Until the end of the run.
     fn use_hook(&mut self, hook: Option<PathBuf>);
 
-    /// Of hooks that were frozen and have not been thawed.
     fn has_journal(&self) -> bool;
 }

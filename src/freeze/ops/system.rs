@@ -10,8 +10,6 @@ pub trait SystemOps {
 
     /// Writes the log lines that were kept.
     fn leave_frozen_section(&mut self);
-
-    /// What only a run needs: threads, lists.
     fn release_resources(&mut self);
 
     /// A freeze that is not complete is given up then.
@@ -19,7 +17,6 @@ pub trait SystemOps {
         false
     }
 
-    /// As far as the agent can see.
     fn is_system_stopping(&self) -> bool {
         false
     }

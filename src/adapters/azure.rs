@@ -220,7 +220,11 @@ impl Plugin {
             keys.0.remove(label);
         }
         let is_time = |v: &Value| v.as_f64().is_some_and(|seconds| seconds > 0.0);
-        let timeout = keys.take("timeoutInSeconds", "a number of seconds above 0", &is_time)?;
+        let timeout = keys.take(
+            "timeoutInSeconds",
+            "a number of seconds greater than 0",
+            &is_time,
+        )?;
         let mut timeout = timeout
             .and_then(|v| v.as_f64())
             .unwrap_or(DEFAULT_TIMEOUT_SECONDS);
@@ -280,7 +284,7 @@ impl Keys {
             location.ok_or_else(|| Diagnostic::new("", format!("{key} is missing"), "add it"))?;
         let is_list = |v: &Value| v.as_array().is_some_and(|list| list.iter().all(is_param));
         let params = format!("{which}ScriptParams");
-        let params = match self.take(&params, "a list of texts", &is_list)? {
+        let params = match self.take(&params, "a list of strings", &is_list)? {
             Some(Value::Array(params)) => params,
             _ => Vec::new(),
         };

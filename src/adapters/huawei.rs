@@ -86,7 +86,7 @@ fn applications(
     let trusted = |path: &Path| trust::check(path).map_err(script::of_one_task);
     let unreadable = |error: io::Error| {
         let what = format!("{} cannot be read", dir.display());
-        Diagnostic::new(what, strerror(&error), "look at scripts= in [huawei]")
+        Diagnostic::new(what, strerror(&error), "check scripts= in [huawei]")
     };
     fs::metadata(dir).map_err(unreadable)?;
     trusted(dir)?;

@@ -21,7 +21,7 @@ pub(super) fn set_mode(mode: &mut FreezeMode, value: &OsStr) -> Result<(), Strin
     let read = FreezeMode::parse(value.to_string_lossy().trim_ascii());
     *mode = read.unwrap_or_default();
     read.map(drop)
-        .ok_or_else(|| "is none of all, hooks-only and off; using all".into())
+        .ok_or_else(|| "is not all, hooks-only or off; using all".into())
 }
 
 /// Adds a comma-separated list of patterns; blanks around a pattern are ignored.

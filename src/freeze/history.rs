@@ -13,7 +13,7 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
     let path = state.reports();
     let unreadable = |why: String| {
         let text = format!(
-            "the reports in {} cannot be read: {why}; they start anew",
+            "the reports in {} cannot be read: {why}; a new history is started",
             path.display()
         );
         (Vec::new(), Some(text))
@@ -106,7 +106,7 @@ mod tests {
         let state = StateDir::new(dir.path());
         fs::write(state.reports(), "[{\"id\":").unwrap();
         let (reports, wrong) = read(&state);
-        assert!(reports.is_empty() && wrong.unwrap().contains("start anew"));
+        assert!(reports.is_empty() && wrong.unwrap().contains("new history"));
         store(&state, &Report::default()).unwrap();
         assert_eq!(read(&state).0.len(), 1);
         let gone = StateDir::new(dir.path().join("none"));

@@ -153,7 +153,8 @@ fn examine(path: &Path) -> Result<Option<(Eligibility, Vec<u8>)>, Diagnostic> {
             let remedy = format!("to have it run: chmod +x {}", quoted(path));
             (format!("not executable (mode {mode:04o})"), remedy)
         } else {
-            let why = format!("not executable for us, though its mode is {mode:04o}");
+            let why =
+                format!("cannot be executed by this process, although its mode is {mode:04o}");
             (why, "is its filesystem mounted noexec?".to_owned())
         };
         let why = Diagnostic::new("", why, remedy);

@@ -271,7 +271,7 @@ impl Journal {
 
     fn with_warning(&self, mut content: JournalContent, why: Option<String>) -> JournalContent {
         let then = match self.phase {
-            Phase::Freeze => "it is begun anew",
+            Phase::Freeze => "a new journal is started",
             Phase::Thaw => "hooks of which it says nothing are told to thaw, too",
         };
         content.warning = why.map(|why| format!("{}: {why}; {then}", self.path.display()));

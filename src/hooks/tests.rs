@@ -396,7 +396,7 @@ fn refuses_what_others_may_change_before_anything_runs() {
     set_mode(&second, 0o757);
     let remedy = |path: &Path, mode: &str| {
         format!(
-            "refusing to run hooks: {0} is writable by everybody (mode {mode}); after checking its \
+            "refusing to run hooks: {0} is writable by all users (mode {mode}); after checking its \
              content, fix it with: chmod go-w {0}",
             path.display()
         )

@@ -221,7 +221,7 @@ impl Fault {
             ),
             Fault::Group => (format!("is writable by group {}", data.gid()), "chmod g-w"),
             Fault::List(named) => (format!("has an ACL that lets {named} write"), "setfacl -b"),
-            Fault::Others => ("is writable by everybody".to_owned(), "chmod go-w"),
+            Fault::Others => ("is writable by all users".to_owned(), "chmod go-w"),
         };
         Diagnostic::new(
             REFUSING,

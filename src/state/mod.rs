@@ -165,7 +165,7 @@ impl StateDir {
         let marker = self.marker();
         let warn_unusable = |why: String| {
             tracing::warn!(
-                "{} says nothing of use: {why}; all filesystems are taken for frozen",
+                "{} cannot be used: {why}; all filesystems are assumed to be frozen",
                 marker.display()
             );
         };

@@ -134,7 +134,7 @@ impl Request {
         let Some(level) = args.value(REQUIRE) else {
             return match number {
                 _ if max_age.is_some() => mistake("--max-age is only valid with --require"),
-                Some(_) if is_list => mistake("--list shows every run, without N"),
+                Some(_) if is_list => mistake("--list takes no N"),
                 None if is_list => Ok(Self::List),
                 None => Ok(Self::Show(1)),
                 Some(word) => {

@@ -260,7 +260,7 @@ fn a_master_that_others_may_change_is_not_run() {
         };
         let mode = |mode| fs::set_permissions(&master, fs::Permissions::from_mode(mode));
         mode(0o777).expect("mode");
-        is_refused("is writable by everybody (mode 0777)", "chmod go-w");
+        is_refused("is writable by all users (mode 0777)", "chmod go-w");
         mode(0o755).expect("mode");
         chown(&master, Some(1000), None).expect("chown");
         is_refused(

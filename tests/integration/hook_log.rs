@@ -196,7 +196,7 @@ fn a_directory_that_everybody_may_write_fails_the_freeze_with_one_line() {
         let agent = rig.agent();
         let reply = agent.call("guest-fsfreeze-freeze");
         let line = format!(
-            "refusing to run hooks: {0} is writable by everybody (mode 0777); after checking its content, fix it with: chmod go-w {0}",
+            "refusing to run hooks: {0} is writable by all users (mode 0777); after checking its content, fix it with: chmod go-w {0}",
             dir.display()
         );
         let text =

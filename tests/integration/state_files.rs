@@ -234,7 +234,7 @@ fn reports_that_cannot_be_read_start_anew() {
             fs::write(&path, text).expect("file");
             for name in ["report", "status", "check"] {
                 let said = tool(&place, name);
-                assert!(!said.contains("start anew"), "{when}: {said}");
+                assert!(!said.contains("new history"), "{when}: {said}");
             }
             assert!(ask().contains(r#""started""#), "{when}");
         }

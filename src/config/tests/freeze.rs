@@ -78,7 +78,7 @@ fn each_invalid_value_is_one_warning_and_a_safe_default() {
     let config = run(&["-c", &file.1]);
     let expected = [
         "8): unknown key 'fsfreeze-freeze' in [qemu-ga-rs]; ignored; check its spelling",
-        "2): fsfreeze-mode=some in [qemu-ga-rs] is none of all, hooks-only and off; using all",
+        "2): fsfreeze-mode=some in [qemu-ga-rs] is not all, hooks-only or off; using all",
         "7): the value of 'fsfreeze-include' has an unknown escape '\\*'; ignored; use \\s \\t \\n \
          \\r or \\\\",
         "3): fsfreeze-exclude=data, /ok ,type:,/x[ in [qemu-ga-rs] is partly ignored: the pattern \

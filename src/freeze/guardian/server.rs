@@ -88,7 +88,7 @@ enum Wakeup {
 type Predecessor = (Box<Replaced>, Vec<OwnedFd>);
 
 fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
-    let agent = sys::line_from_agent().context("no agent is at the other end")?;
+    let agent = sys::line_from_agent().context("no connection to an agent; only the agent starts a guardian")?;
     agent.set_nonblocking(false)?;
     let agent = Connection::from(agent);
     agent.identify_senders()?;

@@ -175,7 +175,7 @@ fn idle(survey: &Survey, key: &str, pattern: &Pattern) -> Option<String> {
         let (mountpoint, first) = (shown(mountpoint), shown(first));
         return Some(format!(
             "{key} has {pattern} without effect: {mountpoint} is the same filesystem as {first}, \
-             and a filesystem goes by its first mountpoint"
+             and a filesystem is known by its first mount point"
         ));
     }
     match mounts().next() {

@@ -227,7 +227,7 @@ fn patterns_without_effect_are_told() {
             "fsfreeze-include has /run without effect: /run is not frozen: a pseudo filesystem, \
              nothing of it is on a disk",
             "fsfreeze-exclude has /home without effect: /home is the same filesystem as /data, \
-             and a filesystem goes by its first mountpoint",
+             and a filesystem is known by its first mount point",
             "fsfreeze-exclude has /dtaa/* without effect: no mounted filesystem matches it",
             "fsfreeze-optional has dev:sdz without effect: no mounted filesystem matches it",
         ]

@@ -169,7 +169,7 @@ impl Report {
         };
         Some(match self.applications {
             Applications::Quiet => return None,
-            Applications::Untouched => "no hook made applications quiet".into(),
+            Applications::Untouched => "no hook quiesced an application".into(),
             Applications::Unknown => {
                 "the hook master is not ours and does not report whether its hooks succeeded".into()
             }

@@ -164,6 +164,7 @@ fn respond_to_all(
     let sent = first.map_or(Ok(()), |first| first.send(response, HOLDER_SEND_TIMEOUT));
     while is_readable(listener.as_fd(), Duration::ZERO) {
         if let Some((client, _)) = next_release_request(listener) {
+            // A further client only gets a copy of the response; the first one has released the hook.
             client.send(response, HOLDER_SEND_TIMEOUT).ok();
         }
     }

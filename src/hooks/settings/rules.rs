@@ -92,7 +92,7 @@ impl Setting {
     fn read(group: &str, entry: Entry<'_>) -> Result<Setting, Problem> {
         if !is_clean(&entry.key) {
             let key = keyfile::excerpt(&entry.key);
-            return Err(entry.problem(format!("'{key}' can be no key"), "write it anew"));
+            return Err(entry.problem(format!("'{key}' is not a valid key"), "correct it"));
         }
         Ok(Setting {
             value: entry.string()?.trim().to_owned(),

@@ -257,7 +257,7 @@ fn check_interpreter(program: &Path) -> Option<CheckResult> {
     };
     if line.ends_with(b"\r") {
         return finding(
-            "it has line ends of Windows, so its interpreter is not found (status 127)".into(),
+            "it has Windows line endings, so its interpreter is not found (status 127)".into(),
             format!("sed -i 's/\\r$//' {}", trust::quoted(program)),
         );
     }
@@ -362,7 +362,7 @@ mod tests {
         let minute = Some(Duration::from_secs(60));
         let results = list(minute);
         let expected = [
-            "1 cannot be started: it has line ends of Windows",
+            "1 cannot be started: it has Windows line endings",
             "2 cannot be started: its first line names no interpreter",
             "3 cannot be started: its interpreter '/nonexistent/sh'",
             "4 cannot be started: its interpreter 'nonesuch-of-the-test'",

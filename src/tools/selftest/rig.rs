@@ -184,6 +184,7 @@ impl Agent {
 impl Drop for Agent {
     fn drop(&mut self) {
         if matches!(self.child.try_wait(), Ok(None)) {
+            // Both fail only for a child that has been waited for.
             self.child.kill().ok();
             self.child.wait().ok();
         }

@@ -92,6 +92,7 @@ impl Transcript {
             eprint!("{text}");
         } else {
             print!("{text}");
+            // `print!` has panicked if standard output is closed.
             std::io::stdout().flush().ok();
         }
     }

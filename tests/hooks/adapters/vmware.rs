@@ -179,7 +179,7 @@ fn what_others_could_write_stops_the_freeze() {
     set_mode(&place.path.join("s.d"), 0o777);
     let failure = place.freeze().failure.expect("refused");
     assert!(
-        failure.contains("s.d' is writable by everybody"),
+        failure.contains("s.d' is writable by all users"),
         "{failure}"
     );
 }

@@ -1,25 +1,23 @@
 //! System calls that may block in the kernel, run on other threads with a time limit each (floor 1).
 //!
-//! A [`Pool`] runs calls on its own threads. A call that does not return within its limit is abandoned
-//! together with its thread: the caller gets `TimedOut`, and if the call succeeds later, `undo` gets its
-//! result on that thread. One thread runs all calls in order as long as they return quickly; a call that
-//! takes longer makes one more thread run the calls after it ([`Pace`]). If no thread can be started, the
-//! caller runs the calls itself, without a limit: a thaw must not fail for lack of memory. The freeze engine,
-//! the guardian and the commands on filesystems use this.
+//! A call that does not return within its limit is abandoned together with its thread: the caller gets `TimedOut`, and
+//! if the call succeeds later, `undo` gets its result on that thread. One thread runs all calls in order as long as
+//! they return quickly; a call that takes longer makes one more thread run the calls after it ([`Pace`]). If no thread
+//! can be started, the caller runs the calls itself, without a limit: a thaw must not fail for lack of memory.
 
 use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Most threads of a pool that are not blocked in an abandoned call.
+/// Of a pool, without those that are blocked in an abandoned call.
 pub const MAX_THREADS: usize = 16;
 
 /// How long a call may take before another thread runs the next one.
 #[derive(Debug, Clone, Copy)]
 pub enum Pace {
-    /// One millisecond: calls that wait for disks do so in parallel. A FIFREEZE that does not wait for a disk
-    /// takes less, and such calls are slower in parallel than one after another.
+    /// One millisecond: calls that wait for disks do so in parallel. A FIFREEZE that does not wait for a disk takes
+    /// less, and such calls are slower in parallel than one after another.
     SideBySide,
     /// Two seconds: only a blocked call is overtaken.
     OneByOne,
@@ -34,20 +32,18 @@ impl Pace {
     }
 }
 
-/// Stack of a thread, in bytes: a system call needs little.
+/// In bytes: a system call needs little.
 const STACK_SIZE: usize = 64 * 1024;
 
-/// The result of a call.
 #[derive(Debug)]
 pub struct Timed<T = ()> {
-    /// The call's result; `TimedOut` if it did not return within its limit.
+    /// `TimedOut` if the call did not return within its limit.
     pub result: io::Result<T>,
-    /// How long the call took, or has taken so far.
+    /// So far, if the call has not returned.
     pub took: Duration,
 }
 
 impl<T> Timed<T> {
-    /// Whether it did not return within its limit; it may still be running.
     pub fn is_overdue(&self) -> bool {
         matches!(&self.result, Err(error) if error.kind() == io::ErrorKind::TimedOut)
     }
@@ -65,7 +61,6 @@ type Call<T> = Box<dyn FnOnce() -> io::Result<T> + Send>;
 
 struct Slots<T> {
     slots: Mutex<Vec<Slot<T>>>,
-    /// Calls that no thread has started, each with its index in `slots`.
     calls: Mutex<VecDeque<(usize, Call<T>)>>,
     undo: fn(T),
     returned: Condvar,
@@ -77,12 +72,9 @@ type Job = Box<dyn FnOnce() -> bool + Send>;
 #[derive(Default)]
 struct PoolState {
     queue: VecDeque<Job>,
-    /// Threads that are not blocked in an abandoned call.
     threads: usize,
-    /// The number of these that wait for a job.
     idle: usize,
     is_closed: bool,
-    /// Simulates that no thread can be started.
     #[cfg(test)]
     is_exhausted: bool,
 }
@@ -91,7 +83,6 @@ struct PoolState {
 struct SharedPool {
     state: Mutex<PoolState>,
     queued: Condvar,
-    /// Stack of each thread, in bytes.
     stack: usize,
 }
 
@@ -122,7 +113,7 @@ impl SharedPool {
     }
 }
 
-/// Threads for calls that may block. They end when the pool is dropped; a blocked one when its call returns.
+/// They end when the pool is dropped; one that is blocked ends when its call returns.
 pub struct Pool(Threads);
 
 #[derive(Clone)]
@@ -135,7 +126,7 @@ impl Default for Pool {
 }
 
 impl Pool {
-    /// A pool whose threads have this much stack, in bytes, for calls that run more than a system call.
+    /// Stack of each thread in bytes, for calls that run more than a system call.
     pub fn with_stack(stack: usize) -> Self {
         Self(Threads(Arc::new(SharedPool {
             stack,
@@ -143,15 +134,13 @@ impl Pool {
         })))
     }
 
-    /// Starts threads until there are `threads`, at most [`MAX_THREADS`]: starting one later may block.
-    /// Returns whether there are that many.
+    /// Starts threads up to `threads` or [`MAX_THREADS`], because starting one later may block. False if that fails.
     pub fn reserve(&self, threads: usize) -> bool {
         let threads = threads.min(MAX_THREADS);
         while self.0.count() < threads && self.0.start_one() {}
         self.0.count() >= threads
     }
 
-    /// Runs all calls and waits for them; see [`Batch::finish`].
     pub fn run<T: Send + 'static>(
         &self,
         pace: Pace,
@@ -162,10 +151,6 @@ impl Pool {
         self.start(pace, undo, calls).finish(limit)
     }
 
-    /// Runs one call and waits for it.
-    ///
-    /// # Errors
-    /// The error of the call, or `TimedOut`.
     pub fn run_one<T: Send + 'static>(
         &self,
         limit: Option<Duration>,
@@ -176,7 +161,7 @@ impl Pool {
         done.map_or(Err(io::ErrorKind::Interrupted.into()), |timed| timed.result)
     }
 
-    /// Starts calls. `undo` gets the result of a call that succeeds after it was abandoned.
+    /// `undo` gets the result of a call that succeeds after it was abandoned.
     pub fn start<T: Send + 'static>(
         &self,
         pace: Pace,
@@ -306,7 +291,6 @@ impl<T> Slots<T> {
     }
 }
 
-/// A batch of started calls.
 pub struct Batch<T> {
     threads: Threads,
     pace: Pace,
@@ -314,7 +298,6 @@ pub struct Batch<T> {
 }
 
 impl<T: Send + 'static> Batch<T> {
-    /// Lets one more thread run the calls that are left.
     fn add_helper(&self) {
         if !lock(&self.slots.calls).is_empty() {
             let slots = self.slots.clone();
@@ -322,13 +305,12 @@ impl<T: Send + 'static> Batch<T> {
         }
     }
 
-    /// Waits until all calls have returned, at most for `time`; false if one has not.
+    /// False if a call has not returned.
     pub fn wait(&self, time: Duration) -> bool {
         self.wait_until(Instant::now().checked_add(time), None)
     }
 
-    /// The results that are available, in the order of the calls; None for the others, and only those remain
-    /// in the batch.
+    /// In the order of the calls; None for those that have not returned, and only these remain in the batch.
     pub fn take_returned(&mut self) -> Vec<Option<Timed<T>>> {
         let mut slots = lock(&self.slots.slots);
         let mut returned = Vec::new();
@@ -345,8 +327,7 @@ impl<T: Send + 'static> Batch<T> {
         returned
     }
 
-    /// Waits for the calls and abandons each that takes longer than `limit` from its own start. Returns one
-    /// result for each call, in their order.
+    /// Abandons each call that takes longer than `limit` from its own start. One result for each call, in their order.
     pub fn finish(self, limit: Option<Duration>) -> Vec<Timed<T>> {
         self.wait_until(None, limit);
         let slots = std::mem::take(&mut *lock(&self.slots.slots));
@@ -418,7 +399,6 @@ impl<T: Send + 'static> Batch<T> {
     }
 }
 
-/// The error of a call that did not return in time.
 fn overdue(limit: Duration) -> io::Error {
     let text = format!("no answer within {} s", limit.as_secs_f64());
     io::Error::new(io::ErrorKind::TimedOut, text)

@@ -1,9 +1,8 @@
-//! JSON lines and descriptors over a Unix stream socket (floor 2), between agent, guardian, tools and the
-//! holders of hooks.
+//! JSON lines and descriptors over a Unix stream socket (floor 2), between agent, guardian, tools and the holders of
+//! hooks.
 //!
-//! A message is one JSON value on a line. Every wait has a time limit unless the caller asks for none. A peer
-//! that has closed the connection is an error and never SIGPIPE. Descriptors arrive before the line to which
-//! they belong.
+//! Every wait has a time limit unless the caller asks for none. A peer that has closed the connection is an error and
+//! never SIGPIPE. Descriptors arrive before the line to which they belong.
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, poll};
@@ -23,13 +22,12 @@ use std::time::{Duration, Instant};
 use crate::sys::fds;
 use crate::sys::poll::timeout;
 
-/// Most descriptors of one message: SCM_MAX_FD in the kernel's include/net/scm.h.
+/// SCM_MAX_FD in the kernel's include/net/scm.h.
 const MAX_FDS: usize = 253;
 
-/// Longest line, in bytes: a report of several thousand filesystems.
+/// In bytes: a report of several thousand filesystems.
 const MAX_LINE: usize = 16 << 20;
 
-/// One end of a connection.
 #[derive(Debug)]
 pub struct Connection {
     stream: UnixStream,
@@ -55,10 +53,6 @@ impl AsFd for Connection {
     }
 }
 
-/// A message as a JSON line.
-///
-/// # Errors
-/// It cannot be serialized.
 pub fn to_line(message: &impl Serialize) -> io::Result<Vec<u8>> {
     let mut line = serde_json::to_vec(message)?;
     line.push(b'\n');
@@ -66,18 +60,11 @@ pub fn to_line(message: &impl Serialize) -> io::Result<Vec<u8>> {
 }
 
 impl Connection {
-    /// Sends a message; `limit` is the time to wait for a peer that does not read.
-    ///
-    /// # Errors
-    /// `BrokenPipe`: the peer has closed the connection; `TimedOut`.
+    /// Fails with `TimedOut` if the peer does not read, with `BrokenPipe` if it has closed the connection.
     pub fn send(&self, message: &impl Serialize, limit: Duration) -> io::Result<()> {
         self.send_with_fds(message, &[], limit)
     }
 
-    /// Sends a message together with descriptors.
-    ///
-    /// # Errors
-    /// As [`Connection::send`].
     pub fn send_with_fds(
         &self,
         message: &impl Serialize,
@@ -118,19 +105,13 @@ impl Connection {
         }
     }
 
-    /// Closes the sending direction; messages can still be received.
-    ///
-    /// # Errors
-    /// The peer has closed the connection.
+    /// Messages can still be received.
     pub fn shutdown_write(&self) -> io::Result<()> {
         self.stream.shutdown(Shutdown::Write)
     }
 
-    /// Receives the next message; `limit` is the time for all of it, None waits without a limit.
-    ///
-    /// # Errors
-    /// `UnexpectedEof`: the peer has closed the connection; `TimedOut`; `InvalidData`: a line that is not
-    /// such a message.
+    /// `limit` is for the whole message, None: no limit. Fails with `TimedOut`, `UnexpectedEof` (the peer has closed
+    /// the connection) or `InvalidData` (a line that is no such message).
     pub fn recv<T: DeserializeOwned>(&mut self, limit: Option<Duration>) -> io::Result<T> {
         Ok(serde_json::from_slice(&self.recv_line(limit)?)?)
     }
@@ -156,42 +137,31 @@ impl Connection {
         }
     }
 
-    /// Whether the next message can be received without waiting.
     pub fn has_message(&self) -> bool {
         self.received.contains(&b'\n')
     }
 
-    /// The descriptors that have arrived, in order. Those of a received message are among them.
+    /// In order of arrival. Those of a received message are among them.
     pub fn take_fds(&mut self) -> Vec<OwnedFd> {
         self.fds.drain(..).collect()
     }
 
-    /// Process id and user of the peer when the connection was made, SO_PEERCRED in unix(7).
-    ///
-    /// # Errors
-    /// The error of getsockopt(2).
+    /// When the connection was made: SO_PEERCRED in unix(7).
     pub fn peer(&self) -> io::Result<UnixCredentials> {
         Ok(getsockopt(&self.stream, sockopt::PeerCredentials)?)
     }
 
-    /// Enables [`Connection::sender`] (SO_PASSCRED in unix(7)): after a fork several processes may use the
-    /// other end.
-    ///
-    /// # Errors
-    /// The error of setsockopt(2).
+    /// Enables [`Connection::sender`] (SO_PASSCRED in unix(7)): after a fork several processes may use the other end.
     pub fn identify_senders(&self) -> io::Result<()> {
         Ok(setsockopt(&self.stream, sockopt::PassCred, &true)?)
     }
 
-    /// Process id of the sender of the last message.
+    /// Process id, of the last message.
     pub fn sender(&self) -> Option<i32> {
         self.sender
     }
 
-    /// [`Connection::peer`], if it is root or the user of this process.
-    ///
-    /// # Errors
-    /// It is another user.
+    /// Fails if the peer is neither root nor the user of this process.
     pub fn trusted_peer(&self) -> io::Result<UnixCredentials> {
         let peer = self.peer()?;
         if peer.uid() != 0 && peer.uid() != nix::unistd::geteuid().as_raw() {

@@ -1,11 +1,9 @@
-//! Kills a child with everything that belongs to it: its session or process group, the members of its
-//! [`Scope`] if it has one, and the children of all these.
+//! Kills a child with everything that belongs to it: its session or process group, the members of its [`Scope`] if it
+//! has one, and the children of all these.
 //!
-//! The leader must not be reaped before: as long as it is a zombie, the kernel does not reuse its number for
-//! another process or group. All other members are found in /proc and signalled by a pidfd. A process is
-//! examined again after its pidfd is opened, so that a number that was reused in between is not signalled. A
-//! process that was once a member stays one, even if its parents have ended. [`super::run`] and
-//! [`super::end_family`] use this.
+//! The leader must not be reaped before: as long as it is a zombie, the kernel does not reuse its number. All other
+//! members are found in /proc and signalled by a pidfd. A process is examined again after its pidfd is opened, in case
+//! its number was reused in between. A member stays one even if its parents have ended.
 
 use std::fs;
 use std::io;
@@ -17,7 +15,6 @@ use super::scope::Scope;
 use crate::protocol::text::is_hidden;
 use crate::sys::process::{Family, PidFd, Stat, has_ended, kill, stat};
 
-/// Interval of checks during the grace period.
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
 /// Rounds of SIGKILL: a member may fork while the list is read.
 const MAX_KILL_ROUNDS: u32 = 50;
@@ -25,7 +22,7 @@ const MAX_KILL_ROUNDS: u32 = 50;
 struct Member {
     pid: i32,
     start: u64,
-    /// None where the kernel has no pidfd_open(2) (before Linux 5.3).
+    /// None before Linux 5.3, which has no pidfd_open(2).
     process: Option<PidFd>,
 }
 
@@ -61,9 +58,8 @@ impl<'a> Members<'a> {
         }
     }
 
-    /// Sends SIGTERM to all members, and SIGKILL to those that are left after `grace`. `wait` is called
-    /// between checks and waits for the given time; it may read output meanwhile. Returns the members that
-    /// are left, each as `NUMBER (NAME)`.
+    /// SIGTERM to all members, SIGKILL to those that are left after `grace`. `wait` waits for the given time; it may
+    /// read output meanwhile. Returns the members that are left, each as `NUMBER (NAME)`.
     pub fn end(&mut self, grace: Duration, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
         let until = Instant::now() + grace;
         // Find the members before any of them ends: children of a process that has ended have another parent.
@@ -107,9 +103,8 @@ impl<'a> Members<'a> {
     }
 
     fn signal_all(&self, signal: i32) {
-        // The whole group first, in one system call: no member of it can fork away meanwhile. The group's
-        // number is the leader's, which is not reaped. ESRCH and EPERM mean that no member, or none of ours,
-        // is left.
+        // The whole group first, in one system call: no member of it can fork away meanwhile. The group's number is the
+        // leader's, which is not reaped. ESRCH and EPERM mean that no member, or none of ours, is left.
         let _ = kill(-self.leader, signal);
         let in_group =
             |member: &&Member| stat(member.pid).is_some_and(|now| now.group == self.leader);
@@ -117,7 +112,7 @@ impl<'a> Members<'a> {
         others.for_each(|member| member.signal(signal));
     }
 
-    /// Adds processes that have become members; returns whether a member still runs.
+    /// Adds new members; returns whether a member still runs.
     fn find(&mut self) -> bool {
         let all = processes();
         let is_known = |pid: i32, start: u64| {
@@ -129,8 +124,7 @@ impl<'a> Members<'a> {
             |(pid, now): &&(i32, Stat)| is_known(*pid, now.start) || self.is_marked(*pid, now);
         let mut found: Vec<&(i32, Stat)> = all.iter().filter(is_first).collect();
         let mut at = 0;
-        // Without a scope a process that has left the family did so on purpose, such as the holders of a hook
-        // master.
+        // Without a scope a process that has left the family did so on purpose, such as the holders of a hook master.
         while let Some((parent, _)) = found.get(at).filter(|_| self.scope.is_some()).copied() {
             let is_new = |(pid, now): &&(i32, Stat)| {
                 now.parent == *parent && !found.iter().any(|(known, _)| known == pid)
@@ -148,7 +142,7 @@ impl<'a> Members<'a> {
         self.is_running()
     }
 
-    /// The process as a member, if it is still the one that was found.
+    /// None if it is no longer the process that was found.
     fn member(&self, pid: i32, then: &Stat, all: &[(i32, Stat)]) -> Option<Member> {
         let process = match PidFd::open(pid) {
             Ok(process) => Some(process),
@@ -178,7 +172,7 @@ impl<'a> Members<'a> {
     }
 }
 
-/// All running processes except this one and process 1; none if /proc cannot be read.
+/// Except this one and process 1; none if /proc cannot be read.
 fn processes() -> Vec<(i32, Stat)> {
     let own = std::process::id();
     let entries = fs::read_dir("/proc").into_iter().flatten();

@@ -1,12 +1,10 @@
-//! Child processes (floor 2): hooks, the hook master, shutdown, hwclock, chpasswd. All calls block, so they belong on a
-//! worker thread and never on the task that serves the protocol.
+//! Child processes (floor 2): hooks, the hook master, shutdown, hwclock, chpasswd. All calls block.
 //!
-//! What always holds: the child has a session or process group of its own, no blocked signals, the default action for
-//! SIGPIPE, a stdin that is /dev/null or the given bytes, and no descriptors of ours except those passed on purpose. Output
-//! is read as it arrives and kept up to a limit, so a child never blocks on it. The wait ends with the child itself: a
-//! background process that keeps our pipe open delays nothing. When a timeout expires, all processes of the child's
-//! [`Family`] are killed before `run` returns, and for a [`Child::tracked`] one also processes that have left it. Those
-//! that cannot be killed are named. [`Child::run`] follows a child to its end; [`Child::start`] leaves that to the caller.
+//! What always holds: the child has a session or process group of its own, no blocked signals, the default SIGPIPE, and
+//! no descriptors of ours except those passed on purpose. Output is read as it arrives and kept up to a limit, so a
+//! child never blocks on it. The wait ends with the child itself: a background process that keeps our pipe open delays
+//! nothing. At a timeout all processes of the child's [`Family`] are killed before `run` returns, and for a
+//! [`Child::tracked`] one also those that have left it. Those that cannot be killed are named.
 
 mod family;
 mod run;
@@ -26,21 +24,17 @@ use crate::sys::spawn::WaitStatus;
 use crate::sys::strerror;
 pub use run::{ChildEvent, Running, reap_later};
 
-/// Ends the family of a leader that another process has started and that still runs, as at a timeout. `wait`
-/// is called between checks and waits for the given time. Returns the processes that are left, each as
-/// `NUMBER (NAME)`.
+/// For a running leader that another process has started. `wait` is called between checks and waits for the given time.
+/// Returns the processes that are left, each as `NUMBER (NAME)`.
 pub fn end_family(leader: i32, family: Family, wait: &mut dyn FnMut(Duration)) -> Vec<String> {
     family::Members::new(leader, family, None).end(DEFAULT_KILL_GRACE, wait)
 }
 
-/// Bytes of output that are kept if the caller sets no limit.
 pub const DEFAULT_OUTPUT_LIMIT: usize = 64 * 1024;
-/// Time between SIGTERM and SIGKILL if the caller sets none.
 pub const DEFAULT_KILL_GRACE: Duration = Duration::from_secs(5);
-/// Time to wait for the end of the output after the child itself has ended.
+/// From the child's end to the end of its output.
 pub const DEFAULT_OUTPUT_GRACE: Duration = Duration::from_millis(100);
 
-/// A program to run; configured, then consumed by [`Child::run`] or [`Child::start`].
 #[derive(Debug)]
 pub struct Child {
     program: OsString,
@@ -64,7 +58,7 @@ pub struct Child {
 }
 
 impl Child {
-    /// A child that runs `program` with our environment. A name without a slash is searched in PATH.
+    /// With our environment. A name without a slash is searched in PATH.
     pub fn new(program: impl AsRef<OsStr>) -> Child {
         Child {
             program: program.as_ref().to_owned(),
@@ -88,9 +82,8 @@ impl Child {
         }
     }
 
-    /// This program itself, for a part of its work. /proc/self/exe is the running program even if an upgrade
-    /// has replaced the file. Unit tests get a path that does not exist: they are not qemu-ga and would run
-    /// themselves without end.
+    /// /proc/self/exe is the running program even if an upgrade has replaced the file. Unit tests get a path that does
+    /// not exist: they are not qemu-ga and would run themselves without end.
     pub fn self_exe() -> Child {
         let program = if cfg!(test) {
             "/nonexistent/qemu-ga"
@@ -114,20 +107,18 @@ impl Child {
         self
     }
 
-    /// Sets an environment variable, in addition to our environment.
     pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Child {
         self.env
             .push((name.as_ref().to_owned(), Some(value.as_ref().to_owned())));
         self
     }
 
-    /// Removes a variable of our environment.
     pub fn env_remove(mut self, name: impl AsRef<OsStr>) -> Child {
         self.env.push((name.as_ref().to_owned(), None));
         self
     }
 
-    /// Writes `input` to stdin and closes it. Without this, stdin is /dev/null.
+    /// Without this, stdin is /dev/null.
     pub fn stdin(mut self, input: Vec<u8>) -> Child {
         self.stdin = Some(input);
         self
@@ -150,90 +141,76 @@ impl Child {
         self
     }
 
-    /// Writes that the child makes before execve(2).
     pub fn announce(mut self, announcements: Vec<PreExecWrite>) -> Child {
         self.announcements = announcements;
         self
     }
 
-    /// Redirects stdout and stderr to `file` instead of capturing them. Background processes of the child can
-    /// continue to write there.
+    /// Redirects stdout and stderr, which are not captured then. Background processes can continue to write there.
     pub fn output_to(mut self, file: File) -> Child {
         self.output = Some(file);
         self
     }
 
-    /// Keeps the first `bytes` of output; the rest is read and counted.
+    /// The rest is read and counted.
     pub fn output_limit(mut self, bytes: usize) -> Child {
         self.output_limit = bytes;
         self
     }
 
-    /// Kills the child and its family if it has not ended after `limit`; None: no limit.
+    /// None: no limit.
     pub fn timeout(mut self, limit: Option<Duration>) -> Child {
         self.timeout = limit;
         self
     }
 
-    /// Kills the child and its family if a signal has stopped it for about `limit` and it was not continued.
+    /// Kills the family if a signal has stopped the child for about `limit` and it was not continued.
     pub fn stopped_limit(mut self, limit: Duration) -> Child {
         self.stopped_limit = Some(limit);
         self
     }
 
-    /// Time between SIGTERM and SIGKILL after a timeout or a cancellation.
     pub fn kill_grace(mut self, grace: Duration) -> Child {
         self.kill_grace = grace;
         self
     }
 
-    /// Time to wait for the end of the output after the child itself has ended.
     #[cfg(test)]
     pub fn output_grace(mut self, grace: Duration) -> Child {
         self.output_grace = grace;
         self
     }
 
-    /// Kills the child and its family as soon as `fd` becomes readable (an eventfd, a signalfd, a pipe whose
-    /// other end is closed). Nothing is read from it.
+    /// Kills the family once `fd` is readable (an eventfd, a signalfd, a closed pipe). Nothing is read from it.
     pub fn cancel_on(mut self, fd: OwnedFd) -> Child {
         self.cancel = Some(fd);
         self
     }
 
-    /// Whether the child gets a session or only a process group of its own; the default is a session.
     pub fn family(mut self, family: Family) -> Child {
         self.family = family;
         self
     }
 
-    /// Kills with the family also processes that have left it: those in the control group in which the child
-    /// is started, if one can be created, those with the variable [`MARK_ENV`] of this child, and their
-    /// children.
+    /// Kills with the family also processes that have left it: those in the child's control group, if one can be
+    /// created, those with its [`MARK_ENV`], and their children.
     pub fn tracked(mut self) -> Child {
         self.is_tracked = true;
         self
     }
 
-    /// Runs the child as this user.
     pub fn user(mut self, identity: Identity) -> Child {
         self.user = Some(identity);
         self
     }
 
-    /// Runs the child and waits for its end.
-    ///
-    /// # Errors
-    /// The child could not be started or followed. A program that cannot be executed is not an error but a
-    /// [`ChildOutcome`] with exit status 1, because QEMU's agent reports it on the wire in the same way.
+    /// Fails if the child cannot be started or followed. A program that cannot be executed is a [`ChildOutcome`] with
+    /// exit status 1, because QEMU's agent reports it on the wire in the same way.
     pub fn run(self) -> Result<ChildOutcome, ChildError> {
         self.run_with(&mut |_| ())
     }
 
-    /// As [`Child::run`]; `seen` gets every piece of captured output as it arrives, without a limit.
-    ///
-    /// # Errors
-    /// As [`Child::run`].
+    /// `seen` gets every piece of captured output as it arrives, without a limit.
     pub fn run_with(mut self, seen: &mut dyn FnMut(&[u8])) -> Result<ChildOutcome, ChildError> {
         let started = Instant::now();
         let cancel = self.cancel.take();
@@ -253,30 +230,21 @@ impl Child {
         }
     }
 
-    /// Starts the child; the caller follows and reaps it. The timeout, the output's grace period and the cancel descriptor are not used.
-    ///
-    /// # Errors
-    /// It could not be started, or not be executed ([`ChildError::Exec`]).
+    /// The caller follows and reaps the child. Timeout, output grace period and cancel descriptor are not used.
     pub fn start(self, seen: &mut dyn FnMut(&[u8])) -> Result<Running<'_>, ChildError> {
         run::start(self, seen)
     }
 }
 
-/// The environment variable that marks all processes of one tracked child; its children inherit it.
+/// Marks all processes of one tracked child; its children inherit it.
 pub const MARK_ENV: &str = "QGA_HOOK_START";
 
-/// How a child ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildStatus {
-    /// Exited with this status.
     Exited(i32),
-    /// Ended by this signal, which we did not send.
     Signaled(i32),
-    /// The timeout expired; its family was killed.
     TimedOut,
-    /// A signal had stopped it for too long; its family was killed.
     Stopped,
-    /// The caller cancelled it; its family was killed.
     Cancelled,
 }
 
@@ -289,20 +257,17 @@ impl From<WaitStatus> for ChildStatus {
     }
 }
 
-/// The result of a child that has ended.
 #[derive(Debug)]
 pub struct ChildOutcome {
-    /// How it ended.
     pub status: ChildStatus,
-    /// The beginning of its stdout and stderr, in the order in which they were written.
+    /// The beginning of stdout and stderr, in the order in which they were written.
     pub output: Vec<u8>,
-    /// The reading end of its output, if a background process still has the writing end open.
+    /// Reading end of the output, if a background process still has the writing end open.
     pub leftover: Option<File>,
     /// Processes that could not be killed, each as `NUMBER (NAME)`.
     pub survivors: Vec<String>,
-    /// Time from before the start until everything had ended.
     pub elapsed: Duration,
-    /// The errno of execve(2), if the program could not be executed.
+    /// Of execve(2), if the program could not be executed.
     pub exec_errno: Option<i32>,
 }
 
@@ -321,8 +286,7 @@ impl ChildOutcome {
         }
     }
 
-    /// The error text on the wire for a child that failed to `action`; None if it exited with 0. The texts
-    /// are those of QEMU's agent. The output ends at its first NUL.
+    /// The error on the wire, as QEMU's agent has it; None if the child exited with 0. Output ends at its first NUL.
     pub fn failure(&self, action: &str) -> Option<String> {
         let text = self
             .output
@@ -370,25 +334,21 @@ fn after_colon(text: &str) -> String {
     }
 }
 
-/// Why a child could not be started or followed.
 #[derive(Debug)]
 pub enum ChildError {
-    /// pipe(2) failed.
     Pipe(io::Error),
     /// fork(2) failed, or an argument or variable contains a NUL.
     Create(io::Error),
     /// execve(2) failed; [`Child::run`] returns a [`ChildOutcome`] instead.
     Exec(io::Error),
-    /// Its stdin could not be written. EPIPE is not an error: the child may close its stdin.
+    /// EPIPE is not an error: the child may close its stdin.
     Write(io::Error),
-    /// Its output could not be read.
     Read(io::Error),
     /// waitid(2) failed for this process id.
     Wait(u32, io::Error),
 }
 
 impl ChildError {
-    /// The error text on the wire for a child that was to `action`; the texts are those of QEMU's agent.
     pub fn text(&self, action: &str) -> String {
         match self {
             ChildError::Pipe(_) => "cannot create pipe FDs".to_owned(),

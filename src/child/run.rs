@@ -1,9 +1,5 @@
-//! Starts a child and follows it to its end, in one poll(2) loop over its output, its stdin, its pidfd and
-//! the caller's own descriptors.
-//!
-//! [`Child::run`] uses [`Running`] with the timeout and the cancel descriptor of the child; a caller of
-//! [`Child::start`] uses it directly. The child is reaped only after its family was killed or was left alone
-//! on purpose.
+//! Starts a child and follows it in one poll(2) loop over its output, stdin, pidfd and the caller's own descriptors. It
+//! is reaped only after its family was killed or was left alone on purpose.
 
 use std::ffi::{CString, OsStr, OsString};
 use std::fs::File;
@@ -27,13 +23,11 @@ use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
 
 /// Interval of checks where the kernel has no pidfd (before Linux 5.3).
 const EXIT_POLL_INTERVAL: Duration = Duration::from_millis(20);
-/// Tries if execve(2) fails with ETXTBSY: another process has the program open for writing, as during an
-/// upgrade.
+/// For ETXTBSY: another process has the program open for writing, as during an upgrade.
 const BUSY_TRIES: u32 = 20;
-/// The search path if PATH is not set, see execvp(3).
+/// If PATH is not set, see execvp(3).
 const DEFAULT_PATH: &[u8] = b"/bin:/usr/bin";
 
-/// Starts `child`; see [`Child::start`].
 pub fn start(mut child: Child, seen: &mut dyn FnMut(&[u8])) -> Result<Running<'_>, ChildError> {
     let scope = child.is_tracked.then(Scope::new);
     if let Some(scope) = &scope {
@@ -74,7 +68,6 @@ fn output_pair(file: Option<File>) -> Result<(Option<File>, OwnedFd), ChildError
     Ok((Some(read.into()), write))
 }
 
-/// The child's stdin, and our end with the bytes to write.
 fn input_pair(bytes: Option<Vec<u8>>) -> Result<(OwnedFd, Option<Input>), ChildError> {
     let Some(bytes) = bytes.filter(|bytes| !bytes.is_empty()) else {
         let null = File::open("/dev/null").map_err(ChildError::Pipe)?;
@@ -90,14 +83,12 @@ fn pipe_error(errno: Errno) -> ChildError {
     ChildError::Pipe(errno.into())
 }
 
-/// Sets O_NONBLOCK on our end only: the flag belongs to the open file description, and each end of a pipe has
-/// its own.
+/// On our end only: the flag belongs to the open file description, and each end of a pipe has its own.
 fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
     fcntl(fd, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
     Ok(())
 }
 
-/// Our environment with the child's changes.
 fn environment(child: &Child) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     for (name, value) in &child.env {
@@ -165,14 +156,14 @@ struct Input {
 
 impl Drop for Input {
     fn drop(&mut self) {
-        // The input may be a password (chpasswd), so it is overwritten; black_box keeps the compiler from
-        // removing that.
+        // The input may be a password (chpasswd), so it is overwritten; black_box keeps the compiler from removing
+        // that.
         self.bytes.fill(0);
         std::hint::black_box(&mut self.bytes);
     }
 }
 
-/// A child that was started. Dropping it neither kills nor reaps the child.
+/// Dropping it neither kills nor reaps the child.
 pub struct Running<'a> {
     pid: i32,
     pidfd: Option<PidFd>,
@@ -190,18 +181,14 @@ pub struct Running<'a> {
     seen: &'a mut dyn FnMut(&[u8]),
 }
 
-/// The reason why a wait returned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ChildEvent {
-    /// The child has ended; returned again until it is reaped.
+    /// Returned again until the child is reaped.
     Ended,
-    /// The other descriptor with this index is readable.
     Readable(usize),
-    /// The given time has come.
     Due,
 }
 
-/// The result of poll(2).
 struct Ready {
     ended: bool,
     output: bool,
@@ -210,7 +197,6 @@ struct Ready {
 }
 
 impl Running<'_> {
-    /// The process id.
     pub fn pid(&self) -> i32 {
         self.pid
     }
@@ -258,7 +244,7 @@ impl Running<'_> {
         })
     }
 
-    /// As [`Running::wait`]; None if it stays stopped by a signal.
+    /// None if it stays stopped by a signal.
     fn wait_unless_stopped(
         &mut self,
         others: &[BorrowedFd<'_>],
@@ -285,11 +271,7 @@ impl Running<'_> {
         }
     }
 
-    /// Waits until the child has ended, one of `others` is readable, or `due` has come. Meanwhile its output
-    /// is read and its stdin is written.
-    ///
-    /// # Errors
-    /// poll(2), read(2), write(2) or waitid(2) failed.
+    /// Meanwhile the child's output is read and its stdin is written.
     pub fn wait(
         &mut self,
         others: &[BorrowedFd<'_>],
@@ -361,7 +343,6 @@ impl Running<'_> {
         })
     }
 
-    /// Reads the output that is available; at end of file the pipe is closed.
     fn read_output(&mut self) -> Result<(), ChildError> {
         let Some(reader) = &mut self.reader else {
             return Ok(());
@@ -386,7 +367,7 @@ impl Running<'_> {
         self.dropped += (bytes.len() - room) as u64;
     }
 
-    /// Writes as much as the pipe accepts. EPIPE ends the input: the child has closed its stdin.
+    /// EPIPE ends the input: the child has closed its stdin.
     fn write_input(&mut self) -> Result<(), ChildError> {
         let Some(input) = &mut self.writer else {
             return Ok(());
@@ -405,8 +386,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Called after the child's end, when all its own output is in the pipe. Output of other processes in its
-    /// pipeline (such as a `tee`) that arrives within `grace` is read as well.
+    /// Reads also what other processes in the child's pipeline (such as a `tee`) write within `grace` after its end.
     fn read_late_output(&mut self, grace: Duration) -> Result<(), ChildError> {
         self.has_ended = true;
         let until = Instant::now() + grace;
@@ -434,8 +414,7 @@ impl Running<'_> {
         Ok(())
     }
 
-    /// Kills it with everything that belongs to it: SIGTERM, then SIGKILL after the grace period. Returns the
-    /// processes that could not be killed.
+    /// SIGTERM, then SIGKILL after the grace period. Returns the processes that could not be killed.
     pub fn end(&mut self) -> Vec<String> {
         self.writer = None;
         let mut scope = self.scope.take();
@@ -443,8 +422,8 @@ impl Running<'_> {
         let grace = self.kill_grace;
         let survivors = members.end(grace, &mut |time| {
             let until = Instant::now() + time;
-            // Continue to read output, so that no member blocks on it. An error only loses the rest of the
-            // output; the family is killed all the same.
+            // Continue to read output, so that no member blocks on it. An error only loses the rest of the output; the
+            // family is killed all the same.
             loop {
                 let left = until.saturating_duration_since(Instant::now());
                 let has_output = match self.reader {
@@ -469,12 +448,8 @@ impl Running<'_> {
         reader.is_some_and(|reader| crate::sys::poll::is_readable(reader.as_fd(), time))
     }
 
-    /// Reaps the child and removes its control group; processes that it leaves running move to ours. None if
-    /// it has not ended after SIGKILL, because it sleeps uninterruptibly (on a frozen or unreachable
-    /// filesystem): a thread then waits for it.
-    ///
-    /// # Errors
-    /// waitid(2) failed, so it is no child of ours, or no thread could be started.
+    /// Also removes the child's control group; processes in it move to ours. None if the child has not ended after
+    /// SIGKILL, because it sleeps uninterruptibly (as on a frozen filesystem): a thread then waits for it.
     pub fn reap(&mut self) -> Result<Option<ChildStatus>, ChildError> {
         let pid = self.pid;
         let ended = if self.is_zombie()? {
@@ -490,10 +465,7 @@ impl Running<'_> {
     }
 }
 
-/// Reaps a child on a thread as soon as it has ended.
-///
-/// # Errors
-/// No thread can be started.
+/// On a thread, as soon as the child has ended.
 pub fn reap_later(pid: i32) -> io::Result<()> {
     let thread = std::thread::Builder::new().name("reaper".to_owned());
     let started = thread.stack_size(64 * 1024).spawn(move || spawn::reap(pid));

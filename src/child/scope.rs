@@ -1,8 +1,6 @@
-//! Marks by which processes of a child are found that have left its family: a control group in which the
-//! child is started, if one can be created below ours, and an environment variable.
-//!
-//! Both are inherited, and no process that does not descend from the child has them. [`super::run`] creates a
-//! scope for each tracked child.
+//! Marks by which processes of a child are found that have left its family: a control group below ours, if one can be
+//! created, and an environment variable. Both are inherited, and no process that does not descend from the child has
+//! them.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -12,9 +10,8 @@ use super::MARK_ENV;
 use crate::sys::cgroup::own_groups;
 use crate::sys::process::PreExecWrite;
 
-/// The beginning of the names of these control groups.
 const PREFIX: &str = "qga-hook-";
-/// Attempts to remove a control group: its last members may be about to end.
+/// The group's last members may be about to end.
 const MAX_REMOVAL_TRIES: u32 = 10;
 
 pub struct Scope {
@@ -43,8 +40,6 @@ impl Scope {
     pub fn mark(&self) -> &str {
         &self.mark
     }
-
-    /// The write by which the child enters the control group, before execve(2).
     pub fn entry(&self) -> Option<PreExecWrite> {
         let list = self.group.as_ref()?.join("cgroup.procs");
         // Without it the processes are found by the environment variable alone.
@@ -66,8 +61,7 @@ impl Scope {
             || holds("environ", format!("{MARK_ENV}={}", self.mark))
     }
 
-    /// Sends SIGKILL to the whole control group in one write. The file cgroup.kill exists since Linux 5.14;
-    /// before that this does nothing.
+    /// In one write for the whole control group. cgroup.kill exists since Linux 5.14; before that this does nothing.
     pub fn kill(&self) {
         if let Some(group) = &self.group {
             // The caller signals each process besides.
@@ -77,8 +71,7 @@ impl Scope {
 }
 
 impl Drop for Scope {
-    /// Moves the processes that are left to our own control group, where they would be without a scope, and
-    /// removes the group.
+    /// Processes that are left move to our own control group, where they would be without a scope.
     fn drop(&mut self) {
         let Some(group) = &self.group else { return };
         for _ in 0..MAX_REMOVAL_TRIES {
@@ -97,7 +90,6 @@ impl Drop for Scope {
     }
 }
 
-/// Removes empty control groups of processes that were killed.
 fn remove_stale(own: &Path) {
     for entry in fs::read_dir(own).into_iter().flatten().flatten() {
         let name = entry.file_name();

@@ -28,12 +28,10 @@ fn runs(pid: &str) -> bool {
         .is_some_and(|(_, rest)| !rest.trim_start().starts_with(['Z', 'X']))
 }
 
-/// A cancel descriptor, and what makes it readable when dropped.
 fn cancel() -> (OwnedFd, OwnedFd) {
     nix::unistd::pipe2(nix::fcntl::OFlag::O_CLOEXEC).expect("pipe")
 }
 
-/// Runs `child` and cancels it once it has written `lines` lines; all its words come back.
 fn run_and_cancel(child: Child, lines: usize) -> ChildOutcome {
     let (fd, trigger) = cancel();
     let mut trigger = Some(trigger);
@@ -297,8 +295,7 @@ fn ends_members_that_left_the_group() {
 
 #[test]
 fn sigterm_lets_it_clean_up() {
-    // Ready once sleep was executed: SIGTERM is lost on a child that is still between a shell's
-    // fork and its exec.
+    // Ready once sleep was executed: SIGTERM is lost on a child that is still between a shell's fork and its exec.
     let script = "trap 'echo cleaned; exit 0' TERM; sleep 1000 & \
                   until grep -q sleep /proc/$!/comm; do :; done; echo ready; wait";
     let outcome = run_and_cancel(sh(script).kill_grace(Duration::from_secs(10)), 1);

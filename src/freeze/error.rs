@@ -1,7 +1,4 @@
-//! What a freeze or thaw can fail with, and its texts.
-//!
-//! The engine sends the error that ends a request to the host, and writes every one to the log and the report. Hosts
-//! and operators search for the texts.
+//! What a freeze or thaw can fail with, and its texts. Hosts and operators search for them.
 
 use super::ops::OpenError;
 use super::plan::Cycle;
@@ -12,48 +9,29 @@ use std::fmt;
 use std::io;
 use std::path::PathBuf;
 
-/// Why a freeze or thaw failed, or what failed in one that goes on. Filesystems are named by their mount points.
+/// Filesystems are named by their mount points.
 #[derive(Debug)]
 pub enum FreezeError {
-    /// A freeze without a thaw in between.
     AlreadyFrozen,
-    /// The guardian of an agent that was killed has not finished.
     UndoPending,
-    /// The agent is asked to stop before everything is frozen.
     Stopping,
-    /// The hold limit passed before everything was frozen; the error that the freeze had met by then.
+    /// With the error that the freeze had met by then.
     HoldLimit(Option<Box<FreezeError>>),
-    /// The freeze ended before the thaw that gets this.
     Expired(Expiry),
-    /// The mount table cannot be read.
     MountTable(io::Error),
-    /// No order of freezing works.
     Cycle(Cycle),
-    /// A filesystem cannot be opened.
     Open(String, OpenError),
-    /// Filesystems cannot be opened for lack of descriptors.
     TooManyFiles(Vec<String>),
-    /// syncfs(2) failed.
     Flush(String, io::Error),
-    /// FIFREEZE failed.
     Freeze(String, io::Error),
-    /// FIFREEZE does not return, whatever is frozen before.
     FreezeBlocked(Vec<String>),
-    /// FITHAW failed.
     Thaw(String, io::Error),
-    /// FITHAW failed on each of these.
     Several(Vec<FreezeError>),
-    /// The hook master failed; its text.
     Hooks(String),
-    /// There is no guardian.
     NoGuardian(io::Error),
-    /// RCU grace periods stay expedited.
     Rcu(io::Error),
-    /// A file of the state directory cannot be written.
     State(StateError),
-    /// The report cannot be written to this file.
     Report(PathBuf, io::Error),
-    /// The engine's thread panicked.
     ThreadDied,
 }
 
@@ -127,7 +105,6 @@ impl From<StateError> for FreezeError {
     }
 }
 
-/// The meaning of FIFREEZE's errors.
 fn refusal(error: &io::Error) -> String {
     match error.raw_os_error() {
         Some(libc::EOPNOTSUPP) => "this type of filesystem cannot be frozen".into(),

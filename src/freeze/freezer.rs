@@ -1,8 +1,7 @@
 //! The engine on a thread of its own, as the commands use it.
 //!
-//! Requests are queued, and one thread works on them in order. It stays while anything is frozen: a new thread might
-//! not be possible then, because memory is short, and its start would take as long as the thaw itself.
-//! [`Freezer::check_hold`] starts the task that ends a freeze at its limit or reacts to its guardian.
+//! One thread works on the queued requests in order. It stays while anything is frozen: a new thread might not be
+//! possible then, because memory is short, and its start would take as long as the thaw itself.
 
 use super::engine::Engine;
 use super::error::FreezeError;
@@ -20,35 +19,25 @@ use tokio::io::unix::AsyncFd;
 use tokio::sync::{oneshot, watch};
 use tokio::time::Instant;
 
-/// The engine on the running system; the tests drive [`Engine`] itself.
 type LinuxEngine = Engine<LinuxOps>;
 
-/// Stack of the engine's thread; its calls are not nested deeply.
 const ENGINE_STACK_SIZE: usize = 256 * 1024;
 
-/// How long after the end of a run its memory is given back to the system.
 const MEMORY_RELEASE_DELAY: Duration = Duration::from_millis(200);
 
-/// Pause after a failed check of the hold limit.
 const HOLD_CHECK_RETRY_INTERVAL: Duration = Duration::from_secs(1);
 
 /// How often a frozen agent that is asked to stop checks whether the system shuts down.
 const STOP_CHECK_INTERVAL: Duration = Duration::from_millis(500);
-
-/// The engine's state, readable while a run has the engine.
 #[derive(Clone, Default)]
 struct EngineStatus {
-    /// Filesystems are frozen, or about to be.
+    /// Filesystems are frozen or about to be.
     frozen: bool,
-    /// When the hold limit ends the freeze.
     ends: Option<Instant>,
     /// Readable when the guardian sends something or exits.
     guardian: Option<Arc<OwnedFd>>,
-    /// What an earlier agent has left is not known yet.
     has_legacy: bool,
-    /// See [`Freezer::owes_an_answer`].
     owes_an_answer: bool,
-    /// The agent is asked to stop.
     is_stopping: bool,
 }
 
@@ -66,20 +55,18 @@ impl EngineStatus {
     }
 }
 
-/// A request for the engine's thread.
 type Job = Box<dyn FnOnce(&mut LinuxEngine) + Send>;
 
 struct Shared {
     engine: Mutex<LinuxEngine>,
     jobs: Mutex<Jobs>,
     queued: Condvar,
-    /// Signals the engine that the agent is asked to stop.
     stop: Option<Arc<EventFd>>,
 }
 
 struct Jobs {
     queue: VecDeque<Job>,
-    /// A thread works on the queue. See the module for why it stays while anything is frozen.
+    /// See the module for why it stays while anything is frozen.
     has_thread: bool,
 }
 
@@ -88,7 +75,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Shared {
-    /// Runs the queued jobs, until there is none and nothing is frozen.
     fn run_thread(&self) {
         let mut is_frozen = false;
         let mut jobs = lock(&self.jobs);
@@ -108,16 +94,12 @@ impl Shared {
             }
         }
     }
-
-    /// Runs a job; returns whether anything is frozen afterwards.
     fn run_job(&self, job: Job) -> bool {
         let mut engine = lock(&self.engine);
         job(&mut engine);
         engine.is_frozen()
     }
 }
-
-/// A handle of the engine; clones share it.
 #[derive(Clone)]
 pub struct Freezer {
     shared: Arc<Shared>,
@@ -125,7 +107,6 @@ pub struct Freezer {
 }
 
 impl Freezer {
-    /// A handle of `engine`, without a thread until the first request.
     pub fn new(mut engine: LinuxEngine) -> Self {
         let (status, _) = watch::channel(EngineStatus::of(&mut engine));
         let stop = engine.ops().stop_event();
@@ -149,8 +130,7 @@ impl Freezer {
         self.status.borrow().frozen
     }
 
-    /// Asks the engine to stop: a freeze that is not complete is given up, and none begins any more. A complete one
-    /// continues, unless the system shuts down.
+    /// A freeze that is not complete is given up, and none begins. A complete one goes on unless the system shuts down.
     pub fn stop(&self) {
         if let Some(stop) = &self.shared.stop {
             // It fails only at the counter's maximum, and is readable then as well.
@@ -165,7 +145,6 @@ impl Freezer {
         status.wait_for(|status| status.is_stopping).await.ok();
     }
 
-    /// Whether the host's next thaw has still to be answered: the freeze was ended for a shutdown. Never waits.
     pub fn owes_an_answer(&self) -> bool {
         self.status.borrow().owes_an_answer
     }
@@ -177,10 +156,6 @@ impl Freezer {
         status.wait_for(|status| !status.frozen).await.ok();
     }
 
-    /// `Engine::freeze` on the engine's thread; starts the check of the hold limit afterwards.
-    ///
-    /// # Errors
-    /// As `Engine::freeze`, or the thread panicked.
     pub async fn freeze(&self, only: Option<Vec<Vec<u8>>>) -> Result<u64, FreezeError> {
         self.status.send_modify(|status| status.frozen = true);
         let result = self.run(move |engine| engine.freeze(only.as_deref())).await;
@@ -188,32 +163,20 @@ impl Freezer {
         result
     }
 
-    /// `Engine::thaw` on the engine's thread.
-    ///
-    /// # Errors
-    /// As `Engine::thaw`, or the thread panicked.
     pub async fn thaw(&self) -> Result<u64, FreezeError> {
         self.run(Engine::thaw).await
     }
 
-    /// `Engine::end_early` on the engine's thread.
-    ///
-    /// # Errors
-    /// As `Engine::end_early`, or the thread panicked.
     pub async fn end_early(&self, why: &'static str) -> Result<(), FreezeError> {
         self.run(move |engine| engine.end_early(why)).await
     }
 
-    /// `Engine::reports` on the engine's thread.
-    ///
-    /// # Errors
-    /// The thread panicked.
     pub async fn reports(&self) -> Result<Vec<Report>, FreezeError> {
         self.run(|engine| Ok(engine.reports())).await
     }
 
-    /// Starts a task that ends a freeze at its limit and reacts to its guardian, if anything is frozen. To be called
-    /// once at the start, for a freeze that an earlier agent left.
+    /// Starts a task that ends a freeze at its limit and reacts to its guardian. To be called once at the start, too,
+    /// for a freeze that an earlier agent left.
     pub fn check_hold(&self) {
         if self.needs_checks() {
             tokio::spawn(watch_freeze(self.clone()));
@@ -225,7 +188,6 @@ impl Freezer {
         status.frozen || status.has_legacy
     }
 
-    /// Queues a job, and starts the thread if there is none.
     fn enqueue(&self, job: Job) {
         let mut jobs = lock(&self.shared.jobs);
         jobs.queue.push_back(job);
@@ -247,7 +209,6 @@ impl Freezer {
         }
     }
 
-    /// Runs the queued jobs on the caller's thread.
     fn run_here(&self) {
         let mut jobs = lock(&self.shared.jobs);
         jobs.has_thread = false;
@@ -258,7 +219,7 @@ impl Freezer {
         }
     }
 
-    /// Finishes what is left of a run that has ended, before the agent exits. Does not wait for a run that goes on.
+    /// Before the agent exits. Does not wait for a run that goes on.
     pub fn update_status(&self) {
         if !self.is_frozen() {
             lock(&self.shared.engine).conclude();
@@ -291,8 +252,7 @@ impl Freezer {
     }
 }
 
-/// Gives back the memory that a run took, after the engine's thread has exited: what the thread keeps for its next
-/// allocations lies between what others use.
+/// After the engine's thread has exited: what it keeps for its next allocations lies between what others use.
 async fn release_memory(freezer: Freezer, concluded: oneshot::Receiver<()>) {
     // Err: the job panicked. Memory is given back all the same.
     concluded.await.ok();
@@ -307,7 +267,7 @@ async fn release_memory(freezer: Freezer, concluded: oneshot::Receiver<()>) {
     }
 }
 
-/// Checks the freeze until nothing is frozen any more; first what an earlier agent has left.
+/// First checks what an earlier agent has left.
 async fn watch_freeze(freezer: Freezer) {
     let mut is_new = freezer.status.borrow().has_legacy;
     while freezer.needs_checks() {

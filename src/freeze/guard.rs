@@ -1,8 +1,6 @@
-//! The safeguard of debug builds: they freeze nothing but their own test images.
-//!
-//! A test that froze a filesystem of the developer's machine would hang it. So a debug build opens only loop devices,
-//! and only where the mount table's root is a tmpfs, as in the namespace that tests make. `reach` asks before
-//! it opens.
+//! The safeguard of debug builds: a test that froze a filesystem of the developer's machine would hang it. So a debug
+//! build opens only loop devices, and only where the mount table's root is a tmpfs, as in the namespace that tests
+//! make.
 
 use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::Mount;

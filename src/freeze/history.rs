@@ -1,7 +1,4 @@
-//! The reports of the last runs, in the state directory.
-//!
-//! The engine and the guardian store them, `qemu-ga report` and other tools read them. A file that cannot be read is
-//! replaced by the next report.
+//! The reports of the last runs, in the state directory. A file that cannot be read is replaced by the next report.
 
 use super::error::FreezeError;
 use super::report::Report;
@@ -11,7 +8,7 @@ use std::io;
 
 pub const MAX_REPORTS: usize = 20;
 
-/// The stored reports, newest first, and one line on why the file cannot be read, if so. A missing file has no reports.
+/// Newest first, and one line on why the file cannot be read, if so. A missing file has no reports.
 pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
     let path = state.reports();
     let unreadable = |why: String| {
@@ -31,10 +28,7 @@ pub fn read(state: &StateDir) -> (Vec<Report>, Option<String>) {
     }
 }
 
-/// Stores a report, in place of one of the same run.
-///
-/// # Errors
-/// It cannot be written. Only this process has the report then; nothing else depends on it.
+/// Replaces one of the same run. If this fails, only this process has the report; nothing else depends on it.
 pub fn store(state: &StateDir, report: &Report) -> Result<(), FreezeError> {
     let (mut reports, wrong) = read(state);
     if let Some(text) = wrong {

@@ -1,8 +1,8 @@
-//! What holds up an overdue FIFREEZE, and how to release it. Floor 3.
+//! What holds up an overdue FIFREEZE, and how to release it (floor 3).
 //!
 //! FIFREEZE waits for every write that has begun, and blocks all new ones meanwhile. A user's FUSE server can keep one
 //! of its user's writes from ending. To abort the FUSE connection ends the request, and with it the write. Against a
-//! page of userfaultfd(2) there is no remedy; the error names the process. [`super::linux::LinuxOps`] calls this.
+//! page of userfaultfd(2) there is no remedy; the error names the process.
 
 use super::root::Root;
 use crate::deadline::Pool;
@@ -15,19 +15,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Time limit of the search of all processes, which takes milliseconds.
+/// Of all processes; it takes milliseconds.
 const PROC_SEARCH_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// How long FIFREEZE may take to return after an abort.
 pub const ABORT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Upper limit of processes that an error names.
 const MAX_NAMED_PROCESSES: usize = 3;
 
 /// Mount point of fusectl.
 const CONNECTIONS: &str = "/sys/fs/fuse/connections";
-
-/// The processes that hold up the FIFREEZE of each root.
 pub fn find(pool: &Pool, roots: &[Arc<Root>]) -> Vec<Vec<Writer>> {
     let all = roots.to_vec();
     let call = move || {
@@ -82,7 +78,6 @@ pub fn abort_connections(writers: Option<&[Vec<Writer>]>) -> bool {
     found_any
 }
 
-/// The part of the error that says what an overdue FIFREEZE blocks, and what holds it up.
 pub fn explain(writers: &[Writer]) -> String {
     if writers.is_empty() {
         return "writes may block until it answers".into();

@@ -2,8 +2,7 @@
 //!
 //! [`LinuxOps`] is the only code that freezes and thaws filesystems for the agent. Every call that may hang (open,
 //! flush, FIFREEZE, FITHAW) runs on a thread of the pool with a time limit. A FIFREEZE that returns after its limit is
-//! thawed at once, in this process or by the guardian. The engine calls the methods, in the order of the transaction;
-//! `filesystems` and `guardian` have the parts for the filesystems and for the guardian.
+//! thawed at once, in this process or by the guardian.
 
 mod filesystems;
 mod guardian;
@@ -34,33 +33,28 @@ use step::step;
 
 const SYS: &str = "/sys";
 
-/// FIFREEZE calls, and the filesystems that they freeze.
 type PendingFreeze = (Batch<Arc<Root>>, Vec<Arc<Root>>);
 
-/// Performs the operations on the running system.
 pub struct LinuxOps {
     state: StateDir,
     hook: Option<PathBuf>,
-    /// The hook master of the current freeze, if an earlier agent began it.
+    /// Of the current freeze, if an earlier agent began it.
     inherited_hook: Option<Option<PathBuf>>,
     step_limit: Option<Duration>,
     /// RCU grace periods are not expedited.
     keeps_rcu: bool,
     mounts: Vec<Mount>,
-    /// Counters of the devices that were asked for, opened before the first FIFREEZE.
+    /// Opened before the first FIFREEZE.
     counters: Vec<(DeviceNumber, Option<WriteCounters>)>,
-    /// Runs the calls that may hang.
     pool: Pool,
     pending_freeze: Option<PendingFreeze>,
-    /// What the guardian has, by its numbers.
+    /// By the guardian's numbers.
     entrusted: Vec<(usize, Weak<Root>)>,
     /// Filesystems whose FIFREEZE was given up; the reference dies when the call has returned.
     late: Vec<Weak<Root>>,
-    /// This agent has expedited RCU grace periods.
     expedites_rcu: bool,
     is_in_frozen_section: bool,
     guardian: Option<AgentClient>,
-    /// The guardians' listening socket, from before a freeze to its end.
     socket: Option<Socket>,
     /// Readable once the agent is asked to stop; without it (no descriptor left) a stop waits for the current freeze.
     stop: Option<Arc<EventFd>>,
@@ -69,8 +63,7 @@ pub struct LinuxOps {
 }
 
 impl LinuxOps {
-    /// `hook`: the hook master, if one is configured. `step_limit`: how long opening, flushing, freezing or thawing of
-    /// one filesystem may take. `keeps_rcu`: RCU grace periods are not expedited.
+    /// `step_limit`: how long opening, flushing, freezing or thawing of one filesystem may take.
     pub fn new(
         state: StateDir,
         hook: Option<PathBuf>,
@@ -105,8 +98,7 @@ impl LinuxOps {
         self.stop.clone()
     }
 
-    /// A descriptor that becomes readable when the guardian sends something or exits; `None` without a guardian, or
-    /// without a free descriptor: then the guardian's end is noticed by the next request.
+    /// Readable when the guardian sends something or exits; without a free descriptor the next request notices its end.
     pub fn guardian_fd(&self) -> Option<OwnedFd> {
         self.guardian.as_ref()?.readiness_fd().ok()
     }

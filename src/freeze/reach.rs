@@ -1,7 +1,5 @@
-//! Opens the filesystems of a plan, each within a time limit. Floor 3.
-//!
-//! [`super::linux::LinuxOps`] does so before and after the hooks; `qemu-ga check` does to find out in advance what a
-//! freeze could not open.
+//! Opens the filesystems of a plan, each within a time limit: before and after the hooks, and for `qemu-ga check`
+//! (floor 3).
 
 use super::guard;
 use super::ops::OpenError;
@@ -14,7 +12,7 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::time::Duration;
 
-/// Opens the targets; one result each. If the first mount point is covered, it tries the others.
+/// One result each. If the first mount point is covered, it tries the others.
 pub fn open(
     pool: &Pool,
     limit: Option<Duration>,

@@ -1,8 +1,7 @@
 //! The report of one run, from the request to freeze to the last thaw hook.
 //!
 //! The engine fills it in; the guardian completes a copy if it ends the run. `history` stores it as JSON, so its serde
-//! names are a file format: a field that is missing in the file of another version gets its default. `qemu-ga report`,
-//! `status` and the log's summary show it.
+//! names are a file format: a field that is missing in the file of another version gets its default.
 
 mod level;
 
@@ -29,7 +28,7 @@ pub enum FilesystemOutcome {
     ThawedByOthers,
     /// Not frozen; the detail has the reason.
     Skipped,
-    /// Could not be opened, frozen or thawed; the detail has the reason.
+    /// Not opened, frozen or thawed; the detail has the reason.
     Failed,
 }
 
@@ -37,29 +36,29 @@ pub enum FilesystemOutcome {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FilesystemRecord {
-    /// Mount point.
+    /// The first mount point.
     pub mountpoint: String,
     /// Filesystem type.
     pub fstype: String,
-    /// Name of its device, or `major:minor`.
+    /// Its name, or `major:minor`.
     pub device: String,
     /// Result of the run for it.
     pub outcome: FilesystemOutcome,
     /// Reason of a skip or failure.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<String>,
-    /// Duration of its FIFREEZE, in seconds.
+    /// Duration of its FIFREEZE.
     pub freeze_seconds: f64,
     /// A failure to open or freeze it does not fail the run.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub optional: bool,
-    /// What kept it from changing until the thaw; `None`: nothing.
+    /// `None`: nothing kept it from changing until the thaw.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held: Option<Hold>,
     /// The whole filesystem is mounted read-only.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub read_only: bool,
-    /// It cannot be frozen; the write counter of its device before the first FIFREEZE.
+    /// It cannot be frozen, so writes to its device are counted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub watch: Option<DeviceWatch>,
     /// It was not frozen, is on a local disk and was writable, so it lowers the level.
@@ -67,12 +66,12 @@ pub struct FilesystemRecord {
     pub writable: bool,
 }
 
-/// A block device whose writes are counted while filesystems are frozen.
+/// Writes are counted while filesystems are frozen.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeviceWatch {
     /// Device number.
     pub device: DeviceNumber,
-    /// Writes and discards that had completed before the freeze.
+    /// Writes and discards completed before the first FIFREEZE.
     pub writes: u64,
 }
 
@@ -144,20 +143,18 @@ pub enum RunEnd {
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Stages {
-    /// First flush, while applications still write.
-    pub flush: f64,
-    /// Freeze hooks.
-    pub freeze_hooks: f64,
-    /// Second flush, after the applications were quiesced.
-    pub flush_again: f64,
+    /// While applications still write.
+    pub(crate) flush: f64,
+    pub(crate) freeze_hooks: f64,
+    /// After the applications were quiesced.
+    pub(crate) flush_again: f64,
     /// First FIFREEZE to last.
-    pub freeze: f64,
+    pub(crate) freeze: f64,
     /// Last FIFREEZE to first FITHAW.
-    pub held: f64,
+    pub(crate) held: f64,
     /// First FITHAW to last.
-    pub thaw: f64,
-    /// Thaw hooks.
-    pub thaw_hooks: f64,
+    pub(crate) thaw: f64,
+    pub(crate) thaw_hooks: f64,
 }
 
 /// The report of a run.
@@ -249,7 +246,7 @@ impl Report {
         };
     }
 
-    /// Ends the run.
+    /// Ends the run, in which every filesystem is thawed by now.
     pub fn end(&mut self, end: RunEnd) {
         for record in &mut self.filesystems {
             if record.outcome == FilesystemOutcome::Frozen {
@@ -275,8 +272,8 @@ impl Report {
         )
     }
 
-    /// Adds what is planned; target `n` becomes record `n`.
-    pub fn plan(&mut self, plan: &Plan) {
+    /// Target `n` becomes record `n`.
+    pub(crate) fn plan(&mut self, plan: &Plan) {
         self.add_all(&plan.targets);
         let skipped = |excluded: &Excluded| FilesystemRecord {
             detail: Some(excluded.reason.clone()),
@@ -294,7 +291,7 @@ impl Report {
     }
 
     /// What the host named and a hook has unmounted cannot change, unless it is in use elsewhere.
-    pub fn ignore_unmounted(&mut self, before: &[Target]) {
+    pub(crate) fn ignore_unmounted(&mut self, before: &[Target]) {
         for named in &mut self.requested_not_frozen {
             let mut before = before.iter();
             let before = before.find(|target| target.filesystem.name() == named.mountpoint);
@@ -308,9 +305,7 @@ impl Report {
             }
         }
     }
-
-    /// Sets the filesystems, all of them untouched.
-    pub fn add_all(&mut self, targets: &[Target]) {
+    pub(crate) fn add_all(&mut self, targets: &[Target]) {
         let record = |target: &Target| FilesystemRecord {
             device: target.device.clone(),
             optional: target.optional,
@@ -321,8 +316,8 @@ impl Report {
         self.mountpoints = words(targets.iter().map(|target| &target.filesystem.mountpoint));
     }
 
-    /// Copies the outcomes of a thaw of the whole mount table, for what this run had frozen.
-    pub fn copy_outcomes(&mut self, thaw: &Self) {
+    /// Of a thaw of the whole mount table, for what this run had frozen.
+    pub(crate) fn copy_outcomes(&mut self, thaw: &Self) {
         for record in &mut self.filesystems {
             if record.outcome != FilesystemOutcome::Frozen {
                 continue;
@@ -338,15 +333,13 @@ impl Report {
         }
     }
 
-    /// Sets the outcome of a filesystem.
-    pub fn set(&mut self, record: usize, outcome: FilesystemOutcome) {
+    pub(crate) fn set(&mut self, record: usize, outcome: FilesystemOutcome) {
         if let Some(entry) = self.filesystems.get_mut(record) {
             entry.outcome = outcome;
         }
     }
 
-    /// Sets the outcome of a filesystem, and the reason.
-    pub fn set_with_detail(
+    pub(crate) fn set_with_detail(
         &mut self,
         record: usize,
         outcome: FilesystemOutcome,

@@ -1,7 +1,5 @@
-//! The root directory of a filesystem, open from before its freeze to its thaw. Floor 3.
-//!
-//! The open descriptor reaches the filesystem also while a path to it would block or lead elsewhere. The engine and
-//! each call that may still be in the kernel share it.
+//! The root directory of a filesystem, open from before its freeze to its thaw (floor 3). The descriptor reaches the
+//! filesystem also while a path to it would block or lead elsewhere.
 
 use super::guardian::client::Lingering;
 use std::fs::File;
@@ -25,7 +23,7 @@ impl From<File> for Root {
     }
 }
 
-/// A call for each root, which keeps it open until it has returned.
+/// Each call keeps its root open until it has returned.
 pub fn calls<'a, T: 'static>(
     roots: impl IntoIterator<Item = &'a Arc<Root>>,
     call: fn(&Arc<Root>) -> io::Result<T>,

@@ -1,8 +1,6 @@
-//! Floor 2: the counter for file handles, `qga.state`. It survives a restart of the agent, so that an old
-//! handle is refused and does not refer to another file.
-//!
-//! The file is a key file with one key, in the format of QEMU's agent. The number is the next handle; it is
-//! written before the handle below it is returned to a client. guest-file-open uses this.
+//! Floor 2: the counter for file handles, `qga.state`. It survives a restart of the agent, so that an old handle is
+//! refused and does not refer to another file. The file is a key file in the format of QEMU's agent. The number is the
+//! next handle, written before the handle below it is returned to a client.
 
 use super::{FIRST_HANDLE, StateDir, read, reason, replace};
 use crate::keyfile::{self, Line};
@@ -21,7 +19,6 @@ impl StateDir {
         self.path().join("qga.state")
     }
 
-    /// The next file handle.
     pub fn next_handle(&self) -> i64 {
         match self.read_counter() {
             Ok(next) => next.unwrap_or(FIRST_HANDLE),
@@ -29,7 +26,6 @@ impl StateDir {
         }
     }
 
-    /// The number in the file; None if there is no file, an error if the number cannot be read.
     pub(super) fn read_counter(&self) -> Result<Option<i64>, String> {
         match read(&self.counter()) {
             Ok(content) => content.map(|content| parse(&content)).transpose(),
@@ -37,9 +33,9 @@ impl StateDir {
         }
     }
 
-    /// A handle that was never used, for a file without a valid number. Handles count up from 1000, so the
-    /// upper half of the range of QEMU's agent (31 bits) is free. The position in it is random, because this
-    /// may happen again; the clock may be wrong at boot.
+    /// A handle that was never used, for a file without a valid number. Handles count up from 1000, so the upper half
+    /// of the range of QEMU's agent (31 bits) is free. The position in it is random, because this may happen again; the
+    /// clock may be wrong at boot.
     pub(super) fn unused_handle(&self, why: &str) -> i64 {
         let next = 1 << 30 | (RandomState::new().hash_one(0) >> 35) as i64;
         tracing::warn!(
@@ -49,19 +45,14 @@ impl StateDir {
         next
     }
 
-    /// Replaces the file atomically with one that contains `next`, and syncs it: after a power failure an
-    /// empty file would make handles repeat.
-    ///
-    /// # Errors
-    /// The directory cannot be written; the old file stays.
+    /// Replaces the file atomically and syncs it: after a power failure an empty file would make handles repeat.
     pub fn set_next_handle(&self, next: i64) -> io::Result<()> {
         let content = format!("[global]\nfd_counter={next}\n");
         replace(&self.counter(), content.as_bytes(), 0o666, true)
     }
 }
 
-/// The counter in a key file; the last one if there are several. A missing one, or one in an incomplete line,
-/// is an error.
+/// The last counter if there are several. A missing one, or one in an incomplete line, is an error.
 fn parse(text: &[u8]) -> Result<i64, String> {
     // The number in a line without its end may have been cut.
     let incomplete = text.split(|&byte| byte == b'\n').count();

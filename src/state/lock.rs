@@ -1,5 +1,5 @@
-//! Floor 2: the lock of a state directory. Only its holder uses the guardian and the hooks' journal in it; a
-//! second agent would take both from the first. The agent takes the lock at its start.
+//! Floor 2: the lock of a state directory. Only its holder uses the guardian and the hooks' journal in it; a second
+//! agent would take both from the first.
 
 use super::{StateDir, StateError, reason};
 use crate::sys::process;
@@ -10,18 +10,14 @@ use std::fs::{self, File};
 use std::os::unix::fs::MetadataExt;
 
 impl StateDir {
-    /// Locks the directory until the lock is dropped; child processes do not inherit it. None if the
-    /// directory cannot be locked and no other agent uses it.
-    ///
-    /// # Errors
-    /// Another agent holds the lock.
+    /// Until the lock is dropped; child processes do not inherit it. None if the directory cannot be locked and no
+    /// other agent uses it; an error if another agent holds the lock.
     pub fn lock(&self) -> Result<Option<Flock<File>>, StateError> {
         let path = self.path().join("qga.lock");
-        // If an agent left this filesystem frozen, creating a file or opening one for writing would block.
-        // flock(2) needs neither.
+        // If an agent left this filesystem frozen, creating a file or opening one for writing would block. flock(2)
+        // needs neither.
         let creates = !path.exists() && !self.is_marked_frozen().unwrap_or(true);
-        // Open read-only: a file that is open for writing prevents the filesystem from being remounted
-        // read-only.
+        // Open read-only: a file that is open for writing prevents the filesystem from being remounted read-only.
         let mut flags = OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC;
         flags.set(OFlag::O_CREAT, creates);
         let failed = |error: Errno| {
@@ -57,8 +53,8 @@ impl StateDir {
         if !holder.is_some_and(has_ended) {
             return Err(self.in_use(holder));
         }
-        // The other agent was killed, but one of its threads is still in the kernel (as on a frozen
-        // filesystem), or a child of it has not reached execve(2).
+        // The other agent was killed, but one of its threads is still in the kernel (as on a frozen filesystem), or a
+        // child of it has not reached execve(2).
         tracing::debug!("another agent was killed and has not ended: no lock is taken");
         Ok(None)
     }
@@ -75,8 +71,7 @@ impl StateDir {
     }
 }
 
-/// The process that locked `file`, by /proc/locks; None if it is not visible, for example in another PID
-/// namespace.
+/// By /proc/locks; None if it is not visible, for example in another PID namespace.
 fn holder(file: &File) -> Option<i32> {
     let data = file.metadata().ok()?;
     let (device, inode) = (data.dev(), data.ino());
@@ -84,7 +79,7 @@ fn holder(file: &File) -> Option<i32> {
     find_holder(&fs::read_to_string("/proc/locks").ok()?, &id)
 }
 
-/// Searches lines such as `1: FLOCK ADVISORY WRITE 708 00:1a:1234 0 EOF`, see proc_locks(5).
+/// In lines such as `1: FLOCK ADVISORY WRITE 708 00:1a:1234 0 EOF`, see proc_locks(5).
 fn find_holder(locks: &str, id: &str) -> Option<i32> {
     let mut holders = locks.lines().filter_map(|line| {
         let mut fields = line.split_ascii_whitespace().skip(4);

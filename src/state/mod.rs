@@ -1,5 +1,5 @@
-//! Floor 2: the state directory. QEMU's agent uses the same files, so that one agent can replace the other
-//! while filesystems are frozen.
+//! Floor 2: the state directory. QEMU's agent uses the same files, so that one agent can replace the other while
+//! filesystems are frozen.
 //!
 //! | file | content |
 //! |---|---|
@@ -9,8 +9,8 @@
 //! | `qga.reports.json` | what the last freezes did, the newest first (ours alone) |
 //! | `qga.lock` | empty; locked while an agent uses the directory (ours alone) |
 //!
-//! A file may be incomplete, of another version, or not a regular file. Reading it never blocks and follows
-//! no link, and the agent starts in any case.
+//! A file may be incomplete, of another version, or not a regular file. Reading it never blocks and follows no link,
+//! and the agent starts in any case.
 
 mod counter;
 mod lock;
@@ -24,23 +24,20 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// The first file handle with a new state file, as in QEMU's agent.
+/// As in QEMU's agent.
 const FIRST_HANDLE: i64 = 1000;
 
-/// Longest state file that is read, in bytes: 20 reports of several thousand filesystems.
+/// Of a file that is read, in bytes: 20 reports of several thousand filesystems.
 pub const MAX_SIZE: u64 = 16 << 20;
 
 const EXPIRED: &str = "qga.state.expired";
 const REPORTS: &str = "qga.reports.json";
 
 type Unwritten = Vec<(&'static str, Vec<u8>)>;
-
-/// The directory and its files. Nothing is read or written before a method is called.
 #[derive(Debug, Clone)]
 pub struct StateDir {
     dir: PathBuf,
-    /// Content that could not be written, by file name: this process uses it as long as it runs. All clones
-    /// share it.
+    /// Content that could not be written, by file name. This process uses it as long as it runs; all clones share it.
     unwritten: Arc<Mutex<Unwritten>>,
 }
 
@@ -50,20 +47,16 @@ pub struct StateDir {
 pub struct Expiry {
     /// When it ended, in seconds since the epoch.
     pub when: f64,
-    /// How long it had lasted, in seconds.
+    /// In seconds.
     pub held: f64,
-    /// The reason, as the second half of a sentence.
+    /// As the second half of a sentence.
     pub reason: String,
-    /// The number of filesystems that were thawed then.
     pub count: u64,
 }
 
 impl Expiry {
-    /// The reason of a freeze that ended at its hold limit.
     pub const HOLD_LIMIT: &str = "no guest-fsfreeze-thaw came within the hold limit";
-    /// The reason of a freeze that an operator ended.
     pub const OPERATOR: &str = "somebody ran qemu-ga thaw --now";
-    /// The reason of a freeze that ended at shutdown.
     pub const SHUTDOWN: &str = "the system is going down";
 }
 
@@ -86,28 +79,22 @@ impl std::fmt::Display for Expiry {
 pub struct Marker {
     /// The kernel's boot id: a freeze does not survive a reboot.
     pub boot: String,
-    /// The freeze's id, as in the report.
     pub id: String,
-    /// When it began, in milliseconds of CLOCK_MONOTONIC.
+    /// When the freeze began, on CLOCK_MONOTONIC.
     pub since_ms: u64,
-    /// Its hold limit in milliseconds; None: no limit.
+    /// The hold limit; None: no limit.
     pub limit_ms: Option<u64>,
-    /// The path of the hook master that was called.
     pub hook: Option<PathBuf>,
-    /// The devices of the frozen filesystems.
     pub devices: Vec<String>,
 }
 
-/// The running kernel's boot id; empty if it cannot be read.
 pub fn boot_id() -> String {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
     id.trim_end().to_owned()
 }
 
-/// A state file that could not be examined or written, with the remedy.
 #[derive(Debug)]
 pub struct StateError {
-    /// One line for the log: the file, the reason, the remedy.
     pub text: String,
 }
 
@@ -120,7 +107,7 @@ impl std::fmt::Display for StateError {
 impl std::error::Error for StateError {}
 
 impl StateDir {
-    /// The state directory `dir`; it is never created.
+    /// The directory is never created.
     pub fn new(dir: impl Into<PathBuf>) -> Self {
         Self {
             dir: dir.into(),
@@ -128,20 +115,14 @@ impl StateDir {
         }
     }
 
-    /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.dir
     }
 
-    /// The marker's path.
     pub fn marker(&self) -> PathBuf {
         self.dir.join("qga.state.isfrozen")
     }
 
-    /// Whether an earlier instance left filesystems frozen: the marker exists.
-    ///
-    /// # Errors
-    /// The marker cannot be examined.
     pub fn is_marked_frozen(&self) -> Result<bool, StateError> {
         let marker = self.marker();
         match fs::symlink_metadata(&marker) {
@@ -157,10 +138,6 @@ impl StateDir {
         }
     }
 
-    /// Writes the marker (mode 0600).
-    ///
-    /// # Errors
-    /// It cannot be written; a successor would not know of the freeze.
     pub fn mark_frozen(&self, content: &Marker) -> Result<(), StateError> {
         let marker = self.marker();
         let write = || {
@@ -183,8 +160,7 @@ impl StateDir {
             })
     }
 
-    /// The content of the marker; None if it is empty or cannot be read. The marker alone still means that
-    /// filesystems are frozen.
+    /// None if it is empty or cannot be read. The marker alone still means that filesystems are frozen.
     pub fn read_marker(&self) -> Option<Marker> {
         let marker = self.marker();
         let warn_unusable = |why: String| {
@@ -204,11 +180,8 @@ impl StateDir {
             .ok()
     }
 
-    /// Removes the marker and returns whether it existed. unlink(2) succeeds for one caller only, so of
-    /// several processes that end the same freeze exactly one gets `true`.
-    ///
-    /// # Errors
-    /// The marker stays, so the next start assumes that filesystems are frozen.
+    /// Returns whether the marker existed. unlink(2) succeeds for one caller only, so of several processes that end the
+    /// same freeze exactly one gets `true`.
     pub fn mark_thawed(&self) -> Result<bool, StateError> {
         let marker = self.marker();
         match fs::remove_file(&marker) {
@@ -224,10 +197,7 @@ impl StateDir {
         }
     }
 
-    /// Records that a freeze ended before its thaw; in memory if the file cannot be written.
-    ///
-    /// # Errors
-    /// The file cannot be written; a late thaw through another agent would then look like a success.
+    /// In memory if the file cannot be written: a late thaw through another agent would then look like a success.
     pub fn mark_expired(&self, expiry: &Expiry) -> Result<(), StateError> {
         let write = || self.save(EXPIRED, serde_json::to_vec(expiry)?);
         write().map_err(|e| StateError {
@@ -239,7 +209,6 @@ impl StateDir {
         })
     }
 
-    /// Returns and removes what [`StateDir::mark_expired`] recorded.
     pub fn take_expired(&self) -> Option<Expiry> {
         let expiry = self.peek_expired()?;
         self.unwritten().retain(|(name, _)| *name != EXPIRED);
@@ -253,8 +222,7 @@ impl StateDir {
         Some(expiry)
     }
 
-    /// What [`StateDir::mark_expired`] recorded; the record stays for the next thaw. A file that cannot be
-    /// read still shows that a freeze ended early.
+    /// The record stays for the next thaw. A file that cannot be read still shows that a freeze ended early.
     pub fn peek_expired(&self) -> Option<Expiry> {
         let expiry = self.load(EXPIRED).and_then(|content| {
             let parse = |content: Vec<u8>| Ok(serde_json::from_slice(&content)?);
@@ -275,11 +243,7 @@ impl StateDir {
         })
     }
 
-    /// Creates `qga.state` if it is missing or cannot be read. This also shows at start whether the directory
-    /// is writable.
-    ///
-    /// # Errors
-    /// The directory is missing or not writable.
+    /// Creates `qga.state` if it is missing or cannot be read; this shows at start whether the directory is writable.
     pub fn prepare(&self) -> Result<(), StateError> {
         let (next, is_kept) = match self.read_counter() {
             Ok(Some(_)) => return Ok(()),
@@ -299,23 +263,15 @@ impl StateDir {
         }
     }
 
-    /// The path of the reports.
     pub fn reports(&self) -> PathBuf {
         self.dir.join(REPORTS)
     }
 
-    /// The reports; those of [`StateDir::write_reports`] even if they could not be written.
-    ///
-    /// # Errors
-    /// The file cannot be read.
+    /// Those of [`StateDir::write_reports`] even if they could not be written.
     pub fn read_reports(&self) -> io::Result<Option<Vec<u8>>> {
         self.load(REPORTS)
     }
 
-    /// Replaces the reports; only root can read them.
-    ///
-    /// # Errors
-    /// The directory cannot be written.
     pub fn write_reports(&self, json: Vec<u8>) -> io::Result<()> {
         self.save(REPORTS, json)
     }
@@ -334,7 +290,7 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file that only root can read, or keeps the content in memory.
+    /// Only root can read the file. If it cannot be written, the content is kept in memory.
     fn save(&self, name: &'static str, content: Vec<u8>) -> io::Result<()> {
         let done = replace(&self.dir.join(name), &content, 0o600, false);
         let mut unwritten = self.unwritten();
@@ -346,8 +302,7 @@ impl StateDir {
     }
 }
 
-/// Reads a state file; None if it does not exist. It does not block, as open(2) of a FIFO would, and follows
-/// no link.
+/// None if it does not exist.
 fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     let file = match open_regular(path, OpenOptions::new().read(true)) {
         Ok(file) => file,
@@ -362,10 +317,7 @@ fn read(path: &Path) -> io::Result<Option<Vec<u8>>> {
     Ok(Some(content))
 }
 
-/// Opens a regular file, without following a link and without waiting for a FIFO's other end.
-///
-/// # Errors
-/// The error of open(2), or it is not a regular file.
+/// Does not follow a link, and does not wait for a FIFO's other end.
 pub(crate) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let file = options
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
@@ -376,13 +328,11 @@ pub(crate) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result
     Ok(file)
 }
 
-/// Writes a temporary file and renames it, so that a reader finds the old content or the new. `sync`: also
-/// after a power failure.
+/// Renames a temporary file, so that a reader finds the old content or the new. `sync`: also after a power failure.
 fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
-    // An existing file is the rest of an agent that died, or not ours at all: it is removed and never written
-    // to.
+    // An existing file is the rest of an agent that died, or not ours at all: it is removed and never written to.
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
@@ -399,7 +349,7 @@ fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()>
     fs::rename(&temporary, path)
 }
 
-/// The error's text without Rust's suffix `(os error N)`.
+/// Without Rust's suffix `(os error N)`.
 fn reason(error: &io::Error) -> String {
     crate::sys::strerror(error)
 }

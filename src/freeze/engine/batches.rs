@@ -10,12 +10,10 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-/// Upper limit of changes of the freeze order, for each filesystem, when one waits for another that is frozen.
 const MAX_REORDERS: usize = 2;
 
 impl<O: Ops> Engine<O> {
-    /// Freezes batch by batch, until everything is frozen or the hold limit passed. Returns what is frozen, in the
-    /// order of freezing, and the failure that ended it.
+    /// Freezes until all is frozen or the hold limit passed; returns what is frozen, in freeze order, and the failure.
     pub(super) fn freeze_in_order(
         &mut self,
         held: Vec<Held<O::Handle>>,
@@ -39,8 +37,6 @@ impl<O: Ops> Engine<O> {
         (queue.frozen, Ok(()))
     }
 
-    /// Freezes one batch.
-    ///
     /// A filesystem whose FIFREEZE does not return may have to write to one that is frozen, by a way that the plan
     /// could not see. So everything is thawed, that filesystem is frozen first, and all others after it, one by one.
     fn freeze_batch(
@@ -105,8 +101,7 @@ impl<O: Ops> Engine<O> {
         failure
     }
 
-    /// Thaws what is frozen, to freeze it again later; returns it in freeze order. What cannot be thawed stays in
-    /// `frozen`.
+    /// Thaws what is to be frozen again later; returns it in freeze order. What cannot be thawed stays in `frozen`.
     fn release(&mut self, frozen: &mut Vec<Held<O::Handle>>) -> Vec<Held<O::Handle>> {
         let handles: Vec<&O::Handle> = frozen.iter().rev().map(|held| &held.handle).collect();
         let mut done = self.ops.thaw(&handles);
@@ -123,7 +118,6 @@ impl<O: Ops> Engine<O> {
         released
     }
 
-    /// Records the result of one FIFREEZE.
     fn enter_frozen(
         &mut self,
         held: Held<O::Handle>,
@@ -146,7 +140,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Whether this error of FIFREEZE leaves the filesystem out instead of failing the run.
+    /// Whether the filesystem is left out instead of failing the run.
     fn tolerates(&self, error: &io::Error) -> bool {
         match error.raw_os_error() {
             Some(libc::EOPNOTSUPP) => !self.policy.strict,
@@ -156,17 +150,13 @@ impl<O: Ops> Engine<O> {
     }
 }
 
-/// The filesystems of a freeze that goes on.
 struct FreezeQueue<H> {
     /// In the order of freezing.
     frozen: Vec<Held<H>>,
-    /// Still to freeze.
     waiting: VecDeque<Held<H>>,
-    /// How often the order may still be changed.
     reorders_left: usize,
     /// A batch that no filesystem is in.
     next_batch: usize,
-    /// When the hold limit passes.
     ends: Option<Duration>,
 }
 

@@ -1,7 +1,7 @@
 //! From the request to the last FIFREEZE, and the undo if a step fails.
 //!
-//! The freeze hooks run before the first FIFREEZE, with no filesystem held open. A run that fails is rolled back before
-//! its error is returned: everything is thawed and the thaw hooks are called, unless the guardian does both.
+//! A run that fails is rolled back before its error is returned: everything is thawed and the thaw hooks are called,
+//! unless the guardian does both.
 
 use super::{Engine, Freeze, Held, State};
 use crate::freeze::FreezeError;
@@ -16,19 +16,17 @@ use crate::state::Marker;
 use std::io;
 use std::time::Duration;
 
-/// Upper limit of dirty data without a flush before FIFREEZE, which writes 4 MiB itself, within 40 ms at 100 MB/s.
+/// Without a flush before FIFREEZE, which writes 4 MiB itself, within 40 ms at 100 MB/s.
 const MAX_DIRTY_BYTES: u64 = 4 << 20;
 
-/// Upper limit of flushes after the hooks: a process that keeps writing must not delay the freeze without end.
+/// After the hooks: a process that keeps writing must not delay the freeze without end.
 const MAX_FLUSHES: u32 = 3;
 
-/// How many guardians are started while everything is frozen. What kills one may kill them all; then starting more
-/// does not help.
+/// Started while all is frozen. What kills one guardian may kill them all; then starting more does not help.
 pub(super) const MAX_GUARDIANS: u32 = 3;
 
 impl<O: Ops> Engine<O> {
-    /// Everything before the first FIFREEZE. No filesystem is held open while the hooks run, because a hook may unmount
-    /// one or stop its device; afterwards the mount table is read again.
+    /// No filesystem is held open while the hooks run, because a hook may unmount one or stop its device.
     pub(super) fn prepare(
         &mut self,
         only: Option<&[Vec<u8>]>,
@@ -70,7 +68,6 @@ impl<O: Ops> Engine<O> {
         held
     }
 
-    /// After the hooks: opens what is mounted now, and flushes what they wrote.
     fn prepare_again(
         &mut self,
         only: Option<&[Vec<u8>]>,
@@ -110,7 +107,7 @@ impl<O: Ops> Engine<O> {
         Ok(held)
     }
 
-    /// Starts another guardian in place of one that died; `since` is when everything was frozen, if it is.
+    /// `since` is when everything was frozen; `None`: not yet.
     pub(super) fn start_guardian_again(
         &mut self,
         held: &[Held<O::Handle>],
@@ -123,7 +120,6 @@ impl<O: Ops> Engine<O> {
             .map_err(FreezeError::NoGuardian)
     }
 
-    /// While frozen: starts another guardian, and sends it the state.
     pub(super) fn replace_guardian(&mut self) {
         let limit = self.time_left();
         let State::Frozen(mut freeze) = std::mem::replace(&mut self.state, State::Thawed) else {
@@ -140,7 +136,6 @@ impl<O: Ops> Engine<O> {
         self.report_frozen();
     }
 
-    /// Sends the guardian that everything is frozen, with the report.
     pub(super) fn report_frozen(&mut self) {
         let State::Frozen(freeze) = &self.state else {
             return;
@@ -168,8 +163,7 @@ impl<O: Ops> Engine<O> {
         Ok(plan)
     }
 
-    /// Opens all targets. One that may fail is left out. That is logged only if `is_last`: before the hooks run, a hook
-    /// may still change it.
+    /// One that may fail is left out; logged only if `is_last`: before the hooks run, a hook may still change it.
     fn open(
         &mut self,
         targets: &[Target],
@@ -205,7 +199,6 @@ impl<O: Ops> Engine<O> {
         failures.map(|()| held)
     }
 
-    /// What the hooks get to know of this run.
     fn run(&self) -> RunInfo {
         let filesystems = &self.report.filesystems;
         let mountpoints = match &self.report.mountpoints[..] {
@@ -221,8 +214,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Flushes again if hooks ran or much is dirty. Repeats it while at most half of what was dirty before is left;
-    /// then flushing is faster than the writers. Returns the seconds it took.
+    /// Repeats the flush while at most half of what was dirty before is left: then flushing is faster than the writers.
+    /// Returns the seconds it took.
     fn flush_again(
         &mut self,
         held: &[Held<O::Handle>],
@@ -243,8 +236,7 @@ impl<O: Ops> Engine<O> {
         Ok(seconds)
     }
 
-    /// Flushes in parallel; returns the seconds it took. An error is reported but does not stop the run: FIFREEZE
-    /// flushes again and decides. A timeout stops it, for FIFREEZE would hang as well.
+    /// Returns seconds. An error is only reported: FIFREEZE flushes again and decides. A timeout ends the run.
     fn flush(&mut self, held: &[Held<O::Handle>], commits_first: bool) -> Result<f64, FreezeError> {
         let start = self.ops.now();
         let handles: Vec<&O::Handle> = held.iter().map(|h| &h.handle).collect();
@@ -269,8 +261,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Calls the hook master, if there is one; its failure is recorded and returned. Returns whether a hook may have
-    /// run.
+    /// Returns whether a hook may have run.
     pub(super) fn call_hooks(
         &mut self,
         phase: Phase,
@@ -350,8 +341,7 @@ impl<O: Ops> Engine<O> {
         failure.map(|()| count)
     }
 
-    /// Undoes a freeze that failed or froze nothing. If the guardian has begun to do so at the hold limit, it also
-    /// calls the thaw hooks.
+    /// If the guardian has begun to undo the freeze at the hold limit, it also calls the thaw hooks.
     fn roll_back(&mut self) {
         match self.ops.claim(false) {
             Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed, None)),
@@ -368,7 +358,6 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// The marker, for the next agent.
     fn marker(&self, held: &[Held<O::Handle>], since: Duration) -> Marker {
         let device = |held: &Held<_>| self.report.filesystems[held.record].device.clone();
         Marker {
@@ -380,7 +369,7 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Records that a filesystem cannot be opened or frozen; fails the run unless `tolerated`.
+    /// Fails the run unless `tolerated`.
     pub(super) fn exclude(
         &mut self,
         record: usize,
@@ -407,7 +396,6 @@ impl<H> Held<H> {
     }
 }
 
-/// Logs what was mounted or unmounted while the hooks ran.
 fn log_plan_changes(before: &[Target], after: &[Target]) {
     let is_in = |list: &[Target], target: &Target| {
         list.iter()

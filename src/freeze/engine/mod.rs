@@ -2,8 +2,8 @@
 //!
 //! The engine is sequential code over [`Ops`]; parallel work is done inside of [`Ops`], one batch of the plan at a
 //! time. A failure before everything is frozen undoes what was done, in reverse order. The undo continues after errors
-//! and reports them all. [`Freezer`](crate::freeze::Freezer) calls the engine from its own thread; the simulator runs
-//! it with a fault at every step.
+//! and reports them all. [`Freezer`](crate::freeze::Freezer) runs the engine on a thread of its own, the simulator with
+//! a fault at every step.
 
 mod batches;
 mod freeze;
@@ -26,15 +26,13 @@ use std::time::Duration;
 /// How often to check whether a guardian that does not answer is stopped.
 const LEGACY_CHECK_INTERVAL: Duration = Duration::from_secs(5);
 
-/// An open filesystem.
 struct Held<H> {
     handle: H,
     name: String,
     /// A failure to open or freeze it does not fail the run.
     optional: bool,
-    /// Index in the report's list.
+    /// Index in the report.
     record: usize,
-    /// [`Target::batch`].
     batch: usize,
     /// It cannot be frozen; the writes to this device are counted instead.
     watch: Option<DeviceNumber>,
@@ -53,40 +51,31 @@ impl<H> Held<H> {
     }
 }
 
-/// Result of FITHAW on several filesystems.
 struct Thawed<H> {
-    /// Number of thawed filesystems.
     count: u64,
-    /// What stays frozen, with the reason.
     still_frozen: Vec<(Held<H>, FreezeError)>,
-    /// The FITHAWs that have not returned. The call thaws the filesystem once its disk answers; the hooks
-    /// do not wait for that.
+    /// FITHAWs that have not returned. Each thaws once its disk answers; the hooks do not wait for that.
     late: Vec<FreezeError>,
 }
 
 enum State<H> {
     Thawed,
-    /// Frozen by this agent or by an earlier one.
     Frozen(Freeze<H>),
     /// An earlier agent left its marker, and its guardian has not answered yet.
     Inherited,
 }
 
-/// A freeze in which everything is frozen.
 struct Freeze<H> {
     /// In freeze order.
     held: Vec<Held<H>>,
-    /// When everything was frozen, on [`SystemOps::now`](crate::freeze::ops::SystemOps::now)'s clock.
+    /// When everything was frozen, by [`SystemOps::now`](crate::freeze::ops::SystemOps::now).
     since: Duration,
-    /// When the hold limit ends the freeze; `None`: no limit.
+    /// At the hold limit; `None`: no limit.
     ends: Option<Duration>,
-    /// By an earlier agent.
     is_inherited: bool,
-    /// How many more guardians may be started in place of dead ones.
     guardians_left: u32,
 }
 
-/// State machine of freeze runs.
 pub struct Engine<O: FilesystemOps> {
     ops: O,
     state: State<O::Handle>,
@@ -97,14 +86,14 @@ pub struct Engine<O: FilesystemOps> {
     report: Report,
     /// The freeze was ended for a shutdown, and the next thaw of the host has not been answered with that yet.
     owes_an_answer: bool,
-    /// The current run has ended in this way, and its report is not stored yet.
+    /// Its report is not stored yet.
     ended: Option<RunEnd>,
     /// What an earlier agent has left is not known or not undone yet.
     has_legacy: bool,
 }
 
 impl<O: Ops> Engine<O> {
-    /// Without a freeze of its own; `inherited` if an earlier agent left its marker.
+    /// `inherited`: an earlier agent left its marker.
     pub fn new(mut ops: O, inherited: bool, policy: FreezePolicy, limits: FreezeLimits) -> Self {
         // Also without a marker: a guardian that undoes a freeze that was not complete must finish first.
         let has_legacy = ops.find_guardian() || inherited || ops.has_journal();
@@ -132,8 +121,7 @@ impl<O: Ops> Engine<O> {
         self.has_legacy
     }
 
-    /// Time until the hold limit ends the freeze, or until the next check of an earlier agent's guardian that does not
-    /// answer; `None`: nothing to wait for.
+    /// Until the hold limit, or the next check of an earlier agent's silent guardian; `None`: nothing to wait for.
     pub fn time_left(&mut self) -> Option<Duration> {
         match &self.state {
             _ if self.has_legacy => Some(LEGACY_CHECK_INTERVAL),
@@ -142,22 +130,19 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Whether the host's next thaw has still to be answered: the freeze was ended for a shutdown.
     pub fn owes_an_answer(&self) -> bool {
         self.owes_an_answer
     }
 
-    /// The operations that it acts through.
     pub fn ops(&self) -> &O {
         &self.ops
     }
 
-    /// Whether filesystems are frozen as far as this agent knows.
     pub fn is_frozen(&self) -> bool {
         !matches!(self.state, State::Thawed)
     }
 
-    /// Reports of the last runs, newest first; while frozen the current run precedes them.
+    /// Newest first; while frozen the current run precedes them.
     pub fn reports(&mut self) -> Vec<Report> {
         self.conclude();
         let mut reports = self.ops.reports();
@@ -170,9 +155,8 @@ impl<O: Ops> Engine<O> {
         reports
     }
 
-    /// Does what can wait until the host has its reply: kept log lines, the guardian's exit, the summary in the log,
-    /// the report. [`Freezer`](crate::freeze::Freezer) calls it after the reply, and the next request does if it comes
-    /// earlier.
+    /// What can wait until the host has its reply: kept log lines, the guardian's exit, the summary, the report.
+    /// [`Freezer`](crate::freeze::Freezer) calls it after the reply, and the next request does if it comes earlier.
     pub fn conclude(&mut self) {
         if let Some(end) = self.ended.take() {
             self.finish(end);
@@ -182,11 +166,8 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Freezes everything, or the mount points of `only`; returns how many filesystems this call froze. With 0 nothing
-    /// is frozen afterwards, and the thaw hooks have been called.
-    ///
-    /// # Errors
-    /// A filesystem cannot be opened or frozen, or a hook master fails. Nothing is frozen afterwards.
+    /// Freezes everything, or the mount points of `only`; returns how many filesystems this call froze. With 0 or an
+    /// error nothing is frozen afterwards, and hooks that were called have been thawed.
     pub fn freeze(&mut self, only: Option<&[Vec<u8>]>) -> Result<u64, FreezeError> {
         self.conclude();
         self.recover(true);
@@ -216,12 +197,10 @@ impl<O: Ops> Engine<O> {
         result
     }
 
-    /// Thaws what this agent or its predecessor froze, then calls the thaw hooks; returns how many filesystems this
-    /// call thawed. If nothing is known to be frozen, it issues FITHAW on every filesystem of the mount table.
-    ///
-    /// # Errors
-    /// The freeze was ended before (reported once); a filesystem stays frozen (the agent stays frozen too, and the thaw
-    /// can be repeated); or a hook master fails (everything is thawed all the same).
+    /// Thaws what this agent or its predecessor froze, then calls the thaw hooks; if nothing is known to be frozen,
+    /// thaws every filesystem of the mount table. Returns how many. Fails if the freeze was ended before (reported
+    /// once), if a filesystem stays frozen (the thaw can be repeated), or if a hook master fails (everything is thawed
+    /// all the same).
     pub fn thaw(&mut self) -> Result<u64, FreezeError> {
         self.conclude();
         self.recover(true);
@@ -251,7 +230,7 @@ impl<O: Ops> Engine<O> {
         result
     }
 
-    /// Reads what the guardian did, starts another one for one that died, and ends the freeze at the hold limit.
+    /// Reads what the guardian did, replaces one that died, and ends the freeze at the hold limit.
     pub fn check_hold(&mut self) {
         self.recover(false);
         if !matches!(self.state, State::Frozen(_)) {
@@ -275,9 +254,6 @@ impl<O: Ops> Engine<O> {
     }
 
     /// Ends the freeze without a request; the next thaw reports it.
-    ///
-    /// # Errors
-    /// As [`Engine::thaw`].
     pub fn end_early(&mut self, why: &str) -> Result<(), FreezeError> {
         self.recover(true);
         if !self.is_frozen() || !self.claim_thaw(true) {
@@ -307,7 +283,6 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Updates state and report after the guardian has ended the freeze.
     fn record_guardian_end(&mut self, expiry: &Expiry) {
         self.state = State::Thawed;
         // The guardian may have found the state directory read-only; then this agent records the expiry. A freeze that
@@ -348,7 +323,7 @@ impl<O: Ops> Engine<O> {
         self.has_legacy = true;
     }
 
-    /// Ends a run. Stores the report first: if the agent is killed here, no other process has it.
+    /// Stores the report first: if the agent is killed here, no other process has it.
     fn finish(&mut self, end: RunEnd) {
         // The guardian exits while the report is written; dismiss_guardian below waits for it.
         if !self.has_legacy {
@@ -372,7 +347,7 @@ impl<O: Ops> Engine<O> {
         tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
     }
 
-    /// Fails once the agent is asked to stop: nobody might be there for the thaw.
+    /// Once the agent is asked to stop, no agent might be there for the thaw.
     fn refuse_if_stopping(&mut self) -> Result<(), FreezeError> {
         match self.ops.is_stopping() {
             true => Err(self.fail(FreezeError::Stopping)),
@@ -386,20 +361,18 @@ impl<O: Ops> Engine<O> {
 }
 
 impl<O: FilesystemOps> Engine<O> {
-    /// Logs and records a failure that does not stop the run.
+    /// For a failure that does not stop the run.
     fn warn(&mut self, failure: impl Display) {
         tracing::warn!("{failure}");
         self.report.errors.push(failure.to_string());
     }
 
-    /// As [`Engine::warn`], for a result.
     fn add_error<E: Into<FreezeError>>(&mut self, result: Result<(), E>) {
         if let Err(error) = result {
             self.warn(error.into());
         }
     }
 
-    /// Records an error and returns it as the answer.
     fn fail(&mut self, error: FreezeError) -> FreezeError {
         self.warn(&error);
         error

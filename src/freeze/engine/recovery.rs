@@ -1,8 +1,7 @@
 //! What an agent does with the freeze, or the remains of one, that an earlier agent left.
 //!
 //! A freeze that an earlier agent's guardian hands over is continued with its descriptors, limit and hook master.
-//! Without a guardian the marker decides. Hooks that the journal still lists get their `thaw` in every case. The engine
-//! calls this before each request and each check of the hold limit.
+//! Without a guardian the marker decides. Hooks that the journal still lists get their `thaw` in every case.
 
 use super::{Engine, Freeze, Held, State};
 use crate::freeze::FreezeError;
@@ -15,7 +14,6 @@ use crate::state::{Marker, boot_id};
 use std::time::Duration;
 
 impl<O: Ops> Engine<O> {
-    /// Finds out what an earlier agent has left, once its guardian has answered or if there is none.
     pub(super) fn recover(&mut self, waits: bool) {
         if !self.has_legacy {
             return;
@@ -35,7 +33,6 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Continues a freeze in place of the agent that made it: with its descriptors, its limit and its hook master.
     fn take_over(&mut self, inherited: Inherited, handles: Vec<O::Handle>) {
         self.report = *inherited.report;
         let records = &self.report.filesystems;
@@ -68,8 +65,8 @@ impl<O: Ops> Engine<O> {
         });
     }
 
-    /// Continues the freeze of the marker, without a guardian from the earlier agent. Starts another one, for the limit
-    /// goes on. If nothing is frozen any more, only the thaw hooks are called.
+    /// Continues the freeze of the marker. Starts another guardian, for the limit goes on. If nothing is frozen any
+    /// more, only the thaw hooks are called.
     fn take_over_unguarded(&mut self, marker: Marker) {
         self.state = State::Thawed;
         // The marker of QEMU's agent is empty: every filesystem may be frozen.
@@ -117,7 +114,6 @@ impl<O: Ops> Engine<O> {
         self.report_frozen();
     }
 
-    /// Agent and guardian died, and nothing is frozen.
     fn clean_up_legacy(&mut self) {
         let unmarked = self.ops.mark_thawed();
         if let Ok(false) = unmarked {

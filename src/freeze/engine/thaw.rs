@@ -16,8 +16,7 @@ use std::io;
 use std::time::UNIX_EPOCH;
 
 impl<O: Ops> Engine<O> {
-    /// Thaws, and calls the thaw hooks with the reason. With `expiry`, the next thaw reports that the freeze ended before
-    /// it, for this reason.
+    /// With `expiry`, the next thaw reports that the freeze ended before it, for this reason.
     pub(super) fn undo(
         &mut self,
         reason: ThawReason,
@@ -68,8 +67,7 @@ impl<O: Ops> Engine<O> {
         thawed.map(|_| count)
     }
 
-    /// Thaws for an earlier agent whose guardian is of another version: issues FITHAW on every filesystem, and
-    /// completes that agent's report if the guardian had it.
+    /// For an agent whose guardian is of another version: FITHAW on every filesystem; completes that agent's report.
     fn thaw_for_predecessor(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let now = self.ops.wall_clock();
         let inherited = std::mem::replace(&mut self.report, Report::begin(now));
@@ -109,8 +107,8 @@ impl<O: Ops> Engine<O> {
         self.add_error(marked);
     }
 
-    /// Issues FITHAW in the reverse of the freeze order and continues after errors. What stays frozen is returned in
-    /// freeze order, with the reason; what was not frozen gets the outcome `idle`.
+    /// In reverse freeze order, also after errors. What stays frozen is returned in freeze order, with the reason; what
+    /// was not frozen gets the outcome `idle`.
     pub(super) fn thaw_each(
         &mut self,
         held: Vec<Held<O::Handle>>,
@@ -149,7 +147,6 @@ impl<O: Ops> Engine<O> {
         }
     }
 
-    /// Issues FITHAW on every filesystem of the mount table.
     pub(super) fn thaw_everything(&mut self) -> Result<Thawed<O::Handle>, FreezeError> {
         let survey = self.ops.survey();
         let survey = survey.map_err(|e| self.fail(FreezeError::MountTable(e)))?;
@@ -158,8 +155,7 @@ impl<O: Ops> Engine<O> {
         Ok(self.thaw_each(held, FilesystemOutcome::Untouched))
     }
 
-    /// Opens what may be frozen, and adds it to the report. One that cannot be opened is left out: nothing shows
-    /// whether it was frozen.
+    /// One that cannot be opened is left out: nothing shows whether it was frozen.
     pub(super) fn open_for_thaw(&mut self, targets: &[Target]) -> Vec<Held<O::Handle>> {
         self.report.add_all(targets);
         let mut held = Vec::new();
@@ -178,8 +174,8 @@ impl<O: Ops> Engine<O> {
         held
     }
 
-    /// Thaws without a freeze of ours: it thaws what others froze, as QEMU's agent does, but calls no hooks, because
-    /// none was frozen. What cannot be thawed is logged and is no error: this agent did not freeze it.
+    /// Thaws what others froze, as QEMU's agent does, but calls no hooks, because none was frozen. What cannot be
+    /// thawed is logged and is no error: this agent did not freeze it.
     pub(super) fn thaw_all_mounted(&mut self) -> Result<u64, FreezeError> {
         let saved = std::mem::take(&mut self.report);
         let result = self.thaw_everything();
@@ -197,7 +193,7 @@ impl<O: Ops> Engine<O> {
     }
 }
 
-/// Whether FITHAW failed because the filesystem is not frozen (EINVAL; fs/super.c thaw_super).
+/// FITHAW's EINVAL: fs/super.c thaw_super.
 fn is_not_frozen(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EINVAL)
 }

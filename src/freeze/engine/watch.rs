@@ -1,10 +1,10 @@
 //! Filesystems that cannot be frozen: vfat, which every UEFI guest has at /boot/efi.
 //!
 //! Such a filesystem is flushed, and the writes to its device are counted from before the first FIFREEZE until right
-//! before the first FITHAW. Without a write in between, a snapshot has it as the flush left it. The count ends before
-//! the first FITHAW, not after the last: the host takes the snapshot before it asks for the thaw, and a process that
-//! another filesystem's thaw wakes may write without harm. The counter files are open by then, so that reading
-//! allocates nothing.
+//! before the first FITHAW. Without a write in between, a snapshot has it as the flush left it. The count does not go
+//! on to the last FITHAW: the host takes the snapshot before it asks for the thaw, and a process that another
+//! filesystem's thaw wakes may write without harm. The counter files are open by then, so that reading allocates
+//! nothing.
 
 use super::{Engine, Held};
 use crate::freeze::FreezeError;
@@ -15,7 +15,6 @@ use nix::libc;
 use std::io;
 
 impl<O: FilesystemOps> Engine<O> {
-    /// Before the first FIFREEZE: flushes what is to be watched once more, and reads the counters.
     pub(super) fn begin_watch(&mut self, held: &[Held<O::Handle>]) {
         let is_watched = |held: &&Held<_>| held.watch.is_some();
         let watched: Vec<_> = held.iter().filter(is_watched).collect();
@@ -44,7 +43,7 @@ impl<O: FilesystemOps> Engine<O> {
         }
     }
 
-    /// Whether a filesystem that refused FIFREEZE can be taken as held: it is read-only, or its device is watched.
+    /// Whether one that refused FIFREEZE can be taken as held: it is read-only, or its device is watched.
     pub(super) fn is_held_unfrozen(&mut self, record: usize, error: &io::Error) -> bool {
         if error.raw_os_error() != Some(libc::EOPNOTSUPP) {
             return false;
@@ -66,7 +65,7 @@ impl<O: FilesystemOps> Engine<O> {
         true
     }
 
-    /// After the last FITHAW: records what was mounted meanwhile, which was not frozen.
+    /// After the last FITHAW: what was mounted meanwhile was not frozen.
     pub(super) fn record_new_mounts(&mut self) {
         if self.report.requested.is_some() || self.policy.freeze != FreezeMode::All {
             return;

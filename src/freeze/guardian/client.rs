@@ -1,8 +1,7 @@
 //! The agent's connection to the guardian: start it, send it the filesystems, decide who thaws.
 //!
-//! Every wait has a time limit, and a guardian that does not answer in time is killed before the agent thaws: a
-//! guardian that was stopped must not undo a freeze that is over, or one that comes later. `linux::guardian` calls
-//! this.
+//! Every wait has a time limit, and a guardian that does not answer in time is killed before the agent thaws: one that
+//! was stopped must not undo a freeze that is over, or one that comes later.
 
 use super::{
     Claim, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request, Response,
@@ -21,24 +20,20 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
-/// How long the guardian may take to answer. It has one thread and nothing else to do.
+/// It has one thread and nothing else to do.
 const RESPONSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Outcome of [`AgentClient::receive`].
 #[derive(Debug)]
 pub enum Received {
-    /// No message.
     Nothing,
-    /// The guardian has ended the freeze.
     Ended(Expiry),
-    /// The freeze of a dead agent: the roots of its filesystems and its guardian's socket.
+    /// Of a dead agent: the roots of its filesystems and its guardian's socket.
     Freeze(Box<Inherited>, Vec<OwnedFd>, Socket),
-    /// The guardian closed the connection without a message.
     Gone,
 }
 
-/// The listening socket, which one guardian after another uses. The agent binds it before the freeze: a guardian that
-/// is started while the state directory's filesystem is frozen could not.
+/// One guardian after another listens on it. The agent binds it before the freeze: a guardian that is started while the
+/// state directory's filesystem is frozen could not.
 #[derive(Debug)]
 pub struct Socket {
     listener: UnixListener,
@@ -46,50 +41,37 @@ pub struct Socket {
 }
 
 impl Socket {
-    /// Binds the socket in the state directory.
-    ///
-    /// # Errors
-    /// As [`bind_guardian_socket`].
     pub fn open(statedir: &Path) -> io::Result<Self> {
         let (listener, path) = bind_guardian_socket(&socket_path(statedir))?;
         Ok(Self { listener, path })
     }
 
-    /// Removes the socket file.
     pub fn close(self) {
         self.path.remove();
     }
 }
 
-/// The guardian's process.
 #[derive(Debug)]
 enum Process {
-    /// Started by this agent.
     Child(Child),
     /// Started by a dead agent, reaped by init; `None` without pidfd_open(2) (Linux before 5.3).
     Other(Option<PidFd>),
     Ended,
 }
 
-/// A connection to the guardian of the current freeze.
 #[derive(Debug)]
 pub struct AgentClient {
     connection: Connection,
     process: Process,
     /// The process that takes it thaws. `None` until the guardian of a dead agent has passed it on.
     token: Option<Token>,
-    /// This agent has taken the token.
     has_token: bool,
     stop_check: StopCheck,
 }
 
 impl AgentClient {
-    /// Starts a guardian without a wait for its confirmation: see [`AgentClient::await_ready`]. `freezing` hangs up
-    /// when the freezing hook master has ended. A guardian that `replaces` another gets the whole state in its first
-    /// request: the agent may die right after it.
-    ///
-    /// # Errors
-    /// The process cannot be started, or the request cannot be sent.
+    /// Returns before the confirmation: [`AgentClient::await_ready`]. `freezing` hangs up when the freezing hook master
+    /// has ended. With `replaces`, the first request has the whole state: the agent may die right after it.
     pub fn start(
         hook: Option<PathBuf>,
         statedir: PathBuf,
@@ -132,10 +114,6 @@ impl AgentClient {
         })
     }
 
-    /// Waits for the confirmation of the last request.
-    ///
-    /// # Errors
-    /// It does not arrive in time, or is another response.
     pub fn await_ready(&mut self) -> io::Result<()> {
         match self.recv(RESPONSE_TIMEOUT)? {
             Response::Ready => Ok(()),
@@ -145,10 +123,7 @@ impl AgentClient {
         }
     }
 
-    /// Sends what is about to be frozen, each with the descriptor of its root, and waits for the confirmation.
-    ///
-    /// # Errors
-    /// The guardian does not confirm it.
+    /// Waits for the confirmation.
     pub fn entrust(
         &mut self,
         entrustment: Entrustment,
@@ -160,8 +135,7 @@ impl AgentClient {
         self.await_ready()
     }
 
-    /// Asks the guardian that a dead agent started for the freeze, which [`AgentClient::receive`] returns; `None` if
-    /// there is no guardian.
+    /// Asks a dead agent's guardian for the freeze, which [`AgentClient::receive`] returns; `None` if there is none.
     pub fn find(statedir: &Path) -> Option<Self> {
         let found = connect(statedir).unwrap_or_else(|error| {
             let path = socket_path(statedir);
@@ -187,19 +161,11 @@ impl AgentClient {
         Some(client)
     }
 
-    /// Sends a request that needs no confirmation.
-    ///
-    /// # Errors
-    /// The guardian is gone or does not read.
     pub fn send(&mut self, request: &Request) -> io::Result<()> {
         self.connection.send(request, RESPONSE_TIMEOUT)
     }
 
-    /// A request for the hook master's process to write before it executes the master, so that the guardian knows of
-    /// the master even if the agent dies at that moment.
-    ///
-    /// # Errors
-    /// No descriptor is left.
+    /// The hook master's process writes it before execve(2): the guardian knows of it even if the agent dies then.
     pub fn pre_exec_write(&self, request: &Request) -> io::Result<PreExecWrite> {
         let text = ipc::to_line(request)?;
         let fd = self.readiness_fd()?;
@@ -256,7 +222,7 @@ impl AgentClient {
         }
     }
 
-    /// Whether this call and the one before it have found the guardian's process stopped by a signal.
+    /// Whether this call and the one before it have found the guardian stopped by a signal.
     pub fn stays_stopped(&mut self) -> bool {
         // One whose process id is unknown is not taken for stopped.
         let pid = match &self.process {
@@ -267,7 +233,7 @@ impl AgentClient {
         pid.is_some_and(|pid| self.stop_check.stays_stopped(pid))
     }
 
-    /// The message that the guardian has sent unasked; with `waits`, one that arrives within [`RESPONSE_TIMEOUT`].
+    /// What the guardian has sent unasked; with `waits`, also what arrives within [`RESPONSE_TIMEOUT`].
     pub fn receive(&mut self, waits: bool) -> Received {
         let timeout = if waits {
             RESPONSE_TIMEOUT
@@ -311,22 +277,17 @@ impl AgentClient {
         }
     }
 
-    /// A descriptor that becomes readable when the guardian sends something or exits.
-    ///
-    /// # Errors
-    /// No descriptor is left.
+    /// Becomes readable when the guardian sends something or exits.
     pub fn readiness_fd(&self) -> io::Result<OwnedFd> {
         self.connection.as_fd().try_clone_to_owned()
     }
 
-    /// Closes the agent's sending side, which a guardian that undoes the freeze waits for. When the guardian has
-    /// exited, [`AgentClient::receive`] returns [`Received::Gone`].
+    /// A guardian that undoes the freeze waits for this; [`Received::Gone`] follows when it has exited.
     pub fn close_sending_side(&mut self) {
         // ENOTCONN: it has exited already.
         self.connection.shutdown_write().ok();
     }
 
-    /// Ends the guardian of a run that is over.
     pub fn dismiss(mut self) {
         // If it cannot be sent, the guardian is killed below.
         self.send(&Request::Done).ok();
@@ -352,7 +313,6 @@ impl AgentClient {
         Lingering(Some(self))
     }
 
-    /// Kills the guardian's process.
     pub fn kill(&mut self) {
         // A signal fails only for a process that has exited.
         match std::mem::replace(&mut self.process, Process::Ended) {
@@ -371,7 +331,7 @@ impl AgentClient {
     }
 }
 
-/// A guardian that waits for late FIFREEZE calls; `None` if it did not confirm. Dismissed on drop.
+/// `None`: the guardian did not confirm. Dismissed on drop.
 #[derive(Debug)]
 pub struct Lingering(Option<AgentClient>);
 

@@ -1,8 +1,6 @@
-//! The hook masters of a run, as its guardian sees them: those that the agent started, and the one that the guardian
-//! starts for the thaw.
-//!
-//! A hook that got `freeze` gets one `thaw`: a master that may still do something is waited for or killed before
-//! another one is started. `server` calls this while it undoes a freeze.
+//! The hook masters of a run, as its guardian sees them: those of the agent, and the one that it starts for the thaw. A
+//! hook that got `freeze` gets one `thaw`: a master that may still do something is waited for or killed before another
+//! one is started.
 
 use super::THAW_HOOKS_TIMEOUT;
 use super::state::{Cause, Hooks};
@@ -16,10 +14,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-/// How long freeze hooks may go on after the agent died; no snapshot follows any more.
+/// After the agent died: no snapshot follows any more.
 const FREEZE_HOOKS_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// A hook master: process id, and the pidfd that stays valid when the number is reused.
+/// Process id, and the pidfd that stays valid when the number is reused.
 struct Master(i32, PidFd);
 
 impl Master {
@@ -33,7 +31,7 @@ impl Master {
         is_readable(self.1.as_fd(), Duration::ZERO)
     }
 
-    /// Kills the master and its hooks; returns those that cannot be killed.
+    /// Returns those that cannot be killed.
     fn end(&self) -> Vec<String> {
         if self.has_ended() {
             return Vec::new();
@@ -45,18 +43,16 @@ impl Master {
 
 pub struct Masters {
     program: Option<PathBuf>,
-    /// Id of the run: this guardian does not thaw hooks that another run has frozen.
+    /// Its id: this guardian does not thaw hooks that another run has frozen.
     run: String,
     /// Hangs up when the freezing master has ended.
     freezing: OwnedFd,
     freezing_master: Option<Master>,
     thawing_master: Option<Master>,
-    /// The journal of hooks existed when the undo began.
     had_journal: bool,
 }
 
 impl Masters {
-    /// Masters of the run `run`; `freezing` hangs up when the freezing master has ended.
     pub fn new(program: Option<PathBuf>, run: String, freezing: OwnedFd) -> Self {
         Self {
             program,
@@ -72,7 +68,7 @@ impl Masters {
         self.program.as_ref()
     }
 
-    /// Notes that a master has started; `sender` is its process id, by the socket's credentials.
+    /// `sender` is the master's process id, by the socket's credentials.
     pub fn announced(&mut self, phase: Phase, sender: Option<i32>) {
         let master = Master::of(sender);
         match phase {
@@ -81,20 +77,19 @@ impl Masters {
         }
     }
 
-    /// Whether the thaw is stopped in the agent, process `agent`, and its master is stopped or has ended.
+    /// Whether the agent is stopped, and its thawing master is stopped or has ended.
     pub fn are_stuck(&self, agent: Option<i32>) -> bool {
         let is_at_work = |master: &Master| !master.has_ended() && !is_stopped(master.0);
         agent.is_some_and(is_stopped) && !self.thawing_master.as_ref().is_some_and(is_at_work)
     }
 
-    /// Notes whether there is a journal, before a master or another agent removes it.
+    /// Before a master or another agent removes the journal.
     pub fn begin_undo(&mut self, state: &Path) {
         self.had_journal = is_open(state);
     }
 
-    /// Waits for the agent's thaw master, which survives the agent. A master that is stopped, or that takes longer than
-    /// [`THAW_HOOKS_TIMEOUT`], is killed; returns the processes that cannot be killed. Another master thaws what it
-    /// left.
+    /// The agent's thaw master survives the agent. One that is stopped, or takes longer than [`THAW_HOOKS_TIMEOUT`], is
+    /// killed, and another one thaws what it left. Returns the processes that cannot be killed.
     pub fn wait_for_thaw_masters(&self) -> Vec<String> {
         let Some(master) = &self.thawing_master else {
             return Vec::new();
@@ -124,12 +119,11 @@ impl Masters {
         self.program.as_deref().filter(|_| owes)
     }
 
-    /// Whether the freezing master has ended.
     pub fn has_frozen(&self) -> bool {
         has_hung_up(self.freezing.as_fd(), Duration::ZERO)
     }
 
-    /// Waits for the freezing master, then kills it: a hook that thaws while its freeze still runs would leave the
+    /// The freezing master is waited for, then killed: a hook that thaws while its freeze still runs would leave the
     /// application frozen. Returns the processes that cannot be killed. With `is_whole`, everything is frozen and the
     /// agent has waited for the master; only a daemon that a hook left behind may still hold the pipe.
     pub fn end_freeze_masters(&self, is_whole: bool) -> Vec<String> {

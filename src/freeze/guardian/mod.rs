@@ -1,10 +1,9 @@
-//! The guardian: a small process that waits while filesystems are frozen, and thaws them when the agent cannot,
-//! because it was killed, was stopped or hangs.
+//! The guardian: a small process that thaws when the agent cannot, because it was killed, was stopped or hangs.
 //!
-//! The agent starts it when a freeze begins, and sends it the descriptors of the filesystems before the first FIFREEZE
-//! (`client`). Agent and guardian share a token, and only the process that takes it thaws. So one of the two undoes
-//! the freeze whatever happens to the other, neither waits for the other, and each hook master gets one thaw. [`state`]
-//! decides, `server` acts, `thaw` issues FITHAW. docs/architecture.md describes the protocol.
+//! The agent starts it when a freeze begins, and sends it the descriptors of the filesystems before the first FIFREEZE.
+//! Agent and guardian share a token, and only the process that takes it thaws. So one of the two undoes the freeze
+//! whatever happens to the other, neither waits for the other, and each hook master gets one thaw. [`state`] decides,
+//! `server` acts. docs/architecture.md describes the protocol.
 //!
 //! | the agent | the guardian |
 //! |---|---|
@@ -14,9 +13,8 @@
 //! | dies or hangs while thawing | finishes the thaw |
 //! | dies after it gave up an FIFREEZE that had not returned | thaws what that call froze |
 //!
-//! If the guardian dies, the agent starts another one, also while frozen. The agent binds the socket in the state
-//! directory before the freeze. Its clients are the next agent and the tools for people (`qemu-ga status`, `thaw`); the
-//! first line of a connection is the request. A request of a tool never replaces the agent.
+//! If the guardian dies, the agent starts another one, also while frozen. Clients of its socket are the next agent and
+//! the tools for people (`qemu-ga status`, `thaw`). A request of a tool never replaces the agent.
 
 pub(crate) mod client;
 mod hooks;
@@ -38,26 +36,23 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Version of the protocol, which a guardian sends to the next agent. An agent of another version uses
-/// [`Request::Claim`] alone, which all versions answer, and thaws by the mount table.
-pub const PROTOCOL_VERSION: u32 = 2;
+/// An agent of another version uses [`Request::Claim`] alone, which all versions answer, and thaws by the mount table.
+pub(crate) const PROTOCOL_VERSION: u32 = 2;
 
-/// How much later than the agent the guardian acts on the hold limit: the agent's own report of the thaw is more
-/// complete.
-pub const AGENT_REPORT_GRACE: Duration = Duration::from_millis(500);
+/// How much later than the agent the guardian acts on the hold limit: the agent's report of the thaw is more complete.
+pub(crate) const AGENT_REPORT_GRACE: Duration = Duration::from_millis(500);
 
-/// How long the thaw of the filesystems may take, until the thaw hooks start.
-pub const THAW_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
+/// Until the thaw hooks start.
+pub(crate) const THAW_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// How long all thaw hooks together may take when no client waits for the reply.
-pub const THAW_HOOKS_TIMEOUT: Duration = Duration::from_secs(300);
+/// For all thaw hooks together, when no client waits for the reply.
+pub(crate) const THAW_HOOKS_TIMEOUT: Duration = Duration::from_secs(300);
 
-/// The path of the guardian's socket, in the state directory.
-pub fn socket_path(statedir: &Path) -> PathBuf {
+pub(crate) fn socket_path(statedir: &Path) -> PathBuf {
     statedir.join("qga.guardian")
 }
 
-/// Connects to the guardian in `statedir`; the connection and the guardian's process id, `None` without a guardian.
+/// Returns also the guardian's process id; `None` without a guardian.
 fn connect(statedir: &Path) -> io::Result<Option<(Connection, i32)>> {
     let connection = match UnixStream::connect(socket_path(statedir)) {
         Ok(stream) => Connection::from(stream),
@@ -76,40 +71,36 @@ fn connect(statedir: &Path) -> io::Result<Option<(Connection, i32)>> {
 /// A filesystem that the guardian holds open. The descriptor of its root is sent with the message.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entrusted {
-    /// The filesystem's index in the report; agent and guardian name it by this number.
-    pub number: usize,
-    /// Mount point, for messages.
-    pub mountpoint: String,
+    /// Index in the report; agent and guardian name the filesystem by it.
+    pub(crate) number: usize,
+    pub(crate) mountpoint: String,
 }
 
 /// What the agent sends to the guardian before the first FIFREEZE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entrustment {
     /// In freeze order.
-    pub filesystems: Vec<Entrusted>,
-    /// The agent expedites RCU grace periods while it freezes; the guardian switches that off if the agent dies
-    /// meanwhile.
-    pub expedites_rcu: bool,
-    /// Milliseconds from now to the hold limit; `None`: without limit.
-    pub limit_ms: Option<u64>,
+    pub(crate) filesystems: Vec<Entrusted>,
+    /// The guardian switches expedited RCU grace periods off if the agent dies while it freezes.
+    pub(crate) expedites_rcu: bool,
+    /// From now to the hold limit; `None`: no limit.
+    pub(crate) limit_ms: Option<u64>,
 }
 
 /// State that a replacement of a guardian that died starts with. The freeze hooks have been called by then.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Replaced {
-    /// What the guardian that died was sent.
-    pub entrustment: Entrustment,
-    /// When everything was frozen, in milliseconds of CLOCK_MONOTONIC; `None`: the agent still freezes.
-    pub since_ms: Option<u64>,
+    pub(crate) entrustment: Entrustment,
+    /// When everything was frozen, on CLOCK_MONOTONIC; `None`: the agent still freezes.
+    pub(crate) since_ms: Option<u64>,
 }
 
 /// A request to the guardian, one JSON object a line.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// The agent's first line. The descriptors sent with it are, in this order: the
-    /// [`Token`](crate::sys::fds::Token) of the thaw; a pipe that hangs up when the freezing hook master has ended; the
-    /// listening socket, if there is one; the roots of the filesystems of `replaces`.
+    /// The agent's first line. With it come the [`Token`](crate::sys::fds::Token) of the thaw, a pipe that hangs up
+    /// when the freezing hook master has ended, the listening socket if there is one, and the roots of `replaces`.
     Watch {
         /// Program of the hook master; `None`: no hooks are called.
         hook: Option<PathBuf>,
@@ -122,8 +113,7 @@ pub enum Request {
         /// This guardian replaces one that died.
         replaces: Option<Box<Replaced>>,
     },
-    /// The hook master has been started with `freeze`. The child process writes this before it executes the master,
-    /// so that the socket's credentials carry its process id.
+    /// The hook master has been started with `freeze`; its process writes this, so that the credentials carry its id.
     HooksCalled,
     /// The filesystems that are about to be frozen; the descriptor of each root is sent with it.
     Filesystems(Entrustment),
@@ -131,10 +121,9 @@ pub enum Request {
     Frozen {
         /// The report so far, which the process that ends the run completes.
         report: Box<Report>,
-        /// Numbers of the filesystems in the order in which they were frozen. It differs from the plan's where an
-        /// FIFREEZE waited for another filesystem.
+        /// The order of freezing. It differs from the plan's where an FIFREEZE waited for another filesystem.
         order: Vec<usize>,
-        /// When everything was frozen: milliseconds of CLOCK_MONOTONIC, which all processes share.
+        /// When everything was frozen, on CLOCK_MONOTONIC.
         since_ms: u64,
     },
     /// An agent without the token asks for the right to thaw.
@@ -186,47 +175,40 @@ pub enum Response {
 /// Result of FITHAW of all filesystems.
 #[derive(Debug, Default, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Thawed {
-    /// Mount points, in thaw order.
-    pub filesystems: Vec<String>,
-    /// One line for each failure.
-    pub failures: Vec<String>,
+    /// In thaw order.
+    pub(crate) filesystems: Vec<String>,
+    /// One line each.
+    pub(crate) failures: Vec<String>,
 }
 
 /// The freeze of a dead agent, as its guardian sends it to the next agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Inherited {
-    /// [`PROTOCOL_VERSION`].
-    pub version: u32,
+    pub(crate) version: u32,
     /// In the order in which they were frozen.
-    pub filesystems: Vec<Entrusted>,
-    /// The hook master that was called with `freeze`; the next agent may be configured with another one, or none.
-    pub hook: Option<PathBuf>,
-    /// Path of the listening socket.
-    pub socket_path: SocketPath,
-    /// The report so far.
-    pub report: Box<Report>,
-    /// When everything was frozen: milliseconds of CLOCK_MONOTONIC.
-    pub since_ms: u64,
-    /// Milliseconds until the hold limit; `None`: without limit.
-    pub left_ms: Option<u64>,
+    pub(crate) filesystems: Vec<Entrusted>,
+    /// As it was called with `freeze`; the next agent may be configured with another one, or none.
+    pub(crate) hook: Option<PathBuf>,
+    pub(crate) socket_path: SocketPath,
+    pub(crate) report: Box<Report>,
+    /// When everything was frozen, on CLOCK_MONOTONIC.
+    pub(crate) since_ms: u64,
+    /// Until the hold limit; `None`: no limit.
+    pub(crate) left_ms: Option<u64>,
 }
 
-/// Stage of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Stage {
-    /// Not everything is frozen yet.
+pub(crate) enum Stage {
     Freezing,
-    /// Everything is frozen.
     Frozen,
-    /// The thaw has begun.
     Thawing,
 }
 
 impl Stage {
-    /// The response to a tool that asks for the end of the freeze at a stage at which the guardian does not end it.
-    pub fn refusal(self) -> Response {
+    /// For a tool that asks for the end of the freeze at a stage at which the guardian does not end it.
+    pub(crate) fn refusal(self) -> Response {
         let text = match self {
             Self::Freezing => "the agent is still freezing",
             Self::Frozen | Self::Thawing => "the agent is thawing already",
@@ -238,20 +220,13 @@ impl Stage {
 /// What the agent does, by its last request; the names are those of the stages in a report.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum Activity {
-    /// It opens and flushes filesystems.
+pub(crate) enum Activity {
     Flush,
-    /// It waits for the freezing hook master.
     FreezeHooks,
-    /// The hook master has ended; the agent flushes what the hooks wrote.
     FlushAgain,
-    /// It freezes filesystems.
     Freeze,
-    /// Everything is frozen.
     Held,
-    /// It thaws filesystems.
     Thaw,
-    /// It waits for the thawing hook master.
     ThawHooks,
 }
 
@@ -259,31 +234,27 @@ pub enum Activity {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct FreezeStatus {
-    /// Stage of the run.
-    pub stage: Stage,
-    /// Mount points in freeze order.
-    pub filesystems: Vec<String>,
-    /// An agent is connected.
-    pub has_agent: bool,
-    /// What the agent does; `None`: from a guardian of an older version.
+    pub(crate) stage: Stage,
+    pub(crate) filesystems: Vec<String>,
+    pub(crate) has_agent: bool,
+    /// `None`: from a guardian of an older version.
     #[serde(default)]
-    pub activity: Option<Activity>,
-    /// Seconds since `activity` began.
+    pub(crate) activity: Option<Activity>,
     #[serde(default)]
-    pub activity_seconds: f64,
+    pub(crate) activity_seconds: f64,
     /// Seconds from the last FIFREEZE to the begin of the thaw, or to now.
-    pub held: Option<f64>,
-    /// Seconds until the hold limit; `None`: without limit, or before [`Request::Filesystems`].
-    pub left: Option<f64>,
-    /// The report so far; `None` before everything is frozen.
-    pub report: Option<Box<Report>>,
+    pub(crate) held: Option<f64>,
+    /// Seconds until the hold limit; `None`: no limit, or before [`Request::Filesystems`].
+    pub(crate) left: Option<f64>,
+    /// `None` before everything is frozen.
+    pub(crate) report: Option<Box<Report>>,
 }
 
 /// Which process thaws.
 #[derive(Debug, Clone, PartialEq)]
-pub enum Claim {
-    /// The agent. A guardian of another version sends the report so far.
+pub(crate) enum Claim {
+    /// A guardian of another version sends the report so far.
     Ours(Option<Box<Report>>),
-    /// None: the freeze was ended.
+    /// Neither: the freeze was ended.
     Ended(Expiry),
 }

@@ -1,7 +1,5 @@
-//! Connections to the guardian's socket whose first line, the request, has not arrived.
-//!
-//! A client must not keep the guardian from its hold limit: their number is limited, and so is the time of each read
-//! and write. `server` accepts and polls them.
+//! Connections to the guardian's socket whose first line, the request, has not arrived. A client must not keep the
+//! guardian from its hold limit: their number is limited, and so is the time of each read and write.
 
 use super::{Request, Response};
 use crate::ipc::Connection;
@@ -9,18 +7,17 @@ use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
-/// Upper limit of pending connections; the oldest is closed for a new one. Expected are one agent and a few tools.
+/// The oldest is closed for a new one. Expected are one agent and a few tools.
 const MAX_CLIENTS: usize = 8;
-/// How long the rest of a line may take to arrive after its begin, or a response to be written. The guardian has one
-/// thread: a slow client delays the hold limit by this much.
+/// For the rest of a line after its begin, or for a response. The guardian has one thread: a slow client delays the
+/// hold limit by this much.
 const CLIENT_IO_TIMEOUT: Duration = Duration::from_millis(200);
 
-/// Connections without a request, oldest first.
+/// Oldest first.
 #[derive(Debug, Default)]
 pub struct PendingClients(VecDeque<Connection>);
 
 impl PendingClients {
-    /// Adds a connection, also one whose request has to wait for the end of the freeze.
     pub fn push(&mut self, client: Connection) {
         if self.0.len() == MAX_CLIENTS {
             self.0.pop_front();
@@ -33,13 +30,12 @@ impl PendingClients {
         self.0.len()
     }
 
-    /// Descriptors to poll, in the request of `recv_request`'s index.
+    /// In the order of `recv_request`'s index.
     pub fn fds(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.0.iter().map(Connection::as_fd)
     }
 
-    /// Removes the connection at `index` and reads its request; `None`, with the connection closed, if the line is no
-    /// request or does not end in time.
+    /// `None`, with the connection closed, if the line is no request or does not end in time.
     pub fn recv_request(&mut self, index: usize) -> Option<(Connection, Request)> {
         let mut client = self.0.remove(index)?;
         let request = client.recv(Some(CLIENT_IO_TIMEOUT)).ok()?;
@@ -54,7 +50,7 @@ impl PendingClients {
     }
 }
 
-/// Sends a response; a failure is the client's loss only, so it is ignored.
+/// A failure is the client's loss only, so it is ignored.
 pub fn respond(client: &Connection, response: &Response) {
     client.send(response, CLIENT_IO_TIMEOUT).ok();
 }

@@ -1,18 +1,14 @@
-//! The activity of the agent and the times of a run, by the requests that the guardian has received.
-//!
-//! All times are on CLOCK_MONOTONIC, which agent and guardian share. `server` applies each request and reads the result
-//! for the status and the report.
+//! The activity of the agent and the times of a run, by the requests that the guardian has received. All times are on
+//! CLOCK_MONOTONIC, which agent and guardian share.
 
 use super::{Activity, Request};
 use crate::sys::clock;
 use std::time::Duration;
 
-/// Activity and times of one run.
 #[derive(Debug)]
 pub struct Progress {
     pub activity: Activity,
     since: Duration,
-    /// When everything was frozen.
     pub frozen_at: Option<Duration>,
     thaw_at: Option<Duration>,
 }
@@ -27,7 +23,6 @@ impl Progress {
         }
     }
 
-    /// Progress in a guardian that replaces another; `frozen_at` is when everything was frozen.
     pub fn replacing(frozen_at: Option<Duration>) -> Self {
         let activity = match frozen_at {
             Some(_) => Activity::Held,
@@ -59,7 +54,6 @@ impl Progress {
         self.since = clock::monotonic();
     }
 
-    /// Seconds since `activity` began.
     pub fn seconds(&self) -> f64 {
         clock::monotonic().saturating_sub(self.since).as_secs_f64()
     }

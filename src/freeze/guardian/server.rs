@@ -36,13 +36,12 @@ use std::time::{Duration, Instant};
 
 /// How often the guardian checks whether its agent was killed, while the agent must not die unnoticed.
 const AGENT_CHECK_INTERVAL: Duration = Duration::from_secs(1);
-/// How long a send to the agent may block. It blocks when the agent is stopped and the socket buffer is full.
+/// It blocks when the agent is stopped and the socket buffer is full.
 const AGENT_SEND_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Name in process lists. The executable is /proc/self/exe, whose last part, `exe`, would be shown.
+/// For process lists, which else show `exe`, the last part of /proc/self/exe.
 const NAME: &CStr = c"qga-guardian";
 
-/// Runs the guardian; returns the exit status.
 pub fn cli() -> u8 {
     process::set_process_name(NAME);
     let mut syslog = Syslog::connect("qemu-ga");
@@ -66,7 +65,6 @@ pub(super) struct Guardian<'a> {
     /// The agent has switched expedited RCU grace periods on and has not sent [`Request::Frozen`] yet.
     pub(super) expedites_rcu: bool,
     pub(super) masters: Masters,
-    /// The process that takes it thaws.
     pub(super) token: Token,
     pub(super) state: StateDir,
     pub(super) report: Option<Box<Report>>,
@@ -77,14 +75,12 @@ pub(super) struct Guardian<'a> {
     pub(super) listener: Option<UnixListener>,
     pub(super) socket_path: Option<SocketPath>,
     pub(super) clients: PendingClients,
-    /// The client that asked for the end of the freeze.
     pub(super) requester: Option<Connection>,
     pub(super) syslog: &'a mut Syslog,
 }
 
 enum Wakeup {
     Event(Event),
-    /// The first line of a connection to the socket.
     Request(Connection, Request),
 }
 
@@ -123,7 +119,6 @@ fn run_guardian(syslog: &mut Syslog) -> anyhow::Result<()> {
     result
 }
 
-/// SIGTERM, SIGINT and SIGHUP as a descriptor to poll.
 fn signals() -> anyhow::Result<SignalFd> {
     let mut set = SigSet::empty();
     for signal in [Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP] {
@@ -137,7 +132,6 @@ fn signals() -> anyhow::Result<SignalFd> {
 }
 
 impl<'a> Guardian<'a> {
-    /// Reads the agent's first request; returns also what the guardian before this one was sent.
     fn new(
         mut agent: Connection,
         syslog: &'a mut Syslog,
@@ -226,7 +220,7 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// The event of a wakeup; `None`: a client that was answered, or that has to wait.
+    /// `None`: a client that was answered, or that has to wait.
     fn event_of(&mut self, wakeup: Wakeup, stage: Stage) -> Option<Event> {
         match wakeup {
             Wakeup::Event(event) => Some(event),
@@ -244,8 +238,8 @@ impl<'a> Guardian<'a> {
                 Some(Event::ThawRequested)
             }
             // A next agent shows that the previous one died, but its connection may still be open: in a thread in
-            // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the
-            // new one waits for the undo.
+            // FIFREEZE, or in a child that has not yet executed the hook master. Its end is noticed as always; the new
+            // one waits for the undo.
             Wakeup::Request(successor, _) if stage != Stage::Frozen => {
                 self.clients.push(successor);
                 None
@@ -257,7 +251,6 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// Updates what the guardian knows by an event, before the state machine decides on it.
     fn record_event(&mut self, event: &Event) {
         if let Event::Request(request) = event {
             self.progress.apply(request);
@@ -290,7 +283,6 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// Keeps the filesystems that the agent has sent, and confirms them.
     fn add_filesystems(&mut self, entrustment: &Entrustment, roots: Vec<OwnedFd>) {
         let filesystems = &entrustment.filesystems;
         self.filesystems = Filesystems::new(filesystems, roots);
@@ -305,7 +297,6 @@ impl<'a> Guardian<'a> {
         });
     }
 
-    /// Sends the freeze to the next agent.
     fn hand_over(&mut self) {
         let (Some(agent), Some(listener), Some(socket_path)) =
             (&self.agent, &self.listener, &self.socket_path)
@@ -365,7 +356,6 @@ impl<'a> Guardian<'a> {
         }
     }
 
-    /// The event that needs no wait.
     fn due_event(&mut self) -> Option<Event> {
         // A line that was read together with the one before it does not wake poll(2).
         if self.agent.as_ref().is_some_and(Connection::has_message) {
@@ -388,7 +378,7 @@ impl<'a> Guardian<'a> {
         is_unmarked.then_some(Event::Unmarked)
     }
 
-    /// Waits for the signals, the agent, the listening socket and its clients; whether each is ready, in this order.
+    /// Whether the signals, the agent, the listening socket and its clients are ready, in this order.
     fn poll(&self, signals: &SignalFd, is_urgent: bool) -> io::Result<Vec<bool>> {
         let next = [self.limit, self.claim_limit].into_iter().flatten().min();
         let left = next.map(|at| at.saturating_duration_since(Instant::now()));
@@ -436,7 +426,7 @@ impl<'a> Guardian<'a> {
         request.map(|(client, request)| Wakeup::Request(client, request))
     }
 
-    /// Reads a request of the agent. A line that is no request is treated as a hang-up.
+    /// A line that is no request is treated as a hang-up.
     fn recv_event(&mut self) -> Event {
         // No time limit: the agent runs with the same rights and writes whole lines.
         match self.agent.as_mut().map(|agent| agent.recv(None)) {
@@ -468,8 +458,7 @@ impl<'a> Guardian<'a> {
     }
 }
 
-/// Whether the agent was killed or has exited, and all its requests were read. One whose process cannot be seen is not:
-/// its connection closes when it exits.
+/// Whether the agent has ended and its requests were read; if its process cannot be seen, its hang-up shows that.
 fn is_ending(agent: &Connection) -> bool {
     let stat = agent.peer().ok().and_then(|peer| process::stat(peer.pid()));
     stat.is_some_and(|stat| !stat.is_running) && !is_readable(agent.as_fd(), Duration::ZERO)

@@ -26,8 +26,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The reason in the report and in the answer to the next thaw.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Cause::HoldLimit => Expiry::HOLD_LIMIT,
             Cause::Stopped => "the service was stopped",
@@ -37,8 +36,7 @@ impl Cause {
         }
     }
 
-    /// The reason that the thaw hooks get.
-    pub fn thaw_reason(self) -> ThawReason {
+    pub(crate) fn thaw_reason(self) -> ThawReason {
         match self {
             Cause::HoldLimit | Cause::Stopped | Cause::ThawRequested => ThawReason::TimedOut,
             Cause::AgentDied => ThawReason::Failed,
@@ -102,8 +100,7 @@ pub enum Hooks {
     Untouched,
     /// The freeze hooks.
     Frozen,
-    /// A master was started to thaw them. It may have been killed since; the journal lists the hooks that our own
-    /// master has not thawed.
+    /// A master was started to thaw them. If it was killed since, the journal lists the hooks that it has not thawed.
     Thawing,
 }
 
@@ -115,13 +112,12 @@ pub struct GuardianState {
     claimed: bool,
     hooks_thawed: bool,
     watches_late_freezes: bool,
-    /// The next guest-fsfreeze-thaw reports that the freeze ended before it.
     reports_early_end: bool,
 }
 
 impl GuardianState {
-    /// State of a guardian that replaces one that died. The agent replaces a guardian only after the hooks were called.
-    pub fn replacing(is_frozen: bool) -> Self {
+    /// The agent replaces a guardian only after the hooks were called.
+    pub(crate) fn replacing(is_frozen: bool) -> Self {
         Self {
             hooks_called: true,
             frozen: is_frozen,
@@ -129,8 +125,7 @@ impl GuardianState {
         }
     }
 
-    /// Applies an event; the actions are to be carried out in order. `token` decides which process thaws; without one
-    /// the state alone does.
+    /// Returns the actions in order. `token` decides which process thaws; without one the state alone does.
     pub fn apply(&mut self, event: Event, token: Option<&Token>) -> Vec<Action> {
         match event {
             Event::Gone if self.watches_late_freezes => vec![Action::TakeBack, Action::Leave],
@@ -192,12 +187,11 @@ impl GuardianState {
     }
 
     /// Whether an agent that was killed must be noticed at once, even while a thread in FIFREEZE keeps it from exiting.
-    pub fn is_urgent(&self) -> bool {
+    pub(crate) fn is_urgent(&self) -> bool {
         self.watches_late_freezes || self.stage() != Stage::Frozen
     }
 
-    /// Stage of the run.
-    pub fn stage(&self) -> Stage {
+    pub(crate) fn stage(&self) -> Stage {
         match (self.frozen, self.claimed) {
             (_, true) => Stage::Thawing,
             (true, false) => Stage::Frozen,
@@ -205,7 +199,7 @@ impl GuardianState {
         }
     }
 
-    /// Ends the freeze, unless the agent thaws.
+    /// Unless the agent thaws.
     fn end(&mut self, cause: Cause, token: Option<&Token>) -> Vec<Action> {
         // The agent sends Claimed before it takes the token; until then the guardian may take it.
         if token.map_or(!self.claimed, Token::try_take) {
@@ -219,7 +213,7 @@ impl GuardianState {
         }
     }
 
-    /// Undoes the freeze. The guardian takes the token, so that an agent that was stopped cannot thaw later.
+    /// The guardian takes the token, so that an agent that was stopped cannot thaw later.
     fn undo(&self, cause: Cause, reports_early_end: bool, token: Option<&Token>) -> Vec<Action> {
         token.map(Token::try_take);
         let hooks = match (self.hooks_called, self.hooks_thawed) {

@@ -1,8 +1,6 @@
-//! The filesystems that the guardian holds open, and their FITHAW.
-//!
-//! Every descriptor comes from the agent: the guardian opens no path, which could block on a frozen filesystem. Each
-//! FITHAW runs with a time limit, so that one filesystem that hangs does not keep the others frozen. `server` calls
-//! this.
+//! The filesystems that the guardian holds open, and their FITHAW. Every descriptor comes from the agent: the guardian
+//! opens no path, which could block on a frozen filesystem. Each FITHAW runs with a time limit, so that one filesystem
+//! that hangs does not keep the others frozen.
 
 use super::{Entrusted, Thawed};
 use crate::deadline::{Pace, Pool};
@@ -14,10 +12,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long one FITHAW may take before the next filesystem is thawed.
 const FITHAW_TIMEOUT: Option<Duration> = Some(Duration::from_secs(10));
 
-/// Filesystems in freeze order.
+/// In freeze order.
 #[derive(Default)]
 pub struct Filesystems(Vec<Held>);
 
@@ -29,7 +26,7 @@ struct Held {
 }
 
 impl Filesystems {
-    /// Pairs the entries with the descriptors that arrived; entries without one are dropped.
+    /// Entries without a descriptor are dropped.
     pub fn new(entrusted: &[Entrusted], roots: Vec<OwnedFd>) -> Self {
         let held = |(entrusted, root): (&Entrusted, _)| Held {
             entrusted: entrusted.clone(),
@@ -51,7 +48,7 @@ impl Filesystems {
         self.0.iter().map(|held| held.root.as_fd())
     }
 
-    /// Sorts by the order in which the agent has frozen. What it has not frozen comes first, and so is thawed last.
+    /// What the agent has not frozen comes first, and so is thawed last.
     pub fn reorder(&mut self, order: &[usize]) {
         self.0
             .sort_by_key(|held| order.iter().position(|&n| n == held.entrusted.number));
@@ -67,7 +64,7 @@ impl Filesystems {
         self.0.retain(|held| held.is_late);
     }
 
-    /// Issues FITHAW on every filesystem, in reverse freeze order. EINVAL is no failure: the filesystem is not frozen.
+    /// In reverse freeze order. EINVAL is no failure: the filesystem is not frozen.
     pub fn thaw(&mut self) -> Thawed {
         let mut thawed = Thawed::default();
         let mut overdue = Vec::new();

@@ -15,23 +15,22 @@ use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-/// Pause before the next thaw of what a dying agent may still freeze. It doubles each time, up to the maximum.
+/// Before the next thaw of what a dying agent may still freeze. It doubles each time, up to the maximum.
 const FIRST_RETHAW_INTERVAL: Duration = Duration::from_millis(100);
 const MAX_RETHAW_INTERVAL: Duration = Duration::from_secs(2);
 /// How long the thaw hooks wait for such an agent to exit.
 const AGENT_EXIT_TIMEOUT: Duration = Duration::from_secs(5);
 
 impl Guardian<'_> {
-    /// Thaws what was frozen after the run was over. No other process knows of these filesystems.
+    /// No other process knows of these filesystems.
     pub(super) fn thaw_late_freezes(&mut self) {
         self.thaw_late();
         self.wait_for_agent_exit(None);
     }
 
-    /// Thaws again and again while the agent may still freeze, for at most `limit`. An agent that was killed may have a
-    /// thread in FIFREEZE: it outlives SIGKILL and may freeze a filesystem, or wait for another one's thaw. An agent
-    /// that was stopped while freezing goes on when it is continued, and hangs up when it reads that the freeze was
-    /// ended.
+    /// Thaws again and again while the agent may still freeze, for at most `limit`. A killed agent may have a thread in
+    /// FIFREEZE, which outlives SIGKILL and may freeze a filesystem, or wait for another one's thaw. An agent that was
+    /// stopped while freezing goes on when it is continued, and hangs up when it reads that the freeze was ended.
     fn wait_for_agent_exit(&mut self, limit: Option<Duration>) {
         if self.dying_agent.is_some() {
             // The next agent may freeze and start a guardian of its own.
@@ -67,7 +66,6 @@ impl Guardian<'_> {
         }
     }
 
-    /// Undoes the freeze: the filesystems first, then the hooks.
     pub(super) fn undo(&mut self, cause: Cause, hooks: Hooks, reports_early_end: bool) {
         let begun = Instant::now();
         let mut thawed = self.thaw();
@@ -111,7 +109,6 @@ impl Guardian<'_> {
         self.wait_for_agent_exit(None);
     }
 
-    /// Thaws the filesystems, and ends what else lasts for a freeze.
     fn thaw(&mut self) -> Thawed {
         let was_expedited = std::mem::take(&mut self.expedites_rcu);
         let restored = was_expedited.then(|| rcu::set(Path::new("/sys"), false));
@@ -125,7 +122,6 @@ impl Guardian<'_> {
         thawed
     }
 
-    /// Ends the hook masters of the agent, and calls the hooks that wait for their thaw.
     fn thaw_hooks(
         &mut self,
         cause: Cause,
@@ -145,7 +141,6 @@ impl Guardian<'_> {
         Some(master)
     }
 
-    /// Stores the agent's report with what the guardian did.
     fn complete_report(
         &self,
         mut report: Report,

@@ -21,7 +21,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a flush waits for the commit of the journal before it.
 const COMMIT_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Thaws what FIFREEZE froze after it was given up; no other code knows of it.
@@ -30,11 +29,10 @@ fn thaw_late(root: Arc<Root>) {
     fsfreeze::thaw(root.as_ref()).ok();
 }
 
-/// Commits a filesystem's journal, not its data, by fsync(2) of a file without name and content.
-///
-/// A journal commits by itself every few seconds. In the middle of a flush that makes writers wait for blocks that
-/// queue behind all the data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts that
-/// interval anew. The call blocks while another process has the filesystem frozen.
+/// Commits a filesystem's journal, not its data, by fsync(2) of a file without name and content. A journal commits by
+/// itself every few seconds. In the middle of a flush that makes writers wait for blocks that queue behind all the
+/// data: half a second and more on ext4 at 100 MB/s. A small commit before the flush starts that interval anew. The
+/// call blocks while another process has the filesystem frozen.
 fn commit_journal(root: &Arc<Root>) -> io::Result<()> {
     let flags = OFlag::O_TMPFILE | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
     let file = openat(root.as_ref(), ".", flags, Mode::S_IRUSR | Mode::S_IWUSR)?;
@@ -70,7 +68,7 @@ impl LinuxOps {
     }
 }
 
-/// Drops the handle, which keeps the filesystem open only until the call has returned.
+/// The handle keeps the filesystem open only until the call has returned.
 fn without_value(timed: Timed<Arc<Root>>) -> Timed {
     Timed {
         result: timed.result.map(drop),

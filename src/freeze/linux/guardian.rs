@@ -1,7 +1,5 @@
-//! The agent's side of its guardians: start, replacement, handover from an earlier agent, end.
-//!
-//! At most one guardian belongs to a run. One that failed is killed before the run goes on, unless it has begun to
-//! thaw.
+//! The agent's side of its guardians: start, replacement, handover from an earlier agent, end. At most one guardian
+//! belongs to a run. One that failed is killed before the run goes on, unless it has begun to thaw.
 
 use super::step::step;
 use super::{LinuxOps, SYS};
@@ -22,11 +20,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-/// How long the bind of the guardian's socket may take: the directory may be on a frozen filesystem.
+/// The directory may be on a frozen filesystem.
 const SOCKET_OPEN_TIMEOUT: Duration = Duration::from_secs(1);
 
 impl LinuxOps {
-    /// Gives the current guardian up: from here on no process thaws if the agent dies.
+    /// From here on no process thaws if the agent dies.
     fn give_up_guardian(&mut self) {
         // One that was stopped must not act when it is continued. One that thaws already has to finish.
         if let Some(mut guardian) = self.guardian.take_if(|guardian| guardian.is_undecided()) {
@@ -35,9 +33,9 @@ impl LinuxOps {
         self.expedites_rcu = false;
     }
 
-    /// What the hook master's process writes before it executes the master: its start, for the guardian. A thawing
-    /// master also leaves the service's control group: a service manager that stops or restarts the service, or cleans
-    /// up after an agent that died, would kill it before every hook has thawed.
+    /// The master's start, for the guardian. A thawing master also leaves the service's control group: a service
+    /// manager that stops or restarts the service, or cleans up after an agent that died, would kill it before every
+    /// hook has thawed.
     pub(super) fn pre_exec_writes(&self, phase: Phase) -> Vec<PreExecWrite> {
         let (mut writes, request) = match phase {
             Phase::Freeze => (Vec::new(), Request::HooksCalled),
@@ -59,7 +57,6 @@ impl LinuxOps {
         self.inherited_hook.as_ref().unwrap_or(&self.hook).clone()
     }
 
-    /// What the guardian gets for the filesystems: the list and the descriptors.
     fn entrustment<'a>(
         &mut self,
         held: &[HeldFilesystem<'a, Arc<Root>>],
@@ -81,8 +78,7 @@ impl LinuxOps {
         (entrustment, roots.collect())
     }
 
-    /// Whether to expedite RCU grace periods. Not where they are expedited already: the agent switches the setting off
-    /// after the last FIFREEZE, and must not do so for whoever has set it.
+    /// Not where RCU is expedited already: the agent must not switch it off afterwards for whoever has set it.
     fn may_expedite_rcu(&self) -> bool {
         !self.keeps_rcu
             && match rcu::read_state(Path::new(SYS)) {
@@ -94,7 +90,7 @@ impl LinuxOps {
             }
     }
 
-    /// Starts a guardian; all guardians of a freeze use the same listening socket.
+    /// All guardians of a freeze use the same listening socket.
     fn start_client(
         &mut self,
         run: &str,
@@ -187,8 +183,8 @@ impl GuardianOps for LinuxOps {
         };
         if let Err(error) = guardian.send(&request) {
             tracing::warn!("the guardian is gone: {}", strerror(&error));
-            // A guardian that has missed a request must not act on what it knows. The connection stays: its
-            // hang-up makes the engine start another guardian.
+            // A guardian that has missed a request must not act on what it knows. The connection stays: its hang-up
+            // makes the engine start another guardian.
             guardian.kill();
         }
     }

@@ -1,12 +1,9 @@
-//! A panic at a chosen step, in debug builds only.
-//!
-//! `DEBUG_PANIC_AT=N` panics in the agent's Nth operation, as a bug in a release build would. tests/integration shows
-//! that the result is that of a SIGKILL at this point. A release build has no such code.
+//! A panic at a chosen step, in debug builds only: `DEBUG_PANIC_AT=N` panics in the agent's Nth operation.
+//! tests/integration shows that the result is that of a SIGKILL at this point.
 
 #[cfg(debug_assertions)]
 use std::sync::atomic::{AtomicU32, Ordering};
 
-/// Counts the operations; panics at the one that `DEBUG_PANIC_AT` names.
 #[cfg(debug_assertions)]
 #[expect(clippy::panic, reason = "it is what this is for")]
 pub(super) fn step(name: &str) {

@@ -1,11 +1,11 @@
 //! Which filesystems are frozen, and in which order.
 //!
-//! [`Survey`] is the state of the system; [`make`] is a pure function of it, of the operator's [`FreezePolicy`] and of
-//! the host's list. The order is the reverse of the mount table with the root filesystem last, as QEMU documents it for
+//! [`make`] is a pure function of the system's [`Survey`], the operator's [`FreezePolicy`] and the host's list. The
+//! order is the reverse of the mount table with the root filesystem last, as QEMU documents it for
 //! guest-fsfreeze-freeze: what needs another filesystem was mounted after it, also where sysfs shows no dependency. It
 //! is changed only where a dependency is known ([`order`]). Neighbors in that order that are on the machine's own
 //! hardware form one batch and are frozen in parallel: on disks with a latency of 1 ms, 20 of them freeze in half the
-//! time. All others, and the root, are frozen alone.
+//! time.
 //!
 //! Patterns and the host's list are compared with the first mount point of a filesystem only: a bind mount of a
 //! directory below `/data` must not select the whole filesystem. What the operator excludes stays excluded if the host
@@ -20,7 +20,7 @@ use crate::probe::filesystems::Filesystem;
 use crate::probe::mountinfo::{DeviceNumber, is_never_written};
 
 mod notes;
-pub mod order;
+pub(crate) mod order;
 mod survey;
 #[cfg(test)]
 mod tests;
@@ -33,16 +33,15 @@ pub use survey::{Details, Survey, SwapSpace};
 pub struct Target {
     /// The filesystem, by its first mount.
     pub filesystem: Filesystem,
-    /// Further mount points, for the case that the first is covered; see [`Details::alternatives`] before opening one.
-    pub alternatives: Vec<Vec<u8>>,
-    /// Name of its device for messages: `/dev/mapper/vg-data`; `major:minor` if it has none.
-    pub device: String,
-    /// Devices and files below it, from its own device down, for messages.
-    pub depends_on: Vec<String>,
-    /// A failure to open or freeze it is recorded, and the run goes on.
-    pub optional: bool,
+    /// If the first mount point is covered; see [`Details::alternatives`] before opening one.
+    pub(crate) alternatives: Vec<Vec<u8>>,
+    /// For messages: `/dev/mapper/vg-data`; `major:minor` if it has no name.
+    pub(crate) device: String,
+    /// Devices and files from its own device down, for messages.
+    pub(crate) depends_on: Vec<String>,
+    pub(crate) optional: bool,
     /// The whole filesystem is mounted read-only, or its type cannot be written.
-    pub is_read_only: bool,
+    pub(crate) is_read_only: bool,
     /// Targets of one batch are neighbors in the order, and are frozen in parallel.
     pub batch: usize,
 }
@@ -50,14 +49,12 @@ pub struct Target {
 /// A mount that is not frozen.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Excluded {
-    /// Mount point.
-    pub mountpoint: Vec<u8>,
-    /// Filesystem type.
-    pub fstype: String,
-    /// Why; follows `skipped: `.
-    pub reason: String,
-    /// It is on a local disk, writable and not excluded by the operator, so it lowers the consistency level.
-    pub writable: bool,
+    pub(crate) mountpoint: Vec<u8>,
+    pub(crate) fstype: String,
+    /// Follows `skipped: `.
+    pub(crate) reason: String,
+    /// On a local disk, writable and not excluded by the operator, so it lowers the consistency level.
+    pub(crate) writable: bool,
 }
 
 /// What a freeze does.
@@ -65,31 +62,30 @@ pub struct Excluded {
 pub struct Plan {
     /// In freeze order.
     pub targets: Vec<Target>,
-    /// The rest: filesystems that were not chosen, then mounts that cannot be frozen.
+    /// Filesystems that were not chosen, then mounts that cannot be frozen.
     pub skipped: Vec<Excluded>,
     /// What the host's list names and is not frozen.
-    pub not_frozen: Vec<Excluded>,
-    /// What the operator should know, one line each; nothing of it stops the freeze.
-    pub notes: Vec<String>,
+    pub(crate) not_frozen: Vec<Excluded>,
+    /// One line each; nothing of it stops the freeze.
+    pub(crate) notes: Vec<String>,
 }
 
-/// Filesystems that depend on one another in a cycle (through loop devices): no order of freezing works. The text names
-/// them and the remedy.
+/// Filesystems that depend on one another (through loop devices): no order of freezing works.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cycle {
-    /// The members' mount points in mount order, each with what it depends on.
+    /// Mount points in mount order, each with what it depends on.
     pub members: Vec<(String, Vec<String>)>,
 }
 
 impl Target {
-    /// Whether the writes to its device are counted while the others are frozen, because it cannot be frozen itself.
-    pub fn is_watched(&self) -> bool {
+    /// It cannot be frozen itself, so the writes to its device are counted while the others are frozen.
+    pub(crate) fn is_watched(&self) -> bool {
         let fstype = &self.filesystem.fstype;
         !can_freeze(fstype) && !is_never_written(fstype)
     }
 
-    /// What is expected to keep it from changing while the others are frozen. The result of FIFREEZE decides.
-    pub fn expected_hold(&self) -> Hold {
+    /// The result of FIFREEZE decides.
+    pub(crate) fn expected_hold(&self) -> Hold {
         match &self.filesystem.fstype[..] {
             fstype if can_freeze(fstype) => Hold::Frozen,
             _ if self.is_read_only => Hold::ReadOnly,
@@ -127,11 +123,8 @@ impl fmt::Display for Cycle {
 
 impl std::error::Error for Cycle {}
 
-/// The plan for a freeze. With `only`, of the filesystems that the policy allows, those whose first mount point is in
-/// the list. Names without a match and names given twice are no errors.
-///
-/// # Errors
-/// A filesystem to freeze is part of a [`Cycle`].
+/// With `only`, of the filesystems that the policy allows, those whose first mount point is in the list. Names without
+/// a match and names given twice are no errors; a filesystem to freeze that is part of a [`Cycle`] is.
 pub fn make(
     survey: &Survey,
     policy: &FreezePolicy,
@@ -169,8 +162,7 @@ pub fn make(
     Ok(plan)
 }
 
-/// Every filesystem in freeze order, whatever the policy: for a thaw that does not know what an earlier agent froze.
-/// Cycles are broken.
+/// In freeze order, whatever the policy: for a thaw that does not know what an earlier agent froze. Cycles are broken.
 pub fn everything(survey: &Survey) -> Vec<Target> {
     let policy = FreezePolicy::default();
     // Without chosen filesystems no cycle is an error.
@@ -178,7 +170,6 @@ pub fn everything(survey: &Survey) -> Vec<Target> {
     targets(survey, &policy, order.into_iter())
 }
 
-/// The filesystems as targets, in batches.
 fn targets<'a>(
     survey: &Survey,
     policy: &FreezePolicy,
@@ -200,7 +191,6 @@ fn targets<'a>(
     targets
 }
 
-/// Why a filesystem on a device is not chosen; `None` if it is.
 fn exclusion_reason(
     survey: &Survey,
     policy: &FreezePolicy,
@@ -255,8 +245,8 @@ fn target(survey: &Survey, policy: &FreezePolicy, filesystem: &Filesystem, batch
     }
 }
 
-/// All filesystems in freeze order. Those that are not chosen take part, because two chosen ones may depend on each
-/// other through one that is not. Without a choice all are chosen, and cycles are broken.
+/// Those that are not chosen take part, because two chosen ones may depend on each other through one that is not.
+/// Without a choice all are chosen, and cycles are broken.
 fn sorted<'a>(
     survey: &'a Survey,
     is_chosen: Option<&dyn Fn(&Filesystem) -> bool>,
@@ -284,8 +274,6 @@ fn sorted<'a>(
         Err(members) => Err(cycle_of(survey, members.into_iter().rev().filter_map(get))),
     }
 }
-
-/// The dependencies, by the index in `usual`.
 fn edges(survey: &Survey, usual: &[&Filesystem]) -> Vec<Edge> {
     let place: HashMap<DeviceNumber, usize> = usual
         .iter()

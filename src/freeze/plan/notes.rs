@@ -1,6 +1,4 @@
-//! The plan's texts for people: reasons of skipped mounts, and notes.
-//!
-//! Nothing here changes what is frozen; [`super::make`] calls it last.
+//! The plan's texts for people: reasons of skipped mounts, and notes. Nothing here changes what is frozen.
 
 use std::collections::{HashMap, HashSet};
 
@@ -12,7 +10,6 @@ use crate::probe::mountinfo::DeviceNumber;
 type Chosen = HashSet<DeviceNumber>;
 
 impl Plan {
-    /// Adds the mounts that cannot be frozen.
     pub(super) fn skip_mounts(
         &mut self,
         survey: &Survey,
@@ -57,8 +54,6 @@ impl Plan {
             }
         }));
     }
-
-    /// Notes patterns without effect, and filesystems that are not frozen and depend on a frozen one.
     pub(super) fn note_policy(&mut self, survey: &Survey, policy: &FreezePolicy, chosen: &Chosen) {
         if policy.freeze != FreezeMode::All {
             return;
@@ -99,7 +94,7 @@ impl Plan {
         }
     }
 
-    /// Notes names of the host's list that select nothing.
+    /// Names of the host's list that select nothing.
     pub(super) fn note_only(&mut self, survey: &Survey, only: Option<&[Vec<u8>]>, chosen: &Chosen) {
         let mut noted = HashSet::new();
         let first_of = |mountpoint: &[u8]| {
@@ -141,7 +136,6 @@ impl Plan {
         }
     }
 
-    /// Notes swap space that a freeze affects.
     pub(super) fn note_swaps(&mut self, survey: &Survey, chosen: &Chosen) {
         for swap in survey.swaps.iter().filter(|swap| chosen.contains(&swap.on)) {
             let Some(on) = survey.filesystems.iter().find(|f| f.device() == swap.on) else {
@@ -164,7 +158,7 @@ impl Plan {
     }
 }
 
-/// Why a pattern has no effect; `None` if it matches a filesystem, or excludes what is skipped anyhow.
+/// `None` if the pattern matches a filesystem, or excludes what is skipped anyhow.
 fn idle(survey: &Survey, key: &str, pattern: &Pattern) -> Option<String> {
     let only_this = std::slice::from_ref(pattern);
     let matches = |filesystem| matching(survey, only_this, filesystem).is_some();

@@ -1,37 +1,30 @@
 //! The order of freezing as a topological sort of numbers. Pure.
 //!
 //! Filesystems are numbered 0, 1, 2 … in the order without dependencies. One that depends on another comes before it;
-//! the others keep their order. `plan` calls [`sort`] and maps the numbers back.
+//! the others keep their order.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-/// A dependency of one filesystem on another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Edge {
-    /// The dependent one, which is frozen first.
+    /// Frozen first.
     pub above: usize,
-    /// The one that it depends on.
     pub below: usize,
 }
 
-/// Input of [`sort`].
 pub struct OrderInput<'a> {
-    /// Number of filesystems.
     pub count: usize,
-    /// The dependencies; those of numbers from `count` on are ignored.
+    /// Those of numbers from `count` on are ignored.
     pub edges: &'a [Edge],
-    /// Which are frozen; the others only carry dependencies.
+    /// The others only carry dependencies.
     pub chosen: &'a dyn Fn(usize) -> bool,
     /// A cycle with a chosen member is an error.
     pub strict: bool,
 }
 
-/// All filesystems in an order in which each comes before what it depends on; of those that can be next, the one with
-/// the lowest number is.
-///
-/// # Errors
-/// If `strict`, a cycle with a chosen member: the members of its strongly connected component, in ascending order. The
+/// Each comes before what it depends on; of those that can be next, the one with the lowest number is. If `strict`, a
+/// cycle with a chosen member is an error: the members of its strongly connected component, in ascending order. The
 /// edges of other cycles are dropped.
 pub fn sort(input: &OrderInput<'_>) -> Result<Vec<usize>, Vec<usize>> {
     let &OrderInput {
@@ -62,7 +55,6 @@ pub fn sort(input: &OrderInput<'_>) -> Result<Vec<usize>, Vec<usize>> {
     }
 }
 
-/// The dependencies of one filesystem.
 fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {
     let lowest = Edge {
         above: number,
@@ -73,8 +65,7 @@ fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {
         .take_while(move |edge| edge.above == number)
 }
 
-/// Kahn's algorithm with a priority queue: the order, and what it cannot contain, which is every cycle and all that a
-/// cycle depends on.
+/// Kahn's algorithm with a priority queue: the order, and the rest: every cycle and all that one depends on.
 fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
     let mut below: Vec<Vec<usize>> = vec![Vec::new(); count];
     let mut above = vec![0_usize; count];
@@ -100,8 +91,7 @@ fn kahn(count: usize, edges: &BTreeSet<Edge>) -> (Vec<usize>, BTreeSet<usize>) {
     (order, unsorted)
 }
 
-/// The strongly connected components among `nodes`: sets whose members depend on one another. There are few nodes, as a
-/// rule none, so a search from each node is fast enough.
+/// Strongly connected components. There are few nodes, as a rule none: a search from each node is fast enough.
 fn find_cycles(nodes: &BTreeSet<usize>, edges: &BTreeSet<Edge>) -> Vec<BTreeSet<usize>> {
     let reach = |start: usize| {
         let mut reached = BTreeSet::new();

@@ -1,8 +1,7 @@
 //! What the plan needs to know of the system, read once.
 //!
-//! A filesystem is identified by its device number; a btrfs by that of its first mount's device. The mount table has
-//! the filesystems, sysfs what each depends on. What cannot be read becomes a note, and the order is that of the mount
-//! table, as if there were no dependency. [`super::make`] uses it, as do the tools that show the plan.
+//! A filesystem is identified by its device number; a btrfs by that of its first mount's device. What cannot be read
+//! becomes a note, and the order is that of the mount table, as if there were no dependency.
 
 use std::collections::{HashMap, HashSet};
 
@@ -14,26 +13,25 @@ use crate::probe::swaps;
 use crate::probe::{System, superblocks, sysblock, udev};
 use crate::sys::loopdev;
 
-/// Upper limit of further mount points kept of a filesystem: enough to find one that is not covered, on a host whose
-/// containers make thousands.
+/// Enough to find one that is not covered, on a host whose containers make thousands.
 const MAX_ALTERNATIVES: usize = 16;
 
-/// Finds the file behind a loop device, by the kernel's name of the device and the file's path.
+/// By the kernel's name of the loop device and the file's path.
 type FindFile<'a> = &'a dyn Fn(&str, &[u8]) -> Location;
 
 /// From each device of a filesystem to the device number that identifies it.
 type Numbers = HashMap<DeviceNumber, DeviceNumber>;
 
-/// The filesystems of the mount table, divided into those that can be frozen and the rest, and what is known of them.
+/// The filesystems of the mount table, and what is known of them.
 #[derive(Debug, Default, Clone)]
 pub struct Survey {
-    /// One entry for each filesystem: its first mount, in mount order.
+    /// The first mount of each filesystem, in mount order.
     pub filesystems: Vec<Filesystem>,
     /// All other mounts, each with its reason.
     pub skipped: Vec<Skipped>,
     /// Mount points of `skipped` that are on a local disk and writable.
     pub writable: HashSet<Vec<u8>>,
-    /// Details of each filesystem, by its device; one whose details are unknown is missing.
+    /// By the filesystem's device; one whose details are unknown is missing.
     pub details: HashMap<DeviceNumber, Details>,
     /// The filesystems with the layers of an overlay, by the overlay's mount point.
     pub layers: HashMap<Vec<u8>, Vec<DeviceNumber>>,
@@ -46,35 +44,31 @@ pub struct Survey {
 /// What is known of a filesystem beyond its entry in the mount table.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Details {
-    /// Other mount points, those of its root directory first. Some may be mounts of a single file: open them with
-    /// O_NONBLOCK, and check what was opened.
-    pub alternatives: Vec<Vec<u8>>,
-    /// Names of its device or devices, the mount table's first.
-    pub names: Vec<String>,
-    /// The devices and files that it depends on, from the top down, for messages.
-    pub depends_on: Vec<String>,
-    /// The filesystems that it depends on, by their devices.
+    /// Those of its root directory first. Some may be mounts of a single file: open them with O_NONBLOCK, and check
+    /// what was opened.
+    pub(crate) alternatives: Vec<Vec<u8>>,
+    /// Of its device or devices, the mount table's first.
+    pub(crate) names: Vec<String>,
+    /// Devices and files from the top down, for messages.
+    pub(crate) depends_on: Vec<String>,
+    /// The filesystems that it depends on.
     pub depends_on_devices: Vec<DeviceNumber>,
     /// All its devices end at the machine's own hardware, so no other filesystem of this system is below it.
     pub is_on_hardware: bool,
-    /// The whole filesystem is mounted read-only, or its type cannot be written.
-    pub is_read_only: bool,
+    pub(crate) is_read_only: bool,
 }
 
 /// Swap space whose pages are written to a filesystem's device or file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SwapSpace {
-    /// The swap file or device.
-    pub name: String,
-    /// Device of the filesystem.
-    pub on: DeviceNumber,
-    /// Pages are written through the filesystem (a loop device is in between) and not to the blocks of a swap file
-    /// directly; a freeze blocks them.
-    pub through: bool,
+    pub(crate) name: String,
+    /// The filesystem.
+    pub(crate) on: DeviceNumber,
+    /// Pages are written through the filesystem (a loop device is in between), so a freeze blocks them.
+    pub(crate) through: bool,
 }
 
 impl Survey {
-    /// Reads `system`, whose mount table is `mounts`: /proc, /sys and /run/udev, and the files behind loop devices.
     /// Opens no device, except a loop device whose file is not at its recorded path.
     pub fn read(system: &System, mounts: &[Mount]) -> Self {
         Self::read_with(
@@ -86,8 +80,7 @@ impl Survey {
         )
     }
 
-    /// As [`Survey::read`]. `stat_source` returns the device number of a device node, `loop_status` that of the
-    /// filesystem of the file behind a loop device.
+    /// `stat_source`: the device number of a node; `loop_status`: that of the filesystem of a loop device's file.
     pub(super) fn read_with(
         system: &System,
         mounts: &[Mount],
@@ -114,7 +107,7 @@ impl Survey {
         survey
     }
 
-    /// Finds the mounts that cannot be frozen and may be written on a local disk meanwhile.
+    /// Mounts that cannot be frozen and may be written on a local disk meanwhile.
     fn find_writable(&mut self, mounts: &[Mount], stat_source: StatSource<'_>) {
         let seen: HashSet<DeviceNumber> = mounts
             .iter()
@@ -139,7 +132,7 @@ impl Survey {
         }
     }
 
-    /// Adds filesystems that are not mounted in this process's mount namespace.
+    /// Filesystems that are not mounted in this process's mount namespace.
     fn find_elsewhere(&mut self, system: &System, mounts: &[Mount]) {
         for found in superblocks::find_elsewhere(system, mounts) {
             let text = match &found.place {
@@ -164,7 +157,7 @@ impl Survey {
         }
     }
 
-    /// Makes a btrfs that is mounted by several of its devices one filesystem, that of its first mount.
+    /// A btrfs that is mounted by several of its devices becomes one filesystem, that of its first mount.
     fn fold_btrfs(&mut self, members: &[Vec<DeviceNumber>]) {
         let mut first: HashMap<DeviceNumber, Vec<u8>> = HashMap::new();
         let mut kept = Vec::with_capacity(self.filesystems.len());
@@ -187,8 +180,6 @@ impl Survey {
         }
         self.filesystems = kept;
     }
-
-    /// Moves a filesystem to the skipped mounts, as a further mount of `first`; its own further mounts follow.
     fn skip_as_second(&mut self, filesystem: Filesystem, first: &[u8]) {
         for skipped in &mut self.skipped {
             if let SkipReason::SecondMount { first: other } = &mut skipped.reason {
@@ -264,7 +255,6 @@ impl Survey {
         }
     }
 
-    /// From each device of a filesystem to the device number that identifies it.
     fn own_numbers(&self, members: &[Vec<DeviceNumber>]) -> Numbers {
         let mut numbers = Numbers::new();
         for filesystem in &self.filesystems {
@@ -288,7 +278,7 @@ impl Survey {
         }
     }
 
-    /// Finds further mounts of each filesystem, and the layers of overlays.
+    /// Further mounts of each filesystem, and the layers of overlays.
     fn find_mounts(&mut self, mounts: &[Mount], own: &Numbers, locator: &Locator<'_>) {
         let first: HashMap<DeviceNumber, &[u8]> = self
             .filesystems
@@ -405,7 +395,6 @@ fn has_further_devices(mount: &Mount) -> bool {
     options.any(|option| option.starts_with("logdev=") || option.starts_with("rtdev="))
 }
 
-/// The devices of the btrfs that has `device`.
 fn group(members: &[Vec<DeviceNumber>], device: DeviceNumber) -> Option<&[DeviceNumber]> {
     members
         .iter()

@@ -51,7 +51,6 @@ fn names(plan: &Plan) -> Vec<String> {
         .collect()
 }
 
-/// The mount points of each batch.
 fn batches(plan: &Plan) -> Vec<Vec<String>> {
     plan.targets
         .chunk_by(|a, b| a.batch == b.batch)

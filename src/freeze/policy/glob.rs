@@ -12,11 +12,8 @@ use std::ffi::CString;
 pub struct Glob(CString);
 
 impl Glob {
-    /// Checks a glob. fnmatch(3) knows no errors: it takes a `[` without its `]` for a character, in musl other than in
-    /// glibc, and a backslash at the end matches nothing. Both are mistakes.
-    ///
-    /// # Errors
-    /// The error follows the pattern in the warning.
+    /// fnmatch(3) knows no errors: it takes a `[` without its `]` for a character, in musl other than in glibc, and a
+    /// backslash at the end matches nothing. Both are mistakes. The error follows the pattern in the warning.
     pub fn new(text: &str) -> Result<Self, &'static str> {
         let mut rest = text.bytes();
         while let Some(byte) = rest.next() {

@@ -1,9 +1,8 @@
-//! The operator's settings for freezing: which filesystems, how strictly, for how long. Floor 3.
+//! The operator's settings for freezing: which filesystems, how strictly, for how long (floor 3).
 //!
-//! The configuration fills these types; the plan and the engine read them. The defaults do what QEMU's agent does,
-//! except for the limits and for a filesystem that another process has frozen, which is an error here.
-//! [`Pattern::parse`] and [`FreezeMode::parse`] refuse invalid values with the text of the warning, and the caller
-//! keeps the default, so there always is a policy.
+//! The defaults do what QEMU's agent does, except for the limits and for a filesystem that another process has frozen,
+//! which is an error here. [`Pattern::parse`] and [`FreezeMode::parse`] refuse invalid values with the text of the
+//! warning, and the caller keeps the default, so there always is a policy.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,11 +10,9 @@ use std::time::Duration;
 mod glob;
 pub use glob::Glob;
 
-/// A glob for one property of a filesystem.
-///
-/// `/data/*` is for the mount point, `type:xfs` for the type, `dev:/dev/sdb*` for the device by any of its names: the
-/// mount table's, the kernel's, the device mapper's and the links of udev. A btrfs has the names of all its devices.
-/// The notation is that of fnmatch(3); see [`Glob`].
+/// A glob ([`Glob`]) for one property of a filesystem: `/data/*` is for the mount point, `type:xfs` for the type,
+/// `dev:/dev/sdb*` for the device by any of its names: the mount table's, the kernel's, the device mapper's and the
+/// links of udev. A btrfs has the names of all its devices.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Pattern {
     text: String,
@@ -31,10 +28,7 @@ enum PatternSubject {
 }
 
 impl Pattern {
-    /// Parses a pattern.
-    ///
-    /// # Errors
-    /// The text is no pattern.
+    /// Parses a pattern. The error says what is wrong.
     pub fn parse(text: &str) -> Result<Self, PatternError> {
         let fail = |why| Err(PatternError(text.to_owned(), why));
         let (subject, glob) = if let Some(fstype) = text.strip_prefix("type:") {
@@ -97,15 +91,13 @@ pub enum FreezeMode {
 }
 
 impl FreezeMode {
-    /// The mode of this name in the configuration.
-    pub fn parse(name: &str) -> Option<Self> {
+    pub(crate) fn parse(name: &str) -> Option<Self> {
         [Self::All, Self::HooksOnly, Self::Off]
             .into_iter()
             .find(|mode| mode.name() == name)
     }
 
-    /// The name in the configuration.
-    pub const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::All => "all",
             Self::HooksOnly => "hooks-only",
@@ -125,8 +117,7 @@ pub struct FreezePolicy {
     pub optional: Vec<Pattern>,
     /// What a freeze includes.
     pub freeze: FreezeMode,
-    /// A chosen filesystem that cannot be frozen (its type does not support it, or a later mount covers it) is an error
-    /// instead of being skipped.
+    /// A chosen filesystem that cannot be frozen (by its type, or because a later mount covers it) is an error.
     pub strict: bool,
     /// A filesystem that another process has frozen is skipped, as by QEMU's agent, instead of being an error.
     pub ignore_frozen: bool,
@@ -136,7 +127,7 @@ pub struct FreezePolicy {
 
 /// Time limits; `None`: no limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct FreezeLimits {
+pub(crate) struct FreezeLimits {
     /// From right before the first FIFREEZE until the agent thaws without a request.
     pub hold: Option<Duration>,
     /// For one step (open, flush, freeze or thaw) of one filesystem.
@@ -144,7 +135,6 @@ pub struct FreezeLimits {
 }
 
 impl FreezeLimits {
-    /// 15 minutes.
     pub const DEFAULT_HOLD_SECONDS: u64 = 900;
 
     /// 5 minutes. What takes long without being stuck is the first flush. The kernel lets a fifth of the memory get
@@ -163,7 +153,7 @@ impl Default for FreezeLimits {
     }
 }
 
-/// Why a text is no pattern: the text, and what is wrong with it.
+/// The text, and what is wrong with it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PatternError(String, &'static str);
 

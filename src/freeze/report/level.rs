@@ -39,9 +39,9 @@ impl Level {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Hold {
-    /// It was frozen.
+    /// FIFREEZE succeeded.
     Frozen,
-    /// It cannot be frozen; it was flushed, and nothing was written to its device.
+    /// It was flushed, and nothing was written to its device.
     Unchanged,
     /// It is mounted read-only.
     ReadOnly,
@@ -57,8 +57,6 @@ impl FilesystemRecord {
                 FilesystemOutcome::Frozen | FilesystemOutcome::Thawed
             )
     }
-
-    /// Why it is held, by its current outcome.
     fn hold(&self) -> Option<Hold> {
         match self.outcome {
             FilesystemOutcome::Frozen | FilesystemOutcome::Thawed => Some(Hold::Frozen),
@@ -115,7 +113,7 @@ impl Report {
         self.tags.dedup();
     }
 
-    /// Everything that limits the level: the highest level it leaves, and the text.
+    /// Each with the highest level that it leaves.
     fn reasons(&self) -> Vec<(Level, String)> {
         let mut reasons = Vec::new();
         match self.end {
@@ -156,7 +154,6 @@ impl Report {
         reasons
     }
 
-    /// Why not all applications were surely quiesced.
     fn applications_reason(&self) -> Option<String> {
         let named = |is_selected: &dyn Fn(&HookRecord) -> bool| {
             let mut hooks = self.hooks.iter().filter(|hook| is_selected(hook));

@@ -1,8 +1,8 @@
 //! A simulated system for the engine, whose operations fail, or end the agent, at any chosen step.
 //!
-//! [`Simulator`] implements [`Ops`](crate::freeze::ops::Ops) over plain values and asserts the rules that hold at every step: nothing is logged
-//! and no hook runs while something is frozen. `tests` drives the engine through every fault at every step; `parties`
-//! simulates agent, guardian, hook master and host together.
+//! [`Simulator`] asserts the rules that hold at every step: nothing is logged and no hook runs while something is
+//! frozen. `tests` drives the engine through every fault at every step; `parties` simulates agent, guardian, hook
+//! master and host together.
 
 mod ops;
 mod parties;
@@ -34,31 +34,26 @@ use std::path::PathBuf;
 use std::rc::Rc;
 use std::time::{Duration, SystemTime};
 
-/// What happens at the chosen step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
-    /// The operation fails with this errno.
     Errno(i32),
-    /// The agent dies before the operation.
+    /// Before the operation.
     Death,
-    /// The agent dies right after the operation.
+    /// Right after the operation.
     DeathAfter,
 }
 
 #[derive(Debug, Default)]
 struct World {
     mountpoints: Vec<&'static str>,
-    /// Dependencies that the plan knows: above, below.
+    /// What the plan knows: above, below.
     under: Vec<(usize, usize)>,
-    /// Dependencies that the plan does not know.
     hidden_dependencies: Vec<(usize, usize)>,
-    /// Filesystems on hardware.
     on_hardware: Vec<usize>,
-    /// Filesystems whose FIFREEZE waits, because it writes to a frozen one.
+    /// Their FIFREEZE waits, because it writes to a frozen one.
     blocked: Vec<usize>,
-    /// Filesystems whose FIFREEZE had not returned at the last wait, in the order of the batch.
+    /// Their FIFREEZE had not returned at the last wait; in the order of the batch.
     late: Vec<usize>,
-    /// What the hooks mount.
     mounted_by_hooks: Option<&'static str>,
     /// Dirty bytes before each flush in turn; the last value stays.
     dirty: Vec<Option<u64>>,
@@ -74,27 +69,25 @@ struct World {
     kept: Vec<Report>,
     guardian: Option<GuardianState>,
     entrusted: Vec<usize>,
-    /// The report in the guardian's hands.
+    /// In the guardian's hands.
     reported: Option<Report>,
-    /// The end of the freeze by the guardian, until the agent reads it.
+    /// Until the agent reads it.
     ended: Option<Expiry>,
-    /// What the next thaw reports.
     expired: Option<Expiry>,
     steps: Vec<String>,
     fault: Option<(usize, Fault)>,
-    /// The agent is asked to stop after so many operations.
+    /// After so many operations.
     stops_at: Option<usize>,
-    /// Operations that fail with an errno, once each, by their names.
+    /// Names of operations that fail, once each.
     refusals: Vec<(String, i32)>,
-    /// The order in which parallel operations end: the number of a permutation.
+    /// Number of the permutation in which parallel operations end.
     turn: usize,
-    /// Upper limit of parallel calls, as given to `enter_frozen_section`.
+    /// As given to `enter_frozen_section`.
     at_once: usize,
     clock: Duration,
 }
 
 impl World {
-    /// Applies an event to the guardian, if there is one, and carries out its actions.
     fn apply_guardian_event(&mut self, event: Event) {
         if let Event::Request(Request::Frozen { report, .. }) = &event {
             self.reported = Some((**report).clone());
@@ -174,19 +167,16 @@ impl Simulator {
         this
     }
 
-    /// Sets the order in which parallel operations end.
     fn in_turn(self, turn: usize) -> Self {
         self.0.borrow_mut().turn = turn;
         self
     }
 
-    /// Sets whether the hook master asks that no filesystem be frozen.
     fn with_hooks_only(self, hooks_only: bool) -> Self {
         self.0.borrow_mut().leaves_filesystems = hooks_only;
         self
     }
 
-    /// Makes the operations of these names fail.
     fn refusing(self, refusals: Vec<(String, i32)>) -> Self {
         self.0.borrow_mut().refusals = refusals;
         self
@@ -197,7 +187,7 @@ impl Simulator {
         self
     }
 
-    /// One operation: `act` happens unless the fault is for this step.
+    /// `act` happens unless the fault is for this step.
     fn step<R>(&self, name: String, act: impl FnOnce(&mut World) -> R) -> io::Result<R> {
         let mut world = self.0.borrow_mut();
         world.clock += Duration::from_millis(1);
@@ -224,7 +214,7 @@ impl Simulator {
         }
     }
 
-    /// One step for each handle, in the order of the world's permutation.
+    /// In the order of the world's permutation.
     fn in_parallel(
         &self,
         what: &str,
@@ -247,7 +237,7 @@ impl Simulator {
     }
 }
 
-/// The permutation of 0..`count` with this number, of `count` factorial; 0 is the sorted one.
+/// Of `count` factorial; 0 is the sorted one.
 fn permutation(count: usize, number: usize) -> Vec<usize> {
     let mut left: Vec<usize> = (0..count).collect();
     let mut number = number;
@@ -271,7 +261,6 @@ fn state_error(error: io::Error) -> StateError {
     }
 }
 
-/// The survey that the plan gets.
 fn survey_of(world: &mut World) -> Survey {
     let filesystem = |(index, name): (usize, &&str)| Filesystem {
         mountpoint: name.as_bytes().to_vec(),
@@ -304,7 +293,6 @@ fn survey_of(world: &mut World) -> Survey {
 }
 
 impl World {
-    /// Whether its FIFREEZE writes to what is frozen.
     fn waits_for_frozen(&self, index: usize) -> bool {
         let bases = self
             .hidden_dependencies
@@ -313,7 +301,6 @@ impl World {
         bases.into_iter().any(|&(_, below)| self.frozen[below])
     }
 
-    /// Completes the FIFREEZE calls that no longer wait.
     fn resume_blocked(&mut self) {
         while let Some(place) = self.blocked.iter().position(|&i| !self.waits_for_frozen(i)) {
             let index = self.blocked.remove(place);

@@ -19,7 +19,6 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use world::{Died, Fault, Ms, NEVER, Party, Random, World};
 
-/// Runs until nothing happens any more.
 fn run(seed: u64, faults: Vec<(u64, Fault)>, traces: bool) -> World {
     let world = Rc::new(RefCell::new(World::new(seed, faults)));
     world.borrow_mut().trace = traces.then(Vec::new);
@@ -60,7 +59,6 @@ fn run(seed: u64, faults: Vec<(u64, Fault)>, traces: bool) -> World {
 const PARTIES: [Party; 4] = [Party::Agent, Party::Guardian, Party::Master, Party::Hook];
 const TIMES: [Ms; 5] = [30, 1_500, 6_000, 45_000, NEVER];
 
-/// Every possible fault.
 fn all_faults() -> Vec<Fault> {
     let mut all = vec![Fault::Terminate, Fault::Unfreeze(0), Fault::Unfreeze(1)];
     for party in PARTIES {
@@ -72,7 +70,7 @@ fn all_faults() -> Vec<Fault> {
 
 type Faults = Vec<(u64, Fault)>;
 
-/// Fails if there are broken runs; shows how often each kind occurs, and the trace of its first run.
+/// Shows how often each kind of broken run occurs, and the trace of its first run.
 fn report_failures(wrong: Vec<(u64, Faults, String)>) {
     let mut kinds: Vec<(usize, &(u64, Faults, String))> = Vec::new();
     for one in &wrong {
@@ -96,7 +94,7 @@ fn report_failures(wrong: Vec<(u64, Faults, String)>) {
     );
 }
 
-/// Runs, and returns the first broken rule, without its digits, which differ among runs of one kind.
+/// The first broken rule, without its digits, which differ among runs of one kind.
 fn try_run(seed: u64, faults: Faults) -> Option<(u64, Faults, String)> {
     let world = run(seed, faults.clone(), false);
     let is_text = |c: &char| !c.is_ascii_digit();
@@ -104,7 +102,6 @@ fn try_run(seed: u64, faults: Faults) -> Option<(u64, Faults, String)> {
     Some((seed, faults, broken))
 }
 
-/// Two faults and the steps at which they occur.
 fn pair(seed: u64) -> Vec<(u64, Fault)> {
     let mut random = Random(!seed);
     let all = all_faults();

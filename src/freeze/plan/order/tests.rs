@@ -10,7 +10,6 @@ fn edges(pairs: &[(usize, usize)]) -> Vec<Edge> {
         .collect()
 }
 
-/// Sorts with all numbers chosen.
 fn sorted(count: usize, edges: &[Edge]) -> Result<Vec<usize>, Vec<usize>> {
     sorted_of(count, edges, &|_| true)
 }
@@ -55,7 +54,6 @@ fn a_cycle_is_named_without_what_depends_on_it() {
 }
 
 proptest! {
-    /// Any graph, against the definition.
     #[test]
     fn order_or_cycle(
         count in 1_usize..12,

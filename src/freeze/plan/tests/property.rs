@@ -3,7 +3,6 @@
 use super::*;
 use proptest::prelude::*;
 
-/// Filesystems with their first mount points, and the dependencies among them.
 fn survey(count: usize, root: Option<usize>, under: &[(usize, usize)]) -> Survey {
     let filesystem = |index: usize| Filesystem {
         mountpoint: match root == Some(index) {
@@ -30,7 +29,7 @@ fn survey(count: usize, root: Option<usize>, under: &[(usize, usize)]) -> Survey
     }
 }
 
-/// Whether a filesystem depends on another, over any number of steps.
+/// Over any number of steps.
 fn reach(count: usize, under: &[(usize, usize)]) -> Vec<Vec<bool>> {
     let mut reach = vec![vec![false; count]; count];
     for &(above, below) in under {

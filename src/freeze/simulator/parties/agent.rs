@@ -30,11 +30,9 @@ pub const MOUNTPOINTS: [&str; 2] = ["/", "/data"];
 /// As in `client`.
 const RESPONSE_TIMEOUT: Ms = 2_000;
 
-/// The agent's operations.
 #[derive(Clone)]
 pub struct AgentOps(pub Rc<RefCell<World>>);
 
-/// What a read of a connection returns.
 enum Read {
     Response(Response),
     Nothing,
@@ -42,12 +40,10 @@ enum Read {
 }
 
 impl World {
-    /// Waits for the agent's next step.
     fn turn(&mut self) {
         self.wait(&|_| true, None);
     }
 
-    /// Reads a response of the guardian, with a time limit.
     fn read(&mut self, timeout: Ms) -> Read {
         let Some(connection) = self.agent.client.as_ref().map(|client| client.connection) else {
             return Read::Closed;
@@ -70,7 +66,7 @@ impl World {
         }
     }
 
-    /// Sends; false if the guardian is gone.
+    /// False if the guardian is gone.
     fn send(&mut self, request: Request) -> bool {
         self.turn();
         let loses_message = std::mem::take(&mut self.agent.loses_message);
@@ -84,7 +80,6 @@ impl World {
         connection.guardian_open && !loses_message
     }
 
-    /// Kills the guardian.
     fn end_guardian(&mut self) {
         if let Some(guardian) = self.agent.client.as_ref().map(|client| client.guardian) {
             if self.guardians[guardian].is_alive {
@@ -234,7 +229,6 @@ impl AgentOps {
         self.0.borrow_mut()
     }
 
-    /// The world, after one step.
     fn turn(&self) -> RefMut<'_, World> {
         let mut world = self.world();
         world.turn();

@@ -50,7 +50,6 @@ pub struct Guardian {
     undo: Option<Undo>,
 }
 
-/// An undo.
 #[derive(Debug, Clone)]
 struct Undo {
     cause: Cause,
@@ -60,7 +59,6 @@ struct Undo {
     expiry: Option<Expiry>,
 }
 
-/// One step of an action.
 #[derive(Debug, Clone)]
 enum Work {
     Send(Response),
@@ -68,9 +66,7 @@ enum Work {
     Thaw(usize),
     Mark,
     Unmark,
-    /// Until this time.
     AwaitExit(Ms),
-    /// Waits for the agent's thaw master.
     AwaitThawing(usize, Ms),
     ThawHooks,
     EndFreezeHooks(Ms),
@@ -96,14 +92,12 @@ impl Guardian {
         self.work.push_back(Work::Send(Response::Ready));
     }
 
-    /// Whether it may still call thaw hooks.
     pub fn runs(&self) -> bool {
         self.is_alive && self.stopped_until != NEVER
     }
 }
 
 impl World {
-    /// Starts a guardian for the agent, on a new connection.
     pub fn start_guardian(
         &mut self,
         token: Rc<Token>,
@@ -152,7 +146,6 @@ impl World {
         connection
     }
 
-    /// Sets the master whose end hangs up the guardian's pipe.
     pub fn set_freezing_master(&mut self, guardian: usize, master: usize) {
         self.guardians[guardian].freezing = Some(master);
     }
@@ -248,7 +241,6 @@ impl World {
             .unwrap_or(NEVER)
     }
 
-    /// The agent is stopped, and its thaw master is stopped or has ended.
     fn is_thaw_stuck(&self, number: usize) -> bool {
         let is_at_work = |&master: &usize| {
             let master = &self.masters[master];

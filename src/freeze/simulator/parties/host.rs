@@ -5,7 +5,6 @@ use super::world::{Ms, NEVER, Random, World};
 use crate::freeze::report::{Level, Report};
 use crate::hooks::Phase;
 
-/// A request of the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Request {
     Freeze,
@@ -17,17 +16,13 @@ const ANSWER_LIMIT: Ms = 400_000;
 
 #[derive(Debug)]
 pub struct Host {
-    /// The next request, and when.
     next: Option<(Ms, Request)>,
     /// The request without an answer; whether an agent has read it.
     pub pending: Option<(Request, bool)>,
     asked_at: Ms,
-    /// How long the host keeps the freeze.
     holds: Ms,
     rounds_left: u32,
-    /// When the freeze was answered with success.
     frozen_since: Option<Ms>,
-    /// When the host first asked for the thaw of it.
     thaw_asked: Option<Ms>,
 }
 
@@ -57,7 +52,6 @@ impl Host {
     }
 }
 
-/// What really happened.
 #[derive(Debug, Default)]
 pub struct Truth {
     /// When the first filesystem was thawed or thaw hook started after the host's freeze, and whether a process outside
@@ -104,7 +98,6 @@ impl Truth {
         self.hooks[hook].thaws = 0;
     }
 
-    /// Number of hooks that are not thawed.
     pub fn quiesced(&self) -> usize {
         self.hooks.iter().filter(|hook| hook.is_quiesced).count()
     }
@@ -193,7 +186,6 @@ impl World {
         }
     }
 
-    /// The agent reads the request.
     pub fn take_request(&mut self) -> Option<Request> {
         match &mut self.host.pending {
             Some((request, taken @ false)) => {
@@ -244,7 +236,6 @@ impl World {
         }
     }
 
-    /// Checks the level of a report that is stored.
     pub fn check_level(&mut self, report: &Report) {
         let asked = self.host.thaw_asked;
         let held = self
@@ -264,7 +255,6 @@ impl World {
         }
     }
 
-    /// Checks the end of a run.
     pub fn check_end(&mut self) {
         let agent = &self.agent;
         let agent_runs = agent.is_alive && agent.stopped_until != NEVER;

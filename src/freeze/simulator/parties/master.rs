@@ -6,9 +6,7 @@ use crate::hooks::invoke::MasterReport;
 use crate::hooks::{HookRecord, HookStatus, Phase};
 use std::time::Duration;
 
-/// How long a hook may take.
 const HOOK_LIMIT: Ms = 30_000;
-/// How long a master may be stopped.
 const STOPPED_MASTER_TIMEOUT: Ms = 60_000;
 /// How long a master waits for another one.
 const LOCK_LIMIT: Ms = 240_000;
@@ -17,17 +15,14 @@ pub const HOOKS: usize = 2;
 /// `qga.hooks`.
 #[derive(Debug, Default)]
 pub struct Journal {
-    /// The run of the last freeze.
     run: String,
     pub exists: bool,
     /// Hooks that were started and are not thawed, in the order of starting.
     pub open: Vec<usize>,
     locked_by: Option<usize>,
-    /// The last master that did not end by itself.
     unfinished_master: Option<usize>,
 }
 
-/// A process of a hook.
 #[derive(Debug)]
 pub struct HookProcess {
     hook: usize,
@@ -39,7 +34,6 @@ pub struct HookProcess {
     is_success: bool,
 }
 
-/// The master's next step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Point {
     Announce,
@@ -59,25 +53,22 @@ pub struct Master {
     pub stopped_until: Ms,
     /// What it sends as it starts, on this connection.
     pub announces: Option<(usize, Request)>,
-    /// The run that it freezes for.
     pub run: Option<String>,
-    /// The only run whose hooks it thaws.
     only_run: Option<String>,
-    /// When it was stopped.
     pub stopped_at: Ms,
     next: Ms,
     point: Point,
-    /// The hooks to call, the next one last.
+    /// The next one last.
     todo: Vec<(usize, Phase)>,
     records: Vec<HookRecord>,
     failure: Option<String>,
-    /// It has ended by itself.
+    /// By itself.
     pub has_ended: bool,
     started: Ms,
 }
 
 impl Master {
-    /// The caller's report. A master that was killed is a failure.
+    /// A master that was killed is a failure.
     pub fn report(&self, now: Ms) -> MasterReport {
         let killed = (!self.has_ended).then(|| "killed by signal 9".to_owned());
         MasterReport {
@@ -131,7 +122,6 @@ impl World {
         Some(at.max(master.stopped_until))
     }
 
-    /// When its caller kills it because it is stopped.
     pub fn stopped_limit(&self, number: usize) -> Ms {
         let master = &self.masters[number];
         match master.stopped_until > self.now {
@@ -140,7 +130,6 @@ impl World {
         }
     }
 
-    /// Whether hooks are to be thawed, or a master runs.
     pub fn is_journal_open(&self) -> bool {
         self.is_locked() || self.journal.exists && !self.journal.open.is_empty()
     }
@@ -155,7 +144,7 @@ impl World {
         self.masters[number].is_alive = false;
     }
 
-    /// Kills a master and the hooks that it started.
+    /// And the hooks that it started.
     pub fn end_session(&mut self, number: usize) {
         let master = &self.masters[number];
         let is_at_work = master.is_alive && master.stopped_until <= self.now;

@@ -7,8 +7,7 @@ use crate::freeze::engine::Engine;
 use crate::freeze::policy::{FreezeLimits, FreezePolicy};
 use std::time::Duration;
 
-/// Serves the host until the agent exits, as the freezer does. Unwinds when the agent is killed, or when nothing
-/// happens any more.
+/// As the freezer does, until the agent exits. Unwinds when the agent is killed, or when nothing happens any more.
 pub fn serve(ops: &AgentOps) {
     let is_marked = {
         let mut world = ops.world();

@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 use std::panic::resume_unwind;
 use std::rc::Rc;
 
-/// Milliseconds of the virtual clock.
+/// Of the virtual clock.
 pub type Ms = u64;
 
 /// Later than the end of every run.
@@ -22,10 +22,8 @@ pub const LIMIT: Ms = 20_000;
 const STEP_GRACE: Ms = 400;
 /// How long the next agent takes to find a guardian stopped twice.
 const STOPPED_GUARDIAN_TIMEOUT: Ms = 15_000;
-/// Upper limit of the steps of a run.
 const MAX_STEPS: u64 = 20_000;
 
-/// The target of a fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Party {
     Agent,
@@ -34,22 +32,20 @@ pub enum Party {
     Hook,
 }
 
-/// What happens at a step.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Fault {
-    /// SIGKILL.
     Kill(Party),
     /// SIGSTOP, and SIGCONT after this time.
     Stop(Party, Ms),
-    /// Its next message is lost.
+    /// Its next message.
     Lose(Party),
-    /// Another process thaws this filesystem.
+    /// By another process.
     Unfreeze(usize),
     /// SIGTERM to the agent.
     Terminate,
 }
 
-/// A small generator of random numbers (splitmix64), so that a seed repeats a run.
+/// splitmix64, so that a seed repeats a run.
 #[derive(Debug, Clone)]
 pub struct Random(pub u64);
 
@@ -63,13 +59,12 @@ impl Random {
     }
 }
 
-/// A connection between an agent and a guardian.
 #[derive(Debug, Default)]
 pub struct Connection {
     /// Each with the master that sent it, if the agent did not.
     pub to_guardian: VecDeque<(Request, Option<usize>)>,
     pub to_agent: VecDeque<Response>,
-    /// The descriptors that are sent with [`Response::Freeze`].
+    /// With [`Response::Freeze`].
     pub passed: Option<Passed>,
     pub agent_open: bool,
     pub guardian_open: bool,
@@ -82,15 +77,12 @@ pub struct Passed {
     pub roots: Vec<usize>,
 }
 
-/// A listening socket.
 #[derive(Debug, Default)]
 pub struct Socket {
     pub agent_has_it: bool,
-    /// Connections that no process has accepted.
     pub backlog: VecDeque<usize>,
 }
 
-/// The agent's end of a connection.
 #[derive(Debug)]
 pub struct AgentClient {
     pub guardian: usize,
@@ -99,7 +91,6 @@ pub struct AgentClient {
     pub has_token: bool,
 }
 
-/// The agent that runs, if one does.
 #[derive(Debug, Default)]
 pub struct Agent {
     pub is_alive: bool,
@@ -111,9 +102,8 @@ pub struct Agent {
     /// It has found an earlier agent's guardian stopped.
     pub saw_stopped: bool,
     pub started: Ms,
-    /// It waits for its guardian, with a time limit.
     pub is_waiting: bool,
-    /// The filesystem whose FIFREEZE is about to be called.
+    /// FIFREEZE is about to be called.
     pub freezing: Option<usize>,
     pub client: Option<AgentClient>,
     pub socket: Option<usize>,
@@ -123,7 +113,6 @@ pub struct Agent {
 #[derive(Debug)]
 pub struct Zombie {
     pub until: Ms,
-    /// Its guardian's number.
     pub guardian: Option<usize>,
     pub freezes: usize,
     pub connections: Vec<usize>,
@@ -135,20 +124,18 @@ pub struct World {
     pub step: u64,
     pub faults: Vec<(u64, Fault)>,
     pub frozen: Vec<bool>,
-    /// How long something may be frozen.
     pub frozen_limit: Option<Ms>,
     /// How long a party could have thawed after the limit and did not.
     pub overdue: Ms,
     pub connections: Vec<Connection>,
     pub sockets: Vec<Socket>,
-    /// The socket at the path.
     pub socket_path: Option<usize>,
     pub agent: Agent,
     pub zombie: Option<Zombie>,
     pub frozen_by_zombie: Vec<bool>,
     /// No guardian is left for what it freezes.
     pub is_zombie_unguarded: bool,
-    /// When the service manager starts another agent.
+    /// By the service manager.
     pub restart: Option<Ms>,
     pub restarts: bool,
     pub guardians: Vec<Guardian>,
@@ -162,13 +149,10 @@ pub struct World {
     pub kept: Vec<Report>,
     pub host: Host,
     pub truth: Truth,
-    /// Broken rules, one line each.
     pub broken: Vec<String>,
-    /// The trace, if it is kept.
     pub trace: Option<Vec<String>>,
 }
 
-/// The next party.
 #[derive(Debug, Clone, Copy)]
 enum Next {
     Agent,
@@ -293,7 +277,6 @@ impl World {
         Some(false)
     }
 
-    /// Advances the clock.
     fn advance_clock(&mut self, until: Ms) {
         if let (Some(limit), true) = (self.frozen_limit, self.frozen.contains(&true)) {
             if self.can_any_party_thaw() {
@@ -308,7 +291,6 @@ impl World {
         self.now = until;
     }
 
-    /// Whether an agent or a guardian runs that could thaw now.
     pub fn can_any_party_thaw(&self) -> bool {
         let agent = &self.agent;
         // The agent waits until it has found a silent guardian stopped twice.
@@ -377,7 +359,7 @@ impl World {
         }
     }
 
-    /// FIFREEZE; false: EBUSY.
+    /// False: EBUSY.
     pub fn fifreeze(&mut self, index: usize) -> bool {
         self.trace_step(|_| format!("FIFREEZE {index}"));
         if self.frozen[index] {
@@ -391,7 +373,7 @@ impl World {
         true
     }
 
-    /// FITHAW; false: EINVAL.
+    /// False: EINVAL.
     pub fn fithaw(&mut self, index: usize) -> bool {
         self.trace_step(|w| format!("FITHAW {index} {}", w.frozen[index]));
         let was_frozen = std::mem::take(&mut self.frozen[index]);
@@ -402,7 +384,7 @@ impl World {
         was_frozen
     }
 
-    /// Ends the agent's process, at once or when its FIFREEZE returns.
+    /// At once or when its FIFREEZE returns.
     pub fn end_agent(&mut self, was_killed: bool) {
         self.trace_step(|_| "the agent is dead".into());
         let agent = std::mem::take(&mut self.agent);
@@ -451,7 +433,6 @@ impl World {
         }
     }
 
-    /// Closes the agent's end of a connection.
     pub fn hang_up(&mut self, connection: usize) {
         self.connections[connection].agent_open = false;
     }
@@ -465,7 +446,7 @@ impl World {
         self.connections.len() - 1
     }
 
-    /// Closes the pending connections of a socket that no process has any more.
+    /// Of a socket that no process has any more.
     pub fn close_unowned(&mut self, socket: usize) {
         if !self.has_owner(socket) {
             for connection in std::mem::take(&mut self.sockets[socket].backlog) {
@@ -479,7 +460,7 @@ impl World {
         self.sockets[socket].agent_has_it || self.guardians.iter().any(of_guardian)
     }
 
-    /// Stores a report, in place of one of the same run.
+    /// In place of one of the same run.
     pub fn keep(&mut self, report: &Report) {
         self.trace_step(|_| format!("kept: {:?} {:?}", report.level, report.end));
         self.kept.retain(|kept| kept.id != report.id);

@@ -97,7 +97,6 @@ fn several_thaws_that_fail_are_told_and_can_be_asked_again() {
     assert_eq!(engine.freeze(None).unwrap(), 5);
     let error = engine.thaw().unwrap_err().to_string();
     let reported = |name: &str| format!("failed to thaw {name}: Input/output error");
-    // In freeze order.
     let expected = [reported("/srv"), reported("/data/loop"), reported("/data")];
     assert_eq!(error, expected.join("; "));
     assert!(engine.is_frozen());

@@ -154,7 +154,7 @@ fn a_shortage_of_descriptors_passes() {
         |number: &u64| !fs::exists(format!("/proc/{}/fd/{number}", agent.pid())).expect("fd");
     let open = (0..).find(is_free).expect("a number");
     let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).expect("limit");
-    let limit = |soft: u64| {
+    let limit = |soft: &str| {
         let pid = agent.pid().to_string();
         let limit = format!("--nofile={soft}:{hard}");
         let done = std::process::Command::new("prlimit")
@@ -162,7 +162,7 @@ fn a_shortage_of_descriptors_passes() {
             .status();
         assert!(done.expect("prlimit").success());
     };
-    limit(open);
+    limit(&open.to_string());
     let mut client = agent.connect();
     client.post(&cmd("guest-ping"));
     wait_until("a warning", || {
@@ -181,7 +181,7 @@ fn a_shortage_of_descriptors_passes() {
     let before = ticks();
     std::thread::sleep(Duration::from_millis(700));
     assert!(ticks() - before < 10, "it spins");
-    limit(hard);
+    limit(&hard.to_string());
     assert_eq!(client.line(), returned("{}"));
     if is_ours() {
         let lines = place

@@ -1,7 +1,8 @@
 //! The operations on the system that the engine needs, as traits, one for each subject.
 //!
-//! [`super::linux::LinuxOps`] performs them; the simulator's implementation in the tests fails or dies at any step. A
-//! part of the engine that needs the filesystems alone names that trait; [`Ops`] is all of them.
+//! [`super::linux::LinuxOps`] performs them; the simulator's implementation in the tests fails or dies at any step. The
+//! engine calls the methods in the order of the transaction, one at a time. A part of the engine that needs the
+//! filesystems alone names that trait; [`Ops`] is all of them.
 
 mod filesystems;
 mod guardian;
@@ -15,6 +16,7 @@ pub use hooks::HookOps;
 pub use state::StateOps;
 pub use system::SystemOps;
 
+/// All operations of a run.
 pub trait Ops: GuardianOps + HookOps + StateOps + SystemOps {}
 
 impl<T: GuardianOps + HookOps + StateOps + SystemOps> Ops for T {}

@@ -15,6 +15,7 @@ use crate::cli::{Arg, OptionSpec, Usage};
 use anyhow::Context;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
+use std::path::Path;
 use std::process::Command;
 use transcript::Transcript;
 
@@ -59,7 +60,7 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
 }
 
 fn run_inside(command: &[OsString]) -> anyhow::Result<std::convert::Infallible> {
-    sandbox::enter()?;
+    sandbox::enter(command.first().map(Path::new))?;
     let error = Command::new(&command[0]).args(&command[1..]).exec();
     Err(error).with_context(|| format!("cannot run {}", command[0].to_string_lossy()))
 }

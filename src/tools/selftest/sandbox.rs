@@ -13,7 +13,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, pivot_root};
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Top-level directories that start empty.
 const EMPTY: [&str; 9] = [
@@ -31,7 +31,7 @@ const EMPTY: [&str; 9] = [
 const NO_SOURCE: Option<&str> = None;
 
 /// The process must have only one thread. It must end if this fails.
-pub(super) fn enter() -> anyhow::Result<()> {
+pub(super) fn enter(program: Option<&Path>) -> anyhow::Result<()> {
     if !nix::unistd::geteuid().is_root() {
         let program = std::env::current_exe().unwrap_or_default();
         bail!(
@@ -56,7 +56,7 @@ pub(super) fn enter() -> anyhow::Result<()> {
     .context("cannot mount a tmpfs")?;
     fill_root(root)?;
     if let Some(directory) = &working_directory {
-        expose(root, directory)?;
+        expose(root, &common_directory(directory, program))?;
     }
     for directory in ["old-root", "var/log", "var/tmp"] {
         fs::create_dir_all(root.join(directory))?;
@@ -154,6 +154,20 @@ fn expose(root: &Path, directory: &Path) -> anyhow::Result<()> {
     overlay(root, directory, &to)
 }
 
+/// The directory that has both the working directory and the program, if the latter is absolute and the two share more
+/// than a top-level directory: a test is often run beside the directory in which it was built.
+fn common_directory(directory: &Path, program: Option<&Path>) -> PathBuf {
+    let Some(program) = program.filter(|program| program.is_absolute()) else {
+        return directory.to_owned();
+    };
+    let both = directory.iter().zip(program);
+    let common: PathBuf = both.take_while(|(a, b)| a == b).map(|(a, _)| a).collect();
+    match common.iter().count() {
+        0..=2 => directory.to_owned(),
+        _ => common,
+    }
+}
+
 fn bind(from: &Path, to: &Path) -> anyhow::Result<()> {
     let none: Option<&str> = None;
     mount(
@@ -197,4 +211,28 @@ fn overlay(root: &Path, from: &Path, to: &Path) -> anyhow::Result<()> {
             from.display()
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_program_and_the_working_directory_are_shown() {
+        let common = |directory: &str, program: &str| {
+            common_directory(Path::new(directory), Some(Path::new(program)))
+        };
+        assert_eq!(
+            common("/srv/x/xtask", "/srv/x/target/test"),
+            Path::new("/srv/x")
+        );
+        assert_eq!(common("/srv/x", "/srv/x/target/test"), Path::new("/srv/x"));
+        // Never a whole top-level directory, and a word is looked up in PATH.
+        assert_eq!(common("/srv/x", "/srv/y/test"), Path::new("/srv/x"));
+        assert_eq!(common("/srv/x", "cargo"), Path::new("/srv/x"));
+        assert_eq!(
+            common_directory(Path::new("/srv/x"), None),
+            Path::new("/srv/x")
+        );
+    }
 }

@@ -20,10 +20,9 @@ const HOLD_TIME: Duration = Duration::from_secs(1);
 const WRITER_RESUME_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn run(transcript: &mut Transcript) -> anyhow::Result<()> {
-    transcript.step(
-        "private mount namespace, no real filesystem in it",
-        sandbox::enter,
-    )?;
+    transcript.step("private mount namespace, no real filesystem in it", || {
+        sandbox::enter(None)
+    })?;
     let _filesystems =
         transcript.step("two ext4 filesystems made, loop-mounted", Filesystems::make)?;
     let agent = transcript.step("agent started on a unix socket", Agent::start)?;

@@ -7,7 +7,8 @@
 use crate::freeze::guard::LOOP_MAJOR;
 use crate::probe::filesystems::{Filesystem, block_filesystems};
 use crate::probe::{System, mountinfo, superblocks};
-use anyhow::{Context, bail};
+use crate::sys::strerror;
+use anyhow::{Context, anyhow, bail};
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{chdir, pivot_root};
@@ -40,10 +41,19 @@ pub(super) fn enter(program: Option<&Path>) -> anyhow::Result<()> {
         );
     }
     let working_directory = std::env::current_dir().ok();
-    unshare(CloneFlags::CLONE_NEWNS).context("cannot create a mount namespace")?;
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|errno| {
+        anyhow!(
+            "cannot create a mount namespace: {}; start the container with the capability CAP_SYS_ADMIN (--privileged)",
+            strerror(&errno.into())
+        )
+    })?;
     let private = MsFlags::MS_REC | MsFlags::MS_PRIVATE;
-    mount(NO_SOURCE, "/", NO_SOURCE, private, NO_SOURCE)
-        .context("cannot make the mounts private")?;
+    mount(NO_SOURCE, "/", NO_SOURCE, private, NO_SOURCE).map_err(|errno| {
+        anyhow!(
+            "cannot make the mounts private: {}; in a chroot whose directory is no mount point, run mount --bind DIR DIR before chroot DIR",
+            strerror(&errno.into())
+        )
+    })?;
     // Any directory that exists serves as the place where the new root is built.
     let root = Path::new("/proc");
     mount(

@@ -196,16 +196,19 @@ fn run(line: &str, place: &Place, dir: &Path) -> Output {
         .expect("sh")
 }
 
-/// Runs one line from the top of the tree. It must succeed; `check` may report findings.
+/// Runs one line from the top of the tree. It must succeed; `check` may report findings, and a sample may find a server
+/// that runs elsewhere on this machine (the images of tests/vm are made meanwhile, with servers that start in them).
 fn succeed(line: &str, place: &Place, block: &Block) {
     let done = run(line, place, &place.path(""));
     let said = String::from_utf8_lossy(&done.stderr);
     let finds = line == "qemu-ga check" && done.status.code() == Some(1) && said.is_empty();
+    let shown = String::from_utf8_lossy(&done.stdout);
+    let is_foreign = line.starts_with("qemu-ga hook try ")
+        && shown.contains("is a server in a container, which this hook does not lock");
     assert!(
-        done.status.success() || finds,
-        "{}: {line}: {}{said}",
-        block.place(),
-        String::from_utf8_lossy(&done.stdout)
+        done.status.success() || finds || is_foreign,
+        "{}: {line}: {shown}{said}",
+        block.place()
     );
 }
 

@@ -16,8 +16,9 @@ mod vmware;
 use std::path::Path;
 
 use crate::diagnostic::Diagnostic;
+use crate::hooks::adapter::Discovered;
 use crate::hooks::adapter::{Adapter, FilesystemSettings};
-use crate::hooks::discovery::{self, Discovered};
+use crate::hooks::discovery;
 use crate::hooks::settings::HookConfig;
 
 /// In the order in which they run within a stage, before the hooks' directory.

@@ -5,8 +5,8 @@
 
 use std::path::Path;
 
-use super::discovery::Discovered;
 use super::settings::HookConfig;
+use super::task::HookTask;
 use super::{HookStatus, Phase};
 use crate::diagnostic::Diagnostic;
 use crate::keyfile::parse_boolean;
@@ -78,4 +78,17 @@ impl Adapter {
 
 pub(crate) fn by_name(adapters: &'static [Adapter], name: &str) -> Option<&'static Adapter> {
     adapters.iter().find(|adapter| adapter.name == name)
+}
+
+/// What discovery found.
+#[derive(Debug, Default)]
+pub struct Discovered {
+    /// In the order of the freeze.
+    pub tasks: Vec<HookTask>,
+    /// The tasks that `enabled=no` switches off; only [`super::discovery::discover`] sets them.
+    pub(crate) disabled: Vec<HookTask>,
+    /// Settings and files that are ignored, one line each.
+    pub warnings: Vec<String>,
+    /// A source asks for no filesystem to be frozen.
+    pub leaves_filesystems: bool,
 }

@@ -14,7 +14,7 @@ use std::path::Path;
 use nix::libc;
 use nix::unistd::{AccessFlags, eaccess};
 
-use super::discovery::Discovered;
+use super::adapter::Discovered;
 use super::settings::{EffectiveSettings, HookConfig, HookKind};
 use super::task::{CommandLine, Eligibility, HookTask};
 use super::trust::{self, quoted};

@@ -3,24 +3,11 @@
 
 use std::path::Path;
 
-use super::adapter::{Adapter, DiscoveryContext};
+use super::adapter::{Adapter, Discovered, DiscoveryContext};
 use super::directory;
 use super::settings::{HookConfig, HookSettings};
 use super::task::{Eligibility, HookTask};
 use crate::diagnostic::Diagnostic;
-
-/// What discovery found.
-#[derive(Debug, Default)]
-pub struct Discovered {
-    /// In the order of the freeze.
-    pub tasks: Vec<HookTask>,
-    /// The tasks that `enabled=no` switches off; only [`discover`] sets them.
-    pub(crate) disabled: Vec<HookTask>,
-    /// Settings and files that are ignored, one line each.
-    pub warnings: Vec<String>,
-    /// A source asks for no filesystem to be frozen.
-    pub leaves_filesystems: bool,
-}
 
 pub(crate) fn read(
     dir: &Path,

@@ -11,8 +11,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::adapter::Adapter;
+use super::adapter::Discovered;
 use super::budget;
-use super::discovery::Discovered;
 use super::exec::{self, CommandOutcome};
 use super::holder;
 use super::hook_run::HookRun;

@@ -47,6 +47,14 @@ impl Eligibility {
             error: None,
         }
     }
+
+    /// Why it does not run; `None`: it runs.
+    pub(crate) fn refusal(&self) -> Option<&Diagnostic> {
+        match self {
+            Eligibility::Fit => None,
+            Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => Some(reason),
+        }
+    }
 }
 
 /// Something to do on freeze, and what undoes it on thaw.

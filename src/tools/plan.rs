@@ -4,7 +4,6 @@
 use super::args::{JSON, ParsedArgs, Tool, ToolError};
 use super::context::{self, ToolContext};
 use super::grace_periods::GracePeriods;
-use super::hook::skip_diagnostic;
 use super::output::{self, Style, escape_control, file_name, span};
 use crate::adapters;
 use crate::cli::{Operand, OptionSpec, Usage, ValueKind};
@@ -219,7 +218,7 @@ impl PlanView {
         }
         let tasks: Vec<HookTask> = batches(found.tasks).into_iter().flatten().collect();
         for task in &tasks {
-            match skip_diagnostic(&task.eligibility) {
+            match task.eligibility.refusal().cloned() {
                 None if task.freeze.is_some() => self.freeze_hooks.push(task.name.clone()),
                 None => (),
                 Some(Diagnostic { why, remedy, .. }) => self.hooks_left_out.push(SkippedHook {

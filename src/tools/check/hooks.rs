@@ -8,7 +8,6 @@ use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::{locate, trust};
 use crate::sys::identity::Identity;
 use crate::sys::strerror;
-use crate::tools::hook::skip_diagnostic;
 use crate::tools::output::{count, span};
 use crate::tools::plan::hooks_of;
 use nix::unistd::{AccessFlags, eaccess};
@@ -112,7 +111,7 @@ pub(in crate::tools) fn check_installed(
         results.push(CheckResult::note(Subject::Hooks, what, "enabled is no"));
     }
     for task in &found.tasks {
-        match skip_diagnostic(&task.eligibility) {
+        match task.eligibility.refusal().cloned() {
             None => results.extend(check_task(task, hold)),
             Some(Diagnostic { why, remedy, .. }) => results.push(CheckResult::finding(
                 Subject::Hooks,

@@ -1,6 +1,6 @@
 //! `qemu-ga hook list`: the hooks that a freeze would run, found by the master's own code. Nothing is started.
 
-use super::{OPTIONS, find_place, skip_diagnostic};
+use super::{OPTIONS, find_place};
 use crate::adapters;
 use crate::cli::Usage;
 use crate::diagnostic::Diagnostic;
@@ -147,7 +147,7 @@ impl HookView {
             state,
             reason: match state {
                 HookState::Disabled => Some(Diagnostic::new("", "enabled is no", "")),
-                _ => skip_diagnostic(&task.eligibility),
+                _ => task.eligibility.refusal().cloned(),
             },
             parallel,
             freeze: task.freeze.as_ref().map(command_line),

@@ -9,8 +9,6 @@ mod trial;
 use super::args::{ParsedArgs, Tool};
 use crate::adapters::ADAPTERS;
 use crate::cli::OptionSpec;
-use crate::diagnostic::Diagnostic;
-use crate::hooks::task::Eligibility;
 use crate::hooks::{self, locate};
 use std::path::PathBuf;
 
@@ -27,14 +25,6 @@ fn find_place(args: &ParsedArgs) -> (PathBuf, PathBuf) {
     let dir = named("--dir").unwrap_or_else(locate::default_dir);
     let conf = named("--conf").unwrap_or_else(|| locate::conf_beside(&dir));
     (dir, conf)
-}
-
-/// `None`: it runs.
-pub(super) fn skip_diagnostic(eligibility: &Eligibility) -> Option<Diagnostic> {
-    match eligibility {
-        Eligibility::Fit => None,
-        Eligibility::Skipped(reason) | Eligibility::Unfit { reason, .. } => Some(reason.clone()),
-    }
 }
 
 #[cfg(test)]

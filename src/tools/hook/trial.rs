@@ -1,12 +1,12 @@
 //! `qemu-ga hook try`: runs one hook with freeze and then with thaw, without freezing anything. The hook is started by
 //! the master's own code, with a journal, a log and a state directory of its own, so a running agent is not affected.
 
-use super::{OPTIONS, find_place, skip_diagnostic};
+use super::{OPTIONS, find_place};
 use crate::adapters::{self, ADAPTERS};
 use crate::cli::{Arg, Operand, OptionSpec, Usage, ValueKind};
 use crate::freeze::plan::{self, Survey};
+use crate::hooks::adapter::Discovered;
 use crate::hooks::directory;
-use crate::hooks::discovery::Discovered;
 use crate::hooks::journal::{Journal, RunInfo};
 use crate::hooks::log::HookLog;
 use crate::hooks::runner::{self, Options, Summary};
@@ -88,7 +88,7 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     let (limit, hold) = (seconds(args, "--limit")?, seconds(args, "--hold")?);
     let as_json = args.has("--json");
     let (mut task, mut warnings) = find_task(args, name.as_ref())?;
-    if let Some(why) = skip_diagnostic(&task.eligibility) {
+    if let Some(why) = task.eligibility.refusal().cloned() {
         let name = &task.name;
         return Err(ToolError::Failed(format!("cannot run {name}: {why}")));
     }

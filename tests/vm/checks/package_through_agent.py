@@ -1,6 +1,7 @@
 """Package operations that the host runs through guest-exec: they end before the agent does."""
 import time
 
+from lib import rpms
 from lib.packages import DEBIANS, DEBIANS_NAME, OUR_NAME, OURS, PATIENCE
 from lib.report import check, equal, holds
 
@@ -67,3 +68,18 @@ def a_package_operation_through_the_agent_ends_before_the_agent(g):
             equal(g.is_ours(), name == OUR_NAME, f"ours runs with {name}")
     finally:
         g.oob.run("dpkg --purge zz-other; rm -rf /root/other*", PATIENCE, check=False)
+
+
+@check("rpm")
+def an_upgrade_by_rpm_through_the_agent_ends_before_the_agent(g):
+    g.afresh(None)
+    g.rpm(f"-i {rpms.OURS}")
+    # As packaged for RHEL the agent refuses guest-exec.
+    g.oob.run("echo FILTER_RPC_ARGS= >/etc/sysconfig/qemu-ga; systemctl restart qemu-guest-agent")
+    g.answers()
+    old = g.agent_pid()
+    result = through_the_agent(g, "/usr/bin/rpm", "--force-debian", "--nodeps", "-U", rpms.NEWER)
+    equal(result.get("exitcode"), 0, f"status of rpm: {result}")
+    equal(g.oob.run(f"rpm -q --qf '%{{release}}' {rpms.OUR_NAME}"), "1.1", "release")
+    wait_for_another(g, old)
+    holds(g.is_ours(), "ours runs")

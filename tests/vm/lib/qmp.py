@@ -46,7 +46,14 @@ class Qmp(Lines):
         self.events.clear()
 
     def unplug(self, device):
-        """Takes a device out and waits until the guest has let go of it."""
+        """Takes a device out and waits until the guest has let go of it. A guest that is still busy with an earlier event of its
+        slot loses the request, so it is repeated."""
         self.forget()
-        self.ask("device_del", id=device)
-        self.event("DEVICE_DELETED", 60)
+        for attempt in range(4):
+            self.ask("device_del", id=device)
+            try:
+                self.event("DEVICE_DELETED", 20)
+                return
+            except ChannelError:
+                if attempt == 3:
+                    raise

@@ -30,19 +30,31 @@ pub(crate) fn names(spec: &OptionSpec) -> String {
 
 /// `text` broken at blanks into lines of at most `width` columns; a longer word has a line of its own.
 pub fn wrap(text: &str, width: usize) -> Vec<String> {
-    wrap_words(text.split_whitespace(), width)
+    wrap_words(text.split_whitespace(), width, width)
 }
 
-fn wrap_words<'a>(words: impl Iterator<Item = &'a str>, width: usize) -> Vec<String> {
+/// In lines of at most `width` columns, the first of `first`. A longer word has a line of its own: paths can be copied.
+pub(crate) fn wrap_words<'a>(
+    words: impl IntoIterator<Item = &'a str>,
+    first: usize,
+    width: usize,
+) -> Vec<String> {
     let mut lines = vec![String::new()];
+    let mut used = 0;
     for word in words {
-        match lines.last_mut() {
-            Some(line) if line.is_empty() => line.push_str(word),
-            Some(line) if line.chars().count() + 1 + word.chars().count() <= width => {
-                line.push(' ');
-                line.push_str(word);
-            }
-            _ => lines.push(word.to_owned()),
+        let (columns, is_first) = (word.chars().count(), lines.len() == 1);
+        let room = if is_first { first } else { width };
+        let Some(line) = lines.last_mut() else { break };
+        if used == 0 && (!is_first || columns <= first || width <= first) {
+            line.push_str(word);
+            used = columns;
+        } else if used > 0 && used + 1 + columns <= room {
+            line.push(' ');
+            line.push_str(word);
+            used += 1 + columns;
+        } else {
+            lines.push(word.to_owned());
+            used = columns;
         }
     }
     lines
@@ -98,8 +110,8 @@ impl Usage {
     pub(crate) fn help(&self) -> String {
         let head = format!("Usage: qemu-ga {} ", self.name);
         let indent = " ".repeat(head.len());
-        let parts = self.synopsis();
-        let lines = wrap_words(parts.iter().map(String::as_str), WIDTH - head.len());
+        let (parts, width) = (self.synopsis(), WIDTH - head.len());
+        let lines = wrap_words(parts.iter().map(String::as_str), width, width);
         let mut text = head + &lines.join(&format!("\n{indent}")) + "\n\n";
         for line in wrap(self.about, WIDTH) {
             text += &format!("{line}\n");

@@ -59,30 +59,6 @@ pub(crate) fn escape_hidden(text: &str) -> String {
     shown
 }
 
-/// In lines of at most `width` columns, the first of `first`. A longer word has a line of its own: paths can be copied.
-#[must_use]
-pub(crate) fn wrap_words(text: &str, first: usize, width: usize) -> Vec<String> {
-    let mut lines = vec![String::new()];
-    let mut used = 0;
-    for word in text.split_whitespace() {
-        let (columns, is_first) = (word.chars().count(), lines.len() == 1);
-        let room = if is_first { first } else { width };
-        let Some(line) = lines.last_mut() else { break };
-        if used == 0 && (!is_first || columns <= first || width <= first) {
-            line.push_str(word);
-            used = columns;
-        } else if used > 0 && used + 1 + columns <= room {
-            line.push(' ');
-            line.push_str(word);
-            used += 1 + columns;
-        } else {
-            lines.push(word.to_owned());
-            used = columns;
-        }
-    }
-    lines
-}
-
 /// The bytes that a string of the protocol means to the system: UTF-8, U+0000 as C0 80.
 #[must_use]
 pub(crate) fn to_os_bytes(text: &str) -> Vec<u8> {

@@ -3,8 +3,9 @@
 //! Text from outside (names, output of hooks) passes [`escape_control`] or [`message`], so that it cannot control the
 //! terminal. No line is wider than the terminal, unless a single word is: such a path or command can still be copied.
 
+use crate::cli::help::wrap_words;
 use crate::freeze::report::Level;
-use crate::protocol::text::{escape_hidden, is_hidden, wrap_words};
+use crate::protocol::text::{escape_hidden, is_hidden};
 use crate::sys::localtime::{DATE, format_seconds};
 use crate::sys::terminal;
 use serde::{Serialize, Serializer};
@@ -178,7 +179,7 @@ impl Style {
             true => used.min(4),
             false => used,
         };
-        let lines = wrap_words(text, room, self.width - indent);
+        let lines = wrap_words(text.split_whitespace(), room, self.width - indent);
         let next = format!("\n{}", " ".repeat(indent));
         let text = first.to_owned() + &lines.join(&next);
         // `first` alone may end in blanks.

@@ -5,9 +5,9 @@
     reason = "an operator's command"
 )]
 
+use crate::cli::help::wrap;
 use crate::freeze::report::{FilesystemRecord, Report};
 use crate::hooks::HookRecord;
-use crate::protocol::text::wrap_words;
 use crate::tools::output::{self, Style, span};
 use crate::tools::report::{report_value, status};
 use serde::{Serialize, Serializer};
@@ -100,7 +100,7 @@ impl Transcript {
         let result = act();
         let seconds = start.elapsed().as_secs_f64();
         let mark = if result.is_ok() { "ok    " } else { "FAILED" };
-        let lines = wrap_words(name, columns, columns);
+        let lines = wrap(name, columns);
         for (number, line) in lines.iter().enumerate() {
             let mark = if number == 0 { mark } else { "      " };
             match number + 1 == lines.len() {

@@ -11,7 +11,6 @@ use std::os::unix::process::CommandExt;
 use std::process::Command;
 
 use nix::libc;
-use nix::sys::signal::SigSet;
 
 use super::fds;
 
@@ -101,7 +100,7 @@ pub(super) fn prepare_exec(
         // Whoever waits for it sees the end of the socket instead.
         let _ = announcement.write();
     }
-    reset_signals()?;
+    reset_signals(&[libc::SIGPIPE, libc::SIGHUP, libc::SIGCHLD])?;
     fds::restore_limit();
     close_at_exec_from(3)?;
     for &fd in keep {
@@ -119,7 +118,8 @@ pub(super) fn check_result(result: libc::c_int) -> io::Result<()> {
     Ok(())
 }
 
-fn reset_signals() -> io::Result<()> {
+/// Unblocks all signals, and sets these to their defaults. Does not allocate.
+fn reset_signals(defaults: &[libc::c_int]) -> io::Result<()> {
     // SAFETY: the set is initialized by sigemptyset before it is used; SIG_DFL is a valid handler.
     unsafe {
         let mut none: libc::sigset_t = std::mem::zeroed();
@@ -129,7 +129,7 @@ fn reset_signals() -> io::Result<()> {
             &none,
             std::ptr::null_mut(),
         ))?;
-        for signal in [libc::SIGPIPE, libc::SIGHUP, libc::SIGCHLD] {
+        for &signal in defaults {
             if libc::signal(signal, libc::SIG_DFL) == libc::SIG_ERR {
                 return Err(io::Error::last_os_error());
             }
@@ -141,12 +141,7 @@ fn reset_signals() -> io::Result<()> {
 /// Undoes what the starter of this process may have left: blocked signals, which would never arrive, and an ignored
 /// SIGCHLD, with which the kernel discards the exit status of children (wait(2)). SIGPIPE stays ignored.
 pub fn restore_signals() -> io::Result<()> {
-    SigSet::empty().thread_set_mask()?;
-    // SAFETY: SIG_DFL is a valid handler.
-    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_DFL) } == libc::SIG_ERR {
-        return Err(io::Error::last_os_error());
-    }
-    Ok(())
+    reset_signals(&[libc::SIGCHLD])
 }
 
 fn close_at_exec_from(first: libc::c_uint) -> io::Result<()> {

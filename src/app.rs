@@ -191,12 +191,12 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
-    for unknown in access::unknown_names(config.allow_rpcs.names()) {
-        tracing::warn!("allow-rpcs: {unknown}");
+    for unknown in access::unknown_names("allow-rpcs", config.allow_rpcs.names()) {
+        tracing::warn!("{unknown}");
     }
     // The command that was meant would stay allowed.
-    if let Some(unknown) = access::unknown_names(config.block_rpcs.names()).first() {
-        return fail_start(&format_args!("block-rpcs: {unknown}"));
+    if let Some(unknown) = access::unknown_names("block-rpcs", config.block_rpcs.names()).first() {
+        return fail_start(unknown);
     }
     // Before the channel, which a second agent would take from the first.
     match state.lock() {

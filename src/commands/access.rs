@@ -9,7 +9,8 @@ use crate::diagnostic::{Diagnostic, did_you_mean};
 /// Commands of other systems' agents, which lists for all guests name: RHEL 10's has Windows' guest-get-devices.
 const FOREIGN_COMMANDS: [&str; 1] = ["guest-get-devices"];
 
-pub fn unknown_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Diagnostic> {
+/// The names of the list `key` that mean no command.
+pub fn unknown_names<'a>(key: &str, names: impl Iterator<Item = &'a str>) -> Vec<Diagnostic> {
     let known = || super::all().iter().map(|command| command.name);
     // An empty entry comes of a comma too many, and allows or blocks nothing.
     let is_known = |name: &str| {
@@ -20,7 +21,7 @@ pub fn unknown_names<'a>(names: impl Iterator<Item = &'a str>) -> Vec<Diagnostic
         .map(|name| {
             let remedy = did_you_mean(name, known())
                 .unwrap_or_else(|| "run \"qemu-ga -b help\" for a list".into());
-            Diagnostic::new("", format!("unknown command '{name}'"), remedy)
+            Diagnostic::new(key, format!("unknown command '{name}'"), remedy)
         })
         .collect()
 }
@@ -60,7 +61,7 @@ mod tests {
 
     #[test]
     fn names_that_mean_no_command() {
-        let check = |name: &str| unknown_names([name].into_iter());
+        let check = |name: &str| unknown_names("block-rpcs", [name].into_iter());
         assert_eq!(check("guest-ping"), []);
         assert_eq!(check("guest-get-devices"), []);
         let unknown = &check("guest-pnig")[0];

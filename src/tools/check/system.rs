@@ -111,13 +111,14 @@ fn check_command_lists(config: &Config) -> Vec<CheckResult> {
         ("block-rpcs", &config.block_rpcs),
         ("allow-rpcs", &config.allow_rpcs),
     ];
-    let unknown = lists.into_iter().flat_map(|(key, list)| {
-        let names = access::unknown_names(list.names()).into_iter();
-        names.map(move |Diagnostic { why, remedy, .. }| {
-            CheckResult::finding(Subject::Commands, key, why, remedy)
+    let unknown = lists
+        .into_iter()
+        .flat_map(|(key, list)| access::unknown_names(key, list.names()));
+    unknown
+        .map(|Diagnostic { what, why, remedy }| {
+            CheckResult::finding(Subject::Commands, what, why, remedy)
         })
-    });
-    unknown.collect()
+        .collect()
 }
 
 /// Never a finding: a freeze without expedited grace periods is as consistent.

@@ -7,8 +7,7 @@ use std::time::Duration;
 
 use super::script::{self, Group};
 use crate::diagnostic::Diagnostic;
-use crate::hooks::adapter::Discovered;
-use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::adapter::{Adapter, Discovered, DiscoveryContext, Enabled};
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::keyfile::parse_boolean;

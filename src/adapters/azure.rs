@@ -14,8 +14,7 @@ use serde_json::{Map, Value};
 
 use super::script::{self, Group, GroupSettings, ScriptError, ScriptErrorKind};
 use crate::diagnostic::Diagnostic;
-use crate::hooks::adapter::Discovered;
-use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::adapter::{Adapter, Discovered, DiscoveryContext, Enabled};
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::{self, HookStatus, Phase};

@@ -6,8 +6,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::script::{self, Group, PairContract, ScriptErrorKind};
-use crate::hooks::adapter::Discovered;
-use crate::hooks::adapter::{Adapter, DiscoveryContext};
+use crate::hooks::adapter::{Adapter, Discovered, DiscoveryContext};
 use crate::hooks::settings::OnFailure;
 use crate::hooks::{self, HookStatus, Phase, from_words};
 

@@ -12,8 +12,7 @@ use std::time::Duration;
 
 use super::script::{self, Group, Pair};
 use crate::diagnostic::Diagnostic;
-use crate::hooks::adapter::Discovered;
-use crate::hooks::adapter::{Adapter, DiscoveryContext, Enabled};
+use crate::hooks::adapter::{Adapter, Discovered, DiscoveryContext, Enabled};
 use crate::hooks::settings::OnFailure;
 use crate::hooks::task::{Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};

@@ -16,8 +16,7 @@ mod vmware;
 use std::path::Path;
 
 use crate::diagnostic::Diagnostic;
-use crate::hooks::adapter::Discovered;
-use crate::hooks::adapter::{Adapter, FilesystemSettings};
+use crate::hooks::adapter::{Adapter, Discovered, FilesystemSettings};
 use crate::hooks::discovery;
 use crate::hooks::settings::HookConfig;
 

@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::diagnostic::Diagnostic;
-use crate::hooks::adapter::Discovered;
-use crate::hooks::adapter::{DiscoveryContext, Enabled};
+use crate::hooks::adapter::{Discovered, DiscoveryContext, Enabled};
 use crate::hooks::settings::{HookSettings, OnFailure};
 use crate::hooks::task::{CommandLine, Eligibility, HookTask};
 use crate::hooks::trust::{self, quoted};

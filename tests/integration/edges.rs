@@ -3,7 +3,7 @@
 use crate::support::{Place, binary, cmd, is_ours, returned, wait_until};
 use nix::sys::resource::{Resource, getrlimit};
 use std::fs;
-use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::os::unix::net::UnixListener;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -255,9 +255,6 @@ fn warnings_to_the_journal_carry_their_priority() {
     }
     use std::os::unix::fs::MetadataExt;
     let place = Place::new();
-    let (ours, theirs) = UnixDatagram::pair().expect("pair");
-    drop(theirs);
-    drop(ours);
     let path = place.path("stderr");
     let file = fs::File::create(&path).expect("file");
     let data = file.metadata().expect("metadata");

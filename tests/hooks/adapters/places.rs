@@ -4,8 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use qemu_ga::adapters::ADAPTERS;
-use qemu_ga::hooks::adapter::Discovered;
-use qemu_ga::hooks::adapter::DiscoveryContext;
+use qemu_ga::hooks::adapter::{Discovered, DiscoveryContext};
 use qemu_ga::hooks::discovery::discover;
 use qemu_ga::hooks::settings::HookConfig;
 use qemu_ga::hooks::task::Eligibility;

@@ -126,6 +126,23 @@ def a_large_garbage_stream_is_survived(g):
 
 
 @check("raw")
+def a_port_without_a_link_of_udev_is_found_by_its_name(g):
+    # As under mdev: the device node alone, which the kernel itself makes.
+    link = "/dev/virtio-ports/org.qemu.guest_agent.0"
+    node = g.oob.run(f"readlink -f {link}").strip()
+    old = g.agent_pid()
+    g.oob.run(f"rm {link}; systemctl restart qemu-guest-agent")
+    try:
+        channel.wait_for_agent(g.agent_path, 60)
+        holds(g.agent_pid() not in (0, old), "the agent was started again")
+        equal(g.oob.run(f"ls -l /proc/{g.agent_pid()}/fd | grep -c ' {node}$'").strip(), "1", f"{node} is open")
+        equal(g.oob.run(f"ls {link} 2>&1; true").count("No such file"), 1, "and no link came back")
+    finally:
+        g.oob.run("udevadm trigger --action=change --subsystem-match=virtio-ports; udevadm settle", check=False)
+    holds("virtio-ports" in g.oob.run(f"ls {link}"), "the link is back")
+
+
+@check("raw")
 def vsock_listen_answers_inside_the_guest(g):
     if "yes" not in g.oob.run("modprobe vsock_loopback 2>/dev/null && [ -e /dev/vsock ] && echo yes", check=False):
         print("     (the guest's kernel has no vsock loopback: nothing to see)")

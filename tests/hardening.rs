@@ -99,6 +99,8 @@ fn the_default_units_take_nothing_from_guest_exec_and_hooks() {
                 // As the original's.
                 "UMask" => place == "rpm" && value == "0077",
                 "Description" | "Documentation" | "BindsTo" | "After" | "IgnoreOnIsolate" => true,
+                // Before the start only: the_units_start_in_a_guest_and_where_the_port_is.
+                "ConditionVirtualization" | "ConditionPathExists" => true,
                 "Environment" | "EnvironmentFile" | "ExecStart" | "Restart" | "RestartSec" => true,
                 "StartLimitIntervalSec" => value == "0",
                 "WantedBy" => true,
@@ -111,6 +113,28 @@ fn the_default_units_take_nothing_from_guest_exec_and_hooks() {
                 "{place}/{UNIT} sets {key}={value}: say here why no command and no hook misses anything"
             );
         }
+    }
+}
+
+#[test]
+fn the_units_start_in_a_guest_and_where_the_port_is() {
+    for place in DEFAULT {
+        let text = shipped(&format!("{place}/{UNIT}"));
+        let settings = settings(&text);
+        let conditions: Vec<_> = settings
+            .iter()
+            .filter(|(key, _)| key.starts_with("Condition"))
+            .collect();
+        // With `|`, one of them is enough (systemd.unit(5)).
+        let expected = [
+            &("ConditionVirtualization", "|vm"),
+            &(
+                "ConditionPathExists",
+                "|/dev/virtio-ports/org.qemu.guest_agent.0",
+            ),
+        ];
+        assert_eq!(conditions, expected, "{place}");
+        assert!(settings.contains(&("Documentation", "man:qemu-ga(8) man:qemu-ga-ref(7)")));
     }
 }
 

@@ -239,7 +239,7 @@ fn the_file_of_the_environment_and_of_the_option() {
 #[test]
 fn old_spellings_of_the_block_list() {
     if !is_ours() {
-        return; // the 10.0 line refuses the option and ignores the key
+        return; // the original refuses the option and ignores the key
     }
     let place = Place::new();
     assert!(dump(&place, &["--blacklist=guest-exec"]).contains("\nblock-rpcs=guest-exec\n"));

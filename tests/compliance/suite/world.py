@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 
-from . import cases
+from . import cases, original
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 0x40000000
@@ -52,11 +52,9 @@ def prepare(binary, libraries):
     os.makedirs(TOOLS, exist_ok=True)
     for tool in (cases.HERE / "hooks").iterdir():
         shutil.copy(tool, TOOLS)
-    if libraries:
-        os.makedirs("/usr/local/lib", exist_ok=True)
-        for library in libraries:
-            shutil.copy(library, "/usr/local/lib/", follow_symlinks=False)
-        subprocess.run(["ldconfig"], check=True)
+    os.makedirs(original.LIBRARIES, exist_ok=True)
+    for library in libraries:
+        shutil.copy(library, original.LIBRARIES)
     for folder, names in (("/usr/sbin", SBIN_STUBS), ("/usr/bin", BIN_STUBS)):
         for name in names:
             stub = pathlib.Path(folder, name)

@@ -67,7 +67,9 @@ def sources(wanted=None, backports=False):
     lines = []
     for (uri, suite), (parts, signed) in found.items():
         keyring = signed if signed.startswith("/") else _archive_keyring(release)
-        lines.append(f"deb [signed-by={keyring}] {uri} {suite} {' '.join(sorted(parts))}")
+        # sid's lists are valid for a week only, and the mirror may be a snapshot.
+        dated = "" if wanted == own_name else " check-valid-until=no"
+        lines.append(f"deb [signed-by={keyring}{dated}] {uri} {suite} {' '.join(sorted(parts))}")
     return lines
 
 

@@ -222,7 +222,8 @@ def table(rows, now):
         yield "  ".join(cell + " " * (widths[column] - width(cell)) for column, cell in enumerate(line)).rstrip() + "\n"
     states = {state: sum(row["agent"] == state for row in rows) for state in STATES}
     counts = [f"{count} {state}" for state, count in states.items() if count]
-    yield f"{len(rows)} domains" + (": " + ", ".join(counts) if counts else "") + "\n"
+    noun = "domain" if len(rows) == 1 else "domains"
+    yield f"{len(rows)} {noun}" + (": " + ", ".join(counts) if counts else "") + "\n"
 
 
 def as_json(rows):

@@ -31,9 +31,9 @@ def only_one(lock):
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def enter(private):
-    """Returns inside the sandbox, in a grandchild. `private` is a directory for its files."""
-    fork_into(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
+def enter(private, network=CLONE_NEWNET):
+    """Returns inside the sandbox, in a grandchild. `private` is a directory for its files. With `network` 0 it has this machine's."""
+    fork_into(CLONE_NEWNS | CLONE_NEWPID | network)
     _mount(private)
 
 

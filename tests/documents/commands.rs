@@ -17,7 +17,11 @@ const TIERS: [(&str, &str, &str); 8] = [
     ("README.md", "Try it", "tests/run"),
     ("docs/images.md", "Build packages", "tests/package/run"),
     ("docs/images.md", "Static binary", "tests/static/run"),
-    ("docs/fleet.md", "The first labeled snapshot", "tests/vm/page"),
+    (
+        "docs/fleet.md",
+        "The first labeled snapshot",
+        "tests/vm/page",
+    ),
     ("docs/fleet.md", "qga-snapshot", "tests/host/run"),
     ("docs/fleet.md", "qga-fleet", "tests/host/run"),
     ("CONTRIBUTING.md", "Structure", "tests/run"),
@@ -288,7 +292,10 @@ fn every_block_of_commands_is_run() {
         }
         for page in ["docs/images.md", "docs/fleet.md"] {
             let told = read(page).replace('\n', " ");
-            assert!(told.contains("were not run, nor were their commands above"), "{page}");
+            assert!(
+                told.contains("were not run, nor were their commands above"),
+                "{page}"
+            );
         }
     });
 }

@@ -9,7 +9,6 @@ use crate::hooks::HookRecord;
 use crate::state::StateDir;
 use crate::version::{AGENT_VERSION, PROTOCOL_VERSION};
 use std::collections::BTreeSet;
-use std::fmt::{Display, Write};
 use std::path::Path;
 
 /// The error is that the state directory cannot be read.
@@ -32,16 +31,16 @@ fn render(is_frozen: bool, reports: &[Report]) -> String {
         "Versions of the agent: its own, and of QEMU's whose protocol it has.",
     );
     let versions = [("version", AGENT_VERSION), ("protocol", PROTOCOL_VERSION)];
-    text.sample(&versions, 1);
+    text.sample(&versions, 1.0);
     text.gauge(
         "frozen",
         "1 while filesystems are frozen.",
-        u8::from(is_frozen),
+        f64::from(u8::from(is_frozen)),
     );
     text.gauge(
         "runs_kept",
         "Freezes whose report is kept; none are kept over a reboot.",
-        reports.len(),
+        reports.len() as f64,
     );
     if let Some(report) = reports.iter().find(|report| report.end.is_some()) {
         text.last_run(report);
@@ -59,27 +58,21 @@ impl Metrics {
     /// Its samples follow.
     fn family(&mut self, name: &str, help: &str) {
         self.name = format!("qemu_ga_{name}");
-        // Writing to memory does not fail.
-        let _ = write!(
-            self.text,
-            "# HELP {0} {help}\n# TYPE {0} gauge\n",
-            self.name
-        );
+        let name = &self.name;
+        self.text += &format!("# HELP {name} {help}\n# TYPE {name} gauge\n");
     }
 
-    fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) {
-        self.text += &self.name;
-        let labels: Vec<String> = labels
-            .iter()
-            .map(|(name, value)| format!("{name}=\"{}\"", escape(value)))
-            .collect();
-        if !labels.is_empty() {
-            self.text += &format!("{{{}}}", labels.join(","));
-        }
-        self.text += &format!(" {value}\n");
+    fn sample(&mut self, labels: &[(&str, &str)], value: f64) {
+        let label = |(name, value): &(&str, &str)| format!("{name}=\"{}\"", escape(value));
+        let labels: Vec<String> = labels.iter().map(label).collect();
+        let labels = match labels.join(",") {
+            none if none.is_empty() => none,
+            labels => format!("{{{labels}}}"),
+        };
+        self.text += &format!("{}{labels} {value}\n", self.name);
     }
 
-    fn gauge(&mut self, name: &str, help: &str, value: impl Display) {
+    fn gauge(&mut self, name: &str, help: &str, value: f64) {
         self.family(name, help);
         self.sample(&[], value);
     }
@@ -134,7 +127,7 @@ impl Metrics {
             .map(|hook| (hook.path.as_str(), hook.phase.as_str()))
             .collect();
         for (path, phase) in names {
-            self.sample(&[("hook", path), ("phase", phase)], 1);
+            self.sample(&[("hook", path), ("phase", phase)], 1.0);
         }
     }
 }

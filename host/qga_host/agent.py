@@ -64,7 +64,7 @@ def ask(domain, command, timeout, arguments=None):
         raise failure(error, is_connected) from error
     try:
         return json.loads(answer)["return"]
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise AgentFailure(REFUSED, f"the answer to {command} has no value") from error
 
 

@@ -71,7 +71,7 @@ def ask_domain(domain, timeout):
         if not domain.isActive():
             return row
         info = agent.read_info(domain, timeout)
-        row.update({"agent": OURS if info.is_ours() else OTHER, "protocol": info.version, "level": UNKNOWN})
+        row.update({"agent": OURS, "protocol": info.version} if info.is_ours() else {"agent": OTHER, "protocol": info.version, "level": UNKNOWN})
         row["frozen"] = agent.read_status(domain, timeout) == "frozen"
         if info.has_reports():
             row["version"], reports = agent.read_reports(domain, timeout)
@@ -97,7 +97,7 @@ def last_run(reports):
     """The newest run that has ended."""
     ended = next((report for report in reports if "end" in report), None)
     if ended is None:
-        return {"level": "none"} if reports else {}
+        return {}
     hooks = agent.hooks(ended)
     filesystems = [agent.members(filesystem) for filesystem in agent.items(ended.get("filesystems"))]
     return {
@@ -212,9 +212,7 @@ def table(rows, now):
         failed = row.get("failed-hooks", ())
         shown = ", ".join(dict.fromkeys(os.path.basename(hook["path"]) for hook in failed)) or ("none" if row.get("hooks") else "-")
         state = row["agent"] + (", frozen" if row.get("frozen") else "")
-        has_run = "run" in row
-        level = row.get("level", "-") if has_run or row["agent"] == OTHER else "-"
-        lines.append((row["domain"], state, row.get("version") or row.get("protocol") or "-", level,
+        lines.append((row["domain"], state, row.get("version") or row.get("protocol") or "-", row.get("level", "-"),
                       age(row.get("started"), now), seconds(row.get("filesystems-seconds")), shown))
     plain = [["".join(c if c.isprintable() else "?" for c in cell) for cell in line] for line in lines]
     widths = [max(width(line[column]) for line in plain) for column in range(len(plain[0]))]

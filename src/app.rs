@@ -15,6 +15,7 @@ use crate::logging::{self, LogOptions};
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
+use crate::sys::journal;
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
@@ -173,6 +174,9 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         frozen: inherited,
         audit: Some(Box::new(move |when, text| {
             syslog.send_at(when, Severity::Info, text)
+        })),
+        journal: Some(Box::new(|priority, when, text, fields| {
+            journal::send("qemu-ga", priority, when, text, fields)
         })),
     });
     if let Err(error) = started {

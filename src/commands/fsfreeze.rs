@@ -9,6 +9,7 @@ use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
 use crate::protocol::value::Dict;
+use crate::version::AGENT_VERSION;
 use serde::{Deserialize, Serialize};
 
 pub(super) const COMMANDS: &[Command] = &[
@@ -41,6 +42,7 @@ pub(super) const COMMANDS: &[Command] = &[
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
             answer(Reports {
+                agent_version: AGENT_VERSION,
                 reports: context
                     .freezer
                     .reports()
@@ -54,7 +56,9 @@ pub(super) const COMMANDS: &[Command] = &[
 
 /// The newest first; while frozen the present one leads.
 #[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Reports {
+    agent_version: &'static str,
     reports: Vec<Report>,
 }
 
@@ -114,6 +118,7 @@ mod tests {
             report.hooks.push(record);
         }
         let line = reply_line(Reports {
+            agent_version: AGENT_VERSION,
             reports: vec![report.clone()],
         });
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();

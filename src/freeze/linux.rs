@@ -115,7 +115,12 @@ impl HookOps for LinuxOps {
         let hook = self.hook()?;
         // Hooks may take long, and what is logged meanwhile is to be seen at once.
         self.leave_frozen_section();
-        tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
+        tracing::info!(
+            target: crate::AUDIT,
+            RUN_ID = run.id,
+            "executing fsfreeze hook with arg '{}'",
+            phase.as_str()
+        );
         // A stop ends a freeze hook; a thaw hook is always waited for.
         let stop = self.stop.as_ref().filter(|_| phase == Phase::Freeze);
         let invocation = invoke::Invocation {

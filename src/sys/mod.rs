@@ -15,6 +15,7 @@ pub mod fsfreeze;
 pub(crate) mod fstrim;
 pub(crate) mod guardian;
 pub(crate) mod identity;
+pub(crate) mod journal;
 pub(crate) mod load;
 pub(crate) mod localtime;
 pub(crate) mod logfile;

@@ -344,7 +344,17 @@ impl<O: Ops> Engine<O> {
     }
 
     fn log_summary(&self) {
-        tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
+        let hooks = self.report.hooks.iter();
+        let failed = hooks.filter(|hook| !hook.is_success());
+        let failed: Vec<&str> = failed.map(|hook| hook.path.as_str()).collect();
+        tracing::info!(
+            target: crate::AUDIT,
+            RUN_ID = self.report.id,
+            LEVEL = self.report.level.name(),
+            HOOK = failed.join("\n"),
+            "{}",
+            self.report.summary()
+        );
     }
 
     /// Once the agent is asked to stop, no agent might be there for the thaw.

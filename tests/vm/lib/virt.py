@@ -154,3 +154,42 @@ class LibvirtGuest(guest.Guest):
         if self.oob:
             self.oob.close()
         virsh("destroy", self.name, check=False)
+
+
+class Fleet:
+    """Several domains: `ours` and `stopped` with the agent under test, `original` with the original."""
+
+    NAMES = ("ours", "original", "stopped")
+
+    def __init__(self, daemon, made, work, files_of):
+        self.daemon, self.made, self.work, self.files_of = daemon, made, work, files_of
+        self.guests = {}
+
+    def wait_booted(self):
+        """Starts them one after another: on a busy machine each has the time of one."""
+        for name in self.NAMES:
+            work = self.work / name
+            disks = guest.Disks(self.made, work, self.files_of(name))
+            self.guests[name] = LibvirtGuest(self.daemon, disks, work, f"fleet-{name}")
+            self.guests[name].wait_booted()
+        self.ours, self.original, self.stopped = self.guests.values()
+
+    def wait_agent(self):
+        """All of them."""
+        for machine in self.guests.values():
+            machine.wait_agent()
+
+    def thaw_anyway(self):
+        """After a failed check."""
+        for machine in self.guests.values():
+            machine.thaw_anyway()
+
+    def save_logs(self):
+        """Of all of them."""
+        for machine in self.guests.values():
+            machine.save_logs()
+
+    def stop(self):
+        """All of them."""
+        for machine in self.guests.values():
+            machine.stop()

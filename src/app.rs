@@ -3,6 +3,7 @@
 
 use crate::agent::{self, Session, pidfile::PidFile};
 use crate::cli::MISTAKE_STATUS;
+use crate::commands::profile::Profile;
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::diagnostic::did_you_mean;
@@ -12,6 +13,7 @@ use crate::freeze::guardian;
 use crate::freeze::linux::LinuxOps;
 use crate::hooks;
 use crate::logging::{self, LogOptions};
+use crate::probe::System;
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
@@ -198,9 +200,13 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     if let Some(unknown) = access::unknown_names("block-rpcs", config.block_rpcs.names()).first() {
         return fail_start(unknown);
     }
+    let profile = match Profile::find(&config.profile, &System::host()) {
+        Ok(profile) => profile,
+        Err(unknown) => return fail_start(&unknown),
+    };
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, state, lock, inherited, activated),
+        Ok(lock) => serve(config, profile, state, lock, inherited, activated),
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
@@ -214,6 +220,7 @@ fn fail_start(error: &dyn std::fmt::Display) -> u8 {
 
 fn serve(
     config: Config,
+    profile: Profile,
     state: StateDir,
     mut lock: Option<Flock<File>>,
     inherited: bool,
@@ -248,7 +255,7 @@ fn serve(
             return fail_start(&text);
         }
     }
-    let session = session(&config, state, inherited);
+    let session = session(&config, profile, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
@@ -280,7 +287,7 @@ fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<
     }
 }
 
-fn session(config: &Config, state: StateDir, inherited: bool) -> Session {
+fn session(config: &Config, profile: Profile, state: StateDir, inherited: bool) -> Session {
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
@@ -289,7 +296,7 @@ fn session(config: &Config, state: StateDir, inherited: bool) -> Session {
     let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
     Session::new(Context {
         freezer: Freezer::new(Engine::new(ops, inherited, policy, limits)),
-        policy: access::AccessPolicy::new(allow, block),
+        policy: access::AccessPolicy::new(profile, allow, block),
         files,
         children: Children::default(),
     })

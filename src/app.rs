@@ -1,7 +1,8 @@
 //! Floor 6: wiring. From the command line to a running agent, in the documented order: options, socket activation,
 //! marker, log, state, channel, daemon, service.
 
-use crate::agent::{self, Session, pidfile::PidFile};
+use crate::agent::{self, Session, confinement, pidfile::PidFile};
+use crate::child::launcher::{self, Permissions};
 use crate::cli::MISTAKE_STATUS;
 use crate::commands::profile::Profile;
 use crate::commands::{self, Context, access, exec::Children, file::Files};
@@ -27,7 +28,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The tools: a word as the first argument makes the program one of them instead of the agent.
 pub static TOOLS: [Tool; 8] = [
@@ -49,6 +50,7 @@ pub fn main() -> u8 {
     let words = args.get(1..).unwrap_or_default();
     match words.first().and_then(|word| word.to_str()) {
         Some("guardian") => return guardian::server::cli(),
+        Some(launcher::WORD) => return launcher::cli(),
         Some("help") => return help(&args),
         Some("hook") => {
             if let Some(status) = hooks::helper(&words[1..]) {
@@ -255,6 +257,11 @@ fn serve(
             return fail_start(&text);
         }
     }
+    if profile.is_confined() {
+        if let Err(error) = confine(&config, &state) {
+            return fail_start(&error);
+        }
+    }
     let session = session(&config, profile, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
@@ -267,6 +274,43 @@ fn serve(
         Ok(()) => 0,
         Err(error) => fail_start(&format_args!("{error:#}")),
     }
+}
+
+/// Starts the launcher, and gives up what the profile `backup` does not need.
+fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
+    // The hook master of a freeze that an earlier agent left is not always the configured one.
+    let inherited = state.read_marker().and_then(|marker| marker.hook);
+    let permissions = Permissions {
+        hooks: config
+            .hook()
+            .map(Into::into)
+            .into_iter()
+            .chain(inherited)
+            .collect(),
+        env: hooks::invoke::fixed_environment(state.path()),
+    };
+    launcher::start(&permissions).map_err(|error| {
+        let why = strerror(&error);
+        format!("cannot start the launcher of hooks and guardian: {why}")
+    })?;
+    let mut own = confinement::OwnFiles {
+        directories: vec![state.path().to_owned()],
+        files: config.logfile.clone().into_iter().collect(),
+    };
+    let made: [(bool, Option<&Path>); 2] = [
+        (config.daemon, Some(&config.pidfile)),
+        (config.method == Method::UnixListen, config.path.as_deref()),
+    ];
+    let directories = made.into_iter().filter(|(is_made, _)| *is_made);
+    own.directories
+        .extend(directories.filter_map(|(_, path)| Some(path?.parent()?.to_owned())));
+    if config.retry_path {
+        own.files.extend(config.path.clone());
+    }
+    for warning in confinement::confine(&own) {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
 }
 
 /// Opens the channel. `None`: it is opened later; the error is the exit status.
@@ -324,6 +368,7 @@ fn serve_forever(
         }
     });
     freezer.update_status();
+    confinement::log_refused();
     ended
 }
 

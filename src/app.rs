@@ -298,7 +298,7 @@ fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
         files: config.logfile.clone().into_iter().collect(),
     };
     let made: [(bool, Option<&Path>); 2] = [
-        (config.daemon, Some(&config.pidfile)),
+        (config.daemon, Some(config.pidfile.as_path())),
         (config.method == Method::UnixListen, config.path.as_deref()),
     ];
     let directories = made.into_iter().filter(|(is_made, _)| *is_made);

@@ -95,10 +95,8 @@ fn conditions() -> Result<Rules, seccompiler::BackendError> {
             .map(|&value| condition(argument, SeccompCmpOp::Eq, value));
         rules.collect::<Result<Vec<_>, _>>()
     };
-    let not_executable = || {
-        let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
-        Ok(vec![condition(2, executable, 0)?])
-    };
+    let executable = SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64);
+    let not_executable = || condition(2, executable.clone(), 0).map(|rule| vec![rule]);
     let ioctls = IOCTLS.map(i64::from);
     let thread = i64::from(libc::CLONE_THREAD);
     let thread = condition(0, SeccompCmpOp::MaskedEq(thread as u64), thread)?;

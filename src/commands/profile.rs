@@ -198,4 +198,43 @@ mod tests {
         std::fs::write(root.path().join("dev/sev-guest"), "").unwrap();
         assert_eq!(auto(), Ok("backup"));
     }
+
+    fn words(classes: &[Class]) -> String {
+        let words: Vec<String> = classes
+            .iter()
+            .map(|class| format!("{class:?}").to_lowercase())
+            .collect();
+        words.join(", ")
+    }
+
+    #[test]
+    fn the_documented_tables_are_these() {
+        let text = include_str!("../../xtask/pages/configuration.md");
+        let (_, text) = text.split_once("### Profiles").unwrap();
+        let rows = text.lines().filter_map(|line| {
+            let mut cells = line.strip_prefix("| ")?.split(" | ");
+            Some((cells.next()?, cells.next()?.trim_end_matches(" |")))
+        });
+        let rows: Vec<(&str, &str)> = rows.collect();
+        let row = |name: &str| {
+            let found = rows.iter().find(|(first, _)| *first == name);
+            found.unwrap_or_else(|| panic!("no row for {name}")).1
+        };
+        for (name, classes) in PROFILES {
+            assert_eq!(row(&format!("`{name}`")), words(classes), "{name}");
+        }
+        for command in all() {
+            let listed = row(&words(&[command.class]));
+            let mut patterns = listed.split(", ").map(|pattern| pattern.trim_matches('`'));
+            let is_meant = |pattern: &str| match pattern.strip_suffix('*') {
+                Some(start) => command.name.starts_with(start),
+                None => command.name == pattern,
+            };
+            let name = command.name;
+            assert!(
+                ESSENTIAL.contains(&name) || patterns.any(is_meant),
+                "{name} is not in the row of its class in xtask/pages/configuration.md"
+            );
+        }
+    }
 }

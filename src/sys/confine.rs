@@ -24,6 +24,9 @@ struct Sets {
     inheritable: u32,
 }
 
+/// prctl(2) reads five arguments of this width.
+const NONE: libc::c_ulong = 0;
+
 /// Gives up all capabilities but these bits, of those that the process has; also the bounding and the ambient set.
 pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
     for number in 0..u64::BITS {
@@ -31,12 +34,20 @@ pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
             // EINVAL: the kernel knows no capability of this number. EPERM: without CAP_SETPCAP the set stays, and a
             // process without that right executes nothing that has more.
             // SAFETY: the arguments are integers.
-            unsafe { libc::prctl(libc::PR_CAPBSET_DROP, libc::c_ulong::from(number), 0, 0, 0) };
+            unsafe {
+                libc::prctl(
+                    libc::PR_CAPBSET_DROP,
+                    libc::c_ulong::from(number),
+                    NONE,
+                    NONE,
+                    NONE,
+                )
+            };
         }
     }
     let clear = libc::PR_CAP_AMBIENT_CLEAR_ALL as libc::c_ulong;
     // SAFETY: the arguments are integers.
-    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, 0, 0, 0) };
+    unsafe { libc::prctl(libc::PR_CAP_AMBIENT, clear, NONE, NONE, NONE) };
     let mut header = Header {
         version: CAPABILITY_VERSION,
         pid: 0,
@@ -118,7 +129,7 @@ fn fail_call(context: &mut libc::ucontext_t) -> usize {
 #[cfg(all(test, any(target_arch = "x86_64", target_arch = "aarch64")))]
 mod tests {
     use super::*;
-    use seccompiler::{SeccompAction, SeccompFilter, TargetArch, apply_filter};
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch, apply_filter};
     use std::collections::BTreeMap;
 
     /// A filter applies to its thread alone.
@@ -130,7 +141,8 @@ mod tests {
             let (trap, allow) = (SeccompAction::Trap, SeccompAction::Allow);
             let filter = SeccompFilter::new(rules, allow, trap, arch).unwrap();
             note_refused().unwrap();
-            apply_filter(&filter.try_into().unwrap()).unwrap();
+            let program: BpfProgram = filter.try_into().unwrap();
+            apply_filter(&program).unwrap();
             let name = b"x";
             // SAFETY: pointer and length are those of an array. The call is refused.
             let call = || unsafe { libc::sethostname(name.as_ptr().cast(), name.len()) };

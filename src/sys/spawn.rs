@@ -79,6 +79,7 @@ unsafe fn fork() -> i32 {
 
 /// Safety: see [`Fork`].
 unsafe fn fork_sibling() -> i32 {
+    const NONE: libc::c_long = 0;
     let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
     // The order of flags and stack; the other arguments are 0 (clone(2)).
     let [first, second] = if cfg!(target_arch = "s390x") {
@@ -87,7 +88,7 @@ unsafe fn fork_sibling() -> i32 {
         [flags, 0]
     };
     // SAFETY: the caller's promise. Without a stack of its own the child continues on a copy of this one.
-    unsafe { libc::syscall(libc::SYS_clone, first, second, 0, 0, 0) as i32 }
+    unsafe { libc::syscall(libc::SYS_clone, first, second, NONE, NONE, NONE) as i32 }
 }
 
 /// The process id, and the errno of execve(2) if no candidate could be executed. The error is that of `fork`.

@@ -14,6 +14,7 @@ use crate::ipc::Connection;
 use crate::sys::guardian::line_from_agent;
 use crate::sys::process;
 use crate::sys::spawn::{SpawnError, reap, spawn_sibling};
+use crate::sys::strerror;
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
 use std::ffi::{CStr, OsStr, OsString};
@@ -120,11 +121,14 @@ impl Launcher {
         let started = connection
             .send_with_fds(&start, &fds, LAUNCHER_RESPONSE_TIMEOUT)
             .and_then(|()| connection.recv(Some(LAUNCHER_RESPONSE_TIMEOUT)));
-        if started.is_err() {
+        started.map_err(|error| {
             // A late answer must not be taken for that to the next request. It ends the launcher, too.
             connection.shutdown_write().ok();
-        }
-        started
+            let why = strerror(&error);
+            io::Error::other(format!(
+                "qga-launcher does not answer: {why}; restart the agent"
+            ))
+        })
     }
 }
 

@@ -1,6 +1,10 @@
 //! Profiles: which commands each allows, every way to choose one, and what the profile backup gives up.
 
-use crate::support::{Disk, Place, disabled, freeze_list, in_namespace, needs_root, returned};
+use crate::support::{
+    Disk, Place, disabled, freeze_list, in_namespace, needs_root, returned, wait_for_exit,
+};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
@@ -210,6 +214,8 @@ fn backup_gives_up_what_it_does_not_need_and_hooks_and_guardian_keep_it() {
         let all = status(full.pid(), "CapBnd");
         full.stop();
         let agent = place.agent(&[&hook, "--profile", "backup"]);
+        // The socket is there before; it is read afterwards.
+        assert_eq!(agent.call("guest-ping"), returned("{}"));
         // CAP_DAC_READ_SEARCH, CAP_KILL, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE.
         let kept: u64 = 1 << 2 | 1 << 5 | 1 << 14 | 1 << 21 | 1 << 24;
         for set in ["CapEff", "CapPrm", "CapBnd"] {
@@ -231,5 +237,47 @@ fn backup_gives_up_what_it_does_not_need_and_hooks_and_guardian_keep_it() {
         assert!(hook.contains(&format!("CapEff:\t{all}\n")), "{hook}");
         assert!(place.path("said.d").exists());
         agent.stop();
+    });
+}
+
+/// The child of the agent with that word in its command line.
+fn launcher(agent: i32) -> i32 {
+    let children = format!("/proc/{agent}/task/{agent}/children");
+    let children = fs::read_to_string(children).expect("children");
+    let mut pids = children
+        .split_whitespace()
+        .map(|pid| pid.parse().expect("pid"));
+    let is_launcher = |pid: &i32| {
+        let words = fs::read_to_string(format!("/proc/{pid}/cmdline"));
+        words.is_ok_and(|words| words.contains("launcher"))
+    };
+    pids.find(is_launcher).expect("a launcher")
+}
+
+#[test]
+fn without_its_launcher_a_freeze_fails_and_says_what_to_do() {
+    in_namespace(|| {
+        let place = Place::new();
+        let disk = Disk::ext4(&place.path("disk"));
+        let hook = place.noting_hook();
+        let agent = place.agent(&[&hook, "--profile", "backup"]);
+        let launcher = Pid::from_raw(launcher(agent.pid()));
+        kill(launcher, Signal::SIGTERM).expect("signal");
+        let list = freeze_list(&[disk.mountpoint()]);
+        assert_eq!(
+            agent.connect().ask(&list),
+            returned(1),
+            "SIGTERM ends it with the agent alone"
+        );
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+        place.report();
+        kill(launcher, Signal::SIGKILL).expect("signal");
+        wait_for_exit(&[launcher]);
+        let reply = agent.connect().ask(&list);
+        assert!(reply.contains("qga-launcher does not answer"), "{reply}");
+        assert!(reply.contains("restart the agent"), "{reply}");
+        assert!(!disk.is_frozen());
+        assert_eq!(place.read("calls"), "freeze\nthaw ok\n");
+        assert_eq!(agent.call("guest-ping"), returned("{}"));
     });
 }

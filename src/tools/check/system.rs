@@ -238,6 +238,30 @@ fn check_service(root: &Path) -> CheckResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::profile::ProfileName;
+
+    #[test]
+    fn the_profile_with_what_auto_stands_for() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("dev")).unwrap();
+        let check = |name: &str| {
+            let config = Config {
+                profile: ProfileName(name.into()),
+                ..Config::default()
+            };
+            check_profile(&config, &System::at(root.path()).unwrap())
+        };
+        assert_eq!(check("backup").text.what, "profile backup");
+        assert_eq!(
+            check("auto").text.what,
+            "profile full (auto: no confidential guest)"
+        );
+        fs::write(root.path().join("dev/tdx_guest"), "").unwrap();
+        assert_eq!(check("auto").text.what, "profile backup (auto: TDX)");
+        let unknown = check("bacup");
+        assert_eq!(unknown.kind, Severity::Finding);
+        assert_eq!(unknown.text.why, "unknown profile 'bacup'");
+    }
 
     #[test]
     fn the_channel_of_each_method() {

@@ -293,11 +293,10 @@ pub static OPTIONS: &[AgentOption] = &[
     ),
     own(
         "profile",
-        "refuse the commands that are not in this set: full (all commands), no-exec (none that runs a \
-         program or leads to one: no files, passwords or keys), query (only commands that change nothing), \
-         backup (only freeze, thaw and report; the agent also gives up the rights that this does not \
-         need), or auto (backup in a confidential guest, full elsewhere). --allow-rpcs and --block-rpcs \
-         refuse more",
+        "refuse the commands outside of this set: full (all), no-exec (no programs, files, passwords or \
+         keys), query (what changes nothing), backup (freeze, thaw and report; the agent also gives up \
+         the rights that this does not need), or auto (backup in a confidential guest, else full). \
+         --allow-rpcs and --block-rpcs refuse more",
         value(
             Arg::Value("NAME", ValueKind::Words(profile::NAMES)),
             |config, name| {

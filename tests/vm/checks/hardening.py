@@ -109,7 +109,7 @@ def hardening_backup_only_freezes_with_hooks_and_guardian(g):
         # SETGID 6, SETUID 7.
         agents = sum(1 << number for number in (2, 5, 14, 21, 24))
         services = agents | 1 << 1 | 1 << 6 | 1 << 7
-        equal((int(agent["CapBnd"], 16), int(agent["CapEff"], 16)), (agents, agents), "the agent's capabilities")
+        equal((int(agent["CapPrm"], 16), int(agent["CapEff"], 16)), (agents, agents), "the agent's capabilities")
         launcher = status_of(g, g.oob.run(f"pgrep -P {g.agent_pid()} -x qga-launcher").strip())
         equal(int(launcher["CapBnd"], 16), services, "the service's capabilities")
         # /sys is read-only but for the one setting that a freeze changes; beneath / only /run and /var are writable.

@@ -4,6 +4,7 @@
 //! starts. Only a guest-sync may be answered while another request runs, if that request is interruptible. A reply goes to
 //! the client that asked, or to nobody. `service` calls [`serve`] for each channel with the same [`Session`].
 
+use super::confinement;
 use super::dispatch::dispatch;
 use super::stop::StopSignals;
 use crate::commands::{self, Answer, CommandResult, Context};
@@ -228,6 +229,7 @@ pub(super) async fn serve(
         if let Err(error) = written {
             tracing::warn!("error writing to channel: {}", strerror(&error));
         }
+        confinement::log_refused();
         session.traffic += out.len();
         out.clear();
         out.shrink_to(MAX_KEPT_REPLY_BYTES);

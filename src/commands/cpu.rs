@@ -12,7 +12,7 @@ use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
-use super::{Command, CommandFuture, Context, answer, probe_error, worker};
+use super::{Class, Command, CommandFuture, Context, answer, probe_error, worker};
 use crate::probe::procstat::{self, CpuTicks};
 use crate::probe::{self, System};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -21,16 +21,16 @@ use crate::protocol::value::Dict;
 use crate::sys::{load, strerror};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(23, "guest-get-vcpus", |_, arguments| {
+    Command::now(23, "guest-get-vcpus", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_vcpus(&System::host())?)
     }),
-    Command::later(24, "guest-set-vcpus", set_vcpus_of_host),
-    Command::now(41, "guest-get-cpustats", |_, arguments| {
+    Command::later(24, "guest-set-vcpus", Class::Hardware, set_vcpus_of_host),
+    Command::now(41, "guest-get-cpustats", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_cpustats(&System::host())?)
     }),
-    Command::now(42, "guest-get-load", |_, arguments| {
+    Command::now(42, "guest-get-load", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_load()?)
     }),

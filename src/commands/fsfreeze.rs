@@ -3,7 +3,7 @@
 //! Only the wire's side: arguments, replies and the error texts. The freeze itself is [`crate::freeze`]'s, whose thread
 //! does the work while the session's task waits here and can be interrupted by a guest-sync.
 
-use super::{Command, CommandFuture, CommandResult, Context, answer};
+use super::{Class, Command, CommandFuture, CommandResult, Context, answer};
 use crate::freeze::report::Report;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -13,44 +13,64 @@ use crate::version::AGENT_VERSION;
 use serde::{Deserialize, Serialize};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(14, "guest-fsfreeze-status", |context, arguments| {
-        let NoArguments {} = decode(arguments)?;
-        answer(if context.freezer.is_frozen() {
-            "frozen"
-        } else {
-            "thawed"
-        })
-    })
+    Command::now(
+        14,
+        "guest-fsfreeze-status",
+        Class::Freeze,
+        |context, arguments| {
+            let NoArguments {} = decode(arguments)?;
+            answer(if context.freezer.is_frozen() {
+                "frozen"
+            } else {
+                "thawed"
+            })
+        },
+    )
     .also_frozen(),
-    Command::later(15, "guest-fsfreeze-freeze", |context, arguments| {
-        Box::pin(async move {
-            let NoArguments {} = decode(arguments)?;
-            freeze(context, None).await
-        })
-    })
+    Command::later(
+        15,
+        "guest-fsfreeze-freeze",
+        Class::Freeze,
+        |context, arguments| {
+            Box::pin(async move {
+                let NoArguments {} = decode(arguments)?;
+                freeze(context, None).await
+            })
+        },
+    )
     .interruptible(),
-    Command::later(16, "guest-fsfreeze-freeze-list", freeze_list).interruptible(),
-    Command::later(17, "guest-fsfreeze-thaw", |context, arguments| {
-        Box::pin(async move {
-            let NoArguments {} = decode(arguments)?;
-            counted(context.freezer.thaw().await)
-        })
-    })
+    Command::later(16, "guest-fsfreeze-freeze-list", Class::Freeze, freeze_list).interruptible(),
+    Command::later(
+        17,
+        "guest-fsfreeze-thaw",
+        Class::Freeze,
+        |context, arguments| {
+            Box::pin(async move {
+                let NoArguments {} = decode(arguments)?;
+                counted(context.freezer.thaw().await)
+            })
+        },
+    )
     .also_frozen()
     .interruptible(),
-    Command::later(1000, "x-guest-fsfreeze-report", |context, arguments| {
-        Box::pin(async move {
-            let NoArguments {} = decode(arguments)?;
-            answer(Reports {
-                agent_version: AGENT_VERSION,
-                reports: context
-                    .freezer
-                    .reports()
-                    .await
-                    .map_err(|e| CommandError::generic(e.to_string()))?,
+    Command::later(
+        1000,
+        "x-guest-fsfreeze-report",
+        Class::Freeze,
+        |context, arguments| {
+            Box::pin(async move {
+                let NoArguments {} = decode(arguments)?;
+                answer(Reports {
+                    agent_version: AGENT_VERSION,
+                    reports: context
+                        .freezer
+                        .reports()
+                        .await
+                        .map_err(|e| CommandError::generic(e.to_string()))?,
+                })
             })
-        })
-    })
+        },
+    )
     .also_frozen(),
 ];
 

@@ -4,7 +4,7 @@
 //! the work; they run on a worker thread, and the output of one that fails is the error text. Nothing here decides whether
 //! the guest may go down while frozen: the dispatcher does.
 
-use super::{Answer, Command, CommandFuture, Context, run_helper, worker};
+use super::{Answer, Class, Command, CommandFuture, Context, run_helper, worker};
 use crate::child::{self, Child, ChildStatus};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -17,16 +17,16 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::later(7, "guest-shutdown", shutdown).without_reply(),
-    Command::later(19, "guest-suspend-disk", |_, arguments| {
+    Command::later(7, "guest-shutdown", Class::Power, shutdown).without_reply(),
+    Command::later(19, "guest-suspend-disk", Class::Power, |_, arguments| {
         suspend(&DISK, arguments)
     })
     .without_reply(),
-    Command::later(20, "guest-suspend-ram", |_, arguments| {
+    Command::later(20, "guest-suspend-ram", Class::Power, |_, arguments| {
         suspend(&RAM, arguments)
     })
     .without_reply(),
-    Command::later(21, "guest-suspend-hybrid", |_, arguments| {
+    Command::later(21, "guest-suspend-hybrid", Class::Power, |_, arguments| {
         suspend(&HYBRID, arguments)
     })
     .without_reply(),

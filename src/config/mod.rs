@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use crate::adapters;
 use crate::cli::scan::{Found, scan};
 use crate::cli::{Arg, ValueKind};
+use crate::commands::profile::ProfileName;
 use crate::freeze::policy::{FreezeLimits, FreezePolicy, Pattern};
 use crate::hooks::locate;
 use crate::keyfile;
@@ -127,6 +128,7 @@ pub struct Config {
     pub(crate) retry_path: bool,
     pub(crate) policy: FreezePolicy,
     pub(crate) limits: FreezeLimits,
+    pub(crate) profile: ProfileName,
     pub(crate) block_rpcs: RpcList,
     /// If not empty, the only commands that are allowed.
     pub(crate) allow_rpcs: RpcList,
@@ -148,6 +150,7 @@ impl Default for Config {
             retry_path: false,
             policy: FreezePolicy::default(),
             limits: FreezeLimits::default(),
+            profile: ProfileName::default(),
             block_rpcs: RpcList::default(),
             allow_rpcs: RpcList::default(),
             warnings: Vec::new(),

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use super::values::{self, add_patterns, set_limit, set_mode, set_path};
 use super::{Config, Method};
 use crate::cli::{Arg, HELP, OptionSpec, ValueKind};
+use crate::commands::profile::{self, ProfileName};
 use crate::freeze::policy::FreezeLimits;
 
 /// The group of the configuration file in which an option's key lives.
@@ -290,6 +291,22 @@ pub static OPTIONS: &[AgentOption] = &[
             |config| values::reversed(&config.allow_rpcs),
         ),
     ),
+    own(
+        "profile",
+        "refuse the commands outside of this set: full (all), no-exec (no programs, files, passwords or \
+         keys), query (what changes nothing), backup (freeze, thaw and report; the agent also gives up \
+         the rights that this does not need), or auto (backup in a confidential guest, else full). \
+         --allow-rpcs and --block-rpcs refuse more",
+        value(
+            Arg::Value("NAME", ValueKind::Words(profile::NAMES)),
+            |config, name| {
+                config.profile = ProfileName(name.to_string_lossy().trim_ascii().to_owned());
+                Ok(())
+            },
+            |config| Some(config.profile.0.clone().into_bytes()),
+        ),
+    )
+    .default("full"),
     own(
         "fsfreeze-mode",
         "what a freeze does: all (hooks and filesystems), hooks-only, or off",

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 pub(crate) mod address;
 #[cfg(test)]
 pub(crate) mod capture;
+pub(crate) mod confidential;
 pub mod diskstats;
 pub mod filesystems;
 pub(crate) mod interfaces;

@@ -8,6 +8,7 @@ pub(crate) mod acl;
 pub(crate) mod activation;
 pub(crate) mod cgroup;
 pub(crate) mod clock;
+pub(crate) mod confine;
 pub(crate) mod daemon;
 pub mod fds;
 pub mod fnmatch;

@@ -83,6 +83,7 @@ allow-rpcs=c
 }
 
 const OWN_DEFAULTS: &str = "[qemu-ga-rs]
+profile=full
 fsfreeze-mode=all
 fsfreeze-include=
 fsfreeze-exclude=

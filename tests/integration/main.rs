@@ -40,6 +40,7 @@ mod operator;
 mod panics;
 mod parties;
 mod power;
+mod profiles;
 mod random_kills;
 mod restart;
 mod rig;

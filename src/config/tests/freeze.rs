@@ -24,7 +24,7 @@ fn every_key_in_the_file() {
     assert!(general.contains("verbose=true") && !general.contains("fsfreeze"));
     assert_eq!(
         own,
-        "fsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
+        "profile=full\nfsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
          fsfreeze-optional=/mnt/[a-c]\nfsfreeze-strict=true\nfsfreeze-ignore-frozen=true\n\
          fsfreeze-normal-rcu=false\nfsfreeze-hold-limit=60.5\nfsfreeze-step-limit=0\n"
     );
@@ -95,7 +95,7 @@ fn each_invalid_value_is_one_warning_and_a_safe_default() {
     // What counts in their place is shown.
     assert_eq!(
         dumps(&config).1,
-        "fsfreeze-mode=all\nfsfreeze-include=\nfsfreeze-exclude=/ok\nfsfreeze-optional=\n\
+        "profile=full\nfsfreeze-mode=all\nfsfreeze-include=\nfsfreeze-exclude=/ok\nfsfreeze-optional=\n\
          fsfreeze-strict=false\nfsfreeze-ignore-frozen=false\nfsfreeze-normal-rcu=false\n\
          fsfreeze-hold-limit=900\nfsfreeze-step-limit=300\n"
     );

@@ -6,6 +6,7 @@
 
 mod dispatch;
 pub(crate) mod pidfile;
+mod restore;
 mod service;
 mod session;
 mod stop;

@@ -5,8 +5,10 @@
 //! the client that asked, or to nobody. `service` calls [`serve`] for each channel with the same [`Session`].
 
 use super::dispatch::dispatch;
+use super::restore::Restore;
 use super::stop::StopSignals;
 use crate::commands::{self, Answer, CommandResult, Context};
+use crate::freeze::restored::StartCheck;
 use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
 use crate::protocol::request::Request;
@@ -46,11 +48,14 @@ pub(crate) struct Session {
     /// Bytes both ways since the heap was last given back.
     traffic: usize,
     context: Context,
+    pub(super) restore: Restore,
 }
 
 impl Session {
-    pub(crate) fn new(context: Context) -> Self {
+    /// `check`: restore hooks have to run before the first command that acts.
+    pub(crate) fn new(context: Context, check: Option<StartCheck>) -> Self {
         Self {
+            restore: Restore::new(check),
             framer: Framer::default(),
             inbox: VecDeque::new(),
             traffic: 0,
@@ -104,12 +109,19 @@ async fn run_request(
         inbox,
         traffic,
         context,
+        restore,
     } = session;
     let id = request.id.clone();
     let freezer = context.freezer.clone();
+    let waits = restore.holds_up(&request.execute);
     let interruptible =
-        commands::find(&request.execute).is_some_and(|command| command.interruptible);
-    let mut running = Box::pin(dispatch(context, request));
+        waits || commands::find(&request.execute).is_some_and(|command| command.interruptible);
+    let mut running = Box::pin(async {
+        if waits {
+            restore.ended(&context.freezer).await?;
+        }
+        dispatch(context, request).await
+    });
     if !interruptible {
         append_reply(out, id.as_ref(), running.await);
         return Ok(());

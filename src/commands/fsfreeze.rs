@@ -3,8 +3,10 @@
 //! Only the wire's side: arguments, replies and the error texts. The freeze itself is [`crate::freeze`]'s, whose thread
 //! does the work while the session's task waits here and can be interrupted by a guest-sync.
 
-use super::{Command, CommandFuture, CommandResult, Context, answer};
+use super::{Command, CommandFuture, CommandResult, Context, answer, worker};
 use crate::freeze::report::Report;
+use crate::freeze::restored;
+use crate::freeze::snapshot::{Restored, SNAPSHOT_TIMEOUT};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
@@ -40,12 +42,10 @@ pub(super) const COMMANDS: &[Command] = &[
     Command::later(1000, "x-guest-fsfreeze-report", |context, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
+            let reports = context.freezer.reports().await;
             answer(Reports {
-                reports: context
-                    .freezer
-                    .reports()
-                    .await
-                    .map_err(|e| CommandError::generic(e.to_string()))?,
+                reports: reports.map_err(|e| CommandError::generic(e.to_string()))?,
+                restored: restored(context).await,
             })
         })
     })
@@ -56,6 +56,15 @@ pub(super) const COMMANDS: &[Command] = &[
 #[derive(Serialize)]
 struct Reports {
     reports: Vec<Report>,
+    /// The copy from which this machine was started.
+    restored: Option<Restored>,
+}
+
+/// A file that cannot be used was logged at the start.
+async fn restored(context: &Context) -> Option<Restored> {
+    let file = context.snapshot.clone()?;
+    let read = move || Ok(restored::read(&file).ok().flatten());
+    worker::run(SNAPSHOT_TIMEOUT, read).await.ok().flatten()
 }
 
 #[derive(Deserialize)]
@@ -115,6 +124,7 @@ mod tests {
         }
         let line = reply_line(Reports {
             reports: vec![report.clone()],
+            restored: None,
         });
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let file = serde_json::to_value(&report).unwrap();

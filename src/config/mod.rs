@@ -20,6 +20,7 @@ use crate::adapters;
 use crate::cli::scan::{Found, scan};
 use crate::cli::{Arg, ValueKind};
 use crate::freeze::policy::{FreezeLimits, FreezePolicy, Pattern};
+use crate::freeze::snapshot;
 use crate::hooks::locate;
 use crate::keyfile;
 use crate::transport;
@@ -127,6 +128,10 @@ pub struct Config {
     pub(crate) retry_path: bool,
     pub(crate) policy: FreezePolicy,
     pub(crate) limits: FreezeLimits,
+    /// `None`: it is switched off.
+    pub(crate) snapshot_file: Option<PathBuf>,
+    /// `None`: they are switched off.
+    pub(crate) restore_hooks: Option<PathBuf>,
     pub(crate) block_rpcs: RpcList,
     /// If not empty, the only commands that are allowed.
     pub(crate) allow_rpcs: RpcList,
@@ -148,6 +153,8 @@ impl Default for Config {
             retry_path: false,
             policy: FreezePolicy::default(),
             limits: FreezeLimits::default(),
+            snapshot_file: Some(snapshot::DEFAULT_PATH.into()),
+            restore_hooks: Some(locate::restore_dir()),
             block_rpcs: RpcList::default(),
             allow_rpcs: RpcList::default(),
             warnings: Vec::new(),

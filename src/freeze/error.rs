@@ -32,6 +32,7 @@ pub enum FreezeError {
     Rcu(io::Error),
     State(StateError),
     Report(PathBuf, io::Error),
+    Snapshot(PathBuf, io::Error),
     ThreadDied,
 }
 
@@ -89,6 +90,12 @@ impl fmt::Display for FreezeError {
             Self::Report(path, error) => write!(
                 f,
                 "the report is not kept in {}: {}",
+                path.display(),
+                strerror(error)
+            ),
+            Self::Snapshot(path, error) => write!(
+                f,
+                "cannot write {}: {}; a copy of the disk may not say what it is",
                 path.display(),
                 strerror(error)
             ),

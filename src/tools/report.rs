@@ -13,6 +13,8 @@ use super::output::{self, Style, span_or_none};
 use crate::cli::{Arg, Operand, OptionSpec, Usage, ValueKind};
 use crate::freeze::report::{Level, Report, RunEnd};
 use crate::state::Expiry;
+mod restored;
+
 pub(super) use runs::report_value;
 use runs::{Runs, is_whole};
 #[cfg(test)]
@@ -54,6 +56,10 @@ pub(crate) const TOOL: Tool = Tool {
                     Arg::Value("SECONDS", ValueKind::Seconds),
                     "with --require: the run must not have been requested longer ago",
                 ),
+                OptionSpec::switch(
+                    "restored",
+                    "show the run from whose copy this machine was started, and its restore hooks",
+                ),
                 OptionSpec::switch("all", "also name what was left out"),
                 JSON,
             ],
@@ -63,7 +69,8 @@ pub(crate) const TOOL: Tool = Tool {
             (0, "the run is shown; with --require, it reached the level"),
             (
                 1,
-                "there is no such run, or the state directory cannot be read",
+                "there is no such run, the state directory cannot be read, or, with --restored, this \
+                 machine was not started from a copy",
             ),
             (3, "with --require: the level was not reached"),
             (4, "with --require: no run is kept"),
@@ -82,6 +89,9 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     let config = ToolContext::of(args)?.config;
     let style = Style::of_stdout();
     let as_json = args.has("--json");
+    if let Request::Restored = request {
+        return restored::run(&config, as_json, args.has("--all"), style);
+    }
     if let Request::Require { level, max_age } = request {
         let result = require::check_requirement(&config.statedir, level, max_age)?;
         return Ok(result.show(as_json, style));
@@ -112,6 +122,7 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
 }
 
 enum Request {
+    Restored,
     Show(usize),
     List,
     Require { level: Level, max_age: Option<f64> },
@@ -123,6 +134,13 @@ impl Request {
         let number = args.operands.first();
         let max_age = args.value(MAX_AGE);
         let is_list = args.has("--list");
+        if args.has("--restored") {
+            let is_alone = number.is_none() && !is_list && max_age.is_none();
+            return match is_alone && args.value(REQUIRE).is_none() {
+                true => Ok(Self::Restored),
+                false => mistake("--restored shows one run, without N, --list and --require"),
+            };
+        }
         let Some(level) = args.value(REQUIRE) else {
             return match number {
                 _ if max_age.is_some() => mistake("--max-age is only valid with --require"),
@@ -149,9 +167,14 @@ impl Request {
     }
 }
 
+/// One run, in full.
+pub(super) fn show_run(report: &Report, style: Style) -> String {
+    show(report, None, true, style)
+}
+
 /// For the fuzz tests.
 pub fn render(report: &Report) -> String {
-    show(report, None, true, Style::default())
+    show_run(report, Style::default())
 }
 
 fn list(reports: &[Report], style: Style) -> String {

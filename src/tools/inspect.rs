@@ -412,4 +412,26 @@ mod tests {
         assert!(refusal(b"").starts_with("no ext4, XFS or Btrfs"));
         assert!(refusal(&[0; 4096]).starts_with("no ext4, XFS or Btrfs"));
     }
+
+    #[test]
+    fn what_a_copy_says_cannot_control_the_terminal() {
+        let mut snapshot = crate::freeze::snapshot::sample();
+        snapshot.machine.product_uuid = Some("\x1b[2J".into());
+        if let Some(run) = &mut snapshot.run {
+            run.id = "\x1b[2J".into();
+        }
+        let found = Found {
+            path: "s.json".into(),
+            snapshot,
+            needs_recovery: Some(true),
+        };
+        let text = found.render(Style::default());
+        assert!(!text.contains('\x1b'), "{text}");
+        assert!(
+            text.starts_with(
+                "Copy    not taken in a freeze; the machine was started from a copy itself\n"
+            ),
+            "{text}"
+        );
+    }
 }

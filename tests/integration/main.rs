@@ -42,6 +42,7 @@ mod parties;
 mod power;
 mod random_kills;
 mod restart;
+mod restored;
 mod rig;
 mod secrets;
 mod serial;

@@ -35,8 +35,8 @@ pub(crate) struct StartCheck {
 }
 
 impl StartCheck {
-    /// Logs one line if this machine was started from a copy and has not been told yet, or why that is not known.
-    /// `None`: no restore hooks have to run.
+    /// Logs one line if this machine was started from a copy and no agent has recorded that yet, or why it is not known.
+    /// `None`: nothing has to be recorded, and no restore hook has to run.
     pub(crate) fn new(file: SnapshotFile, hooks: Option<PathBuf>) -> Option<Self> {
         let snapshot = match file.read() {
             Ok(snapshot) => snapshot?,
@@ -46,10 +46,11 @@ impl StartCheck {
             }
         };
         let restored = find(&snapshot)?;
-        if snapshot.state == SnapshotState::Frozen {
+        let is_new = snapshot.state == SnapshotState::Frozen;
+        if is_new {
             tracing::warn!("{restored}");
         }
-        (!restored.complete).then_some(Self { file, hooks })
+        (is_new || !restored.complete).then_some(Self { file, hooks })
     }
 
     /// Runs the restore hooks that were not started yet, and waits for their end or until `stop` is readable.
@@ -133,7 +134,9 @@ impl Restored {
         }
         let failed = self.hooks.iter().filter(|hook| !hook.succeeded).count();
         let count = self.hooks.len();
-        tracing::info!(target: crate::AUDIT, "restored: {count} hooks ran, {failed} failed");
+        if count > 0 {
+            tracing::info!(target: crate::AUDIT, "restored: {count} hooks ran, {failed} failed");
+        }
     }
 
     /// For the hooks.
@@ -230,16 +233,16 @@ fn run_hooks(file: &SnapshotFile, dir: Option<&Path>) -> Result<(), String> {
     let directory = file.open_directory().map_err(|error| strerror(&error))?;
     let _lock = Flock::lock(directory, FlockArg::LockExclusive)
         .map_err(|(_, errno)| strerror(&errno.into()))?;
-    let Some(restored) = read(file)?.filter(|restored| !restored.complete) else {
+    let Some(mut restored) = read(file)? else {
         return Ok(());
     };
+    restored.error = None;
+    restored.complete |= dir.is_none();
     let mut record = Record { file, restored };
-    record.restored.error = None;
     // Without a record a hook would run at every start.
     record.save()?;
-    let Some(dir) = dir else {
-        record.restored.complete = true;
-        return record.save();
+    let Some(dir) = dir.filter(|_| !record.restored.complete) else {
+        return Ok(());
     };
     let stop = stop_signals();
     let (run, variables) = (record.restored.run_info(), record.restored.variables());

@@ -240,6 +240,9 @@ fn candidates(file: &Path) -> Vec<PathBuf> {
         _ => None,
     };
     let names: Vec<_> = file.components().filter_map(names).collect();
+    if names.is_empty() {
+        return Vec::new();
+    }
     let whole: PathBuf = names.iter().collect();
     let mut paths: Vec<_> = ROOTS
         .iter()

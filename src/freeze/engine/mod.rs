@@ -112,6 +112,7 @@ impl<O: Ops> Engine<O> {
             if let Err(error) = ops.withdraw_snapshot() {
                 tracing::warn!("{error}");
             }
+            ops.release_resources();
         }
         Self {
             ops,

@@ -24,6 +24,8 @@ pub(super) struct Restore {
     check: Option<StartCheck>,
     /// `None`: no hooks had to run.
     running: Option<watch::Receiver<bool>>,
+    /// The agent was asked to stop before they had ended.
+    is_cancelled: bool,
 }
 
 impl Restore {
@@ -31,6 +33,7 @@ impl Restore {
         Self {
             check,
             running: None,
+            is_cancelled: false,
         }
     }
 
@@ -59,7 +62,8 @@ impl Restore {
     /// Whether the command has to wait.
     pub(super) fn holds_up(&self, command: &str) -> bool {
         let is_running = |running: &watch::Receiver<bool>| *running.borrow();
-        self.running.as_ref().is_some_and(is_running) && !PROMPT_COMMANDS.contains(&command)
+        let waits = self.is_cancelled || self.running.as_ref().is_some_and(is_running);
+        waits && !PROMPT_COMMANDS.contains(&command)
     }
 
     /// Waits for the end of the hooks. Fails if the agent was asked to stop meanwhile: the hooks are then not complete.
@@ -68,7 +72,8 @@ impl Restore {
             // Err: the thread is gone.
             running.wait_for(|running| !running).await.ok();
         }
-        match freezer.is_stopping() {
+        self.is_cancelled = freezer.is_stopping();
+        match self.is_cancelled {
             true => Err(CommandError::generic(
                 "the agent was asked to stop before the restore hooks had ended",
             )),

@@ -93,6 +93,18 @@ fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, result: CommandResult) {
     }
 }
 
+/// `restore`: waits for the restore hooks first.
+async fn dispatch_after(
+    restore: Option<&mut Restore>,
+    context: &mut Context,
+    request: Request,
+) -> CommandResult {
+    if let Some(restore) = restore {
+        restore.ended(&context.freezer).await?;
+    }
+    dispatch(context, request).await
+}
+
 /// While an interruptible request runs, a guest-sync is answered at once. libvirt and others send it after a timeout,
 /// to find out whether the agent lives; so the client no longer waits, and the reply to the request itself is dropped.
 /// Its result stays in status and report. Fails if the channel was lost.
@@ -116,12 +128,8 @@ async fn run_request(
     let waits = restore.holds_up(&request.execute);
     let interruptible =
         waits || commands::find(&request.execute).is_some_and(|command| command.interruptible);
-    let mut running = Box::pin(async {
-        if waits {
-            restore.ended(&context.freezer).await?;
-        }
-        dispatch(context, request).await
-    });
+    let restore = waits.then_some(restore);
+    let mut running = Box::pin(dispatch_after(restore, context, request));
     if !interruptible {
         append_reply(out, id.as_ref(), running.await);
         return Ok(());

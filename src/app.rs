@@ -12,7 +12,9 @@ use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
 use crate::freeze::linux::LinuxOps;
-use crate::hooks;
+use crate::freeze::restored::{self, StartCheck};
+use crate::freeze::snapshot::SnapshotFile;
+use crate::hooks::{self, restore::RESTORED};
 use crate::logging::{self, LogOptions};
 use crate::probe::System;
 use crate::state::StateDir;
@@ -32,13 +34,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 /// The tools: a word as the first argument makes the program one of them instead of the agent.
-pub static TOOLS: [Tool; 8] = [
+pub static TOOLS: [Tool; 9] = [
     tools::plan::TOOL,
     tools::check::TOOL,
     tools::report::TOOL,
     tools::log::TOOL,
     tools::status::TOOL,
     tools::thaw::TOOL,
+    tools::inspect::TOOL,
     tools::hook::TOOL,
     tools::selftest::TOOL,
 ];
@@ -54,6 +57,9 @@ pub fn main() -> u8 {
         Some(launcher::WORD) => return launcher::cli(),
         Some("help") => return help(&args),
         Some("hook") => {
+            if words.get(1).is_some_and(|word| word == RESTORED) {
+                return restored::cli(&words[2..]);
+            }
             if let Some(status) = hooks::helper(&words[1..]) {
                 return status;
             }
@@ -341,13 +347,26 @@ fn session(config: &Config, profile: Profile, state: StateDir, inherited: bool) 
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
     let files = Files::new(state.clone());
-    let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
-    Session::new(Context {
-        freezer: Freezer::new(Engine::new(ops, inherited, policy, limits)),
+    let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
+    let ops = LinuxOps::new(
+        state,
+        hook,
+        snapshot.clone(),
+        limits.step,
+        policy.normal_rcu,
+    );
+    let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
+    // While a freeze of an earlier agent goes on, hooks that write would block.
+    let check = snapshot.clone().filter(|_| !freezer.is_frozen());
+    let check = check.and_then(|file| StartCheck::new(file, config.restore_hooks.clone()));
+    let context = Context {
+        freezer,
+        snapshot,
         policy: access::AccessPolicy::new(profile, allow, block),
         files,
         children: Children::default(),
-    })
+    };
+    Session::new(context, check)
 }
 
 fn serve_forever(

@@ -47,7 +47,7 @@
 //! | 4 | [`adapters`] | one file for each foreign backup system whose scripts run as hooks; the floors below do not know them |
 //! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
 //! | 5 | [`config`], [`agent`] | options and configuration file; session and dispatch |
-//! | 5 | [`tools`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
+//! | 5 | [`tools`] | subcommands for people: plan, check, report, inspect, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
 //!
 //! The package `xtask` makes the manual pages, the completions, the sample configuration and CONFIGURATION.md

@@ -7,6 +7,7 @@
 pub(crate) mod confinement;
 mod dispatch;
 pub(crate) mod pidfile;
+mod restore;
 mod service;
 mod session;
 mod stop;

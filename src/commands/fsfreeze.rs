@@ -3,8 +3,10 @@
 //! Only the wire's side: arguments, replies and the error texts. The freeze itself is [`crate::freeze`]'s, whose thread
 //! does the work while the session's task waits here and can be interrupted by a guest-sync.
 
-use super::{Class, Command, CommandFuture, CommandResult, Context, answer};
+use super::{Class, Command, CommandFuture, CommandResult, Context, answer, worker};
 use crate::freeze::report::Report;
+use crate::freeze::restored;
+use crate::freeze::snapshot::{Restored, SNAPSHOT_TIMEOUT};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
@@ -60,13 +62,11 @@ pub(super) const COMMANDS: &[Command] = &[
         |context, arguments| {
             Box::pin(async move {
                 let NoArguments {} = decode(arguments)?;
+                let reports = context.freezer.reports().await;
                 answer(Reports {
                     agent_version: AGENT_VERSION,
-                    reports: context
-                        .freezer
-                        .reports()
-                        .await
-                        .map_err(|e| CommandError::generic(e.to_string()))?,
+                    reports: reports.map_err(|e| CommandError::generic(e.to_string()))?,
+                    restored: restored(context).await,
                 })
             })
         },
@@ -80,6 +80,15 @@ pub(super) const COMMANDS: &[Command] = &[
 struct Reports {
     agent_version: &'static str,
     reports: Vec<Report>,
+    /// The copy from which this machine was started.
+    restored: Option<Restored>,
+}
+
+/// A file that cannot be used was logged at the start.
+async fn restored(context: &Context) -> Option<Restored> {
+    let file = context.snapshot.clone()?;
+    let read = move || Ok(restored::read(&file).ok().flatten());
+    worker::run(SNAPSHOT_TIMEOUT, read).await.ok().flatten()
 }
 
 #[derive(Deserialize)]
@@ -140,6 +149,7 @@ mod tests {
         let line = reply_line(Reports {
             agent_version: AGENT_VERSION,
             reports: vec![report.clone()],
+            restored: None,
         });
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let file = serde_json::to_value(&report).unwrap();

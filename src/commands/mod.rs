@@ -27,6 +27,7 @@ mod worker;
 
 use crate::child::Child;
 use crate::freeze::Freezer;
+use crate::freeze::snapshot::SnapshotFile;
 use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
@@ -43,6 +44,8 @@ pub(crate) struct Context {
     pub(crate) policy: AccessPolicy,
     pub(crate) files: file::Files,
     pub(crate) children: exec::Children,
+    /// `None`: it is switched off.
+    pub(crate) snapshot: Option<SnapshotFile>,
 }
 
 #[derive(Debug)]

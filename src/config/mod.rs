@@ -21,6 +21,7 @@ use crate::cli::scan::{Found, scan};
 use crate::cli::{Arg, ValueKind};
 use crate::commands::profile::ProfileName;
 use crate::freeze::policy::{FreezeLimits, FreezePolicy, Pattern};
+use crate::freeze::snapshot;
 use crate::hooks::locate;
 use crate::keyfile;
 use crate::transport;
@@ -129,6 +130,10 @@ pub struct Config {
     pub(crate) policy: FreezePolicy,
     pub(crate) limits: FreezeLimits,
     pub(crate) profile: ProfileName,
+    /// `None`: it is switched off.
+    pub(crate) snapshot_file: Option<PathBuf>,
+    /// `None`: they are switched off.
+    pub(crate) restore_hooks: Option<PathBuf>,
     pub(crate) block_rpcs: RpcList,
     /// If not empty, the only commands that are allowed.
     pub(crate) allow_rpcs: RpcList,
@@ -151,6 +156,8 @@ impl Default for Config {
             policy: FreezePolicy::default(),
             limits: FreezeLimits::default(),
             profile: ProfileName::default(),
+            snapshot_file: Some(snapshot::DEFAULT_PATH.into()),
+            restore_hooks: Some(locate::restore_dir()),
             block_rpcs: RpcList::default(),
             allow_rpcs: RpcList::default(),
             warnings: Vec::new(),

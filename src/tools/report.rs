@@ -15,6 +15,8 @@ use super::output::{self, Style, span_or_none};
 use crate::cli::{Arg, Operand, OptionSpec, Usage, ValueKind};
 use crate::freeze::report::{Level, Report, RunEnd};
 use crate::state::Expiry;
+mod restored;
+
 pub(super) use runs::report_value;
 use runs::{Runs, is_whole};
 #[cfg(test)]
@@ -26,6 +28,7 @@ const REQUIRE: &str = "--require";
 const MAX_AGE: &str = "--max-age";
 const CHECK: &str = "--check";
 const FORMAT: &str = "--format";
+const RESTORED: &str = "--restored";
 
 pub(crate) const TOOL: Tool = Tool {
     usage: Usage {
@@ -69,6 +72,10 @@ pub(crate) const TOOL: Tool = Tool {
                     Arg::Value("FORMAT", ValueKind::Words(&["prometheus"])),
                     "prometheus: metrics of the last finished run, for node_exporter's textfile collector",
                 ),
+                OptionSpec::switch(
+                    "restored",
+                    "show the run from whose copy this machine was started, and its restore hooks",
+                ),
                 OptionSpec::switch("all", "also name what was left out"),
                 JSON,
             ],
@@ -78,7 +85,8 @@ pub(crate) const TOOL: Tool = Tool {
             (0, "the run is shown; with --require, it reached the level"),
             (
                 1,
-                "there is no such run, or the state directory cannot be read; with --check: WARNING",
+                "there is no such run, the state directory cannot be read, or, with --restored, this \
+                 machine was not started from a copy; with --check: WARNING",
             ),
             (
                 3,
@@ -100,6 +108,9 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     let config = ToolContext::of(args)?.config;
     let style = Style::of_stdout();
     let as_json = args.has("--json");
+    if let Request::Restored = request {
+        return restored::run(&config, as_json, args.has("--all"), style);
+    }
     if let Request::Require { level, max_age } = request {
         let result = require::check_requirement(&config.statedir, level, max_age)?;
         return Ok(result.show(as_json, style));
@@ -136,6 +147,7 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
 }
 
 enum Request {
+    Restored,
     Show(usize),
     List,
     Require { level: Level, max_age: Option<f64> },
@@ -146,7 +158,7 @@ enum Request {
 impl Request {
     fn of(args: &ParsedArgs) -> Result<Self, ToolError> {
         let number = args.operands.first();
-        let forms = ["--list", CHECK, FORMAT].map(|name| (name, given(args, name)));
+        let forms = ["--list", RESTORED, CHECK, FORMAT].map(|name| (name, given(args, name)));
         let mut forms = forms.into_iter().filter(|(_, is_given)| *is_given);
         let form = forms.next().map(|(name, _)| name);
         if let (Some(form), Some((other, _))) = (form, forms.next()) {
@@ -163,7 +175,7 @@ impl Request {
             Some(form) if form != CHECK && is_judged => {
                 format!("--require checks the last run, without {form}")
             }
-            Some(form) if form != "--list" && args.has("--json") => {
+            Some(form) if [CHECK, FORMAT].contains(&form) && args.has("--json") => {
                 format!("{form} is not JSON")
             }
             None if is_judged && number.is_some() => {
@@ -191,6 +203,7 @@ impl Request {
                     return Err(format!("--format: expected prometheus, got '{word}'"));
                 }
             },
+            (Some(RESTORED), _) => Self::Restored,
             (Some(_), _) => Self::List,
             (None, Some(level)) => Self::Require { level, max_age },
             (None, None) => match args.operands.first() {
@@ -205,9 +218,14 @@ fn given(args: &ParsedArgs, name: &str) -> bool {
     args.has(name) || args.value(name).is_some()
 }
 
+/// One run, in full.
+pub(super) fn show_run(report: &Report, style: Style) -> String {
+    show(report, None, true, style)
+}
+
 /// For the fuzz tests.
 pub fn render(report: &Report) -> String {
-    show(report, None, true, Style::default())
+    show_run(report, Style::default())
 }
 
 fn list(reports: &[Report], style: Style) -> String {

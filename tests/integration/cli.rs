@@ -93,6 +93,8 @@ fsfreeze-ignore-frozen=false
 fsfreeze-normal-rcu=false
 fsfreeze-hold-limit=900
 fsfreeze-step-limit=300
+snapshot-file=/var/lib/qemu-ga/snapshot.json
+restore-hooks=/etc/qemu/restore-hook.d
 ";
 
 #[test]

@@ -43,6 +43,7 @@ mod power;
 mod profiles;
 mod random_kills;
 mod restart;
+mod restored;
 mod rig;
 mod secrets;
 mod serial;

@@ -55,6 +55,7 @@ impl<O: Ops> Engine<O> {
         }
         let unmarked = self.ops.mark_thawed();
         self.add_error(unmarked.map(drop));
+        self.withdraw_snapshot();
         self.record_new_mounts();
         if let Some(why) = expiry {
             self.store_expiry(count, why);

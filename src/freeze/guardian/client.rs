@@ -76,7 +76,7 @@ impl AgentClient {
     /// has ended. With `replaces`, the first request has the whole state: the agent may die right after it.
     pub fn start(
         hook: Option<PathBuf>,
-        statedir: PathBuf,
+        (statedir, snapshot): (PathBuf, Option<PathBuf>),
         run: String,
         socket: Option<&Socket>,
         freezing: BorrowedFd<'_>,
@@ -92,6 +92,7 @@ impl AgentClient {
         let request = Request::Watch {
             hook,
             statedir,
+            snapshot,
             socket_path: socket.map(|socket| socket.path.clone()),
             run,
             replaces: replaces.map(Box::new),

@@ -15,6 +15,7 @@ pub(crate) mod address;
 #[cfg(test)]
 pub(crate) mod capture;
 pub mod diskstats;
+mod envfile;
 pub mod filesystems;
 pub(crate) mod interfaces;
 pub(crate) mod location;

@@ -19,6 +19,7 @@ mod envfile;
 pub mod filesystems;
 pub(crate) mod interfaces;
 pub(crate) mod location;
+pub mod logind;
 pub mod meminfo;
 pub(crate) mod mount_root;
 pub mod mountinfo;

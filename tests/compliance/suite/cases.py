@@ -20,6 +20,7 @@ told. The agent starts at the first request, so what stands before it prepares i
 A reply is `(nothing)`, or `(same)` where only the two agents can be compared. What differs on purpose has lines of its
 own, `<ours`, `<theirs` (`=ours`, `=theirs`), and the case names the rows of docs/COMPAT.md that allow it, each by the
 start of its first cell. `<theirs-10.0.5` is the reply of originals up to that version; later ones give the plain reply.
+`<theirs-~bpo12` is that of originals whose package has this in its version: it was built with the C library of Debian 12.
 """
 import dataclasses
 import pathlib
@@ -37,12 +38,12 @@ class Step:
     kind: str  # ">", "?" or "$"
     text: str
     line: int
-    expected: dict = dataclasses.field(default_factory=dict)  # "", "ours", "theirs" or "theirs-VERSION" to text
+    expected: dict = dataclasses.field(default_factory=dict)  # "", "ours", "theirs" or "theirs-MARK" to text
 
     def wanted(self, side, version):
-        """What `side` is to answer; None if nothing is said of it. `version` is the original's."""
+        """What `side` is to answer; None if nothing is said of it. `version` is that of the original's package."""
         for key, text in self.expected.items():
-            if side == "theirs" and key.startswith("theirs-") and version <= _version(key[7:]):
+            if side == "theirs" and key.startswith("theirs-") and _is_meant(version, key[7:]):
                 return expand(text)
         text = self.expected.get(side, self.expected.get(""))
         return text if text is None else expand(text)
@@ -70,13 +71,12 @@ class Case:
         return [tuple(re.split(" => ?", mask, maxsplit=1)) for mask in self.headers["mask"]]
 
 
-def _version(text):
-    return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
+def _is_meant(version, mark):
+    """Whether a Debian version has the mark `~WORD`, or is one up to the mark."""
+    def upstream(text):
+        return tuple(int(part) for part in re.findall(r"\d+", text.split(":")[-1])[:3])
 
-
-def version(package):
-    """The upstream part of a Debian version as a tuple of numbers."""
-    return _version(package.split(":")[-1])
+    return mark in version if mark.startswith("~") else upstream(version) <= upstream(mark)
 
 
 def load():
@@ -113,7 +113,7 @@ def _read(path):
             cases[-1].headers[match[1]].append(match[2])
         elif line[:2] in ("> ", "? ", "$ "):
             cases[-1].steps.append(Step(line[0], line[2:], number))
-        elif match := re.fullmatch(r"([<=])(ours|theirs|theirs-[\d.]+|)(?: (.*)|)", line):
+        elif match := re.fullmatch(r"([<=])(ours|theirs|theirs-[\d.]+|theirs-~\w+|)(?: (.*)|)", line):
             _expect(cases[-1].steps[-1], match, place)
         else:
             raise SystemExit(f"{place}: not understood: {line}")

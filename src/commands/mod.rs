@@ -18,6 +18,7 @@ mod memory;
 mod network;
 mod password;
 mod power;
+mod pressure;
 mod ssh;
 pub(crate) mod sync;
 mod time;
@@ -150,6 +151,7 @@ pub fn all() -> &'static [Command] {
             network::COMMANDS,
             cpu::COMMANDS,
             memory::COMMANDS,
+            pressure::COMMANDS,
             disk::COMMANDS,
             users::COMMANDS,
             password::COMMANDS,

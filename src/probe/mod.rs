@@ -26,6 +26,7 @@ pub mod mountinfo;
 pub mod netdev;
 pub(crate) mod nvme;
 pub mod osrelease;
+pub mod pressure;
 pub mod procstat;
 pub mod route;
 pub mod rtnetlink;

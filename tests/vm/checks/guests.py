@@ -12,17 +12,13 @@ BOTH = ("debian13", "sysvinit")
 MEANT = {"debian13": ("trixie", "13", "systemd", "systemd-sysv"), "sysvinit": ("bookworm", "12", "init", "sysvinit-core")}
 HOLD_LIMIT = 4
 SCRIPT = "/etc/init.d/qemu-guest-agent"
-# login(1) on a terminal of its own, as a getty starts it, until the user's processes end.
+# login(1) on a terminal of its own, as a getty starts it. It is not read: login hangs it up once, and the read would fail.
 LOGIN = """
 import os, pty
 pid, terminal = pty.fork()
 if pid == 0:
     os.execv('/bin/login', ['login', '-f', 'tu'])
-try:
-    while os.read(terminal, 4096):
-        pass
-except OSError:
-    pass
+os.waitpid(pid, 0)
 """
 
 

@@ -18,6 +18,7 @@ mod memory;
 mod network;
 mod password;
 mod power;
+mod pressure;
 pub(crate) mod profile;
 mod ssh;
 pub(crate) mod sync;
@@ -160,6 +161,7 @@ pub fn all() -> &'static [Command] {
             network::COMMANDS,
             cpu::COMMANDS,
             memory::COMMANDS,
+            pressure::COMMANDS,
             disk::COMMANDS,
             users::COMMANDS,
             password::COMMANDS,

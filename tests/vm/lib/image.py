@@ -42,7 +42,8 @@ BASE = """udev kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linu
 # its own in newer releases. The last two are for the packages of checks/rpm.py.
 MAIN = Kind("main", f"""{BASE} systemd-sysv dbus libglib2.0-0 mariadb-server postgresql redis-server
     lvm2 btrfs-progs openssh-server python3-rpm rpm""", root_size="2560M", where_known=("util-linux-extra",))
-DEBIAN13 = Kind("debian13", f"{BASE} systemd-sysv dbus libglib2.0-0t64", "trixie")
+# The last two are for a login that logind records.
+DEBIAN13 = Kind("debian13", f"{BASE} systemd-sysv dbus libglib2.0-0t64 login libpam-systemd", "trixie")
 # The last release whose udev comes with an init script.
 SYSVINIT = Kind("sysvinit", f"{BASE} sysvinit-core libglib2.0-0", "bookworm", init="sysvinit")
 # A release whose kernel is known to have the SCSI target, the NVMe target and nbd as modules. The full kernel boots with the same MODULES.

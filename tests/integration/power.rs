@@ -87,7 +87,8 @@ fn a_shutdown_that_fails_is_answered() {
             ask(&agent, "guest-shutdown", ""),
             failed("child process has failed to shutdown: exit status 3")
         );
-        stub_shutdown(&place, "echo not now; exit 1");
+        let other = Place::new();
+        stub_shutdown(&other, "echo not now; exit 1");
         assert_eq!(
             ask(&agent, "guest-shutdown", ""),
             failed(r"child process has failed to shutdown: not now\n")

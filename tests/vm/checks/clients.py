@@ -2,7 +2,6 @@
 import json
 
 from lib.report import check, equal, holds
-from lib import virt
 
 ISSUE_COMMANDS = {
     "guest-sync", "guest-sync-delimited", "guest-ping", "guest-info", "guest-fsfreeze-status", "guest-fsfreeze-freeze",
@@ -81,21 +80,21 @@ def virsh_domtime_and_domhostname(g):
 
 @check("libvirt")
 def virsh_domfsfreeze_domfsthaw(g):
-    equal(virt.virsh("domfsfreeze", g.name, quiet=False).stdout.strip(), "Froze 2 filesystem(s)", "domfsfreeze")
+    equal(g.daemon.virsh("domfsfreeze", g.name, quiet=False).stdout.strip(), "Froze 2 filesystem(s)", "domfsfreeze")
     equal(g.ask("guest-fsfreeze-status"), "frozen", "status")
-    equal(virt.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 2 filesystem(s)", "domfsthaw")
+    equal(g.daemon.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 2 filesystem(s)", "domfsthaw")
     equal(g.ask("guest-fsfreeze-status"), "thawed", "status")
 
 
 @check("libvirt")
 def virsh_domfsfreeze_one_mountpoint(g):
     g.oob.run("rm -f /root/free /data/held")
-    shown = virt.virsh("domfsfreeze", g.name, "--mountpoint", "/data", quiet=False).stdout.strip()
+    shown = g.daemon.virsh("domfsfreeze", g.name, "--mountpoint", "/data", quiet=False).stdout.strip()
     equal(shown, "Froze 1 filesystem(s)", "domfsfreeze --mountpoint /data")
     equal(g.oob.run("echo x >/root/free && echo written", timeout=10), "written\n", "a write to / while only /data is frozen")
     held = g.oob.start("echo x >/data/held")
     holds(held.wait(1)[0] is None, "a write to /data waits")
-    equal(virt.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 1 filesystem(s)", "domfsthaw")
+    equal(g.daemon.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 1 filesystem(s)", "domfsthaw")
     equal(held.wait(20)[0], 0, "the held write's status")
 
 
@@ -109,7 +108,7 @@ def virsh_domfsthaw_when_not_frozen(g):
 
 @check("libvirt")
 def python_libvirt_fsfreeze_as_nova(g):
-    with virt.domain(g.name) as domain:
+    with g.daemon.domain(g.name) as domain:
         equal(domain.fsFreeze(), 2, "fsFreeze()")
         equal(json.loads(g.virsh("qemu-agent-command", '{"execute":"guest-fsfreeze-status"}'))["return"], "frozen", "status")
         equal(domain.fsThaw(), 2, "fsThaw()")

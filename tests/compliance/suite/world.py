@@ -101,7 +101,8 @@ def within(body):
             first = os.fork()
             if first == 0:
                 _first_process(body, writer)
-            os.waitpid(first, 0)
+            else:
+                os.waitpid(first, 0)
         finally:
             os._exit(0)
     os.close(writer)

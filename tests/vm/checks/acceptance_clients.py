@@ -15,7 +15,7 @@ def rows(info, prefix):
             for i in range(int(info[f"{prefix}.count"]))]
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_guestinfo_timezone_users_disks_interfaces(g):
     g.oob.run("ip link add dum0 type dummy && ip addr add 192.0.2.7/24 dev dum0 && ip addr add 2001:db8::7/64 dev dum0 && ip link set dum0 up")
     try:
@@ -40,7 +40,31 @@ def virsh_guestinfo_timezone_users_disks_interfaces(g):
         g.oob.run("ip link del dum0")
 
 
-@check("libvirt")
+@check("newest-libvirt")
+def virsh_guestinfo_load(g):
+    info = table(g.virsh("guestinfo", "--load"))
+    for name, kernel in zip(("1m", "5m", "15m"), g.oob.run("cat /proc/loadavg").split()):
+        holds(abs(float(info[f"load.{name}"]) - float(kernel)) < 0.5, f"load.{name} is {info[f'load.{name}']}, the kernel's {kernel}")
+
+
+@check("libvirt", "newest-libvirt")
+def virsh_guest_agent_timeout_and_the_late_reply(g):
+    pid = g.agent_pid()
+    g.virsh("guest-agent-timeout", "--timeout", "2")
+    try:
+        g.oob.run(f"kill -STOP {pid}")
+        done = g.daemon.virsh("domtime", g.name, check=False)
+        holds("agent" in done.stderr and done.returncode != 0, f"libvirt gives up: {done.stderr}")
+        g.oob.run(f"kill -CONT {pid}")
+        g.wait_agent(60)
+        # What comes after must be its own reply, not that to what was given up.
+        equal(g.virsh("domhostname").strip(), "freeze-me", "domhostname afterwards")
+    finally:
+        g.oob.run(f"kill -CONT {pid}")
+        g.virsh("guest-agent-timeout", "--timeout", "-2")
+
+
+@check("libvirt", "newest-libvirt")
 def virsh_guestvcpus_and_setvcpus(g):
     def online():
         return g.oob.run("cat /sys/devices/system/cpu/online").strip()
@@ -67,7 +91,7 @@ def virsh_guestvcpus_and_setvcpus(g):
     holds(done.returncode != 0, "processor 0 cannot be taken off, and virsh says so")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domtime_set_and_sync(g):
     def clock():
         return int(g.oob.run("date +%s"))
@@ -90,7 +114,7 @@ def virsh_domtime_set_and_sync(g):
     holds(abs(clock() - time.time()) < 5, "the clock is right again")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_set_user_password_then_log_in(g):
     add_user(g)
     g.virsh("set-user-password", "tu", "first secret")
@@ -107,7 +131,7 @@ def virsh_set_user_password_then_log_in(g):
     holds("secret" not in logged and "third" not in logged, "no password in the journal")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_user_sshkeys(g):
     def shown():
         # Some versions of virsh print no line ends between the keys.
@@ -134,7 +158,7 @@ def virsh_user_sshkeys(g):
         domain.authorizedSSHKeysSet("tu", KEYS[:1], libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_REMOVE)
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfstrim(g):
     g.virsh("domfstrim")
     g.virsh("domfstrim", "--minimum", str(1 << 20))
@@ -144,7 +168,7 @@ def virsh_domfstrim(g):
     equal(paths, {"/", "/data"}, "what was trimmed")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_agent_command_runs_a_program(g):
     def run(**arguments):
         pid = g.ask("guest-exec", arguments)["pid"]
@@ -167,7 +191,7 @@ def virsh_agent_command_runs_a_program(g):
     holds("Failed to execute child process" in done.stderr and "No such file or directory" in done.stderr, done.stderr)
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_agent_command_reads_and_writes_files(g):
     handle = g.ask("guest-file-open", {"path": "/root/written", "mode": "w+"})
     equal(g.ask("guest-file-write", {"handle": handle, "buf-b64": "aGVsbG8gd29ybGQ="}), {"count": 11, "eof": False}, "a write")

@@ -95,7 +95,7 @@ def virsh_save_and_restore_is_a_migration_to_a_file(g):
         equal(domain.fsThaw(), 2, "fsThaw()")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_shutdown_mode_agent(g):
     g.save_logs()
     g.virsh("shutdown", "--mode", "agent")

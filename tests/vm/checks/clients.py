@@ -22,7 +22,7 @@ def file_systems(info, wanted=frozenset({("/", "ext4", "vda"), ("/data", "xfs", 
     equal(got, set(wanted), "filesystems of guestinfo")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_ping_info_sync(g):
     equal(g.ask("guest-ping"), {}, "guest-ping")
     info = g.ask("guest-info")
@@ -33,20 +33,20 @@ def virsh_ping_info_sync(g):
         equal(g.ask("guest-sync", {"id": number}), number, "guest-sync's echo")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_unknown_command_is_an_error_and_the_channel_lives_on(g):
     text = g.refused("guest-no-such-command")
     holds("guest-no-such-command has not been found" in text, f"CommandNotFound's text, not: {text}")
     equal(g.ask("guest-ping"), {}, "guest-ping afterwards")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsinfo(g):
     rows = {tuple(line.split()) for line in g.virsh("domfsinfo").splitlines() if line.strip()}
     equal(rows, {("/", "vda", "ext4", "vda"), ("/data", "vdb", "xfs", "vdb")}, "domfsinfo")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_guestinfo_by_parts(g):
     info = table(g.virsh("guestinfo", "--os", "--hostname", "--filesystem"))
     release = dict(line.split("=", 1) for line in g.oob.run("cat /etc/os-release").splitlines() if "=" in line)
@@ -62,7 +62,7 @@ def virsh_guestinfo_by_parts(g):
     equal(info[f"fs.{data}.disk.0.alias"], "vdb", "libvirt's own name of /data's disk, found by its PCI address")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_guestinfo_bare(g):
     info = table(g.virsh("guestinfo"))
     equal(info.get("hostname"), "freeze-me", "hostname")
@@ -70,7 +70,7 @@ def virsh_guestinfo_bare(g):
     file_systems(info)
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domtime_and_domhostname(g):
     seconds = int(g.virsh("domtime").split(":")[1])
     inside = int(g.oob.run("date +%s"))
@@ -78,7 +78,7 @@ def virsh_domtime_and_domhostname(g):
     equal(g.virsh("domhostname").strip(), "freeze-me", "domhostname")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsfreeze_domfsthaw(g):
     equal(g.daemon.virsh("domfsfreeze", g.name, quiet=False).stdout.strip(), "Froze 2 filesystem(s)", "domfsfreeze")
     equal(g.ask("guest-fsfreeze-status"), "frozen", "status")
@@ -86,7 +86,7 @@ def virsh_domfsfreeze_domfsthaw(g):
     equal(g.ask("guest-fsfreeze-status"), "thawed", "status")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsfreeze_one_mountpoint(g):
     g.oob.run("rm -f /root/free /data/held")
     shown = g.daemon.virsh("domfsfreeze", g.name, "--mountpoint", "/data", quiet=False).stdout.strip()
@@ -98,7 +98,7 @@ def virsh_domfsfreeze_one_mountpoint(g):
     equal(held.wait(20)[0], 0, "the held write's status")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsthaw_when_not_frozen(g):
     equal(g.ask("guest-fsfreeze-thaw"), 0, "a thaw of what is not frozen")
     equal(g.ask("guest-fsfreeze-freeze-list", {"mountpoints": []}), 0, "a freeze of an empty list")
@@ -106,7 +106,7 @@ def virsh_domfsthaw_when_not_frozen(g):
     equal(g.ask("guest-fsfreeze-status"), "thawed", "status")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def python_libvirt_fsfreeze_as_nova(g):
     with g.daemon.domain(g.name) as domain:
         equal(domain.fsFreeze(), 2, "fsFreeze()")

@@ -34,9 +34,9 @@ def snapshot(name, *words):
     return status, json.loads(shown), errors
 
 
-def labels(name):
+def labels(g, name):
     """The labels in the domain's metadata, as libvirt shows them."""
-    root = tree.fromstring(virt.virsh("dumpxml", name).stdout)
+    root = tree.fromstring(g.daemon.virsh("dumpxml", name).stdout)
     return [element.attrib for element in root.iter(f"{{{NAMESPACE}}}snapshot")]
 
 
@@ -59,11 +59,11 @@ def fleet_a_snapshot_reaches_application(g):
     g.ours.oob.run(f"rm {HOOKS}/40-mariadb {HOOKS}/50-fails {HOOKS}/70-not-executable")
     status, result, errors = snapshot("fleet-ours", "--require", "application", "--name", "first")
     equal((status, errors, result["level"], result["labeled"]), (0, "", "application", True), "result")
-    [label] = labels("fleet-ours")
+    [label] = labels(g, "fleet-ours")
     equal((label["name"], label["level"], label["run"]), ("first", "application", result["run"]), "label")
     report = json.loads(g.ours.oob.run("qemu-ga report --json"))
     equal((report["id"], report["level"]), (result["run"], "application"), "the guest's report")
-    holds("first" in virt.virsh("snapshot-list", "fleet-ours", "--name").stdout, "libvirt has the snapshot")
+    holds("first" in g.daemon.virsh("snapshot-list", "fleet-ours", "--name").stdout, "libvirt has the snapshot")
     wait_thawed(g.ours)
 
 
@@ -71,7 +71,7 @@ def fleet_a_snapshot_reaches_application(g):
 def fleet_a_backup_is_labeled(g):
     status, result, errors = snapshot("fleet-ours", "--backup", "--name", "nightly")
     equal((status, errors, result["level"], result["kind"]), (0, "", "application", "backup"), "result")
-    equal([label["name"] for label in labels("fleet-ours")], ["nightly", "first"], "labels")
+    equal([label["name"] for label in labels(g, "fleet-ours")], ["nightly", "first"], "labels")
     wait_thawed(g.ours)
 
 
@@ -82,7 +82,7 @@ def fleet_a_failed_hook_lowers_the_level(g):
         status, result, errors = snapshot("fleet-ours", "--require", "application")
         equal((status, result["result"], result["level"]), (3, "refused", "filesystem"), "result")
         holds("60-fails" in errors, errors)
-        equal(len(labels("fleet-ours")), 2, "labels")
+        equal(len(labels(g, "fleet-ours")), 2, "labels")
         wait_thawed(g.ours)
         shown = json.loads(run("qga-fleet", "fleet-ours", "--json")[1])["domains"][0]
         holds(f"{HOOKS}/60-fails" in [hook["path"] for hook in shown["failed-hooks"]], shown)
@@ -98,7 +98,7 @@ def fleet_a_snapshot_that_fails_leaves_nothing_frozen(g):
     definition.write_text("<domainsnapshot><disks><disk name='vda'><source file='/no/such/directory/x'/></disk></disks></domainsnapshot>")
     status, result, errors = snapshot("fleet-ours", "--xml", str(definition))
     equal((status, result["result"], errors.count("\n")), (1, "failed", 1), "result")
-    equal(len(labels("fleet-ours")), 2, "labels")
+    equal(len(labels(g, "fleet-ours")), 2, "labels")
     wait_thawed(g.ours)
 
 
@@ -120,7 +120,7 @@ def fleet_the_original_agent_leaves_the_level_unknown(g):
     equal((status, result["level"]), (3, "unknown"), f"result: {errors}")
     status, result, _ = snapshot("fleet-original")
     equal((status, result["level"]), (0, "unknown"), "result")
-    equal([label["level"] for label in labels("fleet-original")], ["unknown"], "label")
+    equal([label["level"] for label in labels(g, "fleet-original")], ["unknown"], "label")
     wait_thawed(g.original)
 
 
@@ -129,7 +129,7 @@ def fleet_an_agent_that_is_stopped_or_gone_is_told(g):
     g.stopped.oob.run("kill -STOP $(systemctl show -p MainPID --value qemu-guest-agent)")
     status, result, errors = snapshot("fleet-stopped", "--require", "filesystem")
     equal((status, result["result"]), (3, "refused"), f"result: {errors}")
-    equal((errors.count("\n"), labels("fleet-stopped")), (1, []), "lines and labels")
+    equal((errors.count("\n"), labels(g, "fleet-stopped")), (1, []), "lines and labels")
     shown = json.loads(run("qga-fleet", "--json", "--timeout", "2")[1])["domains"]
     equal({row["domain"]: row["agent"] for row in shown},
           {"fleet-ours": "qemu-ga-rs", "fleet-original": "other", "fleet-stopped": "silent"}, "agents")
@@ -143,7 +143,7 @@ def fleet_an_agent_that_is_stopped_or_gone_is_told(g):
 @check("fleet")
 def fleet_a_daemon_that_is_killed_in_the_middle_leaves_nothing_frozen(g):
     g.ours.oob.run(f"printf '#!/bin/sh\\n[ $1 = thaw ] || sleep 3\\n' >{HOOKS}/05-slow; chmod 755 {HOOKS}/05-slow")
-    before = len(labels("fleet-ours"))
+    before = len(labels(g, "fleet-ours"))
     try:
         process = start("qga-snapshot", "fleet-ours")
         end = time.monotonic() + 60
@@ -156,7 +156,7 @@ def fleet_a_daemon_that_is_killed_in_the_middle_leaves_nothing_frozen(g):
         shown, errors = process.communicate(timeout=300)
         equal((process.returncode, json.loads(shown)["result"], errors.count("\n")), (1, "failed", 1), f"result: {errors}")
         wait_thawed(g.ours)
-        equal(len(labels("fleet-ours")), before, "labels")
+        equal(len(labels(g, "fleet-ours")), before, "labels")
     finally:
         g.ours.oob.run(f"rm {HOOKS}/05-slow")
 

@@ -103,6 +103,27 @@ def private_config(directory, lines):
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
 
 
+def unpack(codename, sources, packages, tree, *options):
+    """Unpacks packages, and all that they depend on, into `tree`; nothing of them is run."""
+    # An index is valid for days only, and a mirror that stands still has an older one; its signature is checked all the same.
+    command = ["mmdebstrap", "--mode=root", "--variant=extract", f"--include={','.join(packages)}", *options,
+               '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"', '--aptopt=Acquire::Check-Valid-Until "false"']
+    for setting in proxy_options():
+        key, value = setting.split("=", 1)
+        command.append(f'--aptopt={key} "{value}"')
+    run([*command, codename, str(tree), "-"], f"mmdebstrap of {codename}", input="\n".join(sources) + "\n",
+        env={**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    for name in ("bin", "sbin", "lib", "lib64"):
+        if not (tree / name).exists():
+            (tree / name).symlink_to(f"usr/{name}")
+
+
+def first_error(failure):
+    """apt's own reason of a failure of `run`: the first of its errors."""
+    lines = str(failure).splitlines()
+    return next((line for line in lines if line.startswith("E: ")), lines[0])
+
+
 def known(package):
     """Whether the machine's apt knows of `package`."""
     return bool(run(["apt-cache", "search", "--names-only", f"^{package}$"], f"looking for {package}").strip())

@@ -6,6 +6,9 @@ import os
 import pathlib
 import subprocess
 
+# Debian's, the oldest first.
+RELEASES = ("bookworm", "trixie", "forky", "duke")
+
 
 def os_release():
     """/etc/os-release as a dictionary."""
@@ -37,6 +40,12 @@ def codename():
     if not name:
         raise SystemExit("/etc/os-release names no VERSION_CODENAME: a stable Debian or Ubuntu is needed")
     return name
+
+
+def not_older(wanted):
+    """`wanted`, a release of Debian's, or the machine's own if that is newer: what is built here runs with no older C library."""
+    own = codename()
+    return own if own in RELEASES and RELEASES.index(own) > RELEASES.index(wanted) else wanted
 
 
 def sources(wanted=None, backports=False):
@@ -86,6 +95,17 @@ def proxy_options():
     text = run(["apt-config", "dump", "Acquire"], "reading apt's configuration")
     return [line.rstrip(";").replace(" ", "=", 1).replace('"', "")
             for line in text.splitlines() if "::Proxy" in line and not line.endswith('"";')]
+
+
+def mmdebstrap(codename, sources, packages, target, variant, *options):
+    """Makes the directory or archive `target` of `packages` and their release's packages of that variant."""
+    command = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--quiet", f"--include={','.join(packages)}", *options,
+               '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"']
+    for setting in proxy_options():
+        key, value = setting.split("=", 1)
+        command.append(f'--aptopt={key} "{value}"')
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    run([*command, codename, str(target), "-"], "mmdebstrap", input="\n".join(sources) + "\n", env=environment)
 
 
 def private_config(directory, lines):

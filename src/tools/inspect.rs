@@ -370,7 +370,7 @@ mod tests {
             "s.json",
         ];
         assert_eq!(paths, expected.map(PathBuf::from));
-        assert_eq!(candidates(Path::new("/")), [PathBuf::new(); 0]);
+        assert!(candidates(Path::new("/")).is_empty());
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Another boot is played by another boot id in the file; tests/vm has real copies.
 
 use crate::support::{
-    Agent, Disk, Place, binary, failed, freeze_list, in_namespace, returned, wait_until,
+    Agent, Client, Disk, Place, binary, failed, freeze_list, in_namespace, returned, wait_until,
 };
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -98,6 +98,15 @@ impl Rig {
         fs::write(self.file(), snapshot.to_string()).expect("write");
         let mode = fs::Permissions::from_mode(0o600);
         fs::set_permissions(self.file(), mode).expect("mode");
+    }
+
+    /// Returns when an agent with `-v` has read the request: a guest-sync that comes in the same read is no sign that
+    /// the client gave up waiting.
+    fn post_alone(&self, client: &mut Client, request: &str) {
+        let reads = || self.place.read("log").matches("read data, count").count();
+        let before = reads();
+        client.post(request);
+        wait_until("the read", || reads() > before);
     }
 
     fn restored(&self, agent: &Agent) -> Value {
@@ -301,12 +310,13 @@ fn in_a_copy_restore_hooks_run_once_before_the_first_command() {
         );
         rig.hook("10-first", &format!("read line <'{fifo}'"));
         rig.hook("30-sample.sample", "");
-        let agent = rig.agent(&[]);
+        let agent = rig.agent(&["-v"]);
         let mut client = agent.connect();
         assert_eq!(client.call("guest-ping"), r#"{"return": {}}"#);
         assert!(client.call("guest-info").starts_with(r#"{"return": {"#));
         // Answered at once; the command before it runs, without an answer, when the hooks have ended.
-        client.post(r#"{"execute":"guest-file-open","arguments":{"path":"/dev/null"}}"#);
+        let open = r#"{"execute":"guest-file-open","arguments":{"path":"/dev/null"}}"#;
+        rig.post_alone(&mut client, open);
         client.post(r#"{"execute":"guest-sync","arguments":{"id":7}}"#);
         assert_eq!(client.line(), returned(7));
         client.post(r#"{"execute":"guest-fsfreeze-status"}"#);
@@ -507,12 +517,12 @@ fn a_stop_ends_the_hooks_and_the_next_start_runs_the_rest() {
         rig.restore(a_copy);
         rig.hook("10-first", "exec sleep 1000");
         rig.hook("20-second", "");
-        let mut agent = rig.agent(&[]);
+        let mut agent = rig.agent(&["-v"]);
         let mut client = agent.connect();
         wait_until("the first hook", || {
             rig.place.read("calls") == "10-first restored\n"
         });
-        client.post(r#"{"execute":"guest-fsfreeze-status"}"#);
+        rig.post_alone(&mut client, r#"{"execute":"guest-fsfreeze-status"}"#);
         client.post(r#"{"execute":"guest-sync","arguments":{"id":7}}"#);
         assert_eq!(client.line(), returned(7));
         client.post(r#"{"execute":"guest-fsfreeze-status"}"#);

@@ -553,12 +553,13 @@ impl SnapshotOps for AgentOps {
     }
 
     fn write_snapshot(&mut self, _: &Report) -> Result<(), FreezeError> {
-        self.turn().says_frozen = true;
+        // In one step with its neighbors, so that the seeds of the rounds keep their meaning.
+        self.world().says_frozen = true;
         Ok(())
     }
 
     fn withdraw_snapshot(&mut self) -> Result<(), FreezeError> {
-        self.turn().says_frozen = false;
+        self.world().says_frozen = false;
         Ok(())
     }
 

@@ -58,7 +58,7 @@ fn processors_go_off_and_on() {
             set(&mut client, &off(0)),
             failed("logical processor #0 can't be offlined")
         );
-        let text = r#"open(\"/sys/devices/system/cpu/cpu99/\"): No such file or directory"#;
+        let text = "Could not open '/sys/devices/system/cpu/cpu99/': No such file or directory";
         assert_eq!(set(&mut client, &off(99)), failed(text));
         let both = format!(r#"{{"logical-id":1,"online":true}},{}"#, off(99));
         assert_eq!(set(&mut client, &both), returned(1));

@@ -3,6 +3,7 @@
 
 use crate::agent::{self, Session, pidfile::PidFile};
 use crate::cli::MISTAKE_STATUS;
+use crate::commands::authentication::{AccessToken, Authentication};
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::diagnostic::did_you_mean;
@@ -18,7 +19,7 @@ use crate::sys::daemon::{self, Side};
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
-use crate::transport::{Address, ChannelError, Endpoint};
+use crate::transport::{Address, ChannelError, Endpoint, VsockAccess};
 use nix::fcntl::Flock;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -198,9 +199,14 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     if let Some(unknown) = access::unknown_names("block-rpcs", config.block_rpcs.names()).first() {
         return fail_start(unknown);
     }
+    let token = config.vsock_token_file.as_deref();
+    let token = match token.map(AccessToken::read).transpose() {
+        Ok(token) => token,
+        Err(error) => return fail_start(&error),
+    };
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, state, lock, inherited, activated),
+        Ok(lock) => serve(config, state, lock, inherited, activated, token),
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
@@ -218,6 +224,7 @@ fn serve(
     mut lock: Option<Flock<File>>,
     inherited: bool,
     activated: Option<Activated>,
+    token: Option<AccessToken>,
 ) -> u8 {
     memory::share_heap();
     if let Err(error) = fds::raise_limit() {
@@ -248,7 +255,7 @@ fn serve(
             return fail_start(&text);
         }
     }
-    let session = session(&config, state, inherited);
+    let session = session(&config, state, inherited, token);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
@@ -280,7 +287,12 @@ fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<
     }
 }
 
-fn session(config: &Config, state: StateDir, inherited: bool) -> Session {
+fn session(
+    config: &Config,
+    state: StateDir,
+    inherited: bool,
+    token: Option<AccessToken>,
+) -> Session {
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
@@ -290,6 +302,7 @@ fn session(config: &Config, state: StateDir, inherited: bool) -> Session {
     Session::new(Context {
         freezer: Freezer::new(Engine::new(ops, inherited, policy, limits)),
         policy: access::AccessPolicy::new(allow, block),
+        authentication: Authentication::with(token),
         files,
         children: Children::default(),
     })
@@ -348,15 +361,19 @@ fn become_daemon(
 }
 
 fn address(config: &Config, activated: Option<Activated>) -> Address {
+    let access = VsockAccess {
+        cids: config.vsock_allow_cid.clone(),
+        authenticate: config.vsock_token_file.is_some(),
+    };
     if let Some(activated) = activated {
-        return Address::Activated(activated);
+        return Address::Activated(activated, access);
     }
     let path = config.path.clone().unwrap_or_default();
     match &config.method {
         Method::VirtioSerial => Address::Virtio(path),
         Method::IsaSerial => Address::Serial(path),
         Method::UnixListen => Address::Unix(path),
-        Method::VsockListen => Address::Vsock(path.to_string_lossy().into_owned()),
+        Method::VsockListen => Address::Vsock(path.to_string_lossy().into_owned(), access),
         Method::Unknown(name) => Address::Unknown(name.clone()),
     }
 }

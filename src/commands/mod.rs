@@ -6,6 +6,7 @@
 //! an error; it never writes to the channel itself. CONTRIBUTING.md says how to add a command.
 
 pub(crate) mod access;
+pub(crate) mod authentication;
 mod cpu;
 mod disk;
 pub(crate) mod exec;
@@ -31,6 +32,7 @@ use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
 use access::AccessPolicy;
+use authentication::Authentication;
 use serde::Serialize;
 use std::future::Future;
 use std::pin::Pin;
@@ -40,6 +42,7 @@ use std::sync::LazyLock;
 pub(crate) struct Context {
     pub(crate) freezer: Freezer,
     pub(crate) policy: AccessPolicy,
+    pub(crate) authentication: Authentication,
     pub(crate) files: file::Files,
     pub(crate) children: exec::Children,
 }
@@ -156,6 +159,7 @@ pub fn all() -> &'static [Command] {
             users::COMMANDS,
             password::COMMANDS,
             ssh::COMMANDS,
+            authentication::COMMANDS,
         ];
         let mut all = tables.concat();
         // guest-info and -b help list them in this order.
@@ -316,6 +320,7 @@ mod tests {
             "guest-fsfreeze-status",
             "guest-fsfreeze-thaw",
             "x-guest-fsfreeze-report",
+            "x-guest-authenticate",
         ];
         assert_eq!(
             names(|command| command.while_frozen),

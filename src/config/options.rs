@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::values::{self, add_patterns, set_limit, set_mode, set_path};
+use super::values::{self, add_cids, add_patterns, set_limit, set_mode, set_path};
 use super::{Config, Method};
 use crate::cli::{Arg, HELP, OptionSpec, ValueKind};
 use crate::freeze::policy::FreezeLimits;
@@ -383,6 +383,26 @@ pub static OPTIONS: &[AgentOption] = &[
         ),
     )
     .default("300"),
+    own(
+        "vsock-allow-cid",
+        "with vsock-listen, peers that may connect besides the host, by CID (comma separated, may be \
+         repeated): 1 is the guest itself; any: everybody",
+        value(
+            Arg::List("LIST", ValueKind::Text),
+            |config, list| add_cids(&mut config.vsock_allow_cid, list),
+            |config| values::cids(&config.vsock_allow_cid),
+        ),
+    ),
+    own(
+        "vsock-token-file",
+        "with vsock-listen, answer only clients that send the first line of this file with \
+         x-guest-authenticate; only root may be able to read it",
+        value(
+            FILE,
+            |config, path| set_path(&mut config.vsock_token_file, path),
+            |config| values::path(config.vsock_token_file.as_deref()),
+        ),
+    ),
     command_line(
         b'c',
         "config",

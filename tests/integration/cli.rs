@@ -92,6 +92,7 @@ fsfreeze-ignore-frozen=false
 fsfreeze-normal-rcu=false
 fsfreeze-hold-limit=900
 fsfreeze-step-limit=300
+vsock-allow-cid=
 ";
 
 #[test]

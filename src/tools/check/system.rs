@@ -2,6 +2,7 @@
 
 use super::{CheckContext, CheckResult, Severity, Subject};
 use crate::commands::access;
+use crate::commands::authentication::AccessToken;
 use crate::config::{Config, Method};
 use crate::diagnostic::Diagnostic;
 use crate::freeze::policy::FreezePolicy;
@@ -68,7 +69,11 @@ fn check_channel(config: &Config) -> CheckResult {
             }
         }
         Method::VsockListen if Path::new("/dev/vsock").exists() => {
-            CheckResult::ok(CHANNEL, format!("{shown}, {method}"))
+            let token = config.vsock_token_file.as_deref().map(AccessToken::read);
+            match token.transpose() {
+                Ok(_) => CheckResult::ok(CHANNEL, format!("{shown}, {method}")),
+                Err(fault) => CheckResult::finding(CHANNEL, fault.what, fault.why, fault.remedy),
+            }
         }
         Method::VsockListen => CheckResult::finding(
             CHANNEL,

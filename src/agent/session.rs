@@ -5,15 +5,18 @@
 //! is interruptible. A reply goes to the client that asked, or to nobody. `service` calls [`serve`] for each channel with
 //! the same [`Session`].
 
+use super::confinement;
 use super::dispatch::dispatch;
+use super::restore::Restore;
 use super::stop::StopSignals;
 use crate::commands::{self, Answer, CommandResult, Context};
+use crate::freeze::restored::StartCheck;
 use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
 use crate::protocol::request::Request;
 use crate::protocol::value::Value;
 use crate::sys::{memory, strerror};
-use crate::transport::{Channel, Received};
+use crate::transport::{Channel, MAX_QUEUED_REQUESTS, Received};
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
@@ -62,8 +65,6 @@ impl Inbox {
         let framing = channel.framing_of(client);
         let at = self.framers.iter().position(|(of, _)| *of == framing);
         let at = at.unwrap_or_else(|| {
-            self.framers
-                .retain(|(of, _)| *of == 0 || channel.is_connected(*of));
             self.framers.push((framing, Framer::default()));
             self.framers.len() - 1
         });
@@ -76,9 +77,25 @@ impl Inbox {
         }
     }
 
+    /// Half a request of a client of a vsock that has disconnected will never be complete.
+    fn drop_fragments(&mut self, channel: &Channel) {
+        self.framers
+            .retain(|(of, _)| *of == 0 || channel.is_connected(*of));
+    }
+
     fn count(&self, client: u64) -> usize {
         let of_client = self.requests.iter().filter(|r| r.client == client);
         of_client.count()
+    }
+
+    /// Connected clients each have a limit of their own. What others left behind has one together, or one that connects
+    /// again and again would fill the memory while a request runs.
+    fn has_room(&self, channel: &Channel) -> bool {
+        let orphans = self
+            .requests
+            .iter()
+            .filter(|r| !channel.is_connected(r.client));
+        orphans.count() <= MAX_QUEUED_REQUESTS
     }
 
     /// The first request whose client has read its replies; so one that does not read costs the memory of one reply.
@@ -121,12 +138,15 @@ fn parse_sync(event: &Event) -> Option<Request> {
 pub(crate) struct Session {
     inbox: Inbox,
     context: Context,
+    pub(super) restore: Restore,
 }
 
 impl Session {
-    pub(crate) fn new(context: Context) -> Self {
+    /// `check`: restore hooks have to run before the first command that acts.
+    pub(crate) fn new(context: Context, check: Option<StartCheck>) -> Self {
         Self {
             inbox: Inbox::default(),
+            restore: Restore::new(check),
             context,
         }
     }
@@ -145,6 +165,18 @@ fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, result: CommandResult) {
     }
 }
 
+/// `restore`: waits for the restore hooks first.
+async fn dispatch_after(
+    restore: Option<&mut Restore>,
+    context: &mut Context,
+    request: Request,
+) -> CommandResult {
+    if let Some(restore) = restore {
+        restore.ended(&context.freezer).await?;
+    }
+    dispatch(context, request).await
+}
+
 /// While an interruptible request runs, a guest-sync is answered at once. libvirt and others send it after a timeout,
 /// to find out whether the agent lives; so if it is of the same client, that no longer waits, and the reply to the request
 /// itself is dropped. Its result stays in status and report. Fails if the channel was lost.
@@ -157,13 +189,19 @@ async fn run_request(
     buffer: &mut [u8],
     out: &mut Vec<u8>,
 ) -> io::Result<()> {
-    let Session { inbox, context } = session;
+    let Session {
+        inbox,
+        context,
+        restore,
+    } = session;
     let id = request.id.clone();
     let freezer = context.freezer.clone();
+    let waits = restore.holds_up(&request.execute);
     let interruptible =
-        commands::find(&request.execute).is_some_and(|command| command.interruptible);
+        waits || commands::find(&request.execute).is_some_and(|command| command.interruptible);
+    let restore = waits.then_some(restore);
     context.authentication.is_sender_trusted = channel.is_trusted(client);
-    let mut running = Box::pin(dispatch(context, request));
+    let mut running = Box::pin(dispatch_after(restore, context, request));
     if !interruptible {
         let result = tokio::select! {
             biased;
@@ -171,10 +209,6 @@ async fn run_request(
             never = channel.flush() => match never {},
         };
         append_reply(out, id.as_ref(), result);
-        drop(running);
-        if context.authentication.is_sender_trusted {
-            channel.trust(client);
-        }
         return Ok(());
     }
     let (mut abandoned, mut lost) = (false, None);
@@ -185,7 +219,7 @@ async fn run_request(
             result = &mut running => break result,
             // The signal only ends a freeze that is not complete; the request itself runs to its end.
             () = stop.wait_for_signal(&freezer) => continue,
-            read = channel.read(buffer, &unanswered), if lost.is_none() => read,
+            read = channel.read(buffer, &unanswered), if lost.is_none() && inbox.has_room(channel) => read,
         };
         match read {
             Ok(received) => inbox.enqueue(channel, received, buffer),
@@ -250,7 +284,7 @@ pub(super) async fn serve(
         };
         let served = match request {
             Ok(request) => {
-                run_request(
+                let served = run_request(
                     session,
                     client,
                     request,
@@ -259,7 +293,11 @@ pub(super) async fn serve(
                     &mut buffer,
                     &mut out,
                 )
-                .await
+                .await;
+                if session.context.authentication.is_sender_trusted {
+                    channel.trust(client);
+                }
+                served
             }
             Err((id, error)) => {
                 append_reply(&mut out, id.as_ref(), Err(error));
@@ -278,6 +316,7 @@ pub(super) async fn serve(
         if let Err(error) = written {
             tracing::warn!("error writing to channel: {}", strerror(&error));
         }
+        confinement::log_refused();
         session.inbox.traffic += out.len();
         out.clear();
         out.shrink_to(MAX_KEPT_REPLY_BYTES);
@@ -299,6 +338,7 @@ async fn next_request(
         if let Some(request) = inbox.next(channel) {
             return Ok(request);
         }
+        inbox.drop_fragments(channel);
         let unanswered = |client| inbox.count(client);
         let read = tokio::select! {
             // Bytes that are there are served first: they may be the thaw.

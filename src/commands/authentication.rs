@@ -13,6 +13,7 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::profile::Class;
 use super::{Command, CommandResult, Context, empty};
 use crate::diagnostic::Diagnostic;
 use crate::hooks::trust;
@@ -23,7 +24,8 @@ use crate::sys::strerror;
 
 pub(crate) const NAME: &str = "x-guest-authenticate";
 
-pub(super) const COMMANDS: &[Command] = &[Command::now(1002, NAME, authenticate).also_frozen()];
+pub(super) const COMMANDS: &[Command] =
+    &[Command::now(1002, NAME, Class::Query, authenticate).also_frozen()];
 
 /// In bytes: what cannot be guessed, and what is certainly no token.
 const MIN_TOKEN_LENGTH: usize = 16;
@@ -86,6 +88,15 @@ impl AccessToken {
         let differing = pairs.fold(0, |bits, (a, b)| black_box(bits | (a ^ b)));
         self.0.len() == given.len() && differing == 0
     }
+}
+
+/// The key of the token file beside a channel that no token protects.
+pub(crate) fn token_without_vsock() -> Diagnostic {
+    Diagnostic::new(
+        "vsock-token-file has no effect",
+        "the channel is no vsock",
+        "remove the key, or use vsock-listen",
+    )
 }
 
 /// Of the client whose request runs.

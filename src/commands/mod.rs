@@ -20,6 +20,7 @@ mod network;
 mod password;
 mod power;
 mod pressure;
+pub(crate) mod profile;
 mod ssh;
 pub(crate) mod sync;
 mod time;
@@ -28,11 +29,13 @@ mod worker;
 
 use crate::child::Child;
 use crate::freeze::Freezer;
+use crate::freeze::snapshot::SnapshotFile;
 use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
 use access::AccessPolicy;
 use authentication::Authentication;
+use profile::Class;
 use serde::Serialize;
 use std::future::Future;
 use std::pin::Pin;
@@ -45,6 +48,8 @@ pub(crate) struct Context {
     pub(crate) authentication: Authentication,
     pub(crate) files: file::Files,
     pub(crate) children: exec::Children,
+    /// `None`: it is switched off.
+    pub(crate) snapshot: Option<SnapshotFile>,
 }
 
 #[derive(Debug)]
@@ -76,6 +81,8 @@ pub struct Command {
     pub(crate) position: u16,
     /// Name on the wire.
     pub name: &'static str,
+    /// What the host can do with it.
+    pub class: Class,
     /// It works while filesystems are frozen.
     pub while_frozen: bool,
     /// Success is answered.
@@ -86,10 +93,11 @@ pub struct Command {
 }
 
 impl Command {
-    const fn new(position: u16, name: &'static str, handler: Handler) -> Self {
+    const fn new(position: u16, name: &'static str, class: Class, handler: Handler) -> Self {
         Self {
             position,
             name,
+            class,
             while_frozen: false,
             answers: true,
             interruptible: false,
@@ -100,17 +108,19 @@ impl Command {
     const fn now(
         position: u16,
         name: &'static str,
+        class: Class,
         handler: fn(&mut Context, Dict) -> CommandResult,
     ) -> Self {
-        Self::new(position, name, Handler::Now(handler))
+        Self::new(position, name, class, Handler::Now(handler))
     }
 
     const fn later(
         position: u16,
         name: &'static str,
+        class: Class,
         handler: for<'a> fn(&'a mut Context, Dict) -> CommandFuture<'a>,
     ) -> Self {
-        Self::new(position, name, Handler::Later(handler))
+        Self::new(position, name, class, Handler::Later(handler))
     }
 
     /// May take minutes: the client may stop waiting and send a guest-sync.

@@ -4,17 +4,21 @@
 
 use serde::Serialize;
 
-use super::{Command, answer, probe_error};
+use super::{Class, Command, answer, probe_error};
 use crate::probe::pressure::{self, Pressure};
 use crate::probe::{System, meminfo};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 
-pub(super) const COMMANDS: &[Command] =
-    &[Command::now(1001, "x-guest-get-memory", |_, arguments| {
+pub(super) const COMMANDS: &[Command] = &[Command::now(
+    1001,
+    "x-guest-get-memory",
+    Class::Query,
+    |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_memory(&System::host())?)
-    })];
+    },
+)];
 
 /// In bytes.
 #[derive(Debug, Serialize)]

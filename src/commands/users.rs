@@ -9,7 +9,7 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Command, answer, probe_error};
+use super::{Class, Command, answer, probe_error};
 use crate::probe::utmp::{self, Login};
 use crate::probe::{System, logind};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -18,11 +18,11 @@ use crate::protocol::text::from_os_bytes;
 use crate::sys::localtime;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(34, "guest-get-users", |_, arguments| {
+    Command::now(34, "guest-get-users", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_users(&System::host())?)
     }),
-    Command::now(35, "guest-get-timezone", |_, arguments| {
+    Command::now(35, "guest-get-timezone", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         // A value that is not UTF-8 names no zone; the C library uses UTC then, too.
         let name = std::env::var("TZ").ok();

@@ -24,7 +24,7 @@ use std::path::{Path, PathBuf};
 use virtio::VirtioChannel;
 
 /// Requests of one client that may wait; it is not read beyond that.
-const MAX_QUEUED_REQUESTS: usize = 32;
+pub(crate) const MAX_QUEUED_REQUESTS: usize = 32;
 
 #[derive(Debug)]
 pub enum Address {
@@ -54,7 +54,7 @@ pub struct VsockAccess {
 pub struct Received {
     /// Its number.
     pub client: u64,
-    /// Bytes in the buffer; 0: something else has changed, such as that it has read its replies.
+    /// Bytes in the buffer; 0: it has read its replies, has closed its sending side, or is gone.
     pub count: usize,
 }
 

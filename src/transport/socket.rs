@@ -416,7 +416,10 @@ impl SocketChannel {
                     self.clients.push(client);
                     return Poll::Ready(received);
                 }
-                Poll::Ready(None) => drop(self.clients.remove(at)),
+                Poll::Ready(None) => {
+                    let client = self.clients.remove(at).id;
+                    return Poll::Ready(Received { client, count: 0 });
+                }
             }
         }
         Poll::Pending

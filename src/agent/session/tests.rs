@@ -40,7 +40,7 @@ impl Rig {
         let state = StateDir::new(directory.path());
         let limits = FreezeLimits::default();
         let files = Files::new(state.clone());
-        let ops = LinuxOps::new(state, None, limits.step, true);
+        let ops = LinuxOps::new(state, None, None, limits.step, true);
         let engine = Engine::new(ops, false, FreezePolicy::default(), limits);
         let socket = UnixListener::bind(directory.path().join("sock")).unwrap();
         let access = VsockAccess {
@@ -48,13 +48,17 @@ impl Rig {
             authenticate,
         };
         Self {
-            session: Session::new(Context {
-                freezer: Freezer::new(engine),
-                policy: AccessPolicy::default(),
-                authentication: Authentication::with(token),
-                files,
-                children: Children::default(),
-            }),
+            session: Session::new(
+                Context {
+                    freezer: Freezer::new(engine),
+                    snapshot: None,
+                    policy: AccessPolicy::default(),
+                    authentication: Authentication::with(token),
+                    files,
+                    children: Children::default(),
+                },
+                None,
+            ),
             channel: Channel::like_vsock(socket, access),
             directory,
         }

@@ -2,14 +2,14 @@
 import base64
 import time
 
-from lib import harm
+from lib import harm, image
 from lib.packages import CONF, DEBIANS, DEBIANS_NAME, OUR_NAME, OURS, PORT
 from lib.report import check, equal, holds
 from .hooks import DATE, LOG, entry
 
 BOTH = ("debian13", "sysvinit")
-# By guest: codename, version, name and package of process 1.
-MEANT = {"debian13": ("trixie", "13", "systemd", "systemd-sysv"), "sysvinit": ("bookworm", "12", "init", "sysvinit-core")}
+# By guest: its image, name and package of process 1.
+MEANT = {"debian13": (image.DEBIAN13, "systemd", "systemd-sysv"), "sysvinit": (image.SYSVINIT, "init", "sysvinit-core")}
 HOLD_LIMIT = 4
 SCRIPT = "/etc/init.d/qemu-guest-agent"
 # login(1) on a terminal of its own, as a getty starts it. It is not read: login hangs it up once, and the read would fail.
@@ -31,9 +31,9 @@ def stamping_hook(g):
 
 @check(*BOTH)
 def release_and_init_are_those_that_are_meant(g):
-    codename, version, name, package = MEANT[g.work.name]
+    kind, name, package = MEANT[g.work.name]
     release = dict(line.split("=", 1) for line in g.oob.run("cat /etc/os-release").splitlines())
-    equal((release["VERSION_CODENAME"], release["VERSION_ID"].strip('"')), (codename, version), "release")
+    equal(release["VERSION_CODENAME"], kind.release(), "release")
     equal(g.oob.run("cat /proc/1/comm").strip(), name, "name of process 1")
     equal(g.oob.run("dpkg -S $(readlink -f /sbin/init) 2>/dev/null || dpkg -S /sbin/init").split(":")[0],
           "systemd" if name == "systemd" else package, "package of process 1")
@@ -42,7 +42,7 @@ def release_and_init_are_those_that_are_meant(g):
     g.ours()
     with g.agent() as agent:
         told = agent.ask("guest-get-osinfo")
-    equal((told["id"], told["version-id"]), ("debian", version), "guest-get-osinfo")
+    equal((told["id"], told["version-id"]), ("debian", release["VERSION_ID"].strip('"')), "guest-get-osinfo")
 
 
 @check(*BOTH)

@@ -166,6 +166,7 @@ mod tests {
             "guest-get-cpustats",
             "guest-get-load",
             "guest-network-get-route",
+            "x-guest-get-memory",
             "x-guest-authenticate",
         ];
         assert_eq!(found, documented);

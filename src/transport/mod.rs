@@ -122,13 +122,6 @@ enum Transport {
 }
 
 impl Channel {
-    /// A unix socket that behaves as a vsock, for tests on machines without one.
-    #[cfg(test)]
-    pub fn like_vsock(socket: tokio::net::UnixListener, access: VsockAccess) -> Self {
-        let listener = Listener::like_vsock(socket, access);
-        Self(Transport::Socket(SocketChannel::new(listener)))
-    }
-
     /// Waits through disconnects for the next host or client. `unanswered` is how many requests of a client are not
     /// answered yet: one that has only closed its sending side is kept for them, and one with too many is not read. An
     /// error: the channel is lost for good (port unplugged).
@@ -224,4 +217,13 @@ fn device_error(path: &Path, error: &io::Error) -> ChannelError {
         path.display(),
         crate::sys::strerror(error)
     ))
+}
+
+#[cfg(test)]
+impl Channel {
+    /// A unix socket that behaves as a vsock, for tests on machines without one.
+    pub fn like_vsock(socket: tokio::net::UnixListener, access: VsockAccess) -> Self {
+        let listener = Listener::like_vsock(socket, access);
+        Self(Transport::Socket(SocketChannel::new(listener)))
+    }
 }

@@ -4,10 +4,11 @@
 use crate::agent::{self, Session, confinement, pidfile::PidFile};
 use crate::child::launcher::{self, Permissions};
 use crate::cli::MISTAKE_STATUS;
+use crate::commands::authentication::{self, AccessToken, Authentication};
 use crate::commands::profile::Profile;
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
-use crate::diagnostic::did_you_mean;
+use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
@@ -24,7 +25,7 @@ use crate::sys::journal;
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
-use crate::transport::{Address, ChannelError, Endpoint};
+use crate::transport::{Address, ChannelError, Endpoint, VsockAccess};
 use nix::fcntl::Flock;
 use std::convert::Infallible;
 use std::ffi::OsString;
@@ -216,12 +217,34 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         Ok(profile) => profile,
         Err(unknown) => return fail_start(&unknown),
     };
+    let token = match access_token(&config, activated.as_ref()) {
+        Ok(token) => token,
+        Err(error) => return fail_start(&error),
+    };
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, profile, state, lock, inherited, activated),
+        Ok(lock) => serve(config, profile, state, lock, inherited, activated, token),
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
+}
+
+fn access_token(
+    config: &Config,
+    activated: Option<&Activated>,
+) -> Result<Option<AccessToken>, Diagnostic> {
+    let Some(file) = &config.vsock_token_file else {
+        return Ok(None);
+    };
+    let on_vsock = match activated {
+        Some(activated) => matches!(activated, Activated::Vsock(_)),
+        None => config.method == Method::VsockListen,
+    };
+    if on_vsock {
+        return AccessToken::read(file).map(Some);
+    }
+    tracing::warn!("{}", authentication::token_without_vsock());
+    Ok(None)
 }
 
 fn fail_start(error: &dyn std::fmt::Display) -> u8 {
@@ -237,6 +260,7 @@ fn serve(
     mut lock: Option<Flock<File>>,
     inherited: bool,
     activated: Option<Activated>,
+    token: Option<AccessToken>,
 ) -> u8 {
     memory::share_heap();
     if let Err(error) = fds::raise_limit() {
@@ -272,7 +296,7 @@ fn serve(
             return fail_start(&error);
         }
     }
-    let session = session(&config, profile, state, inherited);
+    let session = session(&config, profile, token, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
@@ -345,7 +369,13 @@ fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<
     }
 }
 
-fn session(config: &Config, profile: Profile, state: StateDir, inherited: bool) -> Session {
+fn session(
+    config: &Config,
+    profile: Profile,
+    token: Option<AccessToken>,
+    state: StateDir,
+    inherited: bool,
+) -> Session {
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
@@ -367,6 +397,7 @@ fn session(config: &Config, profile: Profile, state: StateDir, inherited: bool) 
         freezer,
         snapshot,
         policy: access::AccessPolicy::new(profile, allow, block),
+        authentication: Authentication::with(token),
         files,
         children: Children::default(),
     };
@@ -427,15 +458,19 @@ fn become_daemon(
 }
 
 fn address(config: &Config, activated: Option<Activated>) -> Address {
+    let access = VsockAccess {
+        cids: config.vsock_allow_cid.clone(),
+        authenticate: config.vsock_token_file.is_some(),
+    };
     if let Some(activated) = activated {
-        return Address::Activated(activated);
+        return Address::Activated(activated, access);
     }
     let path = config.path.clone().unwrap_or_default();
     match &config.method {
         Method::VirtioSerial => Address::Virtio(path),
         Method::IsaSerial => Address::Serial(path),
         Method::UnixListen => Address::Unix(path),
-        Method::VsockListen => Address::Vsock(path.to_string_lossy().into_owned()),
+        Method::VsockListen => Address::Vsock(path.to_string_lossy().into_owned(), access),
         Method::Unknown(name) => Address::Unknown(name.clone()),
     }
 }

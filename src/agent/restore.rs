@@ -3,17 +3,19 @@
 //! They run on a thread, in a process of their own. Until that has ended, only commands that report that the agent lives
 //! are answered; others wait in `session`.
 
+use crate::commands::authentication;
 use crate::freeze::Freezer;
 use crate::freeze::restored::StartCheck;
 use crate::protocol::error::CommandError;
 use tokio::sync::watch;
 
 /// Answered while restore hooks run.
-const PROMPT_COMMANDS: [&str; 4] = [
+const PROMPT_COMMANDS: [&str; 5] = [
     "guest-sync",
     "guest-sync-delimited",
     "guest-ping",
     "guest-info",
+    authentication::NAME,
 ];
 
 /// It follows a child process and reads a small file.

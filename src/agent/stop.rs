@@ -49,6 +49,17 @@ impl StopSignals {
         })
     }
 
+    /// For a test, whose process must not catch these signals.
+    #[cfg(test)]
+    pub(super) fn never() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::user_defined1())?,
+            interrupt: signal(SignalKind::user_defined2())?,
+            received: false,
+            exit_at: None,
+        })
+    }
+
     /// At the first signal an incomplete freeze is undone; later ones change nothing. Poll it during requests, too.
     pub(crate) async fn wait_for_signal(&mut self, freezer: &Freezer) {
         if self.received {

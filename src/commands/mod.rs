@@ -6,6 +6,7 @@
 //! an error; it never writes to the channel itself. CONTRIBUTING.md says how to add a command.
 
 pub(crate) mod access;
+pub(crate) mod authentication;
 mod cpu;
 mod disk;
 pub(crate) mod exec;
@@ -33,6 +34,7 @@ use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
 use access::AccessPolicy;
+use authentication::Authentication;
 use profile::Class;
 use serde::Serialize;
 use std::future::Future;
@@ -43,6 +45,7 @@ use std::sync::LazyLock;
 pub(crate) struct Context {
     pub(crate) freezer: Freezer,
     pub(crate) policy: AccessPolicy,
+    pub(crate) authentication: Authentication,
     pub(crate) files: file::Files,
     pub(crate) children: exec::Children,
     /// `None`: it is switched off.
@@ -166,6 +169,7 @@ pub fn all() -> &'static [Command] {
             users::COMMANDS,
             password::COMMANDS,
             ssh::COMMANDS,
+            authentication::COMMANDS,
         ];
         let mut all = tables.concat();
         // guest-info and -b help list them in this order.
@@ -326,6 +330,7 @@ mod tests {
             "guest-fsfreeze-status",
             "guest-fsfreeze-thaw",
             "x-guest-fsfreeze-report",
+            "x-guest-authenticate",
         ];
         assert_eq!(
             names(|command| command.while_frozen),

@@ -4,7 +4,7 @@
 //! from `--profile` or the key `profile`; [`super::access`] combines it with the administrator's lists. A frozen guest is
 //! thawed in every profile: what works while frozen does not depend on the profile.
 
-use super::Command;
+use super::{Command, authentication};
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::probe::{System, confidential};
 
@@ -42,12 +42,13 @@ pub(crate) const PROFILES: [(&str, &[Class]); 4] = {
 /// For the help and the completions.
 pub(crate) const NAMES: &[&str] = &["full", "no-exec", "query", "backup", "auto"];
 
-/// Every client sends these before anything else, so every profile allows them.
-const ESSENTIAL: [&str; 4] = [
+/// Clients send these before anything else, so every profile allows them.
+const ESSENTIAL: [&str; 5] = [
     "guest-sync",
     "guest-sync-delimited",
     "guest-ping",
     "guest-info",
+    authentication::NAME,
 ];
 
 /// The profile as it was configured.
@@ -166,6 +167,7 @@ mod tests {
             "guest-get-load",
             "guest-network-get-route",
             "x-guest-get-memory",
+            "x-guest-authenticate",
         ];
         assert_eq!(found, documented);
     }

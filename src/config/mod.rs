@@ -127,6 +127,9 @@ pub struct Config {
     pub(crate) verbose: bool,
     pub(crate) daemon: bool,
     pub(crate) retry_path: bool,
+    /// Besides the host.
+    pub(crate) vsock_allow_cid: Vec<u32>,
+    pub(crate) vsock_token_file: Option<PathBuf>,
     pub(crate) policy: FreezePolicy,
     pub(crate) limits: FreezeLimits,
     pub(crate) profile: ProfileName,
@@ -153,6 +156,8 @@ impl Default for Config {
             verbose: false,
             daemon: false,
             retry_path: false,
+            vsock_allow_cid: Vec::new(),
+            vsock_token_file: None,
             policy: FreezePolicy::default(),
             limits: FreezeLimits::default(),
             profile: ProfileName::default(),

@@ -5,7 +5,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::values::{self, add_patterns, set_limit, set_mode, set_path, set_unless_off};
+use super::values::{self, add_cids, add_patterns, set_limit, set_mode, set_path, set_unless_off};
 use super::{Config, Method};
 use crate::cli::{Arg, HELP, OptionSpec, ValueKind};
 use crate::commands::profile::{self, ProfileName};
@@ -423,6 +423,26 @@ pub static OPTIONS: &[AgentOption] = &[
         ),
     )
     .default("restore-hook.d in /etc/qemu or /etc/qemu-ga"),
+    own(
+        "vsock-allow-cid",
+        "with vsock-listen, peers that may connect besides the host, by CID (comma separated, may be \
+         repeated): 1 is the guest itself; any: everybody",
+        value(
+            Arg::List("LIST", ValueKind::Text),
+            |config, list| add_cids(&mut config.vsock_allow_cid, list),
+            |config| values::cids(&config.vsock_allow_cid),
+        ),
+    ),
+    own(
+        "vsock-token-file",
+        "with vsock-listen, answer only clients that send the first line of this file with \
+         x-guest-authenticate; only root may be able to read it",
+        value(
+            FILE,
+            |config, path| set_path(&mut config.vsock_token_file, path),
+            |config| values::path(config.vsock_token_file.as_deref()),
+        ),
+    ),
     command_line(
         b'c',
         "config",

@@ -8,6 +8,10 @@ use std::time::Duration;
 use super::RpcList;
 use crate::freeze::policy::{FreezeMode, Pattern};
 use crate::keyfile;
+use crate::transport::ANY_CID;
+
+/// [`ANY_CID`] as people write it.
+const ANY: &str = "any";
 
 pub(super) fn set_path(path: &mut Option<PathBuf>, value: &OsStr) -> Result<(), String> {
     *path = Some(value.into());
@@ -45,6 +49,23 @@ pub(super) fn add_patterns(list: &mut Vec<Pattern>, value: &OsStr) -> Result<(),
     Err(format!("is partly ignored: {}", faults.join(", ")))
 }
 
+pub(super) fn add_cids(list: &mut Vec<u32>, value: &OsStr) -> Result<(), String> {
+    let mut faults = Vec::new();
+    for text in value.to_string_lossy().split(',').map(str::trim_ascii) {
+        match text.parse() {
+            _ if text == ANY => list.push(ANY_CID),
+            Ok(cid) => list.push(cid),
+            // An empty list, or a comma at its end.
+            Err(_) if text.is_empty() => {}
+            Err(_) => faults.push(format!("'{}' is no CID", keyfile::excerpt(text))),
+        }
+    }
+    if faults.is_empty() {
+        return Ok(());
+    }
+    Err(format!("is partly ignored: {}", faults.join(", ")))
+}
+
 /// Sets a limit, to its default if the value is invalid: without a limit a freeze could last indefinitely.
 pub(super) fn set_limit(
     limit: &mut Option<Duration>,
@@ -73,6 +94,17 @@ pub(super) fn seconds(limit: Option<Duration>) -> Option<Vec<u8>> {
 
 pub(super) fn patterns(list: &[Pattern]) -> Option<Vec<u8>> {
     let texts: Vec<String> = list.iter().map(Pattern::to_string).collect();
+    Some(texts.join(",").into_bytes())
+}
+
+pub(super) fn cids(list: &[u32]) -> Option<Vec<u8>> {
+    let texts: Vec<String> = list
+        .iter()
+        .map(|&cid| match cid {
+            ANY_CID => ANY.to_owned(),
+            cid => cid.to_string(),
+        })
+        .collect();
     Some(texts.join(",").into_bytes())
 }
 

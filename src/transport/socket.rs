@@ -1,11 +1,12 @@
 //! Unix and vsock sockets. Floor 2.
 //!
-//! One client at a time: the next connection is accepted when the present one has disconnected. An error on a connection
-//! ends that connection and not the channel. A client that has closed only its sending side (`echo … | socat`) still gets
-//! its reply.
+//! A unix socket has one client at a time, as in the original: the next connection is accepted when the present one has
+//! disconnected. A vsock has several. Replies are queued for each client, so that one that does not read delays no other;
+//! nothing is read of it meanwhile. An error on a connection ends that connection and not the channel. A client that has
+//! closed only its sending side (`echo … | socat`) still gets its replies.
 
-use super::ChannelError;
 use super::address::parse_vsock;
+use super::{ChannelError, MAX_QUEUED_REQUESTS, Received, VsockAccess};
 use crate::sys::strerror;
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -13,13 +14,19 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, SockaddrLike, UnixAddr, bind, connect, listen,
     socket,
 };
+use std::convert::Infallible;
+use std::future::poll_fn;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
-use tokio_vsock::{VsockListener, VsockStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::UnixListener;
+use tokio::time::{Instant, sleep_until};
+use tokio_vsock::VsockListener;
 
 /// How often a client that has closed its sending side is checked while its reply is pending. There is no event to wait
 /// for: the socket stays readable (end of file), and a full close changes only POLLHUP.
@@ -29,6 +36,15 @@ const HANG_UP_POLL_INTERVAL: Duration = Duration::from_millis(100);
 const ACCEPT_RETRY_INTERVAL: Duration = Duration::from_millis(500);
 
 const BACKLOG: i32 = 1;
+
+/// Connections of a vsock that are served side by side. More wait until one ends.
+const MAX_VSOCK_CLIENTS: usize = 16;
+
+/// VMADDR_CID_HOST in vsock(7).
+const HOST_CID: u32 = 2;
+
+/// VMADDR_CID_ANY in vsock(7).
+pub const ANY_CID: u32 = u32::MAX;
 
 fn socket_error(what: &str, errno: Errno) -> ChannelError {
     ChannelError(format!("{what}: {}", strerror(&errno.into())))
@@ -113,41 +129,179 @@ pub fn adopt(fd: OwnedFd) -> Result<OwnedFd, ChannelError> {
     Ok(fd)
 }
 
-pub enum Listener {
+/// Unique also beyond a channel that was lost: 0 is for transports without clients.
+static NEXT_CLIENT: AtomicU64 = AtomicU64::new(1);
+
+pub struct Listener {
+    socket: ListeningSocket,
+    /// Several clients may be connected, as this says; `None`: one at a time, who may be anybody.
+    access: Option<VsockAccess>,
+}
+
+enum ListeningSocket {
     Unix(UnixListener),
     Vsock(VsockListener),
 }
 
 impl Listener {
     pub fn unix(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self::Unix(UnixListener::from_std(fd.into())?))
-    }
-
-    pub fn vsock(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self::Vsock(VsockListener::from(fd)))
-    }
-
-    async fn accept(&mut self) -> io::Result<Client> {
-        Ok(match self {
-            Self::Unix(listener) => Client::Unix(listener.accept().await?.0),
-            Self::Vsock(listener) => Client::Vsock(listener.accept().await?.0),
+        Ok(Self {
+            socket: ListeningSocket::Unix(UnixListener::from_std(fd.into())?),
+            access: None,
         })
+    }
+
+    pub fn vsock(fd: OwnedFd, access: VsockAccess) -> Self {
+        Self {
+            socket: ListeningSocket::Vsock(VsockListener::from(fd)),
+            access: Some(access),
+        }
+    }
+
+    /// As a vsock, for tests on machines without one.
+    #[cfg(test)]
+    pub fn like_vsock(socket: UnixListener, access: VsockAccess) -> Self {
+        Self {
+            socket: ListeningSocket::Unix(socket),
+            access: Some(access),
+        }
+    }
+
+    fn max_clients(&self) -> usize {
+        self.access.as_ref().map_or(1, |_| MAX_VSOCK_CLIENTS)
+    }
+
+    fn authenticates(&self) -> bool {
+        self.access
+            .as_ref()
+            .is_some_and(|access| access.authenticate)
+    }
+
+    /// `None`: a peer that may not connect was disconnected.
+    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Box<dyn Stream>>>> {
+        match &self.socket {
+            ListeningSocket::Unix(socket) => {
+                let (stream, _) = ready!(socket.poll_accept(cx))?;
+                Poll::Ready(Ok(Some(Box::new(stream))))
+            }
+            ListeningSocket::Vsock(socket) => {
+                let (stream, peer) = ready!(socket.poll_accept(cx))?;
+                let refused = self
+                    .access
+                    .as_ref()
+                    .filter(|access| !access.allows(peer.cid()));
+                if refused.is_none() {
+                    return Poll::Ready(Ok(Some(Box::new(stream))));
+                }
+                tracing::warn!(
+                    "connection refused: from vsock CID {}: not in vsock-allow-cid; add it there if it may use the agent",
+                    peer.cid()
+                );
+                Poll::Ready(Ok(None))
+            }
+        }
     }
 }
 
-enum Client {
-    Unix(UnixStream),
-    Vsock(VsockStream),
+impl VsockAccess {
+    fn allows(&self, cid: u32) -> bool {
+        cid == HOST_CID || self.cids.contains(&cid) || self.cids.contains(&ANY_CID)
+    }
+}
+
+trait Stream: AsyncRead + AsyncWrite + AsFd + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + AsFd + Unpin> Stream for T {}
+
+struct Client {
+    id: u64,
+    stream: Box<dyn Stream>,
+    /// Replies that it has not read yet, without the first `sent` bytes.
+    output: Vec<u8>,
+    sent: usize,
+    /// It has closed its sending side; it may still wait for a reply.
+    half_closed: bool,
+    trusted: bool,
 }
 
 impl Client {
+    /// Ready when it has read its replies, or has sent something, or (`None`) is to be dropped. Nothing is read while
+    /// it does not read.
+    fn poll_served(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        unanswered: usize,
+    ) -> Poll<Option<Received>> {
+        let client = self.id;
+        let received = |count| Poll::Ready(Some(Received { client, count }));
+        if !self.output.is_empty() {
+            return match ready!(self.poll_flush(cx)) {
+                Ok(()) => received(0),
+                Err(error) => {
+                    tracing::warn!("error writing to channel: {}", strerror(&error));
+                    Poll::Ready(None)
+                }
+            };
+        }
+        if self.half_closed && unanswered == 0 {
+            return Poll::Ready(None);
+        }
+        if self.half_closed || unanswered > MAX_QUEUED_REQUESTS {
+            return Poll::Pending;
+        }
+        match ready!(self.poll_read(cx, buffer)) {
+            Ok(0) => {
+                tracing::debug!("received EOF");
+                self.half_closed = true;
+                if unanswered == 0 {
+                    return Poll::Ready(None);
+                }
+                received(0)
+            }
+            Ok(count) => received(count),
+            Err(error) => {
+                tracing::warn!("error reading channel: {}", strerror(&error));
+                Poll::Ready(None)
+            }
+        }
+    }
+
+    /// Sends what can be sent at once, and queues the rest.
+    fn write(&mut self, cx: &mut Context<'_>, mut data: &[u8]) -> io::Result<()> {
+        while self.output.is_empty() && !data.is_empty() {
+            match Pin::new(&mut self.stream).poll_write(cx, data) {
+                Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Poll::Ready(count) => data = &data[count?..],
+                Poll::Pending => break,
+            }
+        }
+        self.output.extend_from_slice(data);
+        Ok(())
+    }
+
+    /// Ready when all output is written.
+    fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while self.sent < self.output.len() {
+            let rest = &self.output[self.sent..];
+            match ready!(Pin::new(&mut self.stream).poll_write(cx, rest))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.sent += count,
+            }
+        }
+        (self.output, self.sent) = (Vec::new(), 0);
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut buffer = ReadBuf::new(buffer);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut buffer))?;
+        Poll::Ready(Ok(buffer.filled().len()))
+    }
+
     /// Whether it has closed both directions. poll(2) reports POLLHUP without being asked for it.
     fn has_hung_up(&self) -> bool {
-        let fd = match self {
-            Self::Unix(stream) => stream.as_fd(),
-            Self::Vsock(stream) => stream.as_fd(),
-        };
-        let mut fds = [PollFd::new(fd, PollFlags::empty())];
+        let mut fds = [PollFd::new(self.stream.as_fd(), PollFlags::empty())];
         // A socket that cannot be polled cannot be written, either.
         poll(&mut fds, PollTimeout::ZERO).is_err()
             || fds[0]
@@ -158,91 +312,126 @@ impl Client {
 
 pub struct SocketChannel {
     listener: Listener,
-    client: Option<Client>,
-    /// The client has closed its sending side; it may still wait for a reply.
-    half_closed: bool,
-    clients_gone: u64,
+    /// The one that was served last is the last.
+    clients: Vec<Client>,
     /// Why the last accept(2) failed; one warning is enough for each shortage.
     shortage: Option<Errno>,
+    /// The connection stays in the queue and the socket stays readable, so without a pause this would spin.
+    accept_again_at: Option<Instant>,
 }
 
 impl SocketChannel {
     pub fn new(listener: Listener) -> Self {
         Self {
             listener,
-            client: None,
-            half_closed: false,
-            clients_gone: 0,
+            clients: Vec::new(),
             shortage: None,
+            accept_again_at: None,
         }
     }
 
-    /// Reads from the client, or from the next one if this one has closed its sending side and got its reply.
-    pub async fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.half_closed {
-            self.drop_client();
-        }
-        self.read_or_accept(buffer, false).await
-    }
-
-    pub async fn read_ahead(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.read_or_accept(buffer, true).await
-    }
-
-    fn drop_client(&mut self) {
-        self.client = None;
-        self.half_closed = false;
-        self.clients_gone += 1;
-    }
-
-    async fn read_or_accept(
+    /// As [`super::Channel::read`].
+    pub async fn read(
         &mut self,
         buffer: &mut [u8],
-        reply_pending: bool,
-    ) -> io::Result<usize> {
+        unanswered: &dyn Fn(u64) -> usize,
+    ) -> io::Result<Received> {
         loop {
-            let client = match &mut self.client {
-                Some(client) => client,
-                None => match self.listener.accept().await {
-                    Ok(client) => {
-                        self.shortage = None;
-                        self.client.insert(client)
-                    }
-                    Err(error) => {
-                        self.wait_after_failed_accept(error).await?;
-                        continue;
-                    }
-                },
-            };
-            if !self.half_closed {
-                let result = match client {
-                    Client::Unix(stream) => stream.read(buffer).await,
-                    Client::Vsock(stream) => stream.read(buffer).await,
-                };
-                match result {
-                    Ok(count) if count > 0 => return Ok(count),
-                    Ok(_) => {
-                        tracing::debug!("received EOF");
-                        self.half_closed = reply_pending;
-                    }
-                    Err(e) => tracing::warn!("error reading channel: {}", strerror(&e)),
+            let timer = self.accept_again_at.or_else(|| {
+                let half_closed = self.is_full() && self.clients.iter().any(|c| c.half_closed);
+                half_closed.then(|| Instant::now() + HANG_UP_POLL_INTERVAL)
+            });
+            let event = tokio::select! {
+                biased;
+                event = poll_fn(|cx| self.poll(cx, buffer, unanswered)) => event,
+                () = sleep_until(timer.unwrap_or_else(Instant::now)), if timer.is_some() => {
+                    self.accept_again_at = None;
+                    self.clients.retain(|client| !(client.half_closed && client.has_hung_up()));
+                    continue;
                 }
+            };
+            match event {
+                Ok(received) => return Ok(received),
+                Err(error) => self.note_failed_accept(error)?,
             }
-            while self.half_closed && !client.has_hung_up() {
-                tokio::time::sleep(HANG_UP_POLL_INTERVAL).await;
-            }
-            self.drop_client();
         }
     }
 
-    /// Returns when accept(2) is worth another try, or `error` if no later one can succeed.
-    async fn wait_after_failed_accept(&mut self, error: io::Error) -> io::Result<()> {
+    fn is_full(&self) -> bool {
+        self.clients.len() >= self.listener.max_clients()
+    }
+
+    /// An error is one of accept(2).
+    fn poll(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        unanswered: &dyn Fn(u64) -> usize,
+    ) -> Poll<io::Result<Received>> {
+        loop {
+            if let Poll::Ready(received) = self.poll_clients(cx, buffer, unanswered) {
+                return Poll::Ready(Ok(received));
+            }
+            let all_trusted = self.clients.iter().all(|client| client.trusted);
+            if self.accept_again_at.is_some() || (self.is_full() && all_trusted) {
+                return Poll::Pending;
+            }
+            if let Some(stream) = ready!(self.listener.poll_accept(cx))? {
+                self.shortage = None;
+                self.add(stream);
+            }
+        }
+    }
+
+    fn add(&mut self, stream: Box<dyn Stream>) {
+        if self.is_full() {
+            // Connections that do not authenticate must not keep others out.
+            let untrusted = self.clients.iter().filter(|client| !client.trusted);
+            let oldest = untrusted.map(|client| client.id).min();
+            self.clients.retain(|client| Some(client.id) != oldest);
+        }
+        self.clients.push(Client {
+            id: NEXT_CLIENT.fetch_add(1, Ordering::Relaxed),
+            stream,
+            output: Vec::new(),
+            sent: 0,
+            half_closed: false,
+            trusted: !self.listener.authenticates(),
+        });
+    }
+
+    fn poll_clients(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut [u8],
+        unanswered: &dyn Fn(u64) -> usize,
+    ) -> Poll<Received> {
+        let mut at = 0;
+        while let Some(client) = self.clients.get_mut(at) {
+            let unanswered = unanswered(client.id);
+            match client.poll_served(cx, buffer, unanswered) {
+                Poll::Pending => at += 1,
+                Poll::Ready(Some(received)) => {
+                    let client = self.clients.remove(at);
+                    self.clients.push(client);
+                    return Poll::Ready(received);
+                }
+                Poll::Ready(None) => {
+                    let client = self.clients.remove(at).id;
+                    return Poll::Ready(Received { client, count: 0 });
+                }
+            }
+        }
+        Poll::Pending
+    }
+
+    /// Fails if no later accept(2) can succeed.
+    fn note_failed_accept(&mut self, error: io::Error) -> io::Result<()> {
         let errno = error.raw_os_error().map(Errno::from_raw);
         match errno {
             Some(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO) => {
                 tracing::warn!("error accepting connection: {}", strerror(&error));
             }
-            // The connection stays in the queue and the socket stays readable, so without a pause this would spin.
             Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS) => {
                 if self.shortage != errno {
                     tracing::warn!(
@@ -251,23 +440,86 @@ impl SocketChannel {
                     );
                 }
                 self.shortage = errno;
-                tokio::time::sleep(ACCEPT_RETRY_INTERVAL).await;
+                self.accept_again_at = Some(Instant::now() + ACCEPT_RETRY_INTERVAL);
             }
             _ => return Err(error),
         }
         Ok(())
     }
 
-    pub fn generation(&self) -> u64 {
-        self.clients_gone
+    /// Clients of a vsock each have their own stream; on a unix socket the next one continues what the last has begun, as
+    /// in the original.
+    pub fn framing_of(&self, client: u64) -> u64 {
+        self.listener.access.as_ref().map_or(0, |_| client)
     }
 
-    /// Without a client the data are dropped, because the one that asked has disconnected.
-    pub async fn write_all(&mut self, data: &[u8]) -> io::Result<()> {
-        match &mut self.client {
-            Some(Client::Unix(stream)) => stream.write_all(data).await,
-            Some(Client::Vsock(stream)) => stream.write_all(data).await,
-            None => Ok(()),
+    fn client(&self, id: u64) -> Option<&Client> {
+        self.clients.iter().find(|client| client.id == id)
+    }
+
+    pub fn is_connected(&self, client: u64) -> bool {
+        self.client(client).is_some()
+    }
+
+    pub fn has_unread_output(&self, client: u64) -> bool {
+        self.client(client)
+            .is_some_and(|client| !client.output.is_empty())
+    }
+
+    pub fn is_trusted(&self, client: u64) -> bool {
+        !self.listener.authenticates() || self.client(client).is_some_and(|client| client.trusted)
+    }
+
+    pub fn trust(&mut self, id: u64) {
+        if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
+            client.trusted = true;
+        }
+    }
+
+    /// Sends what the client takes at once, and queues the rest. Without the client the data are dropped.
+    pub async fn write_all(&mut self, id: u64, data: &[u8]) -> io::Result<()> {
+        let Some(at) = self.clients.iter().position(|client| client.id == id) else {
+            return Ok(());
+        };
+        let written = poll_fn(|cx| Poll::Ready(self.clients[at].write(cx, data))).await;
+        if written.is_err() {
+            self.clients.remove(at);
+        }
+        written
+    }
+
+    /// Goes on sending what is queued.
+    pub async fn flush(&mut self) -> Infallible {
+        poll_fn(|cx| {
+            self.clients
+                .retain_mut(|client| !matches!(client.poll_flush(cx), Poll::Ready(Err(_))));
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_and_who_is_named_or_everybody() {
+        let access = |cids: &[u32]| VsockAccess {
+            cids: cids.to_vec(),
+            authenticate: false,
+        };
+        for (cids, allowed, refused) in [
+            (&[][..], &[HOST_CID][..], &[0, 1, 3, ANY_CID][..]),
+            (&[1, 7], &[1, 7, HOST_CID], &[0, 3]),
+            (&[7, ANY_CID], &[1, HOST_CID, 3, 7], &[]),
+        ] {
+            for &cid in allowed {
+                assert!(access(cids).allows(cid), "{cids:?} {cid}");
+            }
+            for &cid in refused {
+                assert!(!access(cids).allows(cid), "{cids:?} {cid}");
+            }
         }
     }
 }

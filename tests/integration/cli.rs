@@ -95,6 +95,7 @@ fsfreeze-hold-limit=900
 fsfreeze-step-limit=300
 snapshot-file=/var/lib/qemu-ga/snapshot.json
 restore-hooks=/etc/qemu/restore-hook.d
+vsock-allow-cid=
 ";
 
 #[test]

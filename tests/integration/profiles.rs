@@ -9,11 +9,12 @@ use serde_json::Value;
 use std::collections::BTreeSet;
 use std::fs;
 
-const ESSENTIAL: [&str; 4] = [
+const ESSENTIAL: [&str; 5] = [
     "guest-sync",
     "guest-sync-delimited",
     "guest-ping",
     "guest-info",
+    "x-guest-authenticate",
 ];
 const FREEZE: [&str; 5] = [
     "guest-fsfreeze-status",

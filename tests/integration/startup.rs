@@ -87,6 +87,43 @@ fn channels_that_cannot_be_made() {
 }
 
 #[test]
+fn token_files_that_are_no_secret() {
+    if !is_ours() {
+        return; // it has none
+    }
+    let place = Place::new();
+    let (state, token) = (place.name("state"), place.name("token"));
+    let option = format!("--vsock-token-file={token}");
+    let args = [
+        "-m",
+        "vsock-listen",
+        "-p",
+        "4294967295:9",
+        "-t",
+        &state,
+        &option,
+    ];
+    let said = refused(&place, &args);
+    let text = format!("cannot use the token file {token}: {token} cannot be looked at");
+    assert!(said.contains(&text), "{said}");
+    fs::write(place.path("token"), "0123456789abcdef\n").expect("token");
+    let mode = |mode| fs::set_permissions(&token, fs::Permissions::from_mode(mode)).expect("mode");
+    mode(0o644);
+    let said = refused(&place, &args);
+    let text = format!(
+        "cannot use the token file {token}: mode 0644 lets others than its owner use it; run \"chmod 600 {token}\""
+    );
+    assert!(said.contains(&text), "{said}");
+    fs::write(place.path("token"), "short\n").expect("token");
+    mode(0o600);
+    let said = refused(&place, &args);
+    assert!(
+        said.contains("its first line has 5 characters; write a token"),
+        "{said}"
+    );
+}
+
+#[test]
 fn state_directories_that_cannot_be_used() {
     let place = Place::new();
     let socket = place.name("sock");

@@ -1,6 +1,8 @@
 //! Socket activation and vsock.
 
-use crate::support::{Agent, Client, PATIENCE, Place, not_run, returned, wait_until};
+use crate::support::{
+    Agent, Client, PATIENCE, Place, failed, is_ours, not_run, returned, wait_until,
+};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, VsockAddr, connect, socket};
 use nix::sys::time::{TimeVal, TimeValLike};
 use std::fs::File;
@@ -112,6 +114,24 @@ fn variables_for_another_process_are_ignored() {
     assert!(agent.stop().success());
 }
 
+#[test]
+fn a_client_cannot_authenticate_where_no_token_is_configured() {
+    if !is_ours() {
+        return; // it has no such command
+    }
+    let place = Place::new();
+    let agent = place.agent(&[]);
+    let ask = |arguments: &str| {
+        let request = format!(r#"{{"execute":"x-guest-authenticate","arguments":{arguments}}}"#);
+        agent.connect().ask(&request)
+    };
+    assert_eq!(
+        ask(r#"{"token":"0123456789abcdef"}"#),
+        failed("no token is configured (vsock-token-file)")
+    );
+    assert_eq!(ask("{}"), failed("Parameter 'token' is missing"));
+}
+
 /// linux/vm_sockets.h: this very machine.
 const VMADDR_CID_LOCAL: u32 = 1;
 
@@ -140,6 +160,9 @@ fn vsock_over_the_loopback() {
     let address = format!("{VMADDR_CID_LOCAL}:{port}");
     let mut command = place.command();
     command.args(["-m", "vsock-listen", "-p", &address]);
+    if is_ours() {
+        command.arg("--vsock-allow-cid=1");
+    }
     command.arg("-t").arg(place.path("state"));
     let agent = Agent::adopt(command.spawn().expect("starts"));
     for _ in 0..2 {

@@ -29,7 +29,7 @@ fn every_key_in_the_file() {
         "profile=full\nfsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
          fsfreeze-optional=/mnt/[a-c]\nfsfreeze-strict=true\nfsfreeze-ignore-frozen=true\n\
          fsfreeze-normal-rcu=false\nfsfreeze-hold-limit=60.5\nfsfreeze-step-limit=0\n\
-         snapshot-file=/s\nrestore-hooks=off\n"
+         snapshot-file=/s\nrestore-hooks=off\nvsock-allow-cid=\n"
     );
     let again = from_file(std::str::from_utf8(&config.dump()).unwrap());
     assert_eq!((again.policy, again.limits), (config.policy, config.limits));
@@ -101,7 +101,8 @@ fn each_invalid_value_is_one_warning_and_a_safe_default() {
         "profile=full\nfsfreeze-mode=all\nfsfreeze-include=\nfsfreeze-exclude=/ok\nfsfreeze-optional=\n\
          fsfreeze-strict=false\nfsfreeze-ignore-frozen=false\nfsfreeze-normal-rcu=false\n\
          fsfreeze-hold-limit=900\nfsfreeze-step-limit=300\n\
-         snapshot-file=/var/lib/qemu-ga/snapshot.json\nrestore-hooks=/etc/qemu/restore-hook.d\n"
+         snapshot-file=/var/lib/qemu-ga/snapshot.json\nrestore-hooks=/etc/qemu/restore-hook.d\n\
+         vsock-allow-cid=\n"
     );
 }
 
@@ -118,4 +119,16 @@ fn our_keys_do_not_belong_to_the_general_group() {
             file.1
         )]
     );
+}
+
+#[test]
+fn vsock_peers_are_numbers_or_any() {
+    let config = from_file("[qemu-ga-rs]\nvsock-allow-cid=1, 4294967294,\n");
+    assert_eq!(config.vsock_allow_cid, [1, 4_294_967_294]);
+    assert_eq!(config.warnings, Vec::<String>::new());
+    let config = run(&["--vsock-allow-cid=1,x,-1", "--vsock-allow-cid=any"]);
+    assert_eq!(config.vsock_allow_cid, [1, u32::MAX]);
+    let text = "--vsock-allow-cid=1,x,-1 is partly ignored: 'x' is no CID, '-1' is no CID";
+    assert_eq!(config.warnings, [text]);
+    assert_eq!(dumped(&config, "vsock-allow-cid").unwrap(), "1,any");
 }

@@ -2,6 +2,7 @@
 
 use super::{CheckContext, CheckResult, Severity, Subject};
 use crate::commands::access;
+use crate::commands::authentication::{self, AccessToken};
 use crate::commands::profile::Profile;
 use crate::config::{Config, Method};
 use crate::diagnostic::Diagnostic;
@@ -19,6 +20,7 @@ use std::path::Path;
 pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
     let root = Path::new("/");
     let mut results = vec![check_channel(context.config)];
+    results.extend(check_token(context.config));
     let agent = context::agents().first().map(|agent| agent.pid);
     let domain = agent.and_then(|pid| fs::read_to_string(format!("/proc/{pid}/attr/current")).ok());
     let domain = domain
@@ -86,6 +88,17 @@ fn check_channel(config: &Config) -> CheckResult {
             "choose virtio-serial, isa-serial, unix-listen or vsock-listen with -m",
         ),
     }
+}
+
+fn check_token(config: &Config) -> Option<CheckResult> {
+    let file = config.vsock_token_file.as_deref()?;
+    // A socket that the service manager passes may be a vsock.
+    let fault = match config.path.is_some() && config.method != Method::VsockListen {
+        true => authentication::token_without_vsock(),
+        false => AccessToken::read(file).err()?,
+    };
+    let finding = CheckResult::finding(CHANNEL, fault.what, fault.why, fault.remedy);
+    Some(finding)
 }
 
 fn check_device(config: &Config, path: &Path, remedy: &str) -> CheckResult {

@@ -6,7 +6,7 @@
 
 use super::ChannelError;
 use super::address::parse_vsock;
-use crate::sys::strerror;
+use crate::sys::{fds::vsock_listener, strerror};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -124,7 +124,7 @@ impl Listener {
     }
 
     pub fn vsock(fd: OwnedFd) -> io::Result<Self> {
-        Ok(Self::Vsock(VsockListener::from(fd)))
+        Ok(Self::Vsock(vsock_listener(fd)))
     }
 
     async fn accept(&mut self) -> io::Result<Client> {

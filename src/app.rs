@@ -1,8 +1,10 @@
 //! Floor 6: wiring. From the command line to a running agent, in the documented order: options, socket activation,
 //! marker, log, state, channel, daemon, service.
 
-use crate::agent::{self, Session, pidfile::PidFile};
+use crate::agent::{self, Session, confinement, pidfile::PidFile};
+use crate::child::launcher::{self, Permissions};
 use crate::cli::MISTAKE_STATUS;
+use crate::commands::profile::Profile;
 use crate::commands::{self, Context, access, exec::Children, file::Files};
 use crate::config::{self, Action, Config, ConfigError, Method};
 use crate::diagnostic::did_you_mean;
@@ -10,11 +12,15 @@ use crate::freeze::Freezer;
 use crate::freeze::engine::Engine;
 use crate::freeze::guardian;
 use crate::freeze::linux::LinuxOps;
-use crate::hooks;
+use crate::freeze::restored::{self, StartCheck};
+use crate::freeze::snapshot::SnapshotFile;
+use crate::hooks::{self, restore::RESTORED};
 use crate::logging::{self, LogOptions};
+use crate::probe::System;
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
+use crate::sys::journal;
 use crate::sys::syslog::{Severity, Syslog};
 use crate::sys::{fds, localtime, memory, process, strerror};
 use crate::tools::{self, args::Tool};
@@ -25,16 +31,17 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The tools: a word as the first argument makes the program one of them instead of the agent.
-pub static TOOLS: [Tool; 8] = [
+pub static TOOLS: [Tool; 9] = [
     tools::plan::TOOL,
     tools::check::TOOL,
     tools::report::TOOL,
     tools::log::TOOL,
     tools::status::TOOL,
     tools::thaw::TOOL,
+    tools::inspect::TOOL,
     tools::hook::TOOL,
     tools::selftest::TOOL,
 ];
@@ -47,8 +54,12 @@ pub fn main() -> u8 {
     let words = args.get(1..).unwrap_or_default();
     match words.first().and_then(|word| word.to_str()) {
         Some("guardian") => return guardian::server::cli(),
+        Some(launcher::WORD) => return launcher::cli(),
         Some("help") => return help(&args),
         Some("hook") => {
+            if words.get(1).is_some_and(|word| word == RESTORED) {
+                return restored::cli(&words[2..]);
+            }
             if let Some(status) = hooks::helper(&words[1..]) {
                 return status;
             }
@@ -174,6 +185,9 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         audit: Some(Box::new(move |when, text| {
             syslog.send_at(when, Severity::Info, text)
         })),
+        journal: Some(Box::new(|priority, when, text, fields| {
+            journal::send("qemu-ga", priority, when, text, fields)
+        })),
     });
     if let Err(error) = started {
         return complain(&error);
@@ -198,9 +212,13 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     if let Some(unknown) = access::unknown_names("block-rpcs", config.block_rpcs.names()).first() {
         return fail_start(unknown);
     }
+    let profile = match Profile::find(&config.profile, &System::host()) {
+        Ok(profile) => profile,
+        Err(unknown) => return fail_start(&unknown),
+    };
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, state, lock, inherited, activated),
+        Ok(lock) => serve(config, profile, state, lock, inherited, activated),
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
@@ -214,6 +232,7 @@ fn fail_start(error: &dyn std::fmt::Display) -> u8 {
 
 fn serve(
     config: Config,
+    profile: Profile,
     state: StateDir,
     mut lock: Option<Flock<File>>,
     inherited: bool,
@@ -248,7 +267,12 @@ fn serve(
             return fail_start(&text);
         }
     }
-    let session = session(&config, state, inherited);
+    if profile.is_confined() {
+        if let Err(error) = confine(&config, &state) {
+            return fail_start(&error);
+        }
+    }
+    let session = session(&config, profile, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
@@ -260,6 +284,43 @@ fn serve(
         Ok(()) => 0,
         Err(error) => fail_start(&format_args!("{error:#}")),
     }
+}
+
+/// Starts the launcher, and gives up what the profile `backup` does not need.
+fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
+    // The hook master of a freeze that an earlier agent left is not always the configured one.
+    let inherited = state.read_marker().and_then(|marker| marker.hook);
+    let permissions = Permissions {
+        hooks: config
+            .hook()
+            .map(Into::into)
+            .into_iter()
+            .chain(inherited)
+            .collect(),
+        env: hooks::invoke::fixed_environment(state.path()),
+    };
+    launcher::start(&permissions).map_err(|error| {
+        let why = strerror(&error);
+        format!("cannot start the launcher of hooks and guardian: {why}")
+    })?;
+    let mut own = confinement::OwnFiles {
+        directories: vec![state.path().to_owned()],
+        files: config.logfile.clone().into_iter().collect(),
+    };
+    let made: [(bool, Option<&Path>); 2] = [
+        (config.daemon, Some(config.pidfile.as_path())),
+        (config.method == Method::UnixListen, config.path.as_deref()),
+    ];
+    let directories = made.into_iter().filter(|(is_made, _)| *is_made);
+    own.directories
+        .extend(directories.filter_map(|(_, path)| Some(path?.parent()?.to_owned())));
+    if config.retry_path {
+        own.files.extend(config.path.clone());
+    }
+    for warning in confinement::confine(&own) {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
 }
 
 /// Opens the channel. `None`: it is opened later; the error is the exit status.
@@ -280,19 +341,32 @@ fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<
     }
 }
 
-fn session(config: &Config, state: StateDir, inherited: bool) -> Session {
+fn session(config: &Config, profile: Profile, state: StateDir, inherited: bool) -> Session {
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
     let (policy, limits) = (config.policy.clone(), config.limits);
     let files = Files::new(state.clone());
-    let ops = LinuxOps::new(state, hook, limits.step, policy.normal_rcu);
-    Session::new(Context {
-        freezer: Freezer::new(Engine::new(ops, inherited, policy, limits)),
-        policy: access::AccessPolicy::new(allow, block),
+    let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
+    let ops = LinuxOps::new(
+        state,
+        hook,
+        snapshot.clone(),
+        limits.step,
+        policy.normal_rcu,
+    );
+    let freezer = Freezer::new(Engine::new(ops, inherited, policy, limits));
+    // While a freeze of an earlier agent goes on, hooks that write would block.
+    let check = snapshot.clone().filter(|_| !freezer.is_frozen());
+    let check = check.and_then(|file| StartCheck::new(file, config.restore_hooks.clone()));
+    let context = Context {
+        freezer,
+        snapshot,
+        policy: access::AccessPolicy::new(profile, allow, block),
         files,
         children: Children::default(),
-    })
+    };
+    Session::new(context, check)
 }
 
 fn serve_forever(
@@ -317,6 +391,7 @@ fn serve_forever(
         }
     });
     freezer.update_status();
+    confinement::log_refused();
     ended
 }
 

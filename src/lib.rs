@@ -39,7 +39,7 @@
 //! | 1 | [`probe`] | parsers of /proc, /sys, /run/udev, os-release |
 //! | 2 | [`transport`] | virtio-serial, isa-serial, unix-listen, vsock-listen, socket activation: one `Channel` |
 //! | 2 | [`ipc`] | JSON lines and descriptors over a unix socket, with time limits |
-//! | 2 | [`child`] | helper processes: bounded capture, deadline, the whole process group |
+//! | 2 | [`child`] | helper processes: bounded capture, deadline, the whole process group; uses [`ipc`] |
 //! | 2 | [`state`] | state directory: lock, frozen marker, counter, last reports |
 //! | 2 | [`logging`] | log and audit lines; holds them back while filesystems are frozen |
 //! | 3 | [`hooks`] | hook discovery, order, run, the hook log; the hook master |
@@ -47,7 +47,7 @@
 //! | 4 | [`adapters`] | one file for each foreign backup system whose scripts run as hooks; the floors below do not know them |
 //! | 4 | [`commands`] | one file per domain: arguments, replies, handlers, its table of commands |
 //! | 5 | [`config`], [`agent`] | options and configuration file; session and dispatch |
-//! | 5 | [`tools`] | subcommands for people: plan, check, report, log, status, thaw, selftest; uses [`config`] |
+//! | 5 | [`tools`] | subcommands for people: plan, check, report, inspect, log, status, thaw, selftest; uses [`config`] |
 //! | 6 | [`app`] | wiring |
 //!
 //! The package `xtask` makes the manual pages, the completions, the sample configuration and CONFIGURATION.md

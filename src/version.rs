@@ -8,7 +8,7 @@
 /// A distribution that must announce another release sets `QGA_PROTOCOL_VERSION` at build time.
 pub const PROTOCOL_VERSION: &str = match option_env!("QGA_PROTOCOL_VERSION") {
     Some(version) => version,
-    None => "10.0.13",
+    None => "11.1.3",
 };
 
 /// The version of qemu-ga-rs.

@@ -1,5 +1,5 @@
 //! Where the dependencies come from, under which licences, and which may never be among them: the
-//! part of deny.toml that needs no network and no cargo-deny.
+//! part of deny.toml that needs no cargo-deny.
 
 #![allow(clippy::expect_used)] // helpers of tests, outside of #[test] itself
 
@@ -44,7 +44,8 @@ fn is_allowed(licence: &str, allowed: &[&str]) -> bool {
     parts.all(|part| part.split(" OR ").any(|one| allowed.contains(&one)))
 }
 
-/// name, licence and source of all that a build for this machine needs.
+/// name, licence and source of all that a build for this machine needs. What cargo has not downloaded yet it downloads: the
+/// crates of xtask, where only the agent was built.
 fn packages() -> Vec<(String, String, Option<String>)> {
     let version = Command::new("rustc").arg("-vV").output().expect("rustc");
     let version = String::from_utf8(version.stdout).expect("text");
@@ -53,7 +54,6 @@ fn packages() -> Vec<(String, String, Option<String>)> {
         .args([
             "metadata",
             "--locked",
-            "--offline",
             "--format-version=1",
             "--filter-platform",
         ])

@@ -4,11 +4,15 @@
 //! `session` cuts bytes into requests, `dispatch` runs the command of each, and `stop` says when the agent may exit. All of
 //! it is one task on one thread: what may block runs on the threads of [`crate::deadline`].
 
+pub(crate) mod confinement;
 mod dispatch;
 pub(crate) mod pidfile;
+mod restore;
 mod service;
 mod session;
 mod stop;
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod system_calls;
 
 pub(crate) use service::run;
 pub(crate) use session::Session;

@@ -23,6 +23,8 @@ pub(crate) async fn run(
     let mut stop = StopSignals::new().context("cannot handle signals")?;
     // A freeze that an earlier agent left goes on until the thaw or its hold limit.
     session.context().freezer.check_hold();
+    let freezer = session.context().freezer.clone();
+    session.restore.start(&freezer);
     let mut next = first;
     loop {
         if let Some(endpoint) = next.take() {

@@ -4,9 +4,12 @@
 //! starts. Only a guest-sync may be answered while another request runs, if that request is interruptible. A reply goes to
 //! the client that asked, or to nobody. `service` calls [`serve`] for each channel with the same [`Session`].
 
+use super::confinement;
 use super::dispatch::dispatch;
+use super::restore::Restore;
 use super::stop::StopSignals;
 use crate::commands::{self, Answer, CommandResult, Context};
+use crate::freeze::restored::StartCheck;
 use crate::protocol::framing::{Event, Framer};
 use crate::protocol::reply;
 use crate::protocol::request::Request;
@@ -46,11 +49,14 @@ pub(crate) struct Session {
     /// Bytes both ways since the heap was last given back.
     traffic: usize,
     context: Context,
+    pub(super) restore: Restore,
 }
 
 impl Session {
-    pub(crate) fn new(context: Context) -> Self {
+    /// `check`: restore hooks have to run before the first command that acts.
+    pub(crate) fn new(context: Context, check: Option<StartCheck>) -> Self {
         Self {
+            restore: Restore::new(check),
             framer: Framer::default(),
             inbox: VecDeque::new(),
             traffic: 0,
@@ -88,6 +94,18 @@ fn append_reply(out: &mut Vec<u8>, id: Option<&Value>, result: CommandResult) {
     }
 }
 
+/// `restore`: waits for the restore hooks first.
+async fn dispatch_after(
+    restore: Option<&mut Restore>,
+    context: &mut Context,
+    request: Request,
+) -> CommandResult {
+    if let Some(restore) = restore {
+        restore.ended(&context.freezer).await?;
+    }
+    dispatch(context, request).await
+}
+
 /// While an interruptible request runs, a guest-sync is answered at once. libvirt and others send it after a timeout,
 /// to find out whether the agent lives; so the client no longer waits, and the reply to the request itself is dropped.
 /// Its result stays in status and report. Fails if the channel was lost.
@@ -104,12 +122,15 @@ async fn run_request(
         inbox,
         traffic,
         context,
+        restore,
     } = session;
     let id = request.id.clone();
     let freezer = context.freezer.clone();
+    let waits = restore.holds_up(&request.execute);
     let interruptible =
-        commands::find(&request.execute).is_some_and(|command| command.interruptible);
-    let mut running = Box::pin(dispatch(context, request));
+        waits || commands::find(&request.execute).is_some_and(|command| command.interruptible);
+    let restore = waits.then_some(restore);
+    let mut running = Box::pin(dispatch_after(restore, context, request));
     if !interruptible {
         append_reply(out, id.as_ref(), running.await);
         return Ok(());
@@ -228,6 +249,7 @@ pub(super) async fn serve(
         if let Err(error) = written {
             tracing::warn!("error writing to channel: {}", strerror(&error));
         }
+        confinement::log_refused();
         session.traffic += out.len();
         out.clear();
         out.shrink_to(MAX_KEPT_REPLY_BYTES);

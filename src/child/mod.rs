@@ -7,6 +7,7 @@
 //! [`Child::tracked`] one also those that have left it. Those that cannot be killed are named.
 
 mod family;
+pub(crate) mod launcher;
 mod run;
 mod scope;
 #[cfg(test)]
@@ -15,7 +16,7 @@ mod tests;
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::sys::identity::Identity;
@@ -43,7 +44,8 @@ pub struct Child {
     env: Vec<(OsString, Option<OsString>)>,
     stdin: Option<Vec<u8>>,
     stdin_from: Option<OwnedFd>,
-    passed: Vec<OwnedFd>,
+    /// With the variable that gets the descriptor's number.
+    passed: Vec<(OwnedFd, Option<OsString>)>,
     announcements: Vec<PreExecWrite>,
     output: Option<File>,
     output_limit: usize,
@@ -130,14 +132,14 @@ impl Child {
     }
 
     /// Leaves `fd` open in the child and sets the variable `name` to its number.
-    pub fn pass_fd(self, fd: OwnedFd, name: impl AsRef<OsStr>) -> Child {
-        let number = fd.as_raw_fd().to_string();
-        self.keep_fd(fd).env(name, number)
+    pub fn pass_fd(mut self, fd: OwnedFd, name: impl AsRef<OsStr>) -> Child {
+        self.passed.push((fd, Some(name.as_ref().to_owned())));
+        self
     }
 
     /// Leaves `fd` open in the child under the same number.
     pub fn keep_fd(mut self, fd: OwnedFd) -> Child {
-        self.passed.push(fd);
+        self.passed.push((fd, None));
         self
     }
 
@@ -379,6 +381,19 @@ impl std::fmt::Display for ChildError {
         match self {
             ChildError::Pipe(error) => write!(f, "cannot create a pipe: {}", strerror(error)),
             other => f.write_str(&other.text("child process")),
+        }
+    }
+}
+
+impl From<ChildError> for io::Error {
+    fn from(error: ChildError) -> io::Error {
+        match error {
+            ChildError::Pipe(error)
+            | ChildError::Create(error)
+            | ChildError::Exec(error)
+            | ChildError::Write(error)
+            | ChildError::Read(error)
+            | ChildError::Wait(_, error) => error,
         }
     }
 }

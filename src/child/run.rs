@@ -16,7 +16,7 @@ use nix::unistd::pipe2;
 
 use super::family::Members;
 use super::scope::Scope;
-use super::{Child, ChildError, ChildOutcome, ChildStatus, MARK_ENV};
+use super::{Child, ChildError, ChildOutcome, ChildStatus, MARK_ENV, launcher};
 use crate::sys::poll::timeout;
 use crate::sys::process::{Family, PidFd, StopCheck, has_ended};
 use crate::sys::spawn::{self, Program, SpawnError, above_stdio, candidates};
@@ -91,14 +91,48 @@ fn nonblocking(fd: &OwnedFd) -> io::Result<()> {
 
 fn environment(child: &Child) -> Vec<(OsString, OsString)> {
     let mut environment: Vec<(OsString, OsString)> = std::env::vars_os().collect();
-    for (name, value) in &child.env {
+    let mut set = |name: &OsString, value: Option<OsString>| {
         environment.retain(|(known, _)| known != name);
-        environment.extend(value.clone().map(|value| (name.clone(), value)));
+        environment.extend(value.map(|value| (name.clone(), value)));
+    };
+    for (name, value) in &child.env {
+        set(name, value.clone());
+    }
+    for (fd, name) in &child.passed {
+        if let Some(name) = name {
+            set(name, Some(fd.as_raw_fd().to_string().into()));
+        }
     }
     environment
 }
 
 fn fork(child: &Child, output: &OwnedFd, input: &OwnedFd) -> Result<i32, ChildError> {
+    let mut tries = 0;
+    loop {
+        let started = match launcher::current() {
+            Some(launcher) => launcher.spawn(child, [input, output]),
+            None => prepared(child, [input, output], spawn::spawn)?,
+        };
+        match started {
+            Ok(pid) => return Ok(pid),
+            Err(SpawnError::Exec(error))
+                if error.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TRIES =>
+            {
+                tries += 1;
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            Err(SpawnError::Exec(error)) => return Err(ChildError::Exec(error)),
+            Err(SpawnError::Fork(error)) => return Err(ChildError::Create(error)),
+        }
+    }
+}
+
+/// Calls `spawn` with the program of `child`, and stdin and output of `stdio`.
+pub(super) fn prepared<T>(
+    child: &Child,
+    stdio: [&OwnedFd; 2],
+    spawn: impl FnOnce(&Program<'_>) -> T,
+) -> Result<T, ChildError> {
     let text = |text: OsString| {
         CString::new(text.into_vec()).map_err(|error| ChildError::Create(error.into()))
     };
@@ -119,10 +153,11 @@ fn fork(child: &Child, output: &OwnedFd, input: &OwnedFd) -> Result<i32, ChildEr
     });
     let env: Vec<CString> = variables.collect::<Result<_, _>>()?;
     let high = |fd: &OwnedFd| above_stdio(fd.try_clone()?);
+    let [input, output] = stdio;
     let input = high(input).map_err(ChildError::Pipe)?;
     let output = high(output).map_err(ChildError::Pipe)?;
-    let keep: Vec<_> = child.passed.iter().map(AsRawFd::as_raw_fd).collect();
-    let program = Program {
+    let keep: Vec<_> = child.passed.iter().map(|(fd, _)| fd.as_raw_fd()).collect();
+    Ok(spawn(&Program {
         candidates: &candidates,
         argv: &argv,
         env: Some(&env),
@@ -131,21 +166,7 @@ fn fork(child: &Child, output: &OwnedFd, input: &OwnedFd) -> Result<i32, ChildEr
         keep: &keep,
         announcements: &child.announcements,
         user: child.user.as_ref(),
-    };
-    let mut tries = 0;
-    loop {
-        match spawn::spawn(&program) {
-            Ok(pid) => return Ok(pid),
-            Err(SpawnError::Exec(error))
-                if error.raw_os_error() == Some(libc::ETXTBSY) && tries < BUSY_TRIES =>
-            {
-                tries += 1;
-                std::thread::sleep(Duration::from_millis(10));
-            }
-            Err(SpawnError::Exec(error)) => return Err(ChildError::Exec(error)),
-            Err(SpawnError::Fork(error)) => return Err(ChildError::Create(error)),
-        }
-    }
+    }))
 }
 
 struct Input {

@@ -12,7 +12,7 @@ use nix::libc;
 use nix::unistd::{SysconfVar, sysconf};
 use serde::{Deserialize, Serialize};
 
-use super::{Command, CommandFuture, Context, answer, probe_error, worker};
+use super::{Class, Command, CommandFuture, Context, answer, probe_error, worker};
 use crate::probe::procstat::{self, CpuTicks};
 use crate::probe::{self, System};
 use crate::protocol::arguments::{NoArguments, decode};
@@ -21,16 +21,16 @@ use crate::protocol::value::Dict;
 use crate::sys::{load, strerror};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(23, "guest-get-vcpus", |_, arguments| {
+    Command::now(23, "guest-get-vcpus", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_vcpus(&System::host())?)
     }),
-    Command::later(24, "guest-set-vcpus", set_vcpus_of_host),
-    Command::now(41, "guest-get-cpustats", |_, arguments| {
+    Command::later(24, "guest-set-vcpus", Class::Hardware, set_vcpus_of_host),
+    Command::now(41, "guest-get-cpustats", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_cpustats(&System::host())?)
     }),
-    Command::now(42, "guest-get-load", |_, arguments| {
+    Command::now(42, "guest-get-load", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_load()?)
     }),
@@ -152,7 +152,10 @@ impl OnlineFile {
             .read(true)
             .custom_flags(libc::O_DIRECTORY)
             .open(system.path(&directory))
-            .map_err(|source| call_error("open", &directory, source))?;
+            .map_err(|error| {
+                let reason = strerror(&error);
+                CommandError::generic(format!("Could not open '{directory}': {reason}"))
+            })?;
         match OpenOptions::new()
             .read(true)
             .write(write)
@@ -160,7 +163,12 @@ impl OnlineFile {
         {
             Ok(file) => Ok(Some(Self { file, path })),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(call_error("open", &path, error)),
+            Err(error) => {
+                let reason = strerror(&error);
+                Err(CommandError::generic(format!(
+                    "could not open {path}: {reason}"
+                )))
+            }
         }
     }
 
@@ -344,11 +352,15 @@ mod tests {
         );
         assert_eq!(
             set(&system, &[(99, true)]),
-            Err("open(\"/sys/devices/system/cpu/cpu99/\"): No such file or directory".into())
+            Err(
+                "Could not open '/sys/devices/system/cpu/cpu99/': No such file or directory".into()
+            )
         );
         assert_eq!(
             set(&system, &[(-1, true)]),
-            Err("open(\"/sys/devices/system/cpu/cpu-1/\"): No such file or directory".into())
+            Err(
+                "Could not open '/sys/devices/system/cpu/cpu-1/': No such file or directory".into()
+            )
         );
         assert_eq!(set(&system, &[(1, false), (99, true), (2, true)]), Ok(1));
         assert_eq!(
@@ -359,7 +371,7 @@ mod tests {
         fs::create_dir(system.path(format!("{CPUS}/cpu2/online"))).unwrap();
         assert_eq!(
             set(&system, &[(2, true)]),
-            Err("open(\"/sys/devices/system/cpu/cpu2//online\"): Is a directory".into())
+            Err("could not open /sys/devices/system/cpu/cpu2//online: Is a directory".into())
         );
     }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::fs::DiskAddress;
-use super::{Command, answer, probe_error, worker};
+use super::{Class, Command, answer, probe_error, worker};
 use crate::probe::address::{self, BusType};
 use crate::probe::diskstats::{self, DiskCounters, DiskStats};
 use crate::probe::nvme::{self, SmartLog};
@@ -22,13 +22,13 @@ use crate::protocol::error::CommandError;
 use crate::sys::{nvme::read_smart_log, strerror};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::later(25, "guest-get-disks", |_, arguments| {
+    Command::later(25, "guest-get-disks", Class::Query, |_, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
             answer(worker::run(worker::FILE_COMMAND_TIMEOUT, || get_disks(&System::host())).await?)
         })
     }),
-    Command::now(40, "guest-get-diskstats", |_, arguments| {
+    Command::now(40, "guest-get-diskstats", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_diskstats(&System::host())?)
     }),

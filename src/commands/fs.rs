@@ -11,7 +11,7 @@ use std::os::unix::ffi::OsStrExt;
 
 use serde::Serialize;
 
-use super::{Command, answer, probe_error, worker};
+use super::{Class, Command, answer, probe_error, worker};
 use crate::probe::address::{self, CcwAddress, PciAddress};
 use crate::probe::filesystems::Filesystem;
 use crate::probe::{System, sysblock};
@@ -21,13 +21,17 @@ use crate::protocol::text::from_os_bytes;
 use crate::sys::strerror;
 use sizes::PendingSizes;
 
-pub(super) const COMMANDS: &[Command] =
-    &[Command::later(26, "guest-get-fsinfo", |_, arguments| {
+pub(super) const COMMANDS: &[Command] = &[Command::later(
+    26,
+    "guest-get-fsinfo",
+    Class::Query,
+    |_, arguments| {
         Box::pin(async move {
             let NoArguments {} = decode(arguments)?;
             answer(worker::run(worker::FILE_COMMAND_TIMEOUT, || get_fsinfo(&System::host())).await?)
         })
-    })];
+    },
+)];
 
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "kebab-case")]

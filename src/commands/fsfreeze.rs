@@ -3,59 +3,92 @@
 //! Only the wire's side: arguments, replies and the error texts. The freeze itself is [`crate::freeze`]'s, whose thread
 //! does the work while the session's task waits here and can be interrupted by a guest-sync.
 
-use super::{Command, CommandFuture, CommandResult, Context, answer};
+use super::{Class, Command, CommandFuture, CommandResult, Context, answer, worker};
 use crate::freeze::report::Report;
+use crate::freeze::restored;
+use crate::freeze::snapshot::{Restored, SNAPSHOT_TIMEOUT};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text;
 use crate::protocol::value::Dict;
+use crate::version::AGENT_VERSION;
 use serde::{Deserialize, Serialize};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(14, "guest-fsfreeze-status", |context, arguments| {
-        let NoArguments {} = decode(arguments)?;
-        answer(if context.freezer.is_frozen() {
-            "frozen"
-        } else {
-            "thawed"
-        })
-    })
+    Command::now(
+        14,
+        "guest-fsfreeze-status",
+        Class::Freeze,
+        |context, arguments| {
+            let NoArguments {} = decode(arguments)?;
+            answer(if context.freezer.is_frozen() {
+                "frozen"
+            } else {
+                "thawed"
+            })
+        },
+    )
     .also_frozen(),
-    Command::later(15, "guest-fsfreeze-freeze", |context, arguments| {
-        Box::pin(async move {
-            let NoArguments {} = decode(arguments)?;
-            freeze(context, None).await
-        })
-    })
+    Command::later(
+        15,
+        "guest-fsfreeze-freeze",
+        Class::Freeze,
+        |context, arguments| {
+            Box::pin(async move {
+                let NoArguments {} = decode(arguments)?;
+                freeze(context, None).await
+            })
+        },
+    )
     .interruptible(),
-    Command::later(16, "guest-fsfreeze-freeze-list", freeze_list).interruptible(),
-    Command::later(17, "guest-fsfreeze-thaw", |context, arguments| {
-        Box::pin(async move {
-            let NoArguments {} = decode(arguments)?;
-            counted(context.freezer.thaw().await)
-        })
-    })
+    Command::later(16, "guest-fsfreeze-freeze-list", Class::Freeze, freeze_list).interruptible(),
+    Command::later(
+        17,
+        "guest-fsfreeze-thaw",
+        Class::Freeze,
+        |context, arguments| {
+            Box::pin(async move {
+                let NoArguments {} = decode(arguments)?;
+                counted(context.freezer.thaw().await)
+            })
+        },
+    )
     .also_frozen()
     .interruptible(),
-    Command::later(1000, "x-guest-fsfreeze-report", |context, arguments| {
-        Box::pin(async move {
-            let NoArguments {} = decode(arguments)?;
-            answer(Reports {
-                reports: context
-                    .freezer
-                    .reports()
-                    .await
-                    .map_err(|e| CommandError::generic(e.to_string()))?,
+    Command::later(
+        1000,
+        "x-guest-fsfreeze-report",
+        Class::Freeze,
+        |context, arguments| {
+            Box::pin(async move {
+                let NoArguments {} = decode(arguments)?;
+                let reports = context.freezer.reports().await;
+                answer(Reports {
+                    agent_version: AGENT_VERSION,
+                    reports: reports.map_err(|e| CommandError::generic(e.to_string()))?,
+                    restored: restored(context).await,
+                })
             })
-        })
-    })
+        },
+    )
     .also_frozen(),
 ];
 
 /// The newest first; while frozen the present one leads.
 #[derive(Serialize)]
+#[serde(rename_all = "kebab-case")]
 struct Reports {
+    agent_version: &'static str,
     reports: Vec<Report>,
+    /// The copy from which this machine was started.
+    restored: Option<Restored>,
+}
+
+/// A file that cannot be used was logged at the start.
+async fn restored(context: &Context) -> Option<Restored> {
+    let file = context.snapshot.clone()?;
+    let read = move || Ok(restored::read(&file).ok().flatten());
+    worker::run(SNAPSHOT_TIMEOUT, read).await.ok().flatten()
 }
 
 #[derive(Deserialize)]
@@ -114,7 +147,9 @@ mod tests {
             report.hooks.push(record);
         }
         let line = reply_line(Reports {
+            agent_version: AGENT_VERSION,
             reports: vec![report.clone()],
+            restored: None,
         });
         let line: serde_json::Value = serde_json::from_str(&line).unwrap();
         let file = serde_json::to_value(&report).unwrap();

@@ -3,7 +3,7 @@
 //! It may take hours on large disks, so it runs on a worker thread and is interruptible. A filesystem that cannot be
 //! trimmed has its error in the reply; it does not fail the command.
 
-use super::{Command, CommandFuture, answer, worker};
+use super::{Class, Command, CommandFuture, answer, worker};
 use crate::deadline::Pool;
 use crate::probe::System;
 use crate::probe::mount_root::MountRoot;
@@ -19,7 +19,12 @@ use std::io;
 use std::time::Duration;
 
 pub(super) const COMMANDS: &[Command] =
-    &[Command::later(18, "guest-fstrim", |_, arguments| fstrim(arguments)).interruptible()];
+    &[
+        Command::later(18, "guest-fstrim", Class::Hardware, |_, arguments| {
+            fstrim(arguments)
+        })
+        .interruptible(),
+    ];
 
 /// The path may cross a network filesystem that does not respond.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(10);

@@ -11,7 +11,7 @@ use nix::sys::utsname::uname;
 use nix::unistd::gethostname;
 use serde::Serialize;
 
-use super::{Command, answer};
+use super::{Class, Command, answer};
 use crate::probe::{System, osrelease};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -19,11 +19,11 @@ use crate::protocol::text::from_os_bytes;
 use crate::sys::strerror;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(33, "guest-get-host-name", |_, arguments| {
+    Command::now(33, "guest-get-host-name", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_host_name()?)
     }),
-    Command::now(36, "guest-get-osinfo", |_, arguments| {
+    Command::now(36, "guest-get-osinfo", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         let override_path = std::env::var_os("QGA_OS_RELEASE").map(PathBuf::from);
         answer(get_osinfo(&System::host(), override_path.as_deref()))

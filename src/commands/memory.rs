@@ -10,7 +10,7 @@ use std::os::unix::fs::FileExt;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, CommandFuture, Context, answer, worker};
+use super::{Class, Command, CommandFuture, Context, answer, worker};
 use crate::probe::System;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -18,23 +18,38 @@ use crate::protocol::value::Dict;
 use crate::sys::strerror;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::later(28, "guest-get-memory-blocks", |_, arguments| {
-        // On a thread: a large machine has tens of thousands of blocks, each with two files to read.
-        Box::pin(async move {
+    Command::later(
+        28,
+        "guest-get-memory-blocks",
+        Class::Query,
+        |_, arguments| {
+            // On a thread: a large machine has tens of thousands of blocks, each with two files to read.
+            Box::pin(async move {
+                let NoArguments {} = decode(arguments)?;
+                answer(
+                    worker::run(worker::FILE_COMMAND_TIMEOUT, || {
+                        get_memory_blocks(&System::host())
+                    })
+                    .await?,
+                )
+            })
+        },
+    ),
+    Command::later(
+        29,
+        "guest-set-memory-blocks",
+        Class::Hardware,
+        set_memory_blocks_of_host,
+    ),
+    Command::now(
+        30,
+        "guest-get-memory-block-info",
+        Class::Query,
+        |_, arguments| {
             let NoArguments {} = decode(arguments)?;
-            answer(
-                worker::run(worker::FILE_COMMAND_TIMEOUT, || {
-                    get_memory_blocks(&System::host())
-                })
-                .await?,
-            )
-        })
-    }),
-    Command::later(29, "guest-set-memory-blocks", set_memory_blocks_of_host),
-    Command::now(30, "guest-get-memory-block-info", |_, arguments| {
-        let NoArguments {} = decode(arguments)?;
-        answer(get_memory_block_info(&System::host())?)
-    }),
+            answer(get_memory_block_info(&System::host())?)
+        },
+    ),
 ];
 
 const MEMORY: &str = "/sys/devices/system/memory";

@@ -18,6 +18,8 @@ mod memory;
 mod network;
 mod password;
 mod power;
+mod pressure;
+pub(crate) mod profile;
 mod ssh;
 pub(crate) mod sync;
 mod time;
@@ -26,10 +28,12 @@ mod worker;
 
 use crate::child::Child;
 use crate::freeze::Freezer;
+use crate::freeze::snapshot::SnapshotFile;
 use crate::probe;
 use crate::protocol::error::CommandError;
 use crate::protocol::value::{Dict, Value, to_value};
 use access::AccessPolicy;
+use profile::Class;
 use serde::Serialize;
 use std::future::Future;
 use std::pin::Pin;
@@ -41,6 +45,8 @@ pub(crate) struct Context {
     pub(crate) policy: AccessPolicy,
     pub(crate) files: file::Files,
     pub(crate) children: exec::Children,
+    /// `None`: it is switched off.
+    pub(crate) snapshot: Option<SnapshotFile>,
 }
 
 #[derive(Debug)]
@@ -72,6 +78,8 @@ pub struct Command {
     pub(crate) position: u16,
     /// Name on the wire.
     pub name: &'static str,
+    /// What the host can do with it.
+    pub class: Class,
     /// It works while filesystems are frozen.
     pub while_frozen: bool,
     /// Success is answered.
@@ -82,10 +90,11 @@ pub struct Command {
 }
 
 impl Command {
-    const fn new(position: u16, name: &'static str, handler: Handler) -> Self {
+    const fn new(position: u16, name: &'static str, class: Class, handler: Handler) -> Self {
         Self {
             position,
             name,
+            class,
             while_frozen: false,
             answers: true,
             interruptible: false,
@@ -96,17 +105,19 @@ impl Command {
     const fn now(
         position: u16,
         name: &'static str,
+        class: Class,
         handler: fn(&mut Context, Dict) -> CommandResult,
     ) -> Self {
-        Self::new(position, name, Handler::Now(handler))
+        Self::new(position, name, class, Handler::Now(handler))
     }
 
     const fn later(
         position: u16,
         name: &'static str,
+        class: Class,
         handler: for<'a> fn(&'a mut Context, Dict) -> CommandFuture<'a>,
     ) -> Self {
-        Self::new(position, name, Handler::Later(handler))
+        Self::new(position, name, class, Handler::Later(handler))
     }
 
     /// May take minutes: the client may stop waiting and send a guest-sync.
@@ -150,6 +161,7 @@ pub fn all() -> &'static [Command] {
             network::COMMANDS,
             cpu::COMMANDS,
             memory::COMMANDS,
+            pressure::COMMANDS,
             disk::COMMANDS,
             users::COMMANDS,
             password::COMMANDS,

@@ -10,7 +10,7 @@ use std::io;
 use nix::libc;
 use serde::Serialize;
 
-use super::{Command, answer, probe_error};
+use super::{Class, Command, answer, probe_error};
 use crate::probe::System;
 use crate::probe::interfaces::{self, Interface, InterfaceEntry, ip_text, ipv6_text};
 use crate::probe::netdev::{self, LinkCounters};
@@ -22,14 +22,24 @@ use crate::sys::netdevice::{self, NetDevices};
 use crate::sys::strerror;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(22, "guest-network-get-interfaces", |_, arguments| {
-        let NoArguments {} = decode(arguments)?;
-        answer(get_interfaces(&System::host())?)
-    }),
-    Command::now(43, "guest-network-get-route", |_, arguments| {
-        let NoArguments {} = decode(arguments)?;
-        answer(get_route(&System::host())?)
-    }),
+    Command::now(
+        22,
+        "guest-network-get-interfaces",
+        Class::Query,
+        |_, arguments| {
+            let NoArguments {} = decode(arguments)?;
+            answer(get_interfaces(&System::host())?)
+        },
+    ),
+    Command::now(
+        43,
+        "guest-network-get-route",
+        Class::Query,
+        |_, arguments| {
+            let NoArguments {} = decode(arguments)?;
+            answer(get_route(&System::host())?)
+        },
+    ),
 ];
 
 #[derive(Debug, Serialize)]

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::{Command, CommandFuture, Context, empty, run_helper, worker};
+use super::{Class, Command, CommandFuture, Context, empty, run_helper, worker};
 use crate::child::Child;
 use crate::protocol::arguments::decode;
 use crate::protocol::base64;
@@ -21,6 +21,7 @@ use crate::protocol::value::Dict;
 pub(super) const COMMANDS: &[Command] = &[Command::later(
     27,
     "guest-set-user-password",
+    Class::User,
     set_user_password_here,
 )];
 

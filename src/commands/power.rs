@@ -4,7 +4,7 @@
 //! the work; they run on a worker thread, and the output of one that fails is the error text. Nothing here decides whether
 //! the guest may go down while frozen: the dispatcher does.
 
-use super::{Answer, Command, CommandFuture, Context, run_helper, worker};
+use super::{Answer, Class, Command, CommandFuture, Context, run_helper, worker};
 use crate::child::{self, Child, ChildStatus};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -17,16 +17,16 @@ use std::io::{Read, Write};
 use std::path::Path;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::later(7, "guest-shutdown", shutdown).without_reply(),
-    Command::later(19, "guest-suspend-disk", |_, arguments| {
+    Command::later(7, "guest-shutdown", Class::Power, shutdown).without_reply(),
+    Command::later(19, "guest-suspend-disk", Class::Power, |_, arguments| {
         suspend(&DISK, arguments)
     })
     .without_reply(),
-    Command::later(20, "guest-suspend-ram", |_, arguments| {
+    Command::later(20, "guest-suspend-ram", Class::Power, |_, arguments| {
         suspend(&RAM, arguments)
     })
     .without_reply(),
-    Command::later(21, "guest-suspend-hybrid", |_, arguments| {
+    Command::later(21, "guest-suspend-hybrid", Class::Power, |_, arguments| {
         suspend(&HYBRID, arguments)
     })
     .without_reply(),
@@ -39,9 +39,10 @@ struct Shutdown {
 
 #[derive(Debug, Clone, Copy)]
 struct ShutdownMode {
-    flag: &'static str,
-    /// Does the same where there is no shutdown(8).
+    /// Run without arguments.
     program: &'static str,
+    /// What shutdown(8) needs for the same.
+    flag: &'static str,
 }
 
 fn shutdown(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
@@ -63,10 +64,10 @@ fn shutdown(_: &mut Context, arguments: Dict) -> CommandFuture<'_> {
 }
 
 fn parse_mode(mode: Option<&str>) -> Result<ShutdownMode, CommandError> {
-    let (flag, program) = match mode {
-        None | Some("powerdown") => ("-P", "poweroff"),
-        Some("halt") => ("-H", "halt"),
-        Some("reboot") => ("-r", "reboot"),
+    let (program, flag) = match mode {
+        None | Some("powerdown") => ("poweroff", "-P"),
+        Some("halt") => ("halt", "-H"),
+        Some("reboot") => ("reboot", "-r"),
         Some(_) => {
             return Err(CommandError::generic(
                 // The bracket is not closed in the original, either.
@@ -74,19 +75,17 @@ fn parse_mode(mode: Option<&str>) -> Result<ShutdownMode, CommandError> {
             ));
         }
     };
-    Ok(ShutdownMode { flag, program })
+    Ok(ShutdownMode { program, flag })
 }
 
-/// Runs `shutdown` in the directory `sbin`, or where there is none (small systems without systemd or sysvinit) the
-/// program that does it directly.
+/// Runs the mode's own program in the directory `sbin`, or where it is not executable, `shutdown`.
 fn run_shutdown(mode: ShutdownMode, sbin: &Path) -> Result<(), CommandError> {
-    let shutdown = sbin.join("shutdown");
     let direct = sbin.join(mode.program);
-    let child = if !shutdown.exists() && access(&direct, AccessFlags::X_OK).is_ok() {
+    let child = if access(&direct, AccessFlags::X_OK).is_ok() {
         Child::new(direct)
     } else {
         let message = "hypervisor initiated shutdown";
-        Child::new(shutdown).args(["-h", mode.flag, "+0", message])
+        Child::new(sbin.join("shutdown")).args(["-h", mode.flag, "+0", message])
     };
     run_helper(child, "shutdown")
 }
@@ -247,19 +246,25 @@ mod tests {
     }
 
     #[test]
-    fn shutdown_is_told_how() {
+    fn shutdown_is_told_how_where_its_modes_have_no_programs() {
         let stubs = Stubs::new();
         stubs.put("shutdown", "");
-        stubs.put("poweroff", "");
-        for (mode, flag) in [
-            (None, "-P"),
-            (Some("powerdown"), "-P"),
-            (Some("halt"), "-H"),
-            (Some("reboot"), "-r"),
+        for (mode, program, flag) in [
+            (None, "poweroff", "-P"),
+            (Some("powerdown"), "poweroff", "-P"),
+            (Some("halt"), "halt", "-H"),
+            (Some("reboot"), "reboot", "-r"),
         ] {
+            let by_shutdown = format!("shutdown -h {flag} +0 hypervisor initiated shutdown\n");
             assert_eq!(stubs.run_shutdown(mode), Ok(()));
-            let seen = format!("shutdown -h {flag} +0 hypervisor initiated shutdown\n");
-            assert_eq!(stubs.seen(), seen);
+            assert_eq!(stubs.seen(), by_shutdown);
+            stubs.put(program, "");
+            assert_eq!(stubs.run_shutdown(mode), Ok(()));
+            assert_eq!(stubs.seen(), format!("{program} \n"));
+            let program = stubs.0.path().join(program);
+            fs::set_permissions(program, fs::Permissions::from_mode(0o644)).unwrap();
+            assert_eq!(stubs.run_shutdown(mode), Ok(()));
+            assert_eq!(stubs.seen(), by_shutdown, "not executable");
         }
         for odd in ["", "Halt", "powerdown "] {
             assert_eq!(
@@ -281,20 +286,17 @@ mod tests {
                 missing.display()
             ))
         );
-        stubs.put("reboot", "");
-        assert_eq!(stubs.run_shutdown(Some("reboot")), Ok(()));
-        assert_eq!(stubs.seen(), "reboot \n");
         stubs.put("shutdown", "exit 3");
         assert_eq!(
             stubs.run_shutdown(Some("reboot")),
             Err(format!("{text}exit status 3"))
         );
+        stubs.put("reboot", "echo busy; exit 1");
         assert_eq!(
-            stubs.seen(),
-            "shutdown -h -r +0 hypervisor initiated shutdown\n"
+            stubs.run_shutdown(Some("reboot")),
+            Err(format!("{text}busy\n")),
+            "and shutdown is not tried, too"
         );
-        stubs.put("shutdown", "echo busy; exit 1");
-        assert_eq!(stubs.run_shutdown(None), Err(format!("{text}busy\n")));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Command, CommandFuture, Context, answer, empty, worker};
+use super::{Class, Command, CommandFuture, Context, answer, empty, worker};
 use crate::protocol::arguments::decode;
 use crate::protocol::error::CommandError;
 use crate::protocol::text::{from_os_bytes, to_os_bytes};
@@ -21,11 +21,22 @@ use crate::sys::strerror;
 use file::{KeyFile, KeyFileError};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::later(37, "guest-ssh-get-authorized-keys", get_authorized_keys),
-    Command::later(38, "guest-ssh-add-authorized-keys", add_authorized_keys),
+    Command::later(
+        37,
+        "guest-ssh-get-authorized-keys",
+        Class::User,
+        get_authorized_keys,
+    ),
+    Command::later(
+        38,
+        "guest-ssh-add-authorized-keys",
+        Class::User,
+        add_authorized_keys,
+    ),
     Command::later(
         39,
         "guest-ssh-remove-authorized-keys",
+        Class::User,
         remove_authorized_keys,
     ),
 ];

@@ -4,7 +4,7 @@
 //! session that its client stopped waiting for an earlier request ([`is_sync`], [`reply`]): it is answered while an
 //! interruptible request still runs, so it must not need the context.
 
-use super::{Answer, Command, CommandResult, Context, all, answer, empty};
+use super::{Answer, Class, Command, CommandResult, Context, all, answer, empty};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::request::Request;
 use crate::protocol::value::Dict;
@@ -12,14 +12,17 @@ use crate::version::PROTOCOL_VERSION;
 use serde::{Deserialize, Serialize};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(1, DELIMITED, |_, arguments| delimited(arguments)).also_frozen(),
-    Command::now(2, PLAIN, |_, arguments| plain(arguments)).also_frozen(),
-    Command::now(3, "guest-ping", |_, arguments| {
+    Command::now(1, DELIMITED, Class::Query, |_, arguments| {
+        delimited(arguments)
+    })
+    .also_frozen(),
+    Command::now(2, PLAIN, Class::Query, |_, arguments| plain(arguments)).also_frozen(),
+    Command::now(3, "guest-ping", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         ping()
     })
     .also_frozen(),
-    Command::now(6, "guest-info", |context, arguments| {
+    Command::now(6, "guest-info", Class::Query, |context, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(info(context))
     })

@@ -5,7 +5,7 @@
 //! /dev/rtc itself (newer distributions have hwclock in a package of its own). Both run on a worker thread: an RTC is read
 //! at the turn of a second.
 
-use super::{Command, CommandFuture, answer, empty, worker};
+use super::{Class, Command, CommandFuture, answer, empty, worker};
 use crate::child::Child;
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
@@ -23,11 +23,13 @@ use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(4, "guest-get-time", |_, arguments| {
+    Command::now(4, "guest-get-time", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_time(SystemTime::now()))
     }),
-    Command::later(5, "guest-set-time", |_, arguments| set_time(arguments)),
+    Command::later(5, "guest-set-time", Class::Hardware, |_, arguments| {
+        set_time(arguments)
+    }),
 ];
 
 const HWCLOCK: &str = "/sbin/hwclock";

@@ -1,7 +1,7 @@
 //! Floor 4: logged-in users and the time zone: guest-get-users, guest-get-timezone.
 //!
-//! Read-only, and nothing is cached. Users are the logins of utmp(5); without that file (systemd may be built without it)
-//! nobody is logged in.
+//! Read-only, and nothing is cached. Users are the logins of utmp(5) and the sessions of systemd-logind, which may be built
+//! without utmp.
 
 use std::collections::HashMap;
 use std::ffi::c_long;
@@ -9,20 +9,20 @@ use std::time::SystemTime;
 
 use serde::Serialize;
 
-use super::{Command, answer, probe_error};
-use crate::probe::System;
+use super::{Class, Command, answer, probe_error};
 use crate::probe::utmp::{self, Login};
+use crate::probe::{System, logind};
 use crate::protocol::arguments::{NoArguments, decode};
 use crate::protocol::error::CommandError;
 use crate::protocol::text::from_os_bytes;
 use crate::sys::localtime;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(34, "guest-get-users", |_, arguments| {
+    Command::now(34, "guest-get-users", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         answer(get_users(&System::host())?)
     }),
-    Command::now(35, "guest-get-timezone", |_, arguments| {
+    Command::now(35, "guest-get-timezone", Class::Query, |_, arguments| {
         let NoArguments {} = decode(arguments)?;
         // A value that is not UTF-8 names no zone; the C library uses UTC then, too.
         let name = std::env::var("TZ").ok();
@@ -38,9 +38,11 @@ struct User {
     login_time: f64,
 }
 
-/// Each user once, with the earliest login.
+/// Each user once, with the earliest login of utmp and logind, which record most logins both.
 fn get_users(system: &System) -> Result<Vec<User>, CommandError> {
-    Ok(earliest_logins(utmp::read(system).map_err(probe_error)?))
+    let mut logins = utmp::read(system).map_err(probe_error)?;
+    logins.extend(logind::read(system));
+    Ok(earliest_logins(logins))
 }
 
 fn earliest_logins(logins: Vec<Login>) -> Vec<User> {
@@ -103,6 +105,7 @@ fn is_known_zone(system: &System, name: &str) -> bool {
 mod tests {
     use super::*;
     use crate::commands::reply_line;
+    use crate::probe::logind::tests::session;
     use crate::probe::utmp::{Layout, tests::record};
     use std::fs;
 
@@ -130,6 +133,22 @@ mod tests {
             "{\"return\": [{\"login-time\": 1600000000.000005, \"user\": \"root\"}, \
              {\"login-time\": 1700000100.000001, \"user\": \"alice\"}]}\n"
         );
+        // alice logged in earlier, root again, carol without a terminal.
+        let sessions = root.path().join("run/systemd/sessions");
+        fs::create_dir_all(&sessions).unwrap();
+        for (id, user, started) in [
+            ("1", "alice", 1_700_000_099_999_999),
+            ("2", "root", 1_600_000_000_000_006),
+            ("3", "carol", 1_500_000_000_000_000),
+        ] {
+            fs::write(sessions.join(id), session(user, "user", "active", started)).unwrap();
+        }
+        let merged = "{\"return\": [{\"login-time\": 1600000000.000005, \"user\": \"root\"}, \
+             {\"login-time\": 1700000099.999999, \"user\": \"alice\"}, \
+             {\"login-time\": 1500000000, \"user\": \"carol\"}]}\n";
+        assert_eq!(reply_line(get_users(&system).unwrap()), merged);
+        fs::write(sessions.join("4"), "# cut").unwrap();
+        assert_eq!(reply_line(get_users(&system).unwrap()), merged);
     }
 
     #[test]

@@ -19,7 +19,9 @@ use std::path::{Path, PathBuf};
 use crate::adapters;
 use crate::cli::scan::{Found, scan};
 use crate::cli::{Arg, ValueKind};
+use crate::commands::profile::ProfileName;
 use crate::freeze::policy::{FreezeLimits, FreezePolicy, Pattern};
+use crate::freeze::snapshot;
 use crate::hooks::locate;
 use crate::keyfile;
 use crate::transport;
@@ -127,6 +129,11 @@ pub struct Config {
     pub(crate) retry_path: bool,
     pub(crate) policy: FreezePolicy,
     pub(crate) limits: FreezeLimits,
+    pub(crate) profile: ProfileName,
+    /// `None`: it is switched off.
+    pub(crate) snapshot_file: Option<PathBuf>,
+    /// `None`: they are switched off.
+    pub(crate) restore_hooks: Option<PathBuf>,
     pub(crate) block_rpcs: RpcList,
     /// If not empty, the only commands that are allowed.
     pub(crate) allow_rpcs: RpcList,
@@ -148,6 +155,9 @@ impl Default for Config {
             retry_path: false,
             policy: FreezePolicy::default(),
             limits: FreezeLimits::default(),
+            profile: ProfileName::default(),
+            snapshot_file: Some(snapshot::DEFAULT_PATH.into()),
+            restore_hooks: Some(locate::restore_dir()),
             block_rpcs: RpcList::default(),
             allow_rpcs: RpcList::default(),
             warnings: Vec::new(),

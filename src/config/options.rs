@@ -5,10 +5,12 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::path::PathBuf;
 
-use super::values::{self, add_patterns, set_limit, set_mode, set_path};
+use super::values::{self, add_patterns, set_limit, set_mode, set_path, set_unless_off};
 use super::{Config, Method};
 use crate::cli::{Arg, HELP, OptionSpec, ValueKind};
+use crate::commands::profile::{self, ProfileName};
 use crate::freeze::policy::FreezeLimits;
+use crate::freeze::snapshot::DEFAULT_PATH as DEFAULT_SNAPSHOT;
 
 /// The group of the configuration file in which an option's key lives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -291,6 +293,22 @@ pub static OPTIONS: &[AgentOption] = &[
         ),
     ),
     own(
+        "profile",
+        "refuse the commands outside of this set: full (all), no-exec (no programs, files, passwords or \
+         keys), query (what changes nothing), backup (freeze, thaw and report; the agent also gives up \
+         the rights that this does not need), or auto (backup in a confidential guest, else full). \
+         --allow-rpcs and --block-rpcs refuse more",
+        value(
+            Arg::Value("NAME", ValueKind::Words(profile::NAMES)),
+            |config, name| {
+                config.profile = ProfileName(name.to_string_lossy().trim_ascii().to_owned());
+                Ok(())
+            },
+            |config| Some(config.profile.0.clone().into_bytes()),
+        ),
+    )
+    .default("full"),
+    own(
         "fsfreeze-mode",
         "what a freeze does: all (hooks and filesystems), hooks-only, or off",
         value(
@@ -383,6 +401,28 @@ pub static OPTIONS: &[AgentOption] = &[
         ),
     )
     .default("300"),
+    own(
+        "snapshot-file",
+        "before a freeze write here what a copy of the disk is worth, if this file's filesystem is \
+         frozen, too; its directory must exist; off: write none",
+        value(
+            FILE,
+            |config, path| set_unless_off(&mut config.snapshot_file, path),
+            |config| values::path_or_off(config.snapshot_file.as_deref()),
+        ),
+    )
+    .default(DEFAULT_SNAPSHOT),
+    own(
+        "restore-hooks",
+        "directory of the programs that run once in a machine that was started from a copy; off: \
+         run none",
+        value(
+            Arg::Value("DIR", ValueKind::Directory),
+            |config, path| set_unless_off(&mut config.restore_hooks, path),
+            |config| values::path_or_off(config.restore_hooks.as_deref()),
+        ),
+    )
+    .default("restore-hook.d in /etc/qemu or /etc/qemu-ga"),
     command_line(
         b'c',
         "config",

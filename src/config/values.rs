@@ -14,6 +14,13 @@ pub(super) fn set_path(path: &mut Option<PathBuf>, value: &OsStr) -> Result<(), 
     Ok(())
 }
 
+/// Sets a path, or none if the value is `off` or empty.
+pub(super) fn set_unless_off(path: &mut Option<PathBuf>, value: &OsStr) -> Result<(), String> {
+    let is_off = value.is_empty() || value == "off";
+    *path = (!is_off).then(|| value.into());
+    Ok(())
+}
+
 /// A word that is no mode means the default, also after an earlier, valid value: more is frozen rather than less.
 pub(super) fn set_mode(mode: &mut FreezeMode, value: &OsStr) -> Result<(), String> {
     let read = FreezeMode::parse(value.to_string_lossy().trim_ascii());
@@ -53,6 +60,10 @@ pub(super) fn set_limit(
 
 pub(super) fn path(path: Option<&Path>) -> Option<Vec<u8>> {
     path.map(|path| path.as_os_str().as_bytes().to_vec())
+}
+
+pub(super) fn path_or_off(value: Option<&Path>) -> Option<Vec<u8>> {
+    path(Some(value.unwrap_or(Path::new("off"))))
 }
 
 pub(super) fn seconds(limit: Option<Duration>) -> Option<Vec<u8>> {

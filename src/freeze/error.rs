@@ -7,7 +7,7 @@ use crate::sys::strerror;
 use nix::libc;
 use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Filesystems are named by their mount points.
 #[derive(Debug)]
@@ -32,6 +32,7 @@ pub enum FreezeError {
     Rcu(io::Error),
     State(StateError),
     Report(PathBuf, io::Error),
+    Snapshot(PathBuf, io::Error),
     ThreadDied,
 }
 
@@ -92,6 +93,7 @@ impl fmt::Display for FreezeError {
                 path.display(),
                 strerror(error)
             ),
+            Self::Snapshot(path, error) => f.write_str(&snapshot_text(path, error)),
             Self::ThreadDied => f.write_str("the freeze thread died"),
         }
     }
@@ -103,6 +105,11 @@ impl From<StateError> for FreezeError {
     fn from(error: StateError) -> Self {
         Self::State(error)
     }
+}
+
+fn snapshot_text(path: &Path, error: &io::Error) -> String {
+    let (path, why) = (path.display(), strerror(error));
+    format!("cannot write {path}: {why}; a copy of the disk may not say what it is")
 }
 
 fn refusal(error: &io::Error) -> String {

@@ -11,7 +11,7 @@ use super::report::Report;
 use crate::sys::{memory, strerror};
 use nix::sys::eventfd::EventFd;
 use std::collections::VecDeque;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::io::Interest;
@@ -137,6 +137,16 @@ impl Freezer {
             stop.write(1).ok();
             self.status.send_modify(|status| status.is_stopping = true);
         }
+    }
+
+    /// Becomes readable at [`Freezer::stop`]; `None`: no descriptor is left.
+    pub fn stop_fd(&self) -> Option<OwnedFd> {
+        let stop = self.shared.stop.as_ref()?;
+        stop.as_fd().try_clone_to_owned().ok()
+    }
+
+    pub fn is_stopping(&self) -> bool {
+        self.status.borrow().is_stopping
     }
 
     async fn stopping(&self) {

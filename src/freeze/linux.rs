@@ -6,6 +6,7 @@
 
 mod filesystems;
 mod guardian;
+mod snapshot;
 mod step;
 
 use super::error::FreezeError;
@@ -14,6 +15,7 @@ use super::history;
 use super::ops::{HookOps, StateOps, SystemOps};
 use super::report::Report;
 use super::root::Root;
+use super::snapshot::SnapshotFile;
 use crate::deadline::{Batch, Pool};
 use crate::hooks::journal::{RunInfo, is_open};
 use crate::hooks::{ANY_RUN, Phase, ThawReason, invoke};
@@ -38,6 +40,10 @@ type PendingFreeze = (Batch<Arc<Root>>, Vec<Arc<Root>>);
 pub struct LinuxOps {
     state: StateDir,
     hook: Option<PathBuf>,
+    /// `None`: it is switched off.
+    snapshot: Option<SnapshotFile>,
+    /// The current run has written it, or an earlier agent that froze.
+    has_snapshot: bool,
     /// Of the current freeze, if an earlier agent began it.
     inherited_hook: Option<Option<PathBuf>>,
     step_limit: Option<Duration>,
@@ -67,12 +73,15 @@ impl LinuxOps {
     pub fn new(
         state: StateDir,
         hook: Option<PathBuf>,
+        snapshot: Option<SnapshotFile>,
         step_limit: Option<Duration>,
         keeps_rcu: bool,
     ) -> Self {
         Self {
             state,
             hook,
+            snapshot,
+            has_snapshot: false,
             inherited_hook: None,
             step_limit,
             keeps_rcu,
@@ -115,7 +124,12 @@ impl HookOps for LinuxOps {
         let hook = self.hook()?;
         // Hooks may take long, and what is logged meanwhile is to be seen at once.
         self.leave_frozen_section();
-        tracing::info!(target: crate::AUDIT, "executing fsfreeze hook with arg '{}'", phase.as_str());
+        tracing::info!(
+            target: crate::AUDIT,
+            RUN_ID = run.id,
+            "executing fsfreeze hook with arg '{}'",
+            phase.as_str()
+        );
         // A stop ends a freeze hook; a thaw hook is always waited for.
         let stop = self.stop.as_ref().filter(|_| phase == Phase::Freeze);
         let invocation = invoke::Invocation {
@@ -212,6 +226,7 @@ impl SystemOps for LinuxOps {
         self.counters = Vec::new();
         self.entrusted = Vec::new();
         self.inherited_hook = None;
+        self.has_snapshot = false;
         self.pool = Pool::default();
     }
 

@@ -21,9 +21,11 @@ pub mod plan;
 pub mod policy;
 pub(crate) mod reach;
 pub mod report;
+pub mod restored;
 mod root;
 #[cfg(test)]
 mod simulator;
+pub mod snapshot;
 
 pub(crate) use error::FreezeError;
 pub(crate) use freezer::Freezer;

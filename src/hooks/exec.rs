@@ -13,6 +13,7 @@ use nix::fcntl::{FcntlArg, OFlag, fcntl};
 
 use super::hook_run::HookRun;
 use super::log::{HookLog, Lines};
+use super::restore::RESTORED;
 use super::settings::HookSettings;
 use super::task::CommandLine;
 use super::{
@@ -50,8 +51,13 @@ pub fn environment(
 ) -> Vec<(&'static str, Option<String>)> {
     let info = &hook_run.run;
     let non_empty = |text: &String| (!text.is_empty()).then(|| text.clone());
-    vec![
-        (PHASE_ENV, Some(hook_run.phase.as_str().into())),
+    let phase = match &hook_run.restored {
+        Some(_) => RESTORED,
+        None => hook_run.phase.as_str(),
+    };
+    let is_of_freeze = hook_run.restored.is_none();
+    let mut variables = vec![
+        (PHASE_ENV, Some(phase.into())),
         (
             REASON_ENV,
             hook_run.reason.map(|reason| reason.as_str().into()),
@@ -59,7 +65,10 @@ pub fn environment(
         (RUN_ENV, non_empty(&info.id)),
         (MOUNTPOINTS_ENV, non_empty(&info.mountpoints)),
         (DEVICES_ENV, non_empty(&info.devices)),
-        (HOLD_LIMIT_ENV, Some(info.hold_limit.to_string())),
+        (
+            HOLD_LIMIT_ENV,
+            is_of_freeze.then(|| info.hold_limit.to_string()),
+        ),
         (
             DEADLINE_ENV,
             time.map(|time| time.as_secs_f64().to_string()),
@@ -69,7 +78,11 @@ pub fn environment(
         (STATE_ENV, None),
         (ONLY_RUN_ENV, None),
         (BINARY_ENV, None),
-    ]
+    ];
+    for (name, value) in hook_run.restored.iter().flatten() {
+        variables.push((name, Some(value.clone())));
+    }
+    variables
 }
 
 /// The user that `user=` in the settings names; None: the master's.

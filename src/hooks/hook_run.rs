@@ -29,6 +29,8 @@ pub struct HookRun {
     pub due: Option<Instant>,
     /// Becomes readable when the master must stop.
     pub stop: Option<OwnedFd>,
+    /// The variables of restore hooks, which run in no phase; None: hooks of a freeze or thaw.
+    pub restored: Option<Vec<(&'static str, String)>>,
     log: Mutex<HookLog>,
     records: Mutex<Option<File>>,
     journal: Mutex<Journal>,
@@ -48,6 +50,7 @@ impl HookRun {
             run: RunInfo::default(),
             due: None,
             stop,
+            restored: None,
             log: Mutex::new(log),
             records: Mutex::default(),
             journal: Mutex::new(journal),

@@ -4,6 +4,7 @@
 //! agent. Records of single hooks add to the report and never change the result. They arrive in a memory file
 //! (memfd_create(2)): on a pipe, a master that writes nothing would block the agent, and one that writes much itself.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -229,6 +230,13 @@ fn records_in(text: &[u8]) -> Vec<HookRecord> {
     text.split(|&byte| byte == b'\n')
         .filter_map(|line| serde_json::from_slice(line).ok())
         .collect()
+}
+
+/// What a hook master has in its environment, whoever starts it.
+pub(crate) fn fixed_environment(statedir: &Path) -> Vec<(OsString, OsString)> {
+    let binary = own_binary().map(|binary| (BINARY_ENV.into(), binary.into()));
+    let state = (STATE_ENV.into(), statedir.into());
+    binary.into_iter().chain([state]).collect()
 }
 
 /// From where this program can be executed: its path, or /proc/PID/exe if an upgrade has replaced the file or the path

@@ -52,6 +52,11 @@ pub fn dir_of(master: &Path) -> PathBuf {
     dir.into()
 }
 
+/// Beside [`default_dir`].
+pub fn restore_dir() -> PathBuf {
+    default_dir().with_file_name("restore-hook.d")
+}
+
 pub fn conf_beside(dir: &Path) -> PathBuf {
     dir.with_extension("conf")
 }

@@ -24,6 +24,7 @@ pub mod journal;
 pub(crate) mod locate;
 pub(crate) mod log;
 mod outcome;
+pub(crate) mod restore;
 pub(crate) mod runner;
 pub mod settings;
 pub mod task;

@@ -487,7 +487,8 @@ impl HookMaster {
             let hook = &program;
             self.log_hook(LogLine::Holds { hook });
         } else {
-            self.finish(task, &program, command.timeout, (&ended, socket.is_some()));
+            let ended = (&ended, socket.is_some());
+            log_end(&self.hook_run, task, &program, command.timeout, ended);
         }
         TaskOutcome {
             tries,
@@ -511,44 +512,45 @@ impl HookMaster {
         if let Some(why) = &released.lost {
             self.log_hook(LogLine::Lost { hook: name, why });
         }
-        self.finish(task, name, task.policy.timeout, (&released.ended, false));
+        let ended = (&released.ended, false);
+        log_end(&self.hook_run, task, name, task.policy.timeout, ended);
         TaskOutcome {
             lost: released.lost.is_some(),
             ..TaskOutcome::from(released.ended)
         }
     }
+}
 
-    /// Logs the end of a start. `is_early`: a holding hook ended before it was ready.
-    fn finish(
-        &self,
-        task: &HookTask,
-        name: &str,
-        timeout: Option<Duration>,
-        (ended, is_early): (&CommandOutcome, bool),
-    ) {
-        let mut log = self.hook_run.log();
-        if let HookStatus::NotRun { reason, .. } = &ended.status {
-            let (hook, why) = (name, reason);
-            log.hook_line(LogLine::CannotRun { hook, why });
-        }
-        let limit = self.hook_run.time_for(timeout).or(timeout);
-        if let Some(more) = explanation(&ended.status, limit) {
-            log.line(&format!("{name} {more}"));
-        }
-        let note = match &ended.status {
-            HookStatus::Exited(code) if task.policy.not_applicable.contains(code) => {
-                EndNote::NotApplicable
-            }
-            HookStatus::Exited(_) if is_early => EndNote::Early,
-            HookStatus::Exited(code) if *code != 0 && task.policy.success.contains(code) => {
-                EndNote::Success
-            }
-            _ => EndNote::None,
-        };
-        log.hook_line(LogLine::Finished {
-            hook: name,
-            status: ended.status.number(),
-            note,
-        });
+/// Logs the end of a start. `is_early`: a holding hook ended before it was ready.
+pub(super) fn log_end(
+    hook_run: &HookRun,
+    task: &HookTask,
+    name: &str,
+    timeout: Option<Duration>,
+    (ended, is_early): (&CommandOutcome, bool),
+) {
+    let mut log = hook_run.log();
+    if let HookStatus::NotRun { reason, .. } = &ended.status {
+        let (hook, why) = (name, reason);
+        log.hook_line(LogLine::CannotRun { hook, why });
     }
+    let limit = hook_run.time_for(timeout).or(timeout);
+    if let Some(more) = explanation(&ended.status, limit) {
+        log.line(&format!("{name} {more}"));
+    }
+    let note = match &ended.status {
+        HookStatus::Exited(code) if task.policy.not_applicable.contains(code) => {
+            EndNote::NotApplicable
+        }
+        HookStatus::Exited(_) if is_early => EndNote::Early,
+        HookStatus::Exited(code) if *code != 0 && task.policy.success.contains(code) => {
+            EndNote::Success
+        }
+        _ => EndNote::None,
+    };
+    log.hook_line(LogLine::Finished {
+        hook: name,
+        status: ended.status.number(),
+        note,
+    });
 }

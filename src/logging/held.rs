@@ -31,6 +31,7 @@ struct HeldLine {
     kind: LineKind,
     when: SystemTime,
     length: usize,
+    fields_length: usize,
 }
 
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -57,12 +58,13 @@ impl HeldLines {
         }
     }
 
-    pub fn push(&mut self, kind: LineKind, when: SystemTime, text: &str) {
+    /// `fields` are the line's journal fields.
+    pub fn push(&mut self, kind: LineKind, when: SystemTime, text: &str, fields: &str) {
         // The last quarter is for warnings, errors and audit lines: debug output must not displace them.
         let is_minor = matches!(kind, LineKind::Log(Level::Debug | Level::Info));
         let share = |bound: usize| if is_minor { bound / 4 * 3 } else { bound };
         if self.lines.len() >= share(self.bounds.lines)
-            || self.texts.len() + text.len() > share(self.bounds.bytes)
+            || self.texts.len() + text.len() + fields.len() > share(self.bounds.bytes)
         {
             match kind {
                 LineKind::Log(_) => self.dropped.log += 1,
@@ -71,10 +73,12 @@ impl HeldLines {
             return;
         }
         self.texts.push_str(text);
+        self.texts.push_str(fields);
         self.lines.push(HeldLine {
             kind,
             when,
             length: text.len(),
+            fields_length: fields.len(),
         });
     }
 
@@ -82,12 +86,14 @@ impl HeldLines {
         self.dropped
     }
 
-    pub fn iter(&self) -> impl Iterator<Item = (LineKind, SystemTime, &str)> {
+    /// Each with its text and its fields.
+    pub fn iter(&self) -> impl Iterator<Item = (LineKind, SystemTime, &str, &str)> {
         let mut rest = self.texts.as_str();
         self.lines.iter().map(move |line| {
             let (text, tail) = rest.split_at(line.length);
+            let (fields, tail) = tail.split_at(line.fields_length);
             rest = tail;
-            (line.kind, line.when, text)
+            (line.kind, line.when, text, fields)
         })
     }
 }

@@ -26,6 +26,10 @@ use writer::LogWriter;
 /// line cannot be accepted now.
 pub(crate) type AuditSink = Box<dyn FnMut(SystemTime, &str) -> io::Result<()> + Send>;
 
+/// Sends a line to the journal with its fields (`KEY=value` and a line end each): priority as in syslog(3), time, text,
+/// fields. It never blocks; after an error the line goes where it goes without a journal.
+pub(crate) type JournalSink = Box<dyn FnMut(u8, SystemTime, &str, &str) -> io::Result<()> + Send>;
+
 #[derive(Default)]
 pub(crate) struct LogOptions {
     /// Is appended to; `None`: standard error.
@@ -37,6 +41,8 @@ pub(crate) struct LogOptions {
     pub frozen: bool,
     /// `None`: audit lines go nowhere.
     pub audit: Option<AuditSink>,
+    /// For lines with fields, if standard error is the journal; `None`: fields are dropped.
+    pub journal: Option<JournalSink>,
 }
 
 #[derive(Debug)]

@@ -57,10 +57,13 @@ impl Subscriber for LogSubscriber {
         event.record(&mut text);
         text.message += &text.fields;
         if event.metadata().target() == crate::AUDIT {
-            return self.writer.audit(&text.message);
+            return self.writer.audit(&text.message, &text.journal);
         }
-        self.writer
-            .log(level(event.metadata().level()), text.message.trim_start());
+        self.writer.log(
+            level(event.metadata().level()),
+            text.message.trim_start(),
+            &text.journal,
+        );
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
@@ -76,11 +79,17 @@ impl Subscriber for LogSubscriber {
     fn exit(&self, _: &Id) {}
 }
 
-/// The message, then ` key=value` for each other field.
+/// The message, then ` key=value` for each other field. Fields in capitals are not part of the line, but fields of the
+/// journal: `KEY=value` and a line end each, once for each line of the value.
 #[derive(Default)]
 struct Text {
     message: String,
     fields: String,
+    journal: String,
+}
+
+fn is_for_journal(field: &Field) -> bool {
+    field.name().starts_with(|c: char| c.is_ascii_uppercase())
 }
 
 impl Text {
@@ -88,6 +97,11 @@ impl Text {
         // Writing to memory does not fail; a value whose Display fails stays incomplete.
         let _ = match field.name() {
             "message" => write!(self.message, "{value}"),
+            name if is_for_journal(field) => {
+                let lines = value.to_string();
+                let mut lines = lines.lines();
+                lines.try_for_each(|line| writeln!(self.journal, "{name}={line}"))
+            }
             name => write!(self.fields, " {name}={value}"),
         };
     }
@@ -100,6 +114,7 @@ impl Visit for Text {
 
     fn record_str(&mut self, field: &Field, value: &str) {
         let plain = field.name() == "message"
+            || is_for_journal(field)
             || !value.is_empty() && !value.contains(|c: char| c.is_whitespace() || c == '"');
         if plain {
             self.append(field, &value);

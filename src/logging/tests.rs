@@ -59,6 +59,7 @@ impl Bench {
         let outputs = Outputs {
             target,
             is_journal: false,
+            journal: None,
             console: Box::new(self.console.clone()),
             audit: Some(Box::new(move |when, text| {
                 if refuse.load(Relaxed) > 0 {
@@ -88,10 +89,10 @@ fn line_layout() {
     let bench = Bench::default();
     let writer = bench.console();
     bench.clock.store(1_700_000_000_042, Relaxed);
-    writer.log(Level::Critical, "a");
-    writer.log(Level::Warning, "b");
-    writer.log(Level::Info, "c\n");
-    writer.log(Level::Debug, "d");
+    writer.log(Level::Critical, "a", "");
+    writer.log(Level::Warning, "b", "");
+    writer.log(Level::Info, "c\n", "");
+    writer.log(Level::Debug, "d", "");
     assert_eq!(
         bench.console.take(),
         "1700000000.042000: critical: a\n1700000000.043000: warning: b\n\
@@ -120,14 +121,14 @@ fn control_characters_are_escaped() {
 fn held_lines_keep_order_and_time() {
     let bench = Bench::default();
     let writer = bench.console();
-    writer.log(Level::Warning, "before");
+    writer.log(Level::Warning, "before", "");
     writer.hold_lines();
     writer.hold_lines();
     assert!(writer.holds_lines());
-    writer.audit("guest-ping called");
-    writer.log(Level::Debug, "one");
-    writer.audit("guest-info called");
-    writer.log(Level::Critical, "two\nlines");
+    writer.audit("guest-ping called", "");
+    writer.log(Level::Debug, "one", "");
+    writer.audit("guest-info called", "");
+    writer.log(Level::Critical, "two\nlines", "");
     assert_eq!(bench.console.take(), "0.000000: warning: before\n");
     assert_eq!(bench.audit.take(), "");
 
@@ -135,8 +136,8 @@ fn held_lines_keep_order_and_time() {
     writer.release_lines();
     writer.release_lines();
     assert!(!writer.holds_lines());
-    writer.log(Level::Warning, "after");
-    writer.audit("after");
+    writer.log(Level::Warning, "after", "");
+    writer.audit("after", "");
     let console = bench.console.take();
     let (kept, after) = console.split_at(console.find("9.").unwrap());
     assert_eq!(
@@ -159,7 +160,7 @@ fn lines_are_held_again() {
     let writer = bench.console();
     for text in ["a", "b"] {
         writer.hold_lines();
-        writer.log(Level::Info, text);
+        writer.log(Level::Info, text, "");
         assert_eq!(bench.console.take(), "");
         writer.release_lines();
         assert_eq!(
@@ -186,11 +187,11 @@ fn dropped_lines_are_counted() {
     );
     writer.hold_lines();
     for i in 0..10 {
-        writer.log(Level::Debug, &format!("d{i}"));
+        writer.log(Level::Debug, &format!("d{i}"), "");
     }
-    writer.log(Level::Warning, "w");
-    writer.audit("a0");
-    writer.audit("a1");
+    writer.log(Level::Warning, "w", "");
+    writer.audit("a0", "");
+    writer.audit("a1", "");
     writer.release_lines();
     let console = bench.console.take();
     let mut texts = console
@@ -227,10 +228,10 @@ fn memory_is_bounded() {
     );
     let text = "x".repeat(30);
     for _ in 0..10 {
-        writer.log(Level::Info, &text);
+        writer.log(Level::Info, &text, "");
     }
     for _ in 0..10 {
-        writer.log(Level::Critical, &text);
+        writer.log(Level::Critical, &text, "");
     }
     writer.release_lines();
     let console = bench.console.take();
@@ -249,12 +250,12 @@ fn log_file_that_fails() {
         failing: false,
     };
     let writer = bench.writer(target, BOUNDS, false);
-    writer.log(Level::Info, "a");
+    writer.log(Level::Info, "a", "");
     bench.file.fails(true);
-    writer.log(Level::Info, "b");
-    writer.log(Level::Info, "c");
+    writer.log(Level::Info, "b", "");
+    writer.log(Level::Info, "c", "");
     bench.file.fails(false);
-    writer.log(Level::Info, "d");
+    writer.log(Level::Info, "d", "");
     assert_eq!(bench.file.take(), "0.000000: info: a\n0.003000: info: d\n");
     let console = bench.console.take();
     let notice = "0.001000: critical: cannot write to the log file '/x': No space left on device";
@@ -273,10 +274,10 @@ fn deferred_log_file_opens_when_lines_are_released() {
     fs::write(&path, "old\n").unwrap();
     let bench = Bench::default();
     let writer = bench.writer(LogTarget::Deferred(path.clone()), BOUNDS, true);
-    writer.log(Level::Warning, "frozen");
+    writer.log(Level::Warning, "frozen", "");
     assert_eq!(fs::read_to_string(&path).unwrap(), "old\n");
     writer.release_lines();
-    writer.log(Level::Warning, "thawed");
+    writer.log(Level::Warning, "thawed", "");
     assert_eq!(
         fs::read_to_string(&path).unwrap(),
         "old\n0.000000: warning: frozen\n0.001000: warning: thawed\n"
@@ -288,7 +289,7 @@ fn deferred_log_file_opens_when_lines_are_released() {
 fn deferred_log_file_that_cannot_be_opened() {
     let bench = Bench::default();
     let writer = bench.writer(LogTarget::Deferred("/nonexistent/log".into()), BOUNDS, true);
-    writer.log(Level::Warning, "frozen");
+    writer.log(Level::Warning, "frozen", "");
     writer.release_lines();
     let console = bench.console.take();
     assert!(
@@ -327,19 +328,19 @@ fn full_system_log_is_tried_again_after_the_thaw_only() {
     let bench = Bench::default();
     let writer = bench.console();
     bench.refuse.store(1, Relaxed);
-    writer.audit("lost");
+    writer.audit("lost", "");
     assert_eq!(bench.pauses.load(Relaxed), 0);
     assert!(bench.console.take().contains("cannot send an audit line"));
 
     writer.hold_lines();
-    writer.audit("kept");
+    writer.audit("kept", "");
     bench.refuse.store(3, Relaxed);
     writer.release_lines();
     assert_eq!(bench.pauses.load(Relaxed), 3);
     assert_eq!(bench.audit.take(), "1 info: kept\n");
 
     writer.hold_lines();
-    writer.audit("kept");
+    writer.audit("kept", "");
     bench.refuse.store(u64::MAX, Relaxed);
     writer.release_lines();
     assert_eq!(bench.pauses.load(Relaxed), 103);
@@ -351,7 +352,7 @@ fn lost_audit_lines_are_counted() {
     let writer = bench.console();
     bench.refuse.store(3, Relaxed);
     for i in 0..5 {
-        writer.audit(&i.to_string());
+        writer.audit(&i.to_string(), "");
     }
     assert_eq!(bench.audit.take(), "3 info: 3\n4 info: 4\n");
     let console = bench.console.take();
@@ -388,6 +389,45 @@ fn events_are_rendered() {
 }
 
 #[test]
+fn fields_in_capitals_go_to_the_journal_and_the_line_stays_the_same() {
+    let entries = Arc::new(Mutex::new(Vec::new()));
+    let refuse = Arc::new(AtomicBool::new(false));
+    let lines = |holds_lines| {
+        let bench = Bench::default();
+        let (seen, refuse) = (Arc::clone(&entries), Arc::clone(&refuse));
+        let writer = bench.writer(LogTarget::Console, BOUNDS, holds_lines);
+        writer.set_journal(Box::new(move |priority, _, text, fields| {
+            if refuse.load(Relaxed) {
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            seen.lock()
+                .unwrap()
+                .push(format!("{priority} {text} {fields}"));
+            Ok(())
+        }));
+        let subscriber = LogSubscriber::new(Arc::clone(&writer), false);
+        tracing::subscriber::with_default(subscriber, || {
+            tracing::warn!(RUN_ID = "a b", HOOK = "x\ny", count = 2, "w");
+            tracing::info!(target: crate::AUDIT, LEVEL = %"crash", HOOK = "", "a");
+            tracing::warn!("plain");
+        });
+        writer.release_lines();
+        bench.console.take() + &bench.audit.take()
+    };
+    let sent = [
+        "4 0.000000: warning: w count=2 RUN_ID=a b\nHOOK=x\nHOOK=y\n",
+        "6 info: a LEVEL=crash\n",
+    ];
+    for holds_lines in [false, true] {
+        assert_eq!(lines(holds_lines), "0.002000: warning: plain\n");
+        assert_eq!(mem::take(&mut *entries.lock().unwrap()), sent);
+    }
+    refuse.store(true, Relaxed);
+    let whole = "0.000000: warning: w count=2\n0.002000: warning: plain\n1 info: a\n";
+    assert_eq!(lines(true), whole);
+}
+
+#[test]
 fn real_clock_is_used() {
     let before = SystemTime::now();
     let times = Arc::new(Mutex::new(Vec::new()));
@@ -401,7 +441,7 @@ fn real_clock_is_used() {
         ..LogOptions::default()
     })
     .unwrap();
-    writer.audit("x");
+    writer.audit("x", "");
     let after = SystemTime::now();
     writer.release_lines();
     let times = times.lock().unwrap();

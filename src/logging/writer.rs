@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::held::{BOUNDS, Bounds, Dropped, HeldLines, LineKind};
 use super::line::{self, Level};
-use super::{AuditSink, LogError, LogOptions};
+use super::{AuditSink, JournalSink, LogError, LogOptions};
 use crate::sys::logfile::open_to_append;
 use crate::sys::strerror;
 use nix::sys::stat::fstat;
@@ -53,12 +53,25 @@ pub(super) struct Outputs {
     pub console: Box<dyn Write + Send>,
     /// The console is the journal, which reads a line's priority from its start (sd-daemon(3)).
     pub is_journal: bool,
+    pub journal: Option<JournalSink>,
     pub audit: Option<AuditSink>,
     pub clock: Box<dyn Fn() -> SystemTime + Send>,
     pub pause: Box<dyn Fn(Duration) + Send>,
 }
 
 impl Outputs {
+    /// Whether the journal has the line, with its fields.
+    fn send_to_journal(
+        &mut self,
+        priority: u8,
+        when: SystemTime,
+        line: &str,
+        fields: &str,
+    ) -> bool {
+        let journal = self.journal.as_mut().filter(|_| !fields.is_empty());
+        journal.is_some_and(|journal| journal(priority, when, line, fields).is_ok())
+    }
+
     fn print(&mut self, level: Level, line: &[u8]) {
         // If standard error fails, no place is left to report it.
         let _ = if self.is_journal {
@@ -97,10 +110,12 @@ impl LogWriter {
             Some(path) if options.frozen => LogTarget::Deferred(path),
             Some(path) => LogTarget::open(path)?,
         };
+        let is_journal = is_journal();
         let outputs = Outputs {
             target,
             console: Box::new(io::stderr()),
-            is_journal: is_journal(),
+            journal: options.journal.filter(|_| is_journal),
+            is_journal,
             audit: options.audit,
             clock: Box::new(SystemTime::now),
             pause: Box::new(std::thread::sleep),
@@ -123,25 +138,30 @@ impl LogWriter {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub fn log(&self, level: Level, text: &str) {
+    pub fn log(&self, level: Level, text: &str, fields: &str) {
         let text = line::escape_control(text);
         let mut state = self.state();
         let now = (state.outputs.clock)();
         match &mut state.held {
-            Some(held) => held.push(LineKind::Log(level), now, &text),
-            None => state.write(level, now, &text),
+            Some(held) => held.push(LineKind::Log(level), now, &text, fields),
+            None => state.write(level, now, &text, fields),
         }
     }
 
-    pub fn audit(&self, message: &str) {
+    pub fn audit(&self, message: &str, fields: &str) {
         let text = format!("info: {}", line::escape_control(message));
         let mut state = self.state();
         let now = (state.outputs.clock)();
         match &mut state.held {
-            Some(held) => held.push(LineKind::Audit, now, &text),
+            Some(held) => held.push(LineKind::Audit, now, &text, fields),
             // The caller serves the host: it does not wait for the system log.
-            None => state.send(now, &text, &mut 0),
+            None => state.send(now, &text, fields, &mut 0),
         }
+    }
+
+    #[cfg(test)]
+    pub fn set_journal(&self, journal: JournalSink) {
+        self.state().outputs.journal = Some(journal);
     }
 
     #[cfg(test)]
@@ -163,10 +183,10 @@ impl LogWriter {
         };
         state.open_deferred();
         let mut retries = AUDIT_RETRIES;
-        for (kind, when, text) in held.iter() {
+        for (kind, when, text, fields) in held.iter() {
             match kind {
-                LineKind::Log(level) => state.write(level, when, text),
-                LineKind::Audit => state.send(when, text, &mut retries),
+                LineKind::Log(level) => state.write(level, when, text, fields),
+                LineKind::Audit => state.send(when, text, fields, &mut retries),
             }
         }
         state.report_dropped(held.dropped(), &mut retries);
@@ -185,7 +205,7 @@ impl WriterState {
                 let now = (self.outputs.clock)();
                 let text =
                     format!("{error}; logging to standard error until the agent is restarted");
-                self.write(Level::Critical, now, &line::escape_control(&text));
+                self.write(Level::Critical, now, &line::escape_control(&text), "");
             }
         }
     }
@@ -200,17 +220,17 @@ impl WriterState {
              audit lines were dropped",
             dropped.log, dropped.audit
         );
-        self.write(Level::Warning, now, &text);
+        self.write(Level::Warning, now, &text, "");
         if dropped.audit > 0 {
             let text = format!(
                 "info: {} lines from the time of the freeze are missing",
                 dropped.audit
             );
-            self.send(now, &text, retries);
+            self.send(now, &text, "", retries);
         }
     }
 
-    fn write(&mut self, level: Level, when: SystemTime, text: &str) {
+    fn write(&mut self, level: Level, when: SystemTime, text: &str, fields: &str) {
         line::format(&mut self.buffer, level, when, text);
         let mut notice = Vec::new();
         if let LogTarget::File {
@@ -238,11 +258,22 @@ impl WriterState {
         if !notice.is_empty() {
             outputs.print(Level::Critical, &notice);
         }
-        outputs.print(level, &self.buffer);
+        let line = std::str::from_utf8(&self.buffer).unwrap_or_default();
+        let is_sent = outputs.send_to_journal(level.priority(), when, line.trim_end(), fields);
+        if !is_sent {
+            outputs.print(level, &self.buffer);
+        }
     }
 
     /// Of each run of lost audit lines, the first and at its end their number are logged.
-    fn send(&mut self, when: SystemTime, text: &str, retries: &mut u32) {
+    fn send(&mut self, when: SystemTime, text: &str, fields: &str, retries: &mut u32) {
+        if self.outputs.audit.is_none() {
+            return;
+        }
+        let priority = Level::Info.priority();
+        if self.outputs.send_to_journal(priority, when, text, fields) {
+            return;
+        }
         let Some(audit) = &mut self.outputs.audit else {
             return;
         };
@@ -270,6 +301,6 @@ impl WriterState {
                 format!("cannot send an audit line to the system log: {why}; lost: {text}")
             }
         };
-        self.write(Level::Warning, when, &line::escape_control(&text));
+        self.write(Level::Warning, when, &line::escape_control(&text), "");
     }
 }

@@ -1,6 +1,7 @@
-//! How much data the system has still to write back: /proc/meminfo (proc_meminfo(5)). Floor 1.
+//! The kernel's figures of memory: /proc/meminfo (proc_meminfo(5)). Floor 1.
 //!
-//! The freeze flushes until this is small, because FIFREEZE writes the rest while writers wait.
+//! The freeze flushes until little is to be written back, because FIFREEZE writes the rest while writers wait.
+//! x-guest-get-memory returns others.
 
 use super::System;
 use std::fs;
@@ -14,12 +15,16 @@ pub(crate) fn dirty_bytes(system: &System) -> io::Result<u64> {
 
 /// [`dirty_bytes`] of a text; `None` if a line is missing, or if the sum overflows.
 pub fn parse(text: &str) -> Option<u64> {
-    let kib = |name: &str| {
-        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
-        line.trim().strip_suffix(" kB")?.parse::<u64>().ok()
+    field(text, "Dirty")?.checked_add(field(text, "Writeback")?)
+}
+
+/// In bytes; `None` if the line is missing or invalid.
+pub fn field(text: &str, name: &str) -> Option<u64> {
+    let value = |line: &str| {
+        let kib = line.strip_prefix(name)?.strip_prefix(':')?;
+        kib.trim().strip_suffix(" kB")?.parse::<u64>().ok()
     };
-    let sum = kib("Dirty:")?.checked_add(kib("Writeback:")?)?;
-    sum.checked_mul(1024)
+    text.lines().find_map(value)?.checked_mul(1024)
 }
 
 #[cfg(test)]

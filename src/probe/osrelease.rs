@@ -1,13 +1,14 @@
 //! Name and version of the distribution (os-release(5)). Floor 1.
 //!
-//! What QEMU's agent understands reads the same here: an unquoted value ends at its first blank or semicolon, and the last
-//! of repeated lines is used. Beyond that, single quotes are understood, and a line that is not an assignment, or not
-//! UTF-8, is ignored alone instead of invalidating the file. guest-get-osinfo calls this.
+//! What QEMU's agent understands reads the same here (`envfile`), and the last of repeated lines is used. Beyond that,
+//! single quotes are understood, and an invalid line is ignored alone instead of invalidating the file. guest-get-osinfo
+//! calls this.
 
 use std::fs;
 use std::path::Path;
 
 use super::System;
+use super::envfile::assignments;
 
 /// The variables of these names; absent ones are `None`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,18 +35,8 @@ pub(crate) fn read(system: &System, override_path: Option<&Path>) -> OsRelease {
 /// Parses os-release(5).
 pub fn parse(content: &[u8]) -> OsRelease {
     let mut found = OsRelease::default();
-    for line in content.split(|&byte| byte == b'\n') {
-        let Ok(line) = std::str::from_utf8(line) else {
-            continue;
-        };
-        let line = line.strip_suffix('\r').unwrap_or(line).trim_start();
-        if line.starts_with('#') {
-            continue;
-        }
-        let Some((key, value)) = line.split_once('=') else {
-            continue;
-        };
-        let member = match key.trim_end() {
+    for (key, value) in assignments(content) {
+        let member = match key {
             "ID" => &mut found.id,
             "NAME" => &mut found.name,
             "PRETTY_NAME" => &mut found.pretty_name,
@@ -55,36 +46,9 @@ pub fn parse(content: &[u8]) -> OsRelease {
             "VARIANT_ID" => &mut found.variant_id,
             _ => continue,
         };
-        *member = Some(unquote(value.trim_start()));
+        *member = Some(value);
     }
     found
-}
-
-fn unquote(value: &str) -> String {
-    if let Some(quoted) = value.strip_prefix('\'') {
-        return quoted.split('\'').next().unwrap_or_default().to_owned();
-    }
-    let Some(quoted) = value.strip_prefix('"') else {
-        return value
-            .split([' ', ';'])
-            .next()
-            .unwrap_or_default()
-            .to_owned();
-    };
-    let mut text = String::with_capacity(quoted.len());
-    let mut characters = quoted.chars();
-    while let Some(character) = characters.next() {
-        match character {
-            '"' => break,
-            '\\' => match characters.next() {
-                Some(escaped @ ('$' | '\'' | '"' | '\\' | '`')) => text.push(escaped),
-                Some(other) => text.extend(['\\', other]),
-                None => text.push('\\'),
-            },
-            _ => text.push(character),
-        }
-    }
-    text
 }
 
 #[cfg(test)]

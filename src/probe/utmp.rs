@@ -3,7 +3,8 @@
 //! There are two layouts. With 32 bits, and on 64-bit processors where glibc shares the file with 32-bit programs
 //! (`__WORDSIZE_TIME64_COMPAT32` in its bits/wordsize.h: x86_64, ppc64, riscv64), times have 32 bits; elsewhere (aarch64,
 //! s390x, loongarch64) they have 64, and records are longer. A static build with musl uses the processor's layout, too,
-//! because the file is the guest's. Guests without utmp have no logins here. guest-get-users calls this.
+//! because the file is the guest's. Times of 32 bits are unsigned, as glibc has them since 2.40: they end in 2106 and not in
+//! 2038. Guests without utmp have no logins here, but in `logind`. guest-get-users calls this.
 
 use super::{Error, System};
 
@@ -104,7 +105,7 @@ fn parse_record(record: &[u8], layout: Layout) -> Option<Login> {
     let number = |offset: usize| {
         let bytes = record.get(offset..offset + layout.time_width)?;
         match layout.time_width {
-            4 => Some(i64::from(i32::from_ne_bytes(bytes.try_into().ok()?))),
+            4 => Some(i64::from(u32::from_ne_bytes(bytes.try_into().ok()?))),
             _ => Some(i64::from_ne_bytes(bytes.try_into().ok()?)),
         }
     };
@@ -134,6 +135,9 @@ pub(crate) mod tests {
         record
     }
 
+    /// In 2106; the highest bit of 32 is set.
+    const LATE: i64 = 0xffff_fffe;
+
     #[test]
     fn logins_of_both_layouts() {
         assert_eq!((Layout::NARROW.length, Layout::WIDE.length), (384, 400));
@@ -141,7 +145,7 @@ pub(crate) mod tests {
             let mut file = record(layout, 2, b"reboot", (1, 0));
             file.extend(record(layout, 7, b"root", (1_600_000_000, 5)));
             file.extend(record(layout, 8, b"gone", (1, 0)));
-            file.extend(record(layout, 7, &[b'x'; USER_LENGTH], (-1, 999_999)));
+            file.extend(record(layout, 7, &[b'x'; USER_LENGTH], (LATE, 999_999)));
             file.extend(&record(layout, 7, b"cut", (1, 0))[..layout.length - 1]);
             let logins = parse(&file, layout);
             assert_eq!(logins.len(), 2);
@@ -151,7 +155,10 @@ pub(crate) mod tests {
                 microseconds: 5,
             };
             assert_eq!(logins[0], root);
-            assert_eq!((logins[1].user.len(), logins[1].seconds), (USER_LENGTH, -1));
+            assert_eq!(
+                (logins[1].user.len(), logins[1].seconds),
+                (USER_LENGTH, LATE)
+            );
         }
     }
 

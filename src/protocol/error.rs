@@ -1,10 +1,11 @@
 //! Error replies: their class, and the texts of the protocol itself. Floor 0.
 //!
-//! Clients match on the class, and some on the text, so each text is here once, exactly as releases 10.0 of the original
-//! have it. Texts of a single command are in its file.
+//! Clients match on the class, and some on the text, so each text is here once, exactly as release 11.1 of the original
+//! has it. Texts of a single command are in its file.
 
 use std::fmt;
 
+use super::lexer::Position;
 use super::text;
 
 /// No other class is ever sent.
@@ -128,18 +129,18 @@ impl CommandError {
         Self::generic("Base64 data contains invalid characters")
     }
 
+    /// Adds where in the input the problem is, which the original's limit of [`SYNTAX_TEXT_LIMIT`] does not count.
+    pub(super) fn at(mut self, position: Position) -> Self {
+        let Position { line, column } = position;
+        self.desc.insert_str(0, &format!("{line}:{column}: "));
+        self
+    }
+
     /// `collected` is the token so far, the stray byte last. As in the original, a NUL ends the quotation.
     pub(super) fn stray(collected: &[u8]) -> Self {
-        let end = collected
-            .iter()
-            .position(|&byte| byte == 0)
-            .unwrap_or(collected.len());
-        // Allocated once: the token may have tens of megabytes.
-        let mut desc = String::with_capacity(end + 64);
-        desc.push_str("JSON parse error, stray '");
-        text::push_os_bytes(&mut desc, &collected[..end]);
-        desc.push('\'');
-        Self::generic(desc)
+        let end = collected.iter().position(|&byte| byte == 0);
+        let quoted = &collected[..end.unwrap_or(collected.len())];
+        Self::syntax_quoting(b"stray '", quoted, b"'")
     }
 
     /// A message whose tokens are good but whose grammar is not.

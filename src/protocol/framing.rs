@@ -20,7 +20,10 @@ impl Framer {
     /// `None` if all of `input` is consumed and more is needed.
     pub fn next_event(&mut self, input: &mut &[u8]) -> Option<Event> {
         while let Some(kind) = self.lexer.next(input) {
-            if let Some(event) = self.parser.push(kind, self.lexer.text()) {
+            if let Some(event) = self
+                .parser
+                .push(kind, self.lexer.text(), self.lexer.start())
+            {
                 // Now, because the next byte may be hours away: idle memory is a budget.
                 self.lexer.release();
                 return Some(event);

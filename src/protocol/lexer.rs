@@ -3,7 +3,8 @@
 //! The dialect: JSON's tokens, strings also between apostrophes, keywords of lower-case letters (the parser knows which
 //! exist). A byte that continues no token makes a [`TokenKind::Stray`]; the lexer then skips to the next structural
 //! character, control character or 0xFE/0xFF, so that a broken message costs at most the rest of itself. 0xFE and 0xFF
-//! are part of no token: a client sends one to end whatever was sent before. `framing` calls it.
+//! are part of no token: a client sends one to end whatever was sent before. Lines and columns are counted over the agent's
+//! life, for the errors that name them. `framing` calls it.
 
 use super::text::plain_run;
 
@@ -60,11 +61,39 @@ enum Transition {
     Stray,
 }
 
-#[derive(Debug, Default)]
+/// Where a token starts: both count from 1, columns in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Position {
+    pub(super) line: u64,
+    pub(super) column: u64,
+}
+
+#[derive(Debug)]
 pub(super) struct Lexer {
     state: LexerState,
     text: Vec<u8>,
     done: bool,
+    /// Of the next byte.
+    next: Position,
+    start: Position,
+    started: bool,
+    /// The next byte ended a number, a word or a recovery, and the original has counted it as part of that.
+    counted: bool,
+}
+
+impl Default for Lexer {
+    fn default() -> Self {
+        let first = Position { line: 1, column: 1 };
+        Self {
+            state: LexerState::default(),
+            text: Vec::new(),
+            done: false,
+            next: first,
+            start: first,
+            started: false,
+            counted: false,
+        }
+    }
 }
 
 impl Lexer {
@@ -73,14 +102,23 @@ impl Lexer {
         &self.text
     }
 
+    /// Where that token starts, as the original says it: one column late if the byte before it needed this one to end.
+    pub(super) fn start(&self) -> Position {
+        self.start
+    }
+
     /// `None` if all of `input` is consumed.
     pub(super) fn next(&mut self, input: &mut &[u8]) -> Option<TokenKind> {
         self.release();
         while let Some((&byte, rest)) = input.split_first() {
-            match self.state.step(byte) {
+            let transition = self.state.step(byte);
+            self.counted |= self.state == LexerState::Recovery
+                && !matches!(transition, Transition::Skip(LexerState::Recovery));
+            match transition {
                 Transition::Skip(state) => {
+                    self.advance(input, 1);
+                    self.started = false;
                     self.state = state;
-                    *input = rest;
                 }
                 Transition::Collect(state @ LexerState::String(quote)) => {
                     // A run of the string at once: byte by byte, a file of 48 MiB takes many times as long.
@@ -88,25 +126,23 @@ impl Lexer {
                     let within = &rest[..rest.len().min(room - 1)];
                     let prefix = plain_run(within);
                     let run = within[prefix..].iter().take_while(|&&b| is_plain(b, quote));
-                    let (head, tail) = input.split_at(1 + prefix + run.count());
-                    self.text.extend_from_slice(head);
+                    self.collect(input, 1 + prefix + run.count());
                     self.state = state;
-                    *input = tail;
                 }
                 Transition::Collect(state) => {
-                    self.text.push(byte);
+                    self.collect(input, 1);
                     self.state = state;
-                    *input = rest;
                 }
                 Transition::Close(kind) => {
-                    self.text.push(byte);
-                    *input = rest;
+                    self.collect(input, 1);
                     return self.finish(kind, LexerState::Start);
                 }
-                Transition::End(kind) => return self.finish(kind, LexerState::Start),
+                Transition::End(kind) => {
+                    self.counted = true;
+                    return self.finish(kind, LexerState::Start);
+                }
                 Transition::Stray => {
-                    self.text.push(byte);
-                    *input = rest;
+                    self.collect(input, 1);
                     return self.finish(TokenKind::Stray, LexerState::Recovery);
                 }
             }
@@ -115,6 +151,31 @@ impl Lexer {
             }
         }
         None
+    }
+
+    /// Adds the next `length` bytes to the token.
+    fn collect(&mut self, input: &mut &[u8], length: usize) {
+        if !self.started {
+            self.started = true;
+            self.start = self.next;
+            self.start.column += u64::from(self.counted);
+        }
+        let bytes = self.advance(input, length);
+        self.text.extend_from_slice(bytes);
+    }
+
+    /// Takes the next `length` bytes. A line feed is always taken alone: it is inside of no token.
+    fn advance<'a>(&mut self, input: &mut &'a [u8], length: usize) -> &'a [u8] {
+        let (head, tail) = input.split_at(length);
+        *input = tail;
+        self.counted = false;
+        if head == b"\n" {
+            self.next.line += 1;
+            self.next.column = 1;
+        } else {
+            self.next.column += head.len() as u64;
+        }
+        head
     }
 
     /// Clears the finished token, if any, and frees a large buffer.
@@ -129,6 +190,8 @@ impl Lexer {
     fn finish(&mut self, kind: TokenKind, next: LexerState) -> Option<TokenKind> {
         self.state = next;
         self.done = true;
+        // What follows an oversized token starts where that did, as in the original.
+        self.started = kind == TokenKind::Oversized;
         Some(kind)
     }
 }
@@ -237,6 +300,36 @@ mod tests {
             assert_eq!(tokens(input)[0], (first.0, first.1.to_owned()));
         }
         assert_eq!(tokens(b"12"), [], "nothing proves that the number ended");
+    }
+
+    #[test]
+    fn lines_and_columns() {
+        let starts = |mut input: &[u8]| {
+            let mut lexer = Lexer::default();
+            let mut found = Vec::new();
+            while lexer.next(&mut input).is_some() {
+                found.push((lexer.start().line, lexer.start().column));
+            }
+            found
+        };
+        assert_eq!(starts(b" {\n\n \"\xC3\xA9\" ,"), [(1, 2), (3, 2), (3, 7)]);
+        // One late where the byte before needs this one to end; not where a skipped byte is between.
+        assert_eq!(
+            starts(b"1}a}@ }1 }a\n}"),
+            [
+                (1, 1),
+                (1, 3),
+                (1, 3),
+                (1, 5),
+                (1, 5),
+                (1, 8),
+                (1, 8),
+                (1, 10),
+                (1, 11),
+                (2, 1)
+            ]
+        );
+        assert_eq!(starts(b"\xFF\xFF\n\xFF"), [(1, 1), (1, 3), (2, 1)]);
     }
 
     #[test]

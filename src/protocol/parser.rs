@@ -1,18 +1,18 @@
 //! Tokens to values. Floor 0.
 //!
 //! A message is complete when its braces and its brackets are each balanced (or one of them closes too often). The first
-//! problem in it is reported then and not earlier: a client that sent several lines gets one error for one message, as
-//! from the original. Values are built as tokens come, with a stack on the heap and no recursion, and nothing is kept of a
-//! message that has already failed but its counts. `framing` calls it.
+//! problem in it is reported at its token; the rest of the message, up to where it would be complete or to a byte that is in
+//! no token, is discarded: a client gets one error for one message, as from the original. Values are built as tokens come,
+//! with a stack on the heap and no recursion. `framing` calls it.
 
 use super::dict::Dict;
 use super::error::CommandError;
-use super::lexer::{TOKEN_LIMIT, TokenKind};
+use super::lexer::{Position, TOKEN_LIMIT, TokenKind};
 use super::literal;
 use super::value::Value;
 
 /// Objects and arrays together, as in the original.
-pub(super) const DEPTH_LIMIT: i32 = 1024;
+pub(super) const DEPTH_LIMIT: i64 = 1024;
 /// Tokens of a message at most, as in the original.
 pub(super) const COUNT_LIMIT: usize = 1 << 21;
 
@@ -40,6 +40,7 @@ enum Expect {
     FirstValue,
     /// Right after `{`: a key or `}`.
     FirstKey,
+    Key,
     Colon,
     Separator,
 }
@@ -48,56 +49,55 @@ enum Expect {
 pub(super) struct Parser {
     stack: Vec<Frame>,
     expect: Expect,
-    result: Option<Result<Value, CommandError>>,
-    braces: i32,
-    brackets: i32,
+    /// The message has been answered with an error.
+    discarding: bool,
+    // What is discarded has no limit.
+    braces: i64,
+    brackets: i64,
     tokens: usize,
     bytes: usize,
 }
 
 impl Parser {
-    /// Returns the event if the token ends the message.
-    pub(super) fn push(&mut self, kind: TokenKind, text: &[u8]) -> Option<Event> {
-        if let Err(error) = self.count(kind, text) {
+    /// Returns an event if the token ends the message or is the first problem in it.
+    pub(super) fn push(&mut self, kind: TokenKind, text: &[u8], start: Position) -> Option<Event> {
+        self.count_brackets(kind);
+        let result = if self.discarding {
+            Ok(None)
+        } else if kind == TokenKind::Stray {
+            Err(CommandError::stray(text).at(start))
+        } else {
+            self.check_limits(kind, text)
+                .and_then(|()| self.accept(kind, text).map_err(|error| error.at(start)))
+        };
+        let is_open = self.braces >= 0 && self.brackets >= 0 && self.braces + self.brackets > 0;
+        if kind == TokenKind::Stray || !is_open {
             *self = Self::default();
-            return Some(Event::Malformed(error));
+        } else if result.is_err() {
+            // What was built so far is freed; of the tokens to come only the brackets count.
+            self.stack = Vec::new();
+            self.discarding = true;
         }
-        if !matches!(self.result, Some(Err(_))) {
-            if let Err(error) = self.accept(kind, text) {
-                // What was built so far is freed; the tokens to come are only counted.
-                self.stack = Vec::new();
-                self.result = Some(Err(error));
-            }
-        }
-        let open = self.braces >= 0 && self.brackets >= 0 && self.braces + self.brackets > 0;
-        if open {
-            return None;
-        }
-        match std::mem::take(self).result {
-            Some(Ok(value)) => Some(Event::Message(value)),
-            Some(Err(error)) => Some(Event::Malformed(error)),
-            None => None,
-        }
+        result.map_or_else(
+            |error| Some(Event::Malformed(error)),
+            |value| value.map(Event::Message),
+        )
     }
 
-    /// Errors are those that end the message at once.
-    fn count(&mut self, kind: TokenKind, text: &[u8]) -> Result<(), CommandError> {
+    fn count_brackets(&mut self, kind: TokenKind) {
         match kind {
-            TokenKind::Stray => return Err(CommandError::stray(text)),
-            TokenKind::Oversized => return Err(CommandError::limit("token size")),
             TokenKind::OpenBrace => self.braces += 1,
             TokenKind::CloseBrace => self.braces -= 1,
             TokenKind::OpenBracket => self.brackets += 1,
             TokenKind::CloseBracket => self.brackets -= 1,
-            TokenKind::Comma
-            | TokenKind::Colon
-            | TokenKind::String
-            | TokenKind::Number
-            | TokenKind::Word => {}
+            _ => {}
         }
+    }
+
+    fn check_limits(&mut self, kind: TokenKind, text: &[u8]) -> Result<(), CommandError> {
         self.tokens += 1;
         self.bytes += text.len();
-        if self.bytes >= TOKEN_LIMIT {
+        if kind == TokenKind::Oversized || self.bytes >= TOKEN_LIMIT {
             return Err(CommandError::limit("token size"));
         }
         if self.tokens > COUNT_LIMIT {
@@ -109,14 +109,16 @@ impl Parser {
         Ok(())
     }
 
-    fn accept(&mut self, kind: TokenKind, text: &[u8]) -> Result<(), CommandError> {
+    /// Returns the message if the token ends it.
+    fn accept(&mut self, kind: TokenKind, text: &[u8]) -> Result<Option<Value>, CommandError> {
         match self.expect {
             Expect::Colon if kind == TokenKind::Colon => self.expect = Expect::Value,
-            Expect::Colon => return Err(CommandError::syntax("missing : in object pair")),
+            Expect::Colon => return Err(CommandError::syntax("expecting ':'")),
             Expect::Separator => return self.accept_separator(kind),
             Expect::FirstKey if kind == TokenKind::CloseBrace => return self.close(),
             Expect::FirstValue if kind == TokenKind::CloseBracket => return self.close(),
-            Expect::Value | Expect::FirstValue | Expect::FirstKey => match kind {
+            Expect::FirstKey | Expect::Key => self.accept_key(kind, text)?,
+            Expect::Value | Expect::FirstValue => match kind {
                 TokenKind::OpenBrace => {
                     self.stack.push(Frame::Object(Dict::new(), None));
                     self.expect = Expect::FirstKey;
@@ -131,24 +133,36 @@ impl Parser {
                 _ => return Err(CommandError::syntax("expecting value")),
             },
         }
+        Ok(None)
+    }
+
+    fn accept_key(&mut self, kind: TokenKind, text: &[u8]) -> Result<(), CommandError> {
+        if kind != TokenKind::String {
+            return Err(CommandError::syntax("expecting key"));
+        }
+        let key = literal::string(text)?;
+        if let Some(Frame::Object(_, pending)) = self.stack.last_mut() {
+            *pending = Some(key);
+        }
+        self.expect = Expect::Colon;
         Ok(())
     }
 
-    fn accept_separator(&mut self, kind: TokenKind) -> Result<(), CommandError> {
-        let problem = match (self.stack.last(), kind) {
-            (Some(_), TokenKind::Comma) => {
-                self.expect = Expect::Value;
-                return Ok(());
+    fn accept_separator(&mut self, kind: TokenKind) -> Result<Option<Value>, CommandError> {
+        match (self.stack.last(), kind) {
+            (Some(Frame::Object(..)), TokenKind::Comma) => self.expect = Expect::Key,
+            (Some(Frame::Array(_)), TokenKind::Comma) => self.expect = Expect::Value,
+            (Some(Frame::Object(..)), TokenKind::CloseBrace)
+            | (Some(Frame::Array(_)), TokenKind::CloseBracket) => return self.close(),
+            (Some(Frame::Object(..)), _) => {
+                return Err(CommandError::syntax("expected ',' or '}'"));
             }
-            (Some(Frame::Array(_)), TokenKind::CloseBracket)
-            | (Some(Frame::Object(..)), TokenKind::CloseBrace) => return self.close(),
-            (Some(Frame::Object(..)), _) => "expected separator in dict",
-            _ => "expected separator in list",
-        };
-        Err(CommandError::syntax(problem))
+            _ => return Err(CommandError::syntax("expected ',' or ']'")),
+        }
+        Ok(None)
     }
 
-    fn close(&mut self) -> Result<(), CommandError> {
+    fn close(&mut self) -> Result<Option<Value>, CommandError> {
         match self.stack.pop() {
             Some(Frame::Array(elements)) => self.deliver(Value::Array(elements)),
             Some(Frame::Object(members, _)) => self.deliver(Value::Object(members)),
@@ -156,31 +170,21 @@ impl Parser {
         }
     }
 
-    /// Adds a finished value: as element, key, value of a member, or as the message.
-    fn deliver(&mut self, value: Value) -> Result<(), CommandError> {
+    /// Adds a finished value: as element, as value of a member, or as the message, which is returned.
+    fn deliver(&mut self, value: Value) -> Result<Option<Value>, CommandError> {
         match self.stack.last_mut() {
-            None => self.result = Some(Ok(value)),
-            Some(Frame::Array(elements)) => {
-                elements.push(value);
-                self.expect = Expect::Separator;
-            }
-            Some(Frame::Object(members, pending)) => match (pending.take(), value) {
-                (Some(key), value) => {
+            None => return Ok(Some(value)),
+            Some(Frame::Array(elements)) => elements.push(value),
+            Some(Frame::Object(members, pending)) => {
+                if let Some(key) = pending.take() {
                     if members.insert(key, value).is_some() {
                         return Err(CommandError::syntax("duplicate key"));
                     }
-                    self.expect = Expect::Separator;
                 }
-                (None, Value::String(key)) => {
-                    *pending = Some(key);
-                    self.expect = Expect::Colon;
-                }
-                (None, _) => {
-                    return Err(CommandError::syntax("key is not a string in object"));
-                }
-            },
+            }
         }
-        Ok(())
+        self.expect = Expect::Separator;
+        Ok(None)
     }
 }
 
@@ -188,42 +192,50 @@ impl Parser {
 mod tests {
     use super::*;
 
+    const START: Position = Position { line: 3, column: 7 };
+
+    fn malformed(problem: &str) -> Option<Event> {
+        let desc = format!("3:7: JSON parse error, {problem}");
+        Some(Event::Malformed(CommandError::generic(desc)))
+    }
+
     #[test]
     fn nothing_is_kept_of_a_message_that_failed() {
         let mut parser = Parser::default();
-        assert_eq!(parser.push(TokenKind::OpenBracket, b"["), None);
+        let mut push = |kind, text: &[u8]| parser.push(kind, text, START);
+        assert_eq!(push(TokenKind::OpenBracket, b"["), None);
         for _ in 0..1000 {
-            assert_eq!(parser.push(TokenKind::String, b"'a'"), None);
-            assert_eq!(parser.push(TokenKind::Comma, b","), None);
+            assert_eq!(push(TokenKind::String, b"'a'"), None);
+            assert_eq!(push(TokenKind::Comma, b","), None);
         }
         assert_eq!(
-            parser.push(TokenKind::Word, b"x"),
+            push(TokenKind::Word, b"x"),
+            malformed("invalid keyword 'x'")
+        );
+        assert_eq!(
+            push(TokenKind::Word, b"y"),
             None,
-            "reported at the end, not before"
+            "one error for one message"
         );
         assert_eq!(parser.stack.capacity(), 0);
-        assert_eq!(parser.tokens, 2002, "but still counted");
-        let error = CommandError::syntax("invalid keyword 'x'");
-        assert_eq!(
-            parser.push(TokenKind::CloseBracket, b"]"),
-            Some(Event::Malformed(error))
-        );
+        assert_eq!(parser.push(TokenKind::CloseBracket, b"]", START), None);
+        assert!(!parser.discarding);
         assert_eq!((parser.tokens, parser.bytes), (0, 0));
     }
 
     #[test]
     fn a_stray_byte_drops_the_message() {
         let mut parser = Parser::default();
-        assert_eq!(parser.push(TokenKind::OpenBrace, b"{"), None);
-        let error = CommandError::generic("JSON parse error, stray '@'");
+        let mut push = |kind, text: &[u8]| parser.push(kind, text, START);
+        assert_eq!(push(TokenKind::OpenBrace, b"{"), None);
+        assert_eq!(push(TokenKind::Stray, b"@"), malformed("stray '@'"));
+        assert_eq!(push(TokenKind::OpenBrace, b"{"), None);
+        assert_eq!(push(TokenKind::Comma, b","), malformed("expecting key"));
+        assert_eq!(push(TokenKind::Stray, b"@"), None, "answered already");
         assert_eq!(
-            parser.push(TokenKind::Stray, b"@"),
-            Some(Event::Malformed(error))
-        );
-        assert_eq!((parser.stack.capacity(), parser.braces), (0, 0));
-        assert_eq!(
-            parser.push(TokenKind::Number, b"1"),
+            push(TokenKind::Number, b"1"),
             Some(Event::Message(Value::Int(1)))
         );
+        assert_eq!((parser.stack.capacity(), parser.braces), (0, 0));
     }
 }

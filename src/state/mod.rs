@@ -329,7 +329,7 @@ pub(crate) fn open_regular(path: &Path, options: &mut OpenOptions) -> io::Result
 }
 
 /// Renames a temporary file, so that a reader finds the old content or the new. `sync`: also after a power failure.
-fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8], mode: u32, sync: bool) -> io::Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     // An existing file is the rest of an agent that died, or not ours at all: it is removed and never written to.

@@ -12,6 +12,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+const LO_FLAGS_READ_ONLY: u32 = 1;
 const LO_FLAGS_AUTOCLEAR: u32 = 4;
 
 #[repr(C)]
@@ -52,6 +53,17 @@ impl LoopDevice {
     /// Attaches `image` to a free loop device. Fails without the kernel's driver or permission.
     pub fn attach(image: &Path) -> io::Result<Self> {
         let image = OpenOptions::new().read(true).write(true).open(image)?;
+        Self::attach_open(&image, 0, (0, 0))
+    }
+
+    /// Attaches `length` bytes of an open image from `offset`, so that nothing can write to it through the device.
+    pub fn attach_read_only(image: &File, offset: u64, length: u64) -> io::Result<Self> {
+        Self::attach_open(image, LO_FLAGS_READ_ONLY, (offset, length))
+    }
+
+    /// A length of 0 is the whole image.
+    fn attach_open(image: &File, flags: u32, (offset, size_limit): (u64, u64)) -> io::Result<Self> {
+        let is_writable = flags & LO_FLAGS_READ_ONLY == 0;
         let control = OpenOptions::new()
             .read(true)
             .write(true)
@@ -60,7 +72,11 @@ impl LoopDevice {
             // SAFETY: the request has no argument.
             let number = unsafe { request::get_free(control.as_raw_fd()) }?;
             let path = PathBuf::from(format!("/dev/loop{number}"));
-            let device = OpenOptions::new().read(true).write(true).open(&path)?;
+            // LOOP_SET_FD makes the device read-only if one of the two descriptors is.
+            let device = OpenOptions::new()
+                .read(true)
+                .write(is_writable)
+                .open(&path)?;
             // SAFETY: both descriptors are open for the whole call.
             match unsafe { request::set_fd(device.as_raw_fd(), image.as_raw_fd()) } {
                 Ok(_) => {}
@@ -70,7 +86,8 @@ impl LoopDevice {
             }
             // SAFETY: all-zero bytes are a valid value of this struct of integers.
             let mut info: LoopInfo = unsafe { std::mem::zeroed() };
-            info.flags = LO_FLAGS_AUTOCLEAR;
+            info.flags = LO_FLAGS_AUTOCLEAR | flags;
+            (info.offset, info.size_limit) = (offset, size_limit);
             // SAFETY: `info` has the layout that this request reads, and is valid during the call.
             unsafe { request::set_status(device.as_raw_fd(), &info) }?;
             return Ok(Self {

@@ -7,8 +7,6 @@
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
-use std::process::Command;
 
 use nix::libc;
 
@@ -52,28 +50,6 @@ impl PreExecWrite {
         }
         check_result(written as libc::c_int)
     }
-}
-
-/// This program, by /proc/self/exe: that is the running one even if an upgrade has replaced its file. Fails in unit
-/// tests, which are not qemu-ga: each would start all of them again.
-pub(crate) fn self_exe() -> io::Result<Command> {
-    if cfg!(test) {
-        return Err(io::ErrorKind::Unsupported.into());
-    }
-    let mut command = Command::new("/proc/self/exe");
-    command.arg0("qemu-ga");
-    Ok(command)
-}
-
-pub(crate) fn prepare(
-    command: &mut Command,
-    family: Family,
-    keep: Vec<RawFd>,
-    announcements: Vec<PreExecWrite>,
-) {
-    let hook = move || prepare_exec(Some(family), &keep, &announcements);
-    // SAFETY: see `prepare_exec`; the vectors were filled before the fork.
-    unsafe { command.pre_exec(hook) };
 }
 
 /// In a child before execve(2): moves to the `family`; unblocks all signals, and sets SIGPIPE, SIGHUP and SIGCHLD,
@@ -297,6 +273,7 @@ pub fn kill(pid: i32, signal: i32) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::process::Command;
 
     #[test]
     fn reads_stat_lines() {

@@ -51,7 +51,49 @@ pub enum SpawnError {
 /// unknown format (ENOEXEC) by /bin/sh, and skips candidates that do not exist or may not be executed. The errno is the
 /// last candidate's, or EACCES if one may not be executed.
 pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
-    let (result, report) = pipe2(OFlag::O_CLOEXEC).map_err(|e| SpawnError::Fork(e.into()))?;
+    let (pid, exec_errno) = start(program, fork).map_err(SpawnError::Fork)?;
+    match exec_errno {
+        None => Ok(pid),
+        Some(errno) => {
+            // It exits at once with a status that says nothing; an error would mean that it was reaped already.
+            let _ = reap(pid);
+            Err(SpawnError::Exec(io::Error::from_raw_os_error(errno)))
+        }
+    }
+}
+
+/// As [`spawn`], for the parent of this process: the parent reaps the returned process id, also if no candidate could be
+/// executed; the errno of that is returned beside it.
+pub fn spawn_sibling(program: &Program<'_>) -> io::Result<(i32, Option<i32>)> {
+    start(program, fork_sibling)
+}
+
+/// Safety: as of fork(2) in a process with threads: the child must not use what another thread may have locked.
+type Fork = unsafe fn() -> i32;
+
+/// Safety: see [`Fork`].
+unsafe fn fork() -> i32 {
+    // SAFETY: the caller's promise.
+    unsafe { libc::fork() }
+}
+
+/// Safety: see [`Fork`].
+unsafe fn fork_sibling() -> i32 {
+    const NONE: libc::c_long = 0;
+    let flags = libc::c_long::from(libc::CLONE_PARENT | libc::SIGCHLD);
+    // The order of flags and stack; the other arguments are 0 (clone(2)).
+    let [first, second] = if cfg!(target_arch = "s390x") {
+        [0, flags]
+    } else {
+        [flags, 0]
+    };
+    // SAFETY: the caller's promise. Without a stack of its own the child continues on a copy of this one.
+    unsafe { libc::syscall(libc::SYS_clone, first, second, NONE, NONE, NONE) as i32 }
+}
+
+/// The process id, and the errno of execve(2) if no candidate could be executed. The error is that of `fork`.
+fn start(program: &Program<'_>, fork: Fork) -> io::Result<(i32, Option<i32>)> {
+    let (result, report) = pipe2(OFlag::O_CLOEXEC)?;
     let argv = pointers(program.argv);
     let env = program.env.map(pointers);
     // `/bin/sh FILE ARGUMENT…`, the file filled in by the child.
@@ -68,9 +110,9 @@ pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
     };
     // SAFETY: the child calls only async-signal-safe functions on memory that was filled before, and leaves by execve
     // or _exit: no destructor runs in it, no lock is taken, nothing is allocated.
-    let pid = unsafe { libc::fork() };
+    let pid = unsafe { fork() };
     if pid < 0 {
-        return Err(SpawnError::Fork(io::Error::last_os_error()));
+        return Err(io::Error::last_os_error());
     }
     if pid == 0 {
         // SAFETY: this is the child of fork.
@@ -78,14 +120,7 @@ pub fn spawn(program: &Program<'_>) -> Result<i32, SpawnError> {
     }
     // The child has the only writing end now.
     drop(report);
-    match read_exec_error(result) {
-        None => Ok(pid),
-        Some(errno) => {
-            // It exits at once with a status that says nothing; an error would mean that it was reaped already.
-            let _ = reap(pid);
-            Err(SpawnError::Exec(io::Error::from_raw_os_error(errno)))
-        }
-    }
+    Ok((pid, read_exec_error(result)))
 }
 
 /// None if execve(2) has closed the pipe.

@@ -7,6 +7,7 @@ pub(crate) mod check;
 mod context;
 mod grace_periods;
 pub(crate) mod hook;
+pub(crate) mod inspect;
 mod live;
 pub mod log;
 mod output;
@@ -36,6 +37,7 @@ mod tests {
             ("qemu-ga status", status::sample()),
             ("qemu-ga thaw --now", thaw::sample()),
             ("qemu-ga selftest", selftest::sample()),
+            ("qemu-ga inspect", inspect::sample()),
         ];
         samples.extend(report::samples());
         samples.extend(hook::samples());

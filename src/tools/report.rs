@@ -1,6 +1,8 @@
 //! `qemu-ga report`: what a freeze did, and what a snapshot taken meanwhile is worth. It shows the reports that the
 //! agent stores, and the run in progress as its guardian reports it.
 
+mod monitor;
+mod prometheus;
 mod require;
 mod runs;
 #[cfg(test)]
@@ -13,6 +15,8 @@ use super::output::{self, Style, span_or_none};
 use crate::cli::{Arg, Operand, OptionSpec, Usage, ValueKind};
 use crate::freeze::report::{Level, Report, RunEnd};
 use crate::state::Expiry;
+mod restored;
+
 pub(super) use runs::report_value;
 use runs::{Runs, is_whole};
 #[cfg(test)]
@@ -22,6 +26,9 @@ pub(super) use show::{describe_level, status};
 
 const REQUIRE: &str = "--require";
 const MAX_AGE: &str = "--max-age";
+const CHECK: &str = "--check";
+const FORMAT: &str = "--format";
+const RESTORED: &str = "--restored";
 
 pub(crate) const TOOL: Tool = Tool {
     usage: Usage {
@@ -52,7 +59,22 @@ pub(crate) const TOOL: Tool = Tool {
                 OptionSpec::new(
                     "max-age",
                     Arg::Value("SECONDS", ValueKind::Seconds),
-                    "with --require: the run must not have been requested longer ago",
+                    "with --require or --check: the run must not have been requested longer ago",
+                ),
+                OptionSpec::switch(
+                    "check",
+                    "one line with performance data and the exit status of a Nagios plugin: 0 OK, 1 \
+                     WARNING (filesystem where application is required), 2 CRITICAL, 3 UNKNOWN; \
+                     without --require, filesystem is required",
+                ),
+                OptionSpec::new(
+                    "format",
+                    Arg::Value("FORMAT", ValueKind::Words(&["prometheus"])),
+                    "prometheus: metrics of the last finished run, for node_exporter's textfile collector",
+                ),
+                OptionSpec::switch(
+                    "restored",
+                    "show the run from whose copy this machine was started, and its restore hooks",
                 ),
                 OptionSpec::switch("all", "also name what was left out"),
                 JSON,
@@ -63,9 +85,13 @@ pub(crate) const TOOL: Tool = Tool {
             (0, "the run is shown; with --require, it reached the level"),
             (
                 1,
-                "there is no such run, or the state directory cannot be read",
+                "there is no such run, the state directory cannot be read, or, with --restored, this \
+                 machine was not started from a copy; with --check: WARNING",
             ),
-            (3, "with --require: the level was not reached"),
+            (
+                3,
+                "with --require: the level was not reached; with --check: UNKNOWN",
+            ),
             (4, "with --require: no run is kept"),
             (
                 5,
@@ -82,9 +108,18 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     let config = ToolContext::of(args)?.config;
     let style = Style::of_stdout();
     let as_json = args.has("--json");
+    if let Request::Restored = request {
+        return restored::run(&config, as_json, args.has("--all"), style);
+    }
     if let Request::Require { level, max_age } = request {
         let result = require::check_requirement(&config.statedir, level, max_age)?;
         return Ok(result.show(as_json, style));
+    }
+    if let Request::Check { level, max_age } = request {
+        return Ok(monitor::check(&config.statedir, level, max_age));
+    }
+    if let Request::Prometheus = request {
+        return Ok(output::print(&prometheus::metrics(&config.statedir)?));
     }
     let runs = Runs::find(&config.statedir, config.limits.step)?;
     let Request::Show(number) = request else {
@@ -112,46 +147,85 @@ fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
 }
 
 enum Request {
+    Restored,
     Show(usize),
     List,
     Require { level: Level, max_age: Option<f64> },
+    Check { level: Level, max_age: Option<f64> },
+    Prometheus,
 }
 
 impl Request {
     fn of(args: &ParsedArgs) -> Result<Self, ToolError> {
-        let mistake = |text: &str| Err(ToolError::Mistake(text.into()));
         let number = args.operands.first();
-        let max_age = args.value(MAX_AGE);
-        let is_list = args.has("--list");
-        let Some(level) = args.value(REQUIRE) else {
-            return match number {
-                _ if max_age.is_some() => mistake("--max-age is only valid with --require"),
-                Some(_) if is_list => mistake("--list takes no N"),
-                None if is_list => Ok(Self::List),
-                None => Ok(Self::Show(1)),
-                Some(word) => {
-                    let number = args::number("N", word).map_err(ToolError::Mistake)?;
-                    Ok(Self::Show(number))
-                }
-            };
+        let forms = ["--list", RESTORED, CHECK, FORMAT].map(|name| (name, given(args, name)));
+        let mut forms = forms.into_iter().filter(|(_, is_given)| *is_given);
+        let form = forms.next().map(|(name, _)| name);
+        if let (Some(form), Some((other, _))) = (form, forms.next()) {
+            return Err(ToolError::Mistake(format!(
+                "{form} and {other} exclude each other"
+            )));
+        }
+        let is_judged = args.value(REQUIRE).is_some() || form == Some(CHECK);
+        let mistake = match form {
+            _ if args.value(MAX_AGE).is_some() && !is_judged => {
+                "--max-age is only valid with --require or --check".into()
+            }
+            Some(form) if number.is_some() => format!("{form} takes no N"),
+            Some(form) if form != CHECK && is_judged => {
+                format!("--require checks the last run, without {form}")
+            }
+            Some(form) if [CHECK, FORMAT].contains(&form) && args.has("--json") => {
+                format!("{form} is not JSON")
+            }
+            None if is_judged && number.is_some() => {
+                "--require checks the last run, without N".into()
+            }
+            _ => return Self::find(args, form).map_err(ToolError::Mistake),
         };
-        if number.is_some() {
-            return mistake("--require checks the last run, without N");
-        }
-        if is_list {
-            return mistake("--require checks the last run, without --list");
-        }
-        let max_age = max_age.map(|age| args::seconds(MAX_AGE, age)).transpose();
-        Ok(Self::Require {
-            level: require::level(level).map_err(ToolError::Mistake)?,
-            max_age: max_age.map_err(ToolError::Mistake)?,
+        Err(ToolError::Mistake(mistake))
+    }
+
+    /// For arguments that go together.
+    fn find(args: &ParsedArgs, form: Option<&str>) -> Result<Self, String> {
+        let level = args.value(REQUIRE).map(require::level).transpose()?;
+        let max_age = args.value(MAX_AGE).map(|age| args::seconds(MAX_AGE, age));
+        let max_age = max_age.transpose()?;
+        Ok(match (form, level) {
+            (Some(CHECK), level) => Self::Check {
+                level: level.unwrap_or(Level::Filesystem),
+                max_age,
+            },
+            (Some(FORMAT), _) => match args.value(FORMAT) {
+                Some(word) if word == "prometheus" => Self::Prometheus,
+                word => {
+                    let word = word.unwrap_or_default().to_string_lossy();
+                    return Err(format!("--format: expected prometheus, got '{word}'"));
+                }
+            },
+            (Some(RESTORED), _) => Self::Restored,
+            (Some(_), _) => Self::List,
+            (None, Some(level)) => Self::Require { level, max_age },
+            (None, None) => match args.operands.first() {
+                None => Self::Show(1),
+                Some(word) => Self::Show(args::number("N", word)?),
+            },
         })
     }
 }
 
+fn given(args: &ParsedArgs, name: &str) -> bool {
+    args.has(name) || args.value(name).is_some()
+}
+
+/// One run, in full.
+pub(super) fn show_run(report: &Report, style: Style) -> String {
+    show(report, None, true, style)
+}
+
 /// For the fuzz tests.
 pub fn render(report: &Report) -> String {
-    show(report, None, true, Style::default())
+    show_run(report, Style::default())
 }
 
 fn list(reports: &[Report], style: Style) -> String {

@@ -204,7 +204,7 @@ fn wait_for_hooks(guardian: StatusClient, state: &StateDir) -> String {
 /// In the reverse of the order of freezing.
 fn thaw_mounted(context: &ToolContext, result: &mut ThawResult) {
     let state = StateDir::new(&context.config.statedir);
-    let mut ops = LinuxOps::new(state, None, Some(FITHAW_TIMEOUT), true);
+    let mut ops = LinuxOps::new(state, None, None, Some(FITHAW_TIMEOUT), true);
     let survey = match ops.survey() {
         Ok(survey) => survey,
         Err(error) => {

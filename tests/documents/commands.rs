@@ -13,20 +13,30 @@ use crate::support::{Place, binary, in_namespace, install};
 use crate::{Runner, blocks_of};
 
 /// Document, heading, and the script that runs the block below it as it stands there.
-const TIERS: [(&str, &str, &str); 5] = [
+const TIERS: [(&str, &str, &str); 9] = [
     ("README.md", "Try it", "tests/run"),
+    ("README.md", "Contribute", "tests/fresh/run"),
     ("docs/images.md", "Build packages", "tests/package/run"),
     ("docs/images.md", "Static binary", "tests/static/run"),
+    (
+        "docs/fleet.md",
+        "The first labeled snapshot",
+        "tests/vm/page",
+    ),
+    ("docs/fleet.md", "qga-snapshot", "tests/host/run"),
+    ("docs/fleet.md", "qga-fleet", "tests/host/run"),
     ("CONTRIBUTING.md", "Structure", "tests/run"),
     ("CONTRIBUTING.md", "Tests", "tests/run"),
 ];
 
 /// Commands of platforms that no test has: they are from the platforms' own documentation, and the
 /// document says that they were not run. A new one has to be looked up, and then named here.
-const PLATFORMS: [&str; 3] = [
+const PLATFORMS: [&str; 5] = [
     "openstack image set --property hw_qemu_guest_agent=yes --property os_require_quiesce=yes IMAGE",
     "qm set VMID --agent enabled=1",
     "kubectl get vmi NAME -o jsonpath='{.status.conditions[?(@.type==\"AgentConnected\")].status}'",
+    "qm guest exec VMID -- qemu-ga report --json",
+    "kubectl exec POD -c compute -- virsh qemu-agent-command NAMESPACE_NAME '{\"execute\":\"x-guest-fsfreeze-report\"}'",
 ];
 
 /// Programs that a line may begin with to be run here; others could mean this machine.
@@ -255,9 +265,7 @@ fn every_block_of_commands_is_run() {
             fs::create_dir(place.path("bin")).expect("dir");
             let mut is_set = false;
             for line in lines(&block) {
-                if line == "tests/run" {
-                    assert!(read(".ci/run").ends_with("\nexec tests/run\n"));
-                } else if PLATFORMS.contains(&line.as_str())
+                if PLATFORMS.contains(&line.as_str())
                     || is_of_our_packages(&line)
                     || is_of_the_vm_tier(&line)
                     || is_of_the_bench(&line)
@@ -281,13 +289,19 @@ fn every_block_of_commands_is_run() {
             }
             left_behind(&block);
         }
-        let told = read("docs/images.md");
-        assert!(told.contains("themselves were not run, nor were their commands above"));
+        for page in ["docs/images.md", "docs/fleet.md"] {
+            let told = read(page).replace('\n', " ");
+            assert!(
+                told.contains("were not run, nor were their commands above"),
+                "{page}"
+            );
+        }
     });
 }
 
 #[test]
 fn what_is_named_is_there() {
+    assert!(read(".ci/run").ends_with("\nexec tests/run\n"));
     for (file, title, _) in TIERS {
         let mut shown = Command::new(root().join("tests/documented"));
         let shown = shown.args([file, title]).output().expect("runs");

@@ -59,7 +59,13 @@ fn every_call_of_the_agent_is_understood() {
 
 #[test]
 fn every_option_in_the_text_is_one() {
-    let scripts = ["tests/run", "tests/vm/run", "tests/bench/run"];
+    let scripts = [
+        "tests/run",
+        "tests/vm/run",
+        "tests/bench/run",
+        "host/qga_host/snapshot.py",
+        "host/qga_host/fleet.py",
+    ];
     let scripts = scripts.map(read);
     for (file, text) in documents() {
         for span in spans(&blocks(&file, &text).1) {

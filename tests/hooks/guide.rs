@@ -34,7 +34,7 @@ fn guided() -> Place {
     script(
         &bin.join("qemu-ga"),
         &format!(
-            "log=; [ \"$2\" != check ] || log=--log=/dev/null\nexec {BINARY} \"$@\" --dir '{}' $log",
+            "log=; [ \"$2\" != check ] || log=--log=/dev/null\nexec '{BINARY}' \"$@\" --dir '{}' $log",
             dir.display()
         ),
     );

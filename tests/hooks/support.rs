@@ -47,7 +47,7 @@ pub fn wrapped(place: &Path) -> PathBuf {
     script(
         &front,
         &format!(
-            "exec {BINARY} \"$@\" --state '{}' --log '{}'",
+            "exec '{BINARY}' \"$@\" --state '{}' --log '{}'",
             place.display(),
             log.display()
         ),

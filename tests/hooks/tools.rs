@@ -283,7 +283,10 @@ fn a_person_who_stops_the_pause_still_gets_the_thaw() {
 
 /// `qemu-ga hook try NAME` at a terminal of its own, which script(1) makes; what is written to it is typed.
 fn at_terminal(place: &Place, name: &str) -> std::process::Child {
-    let command = format!("{BINARY} hook try {name} --dir '{}'", place.dir().display());
+    let command = format!(
+        "'{BINARY}' hook try {name} --dir '{}'",
+        place.dir().display()
+    );
     Command::new("script")
         .args(["-qec", &command, "/dev/null"])
         .stdin(Stdio::piped())

@@ -83,6 +83,7 @@ allow-rpcs=c
 }
 
 const OWN_DEFAULTS: &str = "[qemu-ga-rs]
+profile=full
 fsfreeze-mode=all
 fsfreeze-include=
 fsfreeze-exclude=
@@ -92,6 +93,8 @@ fsfreeze-ignore-frozen=false
 fsfreeze-normal-rcu=false
 fsfreeze-hold-limit=900
 fsfreeze-step-limit=300
+snapshot-file=/var/lib/qemu-ga/snapshot.json
+restore-hooks=/etc/qemu/restore-hook.d
 ";
 
 #[test]
@@ -239,7 +242,7 @@ fn the_file_of_the_environment_and_of_the_option() {
 #[test]
 fn old_spellings_of_the_block_list() {
     if !is_ours() {
-        return; // the 10.0 line refuses the option and ignores the key
+        return; // the original refuses the option and ignores the key
     }
     let place = Place::new();
     assert!(dump(&place, &["--blacklist=guest-exec"]).contains("\nblock-rpcs=guest-exec\n"));

@@ -18,7 +18,7 @@ fn still_answers(agent: &Agent) {
     let sync = b"\xFF{\"execute\":\"guest-sync-delimited\",\"arguments\":{\"id\":31}}\n";
     let answer = agent.connect().exchange(sync);
     assert!(
-        answer.ends_with(b"\n\xFF{\"return\": 31}\n"),
+        answer.ends_with(b"\xFF{\"return\": 31}\n"),
         "{}",
         answer.escape_ascii()
     );

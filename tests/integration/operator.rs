@@ -73,6 +73,47 @@ fn plan_goes_by_the_running_agent_and_the_policy() {
     });
 }
 
+/// Metrics and the status of a monitor follow the last run that has ended, through a freeze in progress.
+#[test]
+fn report_serves_monitors() {
+    with_rig(|rig| {
+        let metrics = ["report", "--format", "prometheus"];
+        let check = ["report", "--check", "--require", "application"];
+        assert!(rig.says(0, &metrics).ends_with("qemu_ga_runs_kept 0\n"));
+        assert!(rig.says(3, &check).starts_with("QEMU-GA UNKNOWN - "));
+        let agent = rig.frozen();
+        let frozen = rig.says(0, &metrics);
+        assert!(frozen.contains("\nqemu_ga_frozen 1\n"), "{frozen}");
+        assert_eq!(agent.call("guest-fsfreeze-thaw"), returned(1));
+        agent.call("x-guest-fsfreeze-report");
+        let thawed = rig.says(0, &metrics);
+        for line in [
+            "qemu_ga_frozen 0",
+            "qemu_ga_runs_kept 1",
+            "qemu_ga_last_run_level 2",
+            "qemu_ga_last_run_hooks_failed 1",
+        ] {
+            assert!(thawed.contains(&format!("\n{line}\n")), "{line}: {thawed}");
+        }
+        let failed = rig.place.path("etc/fsfreeze-hook.d/20-db");
+        let sample = format!(
+            "qemu_ga_last_run_hook_failed{{hook=\"{}\",phase=\"freeze\"}} 1\n",
+            failed.display()
+        );
+        assert!(thawed.contains(&sample), "{sample}: {thawed}");
+        let line = rig.says(1, &check);
+        assert!(line.starts_with("QEMU-GA WARNING - filesystem: "), "{line}");
+        assert!(line.contains("; application is required | age="), "{line}");
+        assert_eq!(line.lines().count(), 1, "{line}");
+        assert!(
+            rig.says(0, &["report", "--check"])
+                .starts_with("QEMU-GA OK - ")
+        );
+        let late = rig.says(2, &["report", "--check", "--max-age", "0"]);
+        assert!(late.starts_with("QEMU-GA CRITICAL - "), "{late}");
+    });
+}
+
 #[test]
 fn report_and_log_tell_the_runs() {
     with_rig(|rig| {

@@ -363,3 +363,38 @@ fn a_dead_filesystem_does_not_hold_up_fsinfo() {
         detach(Path::new(covered.mountpoint()));
     });
 }
+
+#[test]
+fn memory_and_pressure_at_a_glance() {
+    if !is_ours() {
+        return; // it has no such command
+    }
+    in_namespace(|| {
+        let place = Place::new();
+        let agent = place.agent(&[]);
+        let ask = || {
+            let reply = agent.call("x-guest-get-memory");
+            let reply: serde_json::Value = serde_json::from_str(&reply).expect("JSON");
+            reply["return"].clone()
+        };
+        let meminfo = fs::read_to_string("/proc/meminfo").expect("meminfo");
+        let kib = |name: &str| {
+            let line = meminfo.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+            kib.expect(name).parse::<u64>().expect("a number")
+        };
+        let reply = ask();
+        assert_eq!(reply["total"], kib("MemTotal:") * 1024);
+        assert_eq!(reply["swap-total"], kib("SwapTotal:") * 1024);
+        assert!(reply["available"].as_u64() < reply["total"].as_u64());
+        let psi = fs::read_to_string("/proc/pressure/io");
+        let total = reply["pressure"]["io"]["some"]["total"].as_u64();
+        assert_eq!(total.is_some(), psi.is_ok(), "{reply} {psi:?}");
+        // A kernel without the figures.
+        let pressure = Path::new("/proc/pressure");
+        if pressure.exists() {
+            tmpfs(pressure);
+        }
+        assert_eq!(ask().get("pressure"), None);
+    });
+}

@@ -25,7 +25,11 @@ fn bytes(text: &str) -> Vec<u8> {
 }
 
 fn exchanges() -> Vec<(&'static str, Vec<u8>)> {
-    let lines: Vec<&str> = EXCHANGES.lines().filter(|l| !l.starts_with('#')).collect();
+    let lines = EXCHANGES.lines();
+    // What older originals say is for tests/compliance.
+    let lines: Vec<&str> = lines
+        .filter(|line| !line.starts_with('#') && !line.starts_with("<theirs"))
+        .collect();
     let pairs = lines.chunks(2).map(|pair| {
         let request = pair[0].strip_prefix("> ").expect("a request");
         match pair[1].strip_prefix("< ").expect("a reply") {
@@ -36,11 +40,14 @@ fn exchanges() -> Vec<(&'static str, Vec<u8>)> {
     pairs.collect()
 }
 
-/// Leaves nothing in the agent's parser.
+/// Leaves nothing in the agent's parser; an error, unless the rest of a message that had one is discarded.
 fn reset(agent: &Agent) {
     // The line feed ends the skipping that follows an error.
     let answer = agent.connect().exchange(b"\xFF\n");
-    assert!(answer.ends_with(b"\"}}\n"), "{answer:?}");
+    assert!(
+        answer.is_empty() || answer.ends_with(b"\"}}\n"),
+        "{answer:?}"
+    );
 }
 
 /// Runs every exchange with a `send` that delivers the request, and tells all that differ.

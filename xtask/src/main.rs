@@ -25,6 +25,8 @@ fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
         ("qemu-ga.8", pages::agent()?),
         ("qemu-ga-ref.7", pages::reference()?),
         ("fsfreeze-hook.5", pages::hook()?),
+        ("qga-snapshot.1", pages::of_host("qga-snapshot")?),
+        ("qga-fleet.1", pages::of_host("qga-fleet")?),
         ("qemu-ga.bash", completion::bash()),
         ("qemu-ga.fish", completion::fish()),
         ("_qemu-ga", completion::zsh()),

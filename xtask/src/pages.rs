@@ -42,3 +42,12 @@ pub fn hook() -> anyhow::Result<String> {
         .replace("{{settings}}", &settings::of_hooks()?);
     made("fsfreeze-hook", 5, &text)
 }
+
+/// A tool of host/, whose options tests/host/run compares with its page.
+pub fn of_host(name: &str) -> anyhow::Result<String> {
+    let text = match name {
+        "qga-snapshot" => include_str!("../pages/qga-snapshot.md"),
+        _ => include_str!("../pages/qga-fleet.md"),
+    };
+    made(name, 1, text)
+}

@@ -10,7 +10,7 @@ mod launch;
 #[cfg(test)]
 mod tests;
 
-use super::{Command, CommandFuture, CommandResult, Context, answer};
+use super::{Class, Command, CommandFuture, CommandResult, Context, answer};
 use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
@@ -22,8 +22,8 @@ use serde::{Deserialize, Serialize};
 pub(crate) use children::Children;
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::later(31, "guest-exec-status", exec_status),
-    Command::now(32, "guest-exec", exec),
+    Command::later(31, "guest-exec-status", Class::Exec, exec_status),
+    Command::now(32, "guest-exec", Class::Exec, exec),
 ];
 
 #[derive(Deserialize)]

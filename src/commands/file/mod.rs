@@ -10,7 +10,7 @@ mod stream;
 #[cfg(test)]
 mod tests;
 
-use super::{Answer, Command, CommandResult, Context, answer, empty};
+use super::{Answer, Class, Command, CommandResult, Context, answer, empty};
 use crate::protocol::arguments::decode;
 use crate::protocol::base64;
 use crate::protocol::error::CommandError;
@@ -23,19 +23,19 @@ use std::io::{self, SeekFrom};
 use stream::{ReadEnd, Stream, TransferError};
 
 pub(super) const COMMANDS: &[Command] = &[
-    Command::now(8, "guest-file-open", |context, arguments| {
+    Command::now(8, "guest-file-open", Class::File, |context, arguments| {
         let FileOpen { path, mode } = decode(arguments)?;
         answer(context.files.open(&path, mode.as_deref())?)
     }),
-    Command::now(9, "guest-file-close", |context, arguments| {
+    Command::now(9, "guest-file-close", Class::File, |context, arguments| {
         let Handle { handle } = decode(arguments)?;
         context.files.close(handle)?;
         empty()
     }),
-    Command::now(10, "guest-file-read", read),
-    Command::now(11, "guest-file-write", write),
-    Command::now(12, "guest-file-seek", seek),
-    Command::now(13, "guest-file-flush", |context, arguments| {
+    Command::now(10, "guest-file-read", Class::File, read),
+    Command::now(11, "guest-file-write", Class::File, write),
+    Command::now(12, "guest-file-seek", Class::File, seek),
+    Command::now(13, "guest-file-flush", Class::File, |context, arguments| {
         let Handle { handle } = decode(arguments)?;
         let flushed = context.files.find(handle)?.flush();
         flushed.map_err(|e| file_error("flush", &e))?;

@@ -8,7 +8,7 @@ fn every_key_in_the_file() {
         "[general]\nverbose=true\n[qemu-ga-rs]\nfsfreeze-mode = hooks-only\n\
          fsfreeze-include=/data/*, type:xfs\nfsfreeze-exclude=dev:sdb*\nfsfreeze-optional=/mnt/[a-c]\n\
          fsfreeze-strict=yes\nfsfreeze-ignore-frozen=1\nfsfreeze-hold-limit=60.5\n\
-         fsfreeze-step-limit=0\n",
+         fsfreeze-step-limit=0\nsnapshot-file=/s\nrestore-hooks=off\n",
     );
     assert_eq!(config.warnings, Vec::<String>::new());
     let policy = &config.policy;
@@ -20,13 +20,16 @@ fn every_key_in_the_file() {
     assert!(policy.strict && policy.ignore_frozen);
     assert_eq!(config.limits.hold, Some(Duration::from_millis(60_500)));
     assert_eq!(config.limits.step, None);
+    assert_eq!(config.snapshot_file.as_deref(), Some(Path::new("/s")));
+    assert_eq!(config.restore_hooks, None);
     let (general, own) = dumps(&config);
     assert!(general.contains("verbose=true") && !general.contains("fsfreeze"));
     assert_eq!(
         own,
-        "fsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
+        "profile=full\nfsfreeze-mode=hooks-only\nfsfreeze-include=/data/*,type:xfs\nfsfreeze-exclude=dev:sdb*\n\
          fsfreeze-optional=/mnt/[a-c]\nfsfreeze-strict=true\nfsfreeze-ignore-frozen=true\n\
-         fsfreeze-normal-rcu=false\nfsfreeze-hold-limit=60.5\nfsfreeze-step-limit=0\n"
+         fsfreeze-normal-rcu=false\nfsfreeze-hold-limit=60.5\nfsfreeze-step-limit=0\n\
+         snapshot-file=/s\nrestore-hooks=off\n"
     );
     let again = from_file(std::str::from_utf8(&config.dump()).unwrap());
     assert_eq!((again.policy, again.limits), (config.policy, config.limits));
@@ -95,9 +98,10 @@ fn each_invalid_value_is_one_warning_and_a_safe_default() {
     // What counts in their place is shown.
     assert_eq!(
         dumps(&config).1,
-        "fsfreeze-mode=all\nfsfreeze-include=\nfsfreeze-exclude=/ok\nfsfreeze-optional=\n\
+        "profile=full\nfsfreeze-mode=all\nfsfreeze-include=\nfsfreeze-exclude=/ok\nfsfreeze-optional=\n\
          fsfreeze-strict=false\nfsfreeze-ignore-frozen=false\nfsfreeze-normal-rcu=false\n\
-         fsfreeze-hold-limit=900\nfsfreeze-step-limit=300\n"
+         fsfreeze-hold-limit=900\nfsfreeze-step-limit=300\n\
+         snapshot-file=/var/lib/qemu-ga/snapshot.json\nrestore-hooks=/etc/qemu/restore-hook.d\n"
     );
 }
 

@@ -92,7 +92,8 @@ impl<O: Ops> Engine<O> {
         if held.is_empty() {
             return Ok(held);
         }
-        self.report.stages.flush_again = self.flush_again(&held, hooks_ran)?;
+        let snapshot = self.write_snapshot(&plan.targets, &held);
+        self.report.stages.flush_again = self.flush_again(&held, hooks_ran, snapshot)?;
         self.refuse_if_stopping()?;
         let entrusted: Vec<_> = held.iter().map(Held::entrusted).collect();
         if let Err(error) = self.ops.entrust(&entrusted, self.hold_limit) {
@@ -215,11 +216,12 @@ impl<O: Ops> Engine<O> {
     }
 
     /// Repeats the flush while at most half of what was dirty before is left: then flushing is faster than the writers.
-    /// Returns the seconds it took.
+    /// The filesystem with the snapshot file is flushed in any case. Returns the seconds it took.
     fn flush_again(
         &mut self,
         held: &[Held<O::Handle>],
         hooks_ran: bool,
+        snapshot: Option<usize>,
     ) -> Result<f64, FreezeError> {
         let (mut seconds, mut before) = (0.0, u64::MAX);
         for turn in 0..MAX_FLUSHES {
@@ -228,6 +230,10 @@ impl<O: Ops> Engine<O> {
             let helps = is_dirty && dirty.is_none_or(|bytes| bytes <= before / 2);
             let is_required = hooks_ran && turn == 0;
             if !helps && !is_required {
+                let written = snapshot.and_then(|at| held.get(at)).filter(|_| turn == 0);
+                if let Some(held) = written {
+                    seconds += self.flush(std::slice::from_ref(held), false)?;
+                }
                 break;
             }
             seconds += self.flush(held, is_dirty)?;
@@ -313,6 +319,7 @@ impl<O: Ops> Engine<O> {
         let start = self.ops.now();
         let (frozen, failure) = self.freeze_in_order(held, ends);
         self.report.stages.freeze = self.seconds_since(start);
+        self.withdraw_unfrozen_snapshot();
         // At once: the setting interrupts every processor of the system for each grace period.
         let restored = self.ops.restore_rcu();
         self.add_error(restored.map_err(FreezeError::Rcu));
@@ -345,7 +352,11 @@ impl<O: Ops> Engine<O> {
     fn roll_back(&mut self) {
         match self.ops.claim(false) {
             Claim::Ours(_) if self.is_frozen() => drop(self.undo(ThawReason::Failed, None)),
-            Claim::Ours(_) => drop(self.call_hooks(Phase::Thaw, Some(ThawReason::Failed))),
+            Claim::Ours(_) => {
+                self.withdraw_snapshot();
+                // As above.
+                self.call_hooks(Phase::Thaw, Some(ThawReason::Failed)).ok();
+            }
             Claim::Ended(_) => {
                 if let State::Frozen(freeze) = std::mem::replace(&mut self.state, State::Thawed) {
                     // What was frozen after the guardian's FITHAW.
@@ -353,6 +364,7 @@ impl<O: Ops> Engine<O> {
                 }
                 let unmarked = self.ops.mark_thawed();
                 self.add_error(unmarked.map(drop));
+                self.withdraw_snapshot();
                 self.leave_to_guardian();
             }
         }

@@ -8,6 +8,7 @@
 mod batches;
 mod freeze;
 mod recovery;
+mod snapshot;
 mod thaw;
 mod watch;
 
@@ -83,6 +84,8 @@ pub struct Engine<O: FilesystemOps> {
     hold_limit: Option<Duration>,
     /// The current run freezes no filesystem.
     hooks_only: bool,
+    /// Index in the report of the filesystem that has the snapshot file.
+    snapshot: Option<usize>,
     report: Report,
     /// The freeze was ended for a shutdown, and the next thaw of the host has not been answered with that yet.
     owes_an_answer: bool,
@@ -104,12 +107,20 @@ impl<O: Ops> Engine<O> {
         } else {
             State::Thawed
         };
+        if !has_legacy {
+            // Of an agent that was killed together with its guardian before its first FIFREEZE.
+            if let Err(error) = ops.withdraw_snapshot() {
+                tracing::warn!("{error}");
+            }
+            ops.release_resources();
+        }
         Self {
             ops,
             state,
             policy,
             hold_limit: limits.hold,
             hooks_only: false,
+            snapshot: None,
             report: Report::default(),
             owes_an_answer: false,
             ended: None,
@@ -333,7 +344,8 @@ impl<O: Ops> Engine<O> {
         let stored = self.ops.store_report(&self.report);
         self.ops.leave_frozen_section();
         self.log_summary();
-        if let Err(error) = stored {
+        let finished = self.ops.finish_snapshot(&self.report);
+        for error in [stored.err(), finished.err()].into_iter().flatten() {
             tracing::warn!("{error}");
         }
         if !self.has_legacy {
@@ -344,7 +356,17 @@ impl<O: Ops> Engine<O> {
     }
 
     fn log_summary(&self) {
-        tracing::info!(target: crate::AUDIT, "{}", self.report.summary());
+        let hooks = self.report.hooks.iter();
+        let failed = hooks.filter(|hook| !hook.is_success());
+        let failed: Vec<&str> = failed.map(|hook| hook.path.as_str()).collect();
+        tracing::info!(
+            target: crate::AUDIT,
+            RUN_ID = self.report.id,
+            LEVEL = self.report.level.name(),
+            HOOK = failed.join("\n"),
+            "{}",
+            self.report.summary()
+        );
     }
 
     /// Once the agent is asked to stop, no agent might be there for the thaw.

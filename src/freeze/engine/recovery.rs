@@ -28,6 +28,7 @@ impl<O: Ops> Engine<O> {
             Legacy::Unguarded(None) => {
                 self.state = State::Thawed;
                 self.ops.leave_frozen_section();
+                self.withdraw_snapshot();
                 self.thaw_hooks_left_over();
             }
         }
@@ -125,6 +126,7 @@ impl<O: Ops> Engine<O> {
             return self.thaw_hooks_left_over();
         }
         self.add_error(unmarked.map(drop));
+        self.withdraw_snapshot();
         self.store_expiry(0, "the agent and its guardian were killed");
         // Errors are in the log and the report; no request waits for them.
         self.call_hooks(Phase::Thaw, Some(ThawReason::Recovered))

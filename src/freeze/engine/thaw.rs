@@ -55,11 +55,12 @@ impl<O: Ops> Engine<O> {
         }
         let unmarked = self.ops.mark_thawed();
         self.add_error(unmarked.map(drop));
+        self.withdraw_snapshot();
         self.record_new_mounts();
         if let Some(why) = expiry {
             self.store_expiry(count, why);
         }
-        tracing::info!(target: crate::AUDIT, "guest-fsthaw called");
+        tracing::info!(target: crate::AUDIT, RUN_ID = self.report.id, "guest-fsthaw called");
         let thawed = self.call_hooks(Phase::Thaw, Some(reason));
         if !late.is_empty() {
             return Err(self.fail(FreezeError::Several(late)));

@@ -7,17 +7,19 @@ use super::{
     Claim, Entrustment, Inherited, PROTOCOL_VERSION, Replaced, Request, Response,
     THAW_CLAIM_TIMEOUT, THAW_HOOKS_TIMEOUT, connect, socket_path,
 };
+use crate::child::Child;
 use crate::ipc::{self, Connection};
 use crate::state::Expiry;
 use crate::sys::fds::Token;
 use crate::sys::guardian::{SocketPath, bind_guardian_socket};
-use crate::sys::process::{self, Family, PidFd, PreExecWrite, StopCheck};
+use crate::sys::process::{self, PidFd, PreExecWrite, StopCheck};
+use crate::sys::spawn::{reap, try_reap};
 use nix::libc;
+use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
 use std::time::Duration;
 
 /// It has one thread and nothing else to do.
@@ -53,7 +55,7 @@ impl Socket {
 
 #[derive(Debug)]
 enum Process {
-    Child(Child),
+    Child(i32),
     /// Started by a dead agent, reaped by init; `None` without pidfd_open(2) (Linux before 5.3).
     Other(Option<PidFd>),
     Ended,
@@ -74,7 +76,7 @@ impl AgentClient {
     /// has ended. With `replaces`, the first request has the whole state: the agent may die right after it.
     pub fn start(
         hook: Option<PathBuf>,
-        statedir: PathBuf,
+        (statedir, snapshot): (PathBuf, Option<PathBuf>),
         run: String,
         socket: Option<&Socket>,
         freezing: BorrowedFd<'_>,
@@ -82,21 +84,15 @@ impl AgentClient {
     ) -> io::Result<Self> {
         let (ours, theirs) = UnixStream::pair()?;
         let token = Token::new()?;
-        let mut command = process::self_exe()?;
-        command
-            .arg("guardian")
-            .stdin(Stdio::from(OwnedFd::from(theirs)))
-            .stdout(Stdio::null())
-            .stderr(Stdio::null());
-        process::prepare(&mut command, Family::Session, Vec::new(), Vec::new());
-        let child = command.spawn()?;
-        // The command holds the guardian's end of the pair, which must close when the guardian dies.
-        drop(command);
+        let null = File::options().write(true).open("/dev/null")?;
+        let child = Child::self_exe().arg("guardian").stdin_from(theirs.into());
+        let child = child.output_to(null).start(&mut |_| ())?.pid();
         let connection = Connection::from(ours);
         let (replaces, roots) = replaces.unzip();
         let request = Request::Watch {
             hook,
             statedir,
+            snapshot,
             socket_path: socket.map(|socket| socket.path.clone()),
             run,
             replaces: replaces.map(Box::new),
@@ -226,7 +222,7 @@ impl AgentClient {
     pub fn stays_stopped(&mut self) -> bool {
         // One whose process id is unknown is not taken for stopped.
         let pid = match &self.process {
-            Process::Child(child) => i32::try_from(child.id()).ok(),
+            Process::Child(child) => Some(*child),
             Process::Other(_) => self.connection.peer().ok().map(|peer| peer.pid()),
             Process::Ended => None,
         };
@@ -316,9 +312,9 @@ impl AgentClient {
     pub fn kill(&mut self) {
         // A signal fails only for a process that has exited.
         match std::mem::replace(&mut self.process, Process::Ended) {
-            Process::Child(mut child) => {
-                child.kill().ok();
-                child.wait().ok();
+            Process::Child(child) => {
+                process::kill(child, libc::SIGKILL).ok();
+                reap(child).ok();
             }
             Process::Other(Some(guardian)) => guardian.send(libc::SIGKILL).unwrap_or_default(),
             Process::Other(None) => {
@@ -345,10 +341,9 @@ impl Drop for Lingering {
 
 impl Drop for AgentClient {
     fn drop(&mut self) {
-        // Not killed: an agent that exits while frozen leaves the guardian in charge. `try_wait` reaps one that has
-        // exited.
-        if let Process::Child(child) = &mut self.process {
-            child.try_wait().ok();
+        // Not killed: an agent that exits while frozen leaves the guardian in charge. One that has exited is reaped.
+        if let Process::Child(child) = self.process {
+            try_reap(child).ok();
         }
     }
 }

@@ -106,6 +106,9 @@ pub enum Request {
         hook: Option<PathBuf>,
         /// The agent's state directory.
         statedir: PathBuf,
+        /// The snapshot file; `None`: there is none.
+        #[serde(default)]
+        snapshot: Option<PathBuf>,
         /// Path of the listening socket; `None`: the state directory cannot be written.
         socket_path: Option<SocketPath>,
         /// Id of the run, as in the report and in the journal of hooks.

@@ -15,6 +15,7 @@ use super::{
     Request, Response, Stage, THAW_CLAIM_TIMEOUT,
 };
 use crate::freeze::report::Report;
+use crate::freeze::snapshot::SnapshotFile;
 use crate::hooks::Phase;
 use crate::ipc::Connection;
 use crate::state::StateDir;
@@ -67,6 +68,7 @@ pub(super) struct Guardian<'a> {
     pub(super) masters: Masters,
     pub(super) token: Token,
     pub(super) state: StateDir,
+    pub(super) snapshot: Option<SnapshotFile>,
     pub(super) report: Option<Box<Report>>,
     pub(super) progress: Progress,
     pub(super) limit: Option<Instant>,
@@ -139,6 +141,7 @@ impl<'a> Guardian<'a> {
         let Request::Watch {
             hook,
             statedir,
+            snapshot,
             socket_path,
             run,
             replaces,
@@ -165,6 +168,7 @@ impl<'a> Guardian<'a> {
             masters: Masters::new(hook, run, freezing),
             token: token.into(),
             state: StateDir::new(statedir),
+            snapshot: snapshot.map(SnapshotFile::from),
             report: None,
             progress: Progress::begin(),
             limit: None,

@@ -3,7 +3,9 @@
 use super::server::Guardian;
 use super::state::{Cause, Hooks};
 use super::{Response, Thawed, pending_clients};
+use crate::deadline::Pool;
 use crate::freeze::report::{Report, RunEnd};
+use crate::freeze::snapshot::{SNAPSHOT_TIMEOUT, SnapshotFile};
 use crate::freeze::{FreezeError, history};
 use crate::hooks::Phase;
 use crate::hooks::invoke::MasterReport;
@@ -11,6 +13,7 @@ use crate::state::Expiry;
 use crate::sys::poll::has_hung_up;
 use crate::sys::syslog::Severity;
 use crate::sys::{memory, rcu};
+use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -82,6 +85,12 @@ impl Guardian<'_> {
         let unmarked = self.state.mark_thawed().map(drop);
         for marked in expired_marked.into_iter().chain([unmarked]) {
             thawed.failures.extend(marked.err().map(|error| error.text));
+        }
+        match self.change_snapshot(SnapshotFile::withdraw) {
+            // The run has written none.
+            Ok(false) => self.snapshot = None,
+            Ok(true) => {}
+            Err(error) => thawed.failures.push(error.to_string()),
         }
         let mut failures = thawed.failures.clone();
         self.send_to_all(&Response::Thawed(thawed));
@@ -159,7 +168,25 @@ impl Guardian<'_> {
         report.errors.push(expiry.to_string());
         report.errors.extend(failures.iter().cloned());
         report.end(RunEnd::Expiry);
-        history::store(&self.state, &report)
+        let stored = history::store(&self.state, &report);
+        let finished =
+            self.change_snapshot(move |file| file.write_finished(&report).map(|()| true));
+        stored.and(finished.map(drop))
+    }
+
+    /// Returns what the change returns; false if no snapshot file is wanted. Another process may have frozen its
+    /// filesystem.
+    fn change_snapshot(
+        &self,
+        change: impl FnOnce(&SnapshotFile) -> io::Result<bool> + Send + 'static,
+    ) -> Result<bool, FreezeError> {
+        let Some(file) = self.snapshot.clone() else {
+            return Ok(false);
+        };
+        let path = file.path().to_owned();
+        Pool::default()
+            .run_one(Some(SNAPSHOT_TIMEOUT), drop, move || change(&file))
+            .map_err(|error| FreezeError::Snapshot(path, error))
     }
 
     /// Sends to the agent, and to the client that asked for the end of the freeze.

@@ -119,7 +119,10 @@ impl LinuxOps {
         let (freezing, alive) = pipe2(OFlag::O_CLOEXEC)?;
         self.alive = Some(alive);
         let run = run.to_owned();
-        AgentClient::start(hook, statedir, run, socket, freezing.as_fd(), replaces)
+        let snapshot = self.snapshot.as_ref();
+        let snapshot = snapshot.map(|snapshot| snapshot.path().to_owned());
+        let paths = (statedir, snapshot);
+        AgentClient::start(hook, paths, run, socket, freezing.as_fd(), replaces)
     }
 }
 

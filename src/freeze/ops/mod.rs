@@ -7,16 +7,18 @@
 mod filesystems;
 mod guardian;
 mod hooks;
+mod snapshot;
 mod state;
 mod system;
 
 pub use filesystems::{FilesystemOps, FreezeWait, OpenError, REORDER_DELAY};
 pub use guardian::{GuardianNews, GuardianOps, HeldFilesystem, Legacy};
 pub use hooks::HookOps;
+pub use snapshot::SnapshotOps;
 pub use state::StateOps;
 pub use system::SystemOps;
 
 /// All operations of a run.
-pub trait Ops: GuardianOps + HookOps + StateOps + SystemOps {}
+pub trait Ops: GuardianOps + HookOps + SnapshotOps + StateOps + SystemOps {}
 
-impl<T: GuardianOps + HookOps + StateOps + SystemOps> Ops for T {}
+impl<T: GuardianOps + HookOps + SnapshotOps + StateOps + SystemOps> Ops for T {}

@@ -15,11 +15,12 @@ use crate::freeze::guardian::state::{Action, Event, GuardianState, Hooks};
 use crate::freeze::guardian::{Claim, Entrusted, Inherited, PROTOCOL_VERSION, Request};
 use crate::freeze::ops::{
     FilesystemOps, FreezeWait, GuardianNews, GuardianOps, HeldFilesystem, HookOps, Legacy,
-    OpenError, StateOps, SystemOps,
+    OpenError, SnapshotOps, StateOps, SystemOps,
 };
 use crate::freeze::plan::{Details, Survey, Target};
 use crate::freeze::policy::{FreezeLimits, FreezeMode, FreezePolicy, Pattern};
 use crate::freeze::report::{FilesystemOutcome, Report, RunEnd};
+use crate::freeze::snapshot::SnapshotState;
 use crate::hooks::invoke::MasterReport;
 use crate::hooks::journal::RunInfo;
 use crate::hooks::{HookRecord, HookStatus, Phase, ThawReason};
@@ -60,6 +61,8 @@ struct World {
     rcu_expedited: bool,
     frozen: Vec<bool>,
     marker: bool,
+    /// What the snapshot file says; `None`: there is none.
+    snapshot: Option<SnapshotState>,
     in_frozen_section: bool,
     has_hook: bool,
     /// The hook master asks that no filesystem be frozen.
@@ -110,6 +113,9 @@ impl World {
                         self.frozen[index] = false;
                     }
                     self.marker = false;
+                    if self.snapshot == Some(SnapshotState::Frozen) {
+                        self.snapshot = Some(SnapshotState::Finished);
+                    }
                     self.thaw_hooks += u32::from(hooks == Hooks::Frozen && self.has_hook);
                     self.ended = Some(expiry());
                     self.expired = reports_early_end.then(expiry);

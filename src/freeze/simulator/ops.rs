@@ -1,6 +1,8 @@
 //! The engine's operations, one step each.
 
 use super::*;
+use crate::freeze::report::FilesystemRecord;
+use crate::probe::mountinfo::DeviceNumber;
 
 impl FilesystemOps for Simulator {
     type Handle = usize;
@@ -332,6 +334,45 @@ impl StateOps for Simulator {
     fn store_report(&mut self, report: &Report) -> Result<(), FreezeError> {
         self.step("keep".into(), |world| world.kept.push(report.clone()))
             .map_err(|error| FreezeError::Report(PathBuf::new(), error))
+    }
+}
+
+impl SnapshotOps for Simulator {
+    /// On the root filesystem.
+    fn snapshot_device(&mut self) -> Option<DeviceNumber> {
+        let world = self.0.borrow();
+        let index = world.mountpoints.iter().position(|&name| name == "/")?;
+        Some((8, index as u32))
+    }
+
+    fn write_snapshot(&mut self, run: &Report) -> Result<(), FreezeError> {
+        let mut records = run.filesystems.iter();
+        let root = records.find(|record| record.mountpoint == "/");
+        assert!(root.is_some_and(FilesystemRecord::is_held), "{run:?}");
+        let is_frozen = self.0.borrow().frozen.contains(&true);
+        assert!(!is_frozen, "written while something is frozen");
+        self.step("write snapshot".into(), |world| {
+            world.snapshot = Some(SnapshotState::Frozen);
+        })
+        .map_err(|error| FreezeError::Snapshot(PathBuf::new(), error))
+    }
+
+    fn withdraw_snapshot(&mut self) -> Result<(), FreezeError> {
+        if self.0.borrow().snapshot != Some(SnapshotState::Frozen) {
+            return Ok(());
+        }
+        self.step("withdraw snapshot".into(), |world| world.snapshot = None)
+            .map_err(|error| FreezeError::Snapshot(PathBuf::new(), error))
+    }
+
+    fn finish_snapshot(&mut self, _: &Report) -> Result<(), FreezeError> {
+        if !self.steps().iter().any(|step| step == "write snapshot") {
+            return Ok(());
+        }
+        self.step("finish snapshot".into(), |world| {
+            world.snapshot = Some(SnapshotState::Finished);
+        })
+        .map_err(|error| FreezeError::Snapshot(PathBuf::new(), error))
     }
 }
 

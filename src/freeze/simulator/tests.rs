@@ -55,6 +55,7 @@ fn the_whole_transaction_in_order() {
         "open /data/inner",
         "open /data",
         "open /",
+        "write snapshot",
         "flush 2",
         "flush 1",
         "flush 0",
@@ -71,9 +72,11 @@ fn the_whole_transaction_in_order() {
         "thaw /data",
         "thaw /data/inner",
         "unmark",
+        "withdraw snapshot",
         "hooks thaw",
         "tell Done",
         "keep",
+        "finish snapshot",
     ];
     assert_eq!(steps, expected);
     let report = &world.0.borrow().kept[0];
@@ -312,6 +315,13 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
                     assert!(error.to_string().contains(&format!("{culprit}:")), "{at}");
                 }
             } else {
+                let says_frozen = world.0.borrow().snapshot == Some(SnapshotState::Frozen);
+                let is_root_frozen = world.0.borrow().frozen[0];
+                assert_eq!(
+                    says_frozen,
+                    is_root_frozen && name != "write snapshot",
+                    "{at}"
+                );
                 let thawed = engine.thaw();
                 if engine.is_frozen() {
                     // The FITHAW that failed is named, and a second thaw succeeds.
@@ -336,6 +346,7 @@ fn whatever_fails_nothing_stays_frozen_and_every_hook_is_thawed_once() {
             if failed != "unmark" {
                 assert!(!world.marker, "{at}");
             }
+            assert_ne!(world.snapshot, Some(SnapshotState::Frozen), "{at}");
         }
     }
 }
@@ -372,6 +383,7 @@ fn whenever_the_agent_dies_all_is_undone_and_every_hook_thawed_once() {
             successor.thaw().unwrap();
             let world = world.0.borrow();
             assert!(!world.frozen.contains(&true) && !world.marker, "{at}");
+            assert_ne!(world.snapshot, Some(SnapshotState::Frozen), "{at}");
             assert!(world.freeze_hooks <= world.thaw_hooks, "{at}");
             assert!(world.thaw_hooks <= 1, "{at}");
         }

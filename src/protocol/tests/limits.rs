@@ -4,8 +4,9 @@ use std::iter;
 
 use super::*;
 
-fn parse_error(problem: &str) -> String {
-    generic(&format!("JSON parse error, {problem}"))
+/// In the first line.
+fn parse_error(column: usize, problem: &str) -> String {
+    generic(&format!("1:{column}: JSON parse error, {problem}"))
 }
 
 fn generic(desc: &str) -> String {
@@ -22,22 +23,27 @@ const TOKEN_LIMIT: usize = 64 << 20;
 fn nesting() {
     assert_eq!(ask(&[[b'['; 1024], [b']'; 1024]].concat()), not_an_object());
     let over = generic("JSON nesting depth limit exceeded");
-    let lone = parse_error("expecting value");
-    assert_eq!(
-        ask(&[[b'['; 1025], [b']'; 1025]].concat()),
-        format!("{over}{}", lone.repeat(1025))
-    );
-    assert_eq!(
-        ask(&[[b'['; 1030], [b']'; 1030]].concat()),
-        format!("{over}{}{}", not_an_object(), lone.repeat(1025))
-    );
-    assert_eq!(ask(&[&b"{\"a\":["[..]; 512].concat()), "");
+    for excess in [1, 6] {
+        let depth = 1024 + excess;
+        let input = [b"[".repeat(depth), b"]".repeat(depth), b"],".to_vec()].concat();
+        let rest = parse_error(2 * depth + 1, "expecting value")
+            + &parse_error(2 * depth + 2, "expecting value");
+        assert_eq!(
+            ask(&input),
+            over.clone() + &rest,
+            "discarded to the end of the message"
+        );
+    }
+    assert_eq!(ask(&b"{\"a\":["[..].repeat(512)), "");
     let mixed = [b"{\"a\":[".repeat(512), b"[".to_vec()].concat();
     assert_eq!(ask(&mixed), over);
-    assert_eq!(
-        ask(&b"{\"a\":".repeat(1025)),
-        format!("{over}{}{lone}", not_an_object())
-    );
+    let objects = [
+        b"{\"a\":".repeat(1025),
+        b"1".to_vec(),
+        b"}".repeat(1025),
+        b"2 ".to_vec(),
+    ];
+    assert_eq!(ask(&objects.concat()), over + &not_an_object());
 }
 
 #[test]
@@ -61,12 +67,11 @@ fn token_count() {
         over,
         "at once, not at the end of the message"
     );
-    let tail = format!(
-        "{over}{}{}",
-        parse_error("expecting value"),
-        not_an_object()
-    );
-    assert_eq!(ask(&list(half - 1, "1],'a'")), tail);
+    // Discarded to the bracket that closes the list.
+    let input = list(half - 1, "1,1],'a'");
+    let comma = input.len() - 3;
+    let tail = parse_error(comma, "expecting value") + &not_an_object();
+    assert_eq!(ask(&input), over + &tail);
 }
 
 fn string(length: usize) -> Vec<u8> {
@@ -77,24 +82,21 @@ fn string(length: usize) -> Vec<u8> {
 fn token_size_of_one_token() {
     let over = generic("JSON token size limit exceeded");
     assert_eq!(ask(&string(TOKEN_LIMIT - 1)), not_an_object());
-    let tail = format!(
-        "{over}{}{}",
-        parse_error("expecting value"),
-        not_an_object()
-    );
-    assert_eq!(ask(&[string(TOKEN_LIMIT), b",1 ".to_vec()].concat()), tail);
-    // Given up in its middle, one byte beyond the limit; what is left is read as garbage.
+    let tail = parse_error(TOKEN_LIMIT + 1, "expecting value") + &not_an_object();
+    let text = [string(TOKEN_LIMIT), b",1 ".to_vec()].concat();
+    assert_eq!(ask(&text), format!("{over}{tail}"));
+    // Given up in its middle, one byte beyond the limit; what is left is read as new tokens, the first of them as if it
+    // started where the large one did.
     let text = [string(TOKEN_LIMIT + 10), b"]".to_vec()].concat();
     assert_eq!(
         ask(&text),
-        format!("{over}{}", parse_error("invalid keyword 'aaaaaaaa'"))
+        format!("{over}{}", parse_error(1, "invalid keyword 'aaaaaaaa'"))
     );
 }
 
 #[test]
 fn token_size_of_a_message() {
     let over = generic("JSON token size limit exceeded");
-    let lone = parse_error("expecting value");
     let list = |a, b| {
         [
             b"[".to_vec(),
@@ -112,16 +114,18 @@ fn token_size_of_a_message() {
         over,
         "the bracket is the byte too many"
     );
-    assert_eq!(ask(&list(half, half - 2)), format!("{over}{lone}"));
+    assert_eq!(
+        ask(&list(half, half - 2)),
+        over,
+        "the string is, and the bracket ends it"
+    );
 }
 
 #[test]
-fn a_stray_token_is_quoted_whole() {
+fn a_stray_token_is_quoted_up_to_a_limit() {
     let text = [&b"\""[..], &[b'b'; 2000], b"\x01"].concat();
-    assert_eq!(
-        ask(&text),
-        parse_error(&format!("stray '\\\"{}\\u0001'", "b".repeat(2000)))
-    );
+    let quoted = "b".repeat(1023 - "stray '\"".len());
+    assert_eq!(ask(&text), parse_error(1, &format!("stray '\\\"{quoted}")));
 }
 
 #[test]

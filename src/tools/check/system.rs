@@ -2,9 +2,11 @@
 
 use super::{CheckContext, CheckResult, Severity, Subject};
 use crate::commands::access;
+use crate::commands::profile::Profile;
 use crate::config::{Config, Method};
 use crate::diagnostic::Diagnostic;
 use crate::freeze::policy::FreezePolicy;
+use crate::probe::{System, confidential};
 use crate::sys::strerror;
 use crate::tools::grace_periods::GracePeriods;
 use crate::tools::{context, systemd_unit};
@@ -28,6 +30,7 @@ pub(super) fn check(context: &CheckContext<'_>) -> Vec<CheckResult> {
             &root.join("sys"),
         ));
     }
+    results.push(check_profile(context.config, &System::host()));
     results.extend(check_command_lists(context.config));
     results.extend(check_selinux(root, domain));
     results.extend(check_apparmor(root, domain));
@@ -103,6 +106,25 @@ fn check_device(config: &Config, path: &Path, remedy: &str) -> CheckResult {
         Err(error) => strerror(&error),
     };
     CheckResult::finding(CHANNEL, format!("cannot use {shown}"), why, remedy)
+}
+
+/// Also shows what `auto` stands for.
+fn check_profile(config: &Config, system: &System) -> CheckResult {
+    let wanted = &config.profile;
+    match Profile::find(wanted, system) {
+        Ok(profile) => {
+            let guest = confidential::technology(system).unwrap_or("no confidential guest");
+            let why = match wanted.0.as_str() {
+                "auto" => format!(" (auto: {guest})"),
+                _ => String::new(),
+            };
+            CheckResult::ok(Subject::Commands, format!("profile {}{why}", profile.name))
+        }
+        Err(unknown) => {
+            let Diagnostic { why, remedy, .. } = unknown;
+            CheckResult::finding(Subject::Commands, "the agent does not start", why, remedy)
+        }
+    }
 }
 
 /// A name that is no command has no effect, so a mistyped one blocks nothing.
@@ -216,6 +238,30 @@ fn check_service(root: &Path) -> CheckResult {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::commands::profile::ProfileName;
+
+    #[test]
+    fn the_profile_with_what_auto_stands_for() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("dev")).unwrap();
+        let check = |name: &str| {
+            let config = Config {
+                profile: ProfileName(name.into()),
+                ..Config::default()
+            };
+            check_profile(&config, &System::at(root.path()).unwrap())
+        };
+        assert_eq!(check("backup").text.what, "profile backup");
+        assert_eq!(
+            check("auto").text.what,
+            "profile full (auto: no confidential guest)"
+        );
+        fs::write(root.path().join("dev/tdx_guest"), "").unwrap();
+        assert_eq!(check("auto").text.what, "profile backup (auto: TDX)");
+        let unknown = check("bacup");
+        assert_eq!(unknown.kind, Severity::Finding);
+        assert_eq!(unknown.text.why, "unknown profile 'bacup'");
+    }
 
     #[test]
     fn the_channel_of_each_method() {

@@ -30,20 +30,20 @@ pub(super) struct Requirement {
     #[serde(skip)]
     status: u8,
     met: bool,
-    result: &'static str,
+    pub result: &'static str,
     required: &'static str,
-    text: String,
+    pub text: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     run: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    level: Option<&'static str>,
+    pub level: Option<&'static str>,
     #[serde(
         serialize_with = "serialize_optional_time",
         skip_serializing_if = "Option::is_none"
     )]
     started: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    age: Option<f64>,
+    pub age: Option<f64>,
 }
 
 pub(super) fn level(name: &OsStr) -> Result<Level, String> {
@@ -52,6 +52,11 @@ pub(super) fn level(name: &OsStr) -> Result<Level, String> {
         let shown = name.to_string_lossy();
         format!("--require: expected crash, filesystem or application, got '{shown}'")
     })
+}
+
+/// From 0, `none`, to 3, `application`.
+pub(super) fn rank(name: &str) -> Option<usize> {
+    LEVELS.iter().position(|level| level.name() == name)
 }
 
 pub(super) fn check_requirement(
@@ -82,8 +87,13 @@ pub(super) fn check_requirement(
     })
 }
 
-fn check_run(report: &Report, required: Level, max_age: Option<f64>, now: f64) -> Requirement {
-    let rank = |of: Level| LEVELS.iter().position(|level| *level == of);
+pub(super) fn check_run(
+    report: &Report,
+    required: Level,
+    max_age: Option<f64>,
+    now: f64,
+) -> Requirement {
+    let rank = |of: Level| rank(of.name());
     // The clock may have been set back.
     let age = (now - report.started).max(0.0);
     let (status, why) = match max_age {

@@ -60,6 +60,11 @@ pub(in crate::tools) fn full_report() -> Report {
     }
 }
 
+fn restored() -> serde_json::Value {
+    let restored = crate::freeze::snapshot::sample().restored.unwrap();
+    super::restored::value(&restored)
+}
+
 fn full_filesystem() -> FilesystemRecord {
     let text = || "x".to_owned();
     FilesystemRecord {
@@ -91,5 +96,6 @@ pub(in crate::tools) fn samples() -> Vec<(&'static str, serde_json::Value)> {
             output::named("runs", &vec![runs.value(0)]),
         ),
         ("qemu-ga report --require", super::require::sample()),
+        ("qemu-ga report --restored", restored()),
     ]
 }

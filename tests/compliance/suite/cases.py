@@ -19,16 +19,22 @@ told. The agent starts at the first request, so what stands before it prepares i
 
 A reply is `(nothing)`, or `(same)` where only the two agents can be compared. What differs on purpose has lines of its
 own, `<ours`, `<theirs` (`=ours`, `=theirs`), and the case names the rows of docs/COMPAT.md that allow it, each by the
-start of its first cell. `<theirs-10.0.5` is the reply of originals up to that version; later ones give the plain reply.
+start of its first cell. `<theirs-10.0.5` is the reply of originals up to that version, `<theirs-10.0` that of its whole
+line; later ones give the plain reply. `since: 11.1` leaves a case out with originals before that. Errors of the parser are written with their place in the input, which originals
+before 11.1 do not tell.
 """
 import dataclasses
 import pathlib
 import re
 
+from . import noise
+
 HERE = pathlib.Path(__file__).resolve().parents[1]
 EXCHANGES = HERE.parent / "integration" / "exchanges.txt"
-HEADERS = ("args", "compat", "env", "mask", "without")
+HEADERS = ("args", "compat", "env", "mask", "since", "without")
 SAME = "(same)"
+PLACES_SINCE = (11, 1)
+PLACE = re.compile(r'"\d+:\d+: (?=JSON parse error, )')
 
 
 @dataclasses.dataclass
@@ -41,10 +47,13 @@ class Step:
 
     def wanted(self, side, version):
         """What `side` is to answer; None if nothing is said of it. `version` is the original's."""
-        for key, text in self.expected.items():
-            if side == "theirs" and key.startswith("theirs-") and version <= _version(key[7:]):
-                return expand(text)
         text = self.expected.get(side, self.expected.get(""))
+        for key, older in self.expected.items():
+            if side == "theirs" and key.startswith("theirs-") and _is_within(version, _version(key[7:])):
+                text = older
+                break
+        if text is not None and side == "theirs" and version < PLACES_SINCE:
+            text = PLACE.sub('"', text)
         return text if text is None else expand(text)
 
     def differs(self, version):
@@ -65,6 +74,10 @@ class Case:
         """Whether anything in it may differ."""
         return any(key for step in self.steps for key in step.expected)
 
+    def is_beyond(self, version):
+        """Whether the original is too old for it."""
+        return any(version < _version(since) for since in self.headers["since"])
+
     def masks(self):
         """Pairs of pattern and replacement."""
         return [tuple(re.split(" => ?", mask, maxsplit=1)) for mask in self.headers["mask"]]
@@ -74,14 +87,19 @@ def _version(text):
     return tuple(int(part) for part in re.findall(r"\d+", text)[:3])
 
 
+def _is_within(version, last):
+    """Whether `version` is at most `last`, of which a part that is not given stands for all."""
+    return version[:len(last)] <= last
+
+
 def version(package):
     """The upstream part of a Debian version as a tuple of numbers."""
     return _version(package.split(":")[-1])
 
 
 def load():
-    """Every case, in the order of the files' names; the observed exchanges of tests/integration first."""
-    cases = [_exchanges()]
+    """Every case, in the order of the files' names; the observed exchanges of tests/integration and the noise first."""
+    cases = [_exchanges(), _noise()]
     for path in sorted((HERE / "cases").glob("*.txt")):
         cases += _read(path)
     names = [case.name for case in cases]
@@ -93,11 +111,19 @@ def load():
 
 def _exchanges():
     case = Case("exchanges", EXCHANGES.name, raw=True)
+    case.headers["compat"].append("parse errors (until 10.0)")
     for number, line in enumerate(EXCHANGES.read_text().split("\n"), 1):
         if line.startswith("> "):
             case.steps.append(Step(">", line[2:], number))
-        elif line.startswith("< "):
-            case.steps[-1].expected[""] = line[2:]
+        elif match := re.fullmatch("<(theirs-[0-9.]+|) (.*)", line):
+            case.steps[-1].expected[match[1]] = match[2]
+    return case
+
+
+def _noise():
+    case = Case("noise", "noise.py", raw=True)
+    case.headers["since"].append("11.1")
+    case.steps = [Step(">", decode(request), number, {"": SAME}) for number, request in enumerate(noise.requests(), 1)]
     return case
 
 

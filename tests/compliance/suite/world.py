@@ -17,7 +17,7 @@ import socket
 import subprocess
 import time
 
-from . import cases
+from . import cases, original
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNET = 0x20000, 0x4000000, 0x8000000, 0x20000000, 0x40000000
@@ -52,11 +52,9 @@ def prepare(binary, libraries):
     os.makedirs(TOOLS, exist_ok=True)
     for tool in (cases.HERE / "hooks").iterdir():
         shutil.copy(tool, TOOLS)
-    if libraries:
-        os.makedirs("/usr/local/lib", exist_ok=True)
-        for library in libraries:
-            shutil.copy(library, "/usr/local/lib/", follow_symlinks=False)
-        subprocess.run(["ldconfig"], check=True)
+    os.makedirs(original.LIBRARIES, exist_ok=True)
+    for library in libraries:
+        shutil.copy(library, original.LIBRARIES)
     for folder, names in (("/usr/sbin", SBIN_STUBS), ("/usr/bin", BIN_STUBS)):
         for name in names:
             stub = pathlib.Path(folder, name)
@@ -88,6 +86,11 @@ def refuse_real_filesystems():
 
 def run(case):
     """Runs `case` in its world; the list of what came of each step, or a text if it could not be run to its end."""
+    return within(lambda: _Run(case).steps())
+
+
+def within(body):
+    """What `body` returns (its JSON) in a world of its own, or a text if it did not come to its end."""
     reader, writer = os.pipe()
     child = os.fork()
     if child == 0:
@@ -95,8 +98,9 @@ def run(case):
             _check(LIBC.unshare(CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET), "unshare")
             first = os.fork()
             if first == 0:
-                _first_process(case, writer)
-            os.waitpid(first, 0)
+                _first_process(body, writer)
+            else:
+                os.waitpid(first, 0)
         finally:
             os._exit(0)
     os.close(writer)
@@ -106,7 +110,7 @@ def run(case):
     return json.loads(outcome) if outcome else "its world ended without a word"
 
 
-def _first_process(case, writer):
+def _first_process(body, writer):
     """Process 1 of the new namespace: with it, all that the case started ends."""
     def expired(*_):
         raise TimeoutError(f"not done within {DEADLINE} s")
@@ -114,7 +118,7 @@ def _first_process(case, writer):
         signal.signal(signal.SIGALRM, expired)
         signal.alarm(DEADLINE)
         _furnish()
-        outcome = _Run(case).steps()
+        outcome = body()
     except BaseException as error:  # whatever it is, the other side of the pipe tells it
         outcome = f"{type(error).__name__}: {error}"
     finally:
@@ -184,6 +188,35 @@ def _thaw_all():
                 pass  # EINVAL: it is not frozen (any more)
 
 
+def start(arguments, environment=(), without=()):
+    """Starts the agent, as far as it can do no harm, and waits for its socket."""
+    refuse_real_filesystems()
+    _refuse_real_hardware()
+    dropped = ["sys_time", "sys_boot", *without]
+
+    def drop():
+        for name in dropped:
+            _check(LIBC.prctl(PR_CAPBSET_DROP, CAPABILITIES[name], 0, 0, 0), "prctl")
+    command = f"exec qemu-ga -m unix-listen -p {SOCKET} -t /run -f /run/qga.pid {arguments}"
+    with open("/run/stderr", "w") as stderr:
+        agent = subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                 stderr=stderr, cwd="/", env=dict(ENVIRONMENT, **dict(environment)), preexec_fn=drop)
+    while not os.path.exists(SOCKET):
+        alive(agent)
+        time.sleep(0.002)
+    rights = int(re.search(r"CapEff:\s*(\w+)", pathlib.Path(f"/proc/{agent.pid}/status").read_text())[1], 16)
+    if any(rights >> CAPABILITIES[name] & 1 for name in dropped):
+        raise RuntimeError("the agent has rights that were to be taken from it: nothing was asked")
+    return agent
+
+
+def alive(agent):
+    """Fails with what it said if the agent has ended."""
+    if agent.poll() is not None:
+        said = pathlib.Path("/run/stderr").read_text().strip()
+        raise RuntimeError(f"the agent ended with {agent.returncode}: {said}")
+
+
 class _Run:
     """A case under way."""
 
@@ -205,30 +238,8 @@ class _Run:
         return outcome
 
     def start(self):
-        refuse_real_filesystems()
-        _refuse_real_hardware()
-        dropped = ["sys_time", "sys_boot", *self.case.headers["without"]]
-
-        def drop():
-            for name in dropped:
-                _check(LIBC.prctl(PR_CAPBSET_DROP, CAPABILITIES[name], 0, 0, 0), "prctl")
-        environment = dict(ENVIRONMENT, **dict(line.split("=", 1) for line in self.case.headers["env"]))
-        arguments = " ".join(self.case.headers["args"])
-        command = f"exec qemu-ga -m unix-listen -p {SOCKET} -t /run -f /run/qga.pid {arguments}"
-        with open("/run/stderr", "w") as stderr:
-            self.agent = subprocess.Popen(["/bin/sh", "-c", command], stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-                                          stderr=stderr, cwd="/", env=environment, preexec_fn=drop)
-        while not os.path.exists(SOCKET):
-            self.alive()
-            time.sleep(0.002)
-        rights = int(re.search(r"CapEff:\s*(\w+)", pathlib.Path(f"/proc/{self.agent.pid}/status").read_text())[1], 16)
-        if any(rights >> CAPABILITIES[name] & 1 for name in dropped):
-            raise RuntimeError("the agent has rights that were to be taken from it: nothing was asked")
-
-    def alive(self):
-        if self.agent.poll() is not None:
-            said = pathlib.Path("/run/stderr").read_text().strip()
-            raise RuntimeError(f"the agent ended with {self.agent.returncode}: {said}")
+        environment = dict(line.split("=", 1) for line in self.case.headers["env"])
+        self.agent = start(" ".join(self.case.headers["args"]), environment, self.case.headers["without"])
 
     def ask(self, step):
         request = cases.encode(step.text.replace("<PID>", self.pid))
@@ -255,14 +266,14 @@ class _Run:
                     client.connect(SOCKET)
                     break
                 except (ConnectionRefusedError, BlockingIOError):
-                    self.alive()
+                    alive(self.agent)
                     time.sleep(0.002)
             client.sendall(request)
             client.shutdown(socket.SHUT_WR)
             reply = bytearray()
             while piece := client.recv(1 << 20):
                 reply += piece
-        self.alive()
+        alive(self.agent)
         return bytes(reply)
 
     def shell(self, command):

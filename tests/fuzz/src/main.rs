@@ -15,7 +15,7 @@ use libfuzzer_sys::fuzz_target;
 use qemu_ga::adapters::{ADAPTERS, azure};
 use qemu_ga::hooks::settings::HookConfig;
 use qemu_ga::keyfile;
-use qemu_ga::probe::{mountinfo, udev, utmp};
+use qemu_ga::probe::{logind, mountinfo, udev, utmp};
 use qemu_ga::protocol::arguments::decode;
 use qemu_ga::protocol::framing::{Event, Framer};
 use qemu_ga::protocol::request::Request;
@@ -33,6 +33,7 @@ fn target() -> Target {
         Ok("mountinfo") => mount_table,
         Ok("udev") => udev_data,
         Ok("utmp") => logins,
+        Ok("logind") => session,
         Ok("azure") => azure_file,
         Ok("guardian") => state::guardian,
         Ok("hook-log") => state::hook_log,
@@ -161,6 +162,16 @@ fn logins(data: &[u8]) {
             assert!(login.user.len() <= 32 && !login.user.contains(&0));
         }
     }
+}
+
+/// What a cut file tells is what the whole one begins with: a later line replaces a member, none alters it.
+fn session(data: &[u8]) {
+    let Some(login) = logind::parse(data) else {
+        return;
+    };
+    assert!(!login.user.is_empty() && !login.user.contains(&b'\n'));
+    let cut = [data, b"REALTIME=1"].concat();
+    assert_eq!(logind::parse(&cut), Some(login));
 }
 
 fn azure_file(data: &[u8]) {

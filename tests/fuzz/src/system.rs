@@ -6,7 +6,7 @@ use qemu_ga::freeze::plan::{self, Details, Survey};
 use qemu_ga::freeze::policy::{FreezePolicy, Pattern};
 use qemu_ga::probe::filesystems::block_filesystems;
 use qemu_ga::probe::{
-    diskstats, meminfo, mountinfo, netdev, osrelease, procstat, route, rtnetlink, swaps,
+    diskstats, meminfo, mountinfo, netdev, osrelease, pressure, procstat, route, rtnetlink, swaps,
 };
 use qemu_ga::sys::netdevice::append_messages;
 use qemu_ga::sys::process::parse_stat;
@@ -48,6 +48,12 @@ pub fn proc_files(data: &[u8]) {
     assert!(netdev::parse(&text).len() <= lines);
     assert!(mountinfo::unescape(data).len() <= data.len());
     meminfo::parse(&text);
+    let pressure = pressure::parse(&text);
+    for stall in [pressure.some, pressure.full].into_iter().flatten() {
+        for percent in [stall.avg10, stall.avg60, stall.avg300] {
+            assert!(percent.is_finite() && percent >= 0.0);
+        }
+    }
     osrelease::parse(data);
     // The fields after the name do not depend on it.
     if let Some(stat) = parse_stat(data) {

@@ -152,6 +152,10 @@ impl Place {
         command.arg("-t").arg(self.path("state"));
         command.arg("-l").arg(self.path("log"));
         command.args(args);
+        // Runs tests of freezing, hooks and guardian under another profile.
+        if let Some(profile) = std::env::var_os("QGA_TEST_PROFILE") {
+            command.arg("--profile").arg(profile);
+        }
         command.stderr(File::create(self.path("stderr")).expect("stderr"));
     }
 
@@ -333,9 +337,13 @@ impl Drop for Agent {
         // One that hangs in a frozen filesystem ends with the thaw, which comes later.
         for _ in 0..200 {
             if !matches!(self.child.try_wait(), Ok(None)) {
-                return;
+                break;
             }
             sleep(Duration::from_millis(5));
         }
+        // A call that src/agent/system_calls.rs lacks fails any test.
+        let log = fs::read_to_string(self.socket.with_file_name("log")).unwrap_or_default();
+        let refused = log.lines().find(|line| line.contains(": system call "));
+        assert!(refused.is_none() || std::thread::panicking(), "{refused:?}");
     }
 }

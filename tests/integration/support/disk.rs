@@ -1,5 +1,6 @@
 //! Filesystems that may be frozen, and the namespace in which nothing else can be.
 
+use super::agent::binary;
 use super::left_out::needs_root;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
@@ -9,6 +10,7 @@ use qemu_ga::sys::fsfreeze;
 use qemu_ga::sys::loopdev::LoopDevice;
 use std::fs::{self, File};
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -76,9 +78,34 @@ pub fn bind_file(special: &Path, target: &Path) {
     mount(Some(special), target, NONE, MsFlags::MS_BIND, NONE).expect("bind");
 }
 
-/// Mounts an empty tmpfs.
+/// Mounts a tmpfs that is empty but for this checkout and the binaries, which may be anywhere.
 pub fn tmpfs(target: &Path) {
+    let kept: Vec<(PathBuf, File)> = needed_below(target)
+        .into_iter()
+        .map(|dir| (dir.clone(), File::open(&dir).expect("directory")))
+        .collect();
     mount(Some("none"), target, Some("tmpfs"), MsFlags::empty(), NONE).expect("tmpfs");
+    for (dir, file) in kept {
+        // The descriptor still leads to what the tmpfs hides.
+        bind(
+            &PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd())),
+            &dir,
+        );
+    }
+}
+
+/// The directories below `target` that every test needs, none of them below another.
+fn needed_below(target: &Path) -> Vec<PathBuf> {
+    let mut needed = vec![PathBuf::from(env!("CARGO_MANIFEST_DIR"))];
+    let program = std::env::current_exe().expect("own path");
+    for file in [binary(), program] {
+        let dir = file.parent().expect("directory").to_owned();
+        if !needed.iter().any(|other| dir.starts_with(other)) {
+            needed.push(dir);
+        }
+    }
+    needed.retain(|dir| dir.starts_with(target) && dir != target);
+    needed
 }
 
 /// Unmounts as umount -l does.

@@ -5,7 +5,6 @@ pub mod client;
 pub mod disk;
 pub mod fuse_disk;
 pub mod json;
-#[allow(dead_code)] // needs_program is for tests/documents
 #[path = "../../support/left_out.rs"]
 pub mod left_out;
 pub mod stuck_writer;

@@ -5,7 +5,6 @@ import time
 import libvirt
 
 from lib.report import check, equal, holds
-from lib import virt
 from .acceptance_users import KEYS, add_user, crypted, logs_in
 from .clients import table
 
@@ -16,11 +15,11 @@ def rows(info, prefix):
             for i in range(int(info[f"{prefix}.count"]))]
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_guestinfo_timezone_users_disks_interfaces(g):
     g.oob.run("ip link add dum0 type dummy && ip addr add 192.0.2.7/24 dev dum0 && ip addr add 2001:db8::7/64 dev dum0 && ip link set dum0 up")
     try:
-        info = table(virt.virsh("guestinfo", g.name, "--timezone", "--user", "--disk", "--interface").stdout)
+        info = table(g.daemon.virsh("guestinfo", g.name, "--timezone", "--user", "--disk", "--interface").stdout)
         equal((info["timezone.name"], info["timezone.offset"]), ("UTC", "0"), "time zone")
         equal(info["user.count"], "0", "users logged in")
         disks = {disk["name"]: disk for disk in rows(info, "disk")}
@@ -32,7 +31,7 @@ def virsh_guestinfo_timezone_users_disks_interfaces(g):
         shown = g.virsh("domifaddr", "--source", "agent", "--full")
         for address in ("192.0.2.7/24", "2001:db8::7/64", "127.0.0.1/8", "::1/128"):
             holds(address in shown, f"domifaddr shows {address}: {shown}")
-        with virt.domain(g.name) as domain:
+        with g.daemon.domain(g.name) as domain:
             found = domain.interfaceAddresses(libvirt.VIR_DOMAIN_INTERFACE_ADDRESSES_SRC_AGENT)
             equal({a["addr"] for a in found["lo"]["addrs"]}, {"127.0.0.1", "::1"}, "interfaceAddresses() of lo")
             equal(domain.guestInfo(libvirt.VIR_DOMAIN_GUEST_INFO_TIMEZONE)["timezone.offset"], 0, "guestInfo()'s offset")
@@ -41,7 +40,31 @@ def virsh_guestinfo_timezone_users_disks_interfaces(g):
         g.oob.run("ip link del dum0")
 
 
-@check("libvirt")
+@check("newest-libvirt")
+def virsh_guestinfo_load(g):
+    info = table(g.virsh("guestinfo", "--load"))
+    for name, kernel in zip(("1m", "5m", "15m"), g.oob.run("cat /proc/loadavg").split()):
+        holds(abs(float(info[f"load.{name}"]) - float(kernel)) < 0.5, f"load.{name} is {info[f'load.{name}']}, the kernel's {kernel}")
+
+
+@check("libvirt", "newest-libvirt")
+def virsh_guest_agent_timeout_and_the_late_reply(g):
+    pid = g.agent_pid()
+    g.virsh("guest-agent-timeout", "--timeout", "2")
+    try:
+        g.oob.run(f"kill -STOP {pid}")
+        done = g.daemon.virsh("domtime", g.name, check=False)
+        holds("agent" in done.stderr and done.returncode != 0, f"libvirt gives up: {done.stderr}")
+        g.oob.run(f"kill -CONT {pid}")
+        g.wait_agent(60)
+        # What comes after must be its own reply, not that to what was given up.
+        equal(g.virsh("domhostname").strip(), "freeze-me", "domhostname afterwards")
+    finally:
+        g.oob.run(f"kill -CONT {pid}")
+        g.virsh("guest-agent-timeout", "--timeout", "-2")
+
+
+@check("libvirt", "newest-libvirt")
 def virsh_guestvcpus_and_setvcpus(g):
     def online():
         return g.oob.run("cat /sys/devices/system/cpu/online").strip()
@@ -57,18 +80,18 @@ def virsh_guestvcpus_and_setvcpus(g):
         equal(online(), "0", "processors online after setvcpus 1")
         equal(g.virsh("vcpucount", "--guest").strip(), "1", "vcpucount --guest")
         g.virsh("setvcpus", "2", "--guest")
-        with virt.domain(g.name) as domain:
+        with g.daemon.domain(g.name) as domain:
             domain.setGuestVcpus("1", 0)
             equal(domain.guestVcpus(), {"vcpus": "0-1", "online": "0", "offlinable": "1"}, "guestVcpus()")
             domain.setGuestVcpus("1", 1)
         equal(online(), "0-1", "processors online at the end")
     finally:
         g.oob.run("echo 1 >/sys/devices/system/cpu/cpu1/online", check=False)
-    done = virt.virsh("guestvcpus", g.name, "--cpulist", "0", "--disable", check=False)
+    done = g.daemon.virsh("guestvcpus", g.name, "--cpulist", "0", "--disable", check=False)
     holds(done.returncode != 0, "processor 0 cannot be taken off, and virsh says so")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domtime_set_and_sync(g):
     def clock():
         return int(g.oob.run("date +%s"))
@@ -83,7 +106,7 @@ def virsh_domtime_set_and_sync(g):
         g.oob.run(f"date -s @{now}")
         g.virsh("domtime", "--sync")
         holds(0 <= clock() - week < 40, f"--sync takes the hardware clock's time: {clock() - now} s")
-        with virt.domain(g.name) as domain:
+        with g.daemon.domain(g.name) as domain:
             domain.setTime({"seconds": now + 1000, "nseconds": 5_000_000})
             holds(0 <= domain.getTime()["seconds"] - now - 1000 < 20, "getTime() after setTime()")
     finally:
@@ -91,7 +114,7 @@ def virsh_domtime_set_and_sync(g):
     holds(abs(clock() - time.time()) < 5, "the clock is right again")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_set_user_password_then_log_in(g):
     add_user(g)
     g.virsh("set-user-password", "tu", "first secret")
@@ -99,16 +122,16 @@ def virsh_set_user_password_then_log_in(g):
     g.virsh("set-user-password", "tu", crypted("second"), "--encrypted")
     holds(logs_in(g, "tu", "second"), "the crypted password lets the user in")
     holds(not logs_in(g, "tu", "first secret"), "the old password does not")
-    with virt.domain(g.name) as domain:
+    with g.daemon.domain(g.name) as domain:
         domain.setUserPassword("tu", "third")
     holds(logs_in(g, "tu", "third"), "a password of setUserPassword()")
-    done = virt.virsh("set-user-password", g.name, "nobody-such", "x", check=False)
+    done = g.daemon.virsh("set-user-password", g.name, "nobody-such", "x", check=False)
     holds("child process has failed to set user password" in done.stderr, f"a user that is not there: {done.stderr}")
     logged = g.oob.run("journalctl --sync; journalctl -q -b -o cat")
     holds("secret" not in logged and "third" not in logged, "no password in the journal")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_user_sshkeys(g):
     def shown():
         # Some versions of virsh print no line ends between the keys.
@@ -119,7 +142,7 @@ def virsh_user_sshkeys(g):
 
     add_user(g)
     file = g.work / "keys"
-    done = virt.virsh("get-user-sshkeys", g.name, "tu", check=False)
+    done = g.daemon.virsh("get-user-sshkeys", g.name, "tu", check=False)
     holds("No such file or directory" in done.stderr, f"no key file yet: {done.stderr}")
     file.write_text("\n".join(KEYS[:2]) + "\n")
     g.virsh("set-user-sshkeys", "tu", "--file", str(file))
@@ -129,23 +152,23 @@ def virsh_user_sshkeys(g):
     equal(shown(), {KEYS[2]}, "keys after a reset to one")
     g.virsh("set-user-sshkeys", "tu", "--file", str(file), "--remove")
     equal(shown(), set(), "keys after its removal")
-    with virt.domain(g.name) as domain:
+    with g.daemon.domain(g.name) as domain:
         domain.authorizedSSHKeysSet("tu", KEYS[:1])
         equal(domain.authorizedSSHKeysGet("tu"), KEYS[:1], "authorizedSSHKeysGet()")
         domain.authorizedSSHKeysSet("tu", KEYS[:1], libvirt.VIR_DOMAIN_AUTHORIZED_SSH_KEYS_SET_REMOVE)
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfstrim(g):
     g.virsh("domfstrim")
     g.virsh("domfstrim", "--minimum", str(1 << 20))
-    with virt.domain(g.name) as domain:
+    with g.daemon.domain(g.name) as domain:
         equal(domain.fSTrim(None, 0), 0, "fSTrim()")
     paths = {entry["path"] for entry in g.ask("guest-fstrim")["paths"]}
     equal(paths, {"/", "/data"}, "what was trimmed")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_agent_command_runs_a_program(g):
     def run(**arguments):
         pid = g.ask("guest-exec", arguments)["pid"]
@@ -164,11 +187,11 @@ def virsh_agent_command_runs_a_program(g):
         got = {key: value for key, value in status.items() if not key.endswith("-truncated")}
         equal(got, {"exited": True, "exitcode": 3, **wanted}, f"capture-output {mode}")
     equal(run(path="sh", arg=["-c", "kill -9 $$"])["signal"], 9, "the signal that ended a program")
-    done = virt.virsh("qemu-agent-command", g.name, '{"execute":"guest-exec","arguments":{"path":"/no/such"}}', check=False)
+    done = g.daemon.virsh("qemu-agent-command", g.name, '{"execute":"guest-exec","arguments":{"path":"/no/such"}}', check=False)
     holds("Failed to execute child process" in done.stderr and "No such file or directory" in done.stderr, done.stderr)
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_agent_command_reads_and_writes_files(g):
     handle = g.ask("guest-file-open", {"path": "/root/written", "mode": "w+"})
     equal(g.ask("guest-file-write", {"handle": handle, "buf-b64": "aGVsbG8gd29ybGQ="}), {"count": 11, "eof": False}, "a write")
@@ -183,7 +206,7 @@ def virsh_agent_command_reads_and_writes_files(g):
     for arguments, text in (({"count": -1}, "value '-1' is invalid for argument count"),
                             ({"count": 10**10}, "value '10000000000' is invalid for argument count")):
         request = {"execute": "guest-file-read", "arguments": {"handle": handle, **arguments}}
-        done = virt.virsh("qemu-agent-command", g.name, json.dumps(request), check=False)
+        done = g.daemon.virsh("qemu-agent-command", g.name, json.dumps(request), check=False)
         holds(text in done.stderr, f"{text}, not {done.stderr}")
     g.ask("guest-file-close", {"handle": handle})
     # libvirt's own protocol takes strings of up to 4 MiB.

@@ -67,6 +67,22 @@ def pci_address(g, device):
     raise AssertionError(f"QEMU has no PCI device {device}")
 
 
+# ioctl_blkpg of linux/blkpg.h, because util-linux has no addpart and delpart any more. It counts bytes.
+PARTITION = """
+import ctypes, fcntl, os, struct, sys
+disk, number, start, length = sys.argv[1], *map(int, sys.argv[2:])
+part = ctypes.create_string_buffer(struct.pack("qqi64s64s4x", start, length, number, b"", b""))
+BLKPG, ADD, DELETE = 0x1269, 1, 2
+request = struct.pack("iiiP", ADD if length else DELETE, 0, len(part), ctypes.addressof(part))
+fcntl.ioctl(os.open(disk, os.O_RDONLY), BLKPG, request)
+"""
+
+
+def partition(g, disk, number, start=0, length=0):
+    """Makes the kernel know a partition, without a table on the disk; without a length, forget it."""
+    g.oob.run(f"python3 - {disk} {number} {start} {length} <<'END_OF_FILE'\n{PARTITION}END_OF_FILE", check=bool(length))
+
+
 def appears(look, what, seconds=30):
     """Waits until `look` gives something true, and returns it."""
     end = time.monotonic() + seconds
@@ -79,7 +95,9 @@ def appears(look, what, seconds=30):
 @check("devices")
 def disks_of_every_bus_as_lsblk_and_qemu_have_them(g):
     disk = g.device("scsi0")
-    g.oob.run(f"modprobe loop; addpart {disk} 1 2048 32768; addpart {disk} 2 34816 65536; udevadm settle; truncate -s 8M /var/tmp/l.img; "
+    partition(g, disk, 1, 1 << 20, 16 << 20)
+    partition(g, disk, 2, 17 << 20, 32 << 20)
+    g.oob.run("modprobe loop; udevadm settle; truncate -s 8M /var/tmp/l.img; "
               "losetup /dev/loop0 /var/tmp/l.img; udevadm settle")
     try:
         with g.agent() as agent:
@@ -96,7 +114,10 @@ def disks_of_every_bus_as_lsblk_and_qemu_have_them(g):
             nvme = disks[g.device("nvme0")]["address"]
             holds("NVME0" in nvme["serial"], f"serial of the NVMe disk: {nvme}")
     finally:
-        g.oob.run(f"losetup -d /dev/loop0; rm -f /var/tmp/l.img; delpart {disk} 1; delpart {disk} 2; udevadm settle", check=False)
+        g.oob.run("losetup -d /dev/loop0; rm -f /var/tmp/l.img", check=False)
+        for number in (1, 2):
+            partition(g, disk, number)
+        g.oob.run("udevadm settle", check=False)
 
 
 @check("devices")

@@ -2,7 +2,6 @@
 import time
 
 from lib.report import check, equal, holds
-from lib import virt
 
 SECONDS = 120
 
@@ -59,7 +58,7 @@ def shutdown_without_a_mode_powers_down_and_ends_qemu(g):
 def gone(g):
     """Waits until libvirt no longer knows the transient domain."""
     end = time.monotonic() + SECONDS
-    while virt.virsh("domstate", g.name, check=False).returncode == 0:
+    while g.daemon.virsh("domstate", g.name, check=False).returncode == 0:
         holds(time.monotonic() < end, f"the guest is gone within {SECONDS} s")
         time.sleep(0.3)
 
@@ -84,19 +83,19 @@ def virsh_save_and_restore_is_a_migration_to_a_file(g):
     g.virsh("save", str(file), timeout=300)
     gone(g)
     # While the state lies in a file time goes on for the host alone.
-    virt.virsh("restore", str(file), timeout=300)
+    g.daemon.virsh("restore", str(file), timeout=300)
     file.unlink(missing_ok=True)
     g.wait_booted()
     g.wait_agent(60)
     equal(g.agent_pid(), pid, "the agent's process id")
-    with virt.domain(g.name) as domain:
+    with g.daemon.domain(g.name) as domain:
         # As Nova does after a resume.
         domain.setTime({"seconds": int(time.time()), "nseconds": 0})
         equal(domain.fsFreeze(), 2, "fsFreeze() after the migration")
         equal(domain.fsThaw(), 2, "fsThaw()")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_shutdown_mode_agent(g):
     g.save_logs()
     g.virsh("shutdown", "--mode", "agent")

@@ -3,7 +3,7 @@ import time
 
 from lib import channel
 from lib.report import check, equal, holds
-from lib.channel import Agent, ChannelError
+from lib.channel import Agent
 
 CLIENT = """
 import json, socket, sys
@@ -15,31 +15,6 @@ while got.count(b'\\n') < 2: got += s.recv(4096)
 print(repr(got))
 """
 PINGED = repr(b'\xff{"return": 5}\n{"return": {}}\n')
-
-
-def one_shot(g, number, command):
-    """As Proxmox does it: a new connection, one write of sync and command, two lines back."""
-    with Agent(g.agent_path) as agent:
-        agent.send(b'{"execute":"guest-sync-delimited","arguments":{"id":%d}}\n{"execute":"%s","arguments":{}}\n'
-                   % (number, command.encode()))
-        first, second = agent.line(10), agent.line(10)
-    equal(first, b'\xff{"return": %d}' % number, f"the sync line of connection {number}")
-    return second
-
-
-@check("raw")
-def a_connection_per_command_fifty_times(g):
-    for number in range(1, 51):
-        equal(one_shot(g, number, "guest-ping"), b'{"return": {}}', f"ping on connection {number}")
-
-
-@check("raw")
-def a_connection_per_command_while_frozen(g):
-    equal(one_shot(g, 100, "guest-fsfreeze-freeze"), b'{"return": 2}', "freeze")
-    for number in range(101, 151):
-        equal(one_shot(g, number, "guest-fsfreeze-status"), b'{"return": "frozen"}', f"status on connection {number}")
-    equal(one_shot(g, 151, "guest-fsfreeze-thaw"), b'{"return": 2}', "thaw")
-    equal(one_shot(g, 152, "guest-fsfreeze-status"), b'{"return": "thawed"}', "status")
 
 
 @check("raw")
@@ -62,34 +37,6 @@ def hang_up_before_the_answer(g):
     # Of many comings and goings in a blink the guest may miss the last arrival (QEMU then has no buffer to tell it in); it knows no
     # host, with the original agent too, until that host connects anew.
     channel.wait_for_agent(g.agent_path, 20)
-
-
-@check("raw")
-def hang_up_while_the_freeze_hook_runs(g):
-    hook = "/etc/qemu/fsfreeze-hook.d/05-slow"
-    g.oob.run(f"printf '#!/bin/sh\\nsleep 3\\n' >{hook}; chmod +x {hook}")
-    try:
-        with g.agent() as agent:
-            agent.send(b'{"execute":"guest-fsfreeze-freeze"}\n')
-            time.sleep(1)
-        end = time.monotonic() + 60
-        while True:
-            try:
-                with Agent(g.agent_path) as agent:
-                    agent.sync(10)
-                    if agent.ask("guest-fsfreeze-status", timeout=5) == "frozen":
-                        break
-            except ChannelError:
-                pass
-            holds(time.monotonic() < end, "the status becomes frozen")
-            time.sleep(0.3)
-        held = g.oob.start("echo x >/root/after-hang-up")
-        holds(held.wait(1)[0] is None, "a write waits")
-        with g.agent() as agent:
-            equal(agent.ask("guest-fsfreeze-thaw"), 2, "filesystems thawed")
-        equal(held.wait(20)[0], 0, "the held write")
-    finally:
-        g.oob.run(f"rm -f {hook}", timeout=20)
 
 
 @check("raw")
@@ -123,6 +70,23 @@ def a_large_garbage_stream_is_survived(g):
         agent.send(b"\xff")
         agent.sync(20)
         equal(agent.ask("guest-ping"), {}, "guest-ping after garbage")
+
+
+@check("raw")
+def a_port_without_a_link_of_udev_is_found_by_its_name(g):
+    # As under mdev: the device node alone, which the kernel itself makes.
+    link = "/dev/virtio-ports/org.qemu.guest_agent.0"
+    node = g.oob.run(f"readlink -f {link}").strip()
+    old = g.agent_pid()
+    g.oob.run(f"rm {link}; systemctl restart qemu-guest-agent")
+    try:
+        channel.wait_for_agent(g.agent_path, 60)
+        holds(g.agent_pid() not in (0, old), "the agent was started again")
+        equal(g.oob.run(f"ls -l /proc/{g.agent_pid()}/fd | grep -c ' {node}$'").strip(), "1", f"{node} is open")
+        equal(g.oob.run(f"ls {link} 2>&1; true").count("No such file"), 1, "and no link came back")
+    finally:
+        g.oob.run("udevadm trigger --action=change --subsystem-match=virtio-ports; udevadm settle", check=False)
+    holds("virtio-ports" in g.oob.run(f"ls {link}"), "the link is back")
 
 
 @check("raw")

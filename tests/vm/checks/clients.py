@@ -2,7 +2,6 @@
 import json
 
 from lib.report import check, equal, holds
-from lib import virt
 
 ISSUE_COMMANDS = {
     "guest-sync", "guest-sync-delimited", "guest-ping", "guest-info", "guest-fsfreeze-status", "guest-fsfreeze-freeze",
@@ -23,7 +22,7 @@ def file_systems(info, wanted=frozenset({("/", "ext4", "vda"), ("/data", "xfs", 
     equal(got, set(wanted), "filesystems of guestinfo")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_ping_info_sync(g):
     equal(g.ask("guest-ping"), {}, "guest-ping")
     info = g.ask("guest-info")
@@ -34,20 +33,20 @@ def virsh_ping_info_sync(g):
         equal(g.ask("guest-sync", {"id": number}), number, "guest-sync's echo")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_unknown_command_is_an_error_and_the_channel_lives_on(g):
     text = g.refused("guest-no-such-command")
     holds("guest-no-such-command has not been found" in text, f"CommandNotFound's text, not: {text}")
     equal(g.ask("guest-ping"), {}, "guest-ping afterwards")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsinfo(g):
     rows = {tuple(line.split()) for line in g.virsh("domfsinfo").splitlines() if line.strip()}
     equal(rows, {("/", "vda", "ext4", "vda"), ("/data", "vdb", "xfs", "vdb")}, "domfsinfo")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_guestinfo_by_parts(g):
     info = table(g.virsh("guestinfo", "--os", "--hostname", "--filesystem"))
     release = dict(line.split("=", 1) for line in g.oob.run("cat /etc/os-release").splitlines() if "=" in line)
@@ -63,7 +62,7 @@ def virsh_guestinfo_by_parts(g):
     equal(info[f"fs.{data}.disk.0.alias"], "vdb", "libvirt's own name of /data's disk, found by its PCI address")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_guestinfo_bare(g):
     info = table(g.virsh("guestinfo"))
     equal(info.get("hostname"), "freeze-me", "hostname")
@@ -71,7 +70,7 @@ def virsh_guestinfo_bare(g):
     file_systems(info)
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domtime_and_domhostname(g):
     seconds = int(g.virsh("domtime").split(":")[1])
     inside = int(g.oob.run("date +%s"))
@@ -79,27 +78,27 @@ def virsh_domtime_and_domhostname(g):
     equal(g.virsh("domhostname").strip(), "freeze-me", "domhostname")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsfreeze_domfsthaw(g):
-    equal(virt.virsh("domfsfreeze", g.name, quiet=False).stdout.strip(), "Froze 2 filesystem(s)", "domfsfreeze")
+    equal(g.daemon.virsh("domfsfreeze", g.name, quiet=False).stdout.strip(), "Froze 2 filesystem(s)", "domfsfreeze")
     equal(g.ask("guest-fsfreeze-status"), "frozen", "status")
-    equal(virt.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 2 filesystem(s)", "domfsthaw")
+    equal(g.daemon.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 2 filesystem(s)", "domfsthaw")
     equal(g.ask("guest-fsfreeze-status"), "thawed", "status")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsfreeze_one_mountpoint(g):
     g.oob.run("rm -f /root/free /data/held")
-    shown = virt.virsh("domfsfreeze", g.name, "--mountpoint", "/data", quiet=False).stdout.strip()
+    shown = g.daemon.virsh("domfsfreeze", g.name, "--mountpoint", "/data", quiet=False).stdout.strip()
     equal(shown, "Froze 1 filesystem(s)", "domfsfreeze --mountpoint /data")
     equal(g.oob.run("echo x >/root/free && echo written", timeout=10), "written\n", "a write to / while only /data is frozen")
     held = g.oob.start("echo x >/data/held")
     holds(held.wait(1)[0] is None, "a write to /data waits")
-    equal(virt.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 1 filesystem(s)", "domfsthaw")
+    equal(g.daemon.virsh("domfsthaw", g.name, quiet=False).stdout.strip(), "Thawed 1 filesystem(s)", "domfsthaw")
     equal(held.wait(20)[0], 0, "the held write's status")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_domfsthaw_when_not_frozen(g):
     equal(g.ask("guest-fsfreeze-thaw"), 0, "a thaw of what is not frozen")
     equal(g.ask("guest-fsfreeze-freeze-list", {"mountpoints": []}), 0, "a freeze of an empty list")
@@ -107,9 +106,9 @@ def virsh_domfsthaw_when_not_frozen(g):
     equal(g.ask("guest-fsfreeze-status"), "thawed", "status")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def python_libvirt_fsfreeze_as_nova(g):
-    with virt.domain(g.name) as domain:
+    with g.daemon.domain(g.name) as domain:
         equal(domain.fsFreeze(), 2, "fsFreeze()")
         equal(json.loads(g.virsh("qemu-agent-command", '{"execute":"guest-fsfreeze-status"}'))["return"], "frozen", "status")
         equal(domain.fsThaw(), 2, "fsThaw()")

@@ -2,16 +2,24 @@
 import base64
 import time
 
-from lib import harm
+from lib import harm, image
 from lib.packages import CONF, DEBIANS, DEBIANS_NAME, OUR_NAME, OURS, PORT
 from lib.report import check, equal, holds
 from .hooks import DATE, LOG, entry
 
 BOTH = ("debian13", "sysvinit")
-# By guest: codename, version, name and package of process 1.
-MEANT = {"debian13": ("trixie", "13", "systemd", "systemd-sysv"), "sysvinit": ("bookworm", "12", "init", "sysvinit-core")}
+# By guest: its image, name and package of process 1.
+MEANT = {"debian13": (image.DEBIAN13, "systemd", "systemd-sysv"), "sysvinit": (image.SYSVINIT, "init", "sysvinit-core")}
 HOLD_LIMIT = 4
 SCRIPT = "/etc/init.d/qemu-guest-agent"
+# login(1) on a terminal of its own, as a getty starts it. It is not read: login hangs it up once, and the read would fail.
+LOGIN = """
+import os, pty
+pid, terminal = pty.fork()
+if pid == 0:
+    os.execv('/bin/login', ['login', '-f', 'tu'])
+os.waitpid(pid, 0)
+"""
 
 
 def stamping_hook(g):
@@ -23,9 +31,9 @@ def stamping_hook(g):
 
 @check(*BOTH)
 def release_and_init_are_those_that_are_meant(g):
-    codename, version, name, package = MEANT[g.work.name]
+    kind, name, package = MEANT[g.work.name]
     release = dict(line.split("=", 1) for line in g.oob.run("cat /etc/os-release").splitlines())
-    equal((release["VERSION_CODENAME"], release["VERSION_ID"].strip('"')), (codename, version), "release")
+    equal(release["VERSION_CODENAME"], kind.release(), "release")
     equal(g.oob.run("cat /proc/1/comm").strip(), name, "name of process 1")
     equal(g.oob.run("dpkg -S $(readlink -f /sbin/init) 2>/dev/null || dpkg -S /sbin/init").split(":")[0],
           "systemd" if name == "systemd" else package, "package of process 1")
@@ -34,7 +42,7 @@ def release_and_init_are_those_that_are_meant(g):
     g.ours()
     with g.agent() as agent:
         told = agent.ask("guest-get-osinfo")
-    equal((told["id"], told["version-id"]), ("debian", version), "guest-get-osinfo")
+    equal((told["id"], told["version-id"]), ("debian", release["VERSION_ID"].strip('"')), "guest-get-osinfo")
 
 
 @check(*BOTH)
@@ -211,3 +219,39 @@ def a_shutdown_by_the_agent_ends_qemu(g):
     g.save_logs()
     g.guest_shutdown("powerdown")
     equal(g.process.wait(120), 0, "QEMU's exit status")
+
+
+@check("debian13")
+def a_login_without_utmp_is_among_the_users(g):
+    equal(g.oob.run("ls /run/utmp /var/run/utmp 2>/dev/null; true"), "", "files of utmp")
+    g.oob.run(f"id tu >/dev/null 2>&1 || useradd -m -s /bin/sh tu; cat >/run/oob/login.py <<'EOF'\n{LOGIN}\nEOF")
+
+    def users():
+        with g.agent() as agent:
+            return agent.ask("guest-get-users")
+
+    def sessions(count):
+        g.oob.run(f"for i in $(seq 200); do [ $(loginctl list-sessions --no-legend | awk '$3 == \"tu\" && $6 == \"user\"' | wc -l) = {count} ] && exit; "
+                  "sleep 0.2; done; loginctl list-sessions; exit 1", timeout=90)
+
+    g.ours()
+    equal(users(), [], "users before")
+    before = float(g.oob.run("date +%s.%N"))
+    first = g.oob.start("python3 /run/oob/login.py")
+    try:
+        sessions(1)
+        between = float(g.oob.run("date +%s.%N"))
+        second = g.oob.start("python3 /run/oob/login.py")
+        sessions(2)
+        seen = users()
+        equal([user["user"] for user in seen], ["tu"], "users while one is logged in twice")
+        holds(before <= seen[0]["login-time"] <= between, f"the time is that of the first login: {before}, {seen}, {between}")
+        g.afresh(DEBIANS)
+        equal(users(), [], "users by the original, which reads utmp alone")
+        g.ours()
+        equal(users(), seen, "users after a change of the agent")
+    finally:
+        g.oob.run("pkill -KILL -u tu; true")
+        first.wait(60), second.wait(60)
+    sessions(0)
+    equal(users(), [], "users after the logout")

@@ -105,12 +105,17 @@ def hardening_backup_only_freezes_with_hooks_and_guardian(g):
             holds("has been disabled" in g.refused(name), f"{name} is refused")
         agent = status_of(g, g.agent_pid())
         equal((agent["NoNewPrivs"], agent["Seccomp"]), ("1", "2"), "no new privileges, and a filter")
-        # CAP_DAC_OVERRIDE 1, DAC_READ_SEARCH 2, KILL 5, SETGID 6, SETUID 7, IPC_LOCK 14, SYS_ADMIN 21, SYS_RESOURCE 24.
-        wanted = sum(1 << number for number in (1, 2, 5, 6, 7, 14, 21, 24))
-        equal((int(agent["CapBnd"], 16), int(agent["CapEff"], 16)), (wanted, wanted), "capabilities")
-        # /sys is read-only but for the one setting that a freeze changes.
-        writable = "for name in kernel/rcu_expedited kernel/profiling; do test -w /sys/$name && echo $name; done; true"
-        equal(g.oob.run(f"nsenter -t {g.agent_pid()} -m sh -c '{writable}'"), "kernel/rcu_expedited\n", "what is writable in /sys")
+        # CAP_DAC_READ_SEARCH 2, KILL 5, IPC_LOCK 14, SYS_ADMIN 21, SYS_RESOURCE 24; the service's own has for hooks besides DAC_OVERRIDE 1,
+        # SETGID 6, SETUID 7.
+        agents = sum(1 << number for number in (2, 5, 14, 21, 24))
+        services = agents | 1 << 1 | 1 << 6 | 1 << 7
+        equal((int(agent["CapPrm"], 16), int(agent["CapEff"], 16)), (agents, agents), "the agent's capabilities")
+        launcher = status_of(g, g.oob.run(f"pgrep -P {g.agent_pid()} -x qga-launcher").strip())
+        equal(int(launcher["CapBnd"], 16), services, "the service's capabilities")
+        # /sys is read-only but for the one setting that a freeze changes; beneath / only /run and /var are writable.
+        writable = "for name in /sys/kernel/rcu_expedited /sys/kernel/profiling /etc /usr /root /srv /run /var; do test -w $name && echo $name; done; true"
+        equal(g.oob.run(f"nsenter -t {g.agent_pid()} -m sh -c '{writable}'").split(), ["/sys/kernel/rcu_expedited", "/run", "/var"],
+              "what is writable")
         # A mount that is newer than the service.
         g.oob.run("modprobe loop; truncate -s 64M /var/tmp/late.img && mkfs.ext4 -q /var/tmp/late.img && mkdir -p /mnt/private/late "
                   "&& chown nobody /mnt/private && chmod 700 /mnt/private && mount -o loop /var/tmp/late.img /mnt/private/late")
@@ -142,6 +147,10 @@ def hardening_backup_only_freezes_with_hooks_and_guardian(g):
                 equal(said[:2], ["root", "freeze-me"], f"whom the hook runs as, and where ({said})")
                 holds("swappiness" in said[2] and "Read-only file system" in said[2], f"/proc/sys is not writable: {said}")
                 holds(any("mount" in line and ("denied" in line or "permitted" in line) for line in said[3:]), f"no mounts: {said}")
+            log = g.oob.run("journalctl -b -u qemu-guest-agent -o cat --no-pager")
+            holds("profile backup:" not in log, f"every limit applies, and no system call was refused: {log}")
+            exposure = g.oob.run("systemd-analyze security --no-pager qemu-guest-agent | tail -1")
+            holds(float(exposure.partition(": ")[2].split()[0]) < 3, f"the exposure is below 3.0: {exposure}")
         finally:
             g.thaw_anyway()
             g.oob.run(f"rm -f /run/mariadb-in-use {harm.HOOKS}/61-limits; systemctl stop mariadb; umount /mnt/private/late; "

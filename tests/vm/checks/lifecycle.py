@@ -90,7 +90,7 @@ def silent_host_costs_no_wakeups(g):
     holds(woken <= 1, f"no wakeups while the host is silent, not {woken} in 5 s")
 
 
-@check("libvirt")
+@check("libvirt", "newest-libvirt")
 def virsh_reboot_and_the_agent_is_back(g):
     before = g.oob.run("cat /proc/sys/kernel/random/boot_id")
     g.virsh("reboot", "--mode", "agent")

@@ -78,7 +78,7 @@ def an_upgrade_by_rpm_through_the_agent_ends_before_the_agent(g):
     g.oob.run("echo FILTER_RPC_ARGS= >/etc/sysconfig/qemu-ga; systemctl restart qemu-guest-agent")
     g.answers()
     old = g.agent_pid()
-    result = through_the_agent(g, "/usr/bin/rpm", "--force-debian", "--nodeps", "-U", rpms.NEWER)
+    result = through_the_agent(g, "/bin/sh", "-c", f"exec {rpms.RPM} --nodeps -U {rpms.NEWER}")
     equal(result.get("exitcode"), 0, f"status of rpm: {result}")
     equal(g.oob.run(f"rpm -q --qf '%{{release}}' {rpms.OUR_NAME}"), "1.1", "release")
     wait_for_another(g, old)

@@ -6,6 +6,9 @@ import os
 import pathlib
 import subprocess
 
+# Debian's, the oldest first.
+RELEASES = ("bookworm", "trixie", "forky", "duke")
+
 
 def os_release():
     """/etc/os-release as a dictionary."""
@@ -37,6 +40,12 @@ def codename():
     if not name:
         raise SystemExit("/etc/os-release names no VERSION_CODENAME: a stable Debian or Ubuntu is needed")
     return name
+
+
+def not_older(wanted):
+    """`wanted`, a release of Debian's, or the machine's own if that is newer: what is built here runs with no older C library."""
+    own = codename()
+    return own if own in RELEASES and RELEASES.index(own) > RELEASES.index(wanted) else wanted
 
 
 def oldest():
@@ -72,7 +81,9 @@ def sources(wanted=None, backports=False):
     lines = []
     for (uri, suite), (parts, signed) in found.items():
         keyring = signed if signed.startswith("/") else _archive_keyring(release)
-        lines.append(f"deb [signed-by={keyring}] {uri} {suite} {' '.join(sorted(parts))}")
+        # sid's lists are valid for a week only, and the mirror may be a snapshot.
+        dated = "" if wanted == own_name else " check-valid-until=no"
+        lines.append(f"deb [signed-by={keyring}{dated}] {uri} {suite} {' '.join(sorted(parts))}")
     return lines
 
 
@@ -91,6 +102,17 @@ def proxy_options():
             for line in text.splitlines() if "::Proxy" in line and not line.endswith('"";')]
 
 
+def mmdebstrap(codename, sources, packages, target, variant, *options):
+    """Makes the directory or archive `target` of `packages` and their release's packages of that variant."""
+    command = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--quiet", f"--include={','.join(packages)}", *options,
+               '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"']
+    for setting in proxy_options():
+        key, value = setting.split("=", 1)
+        command.append(f'--aptopt={key} "{value}"')
+    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+    run([*command, codename, str(target), "-"], "mmdebstrap", input="\n".join(sources) + "\n", env=environment)
+
+
 def private_config(directory, lines):
     """Options that give apt-get sources, lists and cache of its own under `directory`."""
     directory = pathlib.Path(directory)
@@ -104,6 +126,27 @@ def private_config(directory, lines):
         "APT::Sandbox::User": "root", "Acquire::Languages": "none", "Acquire::Retries": "3",
     }
     return [part for key, value in settings.items() for part in ("-o", f"{key}={value}")]
+
+
+def unpack(codename, sources, packages, tree, *options):
+    """Unpacks packages, and all that they depend on, into `tree`; nothing of them is run."""
+    # An index is valid for days only, and a mirror that stands still has an older one; its signature is checked all the same.
+    command = ["mmdebstrap", "--mode=root", "--variant=extract", f"--include={','.join(packages)}", *options,
+               '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"', '--aptopt=Acquire::Check-Valid-Until "false"']
+    for setting in proxy_options():
+        key, value = setting.split("=", 1)
+        command.append(f'--aptopt={key} "{value}"')
+    run([*command, codename, str(tree), "-"], f"mmdebstrap of {codename}", input="\n".join(sources) + "\n",
+        env={**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    for name in ("bin", "sbin", "lib", "lib64"):
+        if not (tree / name).exists():
+            (tree / name).symlink_to(f"usr/{name}")
+
+
+def first_error(failure):
+    """apt's own reason of a failure of `run`: the first of its errors."""
+    lines = str(failure).splitlines()
+    return next((line for line in lines if line.startswith("E: ")), lines[0])
 
 
 def known(package):

@@ -88,6 +88,7 @@ class RawGuest(Guest):
     def __init__(self, disks, work, memory=1024, extra=()):
         super().__init__(work)
         work.mkdir(parents=True, exist_ok=True)
+        self.disks = disks
         control = work / "qmp.sock"
         command = [
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory),

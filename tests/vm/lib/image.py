@@ -22,7 +22,7 @@ class Kind:
 
     name: str
     packages: str
-    # Without one: the machine's own release.
+    # Debian's release, unless the machine's is newer (`release`). Without one: the machine's own.
     codename: str | None = None
     init: str = "systemd"
     root_size: str = "1G"
@@ -33,18 +33,23 @@ class Kind:
     # What a container image in Podman's storage is made of, beside the essential packages.
     container: str = ""
 
+    def release(self):
+        """The codename of what it is made of."""
+        return apt.not_older(self.codename) if self.codename else apt.codename()
+
 
 KERNELS = {"debian": "linux-image-cloud-amd64", "ubuntu": "linux-image-virtual"}
 # The second line is what the original agent links to; python3 is for the out-of-band server and the writers.
 BASE = """udev kmod initramfs-tools iproute2 procps e2fsprogs xfsprogs util-linux python3
     libnuma1 liburing2 libudev1"""
 # The first line is for the database hooks, the second what the acceptance checks compare the agent with. hwclock has a package of
-# its own in newer releases. The last two are for the packages of checks/rpm.py.
+# its own in newer releases, where logins are known by libpam-systemd alone. The last two are for the packages of checks/rpm.py.
 MAIN = Kind("main", f"""{BASE} systemd-sysv dbus libglib2.0-0 mariadb-server postgresql redis-server
-    lvm2 btrfs-progs openssh-server python3-rpm rpm""", root_size="2560M", where_known=("util-linux-extra",))
-DEBIAN13 = Kind("debian13", f"{BASE} systemd-sysv dbus libglib2.0-0t64", "trixie")
-# The last release whose udev comes with an init script.
-SYSVINIT = Kind("sysvinit", f"{BASE} sysvinit-core libglib2.0-0", "bookworm", init="sysvinit")
+    lvm2 btrfs-progs openssh-server libpam-systemd python3-rpm rpm""", root_size="2560M", where_known=("util-linux-extra",))
+# The last two are for a login that logind records.
+DEBIAN13 = Kind("debian13", f"{BASE} systemd-sysv dbus libglib2.0-0t64 login libpam-systemd", "trixie")
+# The last release whose udev comes with an init script; for later ones the last package has it.
+SYSVINIT = Kind("sysvinit", f"{BASE} sysvinit-core libglib2.0-0 orphan-sysvinit-scripts", "bookworm", init="sysvinit")
 # A release whose kernel is known to have the SCSI target, the NVMe target and nbd as modules. The full kernel boots with the same MODULES.
 HIDDEN = Kind("hidden", f"{BASE} systemd-sysv dbus libglib2.0-0 nbdkit nbd-client", "bookworm", root_size="2G",
               kernel="linux-image-amd64")
@@ -55,6 +60,8 @@ CONTAINER_IMAGE = "localhost/databases"
 # Of PostgreSQL's compiler for queries: more than all the rest together.
 CONTAINER_EXCLUDES = ("/usr/lib/*/libLLVM*", "/usr/lib/*/libz3*", "/usr/lib/postgresql/*/llvmjit.so")
 DATA_SIZE = "1G"
+# What no guest needs.
+LEAN = [f"--dpkgopt=path-exclude=/usr/share/{part}/*" for part in ("doc", "man", "locale", "info")]
 MODULES = "virtio_pci virtio_blk virtio_console ext4 xfs crc32c_generic".split()
 
 
@@ -64,7 +71,7 @@ def say(text):
 
 def ensure(kind=MAIN):
     """Builds the image if its key is new; returns the directory with root.img, data.img, vmlinuz and initrd."""
-    codename = kind.codename or apt.codename()
+    codename = kind.release()
     packages = [kind.kernel or KERNELS.get(apt.os_release().get("ID"), KERNELS["debian"]), *kind.packages.split(), *filter(apt.known, kind.where_known)]
     sources = apt.sources(codename)
     digest = hashlib.sha256("\n".join([codename, kind.init, kind.root_size, kind.container, *packages, *sources]).encode())
@@ -93,7 +100,7 @@ def _build(made, kind, codename, packages, sources):
     initramfs = ('mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"; '
                  'echo MODULES=list >"$1/etc/initramfs-tools/conf.d/vm"; '
                  f'printf "%s\\n" {" ".join(MODULES)} >"$1/usr/share/initramfs-tools/modules.d/vm"')
-    _mmdebstrap(codename, sources, packages, tree, "minbase", f"--essential-hook={initramfs}")
+    apt.mmdebstrap(codename, sources, packages, tree, "minbase", *LEAN, f"--essential-hook={initramfs}")
     if kind.container:
         _add_container_image(made / "container.tar", tree, kind, codename, sources)
     _settle(tree, kind.init)
@@ -108,22 +115,12 @@ def _build(made, kind, codename, packages, sources):
     (made / "complete").touch()
 
 
-def _mmdebstrap(codename, sources, packages, target, variant, *options):
-    command = ["mmdebstrap", "--mode=root", f"--variant={variant}", "--quiet", f"--include={','.join(packages)}", *options,
-               '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"']
-    command += [f"--dpkgopt=path-exclude=/usr/share/{d}/*" for d in ("doc", "man", "locale", "info")]
-    for setting in apt.proxy_options():
-        key, value = setting.split("=", 1)
-        command.append(f'--aptopt={key} "{value}"')
-    environment = {**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
-    apt.run([*command, codename, str(target), "-"], "mmdebstrap", input="\n".join(sources) + "\n", env=environment)
-
-
 def _add_container_image(archive, tree, kind, codename, sources):
     """A container image of the release's packages, imported by the guest's own Podman, here and not in the guest, where it would take
     a minute each time. In namespaces of its own, so that no mount of Podman's is left."""
     say(f"container image with {kind.container}")
-    _mmdebstrap(codename, sources, kind.container.split(), archive, "essential", *(f"--dpkgopt=path-exclude={path}" for path in CONTAINER_EXCLUDES))
+    apt.mmdebstrap(codename, sources, kind.container.split(), archive, "essential", *LEAN,
+                   *(f"--dpkgopt=path-exclude={path}" for path in CONTAINER_EXCLUDES))
     script = ('mount --bind "$1" "$1" && mount -t proc proc "$1/proc" && mount -t tmpfs tmpfs "$1/run" && cd "$1" && '
               f'exec chroot . podman --cgroup-manager=cgroupfs --events-backend=none import --quiet - {CONTAINER_IMAGE}')
     with open(archive, "rb") as packed:
@@ -171,7 +168,7 @@ def put(image, files):
     """Writes host files into an unmounted ext4 image: `files` is a list of (source, path in the guest, mode)."""
     commands = []
     for source, target, mode in files:
-        commands += [f"write {source} {target}", f"set_inode_field {target} mode 0{0o100000 | mode:o}",
+        commands += [f'write "{source}" {target}', f"set_inode_field {target} mode 0{0o100000 | mode:o}",
                      f"set_inode_field {target} uid 0", f"set_inode_field {target} gid 0"]
     done = subprocess.run(["debugfs", "-w", "-f", "-", str(image)], input="\n".join(commands) + "\n",
                           capture_output=True, text=True)

@@ -4,14 +4,13 @@ No package of sid's is installed, here or in a guest: mmdebstrap unpacks them in
 directory here, where it takes seconds, in namespaces of its own.
 """
 import hashlib
-import os
 import pathlib
 import shutil
 import time
 
 from . import apt, image, paths, report
 
-PACKAGES = "mysql-server-core mysql-client-core"
+PACKAGES = ("mysql-server-core", "mysql-client-core")
 SIZE = "1G"
 # What the packages' scripts in Perl need; none of them is used.
 UNUSED = ("usr/share/perl", "usr/share/perl5", "usr/share/doc", "usr/share/man", "usr/lib/x86_64-linux-gnu/perl",
@@ -25,9 +24,7 @@ _made = None
 def disk():
     """The disk's image; skips the check where it could not be had."""
     if not isinstance(_made, pathlib.Path):
-        lines = str(_made).splitlines()
-        # apt's own reason is the first of its errors.
-        raise report.Skip(f"no MySQL could be had: {next((line for line in lines if line.startswith('E: ')), lines[0])}")
+        raise report.Skip(f"no MySQL could be had: {apt.first_error(_made)}")
     return _made
 
 
@@ -50,9 +47,9 @@ def ensure():
     started = time.monotonic()
     try:
         tree = made / "tree"
-        image.say(f"mmdebstrap of sid with {PACKAGES}")
+        image.say(f"mmdebstrap of sid with {' '.join(PACKAGES)}")
         try:
-            _unpack(sources, tree)
+            apt.unpack("sid", sources, PACKAGES, tree)
         except SystemExit as reason:
             _made = reason
             shutil.rmtree(made)
@@ -68,23 +65,9 @@ def ensure():
     image.say(f"MySQL made in {time.monotonic() - started:.0f} s: {made}")
 
 
-def _unpack(sources, tree):
-    # sid's index is valid for a week only, and a mirror that stands still has an older one; its signature is checked all the same.
-    command = ["mmdebstrap", "--mode=root", "--variant=extract", f"--include={PACKAGES.replace(' ', ',')}",
-               '--aptopt=Apt::Install-Recommends "false"', '--aptopt=Acquire::Retries "3"', '--aptopt=Acquire::Check-Valid-Until "false"']
-    for setting in apt.proxy_options():
-        key, value = setting.split("=", 1)
-        command.append(f'--aptopt={key} "{value}"')
-    apt.run([*command, "sid", str(tree), "-"], "mmdebstrap of sid", input="\n".join(sources) + "\n",
-            env={**os.environ, "LC_ALL": "C.UTF-8", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
-
-
 def _settle(tree):
     """What an installation would do."""
     for folder in UNUSED:
         shutil.rmtree(tree / folder, ignore_errors=True)
-    for name in ("bin", "sbin", "lib", "lib64"):
-        if not (tree / name).exists():
-            (tree / name).symlink_to(f"usr/{name}")
     (tree / "var/lib/mysql").mkdir(parents=True, exist_ok=True)
     apt.run(["unshare", "--mount", "--pid", "--net", "--fork", "chroot", str(tree), *INITIALIZE.split()], "setting up MySQL's data directory")

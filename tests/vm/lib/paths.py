@@ -4,6 +4,7 @@ import pathlib
 
 ROOT = pathlib.Path(__file__).resolve().parents[3]
 VM = ROOT / "tests" / "vm"
+CLIENTS = ROOT / "tests" / "clients"
 GUEST_FILES = VM / "guest"
 CACHE = ROOT / ".cache" / "vm"
 ORIGINAL = CACHE / "original"

@@ -43,6 +43,11 @@ class Report:
         with self.lock:
             self._result(name, seconds, error)
 
+    def skip(self, name, reason):
+        """Prints one line for what cannot be had here."""
+        with self.lock:
+            print(f"SKIP {name}: {reason}", flush=True)
+
     def _result(self, name, seconds, error):
         if error is None:
             self.passed += 1
@@ -63,8 +68,7 @@ class Report:
             try:
                 function(guest)
             except Skip as reason:
-                with self.lock:
-                    print(f"SKIP {name}: {reason}", flush=True)
+                self.skip(name, reason)
                 continue
             except Exception as caught:  # a check may fail in any way; the next one still runs
                 error = caught

@@ -6,6 +6,7 @@ distribution's, so they are not looked at.
 import os
 import pathlib
 import subprocess
+import tempfile
 
 from . import packages, paths
 
@@ -17,6 +18,8 @@ OURS, NEWER, THEIRS = "/root/ours.rpm", "/root/newer.rpm", "/root/theirs.rpm"
 RECIPES = {OURS: (SPEC, ()), NEWER: (SPEC, ("dist .1",)), THEIRS: (STAND_IN, (f"original {paths.ORIGINAL}",))}
 OUR_NAME, THEIR_NAME = "qemu-ga-rs", "qemu-guest-agent"
 PATIENCE = packages.PATIENCE
+# Debian 12's rpm installs on Debian only with this option; later ones do not know it.
+RPM = "rpm $(rpm --help | grep -o -m1 -e --force-debian)"
 # What `dnf swap` does: one package comes and one goes in a single transaction, the coming one first.
 SWAP = """
 import os, sys
@@ -46,9 +49,16 @@ class RpmGuest(packages.PackageGuest):
     @staticmethod
     def build(log):
         """Makes all three, of what cargo has built; returns the status of the last that was tried."""
+        # Not below this tree: patterns of %files match nothing where the path has a blank.
+        with tempfile.TemporaryDirectory() as scratch:
+            return RpmGuest.build_in(scratch, log)
+
+    @staticmethod
+    def build_in(scratch, log):
+        """The same with a directory for what rpmbuild makes meanwhile."""
         for to, (spec, defines) in RECIPES.items():
             words = ["rpmbuild", "-bb", "--nodeps", "--build-in-place"]
-            for define in (f"_topdir {BUILT}/build", f"_rpmdir {BUILT}/{pathlib.Path(to).stem}", *defines):
+            for define in (f"_topdir {scratch}", f"_rpmdir {BUILT}/{pathlib.Path(to).stem}", *defines):
                 words += ["--define", define]
             status = subprocess.run([*words, spec], cwd=paths.ROOT, env={**os.environ, "CARGO_TARGET_DIR": str(paths.target())},
                                     stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT).returncode
@@ -66,7 +76,7 @@ class RpmGuest(packages.PackageGuest):
 
     def rpm(self, words, check=True):
         """rpm itself. Returns (status, what was said)."""
-        return self.say(f"rpm --force-debian --nodeps {words}", check)
+        return self.say(f"{RPM} --nodeps {words}", check)
 
     def swap(self, old, new):
         """One package for another, in one transaction. Returns (status, what was said)."""
@@ -76,7 +86,7 @@ class RpmGuest(packages.PackageGuest):
     def afresh(self, package):
         """The state with which a check begins: that package alone, as it comes."""
         self.oob.run("systemctl stop qemu-guest-agent", check=False)
-        self.oob.run(f"for name in {OUR_NAME} {THEIR_NAME}; do rpm -q $name && rpm --force-debian --noscripts -e $name; done; rm -rf /etc/qemu-ga "
+        self.oob.run(f"for name in {OUR_NAME} {THEIR_NAME}; do rpm -q $name && {RPM} --noscripts -e $name; done; rm -rf /etc/qemu-ga "
                      "/etc/sysconfig/qemu-ga* /etc/logrotate.d/qemu-guest-agent* /run/systemd/system/qemu-guest-agent.service.d "
                      "/run/qga* /var/log/qemu-ga; systemctl unmask qemu-guest-agent; systemctl daemon-reload; systemctl reset-failed",
                      PATIENCE, check=False)

@@ -31,10 +31,10 @@ def only_one(lock):
         fcntl.flock(file, fcntl.LOCK_EX)
 
 
-def enter(private):
-    """Returns inside the sandbox, in a grandchild. `private` is a directory for its files."""
-    fork_into(CLONE_NEWNS | CLONE_NEWPID | CLONE_NEWNET)
-    _mount(private)
+def enter(private, network=CLONE_NEWNET):
+    """Returns inside the sandbox, in a grandchild. `private` is a directory for its files. With `network` 0 it has this machine's."""
+    fork_into(CLONE_NEWNS | CLONE_NEWPID | network)
+    _mount(private, bool(network))
 
 
 def fork_into(namespaces, own=()):
@@ -70,7 +70,7 @@ def _stand_for(child, own):
             os._exit(code if code >= 0 else 128 - code)
 
 
-def _mount(private):
+def _mount(private, has_network):
     private = pathlib.Path(private)
     private.mkdir(parents=True, exist_ok=True)
     subprocess.run(["mount", "--make-rprivate", "/"], check=True)
@@ -79,12 +79,13 @@ def _mount(private):
         os.makedirs(folder, exist_ok=True)
         subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=0755", "tmpfs", folder], check=True)
     os.makedirs("/run/lock", exist_ok=True)
-    # A /sys of this network namespace, and without control groups: libvirt is to leave both of the machine's alone.
-    subprocess.run(["mount", "-t", "sysfs", "sysfs", "/sys"], check=True)
+    # A /sys of the new network namespace, if there is one, and without control groups: libvirt is to leave both of the machine's alone.
+    own = ["sysfs", "/sys"] if has_network else ["tmpfs", "/sys/fs/cgroup"]
+    subprocess.run(["mount", "-t", own[0], *own], check=True)
     for database, entries in (("/etc/passwd", LIBVIRT_USERS), ("/etc/group", LIBVIRT_GROUPS)):
         text = pathlib.Path(database).read_text()
         known = {line.split(":")[0] for line in text.splitlines()}
         text += "".join(entry + "\n" for entry in entries if entry.split(":")[0] not in known)
-        own = private / pathlib.Path(database).name
-        own.write_text(text)
-        subprocess.run(["mount", "--bind", str(own), database], check=True)
+        file = private / pathlib.Path(database).name
+        file.write_text(text)
+        subprocess.run(["mount", "--bind", str(file), database], check=True)

@@ -48,28 +48,36 @@ DOMAIN = """\
 
 
 class Libvirtd:
-    """The daemon; started, restarted and stopped by pid."""
+    """The daemon; started, restarted and stopped by pid. The machine's own, or that of a `root` like lib/newest.py makes."""
 
-    def __init__(self, log):
+    def __init__(self, log, root="/"):
         self.log = pathlib.Path(log)
         self.log.mkdir(parents=True, exist_ok=True)
+        self.root = pathlib.Path(root)
+        self.chroot = [] if root == "/" else ["chroot", str(root)]
+        # The machine's own Python binding, and what uses it, controls the daemon of another root too.
+        self.uri = URI if root == "/" else f"qemu+unix:///system?socket={root}/run/libvirt/libvirt-sock"
         self.process = None
         # libvirt's Python binding reports every failed call on stderr besides raising it.
         libvirt.registerErrorHandler(lambda *_: None, None)
-        pathlib.Path("/etc/libvirt/qemu.conf").write_text(QEMU_CONF)
-        pathlib.Path("/etc/libvirt/libvirtd.conf").write_text('auth_unix_ro = "none"\nauth_unix_rw = "none"\n')
-        for folder in ("/var/log/libvirt/qemu", "/var/lib/libvirt/qemu", "/var/cache/libvirt/qemu"):
-            os.makedirs(folder, exist_ok=True)
+        (self.root / "etc/libvirt/qemu.conf").write_text(QEMU_CONF)
+        (self.root / "etc/libvirt/libvirtd.conf").write_text('auth_unix_ro = "none"\nauth_unix_rw = "none"\n')
+        for folder in ("log", "lib", "cache"):
+            os.makedirs(self.root / f"var/{folder}/libvirt/qemu", exist_ok=True)
 
     def start(self):
         """Returns when virsh gets an answer."""
         with open(self.log / "libvirtd.log", "ab") as log:
-            self.process = subprocess.Popen(["/usr/sbin/libvirtd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
+            self.process = subprocess.Popen([*self.chroot, "/usr/sbin/libvirtd"], stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         end = time.monotonic() + 60
-        while virsh("version", check=False).returncode != 0:
+        while self.virsh("version", check=False).returncode != 0:
             if self.process.poll() is not None or time.monotonic() > end:
                 raise RuntimeError(f"libvirtd does not answer: see {self.log / 'libvirtd.log'}")
             time.sleep(0.2)
+
+    def version(self):
+        """The daemon's, like 12.9.0."""
+        return self.virsh("version", "--daemon").stdout.split()[-1]
 
     def stop(self):
         """Stops the daemon; its guests run on."""
@@ -83,26 +91,24 @@ class Libvirtd:
 
     def save_logs(self):
         """Copies libvirt's own logs, which lie on the sandbox's tmpfs, to where they outlive it."""
-        shutil.copytree("/var/log/libvirt", self.log / "libvirt", dirs_exist_ok=True)
+        shutil.copytree(self.root / "var/log/libvirt", self.log / "libvirt", dirs_exist_ok=True)
 
+    def virsh(self, *words, check=True, timeout=120, quiet=True):
+        """Runs virsh as an operator would; a failure is an error that shows what it printed."""
+        command = [*self.chroot, "virsh", *(["-q"] if quiet else []), "-c", URI, *words]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=timeout, env={**os.environ, "LC_ALL": "C.UTF-8"})
+        if check and done.returncode != 0:
+            raise AssertionError(f"virsh {' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
+        return done
 
-def virsh(*words, check=True, timeout=120, quiet=True):
-    """Runs virsh as an operator would; a failure is an error that shows what it printed."""
-    done = subprocess.run(["virsh", *(["-q"] if quiet else []), "-c", URI, *words], capture_output=True, text=True,
-                          timeout=timeout, env={**os.environ, "LC_ALL": "C.UTF-8"})
-    if check and done.returncode != 0:
-        raise AssertionError(f"virsh {' '.join(words)} ended with {done.returncode}: {done.stderr.strip()}")
-    return done
-
-
-@contextlib.contextmanager
-def domain(name):
-    """The domain as python3-libvirt gives it."""
-    connection = libvirt.open(URI)
-    try:
-        yield connection.lookupByName(name)
-    finally:
-        connection.close()
+    @contextlib.contextmanager
+    def domain(self, name):
+        """The domain as python3-libvirt gives it."""
+        connection = libvirt.open(self.uri)
+        try:
+            yield connection.lookupByName(name)
+        finally:
+            connection.close()
 
 
 class LibvirtGuest(guest.Guest):
@@ -115,11 +121,11 @@ class LibvirtGuest(guest.Guest):
         definition = work / "domain.xml"
         definition.write_text(DOMAIN.format(name=name, kernel=disks.kernel, initrd=disks.initrd, cmdline=guest.KERNEL_LINE,
                                             root=disks.root, data=disks.data, oob=self.oob_path, console=self.console))
-        virsh("create", str(definition))
+        self.daemon.virsh("create", str(definition))
 
     def virsh(self, command, *words, **kw):
         """What `virsh COMMAND DOMAIN WORDS…` printed."""
-        return virsh(command, self.name, *words, **kw).stdout
+        return self.daemon.virsh(command, self.name, *words, **kw).stdout
 
     def ask(self, command, arguments=None, timeout=60):
         """The value that an agent command returns, asked through `virsh qemu-agent-command`."""
@@ -129,20 +135,20 @@ class LibvirtGuest(guest.Guest):
 
     def refused(self, command):
         """The error text of an agent command that must fail."""
-        done = virsh("qemu-agent-command", self.name, json.dumps({"execute": command}), "--timeout", "60", check=False)
+        done = self.daemon.virsh("qemu-agent-command", self.name, json.dumps({"execute": command}), "--timeout", "60", check=False)
         if done.returncode == 0:
             raise AssertionError(f"{command} was not refused: {done.stdout.strip()}")
         return done.stderr.strip()
 
     def thaw_anyway(self):
         """After a failed check: nothing may stay frozen for the next one."""
-        virsh("qemu-agent-command", self.name, '{"execute":"guest-fsfreeze-thaw"}', "--timeout", "30", check=False)
+        self.daemon.virsh("qemu-agent-command", self.name, '{"execute":"guest-fsfreeze-thaw"}', "--timeout", "30", check=False)
 
     def wait_agent(self, timeout=guest.BOOT_SECONDS):
         """Waits until the agent answers through libvirt."""
         end = time.monotonic() + timeout
         while True:
-            done = virsh("qemu-agent-command", self.name, '{"execute":"guest-ping"}', "--timeout", "5", check=False)
+            done = self.daemon.virsh("qemu-agent-command", self.name, '{"execute":"guest-ping"}', "--timeout", "5", check=False)
             if done.returncode == 0:
                 return
             if time.monotonic() > end:
@@ -153,4 +159,43 @@ class LibvirtGuest(guest.Guest):
         """Ends the domain at once."""
         if self.oob:
             self.oob.close()
-        virsh("destroy", self.name, check=False)
+        self.daemon.virsh("destroy", self.name, check=False)
+
+
+class Fleet:
+    """Several domains: `ours` and `stopped` with the agent under test, `original` with the original."""
+
+    NAMES = ("ours", "original", "stopped")
+
+    def __init__(self, daemon, made, work, files_of):
+        self.daemon, self.made, self.work, self.files_of = daemon, made, work, files_of
+        self.guests = {}
+
+    def wait_booted(self):
+        """Starts them one after another: on a busy machine each has the time of one."""
+        for name in self.NAMES:
+            work = self.work / name
+            disks = guest.Disks(self.made, work, self.files_of(name))
+            self.guests[name] = LibvirtGuest(self.daemon, disks, work, f"fleet-{name}")
+            self.guests[name].wait_booted()
+        self.ours, self.original, self.stopped = self.guests.values()
+
+    def wait_agent(self):
+        """All of them."""
+        for machine in self.guests.values():
+            machine.wait_agent()
+
+    def thaw_anyway(self):
+        """After a failed check."""
+        for machine in self.guests.values():
+            machine.thaw_anyway()
+
+    def save_logs(self):
+        """Of all of them."""
+        for machine in self.guests.values():
+            machine.save_logs()
+
+    def stop(self):
+        """All of them."""
+        for machine in self.guests.values():
+            machine.stop()

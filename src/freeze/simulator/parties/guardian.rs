@@ -380,6 +380,7 @@ impl World {
             }
             Work::Unmark => {
                 self.marker = None;
+                self.says_frozen = false;
                 let Some(expiry) = it.undo.as_ref().and_then(|undo| undo.expiry.clone()) else {
                     return;
                 };

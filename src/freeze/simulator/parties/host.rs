@@ -281,5 +281,8 @@ impl World {
         if agent_runs && self.marker.is_some() {
             self.broken.push("the marker stays".into());
         }
+        if agent_runs && self.says_frozen {
+            self.broken.push("the snapshot file says frozen".into());
+        }
     }
 }

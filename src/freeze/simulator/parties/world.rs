@@ -145,6 +145,8 @@ pub struct World {
     pub aborts: bool,
     pub journal: Journal,
     pub marker: Option<Marker>,
+    /// The snapshot file does.
+    pub says_frozen: bool,
     pub expired: Option<Expiry>,
     pub kept: Vec<Report>,
     pub host: Host,
@@ -195,6 +197,7 @@ impl World {
             aborts,
             journal: Journal::default(),
             marker: None,
+            says_frozen: false,
             expired: None,
             kept: Vec::new(),
             host,

@@ -290,6 +290,8 @@ fn serve(
 fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
     // The hook master of a freeze that an earlier agent left is not always the configured one.
     let inherited = state.read_marker().and_then(|marker| marker.hook);
+    let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
+    let restored = snapshot.map(|file| restored::arguments(&file, config.restore_hooks.as_deref()));
     let permissions = Permissions {
         hooks: config
             .hook()
@@ -297,6 +299,7 @@ fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
             .into_iter()
             .chain(inherited)
             .collect(),
+        restored,
         env: hooks::invoke::fixed_environment(state.path()),
     };
     launcher::start(&permissions).map_err(|error| {
@@ -307,7 +310,8 @@ fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
         directories: vec![state.path().to_owned()],
         files: config.logfile.clone().into_iter().collect(),
     };
-    let made: [(bool, Option<&Path>); 2] = [
+    let made: [(bool, Option<&Path>); 3] = [
+        (true, config.snapshot_file.as_deref()),
         (config.daemon, Some(config.pidfile.as_path())),
         (config.method == Method::UnixListen, config.path.as_deref()),
     ];

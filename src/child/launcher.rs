@@ -4,8 +4,8 @@
 //! guardian and the hooks need all of root's rights. So the agent starts this process first and asks it for each program.
 //! The new process is a child of the agent (CLONE_PARENT in clone(2)), which follows and reaps it as any other.
 //!
-//! The launcher does not trust the agent: it starts the guardian, and hook masters that it was told of before the agent had
-//! read a byte of its host. Of their environment the agent sets only variables of this project. The launcher ends with
+//! The launcher does not trust the agent: it starts the guardian, the restore hooks, and hook masters that it was told of
+//! before the agent had read a byte of its host. Of their environment the agent sets only variables of this project. The launcher ends with
 //! the agent.
 
 use super::run::prepared;
@@ -44,6 +44,8 @@ const VARIABLE_PREFIX: &[u8] = b"QGA_";
 pub(crate) struct Permissions {
     /// Hook masters that may be started.
     pub(crate) hooks: Vec<PathBuf>,
+    /// With which arguments this program may be started to run the restore hooks; `None`: not at all.
+    pub(crate) restored: Option<Vec<OsString>>,
     /// What each program has in its environment, whatever the agent asks for.
     pub(crate) env: Vec<(OsString, OsString)>,
 }
@@ -174,7 +176,7 @@ impl Permissions {
             return false;
         }
         if start.program == "/proc/self/exe" {
-            return start.args == GUARDIAN_ARGS;
+            return start.args == GUARDIAN_ARGS || Some(&start.args) == self.restored.as_ref();
         }
         let is_phase = |word: &OsString| HOOK_ARGS.iter().any(|phase| word == OsStr::new(phase));
         self.hooks
@@ -212,6 +214,7 @@ mod tests {
     fn is_allowed(program: &str, args: &[&str], variable: &str) -> bool {
         let permissions = Permissions {
             hooks: vec!["/etc/hook".into()],
+            restored: Some(["hook", "restored", "/file"].map(Into::into).to_vec()),
             env: Vec::new(),
         };
         permissions.allow(&Start {
@@ -225,13 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn only_the_guardian_and_the_known_hook_master_are_started() {
+    fn only_the_guardian_the_restore_hooks_and_the_known_hook_master_are_started() {
         assert!(is_allowed("/proc/self/exe", &["guardian"], "QGA_X"));
+        let restored = ["hook", "restored", "/file"];
+        assert!(is_allowed("/proc/self/exe", &restored, "QGA_X"));
         assert!(is_allowed("/etc/hook", &["freeze"], "QGA_X"));
         assert!(is_allowed("/etc/hook", &["thaw"], "QGA_X"));
         for (program, args, variable) in [
             ("/proc/self/exe", &["selftest"][..], "QGA_X"),
             ("/proc/self/exe", &["guardian", "x"], "QGA_X"),
+            ("/proc/self/exe", &["hook", "restored", "/other"], "QGA_X"),
+            ("/proc/self/exe", &restored, "PATH"),
             ("/proc/self/exe", &[], "QGA_X"),
             ("/etc/other", &["freeze"], "QGA_X"),
             ("hook", &["freeze"], "QGA_X"),

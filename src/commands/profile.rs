@@ -165,6 +165,7 @@ mod tests {
             "guest-get-cpustats",
             "guest-get-load",
             "guest-network-get-route",
+            "x-guest-get-memory",
         ];
         assert_eq!(found, documented);
     }

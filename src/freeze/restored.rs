@@ -9,7 +9,7 @@ use super::snapshot::{Origin, RestoreHook, Restored, Snapshot, SnapshotFile, Sna
 use crate::child::{Child, ChildStatus};
 use crate::hooks::journal::RunInfo;
 use crate::hooks::log::DEFAULT_PATH;
-use crate::hooks::restore::{LEVEL_ENV, ORIGIN_ENV, RestoreHooks, TIME_ENV};
+use crate::hooks::restore::{LEVEL_ENV, ORIGIN_ENV, RESTORED, RestoreHooks, TIME_ENV};
 use crate::hooks::{HookStatus, stop_signals, words};
 use crate::probe::System;
 use crate::probe::machine::MachineIds;
@@ -55,10 +55,7 @@ impl StartCheck {
 
     /// Runs the restore hooks that were not started yet, and waits for their end or until `stop` is readable.
     pub(crate) fn run_hooks(self, stop: Option<OwnedFd>) {
-        let mut child = Child::self_exe()
-            .args(["hook", "restored"])
-            .arg(self.file.path())
-            .args(&self.hooks);
+        let mut child = Child::self_exe().args(arguments(&self.file, self.hooks.as_deref()));
         if let Some(stop) = stop {
             child = child.cancel_on(stop);
         }
@@ -79,6 +76,15 @@ impl StartCheck {
             restored.log_hooks();
         }
     }
+}
+
+/// With which arguments this program runs the restore hooks.
+pub(crate) fn arguments(file: &SnapshotFile, hooks: Option<&Path>) -> Vec<OsString> {
+    let paths = [Some(file.path()), hooks];
+    let words = ["hook", RESTORED].map(OsString::from).into_iter();
+    words
+        .chain(paths.into_iter().flatten().map(Into::into))
+        .collect()
 }
 
 /// What the file says of a start from a copy, also if no process has recorded it there yet.

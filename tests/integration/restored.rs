@@ -507,7 +507,13 @@ fn master_of(agent: i32) -> Pid {
         fs::read_to_string(path).unwrap_or_default()
     });
     let children: String = children.collect();
-    let child = children.split_whitespace().next().expect("a child");
+    // A confined agent has its launcher, too.
+    let is_master = |pid: &&str| {
+        let name = fs::read_to_string(format!("/proc/{pid}/comm"));
+        name.is_ok_and(|name| name == "qga-hook\n")
+    };
+    let child = children.split_whitespace().find(is_master);
+    let child = child.expect("a child");
     Pid::from_raw(child.parse().expect("a number"))
 }
 

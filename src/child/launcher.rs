@@ -222,28 +222,32 @@ mod tests {
             arg0: None,
             args: args.iter().map(OsString::from).collect(),
             env: vec![(variable.into(), Some("x".into()))],
-            passed: vec![Some("QGA_FD".into()), None],
+            passed: vec![Some("QGA_HOOK_ALIVE_FD".into()), None],
             announcements: Vec::new(),
         })
     }
 
     #[test]
-    fn only_the_guardian_the_restore_hooks_and_the_known_hook_master_are_started() {
-        assert!(is_allowed("/proc/self/exe", &["guardian"], "QGA_X"));
+    fn only_the_guardian_and_known_hooks_are_started() {
+        assert!(is_allowed("/proc/self/exe", &["guardian"], "QGA_PHASE"));
         let restored = ["hook", "restored", "/file"];
-        assert!(is_allowed("/proc/self/exe", &restored, "QGA_X"));
-        assert!(is_allowed("/etc/hook", &["freeze"], "QGA_X"));
-        assert!(is_allowed("/etc/hook", &["thaw"], "QGA_X"));
+        assert!(is_allowed("/proc/self/exe", &restored, "QGA_PHASE"));
+        assert!(is_allowed("/etc/hook", &["freeze"], "QGA_PHASE"));
+        assert!(is_allowed("/etc/hook", &["thaw"], "QGA_PHASE"));
         for (program, args, variable) in [
-            ("/proc/self/exe", &["selftest"][..], "QGA_X"),
-            ("/proc/self/exe", &["guardian", "x"], "QGA_X"),
-            ("/proc/self/exe", &["hook", "restored", "/other"], "QGA_X"),
+            ("/proc/self/exe", &["selftest"][..], "QGA_PHASE"),
+            ("/proc/self/exe", &["guardian", "x"], "QGA_PHASE"),
+            (
+                "/proc/self/exe",
+                &["hook", "restored", "/other"],
+                "QGA_PHASE",
+            ),
             ("/proc/self/exe", &restored, "PATH"),
-            ("/proc/self/exe", &[], "QGA_X"),
-            ("/etc/other", &["freeze"], "QGA_X"),
-            ("hook", &["freeze"], "QGA_X"),
-            ("/etc/hook", &["x"], "QGA_X"),
-            ("/etc/hook", &["freeze", "x"], "QGA_X"),
+            ("/proc/self/exe", &[], "QGA_PHASE"),
+            ("/etc/other", &["freeze"], "QGA_PHASE"),
+            ("hook", &["freeze"], "QGA_PHASE"),
+            ("/etc/hook", &["x"], "QGA_PHASE"),
+            ("/etc/hook", &["freeze", "x"], "QGA_PHASE"),
             ("/etc/hook", &["freeze"], "LD_PRELOAD"),
             ("/proc/self/exe", &["guardian"], "PATH"),
         ] {

@@ -228,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn only_the_guardian_the_restore_hooks_and_the_known_hook_master_are_started() {
+    fn only_the_guardian_and_known_hooks_are_started() {
         assert!(is_allowed("/proc/self/exe", &["guardian"], "QGA_PHASE"));
         let restored = ["hook", "restored", "/file"];
         assert!(is_allowed("/proc/self/exe", &restored, "QGA_PHASE"));

@@ -9,14 +9,21 @@ use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::sync::OnceLock;
 use std::time::Duration;
+use tokio_vsock::VsockListener;
 
 /// The owner of a descriptor that recvmsg(2) has just returned.
 pub(crate) fn own_received(number: RawFd) -> OwnedFd {
     // SAFETY: the kernel has opened it for this process in that call, and nothing else knows its number.
     unsafe { OwnedFd::from_raw_fd(number) }
+}
+
+/// The runtime's listener of a vsock(7) socket. Debian's tokio-vsock 0.7.2 has no conversion from [`OwnedFd`].
+pub(crate) fn vsock_listener(socket: OwnedFd) -> VsockListener {
+    // SAFETY: the number was owned until here, and the listener is its next owner.
+    unsafe { VsockListener::from_raw_fd(socket.into_raw_fd()) }
 }
 
 /// Two processes share it and only the first that asks gets it: an eventfd(2) with the count 1. Neither waits for the

@@ -7,7 +7,7 @@
 
 use super::address::parse_vsock;
 use super::{ChannelError, MAX_QUEUED_REQUESTS, Received, VsockAccess};
-use crate::sys::strerror;
+use crate::sys::{fds::vsock_listener, strerror};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{
@@ -153,7 +153,7 @@ impl Listener {
 
     pub fn vsock(fd: OwnedFd, access: VsockAccess) -> Self {
         Self {
-            socket: ListeningSocket::Vsock(VsockListener::from(fd)),
+            socket: ListeningSocket::Vsock(vsock_listener(fd)),
             access: Some(access),
         }
     }

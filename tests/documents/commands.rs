@@ -79,7 +79,7 @@ fn is_of_our_packages(line: &str) -> bool {
     let version = env!("CARGO_PKG_VERSION");
     assert_eq!(field(&spec, "Version:"), version);
     let release = format!("{version}-{}", field(&spec, "Release:"));
-    let deb = format!("./{name}_{version}_amd64.deb");
+    let deb = format!("./{name}_{version}-1_amd64.deb");
     let rpms = format!("./{name}-{release}.x86_64.rpm ./{name}-selinux-{release}.noarch.rpm");
     assert!(read("tests/vm/lib/packages.py").contains("apt-get install"));
     let checks = read("tests/vm/checks/packages.py");

@@ -1,11 +1,12 @@
 //! Makes what packages install besides the agent.
 //!
 //! `cargo xtask manual DIRECTORY` writes the manual pages, the completions of the shells, a sample of the configuration
-//! file and CONFIGURATION.md into DIRECTORY. Options, tools, commands and defaults come from the agent's own tables;
-//! the prose is in `pages/`.
+//! file, CONFIGURATION.md, and the licenses of the crates into DIRECTORY. Options, tools, commands and defaults come from
+//! the agent's own tables; the prose is in `pages/`.
 
 mod completion;
 mod configuration;
+mod crates;
 mod man;
 mod options;
 mod pages;
@@ -37,7 +38,7 @@ fn files() -> anyhow::Result<Vec<(&'static str, String)>> {
 fn manual(directory: &Path) -> anyhow::Result<()> {
     std::fs::create_dir_all(directory)
         .with_context(|| format!("cannot create {}", directory.display()))?;
-    for (name, text) in files()? {
+    for (name, text) in files()?.into_iter().chain(crates::files()?) {
         let path = directory.join(name);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
     }

@@ -48,15 +48,20 @@ def not_older(wanted):
     return own if own in RELEASES and RELEASES.index(own) > RELEASES.index(wanted) else wanted
 
 
+def oldest():
+    """The release of the machine's distribution with glibc 2.31."""
+    return {"ubuntu": "focal"}.get(os_release().get("ID"), "bullseye")
+
+
 def sources(wanted=None, backports=False):
     """sources.list lines of the machine's own release (updates and security included), as apt is configured with them.
 
-    With `wanted`, the codename of another release of Debian's, that one's main from the same mirror. With `backports`, Debian's
+    With `wanted`, the codename of another release of Debian's or of oldest(), that one's main from the same mirror. With `backports`, Debian's
     backports of that release are added from there too. Third-party sources are left out.
     """
     release, own_name = os_release(), codename()
     wanted = wanted or own_name
-    if wanted != own_name and release.get("ID") != "debian":
+    if wanted not in (own_name, oldest()) and release.get("ID") != "debian":
         raise SystemExit(f"Debian's {wanted} cannot be had here: this machine is no Debian, so its apt knows no mirror of Debian's")
     components = {"main", "universe"} if release.get("ID") == "ubuntu" else {"main"}
     own = {own_name, f"{own_name}-updates", f"{own_name}-security"}

@@ -76,7 +76,7 @@ class Domain:
             return self.answers[command]
         if command == "guest-info":
             names = COMMANDS + (["x-guest-fsfreeze-report"] if self.agent == "ours" else [])
-            return {"version": "10.0.13", "supported_commands": [{"name": name, "enabled": True, "success-response": True} for name in names]}
+            return {"version": "11.1.3", "supported_commands": [{"name": name, "enabled": True, "success-response": True} for name in names]}
         if command == "guest-fsfreeze-status":
             return "frozen" if self.frozen else "thawed"
         if command == "guest-fsfreeze-freeze":

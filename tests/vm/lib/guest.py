@@ -93,6 +93,8 @@ class RawGuest(Guest):
         command = [
             "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory),
             "-display", "none", "-nodefaults", "-no-user-config", "-kernel", disks.kernel, "-initrd", disks.initrd,
+            # As every platform gives a machine one; `extra` may have that of a copy.
+            "-uuid", "9d2c0f1e-52a7-4f0b-8a61-3c0de4b7a911",
             "-append", KERNEL_LINE, "-serial", f"file:{self.console}", "-object", "rng-random,id=rng,filename=/dev/urandom",
             "-device", "virtio-rng-pci,rng=rng",
             "-drive", f"file={disks.root},format=raw,if=virtio,cache={self.CACHE}",

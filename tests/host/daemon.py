@@ -35,6 +35,8 @@ class Domain:
         self.delays, self.faults, self.answers = {}, {}, {}
         # The agent's thaws, and snapshots with the state of the guest at that time.
         self.log = []
+        # Operations by their name, when they begin.
+        self.begun = []
         self.lock = threading.Lock()
         self.__dict__.update(settings)
 
@@ -181,6 +183,7 @@ class Daemon:
         domain = self.domains[request["uuid"]]
         if op == "agent":
             return domain.call(json.loads(request["command"])["execute"], request["timeout"])
+        domain.begun.append(op)
         time.sleep(domain.delays.get(op, 0))
         fault = domain.faults.get(op)
         if fault:

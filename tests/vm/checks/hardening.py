@@ -11,7 +11,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[3]
 DROP_INS = "/run/systemd/system/qemu-guest-agent.service.d"
 CONF = "/etc/qemu/qemu-ga.conf"
 ALLOWED = {"guest-sync", "guest-sync-delimited", "guest-ping", "guest-info", "guest-fsfreeze-status", "guest-fsfreeze-freeze",
-           "guest-fsfreeze-freeze-list", "guest-fsfreeze-thaw", "x-guest-fsfreeze-report"}
+           "guest-fsfreeze-freeze-list", "guest-fsfreeze-thaw", "x-guest-authenticate", "x-guest-fsfreeze-report"}
 LIMIT = 4
 
 

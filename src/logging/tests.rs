@@ -409,6 +409,7 @@ fn fields_in_capitals_go_to_the_journal_and_the_line_stays_the_same() {
         tracing::subscriber::with_default(subscriber, || {
             tracing::warn!(RUN_ID = "a b", HOOK = "x\ny", count = 2, "w");
             tracing::info!(target: crate::AUDIT, LEVEL = %"crash", HOOK = "", "a");
+            tracing::info!(target: crate::AUDIT, "b");
             tracing::warn!("plain");
         });
         writer.release_lines();
@@ -417,13 +418,14 @@ fn fields_in_capitals_go_to_the_journal_and_the_line_stays_the_same() {
     let sent = [
         "4 0.000000: warning: w count=2 RUN_ID=a b\nHOOK=x\nHOOK=y\n",
         "6 info: a LEVEL=crash\n",
+        "6 info: b ",
     ];
     for holds_lines in [false, true] {
-        assert_eq!(lines(holds_lines), "0.002000: warning: plain\n");
+        assert_eq!(lines(holds_lines), "0.003000: warning: plain\n");
         assert_eq!(mem::take(&mut *entries.lock().unwrap()), sent);
     }
     refuse.store(true, Relaxed);
-    let whole = "0.000000: warning: w count=2\n0.002000: warning: plain\n1 info: a\n";
+    let whole = "0.000000: warning: w count=2\n0.003000: warning: plain\n1 info: a\n2 info: b\n";
     assert_eq!(lines(true), whole);
 }
 

@@ -68,7 +68,7 @@ impl Outputs {
         line: &str,
         fields: &str,
     ) -> bool {
-        let journal = self.journal.as_mut().filter(|_| !fields.is_empty());
+        let journal = self.journal.as_mut();
         journal.is_some_and(|journal| journal(priority, when, line, fields).is_ok())
     }
 
@@ -259,7 +259,8 @@ impl WriterState {
             outputs.print(Level::Critical, &notice);
         }
         let line = std::str::from_utf8(&self.buffer).unwrap_or_default();
-        let is_sent = outputs.send_to_journal(level.priority(), when, line.trim_end(), fields);
+        let is_sent = !fields.is_empty()
+            && outputs.send_to_journal(level.priority(), when, line.trim_end(), fields);
         if !is_sent {
             outputs.print(level, &self.buffer);
         }
@@ -271,6 +272,7 @@ impl WriterState {
             return;
         }
         let priority = Level::Info.priority();
+        // Also without fields: of its two sockets the journal reads now one, now the other first.
         if self.outputs.send_to_journal(priority, when, text, fields) {
             return;
         }

@@ -66,6 +66,9 @@ mod tests {
             "MESSAGE=info: x\nPRIORITY=6\nSYSLOG_FACILITY=1\nSYSLOG_IDENTIFIER=qemu-ga\n\
              SYSLOG_TIMESTAMP={date} \nRUN_ID=1\nLEVEL=crash\n"
         );
-        assert_eq!(std::str::from_utf8(&buffer[..length]), Ok(expected.as_str()));
+        assert_eq!(
+            std::str::from_utf8(&buffer[..length]),
+            Ok(expected.as_str())
+        );
     }
 }

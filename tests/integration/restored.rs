@@ -63,6 +63,15 @@ impl Rig {
         self.place.agent(&[&own[..], args].concat())
     }
 
+    /// A hook that waits for a line; returns the FIFO that the line is written to.
+    fn waiting_hook(&self, name: &str) -> String {
+        let fifo = self.place.name("fifo");
+        let made = Command::new("mkfifo").arg(&fifo).status();
+        assert!(made.expect("mkfifo").success());
+        self.hook(name, &format!("read line <'{fifo}'"));
+        fifo
+    }
+
     fn hook(&self, name: &str, text: &str) -> PathBuf {
         let calls = self.place.name("calls");
         let text = format!("echo {name} $1 >>'{calls}'\n{text}");
@@ -300,15 +309,7 @@ fn in_a_copy_restore_hooks_run_once_before_the_first_command() {
             "20-second",
             &format!("env | grep ^QGA_ | sort >'{vars}'; exit 3"),
         );
-        let fifo = rig.place.name("fifo");
-        assert!(
-            Command::new("mkfifo")
-                .arg(&fifo)
-                .status()
-                .expect("mkfifo")
-                .success()
-        );
-        rig.hook("10-first", &format!("read line <'{fifo}'"));
+        let fifo = rig.waiting_hook("10-first");
         rig.hook("30-sample.sample", "");
         let agent = rig.agent(&["-v"]);
         let mut client = agent.connect();
@@ -451,15 +452,7 @@ fn a_hook_that_had_begun_is_not_run_again_whatever_was_killed() {
     for killed in ["agent", "master", "both"] {
         with_rig(move |rig| {
             rig.restore(a_copy);
-            let fifo = rig.place.name("fifo");
-            assert!(
-                Command::new("mkfifo")
-                    .arg(&fifo)
-                    .status()
-                    .expect("mkfifo")
-                    .success()
-            );
-            rig.hook("10-first", &format!("read line <'{fifo}'"));
+            let fifo = rig.waiting_hook("10-first");
             rig.hook("20-second", "");
             let agent = rig.agent(&[]);
             wait_until("the first hook", || {

@@ -81,8 +81,10 @@ pub(crate) fn start(permissions: &Permissions) -> io::Result<()> {
     let null = File::options().write(true).open("/dev/null")?;
     let child = Child::self_exe().arg(WORD).stdin_from(theirs.into());
     child.output_to(null).start(&mut |_| ())?;
-    let launcher = Connection::from(ours);
+    let mut launcher = Connection::from(ours);
     launcher.send(permissions, LAUNCHER_RESPONSE_TIMEOUT)?;
+    // Before it has blocked its signals, one to the whole service would end it alone.
+    let () = launcher.recv(Some(LAUNCHER_RESPONSE_TIMEOUT))?;
     // The agent calls this once, before other threads exist.
     let _ = CURRENT.set(Launcher(Mutex::new(launcher)));
     Ok(())
@@ -148,6 +150,7 @@ pub(crate) fn cli() -> u8 {
 
 fn serve(mut agent: Connection) -> io::Result<()> {
     let permissions: Permissions = agent.recv(Some(LAUNCHER_RESPONSE_TIMEOUT))?;
+    agent.send(&(), LAUNCHER_RESPONSE_TIMEOUT)?;
     loop {
         let start: Start = match agent.recv(None) {
             Ok(start) => start,

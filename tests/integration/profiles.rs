@@ -262,6 +262,8 @@ fn without_its_launcher_a_freeze_fails_and_says_what_to_do() {
         let disk = Disk::ext4(&place.path("disk"));
         let hook = place.noting_hook();
         let agent = place.agent(&[&hook, "--profile", "backup"]);
+        // Its socket is there before its launcher.
+        assert_eq!(agent.call("guest-ping"), returned("{}"));
         let launcher = Pid::from_raw(launcher(agent.pid()));
         kill(launcher, Signal::SIGTERM).expect("signal");
         let list = freeze_list(&[disk.mountpoint()]);

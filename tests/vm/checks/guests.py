@@ -197,30 +197,6 @@ def without_a_port_one_line_says_so(g):
     g.answers()
 
 
-@check(*BOTH)
-def a_reboot_by_the_agent_and_it_answers_again(g):
-    g.ours()
-    boot = "cat /proc/sys/kernel/random/boot_id"
-    before = g.oob.run(boot)
-    g.reboot()
-    waited = g.answers()
-    print(f"    {g.work.name}: answers {waited:.1f} s after the out-of-band server", flush=True)
-    holds(g.oob.run(boot) != before, "another boot")
-    holds(g.is_ours() and g.active(), "our service is active")
-    equal(g.oob.run("cat /proc/1/comm").strip(), MEANT[g.work.name][2], "name of process 1")
-    if MEANT[g.work.name][2] == "systemd":
-        noise = g.oob.run("journalctl -q -o cat -b -p warning -u qemu-guest-agent", check=False).strip()
-        equal(noise, "", "warnings at a boot")
-
-
-@check(*BOTH)
-def a_shutdown_by_the_agent_ends_qemu(g):
-    g.ours()
-    g.save_logs()
-    g.guest_shutdown("powerdown")
-    equal(g.process.wait(120), 0, "QEMU's exit status")
-
-
 @check("debian13")
 def a_login_without_utmp_is_among_the_users(g):
     equal(g.oob.run("ls /run/utmp /var/run/utmp 2>/dev/null; true"), "", "files of utmp")
@@ -255,3 +231,27 @@ def a_login_without_utmp_is_among_the_users(g):
         first.wait(60), second.wait(60)
     sessions(0)
     equal(users(), [], "users after the logout")
+
+
+@check(*BOTH)
+def a_reboot_by_the_agent_and_it_answers_again(g):
+    g.ours()
+    boot = "cat /proc/sys/kernel/random/boot_id"
+    before = g.oob.run(boot)
+    g.reboot()
+    waited = g.answers()
+    print(f"    {g.work.name}: answers {waited:.1f} s after the out-of-band server", flush=True)
+    holds(g.oob.run(boot) != before, "another boot")
+    holds(g.is_ours() and g.active(), "our service is active")
+    equal(g.oob.run("cat /proc/1/comm").strip(), MEANT[g.work.name][1], "name of process 1")
+    if MEANT[g.work.name][1] == "systemd":
+        noise = g.oob.run("journalctl -q -o cat -b -p warning -u qemu-guest-agent", check=False).strip()
+        equal(noise, "", "warnings at a boot")
+
+
+@check(*BOTH)
+def a_shutdown_by_the_agent_ends_qemu(g):
+    g.ours()
+    g.save_logs()
+    g.guest_shutdown("powerdown")
+    equal(g.process.wait(120), 0, "QEMU's exit status")

@@ -64,6 +64,7 @@ class ServerGuest(DeviceGuest):
 
     DISKS = {"esp": (64, "virtio-blk-pci,serial=ESP")}
     MEMORY = "1536"
+    PROCESSORS = 1
 
 
 class HarmGuest(guest.RawGuest):

@@ -17,9 +17,6 @@ POWER_SECONDS = 120
 class PackageGuest(guest.RawGuest):
     """Plain QEMU; its control connection is for plugging the port."""
 
-    # dpkg flushes all the time, and no disk of these outlives its run.
-    CACHE = "unsafe"
-
     @staticmethod
     def build(log):
         """Makes ours of this checkout; returns the status."""

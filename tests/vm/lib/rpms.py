@@ -46,6 +46,8 @@ sys.exit("; ".join(str(problem) for problem in problems or []) or None)
 class RpmGuest(packages.PackageGuest):
     """A guest without a package of an agent at first."""
 
+    PROCESSORS = 1
+
     @staticmethod
     def build(log):
         """Makes all three, of what cargo has built; returns the status of the last that was tried."""

@@ -31,11 +31,11 @@ DOMAIN = """\
     <kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>{cmdline}</cmdline>
   </os>
   <features><acpi/></features>
-  <cpu mode='maximum'/>
+  <cpu mode='custom'><model>{processor}</model></cpu>
   <on_reboot>restart</on_reboot>
   <devices>
-    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{root}'/><target dev='vda' bus='virtio'/></disk>
-    <disk type='file' device='disk'><driver name='qemu' type='raw'/><source file='{data}'/><target dev='vdb' bus='virtio'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe'/><source file='{root}'/><target dev='vda' bus='virtio'/></disk>
+    <disk type='file' device='disk'><driver name='qemu' type='raw' cache='unsafe'/><source file='{data}'/><target dev='vdb' bus='virtio'/></disk>
     <channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>
     <channel type='unix'><source mode='bind' path='{oob}'/><target type='virtio' name='org.qemu-ga-rs.oob'/></channel>
     <serial type='file'><source path='{console}'/></serial>
@@ -119,7 +119,7 @@ class LibvirtGuest(guest.Guest):
         work.mkdir(parents=True, exist_ok=True)
         self.daemon, self.disks, self.name = daemon, disks, name
         definition = work / "domain.xml"
-        definition.write_text(DOMAIN.format(name=name, kernel=disks.kernel, initrd=disks.initrd, cmdline=guest.KERNEL_LINE,
+        definition.write_text(DOMAIN.format(name=name, kernel=disks.kernel, initrd=disks.initrd, cmdline=guest.KERNEL_LINE, processor=guest.PROCESSOR,
                                             root=disks.root, data=disks.data, oob=self.oob_path, console=self.console))
         self.daemon.virsh("create", str(definition))
 

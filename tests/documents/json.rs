@@ -44,7 +44,8 @@ fn every_member_that_a_tool_prints_is_in_the_page() {
             install(&script, &Path::new("/etc/qemu/fsfreeze-hook.d").join(name));
         }
         fs::write("/etc/qemu/fsfreeze-hook.d/README", "").expect("file");
-        let data = Disk::ext4(Path::new("/srv"));
+        // Not on /srv itself, where the checkout may be.
+        let data = Disk::ext4(Path::new("/srv/data"));
         let agent = place.agent(&["-F/etc/qemu/fsfreeze-hook"]);
         let mut page = Page::read();
         let always: &[(&str, &[&str])] = &[

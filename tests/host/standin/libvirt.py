@@ -57,13 +57,13 @@ class Connection:
         try:
             if self.lost:
                 raise OSError("client socket is closed")
-            if not hasattr(self.local, "file"):
+            if not hasattr(self.local, "line"):
                 line = socket.socket(socket.AF_UNIX)
                 line.connect(os.environ["QGA_STANDIN"])
-                self.local.file = line.makefile("rw")
-            self.local.file.write(json.dumps({"op": op, **members}) + "\n")
-            self.local.file.flush()
-            answer = self.local.file.readline()
+                # Only for reading: Python 3.13 complains at the end about a lost connection with something unsent.
+                self.local.line, self.local.answers = line, line.makefile()
+            self.local.line.sendall((json.dumps({"op": op, **members}) + "\n").encode())
+            answer = self.local.answers.readline()
             if not answer:
                 raise OSError("End of file while reading data")
         except OSError as error:

@@ -5,7 +5,7 @@ import time
 from . import channel, image, paths, qmp
 
 KERNEL_LINE = "root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=off"
-BOOT_SECONDS = 180
+BOOT_SECONDS = 300
 ORIGINAL_IN_GUEST = "/usr/local/sbin/qemu-ga-original"
 # What a package puts beside the agent, for guests that get it without one.
 SERVICE = [(paths.ROOT / "debian/qemu-guest-agent.service", "/usr/lib/systemd/system/qemu-guest-agent.service", 0o644),
@@ -84,6 +84,9 @@ class RawGuest(Guest):
 
     # How QEMU keeps its disks.
     CACHE = "writeback"
+    # The machine that it imitates.
+    MACHINE = ("qemu-system-x86_64", "-cpu", "max")
+    KERNEL_LINE = KERNEL_LINE
 
     def __init__(self, disks, work, memory=1024, extra=()):
         super().__init__(work)
@@ -91,11 +94,11 @@ class RawGuest(Guest):
         self.disks = disks
         control = work / "qmp.sock"
         command = [
-            "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", str(memory),
+            *self.MACHINE, "-accel", "tcg,thread=multi", "-smp", "2", "-m", str(memory),
             "-display", "none", "-nodefaults", "-no-user-config", "-kernel", disks.kernel, "-initrd", disks.initrd,
             # As every platform gives a machine one; `extra` may have that of a copy.
             "-uuid", "9d2c0f1e-52a7-4f0b-8a61-3c0de4b7a911",
-            "-append", KERNEL_LINE, "-serial", f"file:{self.console}", "-object", "rng-random,id=rng,filename=/dev/urandom",
+            "-append", self.KERNEL_LINE, "-serial", f"file:{self.console}", "-object", "rng-random,id=rng,filename=/dev/urandom",
             "-device", "virtio-rng-pci,rng=rng",
             "-drive", f"file={disks.root},format=raw,if=virtio,cache={self.CACHE}",
             "-drive", f"file={disks.data},format=raw,if=virtio,cache={self.CACHE}",

@@ -1,4 +1,4 @@
-"""The packaged service in other guests than the main one: Debian 13, and one whose init is sysvinit's."""
+"""The packaged service in other guests than the main one: Debian 13, one whose init is sysvinit's, and one with another processor."""
 import base64
 import time
 
@@ -7,9 +7,10 @@ from lib.packages import CONF, DEBIANS, DEBIANS_NAME, OUR_NAME, OURS, PORT
 from lib.report import check, equal, holds
 from .hooks import DATE, LOG, entry
 
-BOTH = ("debian13", "sysvinit")
+ALL = ("debian13", "sysvinit", "arm64")
 # By guest: its image, name and package of process 1.
-MEANT = {"debian13": (image.DEBIAN13, "systemd", "systemd-sysv"), "sysvinit": (image.SYSVINIT, "init", "sysvinit-core")}
+MEANT = {"debian13": (image.DEBIAN13, "systemd", "systemd-sysv"), "sysvinit": (image.SYSVINIT, "init", "sysvinit-core"),
+         "arm64": (image.ARM64, "systemd", "systemd-sysv")}
 HOLD_LIMIT = 4
 SCRIPT = "/etc/init.d/qemu-guest-agent"
 # login(1) on a terminal of its own, as a getty starts it. It is not read: login hangs it up once, and the read would fail.
@@ -29,7 +30,7 @@ def stamping_hook(g):
               f"echo $1 >>/run/stamps; echo stamped $1\nEND_OF_FILE\nchmod 755 {harm.HOOKS}/10-stamp; rm -f /run/stamps {LOG}")
 
 
-@check(*BOTH)
+@check(*ALL)
 def release_and_init_are_those_that_are_meant(g):
     kind, name, package = MEANT[g.work.name]
     release = dict(line.split("=", 1) for line in g.oob.run("cat /etc/os-release").splitlines())
@@ -42,10 +43,11 @@ def release_and_init_are_those_that_are_meant(g):
     g.ours()
     with g.agent() as agent:
         told = agent.ask("guest-get-osinfo")
-    equal((told["id"], told["version-id"]), ("debian", release["VERSION_ID"].strip('"')), "guest-get-osinfo")
+    machine = {"arm64": "aarch64"}.get(kind.architecture, "x86_64")
+    equal((told["id"], told["version-id"], told["machine"]), ("debian", release["VERSION_ID"].strip('"'), machine), "guest-get-osinfo")
 
 
-@check(*BOTH)
+@check(*ALL)
 def commands_that_lean_on_the_release_work(g):
     g.ours()
     with g.agent() as agent:
@@ -75,7 +77,7 @@ def commands_that_lean_on_the_release_work(g):
         equal(agent.ask("guest-set-vcpus", {"vcpus": [{"logical-id": 1, "online": True}]}), 1, "and on")
 
 
-@check(*BOTH)
+@check(*ALL)
 def hooks_run_as_packaged_and_the_disks_are_held(g):
     g.ours()
     stamping_hook(g)
@@ -101,7 +103,7 @@ def hooks_run_as_packaged_and_the_disks_are_held(g):
         g.thaw_anyway()
 
 
-@check(*BOTH)
+@check(*ALL)
 def killed_or_stopped_while_frozen_ends_thawed(g):
     g.ours()
     stamping_hook(g)
@@ -233,7 +235,7 @@ def a_login_without_utmp_is_among_the_users(g):
     equal(users(), [], "users after the logout")
 
 
-@check(*BOTH)
+@check(*ALL)
 def a_reboot_by_the_agent_and_it_answers_again(g):
     g.ours()
     boot = "cat /proc/sys/kernel/random/boot_id"
@@ -249,7 +251,7 @@ def a_reboot_by_the_agent_and_it_answers_again(g):
         equal(noise, "", "warnings at a boot")
 
 
-@check(*BOTH)
+@check(*ALL)
 def a_shutdown_by_the_agent_ends_qemu(g):
     g.ours()
     g.save_logs()

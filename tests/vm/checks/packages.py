@@ -5,8 +5,8 @@ from lib import channel, paths
 from lib.packages import CONF, DEBIANS, DEBIANS_NAME, HOOK, OUR_NAME, OURS, PATIENCE
 from lib.report import check, equal, holds
 
-EVERY = ("packages", "debian13", "sysvinit")
-SYSTEMD = ("packages", "debian13")
+EVERY = ("packages", "debian13", "sysvinit", "arm64")
+SYSTEMD = ("packages", "debian13", "arm64")
 
 
 def disabled(agent):

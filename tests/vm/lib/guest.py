@@ -9,7 +9,7 @@ KERNEL_LINE = ("root=/dev/vda rw console=ttyS0 quiet net.ifnames=0 mitigations=o
                "rcupdate.rcu_expedited=1")
 # The oldest processor: emulating what newer ones have costs more than it saves.
 PROCESSOR = "qemu64"
-BOOT_SECONDS = 180
+BOOT_SECONDS = 300
 ORIGINAL_IN_GUEST = "/usr/local/sbin/qemu-ga-original"
 # What a package puts beside the agent, for guests that get it without one.
 SERVICE = [(paths.ROOT / "debian/qemu-guest-agent.service", "/usr/lib/systemd/system/qemu-guest-agent.service", 0o644),
@@ -86,7 +86,10 @@ class Guest:
 class RawGuest(Guest):
     """A guest under plain QEMU, whose agent socket the test owns: connecting and hanging up are its own doing; `qmp` controls QEMU."""
 
+    # The machine that it imitates.
+    MACHINE = ("qemu-system-x86_64", "-cpu", PROCESSOR)
     PROCESSORS = 2
+    KERNEL_LINE = KERNEL_LINE
 
     def __init__(self, disks, work, memory=1024, extra=()):
         super().__init__(work)
@@ -94,11 +97,11 @@ class RawGuest(Guest):
         self.disks = disks
         control = work / "qmp.sock"
         command = [
-            "qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", PROCESSOR, "-smp", str(self.PROCESSORS), "-m", str(memory),
+            *self.MACHINE, "-accel", "tcg,thread=multi", "-smp", str(self.PROCESSORS), "-m", str(memory),
             "-display", "none", "-nodefaults", "-no-user-config", "-kernel", disks.kernel, "-initrd", disks.initrd,
             # As every platform gives a machine one; `extra` may have that of a copy.
             "-uuid", "9d2c0f1e-52a7-4f0b-8a61-3c0de4b7a911",
-            "-append", KERNEL_LINE, "-serial", f"file:{self.console}", "-object", "rng-random,id=rng,filename=/dev/urandom",
+            "-append", self.KERNEL_LINE, "-serial", f"file:{self.console}", "-object", "rng-random,id=rng,filename=/dev/urandom",
             "-device", "virtio-rng-pci,rng=rng",
             # No disk of these outlives the machine.
             "-drive", f"file={disks.root},format=raw,if=virtio,cache=unsafe",

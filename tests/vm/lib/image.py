@@ -13,7 +13,7 @@ import shutil
 import subprocess
 import time
 
-from . import apt, paths
+from . import apt, emulation, paths
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +30,8 @@ class Kind:
     where_known: tuple[str, ...] = ()
     # Without one: the distribution's small kernel for guests.
     kernel: str | None = None
+    # Without one: the machine's own.
+    architecture: str | None = None
     # What a container image in Podman's storage is made of, beside the essential packages.
     container: str = ""
 
@@ -56,6 +58,8 @@ HIDDEN = Kind("hidden", f"{BASE} systemd-sysv dbus libglib2.0-0 nbdkit nbd-clien
 # The releases of database servers after the main guest's, and containers; the last two are for what cannot be frozen or written to.
 SERVERS = Kind("servers", f"""{BASE} systemd-sysv dbus libglib2.0-0t64 mariadb-server postgresql valkey-server podman crun
     dosfstools squashfs-tools""", "trixie", root_size="3G", container="postgresql-17 valkey-server")
+# Another processor, which QEMU imitates while the image is made, too.
+ARM64 = Kind("arm64", f"{BASE} systemd-sysv dbus libglib2.0-0t64", "trixie", kernel="linux-image-cloud-arm64", architecture="arm64")
 CONTAINER_IMAGE = "localhost/databases"
 # Of PostgreSQL's compiler for queries: more than all the rest together.
 CONTAINER_EXCLUDES = ("/usr/lib/*/libLLVM*", "/usr/lib/*/libz3*", "/usr/lib/postgresql/*/llvmjit.so")
@@ -100,7 +104,9 @@ def _build(made, kind, codename, packages, sources):
     initramfs = ('mkdir -p "$1/etc/initramfs-tools/conf.d" "$1/usr/share/initramfs-tools/modules.d"; '
                  'echo MODULES=list >"$1/etc/initramfs-tools/conf.d/vm"; '
                  f'printf "%s\\n" {" ".join(MODULES)} >"$1/usr/share/initramfs-tools/modules.d/vm"')
-    apt.mmdebstrap(codename, sources, packages, tree, "minbase", *LEAN, f"--essential-hook={initramfs}")
+    with emulation.of(kind.architecture):
+        apt.mmdebstrap(codename, sources, packages, tree, "minbase", *LEAN, f"--essential-hook={initramfs}",
+                       *([f"--architectures={kind.architecture}"] if kind.architecture else []))
     if kind.container:
         _add_container_image(made / "container.tar", tree, kind, codename, sources)
     _settle(tree, kind.init)
@@ -157,7 +163,7 @@ def _settle(tree, init):
     for service in ("mariadb", "postgresql", "redis-server", "valkey-server"):
         (units / f"multi-user.target.wants/{service}.service").unlink(missing_ok=True)
     for noisy in ("apt-daily.timer", "apt-daily-upgrade.timer", "dpkg-db-backup.timer", "e2scrub_all.timer", "e2scrub_reap.service",
-                  "fstrim.timer", "systemd-timesyncd.service", "getty@tty1.service", "serial-getty@ttyS0.service",
+                  "fstrim.timer", "systemd-timesyncd.service", "getty@tty1.service", "serial-getty@ttyS0.service", "serial-getty@ttyAMA0.service",
                   "xfs_scrub_all.timer", "ssh.service", "ssh.socket", "man-db.timer", "systemd-networkd-wait-online.service", "motd-news.timer"):
         link = units / noisy
         if not link.is_symlink():

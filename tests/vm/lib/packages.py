@@ -150,6 +150,25 @@ class PackageGuest(guest.RawGuest):
             time.sleep(0.2)
 
 
+class Arm64Guest(PackageGuest):
+    """One with another processor."""
+
+    ARCHITECTURE = "arm64"
+    MACHINE = ("qemu-system-aarch64", "-machine", "virt", "-cpu", "cortex-a57")
+    KERNEL_LINE = guest.KERNEL_LINE.replace("ttyS0", "ttyAMA0")
+
+    @staticmethod
+    def build(log):
+        """Makes ours for that processor; returns the status."""
+        return subprocess.run([paths.ROOT / "tests/package/build", "deb", Arm64Guest.ARCHITECTURE],
+                              stdout=log, stderr=subprocess.STDOUT).returncode
+
+    @staticmethod
+    def files(original):
+        ours, debians = paths.packages(original, Arm64Guest.ARCHITECTURE)
+        return [(ours, OURS, 0o644), (debians, DEBIANS, 0o644)]
+
+
 class SysvGuest(PackageGuest):
     """One whose process 1 is sysvinit's: the service is /etc/init.d's script, and no journal is kept."""
 

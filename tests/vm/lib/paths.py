@@ -41,9 +41,10 @@ def hook_master(binary):
     return originals if binary == original_binary() or not ours.exists() else ours
 
 
-def packages(original=ORIGINAL):
+def packages(original=ORIGINAL, architecture=""):
     """The .deb of this checkout (tests/package/build makes it) and Debian's own, to go from one to the other."""
-    built = sorted((target() / "packages").glob("qemu-ga-rs_*.deb"))
+    directory = target() / "packages" / architecture
+    built = sorted(directory.glob("qemu-ga-rs_*.deb"))
     if len(built) != 1:
-        raise SystemExit("target/packages has no .deb: run tests/package/build deb first")
+        raise SystemExit(f"{directory} has no .deb: run tests/package/build deb {architecture} first")
     return built[0], original / "package.deb"

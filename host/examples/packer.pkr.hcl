@@ -33,7 +33,7 @@ build {
   sources = ["source.qemu.debian"]
 
   provisioner "file" {
-    source      = "qemu-ga-rs_0.1.0-1_amd64.deb"
+    source      = "qemu-ga-rs_1.0.0~rc.1-1_amd64.deb"
     destination = "/tmp/qemu-ga-rs.deb"
   }
 

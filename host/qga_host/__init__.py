@@ -4,7 +4,7 @@ They need libvirt's Python bindings and nothing else. `agent` and `connection` t
 thaws, `label` is what a snapshot leaves in its domain; `snapshot` and `fleet` are the programs.
 """
 
-VERSION = "0.1.0"
+VERSION = "1.0.0-rc.1"
 # In rising order. An agent that gives no report leaves `unknown`, which proves no more than `crash` does.
 LEVELS = ("none", "crash", "filesystem", "application")
 UNKNOWN = "unknown"

@@ -76,7 +76,8 @@ fn field(spec: &str, name: &str) -> String {
 fn is_of_our_packages(line: &str) -> bool {
     let spec = read("rpm/qemu-ga-rs.spec");
     let (name, other) = (field(&spec, "Name:"), field(&spec, "Conflicts:"));
-    let version = env!("CARGO_PKG_VERSION");
+    // A release candidate sorts before its release: 1.0.0~rc.1.
+    let version = env!("CARGO_PKG_VERSION").replace('-', "~");
     assert_eq!(field(&spec, "Version:"), version);
     let release = format!("{version}-{}", field(&spec, "Release:"));
     let deb = format!("./{name}_{version}-1_amd64.deb");

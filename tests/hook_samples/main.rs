@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use binary::binary;
 use tempfile::TempDir;
 
 mod containers;
@@ -22,7 +23,9 @@ mod oracle;
 mod redis;
 mod systemd_unit;
 
-const BINARY: &str = env!("CARGO_BIN_EXE_qemu-ga");
+#[path = "../support/binary.rs"]
+mod binary;
+
 const SAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/hooks/fsfreeze-hook.d");
 
 /// One sample, enabled in a directory of its own, with stand-ins that come first in PATH.
@@ -152,7 +155,7 @@ impl Bench {
     fn run(&mut self, phase: &str, environment: &[(&str, &str)]) -> Vec<String> {
         let path = std::env::var("PATH").expect("PATH");
         let log = self.path("log");
-        let out = Command::new(BINARY)
+        let out = Command::new(binary())
             .args(["hook", phase, "--dir"])
             .arg(self.path("hooks"))
             .arg("--log")

@@ -6,7 +6,7 @@ use std::process::{Command, Output};
 
 use qemu_ga::hooks::{ThawReason, Verdict};
 
-use crate::support::{BINARY, Place, script, text};
+use crate::support::{Place, binary, script, text};
 
 const GUIDE: &str = include_str!("../../hooks/README.md");
 
@@ -34,7 +34,8 @@ fn guided() -> Place {
     script(
         &bin.join("qemu-ga"),
         &format!(
-            "log=; [ \"$2\" != check ] || log=--log=/dev/null\nexec '{BINARY}' \"$@\" --dir '{}' $log",
+            "log=; [ \"$2\" != check ] || log=--log=/dev/null\nexec '{}' \"$@\" --dir '{}' $log",
+            binary().display(),
             dir.display()
         ),
     );

@@ -10,7 +10,7 @@ use std::time::Duration;
 use qemu_ga::hooks::invoke::{Invocation, call, invoke};
 use qemu_ga::hooks::{HookStatus, Phase};
 
-use crate::support::{BINARY, Place, hook, layout, script, text, wrapped};
+use crate::support::{Place, binary, hook, layout, script, text, wrapped};
 
 /// The names and statuses of the lines that end in a status.
 fn finished(log: &str) -> Vec<String> {
@@ -174,7 +174,7 @@ fn a_signal_ends_the_running_hook_and_the_run() {
     let dir = place.join("fsfreeze-hook.d");
     script(&dir.join("1"), "echo hook $$; exec sleep 1000");
     script(&dir.join("2"), "echo no");
-    let mut master = Command::new(BINARY)
+    let mut master = Command::new(binary())
         .args(["hook", "freeze", "--log=-", "--dir"])
         .arg(&dir)
         .env("QGA_HOOK_STATE", &place)

@@ -53,8 +53,12 @@ fn a_hook_hears_of_the_run() {
     let told: Vec<String> = place
         .log()
         .into_iter()
-        // That one names the start.
-        .filter(|l| l.starts_with("QGA_") && !l.starts_with("QGA_HOOK_START="))
+        // The first one names the start, the second one is of the test itself.
+        .filter(|l| {
+            l.starts_with("QGA_")
+                && !l.starts_with("QGA_HOOK_START=")
+                && !l.starts_with("QGA_BINARY_UNDER_TEST=")
+        })
         .collect();
     let both = [
         "QGA_DEADLINE=12",

@@ -10,7 +10,9 @@ use qemu_ga::hooks::journal::RunInfo;
 use qemu_ga::hooks::{Phase, ThawReason};
 use tempfile::TempDir;
 
-pub const BINARY: &str = env!("CARGO_BIN_EXE_qemu-ga");
+#[path = "../support/binary.rs"]
+mod binary;
+pub use binary::binary;
 
 pub fn script(path: &Path, text: &str) {
     executable(path, &format!("#!/bin/sh\n{text}\n"));
@@ -47,7 +49,8 @@ pub fn wrapped(place: &Path) -> PathBuf {
     script(
         &front,
         &format!(
-            "exec '{BINARY}' \"$@\" --state '{}' --log '{}'",
+            "exec '{}' \"$@\" --state '{}' --log '{}'",
+            binary().display(),
             place.display(),
             log.display()
         ),
@@ -134,7 +137,7 @@ impl Place {
 /// `qemu-ga hook` by hand, with its state beside the directory that is named last.
 pub fn hook(args: &[&str]) -> Output {
     let state = args.last().and_then(|dir| Path::new(dir).parent());
-    Command::new(BINARY)
+    Command::new(binary())
         .arg("hook")
         .args(args)
         .env("QGA_HOOK_STATE", state.unwrap_or(Path::new("/nonexistent")))

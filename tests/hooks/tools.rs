@@ -8,7 +8,7 @@ use std::process::{Command, Output, Stdio};
 use qemu_ga::hooks::ThawReason;
 use serde_json::Value;
 
-use crate::support::{BINARY, Place, hook, text};
+use crate::support::{Place, binary, hook, text};
 
 fn call(place: &Place, args: &[&str]) -> Output {
     let dir = place.dir();
@@ -51,7 +51,7 @@ fn one_help_names_every_word_and_each_has_its_own() {
         let out = hook(&[word, "--help"]);
         let usage = format!("Usage: qemu-ga hook {word} ");
         let help = text(&out.stdout);
-        let by_help = Command::new(BINARY).args(["help", "hook", word]).output();
+        let by_help = Command::new(binary()).args(["help", "hook", word]).output();
         let by_help = by_help.expect("runs");
         assert!(help.starts_with(&usage), "{word}");
         assert_eq!(text(&by_help.stdout), help);
@@ -265,7 +265,7 @@ fn try_has_holding_hooks_hold_beside_those_of_the_agent() {
 fn a_person_who_stops_the_pause_still_gets_the_thaw() {
     let place = Place::new();
     place.hook("10-db", HOLDER);
-    let mut person = Command::new(BINARY)
+    let mut person = Command::new(binary())
         .args(["hook", "try", "10-db", "--hold", "1000", "--dir"])
         .arg(place.dir())
         .stdout(Stdio::piped())
@@ -284,7 +284,8 @@ fn a_person_who_stops_the_pause_still_gets_the_thaw() {
 /// `qemu-ga hook try NAME` at a terminal of its own, which script(1) makes; what is written to it is typed.
 fn at_terminal(place: &Place, name: &str) -> std::process::Child {
     let command = format!(
-        "'{BINARY}' hook try {name} --dir '{}'",
+        "'{}' hook try {name} --dir '{}'",
+        binary().display(),
         place.dir().display()
     );
     Command::new("script")

@@ -1,7 +1,7 @@
 //! Our own hook master at the agent's call: order, and the log that operators read.
 
 use crate::support::disk::tmpfs;
-use crate::support::{Agent, Disk, Place, in_namespace, install, is_ours, returned};
+use crate::support::{Agent, Disk, Place, in_namespace, install, is_ours, our_binary, returned};
 use serde_json::{Value, json};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -36,7 +36,7 @@ impl Rig {
         let hook = format!("-F{}", self.place.name("etc/fsfreeze-hook"));
         let mut command = self.place.agent_command(&[&hook]);
         // Another agent does not tell the script where ours is.
-        command.env("QGA_BINARY", env!("CARGO_BIN_EXE_qemu-ga"));
+        command.env("QGA_BINARY", our_binary());
         Agent::start(command, &self.place.path("sock"))
     }
 
@@ -285,7 +285,7 @@ fn an_adapter_s_settings_leave_the_filesystems_alone_and_its_words_are_in_the_re
 
 /// `qemu-ga log` with these arguments, of the rig's own log; what it prints.
 fn shown(arguments: &[&str]) -> String {
-    let done = Command::new(env!("CARGO_BIN_EXE_qemu-ga"))
+    let done = Command::new(our_binary())
         .arg("log")
         .args(arguments)
         .output();
@@ -376,7 +376,7 @@ fn what_commands_a_terminal_or_turns_text_round_is_escaped() {
             &["hook", "try", &format!("/none{odd}")],
         ] {
             for json in [&["--json"][..], &[]] {
-                let tool = Command::new(env!("CARGO_BIN_EXE_qemu-ga"))
+                let tool = Command::new(our_binary())
                     .args(arguments)
                     .args(json)
                     .output()

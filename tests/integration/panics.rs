@@ -1,6 +1,6 @@
 //! A bug in the agent is no worse than SIGKILL: it panics at each step of a freeze and thaw in turn.
 
-use crate::support::{Agent, Disk, Place, binary, in_namespace, is_ours, returned, wait_until};
+use crate::support::{Agent, Disk, Place, binary, in_namespace, returned, wait_until};
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
@@ -36,9 +36,10 @@ fn ask(place: &Place, command: &str) -> Option<String> {
 
 #[test]
 fn a_panic_at_any_step_leaves_nothing_frozen_and_no_hook_asleep() {
-    let is_debug = binary() == std::path::Path::new(env!("CARGO_BIN_EXE_qemu-ga"));
-    if !is_ours() || !is_debug || !cfg!(debug_assertions) {
-        return; // it does not panic at will
+    let mut grep = std::process::Command::new("grep");
+    let found = grep.args(["-q", "DEBUG_PANIC_AT"]).arg(binary()).status();
+    if !found.expect("grep").success() {
+        return; // not a debug build of ours
     }
     in_namespace(|| {
         let place = Place::new();

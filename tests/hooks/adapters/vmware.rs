@@ -6,7 +6,7 @@ use std::process::Command;
 use qemu_ga::hooks::{HookStatus, ThawReason};
 
 use super::{calls, is_logged, script, set_mode};
-use crate::support::{BINARY, Place, text};
+use crate::support::{Place, binary, text};
 
 /// A directory of scripts beside the hooks, and the legacy ones if `legacy`.
 fn vmware(legacy: bool, more: &str) -> Place {
@@ -223,7 +223,7 @@ fn configuration(place: &Place) -> Vec<String> {
     let text_of = format!("[general]\nfsfreeze-hook={}\n", master.display());
     fs::write(&conf, text_of).expect("conf");
     let run = |args: &[&str]| {
-        let out = Command::new(BINARY).args(args).arg(&conf).output();
+        let out = Command::new(binary()).args(args).arg(&conf).output();
         text(&out.expect("runs").stdout)
     };
     let shown = run(&["--dump-conf", "-c"]) + &run(&["plan", "--json", "-c"]);

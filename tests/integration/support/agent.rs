@@ -1,6 +1,6 @@
 //! The binary under test and the directory in which it runs.
 
-use super::{Client, PATIENCE, wait_until};
+use super::{Client, PATIENCE, binary, wait_until};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use std::cell::RefCell;
@@ -15,14 +15,6 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The agent under test.
-pub fn binary() -> PathBuf {
-    match std::env::var_os("QGA_BINARY_UNDER_TEST") {
-        Some(path) => path.into(),
-        None => env!("CARGO_BIN_EXE_qemu-ga").into(),
-    }
-}
-
 /// Whether the agent under test is ours; another one is not held to what differs on purpose.
 pub fn is_ours() -> bool {
     static OURS: LazyLock<bool> = LazyLock::new(|| {
@@ -30,6 +22,15 @@ pub fn is_ours() -> bool {
         String::from_utf8_lossy(&said.stdout).contains("qemu-ga-rs")
     });
     *OURS
+}
+
+/// The agent under test, or ours for its tools if another is under test.
+pub fn our_binary() -> PathBuf {
+    if is_ours() {
+        binary()
+    } else {
+        env!("CARGO_BIN_EXE_qemu-ga").into()
+    }
 }
 
 /// Copies a program. Another process does it, for what any process of ours, even one that a test
@@ -129,6 +130,8 @@ impl Place {
         command
             .env("QGA_CONF", self.path("no.conf"))
             .env("LC_ALL", "C")
+            // No hook sees it.
+            .env_remove("QGA_BINARY_UNDER_TEST")
             .stdin(Stdio::null());
         command
     }

@@ -1,6 +1,6 @@
 //! Filesystems that may be frozen, and the namespace in which nothing else can be.
 
-use super::agent::binary;
+use super::binary;
 use super::left_out::needs_root;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};

@@ -1,6 +1,8 @@
 //! What every test stands on: a directory of its own, agents in it, clients, filesystems.
 
 pub mod agent;
+#[path = "../../support/binary.rs"]
+mod binary;
 pub mod client;
 pub mod disk;
 pub mod fuse_disk;
@@ -9,7 +11,8 @@ pub mod json;
 pub mod left_out;
 pub mod stuck_writer;
 
-pub use agent::{Agent, Place, binary, install, is_ours, is_running, wait_for_exit};
+pub use agent::{Agent, Place, install, is_ours, is_running, our_binary, wait_for_exit};
+pub use binary::binary;
 pub use client::Client;
 pub use disk::{Disk, in_namespace};
 pub use json::{cmd, disabled, failed, freeze_list, returned};

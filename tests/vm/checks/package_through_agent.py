@@ -67,7 +67,8 @@ def a_package_operation_through_the_agent_ends_before_the_agent(g):
             wait_for_another(g, old)
             equal(g.is_ours(), name == OUR_NAME, f"ours runs with {name}")
     finally:
-        g.oob.run("dpkg --purge zz-other; rm -rf /root/other*", PATIENCE, check=False)
+        # apt holds dpkg's lock a little longer than the package's state shows.
+        g.oob.run("while systemctl is-active -q migration; do sleep 0.2; done; dpkg --purge zz-other; rm -rf /root/other*", PATIENCE)
 
 
 @check("rpm")

@@ -66,8 +66,10 @@ class PackageGuest(guest.RawGuest):
 
     def afresh(self, package):
         """The state with which a check begins: that package alone, as it comes."""
-        self.oob.run(f"dpkg --configure -a --force-confdef --force-confold </dev/null; dpkg --purge --force-remove-reinstreq {OUR_NAME} {DEBIANS_NAME}; "
-                     "rm -rf /etc/qemu", PATIENCE, check=False)
+        _, said = self.say(f"dpkg --configure -a --force-confdef --force-confold </dev/null; dpkg --purge --force-remove-reinstreq {OUR_NAME} "
+                           f"{DEBIANS_NAME}; rm -rf /etc/qemu", check=False)
+        if self.state(OUR_NAME).strip("un ") or self.state(DEBIANS_NAME).strip("un "):
+            raise AssertionError(f"the packages could not be purged:\n{said}")
         self.forget()
         if package:
             self.dpkg(f"-i {package}")

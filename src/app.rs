@@ -16,7 +16,7 @@ use crate::freeze::linux::LinuxOps;
 use crate::freeze::restored::{self, StartCheck};
 use crate::freeze::snapshot::SnapshotFile;
 use crate::hooks::{self, restore::RESTORED};
-use crate::logging::{self, LogOptions};
+use crate::logging::{self, LogError, LogOptions};
 use crate::probe::System;
 use crate::state::StateDir;
 use crate::sys::activation::{self, Activated};
@@ -178,19 +178,7 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         Ok(inherited) => inherited,
         Err(error) => return complain(&error),
     };
-    let mut syslog = Syslog::connect("qemu-ga");
-    let started = logging::init(LogOptions {
-        logfile: config.logfile.clone(),
-        verbose: config.verbose,
-        frozen: inherited,
-        audit: Some(Box::new(move |when, text| {
-            syslog.send_at(when, Severity::Info, text)
-        })),
-        journal: Some(Box::new(|priority, when, text, fields| {
-            journal::send("qemu-ga", priority, when, text, fields)
-        })),
-    });
-    if let Err(error) = started {
+    if let Err(error) = open_log(&config, inherited) {
         return complain(&error);
     }
     if inherited {
@@ -223,10 +211,36 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     };
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, profile, state, lock, inherited, activated, token),
+        Ok(lock) => {
+            let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
+            let prepared = Prepared {
+                config,
+                profile,
+                token,
+                state,
+                snapshot,
+                inherited,
+            };
+            serve(prepared, lock, activated)
+        }
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
+}
+
+fn open_log(config: &Config, inherited: bool) -> Result<(), LogError> {
+    let mut syslog = Syslog::connect("qemu-ga");
+    logging::init(LogOptions {
+        logfile: config.logfile.clone(),
+        verbose: config.verbose,
+        frozen: inherited,
+        audit: Some(Box::new(move |when, text| {
+            syslog.send_at(when, Severity::Info, text)
+        })),
+        journal: Some(Box::new(|priority, when, text, fields| {
+            journal::send("qemu-ga", priority, when, text, fields)
+        })),
+    })
 }
 
 fn access_token(
@@ -253,15 +267,24 @@ fn fail_start(error: &dyn std::fmt::Display) -> u8 {
     1
 }
 
-fn serve(
+/// What an agent starts with.
+struct Prepared {
     config: Config,
     profile: Profile,
-    state: StateDir,
-    mut lock: Option<Flock<File>>,
-    inherited: bool,
-    activated: Option<Activated>,
     token: Option<AccessToken>,
-) -> u8 {
+    state: StateDir,
+    snapshot: Option<SnapshotFile>,
+    /// An earlier agent has left filesystems frozen.
+    inherited: bool,
+}
+
+fn serve(prepared: Prepared, mut lock: Option<Flock<File>>, activated: Option<Activated>) -> u8 {
+    let Prepared {
+        config,
+        state,
+        inherited,
+        ..
+    } = &prepared;
     memory::share_heap();
     if let Err(error) = fds::raise_limit() {
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
@@ -270,7 +293,7 @@ fn serve(
     if let Err(error) = signals {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
-    let first = match open_channel(&config, activated) {
+    let first = match open_channel(config, activated) {
         Ok(first) => first,
         Err(status) => return status,
     };
@@ -287,21 +310,21 @@ fn serve(
             Ok(taken) => lock = taken,
             Err(error) => return fail_start(&error),
         }
-        if let Err(text) = become_daemon(&config, inherited, &mut pidfile) {
+        if let Err(text) = become_daemon(config, *inherited, &mut pidfile) {
             return fail_start(&text);
         }
     }
-    if profile.is_confined() {
-        if let Err(error) = confine(&config, &state) {
+    if prepared.profile.is_confined() {
+        if let Err(error) = confine(&prepared) {
             return fail_start(&error);
         }
     }
-    let session = session(&config, profile, token, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
     });
-    let deferred_pidfile = (config.daemon && inherited).then(|| config.pidfile.clone());
+    let deferred_pidfile = (config.daemon && *inherited).then(|| config.pidfile.clone());
+    let session = session(prepared);
     let ended = serve_forever(session, first, reopen, deferred_pidfile);
     drop(lock);
     match ended {
@@ -311,11 +334,17 @@ fn serve(
 }
 
 /// Starts the launcher, and gives up what the profile `backup` does not need.
-fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
+fn confine(prepared: &Prepared) -> Result<(), String> {
+    let Prepared {
+        config,
+        state,
+        snapshot,
+        ..
+    } = prepared;
     // The hook master of a freeze that an earlier agent left is not always the configured one.
     let inherited = state.read_marker().and_then(|marker| marker.hook);
-    let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
-    let restored = snapshot.map(|file| restored::arguments(&file, config.restore_hooks.as_deref()));
+    let restored = snapshot.as_ref();
+    let restored = restored.map(|file| restored::arguments(file, config.restore_hooks.as_deref()));
     let permissions = Permissions {
         hooks: config
             .hook()
@@ -369,19 +398,20 @@ fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<
     }
 }
 
-fn session(
-    config: &Config,
-    profile: Profile,
-    token: Option<AccessToken>,
-    state: StateDir,
-    inherited: bool,
-) -> Session {
+fn session(prepared: Prepared) -> Session {
+    let Prepared {
+        config,
+        profile,
+        token,
+        state,
+        snapshot,
+        inherited,
+    } = prepared;
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let (policy, limits) = (config.policy.clone(), config.limits);
+    let (policy, limits) = (config.policy, config.limits);
     let files = Files::new(state.clone());
-    let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
     let ops = LinuxOps::new(
         state,
         hook,

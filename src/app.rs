@@ -16,9 +16,11 @@ use crate::freeze::linux::LinuxOps;
 use crate::freeze::restored::{self, StartCheck};
 use crate::freeze::snapshot::SnapshotFile;
 use crate::hooks::{self, restore::RESTORED};
+use crate::ipc::Connection;
 use crate::logging::{self, LogError, LogOptions};
 use crate::probe::System;
 use crate::state::StateDir;
+use crate::state::writer::{self, WritableFiles};
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::journal;
@@ -32,7 +34,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 /// The tools: a word as the first argument makes the program one of them instead of the agent.
 pub static TOOLS: [Tool; 9] = [
@@ -55,7 +58,7 @@ pub fn main() -> u8 {
     let words = args.get(1..).unwrap_or_default();
     match words.first().and_then(|word| word.to_str()) {
         Some("guardian") => return guardian::server::cli(),
-        Some(launcher::WORD) => return launcher::cli(),
+        Some(launcher::WORD) => return launcher::cli(write_files),
         Some("help") => return help(&args),
         Some("hook") => {
             if words.get(1).is_some_and(|word| word == RESTORED) {
@@ -335,49 +338,88 @@ fn serve(prepared: Prepared, mut lock: Option<Flock<File>>, activated: Option<Ac
 
 /// Starts the launcher, and gives up what the profile `backup` does not need.
 fn confine(prepared: &Prepared) -> Result<(), String> {
+    let Prepared { config, state, .. } = prepared;
+    // The hook master of a freeze that an earlier agent left is not always the configured one.
+    let inherited = state.read_marker().and_then(|marker| marker.hook);
+    let hooks: Vec<PathBuf> = config
+        .hook()
+        .map(Into::into)
+        .into_iter()
+        .chain(inherited)
+        .collect();
+    start_launcher(prepared, hooks).map_err(|error| {
+        let why = strerror(&error);
+        format!("cannot start the launcher of hooks and guardian: {why}")
+    })?;
+    let is_socket = config.method == Method::UnixListen;
+    let made = [
+        config.snapshot_file.as_deref(),
+        // A socket that is opened again replaces the one before.
+        config
+            .path
+            .as_deref()
+            .filter(|_| is_socket && config.retry_path),
+    ];
+    let own = confinement::OwnFiles {
+        directories: made
+            .into_iter()
+            .filter_map(|path| Some(path?.parent()?.to_owned()))
+            .collect(),
+        files: config
+            .logfile
+            .iter()
+            .chain(config.path.iter().filter(|_| config.retry_path))
+            .cloned()
+            .collect(),
+        readable: state.path().to_owned(),
+    };
+    for warning in confinement::confine(&own) {
+        tracing::warn!("{warning}");
+    }
+    Ok(())
+}
+
+fn start_launcher(prepared: &Prepared, hooks: Vec<PathBuf>) -> io::Result<()> {
     let Prepared {
         config,
         state,
         snapshot,
         ..
     } = prepared;
-    // The hook master of a freeze that an earlier agent left is not always the configured one.
-    let inherited = state.read_marker().and_then(|marker| marker.hook);
     let restored = snapshot.as_ref();
     let restored = restored.map(|file| restored::arguments(file, config.restore_hooks.as_deref()));
+    let statedir = state.path().to_owned();
+    let limits = guardian::limits::Limits {
+        hooks: hooks.clone(),
+        statedir: statedir.clone(),
+        snapshot: config.snapshot_file.clone(),
+    };
     let permissions = Permissions {
-        hooks: config
-            .hook()
-            .map(Into::into)
-            .into_iter()
-            .chain(inherited)
-            .collect(),
+        hooks: hooks.clone(),
         restored,
         env: hooks::invoke::fixed_environment(state.path()),
+        guardian_env: limits.to_env()?,
     };
-    launcher::start(&permissions).map_err(|error| {
-        let why = strerror(&error);
-        format!("cannot start the launcher of hooks and guardian: {why}")
-    })?;
-    let mut own = confinement::OwnFiles {
-        directories: vec![state.path().to_owned()],
-        files: config.logfile.clone().into_iter().collect(),
+    let (ours, theirs) = UnixStream::pair()?;
+    launcher::start(&permissions, theirs)?;
+    let files = WritableFiles {
+        statedir,
+        hooks,
+        pidfile: config.daemon.then(|| config.pidfile.clone()),
     };
-    let made: [(bool, Option<&Path>); 3] = [
-        (true, config.snapshot_file.as_deref()),
-        (config.daemon, Some(config.pidfile.as_path())),
-        (config.method == Method::UnixListen, config.path.as_deref()),
-    ];
-    let directories = made.into_iter().filter(|(is_made, _)| *is_made);
-    own.directories
-        .extend(directories.filter_map(|(_, path)| Some(path?.parent()?.to_owned())));
-    if config.retry_path {
-        own.files.extend(config.path.clone());
-    }
-    for warning in confinement::confine(&own) {
-        tracing::warn!("{warning}");
-    }
-    Ok(())
+    writer::start(ours, &files)
+}
+
+/// In the launcher.
+fn write_files(agent: Connection) {
+    let mut syslog = Syslog::connect("qemu-ga");
+    let mut log = |why: &str| {
+        syslog
+            .send(Severity::Warning, &format!("warning: {why}"))
+            .ok();
+    };
+    // An agent that has ended needs nothing more.
+    writer::serve(agent, &mut log).ok();
 }
 
 /// Opens the channel. `None`: it is opened later; the error is the exit status.

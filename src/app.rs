@@ -16,9 +16,11 @@ use crate::freeze::linux::LinuxOps;
 use crate::freeze::restored::{self, StartCheck};
 use crate::freeze::snapshot::SnapshotFile;
 use crate::hooks::{self, restore::RESTORED};
-use crate::logging::{self, LogOptions};
+use crate::ipc::Connection;
+use crate::logging::{self, LogError, LogOptions};
 use crate::probe::System;
 use crate::state::StateDir;
+use crate::state::writer::{self, WritableFiles};
 use crate::sys::activation::{self, Activated};
 use crate::sys::daemon::{self, Side};
 use crate::sys::journal;
@@ -32,7 +34,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 
 /// The tools: a word as the first argument makes the program one of them instead of the agent.
 pub static TOOLS: [Tool; 9] = [
@@ -55,7 +58,7 @@ pub fn main() -> u8 {
     let words = args.get(1..).unwrap_or_default();
     match words.first().and_then(|word| word.to_str()) {
         Some("guardian") => return guardian::server::cli(),
-        Some(launcher::WORD) => return launcher::cli(),
+        Some(launcher::WORD) => return launcher::cli(write_files),
         Some("help") => return help(&args),
         Some("hook") => {
             if words.get(1).is_some_and(|word| word == RESTORED) {
@@ -178,19 +181,7 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
         Ok(inherited) => inherited,
         Err(error) => return complain(&error),
     };
-    let mut syslog = Syslog::connect("qemu-ga");
-    let started = logging::init(LogOptions {
-        logfile: config.logfile.clone(),
-        verbose: config.verbose,
-        frozen: inherited,
-        audit: Some(Box::new(move |when, text| {
-            syslog.send_at(when, Severity::Info, text)
-        })),
-        journal: Some(Box::new(|priority, when, text, fields| {
-            journal::send("qemu-ga", priority, when, text, fields)
-        })),
-    });
-    if let Err(error) = started {
+    if let Err(error) = open_log(&config, inherited) {
         return complain(&error);
     }
     if inherited {
@@ -223,10 +214,36 @@ fn run(mut config: Config, activated: Option<Activated>) -> u8 {
     };
     // Before the channel, which a second agent would take from the first.
     match state.lock() {
-        Ok(lock) => serve(config, profile, state, lock, inherited, activated, token),
+        Ok(lock) => {
+            let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
+            let prepared = Prepared {
+                config,
+                profile,
+                token,
+                state,
+                snapshot,
+                inherited,
+            };
+            serve(prepared, lock, activated)
+        }
         Err(error) if inherited => complain(&error),
         Err(error) => fail_start(&error),
     }
+}
+
+fn open_log(config: &Config, inherited: bool) -> Result<(), LogError> {
+    let mut syslog = Syslog::connect("qemu-ga");
+    logging::init(LogOptions {
+        logfile: config.logfile.clone(),
+        verbose: config.verbose,
+        frozen: inherited,
+        audit: Some(Box::new(move |when, text| {
+            syslog.send_at(when, Severity::Info, text)
+        })),
+        journal: Some(Box::new(|priority, when, text, fields| {
+            journal::send("qemu-ga", priority, when, text, fields)
+        })),
+    })
 }
 
 fn access_token(
@@ -253,15 +270,24 @@ fn fail_start(error: &dyn std::fmt::Display) -> u8 {
     1
 }
 
-fn serve(
+/// What an agent starts with.
+struct Prepared {
     config: Config,
     profile: Profile,
-    state: StateDir,
-    mut lock: Option<Flock<File>>,
-    inherited: bool,
-    activated: Option<Activated>,
     token: Option<AccessToken>,
-) -> u8 {
+    state: StateDir,
+    snapshot: Option<SnapshotFile>,
+    /// An earlier agent has left filesystems frozen.
+    inherited: bool,
+}
+
+fn serve(prepared: Prepared, mut lock: Option<Flock<File>>, activated: Option<Activated>) -> u8 {
+    let Prepared {
+        config,
+        state,
+        inherited,
+        ..
+    } = &prepared;
     memory::share_heap();
     if let Err(error) = fds::raise_limit() {
         tracing::debug!("the limit of open files stays: {}", strerror(&error));
@@ -270,7 +296,7 @@ fn serve(
     if let Err(error) = signals {
         return fail_start(&format_args!("cannot hold back signals: {error}"));
     }
-    let first = match open_channel(&config, activated) {
+    let first = match open_channel(config, activated) {
         Ok(first) => first,
         Err(status) => return status,
     };
@@ -287,21 +313,21 @@ fn serve(
             Ok(taken) => lock = taken,
             Err(error) => return fail_start(&error),
         }
-        if let Err(text) = become_daemon(&config, inherited, &mut pidfile) {
+        if let Err(text) = become_daemon(config, *inherited, &mut pidfile) {
             return fail_start(&text);
         }
     }
-    if profile.is_confined() {
-        if let Err(error) = confine(&config, &state) {
+    if prepared.profile.is_confined() {
+        if let Err(error) = confine(&prepared) {
             return fail_start(&error);
         }
     }
-    let session = session(&config, profile, token, state, inherited);
     let reopen = config.retry_path.then(|| {
         let config = config.clone();
         move || Endpoint::open(address(&config, None))
     });
-    let deferred_pidfile = (config.daemon && inherited).then(|| config.pidfile.clone());
+    let deferred_pidfile = (config.daemon && *inherited).then(|| config.pidfile.clone());
+    let session = session(prepared);
     let ended = serve_forever(session, first, reopen, deferred_pidfile);
     drop(lock);
     match ended {
@@ -311,44 +337,89 @@ fn serve(
 }
 
 /// Starts the launcher, and gives up what the profile `backup` does not need.
-fn confine(config: &Config, state: &StateDir) -> Result<(), String> {
+fn confine(prepared: &Prepared) -> Result<(), String> {
+    let Prepared { config, state, .. } = prepared;
     // The hook master of a freeze that an earlier agent left is not always the configured one.
     let inherited = state.read_marker().and_then(|marker| marker.hook);
-    let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
-    let restored = snapshot.map(|file| restored::arguments(&file, config.restore_hooks.as_deref()));
-    let permissions = Permissions {
-        hooks: config
-            .hook()
-            .map(Into::into)
-            .into_iter()
-            .chain(inherited)
-            .collect(),
-        restored,
-        env: hooks::invoke::fixed_environment(state.path()),
-    };
-    launcher::start(&permissions).map_err(|error| {
+    let hooks: Vec<PathBuf> = config
+        .hook()
+        .map(Into::into)
+        .into_iter()
+        .chain(inherited)
+        .collect();
+    start_launcher(prepared, hooks).map_err(|error| {
         let why = strerror(&error);
         format!("cannot start the launcher of hooks and guardian: {why}")
     })?;
-    let mut own = confinement::OwnFiles {
-        directories: vec![state.path().to_owned()],
-        files: config.logfile.clone().into_iter().collect(),
-    };
-    let made: [(bool, Option<&Path>); 3] = [
-        (true, config.snapshot_file.as_deref()),
-        (config.daemon, Some(config.pidfile.as_path())),
-        (config.method == Method::UnixListen, config.path.as_deref()),
+    let is_socket = config.method == Method::UnixListen;
+    let made = [
+        config.snapshot_file.as_deref(),
+        // A socket that is opened again replaces the one before.
+        config
+            .path
+            .as_deref()
+            .filter(|_| is_socket && config.retry_path),
     ];
-    let directories = made.into_iter().filter(|(is_made, _)| *is_made);
-    own.directories
-        .extend(directories.filter_map(|(_, path)| Some(path?.parent()?.to_owned())));
-    if config.retry_path {
-        own.files.extend(config.path.clone());
-    }
+    let own = confinement::OwnFiles {
+        directories: made
+            .into_iter()
+            .filter_map(|path| Some(path?.parent()?.to_owned()))
+            .collect(),
+        files: config
+            .logfile
+            .iter()
+            .chain(config.path.iter().filter(|_| config.retry_path))
+            .cloned()
+            .collect(),
+        readable: state.path().to_owned(),
+    };
     for warning in confinement::confine(&own) {
         tracing::warn!("{warning}");
     }
     Ok(())
+}
+
+fn start_launcher(prepared: &Prepared, hooks: Vec<PathBuf>) -> io::Result<()> {
+    let Prepared {
+        config,
+        state,
+        snapshot,
+        ..
+    } = prepared;
+    let restored = snapshot.as_ref();
+    let restored = restored.map(|file| restored::arguments(file, config.restore_hooks.as_deref()));
+    let statedir = state.path().to_owned();
+    let limits = guardian::limits::Limits {
+        hooks: hooks.clone(),
+        statedir: statedir.clone(),
+        snapshot: config.snapshot_file.clone(),
+    };
+    let permissions = Permissions {
+        hooks: hooks.clone(),
+        restored,
+        env: hooks::invoke::fixed_environment(state.path()),
+        guardian_env: limits.to_env()?,
+    };
+    let (ours, theirs) = UnixStream::pair()?;
+    launcher::start(&permissions, theirs)?;
+    let files = WritableFiles {
+        statedir,
+        hooks,
+        pidfile: config.daemon.then(|| config.pidfile.clone()),
+    };
+    writer::start(ours, &files)
+}
+
+/// In the launcher.
+fn write_files(agent: Connection) {
+    let mut syslog = Syslog::connect("qemu-ga");
+    let mut log = |why: &str| {
+        syslog
+            .send(Severity::Warning, &format!("warning: {why}"))
+            .ok();
+    };
+    // An agent that has ended needs nothing more.
+    writer::serve(agent, &mut log).ok();
 }
 
 /// Opens the channel. `None`: it is opened later; the error is the exit status.
@@ -369,19 +440,20 @@ fn open_channel(config: &Config, activated: Option<Activated>) -> Result<Option<
     }
 }
 
-fn session(
-    config: &Config,
-    profile: Profile,
-    token: Option<AccessToken>,
-    state: StateDir,
-    inherited: bool,
-) -> Session {
+fn session(prepared: Prepared) -> Session {
+    let Prepared {
+        config,
+        profile,
+        token,
+        state,
+        snapshot,
+        inherited,
+    } = prepared;
     let allow = config.allow_rpcs.names().map(str::to_owned).collect();
     let block = config.block_rpcs.names().map(str::to_owned).collect();
     let hook = config.hook().map(ToOwned::to_owned);
-    let (policy, limits) = (config.policy.clone(), config.limits);
+    let (policy, limits) = (config.policy, config.limits);
     let files = Files::new(state.clone());
-    let snapshot = config.snapshot_file.clone().map(SnapshotFile::from);
     let ops = LinuxOps::new(
         state,
         hook,

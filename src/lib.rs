@@ -40,7 +40,7 @@
 //! | 2 | [`transport`] | virtio-serial, isa-serial, unix-listen, vsock-listen, socket activation: one `Channel` |
 //! | 2 | [`ipc`] | JSON lines and descriptors over a unix socket, with time limits |
 //! | 2 | [`child`] | helper processes: bounded capture, deadline, the whole process group; uses [`ipc`] |
-//! | 2 | [`state`] | state directory: lock, frozen marker, counter, last reports |
+//! | 2 | [`state`] | state directory: lock, frozen marker, counter, last reports; uses [`ipc`] |
 //! | 2 | [`logging`] | log and audit lines; holds them back while filesystems are frozen |
 //! | 3 | [`hooks`] | hook discovery, order, run, the hook log; the hook master |
 //! | 3 | [`freeze`] | plan, engine (the transaction), ops (real and simulated), report; uses [`hooks`] |

@@ -4,6 +4,8 @@ They need libvirt's Python bindings and nothing else. `agent` and `connection` t
 thaws, `label` is what a snapshot leaves in its domain; `snapshot` and `fleet` are the programs.
 """
 
+import argparse
+
 VERSION = "1.0.0-rc.1"
 # In rising order. An agent that gives no report leaves `unknown`, which proves no more than `crash` does.
 LEVELS = ("none", "crash", "filesystem", "application")
@@ -13,3 +15,13 @@ UNKNOWN = "unknown"
 def rank(level):
     """The level as a number from 0 to 3."""
     return LEVELS.index("crash" if level == UNKNOWN else level)
+
+
+def number_to(most):
+    """For argparse: a number from 1 to that one."""
+    def number(word):
+        value = int(word)
+        if not 1 <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from 1 to {most}")
+        return value
+    return number

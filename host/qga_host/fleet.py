@@ -16,7 +16,7 @@ import unicodedata
 
 import libvirt
 
-from . import LEVELS, UNKNOWN, VERSION, agent, label
+from . import LEVELS, UNKNOWN, VERSION, agent, label, number_to
 from .connection import ConnectionFailure, is_alive, open_connection, silence_libvirt
 from .prometheus import Metrics, write_atomically
 
@@ -48,19 +48,11 @@ def parse(words):
     form.add_argument("--json", action="store_true", help="write JSON")
     form.add_argument("--prometheus", action="store_true", help="write metrics for node_exporter's textfile collector")
     parser.add_argument("--output", metavar="FILE", help="replace this file at once instead of writing to standard output")
-    parser.add_argument("--timeout", metavar="SECONDS", type=positive, default=DEFAULT_TIMEOUT,
+    parser.add_argument("--timeout", metavar="SECONDS", type=number_to(3600), default=DEFAULT_TIMEOUT,
                         help="for each request to an agent (default: %(default)s)")
-    parser.add_argument("--jobs", metavar="N", type=positive, default=DEFAULT_JOBS, help="domains asked at a time (default: %(default)s)")
+    parser.add_argument("--jobs", metavar="N", type=number_to(3600), default=DEFAULT_JOBS, help="domains asked at a time (default: %(default)s)")
     parser.add_argument("--version", action="version", version=f"{NAME} {VERSION}")
     return parser.parse_args(words)
-
-
-def positive(word):
-    """A number from 1."""
-    value = int(word)
-    if not 1 <= value <= 3600:
-        raise argparse.ArgumentTypeError("expected a number from 1 to 3600")
-    return value
 
 
 def ask_domain(domain, timeout):

@@ -15,7 +15,7 @@ from xml.sax.saxutils import escape
 
 import libvirt
 
-from . import UNKNOWN, VERSION, agent, holder, label, rank
+from . import UNKNOWN, VERSION, agent, holder, label, number_to, rank
 from .connection import ConnectionFailure, DomainLink, silence_libvirt
 
 NAME = "qga-snapshot"
@@ -64,20 +64,12 @@ def parse(words):
     parser.add_argument("--backup", action="store_true", help="begin a backup instead of a snapshot, and wait for its end")
     parser.add_argument("--name", help="name of the snapshot or backup (default: qga- and the time)")
     parser.add_argument("--xml", metavar="FILE", help="definition of the snapshot (domainsnapshot) or backup (domainbackup)")
-    parser.add_argument("--freeze-timeout", metavar="SECONDS", type=seconds, default=DEFAULT_FREEZE_TIMEOUT,
+    parser.add_argument("--freeze-timeout", metavar="SECONDS", type=number_to(86400), default=DEFAULT_FREEZE_TIMEOUT,
                         help="give up a freeze that takes longer; freeze hooks run in it (default: %(default)s)")
-    parser.add_argument("--max-hold", metavar="SECONDS", type=seconds, default=DEFAULT_HOLD,
+    parser.add_argument("--max-hold", metavar="SECONDS", type=number_to(86400), default=DEFAULT_HOLD,
                         help="thaw after this time even if the snapshot is not taken yet (default: %(default)s)")
     parser.add_argument("--version", action="version", version=f"{NAME} {VERSION}")
     return parser.parse_args(words)
-
-
-def seconds(word):
-    """A number of seconds."""
-    value = int(word)
-    if not 1 <= value <= 86400:
-        raise argparse.ArgumentTypeError("expected a number of seconds from 1 to 86400")
-    return value
 
 
 def print_line(text):

@@ -2,8 +2,8 @@
 //!
 //! Of its capabilities it keeps those for freezing; it may change only its own files, read only those that describe the
 //! system, make only the system calls of [`system_calls`], and start no program. [`crate::child::launcher`], which it
-//! starts before, starts guardian and hooks with all rights of the service. A kernel without one of these means costs one
-//! warning, and the rest applies.
+//! starts before, starts guardian and hooks with all rights of the service, and changes the state directory. A kernel
+//! without one of these means costs one warning, and the rest applies.
 
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 use super::system_calls;
@@ -30,10 +30,12 @@ const READABLE: [&str; 8] = [
 /// Where the agent's own files are.
 #[derive(Debug, Default)]
 pub(crate) struct OwnFiles {
-    /// Files are made, changed and removed in it: state, pid file, sockets.
+    /// Files are made, changed and removed in it. Never the state directory: what is in it becomes a program of root.
     pub(crate) directories: Vec<PathBuf>,
     /// Files and devices that are opened for writing.
     pub(crate) files: Vec<PathBuf>,
+    /// The state directory.
+    pub(crate) readable: PathBuf,
 }
 
 /// Applies to this thread and to those that it starts; so before any other is started. Returns warnings.
@@ -90,8 +92,7 @@ fn restrict_files(own: &OwnFiles) -> Result<RestrictionStatus, RulesetError> {
         // Grace periods, and connections of FUSE that hold up a freeze.
         (Path::new("/sys/kernel/rcu_expedited"), write),
         (Path::new("/sys/fs/fuse/connections"), write),
-        // The group to which thaw hooks move.
-        (Path::new("/sys/fs/cgroup"), write | AccessFs::MakeDir),
+        (&own.readable, AccessFs::ReadFile.into()),
     ];
     rules.extend(READABLE.map(|path| (Path::new(path), AccessFs::ReadFile.into())));
     rules.extend(own.directories.iter().map(|path| (&**path, keep)));
@@ -136,16 +137,20 @@ mod tests {
     use super::*;
     use std::fs::{self, File};
     use std::net::UdpSocket;
+    use std::os::unix::net::UnixListener;
 
     /// All of it applies to the calling thread and those that it starts.
     #[test]
     fn what_is_given_up_fails_and_what_is_kept_works() {
-        let (own, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let [own, other, state] = [(); 3].map(|()| tempfile::tempdir().unwrap());
         let secret = other.path().join("secret");
         fs::write(&secret, "x").unwrap();
+        let journal = state.path().join("qga.hooks");
+        fs::write(&journal, "x").unwrap();
         let files = OwnFiles {
             directories: vec![own.path().to_owned()],
             files: Vec::new(),
+            readable: state.path().to_owned(),
         };
         let confined = std::thread::spawn(move || {
             let warnings = confine(&files);
@@ -165,6 +170,14 @@ mod tests {
                 assert!(denied(fs::write(&secret, "y")));
                 assert!(denied(fs::write(secret.with_file_name("new"), "y")));
                 assert!(denied(fs::remove_file(&secret)));
+                // What it says is executed by root.
+                fs::read(&journal).unwrap();
+                assert!(denied(fs::write(&journal, "y")));
+                assert!(denied(fs::write(journal.with_file_name("new"), "y")));
+                assert!(denied(fs::rename(&journal, own.join("journal"))));
+                assert!(denied(fs::remove_file(&journal)));
+                let socket = UnixListener::bind(journal.with_file_name("socket"));
+                assert!(denied(socket.map(drop)));
             }
             if !warnings.iter().any(|warning| warning.contains("calls")) {
                 let refused =

@@ -4,14 +4,15 @@
 //! same file does not start; a file without a lock is left from a crash and is used again. `app` creates it after the fork,
 //! because a lock of fcntl(2) does not pass to a child.
 
+use crate::state::writer::{open_pid_file, remove_pid_file};
 use crate::sys::strerror;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::libc;
 use std::fmt;
-use std::fs::{File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Write};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 /// A locked pid file; dropped, it is removed.
@@ -55,16 +56,8 @@ impl std::error::Error for PidFileError {}
 impl PidFile {
     pub(crate) fn create(path: &Path) -> Result<Self, PidFileError> {
         loop {
-            let mut file = OpenOptions::new()
-                .read(true)
-                .write(true)
-                .create(true)
-                // Not before the lock is held: the file may be a running agent's.
-                .truncate(false)
-                .mode(0o600)
-                .custom_flags(libc::O_NOFOLLOW)
-                .open(path)
-                .map_err(|e| PidFileError::Create(path.to_owned(), e))?;
+            let mut file =
+                open_pid_file(path).map_err(|e| PidFileError::Create(path.to_owned(), e))?;
             lock(&file).map_err(|e| PidFileError::Lock(path.to_owned(), e.into()))?;
             // An agent that ends may have removed the file between open and lock: then this is a lock on a file without
             // a name, and the next agent would get one of its own.
@@ -85,7 +78,7 @@ impl PidFile {
 
 impl Drop for PidFile {
     fn drop(&mut self) {
-        if let Err(e) = std::fs::remove_file(&self.path) {
+        if let Err(e) = remove_pid_file(&self.path) {
             tracing::warn!(
                 "cannot remove pid file {}: {}",
                 self.path.display(),

@@ -5,19 +5,22 @@
 //! The new process is a child of the agent (CLONE_PARENT in clone(2)), which follows and reaps it as any other.
 //!
 //! The launcher does not trust the agent: it starts the guardian, the restore hooks, and hook masters that it was told of
-//! before the agent had read a byte of its host. Of their environment the agent sets only variables of this project. The launcher ends with
-//! the agent.
+//! before the agent had read a byte of its host. Of their environment the agent sets only variables of this project, and
+//! the guardian is told what it may accept of the agent. Another thread changes the state directory for the agent
+//! ([`crate::state::writer`]). The launcher ends with the agent.
 
 use super::run::prepared;
 use super::{Child, PreExecWrite};
 use crate::ipc::Connection;
-use crate::sys::guardian::line_from_agent;
+use crate::sys::fds::names_no_file;
+use crate::sys::guardian::{line_from_agent, service_cgroup_escape};
 use crate::sys::process;
 use crate::sys::spawn::{SpawnError, reap, spawn_sibling};
 use crate::sys::strerror;
+use crate::sys::syslog::{Severity, Syslog};
 use nix::sys::signal::{SigSet, Signal};
 use serde::{Deserialize, Serialize};
-use std::ffi::{CStr, OsStr, OsString};
+use std::ffi::{CStr, OsString};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -35,7 +38,10 @@ const NAME: &CStr = c"qga-launcher";
 const LAUNCHER_RESPONSE_TIMEOUT: Duration = Duration::from_secs(30);
 
 const GUARDIAN_ARGS: [&str; 1] = ["guardian"];
-const HOOK_ARGS: [&str; 2] = ["freeze", "thaw"];
+const FREEZE: &str = "freeze";
+const THAW: &str = "thaw";
+/// It waits for changes of small files.
+const FILES_STACK_SIZE: usize = 128 * 1024;
 /// How the names of all variables begin that a hook master gets.
 const VARIABLE_PREFIX: &[u8] = b"QGA_";
 
@@ -48,6 +54,8 @@ pub(crate) struct Permissions {
     pub(crate) restored: Option<Vec<OsString>>,
     /// What each program has in its environment, whatever the agent asks for.
     pub(crate) env: Vec<(OsString, OsString)>,
+    /// The same for the guardian alone.
+    pub(crate) guardian_env: (OsString, OsString),
 }
 
 /// Stdin, output, the passed descriptors and those of the announcements come with it, in this order.
@@ -75,14 +83,14 @@ static CURRENT: OnceLock<Launcher> = OnceLock::new();
 #[derive(Debug)]
 pub(crate) struct Launcher(Mutex<Connection>);
 
-/// All children are started by it from now on.
-pub(crate) fn start(permissions: &Permissions) -> io::Result<()> {
+/// All children are started by it from now on. `files` is for the thread that [`cli`] starts.
+pub(crate) fn start(permissions: &Permissions, files: UnixStream) -> io::Result<()> {
     let (ours, theirs) = UnixStream::pair()?;
     let null = File::options().write(true).open("/dev/null")?;
     let child = Child::self_exe().arg(WORD).stdin_from(theirs.into());
     child.output_to(null).start(&mut |_| ())?;
     let mut launcher = Connection::from(ours);
-    launcher.send(permissions, LAUNCHER_RESPONSE_TIMEOUT)?;
+    launcher.send_with_fds(permissions, &[files.as_fd()], LAUNCHER_RESPONSE_TIMEOUT)?;
     // Before it has blocked its signals, one to the whole service would end it alone.
     let () = launcher.recv(Some(LAUNCHER_RESPONSE_TIMEOUT))?;
     // The agent calls this once, before other threads exist.
@@ -91,7 +99,7 @@ pub(crate) fn start(permissions: &Permissions) -> io::Result<()> {
 }
 
 /// `None`: this process starts programs itself.
-pub(super) fn current() -> Option<&'static Launcher> {
+pub(crate) fn current() -> Option<&'static Launcher> {
     CURRENT.get()
 }
 
@@ -136,20 +144,25 @@ impl Launcher {
     }
 }
 
-/// The launcher's process.
-pub(crate) fn cli() -> u8 {
+/// The launcher's process. `serve_files` runs on a thread of its own: a directory that is frozen must not keep a hook from
+/// its thaw.
+pub(crate) fn cli(serve_files: fn(Connection)) -> u8 {
     process::set_process_name(NAME);
     // A service manager signals all processes of the service. The agent may still need the launcher: for the thaw hooks.
     let signals = SigSet::from_iter([Signal::SIGTERM, Signal::SIGINT, Signal::SIGHUP]);
     let served = signals
         .thread_block()
         .map_err(io::Error::from)
-        .and_then(|()| serve(Connection::from(line_from_agent()?)));
+        .and_then(|()| serve(Connection::from(line_from_agent()?), serve_files));
     u8::from(served.is_err())
 }
 
-fn serve(mut agent: Connection) -> io::Result<()> {
+fn serve(mut agent: Connection, serve_files: fn(Connection)) -> io::Result<()> {
     let permissions: Permissions = agent.recv(Some(LAUNCHER_RESPONSE_TIMEOUT))?;
+    let files = agent.take_fds().pop().ok_or(io::ErrorKind::InvalidData)?;
+    std::thread::Builder::new()
+        .stack_size(FILES_STACK_SIZE)
+        .spawn(move || serve_files(UnixStream::from(files).into()))?;
     agent.send(&(), LAUNCHER_RESPONSE_TIMEOUT)?;
     loop {
         let start: Start = match agent.recv(None) {
@@ -158,9 +171,17 @@ fn serve(mut agent: Connection) -> io::Result<()> {
             Err(error) => return Err(error),
         };
         let fds = agent.take_fds();
-        let started = if permissions.allow(&start) {
-            launch(start, fds, &permissions.env)
+        let started = if permissions.allow(&start) && fds.iter().all(names_no_file) {
+            launch(start, fds, &permissions)
         } else {
+            let text = format!(
+                "warning: the confined agent asked to start {} {:?}, which is not allowed: refused",
+                Path::new(&start.program).display(),
+                start.args
+            );
+            // What is lost with a log daemon that does not answer was refused all the same.
+            let mut log = Syslog::connect("qemu-ga");
+            log.send(Severity::Warning, &text).ok();
             Err(io::Error::from_raw_os_error(nix::libc::EPERM))
         };
         let started = started.unwrap_or_else(|error| {
@@ -178,10 +199,15 @@ impl Permissions {
         if !variables.all(|name| name.as_bytes().starts_with(VARIABLE_PREFIX)) {
             return false;
         }
+        // The number of a descriptor would replace the value.
+        let is_fixed = |name: &OsString| self.env.iter().any(|(fixed, _)| fixed == name);
+        if start.passed.iter().flatten().any(is_fixed) {
+            return false;
+        }
         if start.program == "/proc/self/exe" {
             return start.args == GUARDIAN_ARGS || Some(&start.args) == self.restored.as_ref();
         }
-        let is_phase = |word: &OsString| HOOK_ARGS.iter().any(|phase| word == OsStr::new(phase));
+        let is_phase = |word: &OsString| word == FREEZE || word == THAW;
         self.hooks
             .iter()
             .any(|hook| hook == Path::new(&start.program))
@@ -189,13 +215,17 @@ impl Permissions {
     }
 }
 
-fn launch(start: Start, fds: Vec<OwnedFd>, env: &[(OsString, OsString)]) -> io::Result<Started> {
+fn launch(start: Start, fds: Vec<OwnedFd>, permissions: &Permissions) -> io::Result<Started> {
     let mut fds = fds.into_iter();
     let mut next_fd = || fds.next().ok_or(io::ErrorKind::InvalidData);
     let (input, output) = (next_fd()?, next_fd()?);
     let mut child = Child::new(&start.program).args(&start.args);
     child.arg0 = start.arg0;
     child.env = start.env;
+    if start.args == [THAW] {
+        // The agent cannot: it may write to no control group. Without it the hooks stay in the service's.
+        child.announcements = service_cgroup_escape().unwrap_or_default();
+    }
     for name in start.passed {
         child.passed.push((next_fd()?, name));
     }
@@ -203,7 +233,8 @@ fn launch(start: Start, fds: Vec<OwnedFd>, env: &[(OsString, OsString)]) -> io::
         let fd = next_fd()?;
         child.announcements.push(PreExecWrite { fd, text });
     }
-    for (name, value) in env {
+    let of_guardian = (start.args == GUARDIAN_ARGS).then_some(&permissions.guardian_env);
+    for (name, value) in permissions.env.iter().chain(of_guardian) {
         child = child.env(name, value);
     }
     let (pid, errno) = prepared(&child, [&input, &output], spawn_sibling)??;
@@ -218,7 +249,8 @@ mod tests {
         let permissions = Permissions {
             hooks: vec!["/etc/hook".into()],
             restored: Some(["hook", "restored", "/file"].map(Into::into).to_vec()),
-            env: Vec::new(),
+            env: vec![("QGA_BINARY".into(), "/x".into())],
+            guardian_env: Default::default(),
         };
         permissions.allow(&Start {
             program: program.into(),

@@ -16,6 +16,7 @@ use crate::probe::machine::MachineIds;
 use crate::state::boot_id;
 use crate::sys::localtime::{DATE, format_seconds};
 use crate::sys::{process, strerror};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -90,6 +91,20 @@ pub(crate) fn arguments(file: &SnapshotFile, hooks: Option<&Path>) -> Vec<OsStri
 /// What the file says of a start from a copy, also if no process has recorded it there yet.
 pub(crate) fn read(file: &SnapshotFile) -> Result<Option<Restored>, String> {
     Ok(file.read()?.as_ref().and_then(find))
+}
+
+/// The restore hook that runs now. `None` also if this may not be known to the user who asks.
+pub(crate) fn running_hook(file: &SnapshotFile) -> Option<String> {
+    let directory = file.open_directory().ok()?;
+    // The process that runs them holds the lock.
+    match Flock::lock(directory, FlockArg::LockSharedNonblock) {
+        Err((_, Errno::EWOULDBLOCK)) => {}
+        _ => return None,
+    }
+    let restored = file.read().ok()??.restored?;
+    let last = restored.hooks.last()?;
+    // It is recorded so before it starts.
+    (!restored.complete && last.status == HookStatus::Cancelled).then(|| last.path.clone())
 }
 
 fn find(snapshot: &Snapshot) -> Option<Restored> {

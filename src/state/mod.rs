@@ -14,6 +14,7 @@
 
 mod counter;
 mod lock;
+pub(crate) mod writer;
 
 use crate::sys::localtime::{DATE, format_seconds};
 use nix::libc;
@@ -30,6 +31,7 @@ const FIRST_HANDLE: i64 = 1000;
 /// Of a file that is read, in bytes: 20 reports of several thousand filesystems.
 pub const MAX_SIZE: u64 = 16 << 20;
 
+const MARKER: &str = "qga.state.isfrozen";
 const EXPIRED: &str = "qga.state.expired";
 const REPORTS: &str = "qga.reports.json";
 
@@ -120,7 +122,7 @@ impl StateDir {
     }
 
     pub fn marker(&self) -> PathBuf {
-        self.dir.join("qga.state.isfrozen")
+        self.dir.join(MARKER)
     }
 
     pub fn is_marked_frozen(&self) -> Result<bool, StateError> {
@@ -140,17 +142,11 @@ impl StateDir {
 
     pub fn mark_frozen(&self, content: &Marker) -> Result<(), StateError> {
         let marker = self.marker();
-        let write = || {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-                .mode(0o600)
-                .open(&marker)?;
-            file.write_all(&serde_json::to_vec(content)?)
+        let written = match writer::current() {
+            Some(writer) => writer.write_marker(content),
+            None => write_marker(&marker, content),
         };
-        write().map_err(|e: io::Error| StateError {
+        written.map_err(|e| StateError {
                 text: format!(
                     "unable to create {}: {}; if the agent dies now, its successor will not know that filesystems are frozen (make {} writable)",
                     marker.display(),
@@ -184,7 +180,11 @@ impl StateDir {
     /// same freeze exactly one gets `true`.
     pub fn mark_thawed(&self) -> Result<bool, StateError> {
         let marker = self.marker();
-        match fs::remove_file(&marker) {
+        let removed = match writer::current() {
+            Some(writer) => writer.remove_marker(),
+            None => fs::remove_file(&marker),
+        };
+        match removed {
             Ok(()) => Ok(true),
             Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(false),
             Err(e) => Err(StateError {
@@ -213,7 +213,11 @@ impl StateDir {
         let expiry = self.peek_expired()?;
         self.unwritten().retain(|(name, _)| *name != EXPIRED);
         let path = self.dir.join(EXPIRED);
-        match fs::remove_file(&path) {
+        let removed = match writer::current() {
+            Some(writer) => writer.remove_expiry(),
+            None => fs::remove_file(&path),
+        };
+        match removed {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 tracing::warn!("unable to delete {}: {}", path.display(), reason(&error));
             }
@@ -292,7 +296,10 @@ impl StateDir {
 
     /// Only root can read the file. If it cannot be written, the content is kept in memory.
     fn save(&self, name: &'static str, content: Vec<u8>) -> io::Result<()> {
-        let done = replace(&self.dir.join(name), &content, 0o600, false);
+        let done = match writer::current() {
+            Some(writer) => writer.replace(name, &content),
+            None => replace(&self.dir.join(name), &content, 0o600, false),
+        };
         let mut unwritten = self.unwritten();
         unwritten.retain(|(known, _)| *known != name);
         if done.is_err() {
@@ -300,6 +307,17 @@ impl StateDir {
         }
         done
     }
+}
+
+fn write_marker(path: &Path, content: &Marker) -> io::Result<()> {
+    let mut file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .mode(0o600)
+        .open(path)?;
+    file.write_all(&serde_json::to_vec(content)?)
 }
 
 /// None if it does not exist.

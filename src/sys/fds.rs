@@ -4,9 +4,11 @@
 //! inherited one back. The guardian and the agent share [`Token`]s.
 
 use super::poll::is_readable;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::libc;
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::stat::{SFlag, fstat, makedev};
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -24,6 +26,23 @@ pub(crate) fn own_received(number: RawFd) -> OwnedFd {
 pub(crate) fn vsock_listener(socket: OwnedFd) -> VsockListener {
     // SAFETY: the number was owned until here, and the listener is its next owner.
     unsafe { VsockListener::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// Whether it is a pipe, a socket, /dev/null or a memory file: a process that opens it anew by /proc/self/fd gets no file
+/// that the sender could not have opened itself.
+pub(crate) fn names_no_file(fd: &OwnedFd) -> bool {
+    let opened_by_path = fcntl(fd, FcntlArg::F_GETFL).map_or(true, |flags| {
+        OFlag::from_bits_retain(flags).contains(OFlag::O_PATH)
+    });
+    let Ok(data) = fstat(fd) else {
+        return false;
+    };
+    let kind = SFlag::from_bits_truncate(data.st_mode) & SFlag::S_IFMT;
+    !opened_by_path
+        && (kind == SFlag::S_IFIFO
+            || kind == SFlag::S_IFSOCK
+            || kind == SFlag::S_IFCHR && data.st_rdev == makedev(1, 3)
+            || kind == SFlag::S_IFREG && data.st_nlink == 0)
 }
 
 /// Two processes share it and only the first that asks gets it: an eventfd(2) with the count 1. Neither waits for the

@@ -43,6 +43,11 @@ pub struct SocketPath {
 }
 
 impl SocketPath {
+    /// Its path.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Removes the socket, unless a successor's is there now.
     pub fn remove(&self) {
         let is_it = |found: fs::Metadata| (found.dev(), found.ino()) == self.id;

@@ -165,12 +165,17 @@ pub(crate) fn has_ended(pid: i32) -> io::Result<bool> {
     }
 }
 
+/// The kernel's include/linux/sched.h.
+const PF_EXITING: u32 = 4;
+
 /// A part of proc_pid_stat(5).
 #[derive(Debug, PartialEq, Eq)]
 pub struct Stat {
     /// It has neither exited nor been killed. After that it is in /proc until it is reaped, and until its last thread
     /// has left the kernel; its descriptors stay open until then.
     pub is_running: bool,
+    /// It exits. Its descriptors are closed after this is set, so whoever sees them closed sees this, too.
+    pub(crate) is_exiting: bool,
     /// By a signal or a debugger.
     pub(crate) is_stopped: bool,
     pub(crate) parent: i32,
@@ -205,19 +210,22 @@ impl StopCheck {
 
 /// Parses the content of /proc/PID/stat.
 pub fn parse_stat(text: &[u8]) -> Option<Stat> {
-    // Fields 3 to 6 and 22. The name in field 2 may contain anything, also `)`.
+    // Fields 3 to 6, 9 and 22. The name in field 2 may contain anything, also `)`.
     let name_end = text.iter().rposition(|&byte| byte == b')')?;
     let rest = std::str::from_utf8(text.get(name_end + 1..)?).ok()?;
     let mut fields = rest.split_ascii_whitespace();
     let state = fields.next()?;
     let mut number = || fields.next()?.parse().ok();
+    let (parent, group, session) = (number()?, number()?, number()?);
+    let flags: u32 = fields.nth(2)?.parse().ok()?;
     Some(Stat {
         is_running: !matches!(state, "Z" | "X" | "x"),
+        is_exiting: flags & PF_EXITING != 0,
         is_stopped: matches!(state, "T" | "t"),
-        parent: number()?,
-        group: number()?,
-        session: number()?,
-        start: fields.nth(15)?.parse().ok()?,
+        parent,
+        group,
+        session,
+        start: fields.nth(12)?.parse().ok()?,
     })
 }
 
@@ -277,12 +285,13 @@ mod tests {
 
     #[test]
     fn reads_stat_lines() {
-        let rest = "1 70 60 0 -1 4194560 1 2 3 4 5 6 7 8 20 0 1 0 99 11 12";
-        for (state, is_running) in [("S", true), ("Z", false)] {
+        for (state, flags, is_running) in [("S", 4194560, true), ("Z", 4194564, false)] {
+            let rest = format!("1 70 60 0 -1 {flags} 1 2 3 4 5 6 7 8 20 0 1 0 99 11 12");
             let line = format!("77 (a) S 1) R) {state} {rest}");
             let stat = Stat {
                 is_stopped: false,
                 is_running,
+                is_exiting: !is_running,
                 parent: 1,
                 group: 70,
                 session: 60,

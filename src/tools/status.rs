@@ -14,6 +14,8 @@ use crate::freeze::guardian::status_client::StatusClient;
 use crate::freeze::guardian::{FreezeStatus, Stage};
 use crate::freeze::history;
 use crate::freeze::report::{Level, Report};
+use crate::freeze::restored;
+use crate::freeze::snapshot::SnapshotFile;
 use crate::hooks::journal;
 use crate::probe::{System, writers};
 use crate::state::{Expiry, StateDir, boot_id};
@@ -82,6 +84,9 @@ pub(super) struct Status {
     /// Mount points whose FIFREEZE has not returned: writes to them may block.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub blocked: Vec<String>,
+    /// Path of the restore hook that runs.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub restore_hook: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub owed: Vec<OwedThaw>,
     /// A freeze that ended before the host's thaw, until the host learns of it.
@@ -166,7 +171,9 @@ pub const TOOL: Tool = Tool {
 
 fn run(args: &ParsedArgs) -> Result<u8, ToolError> {
     let config = ToolContext::of(args)?.config;
-    let status = Status::find(&config.statedir, config.limits.step)?;
+    let mut status = Status::find(&config.statedir, config.limits.step)?;
+    let snapshot = config.snapshot_file.map(SnapshotFile::from);
+    status.restore_hook = snapshot.as_ref().and_then(restored::running_hook);
     let printed = if args.has("--json") {
         output::print_json(&status)
     } else {
@@ -362,6 +369,10 @@ impl Status {
 
     fn render_rest(&self, style: Style) -> String {
         let mut text = String::new();
+        if let Some(hook) = &self.restore_hook {
+            let line = format!("{hook} runs; commands that act wait for its end");
+            text += &style.wrap("  restored     ", &style.warning(&escape_control(&line)));
+        }
         for owed in &self.owed {
             let line = format!("{}: {}", owed.hook, owed.reason);
             text += &style.wrap("  thaw owed    ", &style.bad(&message(&line)));
@@ -444,6 +455,7 @@ pub(super) fn sample() -> serde_json::Value {
         left: Some(2.0),
         filesystems: vec![text()],
         blocked: vec![text()],
+        restore_hook: Some(text()),
         owed: vec![OwedThaw {
             hook: text(),
             reason: text(),

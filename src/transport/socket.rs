@@ -40,6 +40,12 @@ const BACKLOG: i32 = 1;
 /// Connections of a vsock that are served side by side. More wait until one ends.
 const MAX_VSOCK_CLIENTS: usize = 16;
 
+/// What a client may send before it has authenticated: a few requests with a token.
+const MAX_UNTRUSTED_BYTES: usize = 64 * 1024;
+
+/// Peers whose refusal is logged, each once: one that tries again and again must not fill the log.
+const MAX_LOGGED_REFUSALS: usize = 64;
+
 /// VMADDR_CID_HOST in vsock(7).
 const HOST_CID: u32 = 2;
 
@@ -136,6 +142,8 @@ pub struct Listener {
     socket: ListeningSocket,
     /// Several clients may be connected, as this says; `None`: one at a time, who may be anybody.
     access: Option<VsockAccess>,
+    /// CIDs whose refusal was logged.
+    refused: Vec<u32>,
 }
 
 enum ListeningSocket {
@@ -148,6 +156,7 @@ impl Listener {
         Ok(Self {
             socket: ListeningSocket::Unix(UnixListener::from_std(fd.into())?),
             access: None,
+            refused: Vec::new(),
         })
     }
 
@@ -155,6 +164,7 @@ impl Listener {
         Self {
             socket: ListeningSocket::Vsock(vsock_listener(fd)),
             access: Some(access),
+            refused: Vec::new(),
         }
     }
 
@@ -164,6 +174,7 @@ impl Listener {
         Self {
             socket: ListeningSocket::Unix(socket),
             access: Some(access),
+            refused: Vec::new(),
         }
     }
 
@@ -178,7 +189,7 @@ impl Listener {
     }
 
     /// `None`: a peer that may not connect was disconnected.
-    fn poll_accept(&self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Box<dyn Stream>>>> {
+    fn poll_accept(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Option<Box<dyn Stream>>>> {
         match &self.socket {
             ListeningSocket::Unix(socket) => {
                 let (stream, _) = ready!(socket.poll_accept(cx))?;
@@ -193,13 +204,22 @@ impl Listener {
                 if refused.is_none() {
                     return Poll::Ready(Ok(Some(Box::new(stream))));
                 }
-                tracing::warn!(
-                    "connection refused: from vsock CID {}: not in vsock-allow-cid; add it there if it may use the agent",
-                    peer.cid()
-                );
+                self.log_refused(peer.cid());
                 Poll::Ready(Ok(None))
             }
         }
+    }
+
+    /// Returns whether it was logged.
+    fn log_refused(&mut self, cid: u32) -> bool {
+        if self.refused.len() >= MAX_LOGGED_REFUSALS || self.refused.contains(&cid) {
+            return false;
+        }
+        self.refused.push(cid);
+        tracing::warn!(
+            "connection refused: from vsock CID {cid}: not in vsock-allow-cid; add it there if it may use the agent"
+        );
+        true
     }
 }
 
@@ -222,6 +242,8 @@ struct Client {
     /// It has closed its sending side; it may still wait for a reply.
     half_closed: bool,
     trusted: bool,
+    /// Bytes that it has sent.
+    received: usize,
 }
 
 impl Client {
@@ -259,7 +281,10 @@ impl Client {
                 }
                 received(0)
             }
-            Ok(count) => received(count),
+            Ok(count) => {
+                self.received = self.received.saturating_add(count);
+                received(count)
+            }
             Err(error) => {
                 tracing::warn!("error reading channel: {}", strerror(&error));
                 Poll::Ready(None)
@@ -318,6 +343,7 @@ pub struct SocketChannel {
     shortage: Option<Errno>,
     /// The connection stays in the queue and the socket stays readable, so without a pause this would spin.
     accept_again_at: Option<Instant>,
+    has_warned: bool,
 }
 
 impl SocketChannel {
@@ -327,6 +353,7 @@ impl SocketChannel {
             clients: Vec::new(),
             shortage: None,
             accept_again_at: None,
+            has_warned: false,
         }
     }
 
@@ -397,6 +424,7 @@ impl SocketChannel {
             sent: 0,
             half_closed: false,
             trusted: !self.listener.authenticates(),
+            received: 0,
         });
     }
 
@@ -413,6 +441,13 @@ impl SocketChannel {
                 Poll::Pending => at += 1,
                 Poll::Ready(Some(received)) => {
                     let client = self.clients.remove(at);
+                    if !client.trusted && client.received > MAX_UNTRUSTED_BYTES {
+                        self.log_too_much();
+                        return Poll::Ready(Received {
+                            count: 0,
+                            ..received
+                        });
+                    }
                     self.clients.push(client);
                     return Poll::Ready(received);
                 }
@@ -423,6 +458,15 @@ impl SocketChannel {
             }
         }
         Poll::Pending
+    }
+
+    /// Once until somebody has authenticated: a client may connect again and again.
+    fn log_too_much(&mut self) {
+        if !std::mem::replace(&mut self.has_warned, true) {
+            tracing::warn!(
+                "connection closed: a client sent more than {MAX_UNTRUSTED_BYTES} bytes without authenticating"
+            );
+        }
     }
 
     /// Fails if no later accept(2) can succeed.
@@ -473,6 +517,7 @@ impl SocketChannel {
     pub fn trust(&mut self, id: u64) {
         if let Some(client) = self.clients.iter_mut().find(|client| client.id == id) {
             client.trusted = true;
+            self.has_warned = false;
         }
     }
 
@@ -502,6 +547,22 @@ impl SocketChannel {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_refusal_of_a_peer_is_logged_once() {
+        let directory = tempfile::tempdir().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .unwrap();
+        let _inside = runtime.enter();
+        let socket = UnixListener::bind(directory.path().join("sock")).unwrap();
+        let mut listener = Listener::like_vsock(socket, VsockAccess::default());
+        assert!(listener.log_refused(3));
+        assert!(!listener.log_refused(3));
+        let logged = (4..1000).filter(|&cid| listener.log_refused(cid)).count();
+        assert_eq!(logged, MAX_LOGGED_REFUSALS - 1);
+    }
 
     #[test]
     fn the_host_and_who_is_named_or_everybody() {

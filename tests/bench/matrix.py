@@ -235,12 +235,12 @@ class Writers:
 class Agent:
     """One agent with its hook master, its state and a connection to it, all on the tmpfs."""
 
-    def __init__(self, side, program, kind):
+    def __init__(self, side, program, kind, options=()):
         self.side, self.hooks = side, HOOK_COUNT if kind == "five" else 0
         place = sealed.HOLD / "run" / side
         shutil.rmtree(place, ignore_errors=True)
         (place / "state").mkdir(parents=True)
-        command = [str(program), "-m", "unix-listen", "-p", str(place / "socket"), "-t", str(place / "state")]
+        command = [str(program), "-m", "unix-listen", "-p", str(place / "socket"), "-t", str(place / "state"), *options]
         if kind != "none":
             master, self.log, _ = hooks.install(place / "hooks", side, {f"{number:03}": None for number in range(self.hooks)}, "")
             command.append(f"-F{master}")

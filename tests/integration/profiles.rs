@@ -3,11 +3,17 @@
 use crate::support::{
     Disk, Place, disabled, freeze_list, in_namespace, needs_root, returned, wait_for_exit,
 };
+use nix::sys::eventfd::EventFd;
 use nix::sys::signal::{Signal, kill};
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use nix::unistd::Pid;
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::fs;
+use std::io::IoSlice;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
 
 const ESSENTIAL: [&str; 5] = [
     "guest-sync",
@@ -282,5 +288,66 @@ fn without_its_launcher_a_freeze_fails_and_says_what_to_do() {
         assert!(!disk.is_frozen());
         assert_eq!(place.read("calls"), "freeze\nthaw ok\n");
         assert_eq!(agent.call("guest-ping"), returned("{}"));
+    });
+}
+
+/// Plays the agent of a guardian that names `program` as its hook master, and dies after the freeze hooks. Returns the
+/// guardian's exit status.
+fn undo_by_guardian(place: &Place, program: &Path, limits: Option<Value>) -> Option<i32> {
+    let (ours, theirs) = UnixStream::pair().expect("sockets");
+    let mut command = place.command();
+    command.arg("guardian").stdin(OwnedFd::from(theirs));
+    if let Some(limits) = limits {
+        command.env("QGA_GUARDIAN_LIMITS", limits.to_string());
+    }
+    let mut guardian = command.spawn().expect("a guardian");
+    drop(command);
+    let token = EventFd::from_value(1).expect("a token");
+    let (freezing, _) = nix::unistd::pipe().expect("a pipe");
+    let fds = [token.as_fd().as_raw_fd(), freezing.as_raw_fd()];
+    let watch = json!({"watch": {
+        "hook": program,
+        "statedir": place.path("state"),
+        "socket_path": null,
+        "run": "1",
+        "replaces": null,
+    }});
+    let lines = format!("\n{watch}\n\"hooks-called\"\n");
+    sendmsg::<()>(
+        ours.as_raw_fd(),
+        &[IoSlice::new(lines.as_bytes())],
+        &[ControlMessage::ScmRights(&fds)],
+        MsgFlags::empty(),
+        None,
+    )
+    .expect("sent");
+    drop(ours);
+    guardian.wait().expect("its end").code()
+}
+
+#[test]
+fn a_program_that_a_confined_agent_names_is_not_run_by_its_guardian() {
+    in_namespace(|| {
+        let place = Place::new();
+        let said = place.name("said");
+        let program = place.script("other", &format!("echo $1 >>'{said}'"));
+        let limits = |hooks: &[&Path]| {
+            Some(json!({
+                "hooks": hooks,
+                "statedir": place.path("state"),
+                "snapshot": null,
+            }))
+        };
+        let hook = place.path("hook");
+        assert_eq!(
+            undo_by_guardian(&place, &program, limits(&[&hook])),
+            Some(1)
+        );
+        assert!(!place.path("said").exists());
+        // The configured one is called, and what an agent names that has all rights itself.
+        let configured = limits(&[&hook, &program]);
+        assert_eq!(undo_by_guardian(&place, &program, configured), Some(0));
+        assert_eq!(undo_by_guardian(&place, &program, None), Some(0));
+        assert_eq!(place.read("said"), "thaw\nthaw\n");
     });
 }

@@ -324,8 +324,15 @@ fn in_a_copy_restore_hooks_run_once_before_the_first_command() {
         wait_until("the first hook", || {
             rig.place.read("calls") == "10-first restored\n"
         });
+        let status = || {
+            let shown = rig.tool(&["status", "--json", "-c", &rig.conf()]);
+            let shown: Value = serde_json::from_slice(&shown.stdout).expect("JSON");
+            shown["restore-hook"].clone()
+        };
+        assert_eq!(status(), rig.place.name("restore-hook.d/10-first"));
         fs::write(&fifo, "go\n").expect("go");
         assert_eq!(client.line(), returned("\"thawed\""));
+        assert_eq!(status(), Value::Null);
         assert_eq!(
             rig.place.read("calls"),
             "10-first restored\n20-second restored\n"

@@ -196,6 +196,70 @@ fn a_client_that_has_not_sent_the_token_is_refused() {
     });
 }
 
+#[test]
+fn a_client_without_the_token_is_disconnected_after_64_kib() {
+    beside_the_agent(true, async |socket| {
+        let mut flood = Peer::connect(&socket).await;
+        flood.send("{\"execute\":\"").await;
+        let piece = "x".repeat(1024);
+        for _ in 0..64 {
+            // Once the agent has closed the connection, a send fails.
+            flood.0.get_mut().write_all(piece.as_bytes()).await.ok();
+        }
+        // What was not read makes the end a reset.
+        let mut rest = Vec::new();
+        flood.0.read_to_end(&mut rest).await.unwrap_or_default();
+        assert_eq!(rest, b"");
+        let mut client = Peer::connect(&socket).await;
+        assert_eq!(client.authenticate(TOKEN).await, PONG);
+        let id = "x".repeat(100_000);
+        let ping = format!(r#"{{"execute":"guest-ping","id":"{id}"}}"#);
+        let reply = client.ask(&ping).await;
+        assert!(reply.len() > 100_000, "{} bytes", reply.len());
+    });
+}
+
+#[test]
+fn half_a_request_goes_with_its_client_and_room_is_for_those_who_are_connected() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async {
+        let mut rig = Rig::new(false);
+        let socket = rig.directory.path().join("sock");
+        let mut peer = Peer::connect(&socket).await;
+        peer.send(r#"{"execute":"#).await;
+        let client = receive(&mut rig).await;
+        let Rig {
+            session, channel, ..
+        } = &mut rig;
+        assert_eq!(session.inbox.framers.len(), 1);
+        session.inbox.drop_fragments(channel);
+        assert_eq!(session.inbox.framers.len(), 1, "it is connected");
+        let gone = client + 1000;
+        let waiting = |client| QueuedRequest {
+            event: Event::Message(Value::Null),
+            client,
+            discard_reply: false,
+        };
+        for _ in 0..=MAX_QUEUED_REQUESTS {
+            session.inbox.requests.push_back(waiting(client));
+            session.inbox.requests.push_back(waiting(gone));
+            session.inbox.requests.push_back(waiting(gone + 1));
+            session.inbox.requests.pop_back();
+        }
+        assert!(!session.inbox.has_room(channel), "what {gone} left behind");
+        session.inbox.requests.pop_back();
+        assert!(session.inbox.has_room(channel));
+        drop(peer);
+        let end = channel.read(&mut [0; 16], &|_| 0).await.unwrap();
+        assert_eq!(end, Received { client, count: 0 });
+        session.inbox.drop_fragments(channel);
+        assert!(session.inbox.framers.is_empty());
+    });
+}
+
 /// As many as are served at once.
 async fn crowd(socket: &Path) -> Vec<Peer> {
     let mut crowd = Vec::new();

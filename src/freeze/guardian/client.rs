@@ -9,9 +9,9 @@ use super::{
 };
 use crate::child::Child;
 use crate::ipc::{self, Connection};
-use crate::state::Expiry;
+use crate::state::{Expiry, writer};
 use crate::sys::fds::Token;
-use crate::sys::guardian::{SocketPath, bind_guardian_socket};
+use crate::sys::guardian::SocketPath;
 use crate::sys::process::{self, PidFd, PreExecWrite, StopCheck};
 use crate::sys::spawn::{reap, try_reap};
 use nix::libc;
@@ -44,12 +44,12 @@ pub struct Socket {
 
 impl Socket {
     pub fn open(statedir: &Path) -> io::Result<Self> {
-        let (listener, path) = bind_guardian_socket(&socket_path(statedir))?;
+        let (listener, path) = writer::listen(statedir)?;
         Ok(Self { listener, path })
     }
 
     pub fn close(self) {
-        self.path.remove();
+        writer::stop_listening(self.path);
     }
 }
 

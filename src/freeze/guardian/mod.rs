@@ -18,6 +18,7 @@
 
 pub(crate) mod client;
 mod hooks;
+pub(crate) mod limits;
 mod pending_clients;
 mod progress;
 pub(crate) mod server;
@@ -29,6 +30,7 @@ mod undo;
 use super::report::Report;
 use crate::ipc::Connection;
 use crate::state::Expiry;
+use crate::state::writer::GUARDIAN_SOCKET;
 use crate::sys::guardian::SocketPath;
 use serde::{Deserialize, Serialize};
 use std::io;
@@ -49,7 +51,7 @@ pub(crate) const THAW_CLAIM_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) const THAW_HOOKS_TIMEOUT: Duration = Duration::from_secs(300);
 
 pub(crate) fn socket_path(statedir: &Path) -> PathBuf {
-    statedir.join("qga.guardian")
+    statedir.join(GUARDIAN_SOCKET)
 }
 
 /// Returns also the guardian's process id; `None` without a guardian.

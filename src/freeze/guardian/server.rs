@@ -6,6 +6,7 @@
 //! FIFREEZE and the thaw; messages go to the system log's socket.
 
 use super::hooks::Masters;
+use super::limits::Limits;
 use super::pending_clients::{self, PendingClients};
 use super::progress::Progress;
 use super::state::{Action, Event, GuardianState};
@@ -149,6 +150,14 @@ impl<'a> Guardian<'a> {
         else {
             bail!("the agent did not say what to watch");
         };
+        if let Some(limits) = Limits::of_this_process()? {
+            let paths = [
+                hook.as_deref(),
+                snapshot.as_deref(),
+                socket_path.as_ref().map(SocketPath::path),
+            ];
+            limits.check(&statedir, paths)?;
+        }
         let mut passed = agent.take_fds().into_iter();
         let (Some(token), Some(freezing)) = (passed.next(), passed.next()) else {
             bail!("descriptors did not arrive");

@@ -3,6 +3,7 @@
 
 use super::step::step;
 use super::{LinuxOps, SYS};
+use crate::child::launcher;
 use crate::freeze::guardian::client::{AgentClient, Received, Socket};
 use crate::freeze::guardian::{Claim, Entrustment, Replaced, Request};
 use crate::freeze::ops::{GuardianNews, GuardianOps, HeldFilesystem, Legacy};
@@ -39,6 +40,8 @@ impl LinuxOps {
     pub(super) fn pre_exec_writes(&self, phase: Phase) -> Vec<PreExecWrite> {
         let (mut writes, request) = match phase {
             Phase::Freeze => (Vec::new(), Request::HooksCalled),
+            // The launcher of a confined agent does this itself.
+            Phase::Thaw if launcher::current().is_some() => (Vec::new(), Request::HooksThawed),
             Phase::Thaw => {
                 let escape = guardian::service_cgroup_escape().unwrap_or_else(|error| {
                     tracing::debug!("thaw hooks stay in the service's control group: {error}");

@@ -1,10 +1,11 @@
 //! The runs of a hook log: which lines belong to one call of a hook, and which calls to one freeze and its thaw.
 //!
 //! The log itself has no marks between runs. A run begins with a call with `freeze` after one with `thaw`, or with the
-//! same call once more. Every line belongs to exactly one entry.
+//! same call once more. Restore hooks are a run of their own. Every line belongs to exactly one entry.
 
 use crate::hooks::Phase;
 use crate::hooks::log::LogLine;
+use crate::hooks::restore::RESTORED;
 use crate::tools::time;
 use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
@@ -207,6 +208,8 @@ struct PendingRun {
     run: Run,
     hooks: BTreeMap<Vec<u8>, HookCalls>,
     has_thawed: bool,
+    /// Whether its calls are those of restore hooks; `None`: there is no call yet.
+    is_restore: Option<bool>,
     /// Every entry before this one has ended, or is no call.
     first_open: usize,
 }
@@ -233,6 +236,7 @@ impl PendingRun {
                 None => known.skips += 1,
                 Some(phase) => {
                     self.has_thawed = phase == Phase::Thaw.as_str();
+                    self.is_restore = Some(phase == RESTORED);
                     known.calls[usize::from(!self.has_thawed)] = Some(self.run.entries.len());
                 }
             }
@@ -250,7 +254,8 @@ impl PendingRun {
             .and_then(|known| known.last(is_same));
         let again = again.and_then(entry);
         let is_again = again.is_some_and(|entry| entry.ended.is_none() || !entry.failed);
-        (self.has_thawed && phase == Phase::Freeze.as_str()) || is_again
+        let is_of_another_kind = self.is_restore.is_some_and(|is| is != (phase == RESTORED));
+        (self.has_thawed && phase == Phase::Freeze.as_str()) || is_of_another_kind || is_again
     }
 
     fn is_open(&self, at: usize) -> bool {
@@ -477,6 +482,23 @@ Fri Nov 24 01:00:00 MSK 2023: execute /h/10-app freeze
         let runs = parse(&run.repeat(2));
         let counts: Vec<usize> = runs.iter().map(|run| run.entries.len()).collect();
         assert_eq!(counts, [4, 4]);
+    }
+
+    #[test]
+    fn restore_hooks_are_a_run_of_their_own() {
+        let date = "Thu Nov 23 13:38:05 MSK 2023";
+        let call = |hook: &str, phase: &str| {
+            format!("{date}: execute {hook} {phase}\n{date}: {hook} finished with status=0\n")
+        };
+        let freeze = call("/h/1", "freeze") + &call("/h/1", "thaw");
+        let restore = call("/r/1", "restored") + &call("/r/2", "restored");
+        let counts = |text: &str| -> Vec<usize> {
+            parse(text).iter().map(|run| run.entries.len()).collect()
+        };
+        assert_eq!(counts(&[&*freeze, &restore, &freeze].concat()), [2, 2, 2]);
+        // A machine that was copied while frozen: its thaw is in another log.
+        let torn = call("/h/1", "freeze") + &restore + &call("/h/1", "thaw");
+        assert_eq!(counts(&torn), [1, 2, 1]);
     }
 
     #[test]

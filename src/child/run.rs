@@ -255,6 +255,12 @@ impl Running<'_> {
         };
         let ended = self.reap()?;
         followed?;
+        // Whoever cancels may have signaled the child, too.
+        let is_cancelled = matches!(ended, Some(ChildStatus::Signaled(_)))
+            && cancel
+                .iter()
+                .any(|&fd| crate::sys::poll::is_readable(fd, Duration::ZERO));
+        let forced = forced.or(is_cancelled.then_some(ChildStatus::Cancelled));
         Ok(ChildOutcome {
             status: forced.or(ended).unwrap_or(ChildStatus::TimedOut),
             output: self.output,

@@ -294,6 +294,16 @@ fn ends_members_that_left_the_group() {
 }
 
 #[test]
+fn a_signal_to_a_cancelled_child_does_not_hide_that_it_was_cancelled() {
+    for _ in 0..100 {
+        let (fd, trigger) = cancel();
+        let child = sh("echo >&$TRIGGER; kill -TERM $$").cancel_on(fd);
+        let outcome = run(child.pass_fd(trigger, "TRIGGER"));
+        assert_eq!(outcome.status, ChildStatus::Cancelled);
+    }
+}
+
+#[test]
 fn sigterm_lets_it_clean_up() {
     // Ready once sleep was executed: SIGTERM is lost on a child that is still between a shell's fork and its exec.
     let script = "trap 'echo cleaned; exit 0' TERM; sleep 1000 & \

@@ -8,6 +8,8 @@ import threading
 import time
 import uuid
 
+from qga_host import VERSION
+
 # As in libvirt; the stand-in of the bindings has the names.
 INTERNAL, NO_DOMAIN, INVALID, TIMEOUT, UNSUPPORTED, NO_METADATA, UNRESPONSIVE = 1, 42, 55, 68, 74, 80, 86
 COMMANDS = ["guest-info", "guest-fsfreeze-status", "guest-fsfreeze-freeze", "guest-fsfreeze-thaw"]
@@ -92,7 +94,7 @@ class Domain:
             self.end("thaw")
             return 2
         if command == "x-guest-fsfreeze-report" and self.agent == "ours":
-            return {"agent-version": "0.1.0", "reports": self.reports}
+            return {"agent-version": VERSION, "reports": self.reports}
         raise Refused(INTERNAL, f"internal error: unable to execute QEMU agent command '{command}': The command {command} has not been found")
 
     def end(self, how):

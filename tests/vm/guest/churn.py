@@ -4,6 +4,7 @@
 """
 import os
 import sys
+import time
 
 
 def main():
@@ -21,9 +22,11 @@ def main():
             if turn % 8 == 0:
                 os.fsync(file.fileno())
         os.rename(name + ".new", name)
-        if turn > 200:
-            old = turn - 200
+        # A file lives for seconds, so that some are there before a copy and after it.
+        if turn > 600:
+            old = turn - 600
             os.unlink(f"{top}/{old % 20}/file-{old}")
+        time.sleep(0.01)
     print(turn)
 
 

@@ -297,7 +297,7 @@ fn ends_members_that_left_the_group() {
 fn a_signal_to_a_cancelled_child_does_not_hide_that_it_was_cancelled() {
     for _ in 0..100 {
         let (fd, trigger) = cancel();
-        let child = sh("echo >&$TRIGGER; kill -TERM $$").cancel_on(fd);
+        let child = sh("echo >/proc/self/fd/$TRIGGER; kill -TERM $$").cancel_on(fd);
         let outcome = run(child.pass_fd(trigger, "TRIGGER"));
         assert_eq!(outcome.status, ChildStatus::Cancelled);
     }

@@ -65,13 +65,17 @@ impl Rig {
     }
 }
 
-/// Runs `body`, which gets the path of the socket, beside the agent.
-fn beside_the_agent(authenticate: bool, body: impl AsyncFnOnce(PathBuf)) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
+/// One like the agent's.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
-        .unwrap();
-    runtime.block_on(async {
+        .unwrap()
+}
+
+/// Runs `body`, which gets the path of the socket, beside the agent.
+fn beside_the_agent(authenticate: bool, body: impl AsyncFnOnce(PathBuf)) {
+    runtime().block_on(async {
         let mut rig = Rig::new(authenticate);
         let socket = rig.directory.path().join("sock");
         let mut stop = StopSignals::never().unwrap();
@@ -221,11 +225,7 @@ fn a_client_without_the_token_is_disconnected_after_64_kib() {
 
 #[test]
 fn half_a_request_goes_with_its_client_and_room_is_for_those_who_are_connected() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let mut rig = Rig::new(false);
         let socket = rig.directory.path().join("sock");
         let mut peer = Peer::connect(&socket).await;
@@ -319,11 +319,7 @@ async fn receive(rig: &mut Rig) -> u64 {
 
 #[test]
 fn a_guest_sync_discards_its_own_clients_replies_alone() {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    runtime.block_on(async {
+    runtime().block_on(async {
         let mut rig = Rig::new(false);
         let socket = rig.directory.path().join("sock");
         let (mut first, mut second) = (Peer::connect(&socket).await, Peer::connect(&socket).await);

@@ -25,7 +25,7 @@ pub struct OrderInput<'a> {
 
 /// Each comes before what it depends on; of those that can be next, the one with the lowest number is. If `strict`, a
 /// cycle with a chosen member is an error: the members of its strongly connected component, in ascending order. The
-/// edges of other cycles are dropped.
+/// members of other cycles have no order among themselves.
 pub fn sort(input: &OrderInput<'_>) -> Result<Vec<usize>, Vec<usize>> {
     let &OrderInput {
         count,
@@ -48,11 +48,27 @@ pub fn sort(input: &OrderInput<'_>) -> Result<Vec<usize>, Vec<usize>> {
         if let Some(group) = groups.iter().find(matters) {
             return Err(group.iter().copied().collect());
         }
-        let is_within = |edge: &Edge, group: &BTreeSet<usize>| {
-            group.contains(&edge.above) && group.contains(&edge.below)
-        };
-        edges.retain(|edge| !groups.iter().any(|group| is_within(edge, group)));
+        for group in &groups {
+            edges = without_cycle(&edges, group);
+        }
     }
+}
+
+/// In place of its own edges each member of the cycle has those of all members to and from the rest, because what
+/// depends on one member depends on all that the cycle depends on.
+fn without_cycle(edges: &BTreeSet<Edge>, group: &BTreeSet<usize>) -> BTreeSet<Edge> {
+    let mut result = BTreeSet::new();
+    for &edge in edges {
+        match (group.contains(&edge.above), group.contains(&edge.below)) {
+            (true, true) => {}
+            (true, false) => result.extend(group.iter().map(|&above| Edge { above, ..edge })),
+            (false, true) => result.extend(group.iter().map(|&below| Edge { below, ..edge })),
+            (false, false) => {
+                result.insert(edge);
+            }
+        }
+    }
+    result
 }
 
 fn below(number: usize, edges: &BTreeSet<Edge>) -> impl Iterator<Item = &Edge> {

@@ -3,7 +3,7 @@
 //!
 //! The engine and the guardian's state machine are the real ones. What the guardian's process, the agent's client and
 //! the master do between them is modeled step by step. `PARTIES_SEED=N` repeats one run of the random pairs with its
-//! trace.
+//! trace; `PARTIES_PAIRS=N` tries more pairs than the usual 100,000.
 
 mod agent;
 mod guardian;
@@ -137,10 +137,11 @@ fn every_single_fault_at_every_step() {
 
 #[test]
 fn random_pairs_of_faults() {
-    let only = std::env::var("PARTIES_SEED")
-        .ok()
-        .and_then(|s| s.parse().ok());
-    let range = only.map_or(0..100_000, |seed: u64| seed..seed + 1);
+    let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();
+    let range = match number("PARTIES_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("PARTIES_PAIRS").unwrap_or(100_000),
+    };
     let middle = range.start + (range.end - range.start).div_ceil(2);
     let halves = [range.start..middle, middle..range.end];
     let threads = halves.map(|half| {

@@ -17,7 +17,7 @@ use std::path::{Path, PathBuf};
 /// CAP_DAC_READ_SEARCH: mount points in private directories. CAP_KILL: a hook master that does not end. CAP_IPC_LOCK:
 /// memory while frozen. CAP_SYS_ADMIN: FIFREEZE. CAP_SYS_RESOURCE: the space reserved for root (numbers of
 /// capabilities(7)).
-const CAPABILITIES: u64 = 1 << 2 | 1 << 5 | 1 << 14 | 1 << 21 | 1 << 24;
+const CAPABILITIES: u64 = (1 << 2) | (1 << 5) | (1 << 14) | (1 << 21) | (1 << 24);
 
 /// Of Linux 6.2: the rights of newer versions are about devices and networks, which the filter covers.
 const LANDLOCK_ABI: ABI = ABI::V3;

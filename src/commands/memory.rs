@@ -196,9 +196,9 @@ fn set_block(system: &System, wanted: &WantedBlock) -> Result<(), BlockFailure> 
         Err(error) => return Err(fail_with(BlockResponseType::OperationFailed)(error)),
     };
     let failed = fail_with(BlockResponseType::OperationFailed);
-    if is_online(&file).map_err(&failed)? != online {
+    if is_online(&file).map_err(failed)? != online {
         let word: &[u8] = if online { b"online" } else { b"offline" };
-        file.write_all_at(word, 0).map_err(&failed)?;
+        file.write_all_at(word, 0).map_err(failed)?;
     }
     Ok(())
 }

@@ -74,8 +74,8 @@ pub fn find(dir: &Path, rules: &HookConfig) -> Result<Discovered, Diagnostic> {
         }
     }
     for name in rules.named_hooks() {
-        let is_here = |known: &&std::ffi::OsString| known.as_bytes() == name.as_bytes();
-        if names.iter().find(is_here).is_none() {
+        let is_it = |known: &std::ffi::OsString| known.as_bytes() == name.as_bytes();
+        if !names.iter().any(is_it) {
             found.warnings.push(format!(
                 "[hook {name}] has settings for a hook that is not in {}",
                 dir.display()

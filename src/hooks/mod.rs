@@ -96,7 +96,7 @@ pub fn words<'a>(names: impl IntoIterator<Item = &'a (impl AsRef<[u8]> + ?Sized 
 fn push_octal(text: &mut String, byte: u8) {
     text.push('\\');
     for shift in [6, 3, 0] {
-        text.push(char::from(b'0' + (byte >> shift & 7)));
+        text.push(char::from(b'0' + ((byte >> shift) & 7)));
     }
 }
 

@@ -86,7 +86,7 @@ mod tests {
             log.error_log_entries,
         ];
         for (counter, expected) in counters.into_iter().zip(1_u128..) {
-            assert_eq!(counter, expected | 1 << 64);
+            assert_eq!(counter, expected | (1 << 64));
         }
         assert_eq!(parse(&page[..191]), None);
     }

@@ -78,9 +78,9 @@ pub fn decode(text: &str) -> Result<Vec<u8>, CommandError> {
         if a | b | c | d >= PAD {
             break;
         }
-        place[0] = a << 2 | b >> 4;
-        place[1] = b << 4 | c >> 2;
-        place[2] = c << 6 | d;
+        place[0] = (a << 2) | (b >> 4);
+        place[1] = (b << 4) | (c >> 2);
+        place[2] = (c << 6) | d;
         done += 1;
     }
     bytes.truncate(done * 3);
@@ -110,7 +110,7 @@ fn decode_rest(text: &[u8], bytes: &mut Vec<u8>) -> Result<(), CommandError> {
 fn push_group(bytes: &mut Vec<u8>, group: [u8; 4]) {
     let bits = group
         .iter()
-        .fold(0, |bits, &value| bits << 6 | u32::from(value & !PAD));
+        .fold(0, |bits, &value| (bits << 6) | u32::from(value & !PAD));
     let [_, first, second, third] = bits.to_be_bytes();
     bytes.push(first);
     if group[2] != PAD {

@@ -72,7 +72,7 @@ fn unicode_escape(rest: &[u8]) -> Result<(char, usize), CommandError> {
 fn code_unit(rest: &[u8]) -> Option<u32> {
     let digits = rest.strip_prefix(b"\\u")?.get(..4)?;
     digits.iter().try_fold(0, |code, &digit| {
-        Some(code << 4 | char::from(digit).to_digit(16)?)
+        Some((code << 4) | char::from(digit).to_digit(16)?)
     })
 }
 

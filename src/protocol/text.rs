@@ -49,7 +49,7 @@ pub(crate) fn escape_hidden(text: &str) -> String {
         if is_hidden(c) && !matches!(c, '\t' | '\n') {
             shown.push_str("\\u");
             for shift in [12, 8, 4, 0] {
-                let digit = char::from_digit(u32::from(c) >> shift & 15, 16);
+                let digit = char::from_digit((u32::from(c) >> shift) & 15, 16);
                 shown.extend(digit);
             }
         } else {
@@ -127,7 +127,7 @@ pub(super) fn decode(bytes: &[u8]) -> (Option<char>, usize) {
     let mut length = 1;
     while length <= announced {
         match bytes.get(length) {
-            Some(&byte) if byte & 0xC0 == 0x80 => code = code << 6 | u32::from(byte & 0x3F),
+            Some(&byte) if byte & 0xC0 == 0x80 => code = (code << 6) | u32::from(byte & 0x3F),
             _ => return (None, length),
         }
         length += 1;

@@ -37,7 +37,7 @@ impl StateDir {
     /// of the range of QEMU's agent (31 bits) is free. The position in it is random, because this may happen again; the
     /// clock may be wrong at boot.
     pub(super) fn unused_handle(&self, why: &str) -> i64 {
-        let next = 1 << 30 | (RandomState::new().hash_one(0) >> 35) as i64;
+        let next = (1 << 30) | (RandomState::new().hash_one(0) >> 35) as i64;
         tracing::warn!(
             "cannot read {}: {why}; file handles go on from {next}",
             self.counter().display()

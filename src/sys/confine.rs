@@ -30,7 +30,7 @@ const NONE: libc::c_ulong = 0;
 /// Gives up all capabilities but these bits, of those that the process has; also the bounding and the ambient set.
 pub(crate) fn keep_capabilities(keep: u64) -> io::Result<()> {
     for number in 0..u64::BITS {
-        if keep >> number & 1 == 0 {
+        if (keep >> number) & 1 == 0 {
             // EINVAL: the kernel knows no capability of this number. EPERM: without CAP_SETPCAP the set stays, and a
             // process without that right executes nothing that has more.
             // SAFETY: the arguments are integers.
@@ -76,7 +76,7 @@ pub(crate) fn take_refused() -> Vec<u32> {
     for (word, (refused, taken)) in (0u32..).zip(REFUSED.iter().zip(&TAKEN)) {
         let refused = refused.load(Ordering::Relaxed);
         let new = refused & !taken.fetch_or(refused, Ordering::Relaxed);
-        let bits = (0..u64::BITS).filter(|bit| new >> bit & 1 == 1);
+        let bits = (0..u64::BITS).filter(|bit| (new >> bit) & 1 == 1);
         found.extend(bits.map(|bit| word * u64::BITS + bit));
     }
     found

@@ -49,7 +49,7 @@ pub fn read_smart_log(device: &File) -> io::Result<[u8; SMART_LOG_LENGTH]> {
         data_length: length,
         // AdminCommand dword 10: the upper half is the number of four-byte words, less one.
         words_10_15: [
-            SMART_LOG | RETAIN_EVENTS | (length / 4 - 1) << 16,
+            SMART_LOG | RETAIN_EVENTS | ((length / 4 - 1) << 16),
             0,
             0,
             0,

@@ -390,6 +390,6 @@ mod tests {
         // Whoever runs the tests may ignore other signals; SIGPIPE is what Rust ignores.
         let bits = |line: &str| u64::from_str_radix(line.split('\t').next_back().unwrap(), 16);
         assert_eq!(bits(lines[4]), Ok(0), "{output}");
-        assert_eq!(bits(lines[5]).unwrap() >> (libc::SIGPIPE - 1) & 1, 0);
+        assert_eq!((bits(lines[5]).unwrap() >> (libc::SIGPIPE - 1)) & 1, 0);
     }
 }

@@ -185,7 +185,7 @@ fn a_signal_ends_the_running_hook_and_the_run() {
     let out = BufReader::new(master.stdout.take().expect("stdout"));
     let mut lines = out.lines().map_while(Result::ok);
     let pid = lines
-        .find_map(|line| Some(line.strip_prefix("hook ")?.to_owned()))
+        .find_map(|line| line.strip_prefix("hook ").map(str::to_owned))
         .expect("a pid");
     let raw = i32::try_from(master.id()).expect("pid");
     qemu_ga::sys::process::kill(raw, nix::libc::SIGTERM).expect("sent");

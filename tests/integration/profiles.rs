@@ -224,7 +224,7 @@ fn backup_gives_up_what_it_does_not_need_and_hooks_and_guardian_keep_it() {
         // The socket is there before; it is read afterwards.
         assert_eq!(agent.call("guest-ping"), returned("{}"));
         // CAP_DAC_READ_SEARCH, CAP_KILL, CAP_IPC_LOCK, CAP_SYS_ADMIN, CAP_SYS_RESOURCE.
-        let kept: u64 = 1 << 2 | 1 << 5 | 1 << 14 | 1 << 21 | 1 << 24;
+        let kept: u64 = (1 << 2) | (1 << 5) | (1 << 14) | (1 << 21) | (1 << 24);
         for set in ["CapEff", "CapPrm", "CapBnd"] {
             let found = bits(&status(agent.pid(), set));
             assert_eq!(found, kept & bits(&all), "{set}");

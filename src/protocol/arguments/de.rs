@@ -183,7 +183,7 @@ impl<'de> Deserializer<'de> for Present<'_> {
     }
 }
 
-impl<'de> IntoDeserializer<'de, Error> for Present<'_> {
+impl IntoDeserializer<'_, Error> for Present<'_> {
     type Deserializer = Self;
 
     fn into_deserializer(self) -> Self {

@@ -74,7 +74,7 @@ proptest! {
             .map(|&(above, below)| Edge { above, below })
             .filter(|edge| edge.above < count && edge.below < count)
             .collect();
-        let matters = |n: usize| chosen >> n & 1 == 1;
+        let matters = |n: usize| (chosen >> n) & 1 == 1;
         let reach = {
             let mut reach = vec![vec![false; count]; count];
             for edge in &list {

@@ -74,6 +74,8 @@ impl World {
         let Some(client) = &self.agent.client else {
             return false;
         };
+        // A stream loses nothing as long as its reader is well.
+        self.guardians[client.guardian].has_fault |= loses_message;
         let connection = &mut self.connections[client.connection];
         if connection.guardian_open && !loses_message {
             connection.to_guardian.push_back((request, None));
@@ -116,6 +118,12 @@ impl World {
             has_token: false,
         });
         Ok(())
+    }
+
+    /// The guardian has begun to undo it.
+    fn is_run_over(&self) -> bool {
+        let client = self.agent.client.as_ref();
+        client.is_some_and(|client| self.guardians[client.guardian].undoes())
     }
 
     fn drop_client(&mut self) {
@@ -306,7 +314,10 @@ impl FilesystemOps for AgentOps {
             world.agent.freezing = Some(index);
             world.turn();
             world.agent.freezing = None;
-            Some(timed(world.fifreeze(index), libc::EBUSY))
+            let is_frozen = world.fifreeze(index);
+            // An agent that was stopped right before the call. It reads next that the run is over.
+            world.frozen_by_zombie[index] |= is_frozen && world.is_run_over();
+            Some(timed(is_frozen, libc::EBUSY))
         };
         handles.iter().map(freeze).collect()
     }

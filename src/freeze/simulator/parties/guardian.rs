@@ -92,6 +92,10 @@ impl Guardian {
         self.work.push_back(Work::Send(Response::Ready));
     }
 
+    pub fn undoes(&self) -> bool {
+        self.undo.is_some()
+    }
+
     pub fn runs(&self) -> bool {
         self.is_alive && self.stopped_until != NEVER
     }

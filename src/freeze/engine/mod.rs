@@ -237,8 +237,18 @@ impl<O: Ops> Engine<O> {
             State::Frozen(_) | State::Inherited => (ThawReason::Recovered, RunEnd::Recovery),
         };
         let result = self.undo(reason, None);
-        self.ended = (!self.is_frozen()).then_some(end);
-        result
+        if self.is_frozen() {
+            return result;
+        }
+        // A guardian that was killed or stopped for good while it ended this freeze has recorded that.
+        let Some(expiry) = self.ops.take_expired() else {
+            self.ended = Some(end);
+            return result;
+        };
+        self.ended = Some(RunEnd::Expiry);
+        self.report.ended_because = Some(expiry.reason.clone());
+        self.warn(&expiry);
+        result.and(Err(FreezeError::Expired(expiry)))
     }
 
     /// Reads what the guardian did, replaces one that died, and ends the freeze at the hold limit.

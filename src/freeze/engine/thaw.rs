@@ -53,13 +53,14 @@ impl<O: Ops> Engine<O> {
             });
             return Err(error);
         }
+        // In this order: a death in between must not lose the expiry.
+        if let Some(why) = expiry {
+            self.store_expiry(count, why);
+        }
         let unmarked = self.ops.mark_thawed();
         self.add_error(unmarked.map(drop));
         self.withdraw_snapshot();
         self.record_new_mounts();
-        if let Some(why) = expiry {
-            self.store_expiry(count, why);
-        }
         tracing::info!(target: crate::AUDIT, RUN_ID = self.report.id, "guest-fsthaw called");
         let thawed = self.call_hooks(Phase::Thaw, Some(reason));
         if !late.is_empty() {

@@ -63,6 +63,8 @@ pub(super) struct Guardian<'a> {
     pub(super) agent: Option<Connection>,
     /// Connection to an agent that was killed and has a thread that has not exited, or that was stopped while freezing.
     pub(super) dying_agent: Option<Connection>,
+    /// It has hung up. What is frozen after that belongs to the next agent.
+    pub(super) has_agent_left: bool,
     pub(super) filesystems: Filesystems,
     /// The agent has switched expedited RCU grace periods on and has not sent [`Request::Frozen`] yet.
     pub(super) expedites_rcu: bool,
@@ -172,6 +174,7 @@ impl<'a> Guardian<'a> {
         let guardian = Self {
             agent: Some(agent),
             dying_agent: None,
+            has_agent_left: false,
             filesystems: Filesystems::default(),
             expedites_rcu: false,
             masters: Masters::new(hook, run, freezing),

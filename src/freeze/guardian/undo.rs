@@ -35,6 +35,9 @@ impl Guardian<'_> {
     /// FIFREEZE, which outlives SIGKILL and may freeze a filesystem, or wait for another one's thaw. An agent that was
     /// stopped while freezing goes on when it is continued, and hangs up when it reads that the freeze was ended.
     fn wait_for_agent_exit(&mut self, limit: Option<Duration>) {
+        if self.has_agent_left {
+            return;
+        }
         if self.dying_agent.is_some() {
             // The next agent may freeze and start a guardian of its own.
             self.close_socket();
@@ -51,6 +54,7 @@ impl Guardian<'_> {
                 // An agent that only closed its sending side still reads: it gets `Ended`, and the guardian's exit
                 // shows it that all is done.
                 self.agent = self.dying_agent.take();
+                self.has_agent_left = true;
             }
             pause = MAX_RETHAW_INTERVAL.min(pause * 2);
             // Also after the hang-up: the agent's last FIFREEZE may have succeeded just before it.

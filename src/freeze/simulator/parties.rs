@@ -135,6 +135,16 @@ fn every_single_fault_at_every_step() {
     report_failures(wrong);
 }
 
+/// Each of another kind, beyond the usual number of pairs.
+#[test]
+fn pairs_that_were_wrong_once() {
+    let seeds = [
+        100_226, 116_122, 139_012, 165_850, 174_882, 222_849, 680_991,
+    ];
+    let wrong = seeds.map(|seed| try_run(seed, pair(seed)));
+    report_failures(wrong.into_iter().flatten().collect());
+}
+
 #[test]
 fn random_pairs_of_faults() {
     let number = |name| std::env::var(name).ok()?.parse::<u64>().ok();

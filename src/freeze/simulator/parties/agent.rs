@@ -199,6 +199,9 @@ impl World {
             Phase::Thaw => Request::HooksThawed,
         };
         let is_lost = std::mem::take(&mut self.agent.loses_message);
+        if let Some(client) = self.agent.client.as_ref().filter(|_| is_lost) {
+            self.guardians[client.guardian].has_fault = true;
+        }
         let mut announces = connection
             .filter(|_| !is_lost)
             .map(|connection| (connection, request));

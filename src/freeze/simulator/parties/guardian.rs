@@ -33,6 +33,7 @@ pub struct Guardian {
     next: Ms,
     agent: Option<usize>,
     dying_agent: Option<usize>,
+    has_agent_left: bool,
     /// Numbers and filesystems in freeze order.
     pub held: Vec<(usize, usize)>,
     /// The master whose end hangs up the pipe, and the one that announced itself.
@@ -123,6 +124,7 @@ impl World {
             next,
             agent: Some(connection),
             dying_agent: None,
+            has_agent_left: false,
             held: Vec::new(),
             freezing: None,
             freezing_master: None,
@@ -469,6 +471,9 @@ impl World {
 
     fn wait_for_agent_exit(&mut self, number: usize, until: Ms) {
         let it = &mut self.guardians[number];
+        if it.has_agent_left {
+            return;
+        }
         if it.dying_agent.is_some() {
             self.close_socket(number);
         } else if it.frozen_at.is_none() {
@@ -483,6 +488,7 @@ impl World {
         }
         if has_hung_up {
             it.agent = it.dying_agent.take();
+            it.has_agent_left = true;
         } else {
             it.work.push_front(Work::AwaitExit(until));
         }

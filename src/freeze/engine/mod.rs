@@ -89,6 +89,8 @@ pub struct Engine<O: FilesystemOps> {
     report: Report,
     /// The freeze was ended for a shutdown, and the next thaw of the host has not been answered with that yet.
     owes_an_answer: bool,
+    /// The record of an earlier freeze that this run began with. It may be there still, if it could not be removed.
+    forgotten: Option<Expiry>,
     /// Its report is not stored yet.
     ended: Option<RunEnd>,
     /// What an earlier agent has left is not known or not undone yet.
@@ -123,6 +125,7 @@ impl<O: Ops> Engine<O> {
             snapshot: None,
             report: Report::default(),
             owes_an_answer: false,
+            forgotten: None,
             ended: None,
             has_legacy,
         }
@@ -197,7 +200,7 @@ impl<O: Ops> Engine<O> {
             names.iter().map(text).collect()
         });
         // An expiry of an earlier freeze whose thaw never came must not be the answer to the thaw of this one.
-        self.ops.take_expired();
+        self.forgotten = self.ops.take_expired();
         let result = self.prepare(only).and_then(|held| self.freeze_held(held));
         if !self.is_frozen() {
             self.ended = Some(match result {
@@ -241,7 +244,8 @@ impl<O: Ops> Engine<O> {
             return result;
         }
         // A guardian that was killed or stopped for good while it ended this freeze has recorded that.
-        let Some(expiry) = self.ops.take_expired() else {
+        let expired = self.ops.take_expired();
+        let Some(expiry) = expired.filter(|it| self.forgotten.as_ref() != Some(it)) else {
             self.ended = Some(end);
             return result;
         };

@@ -77,6 +77,8 @@ struct World {
     /// Until the agent reads it.
     ended: Option<Expiry>,
     expired: Option<Expiry>,
+    /// Its file cannot be removed.
+    keeps_expired: bool,
     steps: Vec<String>,
     fault: Option<(usize, Fault)>,
     /// After so many operations.

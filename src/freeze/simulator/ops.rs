@@ -324,7 +324,12 @@ impl StateOps for Simulator {
     }
 
     fn take_expired(&mut self) -> Option<Expiry> {
-        self.0.borrow_mut().expired.take()
+        let mut world = self.0.borrow_mut();
+        let expired = world.expired.clone();
+        if !world.keeps_expired {
+            world.expired = None;
+        }
+        expired
     }
 
     fn reports(&mut self) -> Vec<Report> {

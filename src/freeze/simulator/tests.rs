@@ -517,11 +517,14 @@ fn a_guardian_that_is_stopped_thaws_only_what_it_holds() {
 
 #[test]
 fn a_new_freeze_forgets_the_expired_one() {
-    let world = Simulator::new(&MOUNTS);
-    world.0.borrow_mut().expired = Some(expiry());
-    let mut engine = engine_of(&world, false, LIMIT);
-    assert_eq!(engine.freeze(None).unwrap(), 3);
-    assert_eq!(engine.thaw().unwrap(), 3);
+    for keeps in [false, true] {
+        let world = Simulator::new(&MOUNTS);
+        world.0.borrow_mut().expired = Some(expiry());
+        world.0.borrow_mut().keeps_expired = keeps;
+        let mut engine = engine_of(&world, false, LIMIT);
+        assert_eq!(engine.freeze(None).unwrap(), 3);
+        assert_eq!(engine.thaw().unwrap(), 3);
+    }
 }
 
 /// The agent is asked to stop at every step of a freeze.

@@ -120,12 +120,6 @@ impl World {
         Ok(())
     }
 
-    /// The guardian has begun to undo it.
-    fn is_run_over(&self) -> bool {
-        let client = self.agent.client.as_ref();
-        client.is_some_and(|client| self.guardians[client.guardian].undoes())
-    }
-
     fn drop_client(&mut self) {
         if let Some(client) = self.agent.client.take() {
             self.hang_up(client.connection);

@@ -280,6 +280,12 @@ impl World {
         Some(false)
     }
 
+    /// The agent's guardian has begun to undo it.
+    pub fn is_run_over(&self) -> bool {
+        let client = self.agent.client.as_ref();
+        client.is_some_and(|client| self.guardians[client.guardian].undoes())
+    }
+
     fn advance_clock(&mut self, until: Ms) {
         if let (Some(limit), true) = (self.frozen_limit, self.frozen.contains(&true)) {
             if self.can_any_party_thaw() {

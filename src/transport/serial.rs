@@ -27,6 +27,11 @@ fn open(path: &Path) -> io::Result<SerialStream> {
         .map_err(|e| io::Error::other(device_error(path, &e.into())))
 }
 
+/// EIO comes from a pseudo terminal whose other end is closed and that is not hung up yet (drivers/tty/pty.c pty_close).
+fn is_hang_up(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(nix::libc::EIO)
+}
+
 pub struct SerialChannel {
     path: PathBuf,
     /// `None` after a hang-up.
@@ -53,8 +58,10 @@ impl SerialChannel {
                     self.stream.insert(open(&self.path)?)
                 }
             };
-            match stream.read(buffer).await? {
-                0 => {
+            match stream.read(buffer).await {
+                Ok(count) if count > 0 => return Ok(count),
+                Err(error) if !is_hang_up(&error) => return Err(error),
+                _ => {
                     tracing::warn!(
                         "serial line {} hung up; opening it again in {} s",
                         self.path.display(),
@@ -62,7 +69,6 @@ impl SerialChannel {
                     );
                     self.stream = None;
                 }
-                count => return Ok(count),
             }
         }
     }

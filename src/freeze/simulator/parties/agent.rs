@@ -313,7 +313,7 @@ impl FilesystemOps for AgentOps {
             world.agent.freezing = None;
             let is_frozen = world.fifreeze(index);
             // An agent that was stopped right before the call. It reads next that the run is over.
-            world.frozen_by_zombie[index] |= is_frozen && world.is_run_over();
+            world.frozen_late[index] |= is_frozen && world.is_run_over();
             Some(timed(is_frozen, libc::EBUSY))
         };
         handles.iter().map(freeze).collect()

@@ -135,8 +135,8 @@ impl World {
                 it.is_thawing = true;
                 let now = self.now;
                 self.truth.thawed(now, false);
-                let by_run = |(frozen, by_zombie): (&bool, &bool)| *frozen && !by_zombie;
-                if self.frozen.iter().zip(&self.frozen_by_zombie).any(by_run) {
+                let by_run = |(frozen, is_late): (&bool, &bool)| *frozen && !is_late;
+                if self.frozen.iter().zip(&self.frozen_late).any(by_run) {
                     broken.push("is told to thaw while something is frozen");
                 }
             }

@@ -132,7 +132,8 @@ pub struct World {
     pub socket_path: Option<usize>,
     pub agent: Agent,
     pub zombie: Option<Zombie>,
-    pub frozen_by_zombie: Vec<bool>,
+    /// After its run was over.
+    pub frozen_late: Vec<bool>,
     /// No guardian is left for what it freezes.
     pub is_zombie_unguarded: bool,
     /// By the service manager.
@@ -187,7 +188,7 @@ impl World {
             socket_path: None,
             agent: Agent::default(),
             zombie: None,
-            frozen_by_zombie: vec![false; 2],
+            frozen_late: vec![false; 2],
             is_zombie_unguarded: false,
             restart: None,
             restarts,
@@ -386,7 +387,7 @@ impl World {
     pub fn fithaw(&mut self, index: usize) -> bool {
         self.trace_step(|w| format!("FITHAW {index} {}", w.frozen[index]));
         let was_frozen = std::mem::take(&mut self.frozen[index]);
-        let is_of_run = !std::mem::take(&mut self.frozen_by_zombie[index]);
+        let is_of_run = !std::mem::take(&mut self.frozen_late[index]);
         if was_frozen && is_of_run {
             self.truth.thawed(self.now, false);
         }
@@ -431,7 +432,7 @@ impl World {
         if let Some(zombie) = self.zombie.take() {
             // What it freezes belongs to no run; only its guardian knows of it.
             if self.fifreeze(zombie.freezes) {
-                self.frozen_by_zombie[zombie.freezes] = true;
+                self.frozen_late[zombie.freezes] = true;
                 let guardian_runs = |&g: &usize| self.guardians[g].runs();
                 self.is_zombie_unguarded |= !zombie.guardian.as_ref().is_some_and(guardian_runs);
             }

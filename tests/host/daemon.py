@@ -110,7 +110,7 @@ def report(run, level):
     """A report as x-guest-fsfreeze-report has it."""
     good = level == "application"
     return {
-        "id": run, "started": time.time(), "level": level, "applications": "quiet" if good else "failed",
+        "id": run, "started": round(time.time(), 6), "level": level, "applications": "quiet" if good else "failed",
         **({} if good else {"level-reasons": ["failed: hook 50-fails"]}),
         "applications-seconds": 0.5, "filesystems-seconds": 0.25, "tags": [], "errors": [], "stages": dict.fromkeys(("flush", "freeze-hooks", "flush-again", "freeze", "held", "thaw", "thaw-hooks"), 0.01),
         "filesystems": [{"mountpoint": "/", "fstype": "ext4", "device": "/dev/vda", "outcome": "thawed", "freeze-seconds": 0.001, "held": "frozen"}],
